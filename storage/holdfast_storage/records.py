@@ -1,0 +1,126 @@
+"""What a log entry says: the whole state of a run, and how each kind of entry changes it.
+
+Pure: the standard library alone, no I/O, no clock. The coordinator's state machine decides with these, the log
+stores them, and a search over interleavings can drive the very same transitions. See docs/design/001-log.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Task:
+    """A task of the cluster, as in TF_CONFIG."""
+
+    type: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.type}-{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        type_, _, index = text.rpartition("-")
+        return cls(type_, int(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The coordinator process that leads the run."""
+
+    id: str
+    address: str  # "host:port"; empty if it cannot be asked
+    host: str  # where it runs: a loopback address can be asked from there alone
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One world of workers, from its join to the next one's first save."""
+
+    id: str
+    members: tuple[tuple[Task, str], ...]  # task and incarnation, in task order
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """One committed checkpoint."""
+
+    prefix: str  # relative to the run directory: "ckpt-1000.7f3a2c1b.12/ckpt-1000", or "ckpt-7" for a stock one
+    step: int
+    time: float  # wall clock, seconds since the epoch
+    stock: bool = False  # written by TensorFlow itself: restored without a manifest, never deleted
+    preserved: bool = False  # kept for ever by keep_checkpoint_every_n_hours
+    manifest_crc32c: int = 0  # of manifest.json, so that the log vouches for every byte
+
+    @property
+    def folder(self) -> str:
+        """The checkpoint's folder below the run directory; empty for a stock one beside the log."""
+        return self.prefix.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """The state of a run after some log entry."""
+
+    run_id: str
+    leader: Leader | None = None
+    generation: Generation | None = None
+    checkpoints: tuple[CheckpointRecord, ...] = ()  # live, in commit order: the last is the newest
+    retired: tuple[str, ...] = ()  # folders that are to be deleted, if they have not been yet
+    damaged: tuple[str, ...] = ()  # prefixes of live checkpoints that two readers found damaged
+    last_preserved: float | None = None  # TensorFlow's last_preserved_timestamp
+
+    def find(self, prefix: str) -> CheckpointRecord | None:
+        return next((c for c in self.checkpoints if c.prefix == prefix), None)
+
+    @property
+    def restorable(self) -> tuple[CheckpointRecord, ...]:
+        """Live checkpoints that nobody has condemned, in commit order."""
+        return tuple(c for c in self.checkpoints if c.prefix not in self.damaged)
+
+    def lead(self, leader: Leader, generation: Generation) -> LogState:
+        return replace(self, leader=leader, generation=generation)
+
+    def commit(self, record: CheckpointRecord) -> LogState:
+        return replace(self, checkpoints=(*self.checkpoints, record))
+
+    def retire(self, prefixes: tuple[str, ...], preserved: tuple[str, ...], last_preserved: float | None) -> LogState:
+        """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever."""
+        gone = [c for c in self.checkpoints if c.prefix in prefixes]
+        kept = tuple(
+            replace(c, preserved=True) if c.prefix in preserved else c
+            for c in self.checkpoints
+            if c.prefix not in prefixes
+        )
+        return replace(
+            self,
+            checkpoints=kept,
+            retired=(*self.retired, *(c.folder for c in gone)),
+            damaged=tuple(p for p in self.damaged if p not in prefixes),
+            last_preserved=last_preserved,
+        )
+
+    def forget(self, folders: tuple[str, ...]) -> LogState:
+        """Drop retired folders that have been deleted."""
+        return replace(self, retired=tuple(f for f in self.retired if f not in folders))
+
+    def restored(self, prefix: str) -> LogState:
+        """A checkpoint that the world went back to becomes the newest: what came after it is an abandoned branch."""
+        chosen = tuple(c for c in self.checkpoints if c.prefix == prefix)
+        return replace(self, checkpoints=(*(c for c in self.checkpoints if c.prefix != prefix), *chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the log."""
+
+    number: int
+    kind: EntryKind
+    write_id: str  # random, of this try to write: tells our own lost reply from somebody else's entry
+    time: float
+    state: LogState
+    note: str = field(default="")  # for people: what the entry is about

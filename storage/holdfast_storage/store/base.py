@@ -1,0 +1,59 @@
+"""What Holdfast asks of a storage: eight verbs below one run directory.
+
+Names are relative POSIX paths such as `ckpt-1000.7f3a2c1b.12/ckpt-1000.index`. All verbs are synchronous, may be called
+from several threads at once, and raise `StorageError` (naming the object by its full path) for anything that is not
+the answer: an unreadable object is never reported as a missing one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Store(Protocol):
+    """A run directory."""
+
+    url: str
+    """The directory, normalised: an absolute local path without `file://`, or `protocol://path`."""
+
+    def create(self, name: str, data: Buffer) -> bool:
+        """Make a small object durable under a name that must be free: True if this call made it, False if taken.
+
+        Atomic: of any number of callers exactly one gets True, and no reader ever sees a part of the object. Raises
+        `StorageError` when the outcome is unknown; the caller then reads the object back.
+        """
+        ...
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> int:
+        """Make a new, large object durable and return its size in bytes. The name is free by construction.
+
+        Not atomic: what a crash leaves behind is part of no commit. Raises `StorageError` if the name is taken.
+        """
+        ...
+
+    def replace(self, name: str, data: Buffer) -> None:
+        """Atomically set a small derived object, whether or not it exists."""
+        ...
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of an object, or of a range of it (fewer where the object ends). FileNotFoundError if missing."""
+        ...
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from an object at `offset`; the bytes read, fewer at its end. FileNotFoundError if missing."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Size of an object in bytes, None if there is none."""
+        ...
+
+    def list(self, folder: str = "") -> list[str]:
+        """Names of the objects and folders directly below a folder, relative to it, sorted; folders end in `/`. Empty if missing."""
+        ...
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder and all below it. Nothing happens if there is none."""
+        ...
