@@ -1,0 +1,5 @@
+"""Keras models, of Keras 3 and of tf_keras."""
+
+from holdfast.keras.training_state import training_state
+
+__all__ = ["training_state"]
