@@ -1,0 +1,1 @@
+"""The coordinator: a state machine without I/O (`core`), and what drives it."""

@@ -214,12 +214,17 @@ class JoinReply(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     COORDINATOR_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     coordinator: _builtins.str
     """id of the coordinator's process"""
     base: _builtins.int
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    @_builtins.property
+    def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """not empty: the world is not complete yet, ask again"""
+
     def __init__(
         self,
         *,
@@ -227,10 +232,11 @@ class JoinReply(_message.Message):
         members: _abc.Iterable[Global___Member] | None = ...,
         coordinator: _builtins.str = ...,
         base: _builtins.int = ...,
+        waiting_for: _abc.Iterable[Global___Task] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "coordinator", b"coordinator", "generation", b"generation", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "coordinator", b"coordinator", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,6 +628,7 @@ class ReportHead(_message.Message):
     NUM_SHARDS_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
     DESCRIPTION_JSON_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     step: _builtins.int
@@ -634,6 +641,10 @@ class ReportHead(_message.Message):
     def caller(self) -> Global___Caller: ...
     @_builtins.property
     def retention(self) -> Global___Retention: ...
+    @_builtins.property
+    def local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """what the vote decided, so that a restarted coordinator learns it"""
+
     def __init__(
         self,
         *,
@@ -644,11 +655,12 @@ class ReportHead(_message.Message):
         num_shards: _builtins.int = ...,
         retention: Global___Retention | None = ...,
         timeout_s: _builtins.float = ...,
+        local: _abc.Iterable[_builtins.int] | None = ...,
         description_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "num_shards", b"num_shards", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "local", b"local", "num_shards", b"num_shards", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -713,19 +725,19 @@ class RestoreRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     ORDINAL_FIELD_NUMBER: _builtins.int
-    ROUND_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """of the restore call in this generation"""
-    round: _builtins.int
-    """0: asks for the first candidate"""
     target: _builtins.str
-    """empty: the newest; else a step, name or prefix"""
+    """empty: the newest; else a step or a prefix"""
+    prefix: _builtins.str
+    """the candidate that was read; empty: asks for the first one"""
     verdict: _builtins.str
-    """from round 1 on, of the last candidate: "good", "damaged", "unreadable" """
+    """on that candidate: "good", "damaged" or "unreadable" """
     reason: _builtins.str
     timeout_s: _builtins.float
     @_builtins.property
@@ -735,15 +747,15 @@ class RestoreRequest(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         ordinal: _builtins.int = ...,
-        round: _builtins.int = ...,
         target: _builtins.str = ...,
+        prefix: _builtins.str = ...,
         verdict: _builtins.str = ...,
         reason: _builtins.str = ...,
         timeout_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "ordinal", b"ordinal", "reason", b"reason", "round", b"round", "target", b"target", "timeout_s", b"timeout_s", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "ordinal", b"ordinal", "prefix", b"prefix", "reason", b"reason", "target", b"target", "timeout_s", b"timeout_s", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -777,11 +789,13 @@ class RestoreReply(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     STOCK_FIELD_NUMBER: _builtins.int
+    MANIFEST_CRC32C_FIELD_NUMBER: _builtins.int
     PASSED_OVER_FIELD_NUMBER: _builtins.int
     action: Global___RestoreReply.Action.ValueType
     prefix: _builtins.str
     """relative to the run directory, or as it was asked for"""
     stock: _builtins.bool
+    manifest_crc32c: _builtins.int
     @_builtins.property
     def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """one sentence each: what and why"""
@@ -792,11 +806,12 @@ class RestoreReply(_message.Message):
         action: Global___RestoreReply.Action.ValueType = ...,
         prefix: _builtins.str = ...,
         stock: _builtins.bool = ...,
+        manifest_crc32c: _builtins.int = ...,
         passed_over: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "passed_over", b"passed_over", "prefix", b"prefix", "stock", b"stock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "stock", b"stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

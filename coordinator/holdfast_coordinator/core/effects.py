@@ -1,0 +1,96 @@
+"""What the machine wants done. The results of those that have one come back as events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState, Task
+
+from .values import Answer, Caller, Cluster, Failure, Report, RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    request: RequestId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    request: RequestId
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell an attending worker that a save was given up (`ordinal`), or that it is superseded (`ordinal` None)."""
+
+    caller: Caller
+    failure: Failure
+    ordinal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """-> LogRead"""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Create this entry exclusively. -> Appended"""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask another leader whether its workers live. -> Probed"""
+
+    address: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Write index and manifest of what was reported and see every object at its size. -> Finalized"""
+
+    generation: Generation
+    cluster: Cluster
+    ordinal: int
+    step: int
+    checkpoint_name: str
+    time: float
+    reports: tuple[tuple[Task, Report], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStateFile:
+    """Write TensorFlow's `checkpoint` file. -> StateFileWritten"""
+
+    state: LogState
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBackCheckpoint:
+    """Read every byte of a committed checkpoint and check it. -> ReadBack"""
+
+    record: CheckpointRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFolder:
+    """-> Deleted"""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that an operator should read in the log of the process."""
+
+    text: str
+
+
+Effect = (
+    Reply | Refuse | Notify | ReadLog | Append | Probe | Finalize | WriteStateFile | ReadBackCheckpoint | DeleteFolder | Remark
+)

@@ -1,0 +1,183 @@
+"""What the machine is told: calls of workers, results of effects, the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast_storage.records import Entry, LogState, Task
+
+from .values import Ballot, Caller, Cluster, Failure, Report, RequestId
+
+# -- calls: each is answered once by an Answer or a Refuse with the same request id --
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    request: RequestId
+    task: Task
+    incarnation: str
+    cluster: Cluster
+    fresh_generation: str  # a random id, used if this join completes a world
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """A worker of a formed world meets a coordinator that does not know it: a restarted one."""
+
+    request: RequestId
+    caller: Caller
+    cluster: Cluster
+    members: tuple[tuple[Task, str], ...]
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    request: RequestId
+    caller: Caller
+    ordinal: int
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    request: RequestId
+    caller: Caller
+    ordinal: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """A worker could not do its part of a save."""
+
+    request: RequestId
+    caller: Caller
+    ordinal: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    request: RequestId
+    caller: Caller
+    ordinal: int
+    target: str  # empty: the newest
+    prefix: str  # the candidate that the verdict is about; empty: none yet
+    verdict: str  # "good", "damaged" or "unreadable"
+    reason: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    request: RequestId
+    caller: Caller
+    wait_for_others: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Who is there? Changes nothing."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The caller of a request has gone away or will ask again."""
+
+    request: RequestId
+
+
+# -- presence --
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    caller: Caller
+    phase: str
+    step: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    caller: Caller
+
+
+# -- results of effects --
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """The tail of the log, or, where there is no log, the state that its first entry would record."""
+
+    entry: Entry | None
+    imported: LogState | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """How the creation of an entry ended: published, taken by another entry, or not known."""
+
+    entry: Entry
+    taken_by: Entry | None = None
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What answered at another leader's address: the living workers that it named."""
+
+    address: str
+    living: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """Index and manifest are durable and every object was seen, or not."""
+
+    generation: str
+    ordinal: int
+    manifest_crc32c: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFileWritten:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """A committed checkpoint was read back from storage."""
+
+    prefix: str
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    folder: str
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline may have passed."""
+
+
+Event = (
+    Join | Rejoin | Vote | Reported | GaveUp | Restore | Leave | Ask | Cancelled
+    | Attached | Heartbeat | Detached
+    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | Deleted | Tick
+)  # fmt: skip

@@ -1,0 +1,202 @@
+"""The values that the core's events and effects are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holdfast_storage.records import CheckpointRecord, Task
+
+RequestId = int
+Cluster = tuple[tuple[str, tuple[str, ...]], ...]
+"""Job types with their tasks' addresses, as in TF_CONFIG, in order of job type."""
+
+CHECKPOINTING_JOBS = ("chief", "worker", "master")
+"""The job types that take part in a save. Parameter servers and evaluators do not."""
+
+
+def tasks_of(cluster: Cluster) -> tuple[Task, ...]:
+    """The tasks that save together, chief first."""
+    return tuple(sorted(Task(job, i) for job, hosts in cluster if job in CHECKPOINTING_JOBS for i in range(len(hosts))))
+
+
+def names(tasks: object) -> str:
+    """Tasks as people read them: `worker-0, worker-2`."""
+    return ", ".join(str(task) for task in sorted(tasks))  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Two clocks: monotonic seconds for deadlines, wall seconds since the epoch for what goes into the log."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: one incarnation of one task of one generation."""
+
+    generation: str
+    task: Task
+    incarnation: str
+
+    @property
+    def process(self) -> str:
+        """The process: an incarnation is `process.n`, its n-th manager."""
+        return process_of(self.incarnation)
+
+
+def process_of(incarnation: str) -> str:
+    return incarnation.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something did not happen. `kind` is one of holdfast.errors."""
+
+    kind: str
+    message: str
+    phase: str = ""
+    tasks: tuple[Task, ...] = ()
+    object: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    key: str
+    dtype: int
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.key} (dtype {self.dtype}, shape {list(self.shape)})"
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """As in `tf.train.CheckpointManager`; None keeps all, or keeps none for ever."""
+
+    max_to_keep: int | None = None
+    keep_every_n_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What one worker says of its state before a byte of a save is written."""
+
+    step: int
+    checkpoint_name: str
+    spec_digest: bytes
+    crcs: bytes  # little-endian fixed32 CRC32C of each tensor, in key order
+    guarded: bytes  # a byte per tensor, in key order: 1 = must be equal on all workers
+    on_divergence: str = "refuse"
+    takeover: bool = False
+    timeout: float = 600.0
+    retention: RetentionPolicy = RetentionPolicy()
+    specs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A tensor, by its position in key order, and the workers whose value is not the others'."""
+
+    position: int
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The vote has passed."""
+
+    local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
+    warned: tuple[Divergence, ...] = ()
+    log_entry: int = -1  # an entry that every worker on the same directory can see
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one worker has made durable. The core passes `payload` (objects and index entries) on unread."""
+
+    step: int
+    checkpoint_name: str
+    local: tuple[int, ...]
+    payload: object = field(compare=False)
+    timeout: float = 600.0
+    retention: RetentionPolicy = RetentionPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save ended, for ever."""
+
+    ordinal: int
+    committed: bool
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    generation: str
+    members: tuple[tuple[Task, str], ...]
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The world is not complete: ask again."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecsWanted:
+    """Vote again, with the tensors' specs: they differ somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read and verify this candidate, then say how it went."""
+
+    record: CheckpointRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Every worker has verified it: apply it. None: there is nothing to restore."""
+
+    record: CheckpointRecord | None
+    passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What is known of one worker."""
+
+    task: Task
+    incarnation: str
+    attached: bool = False
+    heard: float | None = None  # monotonic
+    lost: float | None = None  # monotonic, since when its connection is gone
+    phase: str = ""
+    step: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    run_id: str
+    cluster: Cluster
+    generation: str
+    presence: tuple[tuple[Presence, bool], ...]  # and whether it is alive
+    save_phase: str
+    save_step: int
+    reason: str
+
+
+Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | Left | Status
