@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from holdfast_storage.errors import StorageError
+
 Buffer = bytes | bytearray | memoryview
+
+
+class NotCreated(StorageError):
+    """`create` failed before anything could become visible: the outcome is known, nothing was made."""
 
 
 class Store(Protocol):
@@ -23,7 +29,8 @@ class Store(Protocol):
         """Make a small object durable under a name that must be free: True if this call made it, False if taken.
 
         Atomic: of any number of callers exactly one gets True, and no reader ever sees a part of the object. Raises
-        `StorageError` when the outcome is unknown; the caller then reads the object back.
+        `StorageError` when the outcome is unknown; the caller then reads the object back. Raises `NotCreated` (no
+        space, no permission) where it is certain that this call made nothing.
         """
         ...
 

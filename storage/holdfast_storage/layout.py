@@ -1,0 +1,125 @@
+"""Names of everything below a run directory. Pure: the standard library alone, no I/O.
+
+checkpoint                                   TensorFlow's own state file
+ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation 7f3a2c1b, its 12th save call
+  ckpt-1000.data-00000-of-00008, ckpt-1000.index
+  local/worker-2.index, local/worker-2.data-00000-of-00001
+  manifest.json
+_holdfast/log/000000000042.json              the log
+_holdfast/coordinator.json                   the hint: where an embedded coordinator listens
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.records import Task
+
+LOG_FOLDER = "_holdfast/log"
+HINT = "_holdfast/coordinator.json"
+STATE_FILE = "checkpoint"
+MANIFEST = "manifest.json"
+
+# TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these are not themselves.
+PATTERN_CHARACTERS = "[]*?\\"
+
+_FOLDER = re.compile(r"(?P<name>.+)-(?P<number>[0-9]+)\.(?P<generation>[0-9a-f]{8})\.(?P<ordinal>[0-9]+)", re.DOTALL)
+_LOG_ENTRY = re.compile(r"([0-9]{12,})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the name of an attempt's folder says."""
+
+    checkpoint_name: str
+    number: int
+    generation: str  # 8 hexadecimal digits
+    ordinal: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.checkpoint_name}-{self.number}.{self.generation}.{self.ordinal}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.folder}/{self.checkpoint_name}-{self.number}"
+
+
+def attempt_folder(checkpoint_name: str, number: int, generation: str, ordinal: int) -> str:
+    """The folder of one attempt to save, relative to the run directory. No two attempts share one."""
+    return Attempt(checkpoint_name, number, generation, ordinal).folder
+
+
+def prefix(checkpoint_name: str, number: int, generation: str, ordinal: int) -> str:
+    """The prefix of an attempt's checkpoint, relative to the run directory: what TensorFlow calls its path."""
+    return Attempt(checkpoint_name, number, generation, ordinal).prefix
+
+
+def parse_folder(name: str) -> Attempt | None:
+    """The attempt that a folder of the run directory (with or without a final slash) belongs to, None if to none."""
+    match = _FOLDER.fullmatch(name.removesuffix("/"))
+    if match is None or "/" in match["name"]:
+        return None
+    attempt = Attempt(match["name"], int(match["number"]), match["generation"], int(match["ordinal"]))
+    return attempt if attempt.folder == name.removesuffix("/") else None
+
+
+def data_object(prefix: str, shard: int, num_shards: int) -> str:
+    """TensorFlow's name of a data file of a checkpoint."""
+    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+
+
+def index_object(prefix: str) -> str:
+    """TensorFlow's name of the index of a checkpoint."""
+    return f"{prefix}.index"
+
+
+def manifest_object(folder: str) -> str:
+    """The manifest of a checkpoint's folder."""
+    return f"{folder}/{MANIFEST}"
+
+
+def local_prefix(folder: str, task: Task) -> str:
+    """The prefix of what is one worker's own: a stock checkpoint in the folder of the common one."""
+    return f"{folder}/local/{task}"
+
+
+def log_entry(number: int) -> str:
+    """The object of a log entry."""
+    return f"{LOG_FOLDER}/{number:012d}.json"
+
+
+def parse_log_entry(name: str) -> int | None:
+    """The number of a log entry by its name in `LOG_FOLDER`, None for anything else that lies there."""
+    match = _LOG_ENTRY.fullmatch(name)
+    if match is None:
+        return None
+    number = int(match[1])
+    return number if f"{LOG_FOLDER}/{name}" == log_entry(number) else None
+
+
+def check_checkpoint_name(name: str) -> str:
+    """The name, if checkpoints can be called so on every storage; else InvalidRequest."""
+    why = ""
+    if not name:
+        why = "it is empty"
+    elif "/" in name:
+        why = "it names a folder: put that into the directory"
+    elif found := sorted(set(name) & set(PATTERN_CHARACTERS)):
+        why = f"TensorFlow would not find checkpoints with {' '.join(found)} in their name"
+    elif not name.isprintable() or name.startswith("."):
+        why = "it starts with a dot or holds characters that cannot be printed"
+    elif len(name.encode()) > 128:
+        why = "it is longer than 128 bytes"
+    if why:
+        raise InvalidRequest(f"checkpoint_name {name!r} cannot be used: {why}", object=name)
+    return name
+
+
+def check_relative(name: str) -> str:
+    """The name of an object or folder, if it stays below the run directory; else ValueError."""
+    if not name or any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
+        raise ValueError(f"{name!r} is not a relative path below the run directory")
+    return name
