@@ -1,7 +1,13 @@
-"""Slices of tensors, and the table keys under which an index holds them."""
+"""Slices of tensors, and the table keys under which an index holds them.
+
+A slice's key is TensorFlow's `EncodeTensorNameSlice` in its OrderedCode, in which the order of the bytes is that of
+the values: the number 0, the tensor's name, the rank, and start and length for each dimension. In a table key a
+length of -1 stands for a dimension taken whole without saying how long it is; everywhere else lengths are real.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 Extent = tuple[int, int]
@@ -10,12 +16,81 @@ Extent = tuple[int, int]
 Extents = tuple[Extent, ...]
 """A slice: one extent per dimension."""
 
+_ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
+_UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
+_NAME = re.compile(rb"((?:[^\x00\xff]|\x00\xff|\xff\x00)*)\x00\x01", re.DOTALL)
+
+
+def encode_name(key: str) -> bytes:
+    """A tensor's name as bytes, by which keys are ordered."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def decode_name(name: bytes) -> str:
+    """A tensor's name; what is no UTF-8 survives the way there and back."""
+    return name.decode("utf-8", "surrogateescape")
+
 
 def slice_key(key: str, extents: Sequence[Extent]) -> bytes:
     """The table key of one slice of the tensor `key`."""
-    raise NotImplementedError
+    out = bytearray(b"\x00")
+    out += re.sub(rb"[\x00\xff]", lambda found: _ESCAPES[found[0]], encode_name(key))
+    out += b"\x00\x01"
+    out += _encode_unsigned(len(extents))
+    for start, length in extents:
+        out += _encode_signed(start)
+        out += _encode_signed(length)
+    return bytes(out)
 
 
 def parse_key(table_key: bytes) -> tuple[str, Extents | None]:
-    """The tensor's name and the slice that a table key stands for, None for a whole tensor."""
-    raise NotImplementedError
+    """The tensor's name and the slice that a table key stands for, None for a whole tensor.
+
+    ValueError for a key that begins as a slice's and is none.
+    """
+    if not table_key.startswith(b"\x00"):
+        return decode_name(table_key), None
+    found = _NAME.match(table_key, 1)
+    if found is None:
+        raise ValueError(f"not the key of a slice: {table_key!r}")
+    name = re.sub(rb"\x00\xff|\xff\x00", lambda escape: _UNESCAPES[escape[0]], found[1])
+    width = table_key[found.end()] if found.end() < len(table_key) else 0
+    position = found.end() + 1 + width
+    rank = int.from_bytes(table_key[found.end() + 1 : position], "big")
+    numbers: list[int] = []
+    while position < len(table_key):
+        number, position = _decode_signed(table_key, position)
+        numbers.append(number)
+    key, extents = decode_name(name), tuple(zip(numbers[::2], numbers[1::2], strict=False))
+    # Encoded once more and compared, so that exactly one spelling of each slice is taken.
+    if len(extents) != rank or slice_key(key, extents) != table_key:
+        raise ValueError(f"not the key of a slice: {table_key!r}")
+    return key, extents
+
+
+def _encode_unsigned(value: int) -> bytes:
+    """OrderedCode's WriteNumIncreasing: how many bytes, then these, big-endian."""
+    width = (value.bit_length() + 7) // 8
+    return bytes([width]) + value.to_bytes(width, "big")
+
+
+def _encode_signed(value: int) -> bytes:
+    """OrderedCode's WriteSignedNumIncreasing: two's complement, the width told by how often the first bit repeats."""
+    width = (value if value >= 0 else ~value).bit_length() // 7 + 1
+    number = value & ((1 << 8 * width) - 1)
+    return (number ^ _width_bits(width)).to_bytes(width, "big")
+
+
+def _decode_signed(data: bytes, position: int) -> tuple[int, int]:
+    """A number and the position behind it."""
+    lead = int.from_bytes(data[position : position + 2].ljust(2, b"\0"), "big")
+    negative = lead < 0x8000
+    ones = lead ^ 0xFFFF if negative else lead
+    width = 16 - (ones ^ 0xFFFF).bit_length()
+    number = int.from_bytes(data[position : position + width], "big") ^ _width_bits(width)
+    return number - (1 << 8 * width if negative else 0), position + width
+
+
+def _width_bits(width: int) -> int:
+    """As many ones as the number has bytes, at its very front."""
+    return ((1 << width) - 1) << 7 * width
