@@ -1,0 +1,48 @@
+"""The command line, `holdfast`.
+
+Exit status: 0 good, 1 something bad was found or happened, 2 wrong use. A mistake of the user's is one sentence on
+stderr, never a traceback. Each command is a module of this package that is imported when it is asked for; nothing here
+imports TensorFlow or gRPC, so that `holdfast --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+from holdfast_storage.errors import HoldfastError, InvalidRequest
+
+# In the order of `holdfast --help`: looking first, then what runs a service, then the tour.
+_COMMANDS = ("ls", "show", "verify", "coordinator", "demo")
+
+
+class _Commands(click.Group):
+    """The group of all commands: finds them lazily, and turns errors of Holdfast's into a sentence and a status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HoldfastError as error:
+            click.echo(f"holdfast: {error}", err=True)
+            ctx.exit(2 if isinstance(error, InvalidRequest) else 1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="holdfast")
+def main() -> None:
+    """Checkpoints of distributed TensorFlow training: what a run directory holds, and the service that commits them.
+
+    RUN is a run directory: a local path or any URL that fsspec knows. RUN@STEP is the latest checkpoint of that step
+    in it. Exit status: 0 good, 1 found bad, 2 wrong use.
+    """

@@ -1,0 +1,209 @@
+"""`holdfast show`: where one checkpoint comes from, and what is stored where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.output import JSON
+from holdfast.cli.target import TARGET, Run, missing, open_run, parse_target
+
+if TYPE_CHECKING:
+    from holdfast_storage.bundle.index import Index
+    from holdfast_storage.records import CheckpointRecord
+    from rich.console import Console
+
+
+@click.command(name="show")
+@TARGET
+@JSON
+def command(target: str, as_json: bool) -> None:
+    """Describe the newest checkpoint of RUN, or the latest one of STEP: origin, sizes, and every tensor's place."""
+    from holdfast.cli.output import console, print_json
+
+    url, step = parse_target(target)
+    run = open_run(url)
+    document = _describe(run, run.select(step))
+    if as_json:
+        print_json(document)
+    else:
+        _print(console(), document)
+    if document["damaged"]:
+        click.get_current_context().exit(1)
+
+
+def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "run": run.store.url,
+        "prefix": record.prefix,
+        "step": record.step,
+        "time": record.time,
+        "stock": record.stock,
+        "preserved": record.preserved,
+        "damaged": record.prefix in run.state.damaged,
+    }
+    return document | (_describe_stock(run, record) if record.stock else _describe_ours(run, record))
+
+
+def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
+    from holdfast_storage.manifest import read_manifest
+
+    manifest = read_manifest(run.store, record)
+    main = _read_index(run, record.prefix)
+    folder = f"{record.folder}/"
+    local = {
+        str(o.task): _tensors(_read_index(run, folder + prefix), prefix)
+        for o in manifest.objects
+        if o.role == "local" and (prefix := o.name.removesuffix(".index")) != o.name
+    }
+    return {
+        "world": [str(task) for task in manifest.world],
+        "generation": manifest.generation,
+        "strategy": manifest.strategy,
+        "git_commit": manifest.git_commit,
+        "versions": dict(manifest.versions),
+        "cluster": {job: list(addresses) for job, addresses in manifest.cluster.items()},
+        "metadata": dict(manifest.metadata),
+        "metrics": dict(manifest.metrics),
+        "size": sum(o.size for o in manifest.objects),
+        "objects": [
+            {
+                "name": o.name,
+                "size": o.size,
+                "crc32c": o.crc32c,
+                "role": o.role,
+                "written_by": str(o.task or "coordinator"),
+            }
+            for o in manifest.objects
+        ],
+        "local_keys": list(manifest.local_keys),
+        "tensors": _tensors(main, record.prefix.removeprefix(folder)),
+        "local_tensors": local,
+    }
+
+
+def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
+    from holdfast_storage import layout
+
+    index = _read_index(run, record.prefix)
+    names = {layout.index_object(record.prefix): "index"} | {
+        layout.data_object(record.prefix, shard, index.num_shards): "data" for shard in range(index.num_shards)
+    }
+    objects: list[dict[str, Any]] = []
+    for name, role in names.items():
+        size = run.store.size(name)
+        if size is None:
+            raise missing(name, run.store)
+        objects.append({"name": name, "size": size, "role": role})
+    return {
+        "size": sum(o["size"] for o in objects),
+        "objects": objects,
+        "tensors": _tensors(index, record.prefix),
+        "local_tensors": {},
+    }
+
+
+def _read_index(run: Run, prefix: str) -> Index:
+    from holdfast_storage import layout
+    from holdfast_storage.bundle.index import Index
+
+    name = layout.index_object(prefix)
+    try:
+        return Index.parse(run.store.read(name))
+    except FileNotFoundError:
+        raise missing(name, run.store) from None
+
+
+def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:
+    """Every tensor and where it is stored; `slice`: start and length along each dimension, None for the whole."""
+    from holdfast_storage import layout
+    from holdfast_storage.bundle import dtypes
+
+    described = []
+    for key, tensor in index.tensors.items():
+        pieces = [
+            {
+                "object": layout.data_object(prefix, entry.shard, index.num_shards),
+                "offset": entry.offset,
+                "size": entry.size,
+                "slice": None if extents is None else [list(extent) for extent in extents],
+            }
+            for extents, entry in index.pieces(key)
+        ]
+        described.append(
+            {
+                "key": key,
+                "dtype": dtypes.name(tensor.dtype),
+                "shape": list(tensor.shape),
+                "size": sum(entry.size for _, entry in index.pieces(key)),
+                "stored": pieces,
+            }
+        )
+    return described
+
+
+def _print(out: Console, document: dict[str, Any]) -> None:
+    from holdfast.cli.output import count, human_size, human_time, table
+
+    origin = {
+        "checkpoint": f"{document['run'].rstrip('/')}/{document['prefix']}",
+        "step": str(document["step"]),
+        "saved": human_time(document["time"]),
+        "size": f"{human_size(document['size'])} in {count(len(document['objects']), 'object')}",
+    }
+    if document["stock"]:
+        origin["origin"] = "written by TensorFlow itself: only its own checksums, one a tensor, vouch for it"
+    else:
+        origin |= {
+            "world": f"{count(len(document['world']), 'worker')}: {', '.join(document['world'])}",
+            "strategy": document["strategy"] or "none",
+            "git commit": document["git_commit"] or "unknown",
+            "versions": ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
+        }
+        origin |= {name: _inline(document[name]) for name in ("metadata", "metrics") if document[name]}
+    if document["preserved"]:
+        origin["kept"] = "for ever"
+    if document["damaged"]:
+        origin["DAMAGED"] = "two readers found it damaged; it is kept for inspection and never restored"
+    width = max(map(len, origin))
+    for name, value in origin.items():
+        out.print(f"{name:<{width}}  {value}")
+
+    out.print("\nObjects")
+    columns = [">size", "role", *(() if document["stock"] else ("written by",)), "object"]
+    out.print(table(columns, ([human_size(o["size"]), o["role"], *_writer(o), o["name"]] for o in document["objects"])))
+    _print_tensors(out, "Tensors", document["tensors"])
+    for worker, tensors in document["local_tensors"].items():
+        _print_tensors(out, f"Tensors of {worker} alone", tensors)
+
+
+def _writer(described: dict[str, Any]) -> list[str]:
+    return [described["written_by"]] if "written_by" in described else []
+
+
+def _print_tensors(out: Console, title: str, tensors: list[dict[str, Any]]) -> None:
+    from holdfast.cli.output import human_size, table
+
+    out.print(f"\n{title}")
+    rows = (
+        (t["key"], t["dtype"], _shape(t["shape"]), human_size(t["size"]), "\n".join(_place(p) for p in t["stored"]))
+        for t in tensors
+    )
+    out.print(table(("key", "dtype", "shape", ">size", "stored in"), rows))
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _place(piece: dict[str, Any]) -> str:
+    """`ckpt-7.data-00000-of-00002 at 4096`, with the slice in front as Python would write it."""
+    where = f"{piece['object']} at {piece['offset']}"
+    if piece["slice"] is None:
+        return where
+    return f"[{', '.join(f'{start}:{start + length}' for start, length in piece['slice'])}] {where}"
+
+
+def _inline(mapping: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in mapping.items())

@@ -1,0 +1,75 @@
+"""RUN[@STEP]: from what was typed to the checkpoints that it means. Reads only, and never joins a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import click
+from holdfast_storage import layout
+from holdfast_storage.errors import InvalidRequest, StorageError
+from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store, open_store
+
+RUN = click.argument("run", metavar="RUN")
+TARGET = click.argument("target", metavar="RUN[@STEP]")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory as it was when it was opened."""
+
+    store: Store
+    state: LogState
+
+    def select(self, step: int | None) -> CheckpointRecord:
+        """The latest live checkpoint of a step; without one the newest that nobody has condemned."""
+        live = self.state.checkpoints
+        if not live:
+            raise InvalidRequest(f"there is no committed checkpoint in {self.store.url}")
+        if step is None:
+            return (self.state.restorable or live)[-1]
+        found = next((c for c in reversed(live) if c.step == step), None)
+        if found is None:
+            steps = ", ".join(str(s) for s in sorted({c.step for c in live}))
+            raise InvalidRequest(f"there is no checkpoint of step {step} in {self.store.url}; there are: {steps}")
+        return found
+
+    def still_live(self, record: CheckpointRecord) -> bool:
+        """Whether a checkpoint is live now: the retention of a running job may have removed it while it was read."""
+        state = read_run(self.store)
+        return state is not None and state.find(record.prefix) is not None
+
+
+def parse_target(text: str) -> tuple[str, int | None]:
+    """RUN and STEP of RUN[@STEP]. A directory that itself ends in @digits is given with a slash at its end."""
+    run, at, step = text.rpartition("@")
+    if at and run and step.isascii() and step.isdigit():
+        return run, int(step)
+    return text, None
+
+
+def open_run(url: str) -> Run:
+    """Read what the run directory holds. InvalidRequest if it is not there or not a run directory."""
+    store = open_store(url)
+    if "://" not in store.url and not os.path.isdir(store.url):
+        why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
+        raise InvalidRequest(f"{store.url} {why}: RUN is the directory that the checkpoints are saved to")
+    state = read_run(store)
+    if state is not None:
+        return Run(store, state)
+    names = store.list()
+    if not names:
+        raise InvalidRequest(f"there is no run in {store.url}: nothing is there")
+    if layout.MANIFEST in names:
+        parent, _, folder = store.url.rstrip("/").rpartition("/")
+        attempt = layout.parse_folder(folder)
+        meant = f"{parent}@{attempt.number}" if attempt else parent
+        raise InvalidRequest(f"{store.url} is the folder of one checkpoint; name it as {meant}")
+    raise InvalidRequest(f"there is no run in {store.url}: no checkpoint and no log of Holdfast is there")
+
+
+def missing(name: str, store: Store) -> StorageError:
+    """The error for an object that was there a moment ago."""
+    return StorageError(f"{store.url.rstrip('/')}/{name} is not there", object=name)

@@ -1,0 +1,96 @@
+"""`holdfast verify`: read checkpoints back, every byte against its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.output import JSON
+from holdfast.cli.target import TARGET, Run, open_run, parse_target
+
+if TYPE_CHECKING:
+    from holdfast_storage.records import CheckpointRecord
+    from holdfast_storage.verify import Report
+
+
+@click.command(name="verify")
+@TARGET
+@JSON
+def command(target: str, as_json: bool) -> None:
+    """Read every byte of all checkpoints of RUN, or of the one of STEP, and check every digest.
+
+    Changes nothing: what is found is printed, and the exit status is 1 if anything is not as it was committed.
+    """
+    from holdfast_storage.errors import InvalidRequest
+
+    from holdfast.cli.output import console, count, human_size, print_json, table
+
+    url, step = parse_target(target)
+    run = open_run(url)
+    records = list(run.state.checkpoints) if step is None else [run.select(step)]
+    if not records:
+        raise InvalidRequest(f"there is nothing to verify: {run.store.url} holds no committed checkpoint")
+    with _progress(run, records) as advance:
+        verified = [(record, _verify(run, record, advance)) for record in records]
+    found = [_describe(record, report) for record, report in verified if report is not None]
+    bad = [c for c in found if c["verdict"] != "good"]
+    if as_json:
+        print_json({"run": run.store.url, "good": not bad, "checkpoints": found})
+    else:
+        rows = [
+            (
+                str(c["step"]),
+                c["verdict"].upper() if c in bad else "good",
+                str(c["objects"]),
+                human_size(c["size"]),
+                c["prefix"],
+            )
+            for c in found
+        ]
+        out = console()
+        out.print(table((">step", "", ">objects", ">read", "checkpoint"), rows))
+        for problem in (p for c in bad for p in c["problems"]):
+            out.print(f"{problem['object']}: {problem['kind']}: {problem['reason']}")
+        out.print(f"{count(len(found), 'checkpoint')} of {run.store.url} read, {len(bad) or 'none'} bad")
+    if bad:
+        click.get_current_context().exit(1)
+
+
+def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) -> Report | None:
+    """The report on a checkpoint; None if the retention of a running job removed it meanwhile."""
+    from holdfast_storage.verify import verify_checkpoint
+
+    report = verify_checkpoint(run.store, record, progress=advance)
+    return None if report.problems and not run.still_live(record) else report
+
+
+def _describe(record: CheckpointRecord, report: Report) -> dict[str, Any]:
+    return {
+        "step": record.step,
+        "prefix": record.prefix,
+        "verdict": report.verdict,
+        "objects": report.objects,
+        "size": report.size,
+        "problems": [{"object": p.object, "kind": p.kind, "reason": p.reason} for p in report.problems],
+    }
+
+
+@contextmanager
+def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[int], None]]:
+    """A function that is told bytes as they are read; on a terminal it moves a bar on stderr."""
+    from holdfast_storage.verify import verify_size
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from holdfast.cli.output import console
+
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda _: None
+        return
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("verify", total=sum(verify_size(run.store, record) for record in records))
+        yield lambda size: bar.advance(task, size)
