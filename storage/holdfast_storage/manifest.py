@@ -1,13 +1,24 @@
-"""manifest.json: a checkpoint's folder describes itself."""
+"""manifest.json: a checkpoint's folder describes itself, every object with its size and CRC32C.
+
+Plain JSON for people and for other programs. Unknown fields are ignored; a higher `format` is refused.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
+from holdfast_storage.layout import MANIFEST, check_relative, manifest_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
+
+FORMAT = 1
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +26,7 @@ class ObjectRecord:
     """One object of a checkpoint."""
 
     name: str  # relative to the checkpoint's folder
-    size: int
+    size: int  # bytes
     crc32c: int
     role: str  # "data", "index", "local", "asset"
     task: Task | None = None  # who wrote it; None: the coordinator
@@ -35,20 +46,110 @@ class Manifest:
     strategy: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    local_keys: tuple[
-        str, ...
-    ] = ()  # stock keys whose value is worker-local: the chief's there, each worker's own in local/
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's, any JSON
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # the user's, any JSON
+    local_keys: tuple[str, ...] = ()  # stock keys that hold the chief's value, and local/ each worker's own
+
+    @property
+    def size(self) -> int:
+        """Bytes of all objects."""
+        return sum(each.size for each in self.objects)
 
     def to_bytes(self) -> bytes:
-        raise NotImplementedError
+        """The file. TypeError or ValueError if metadata or metrics are not JSON."""
+        fields = {
+            "format": FORMAT,
+            "prefix": self.prefix,
+            "step": self.step,
+            "time": self.time,
+            "generation": self.generation,
+            "world": [str(task) for task in self.world],
+            "cluster": {job: list(addresses) for job, addresses in self.cluster.items()},
+            "strategy": self.strategy,
+            "versions": dict(self.versions),
+            "git_commit": self.git_commit,
+            "metadata": dict(self.metadata),
+            "metrics": dict(self.metrics),
+            "local_keys": list(self.local_keys),
+            "objects": [
+                {
+                    "name": each.name,
+                    "size": each.size,
+                    "crc32c": f"{each.crc32c:08x}",
+                    "role": each.role,
+                    "task": each.task and str(each.task),
+                }
+                for each in self.objects
+            ],
+        }
+        return json.dumps(fields, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
     @classmethod
-    def parse(cls, data: bytes, name: str = "manifest.json") -> Manifest:
-        raise NotImplementedError
+    def parse(cls, data: bytes, name: str = MANIFEST) -> Manifest:
+        """Read the file; CheckpointDamaged if it is malformed, InvalidRequest if a newer Holdfast wrote it.
+
+        name: of the file, for the error.
+        """
+        try:
+            fields = json.loads(data)
+            if _get(fields, "format", int) > FORMAT:
+                raise InvalidRequest(
+                    f"{name} was written by a newer Holdfast (format {fields['format']}, known here {FORMAT})",
+                    object=name,
+                )
+            return cls(
+                prefix=check_relative(_get(fields, "prefix", str)),
+                step=_get(fields, "step", int),
+                time=float(fields["time"]),
+                generation=_get(fields, "generation", str),
+                world=tuple(Task.parse(each) for each in _get(fields, "world", list)),
+                objects=tuple(_object(each) for each in _get(fields, "objects", list)),
+                cluster={job: tuple(addresses) for job, addresses in _get(fields, "cluster", dict).items()},
+                strategy=_get(fields, "strategy", str),
+                versions=_get(fields, "versions", dict),
+                git_commit=_get(fields, "git_commit", str),
+                metadata=_get(fields, "metadata", dict),
+                metrics=_get(fields, "metrics", dict),
+                local_keys=tuple(_get(fields, "local_keys", list)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointDamaged(f"{name} is not a manifest: {error}", object=name) from error
 
 
 def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
-    """The manifest that the log vouches for. CheckpointDamaged if missing, not the one committed, or malformed."""
-    raise NotImplementedError
+    """The manifest that the log vouches for.
+
+    CheckpointDamaged if it is missing, not the one that was committed, or malformed; StorageError if it cannot be read.
+    """
+    name = manifest_object(record.folder)
+    full = f"{store.url}/{name}"
+    try:
+        data = store.read(name)
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{full} is missing", object=full) from error
+    if (found := crc32c(data)) != record.manifest_crc32c:
+        raise CheckpointDamaged(
+            f"{full} is not what was committed: CRC32C {found:08x} instead of {record.manifest_crc32c:08x}", object=full
+        )
+    return Manifest.parse(data, full)
+
+
+def _object(fields: Any) -> ObjectRecord:
+    size = _get(fields, "size", int)
+    if size < 0:
+        raise ValueError(f"size {size}")
+    task = fields.get("task")
+    return ObjectRecord(
+        name=check_relative(_get(fields, "name", str)),
+        size=size,
+        crc32c=int(_get(fields, "crc32c", str), 16),
+        role=_get(fields, "role", str),
+        task=None if task is None else Task.parse(task),
+    )
+
+
+def _get(fields: Any, name: str, kind: type[_T]) -> _T:
+    value = fields[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}")
+    return value

@@ -1,16 +1,134 @@
-"""TensorFlow's `checkpoint` text file (CheckpointState)."""
+"""TensorFlow's own state file, `checkpoint`: which checkpoints a directory holds, for stock readers.
+
+Text format of `CheckpointState` (tensorflow/python/training/checkpoint_state.proto), written and read here without
+protobuf's text parser: it is five scalar fields, and a file that somebody damaged must still tell what it can.
+"""
 
 from __future__ import annotations
 
+import re
+
+from holdfast_storage.errors import CheckpointDamaged
+from holdfast_storage.layout import STATE_FILE, check_relative, index_object, parse_folder
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
 
+_FIELD = re.compile(rb"""^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([-+.\w]+))""", re.MULTILINE)
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_NUMBER = re.compile(r"-([0-9]+)$")
+_SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
 
 def to_bytes(state: LogState) -> bytes:
-    """The file for a state: store it with `store.replace(layout.STATE_FILE, ...)`."""
-    raise NotImplementedError
+    """The file for a state of a run, to be stored under `layout.STATE_FILE`.
+
+    Paths are relative, so that a copied folder is complete, and oldest first. What is known to be damaged is left out.
+    """
+    records = state.restorable
+    lines = [_quoted(b"model_checkpoint_path", records[-1].prefix)] if records else []
+    lines += [_quoted(b"all_model_checkpoint_paths", record.prefix) for record in records]
+    lines += [b"all_model_checkpoint_timestamps: %s" % repr(float(record.time)).encode() for record in records]
+    if state.last_preserved is not None:
+        lines.append(b"last_preserved_timestamp: %s" % repr(float(state.last_preserved)).encode())
+    return b"".join(line + b"\n" for line in lines)
 
 
 def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
-    """Checkpoints written by TensorFlow itself in this directory, oldest first."""
-    raise NotImplementedError
+    """Checkpoints that TensorFlow itself wrote into a directory, oldest first, as far as their index is there.
+
+    Those that its state file lists; where that is lost or lists none that is there, those whose index lies in the
+    directory, in order of their number. Whether their data is intact is not looked at. StorageError as the store's.
+    """
+    names = {name for name in store.list() if not name.endswith("/")}
+    times: dict[str, float] = {}
+    if STATE_FILE in names:
+        times = _listed(store, names)
+    if not times:
+        prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
+        times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
+    return tuple(
+        CheckpointRecord(prefix=prefix, step=max(0, _number(prefix)), time=time, stock=True)
+        for prefix, time in times.items()
+    )
+
+
+def _listed(store: Store, names: set[str]) -> dict[str, float]:
+    """Prefix, relative to the directory, and time of what the state file lists and is there, oldest first."""
+    try:
+        newest, prefixes, stamps = _parse(store.read(STATE_FILE))
+    except (FileNotFoundError, CheckpointDamaged):
+        return {}
+    pairs = [(prefix, stamps[i] if len(stamps) == len(prefixes) else 0.0) for i, prefix in enumerate(prefixes)]
+    if newest:
+        pairs = [pair for pair in pairs if pair[0] != newest] + [
+            next((pair for pair in pairs if pair[0] == newest), (newest, max(stamps, default=0.0)))
+        ]
+    found: dict[str, float] = {}
+    for path, time in pairs:
+        prefix = _relative(store, path, names)
+        if prefix is not None:
+            found.pop(prefix, None)
+            found[prefix] = time
+    return found
+
+
+def _relative(store: Store, path: str, names: set[str]) -> str | None:
+    """A listed path, relative to the directory, if a stock checkpoint is there.
+
+    Absolute paths are those of the time of writing: the folder may have been moved, or reached by another name.
+    """
+    if path.startswith(f"{store.url}/"):
+        path = path.removeprefix(f"{store.url}/")
+    elif path.startswith("/"):
+        path = path.rpartition("/")[2]
+    try:
+        check_relative(path)
+    except ValueError:
+        return None
+    if parse_folder(path.partition("/")[0]) is not None and "/" in path:
+        return None  # one of ours, which a manifest describes
+    there = index_object(path) in names if "/" not in path else store.size(index_object(path)) is not None
+    return path if there else None
+
+
+def _parse(data: bytes) -> tuple[str, list[str], list[float]]:
+    """The newest path, all paths, all times, as far as the file can be understood."""
+    newest, prefixes, stamps = "", [], []
+    for match in _FIELD.finditer(data):
+        name = match[1]
+        text = next((group for group in match.groups()[1:] if group is not None), b"")
+        if name == b"model_checkpoint_path":
+            newest = _unquoted(text)
+        elif name == b"all_model_checkpoint_paths":
+            prefixes.append(_unquoted(text))
+        elif name == b"all_model_checkpoint_timestamps":
+            try:
+                stamps.append(float(text))
+            except ValueError:
+                stamps.append(0.0)
+    return newest, prefixes, stamps
+
+
+def _quoted(name: bytes, text: str) -> bytes:
+    escaped = b"".join(
+        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b"\"\\'" else b"\\%03o" % byte for byte in text.encode()
+    )
+    return b'%s: "%s"' % (name, escaped)
+
+
+def _unquoted(text: bytes) -> str:
+    def plain(match: re.Match[bytes]) -> bytes:
+        code: bytes = match[1]
+        if code[:1] in b"01234567":
+            return bytes([int(code, 8) & 0xFF])
+        if code[:1] == b"x" and len(code) > 1:
+            return bytes([int(code[1:], 16)])
+        return _SIMPLE_ESCAPES.get(code, code)
+
+    return _ESCAPE.sub(plain, text).decode("utf-8", "surrogateescape")
+
+
+def _number(prefix: str) -> int:
+    """The number that a prefix ends in, -1 if in none."""
+    match = _NUMBER.search(prefix)
+    return int(match[1]) if match else -1

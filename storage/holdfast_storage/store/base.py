@@ -58,7 +58,7 @@ class Store(Protocol):
         ...
 
     def list(self, folder: str = "") -> list[str]:
-        """Names of the objects and folders directly below a folder, relative to it, sorted; folders end in `/`. Empty if missing."""
+        """Names of what lies directly below a folder, relative to it, sorted; folders end in `/`. Empty if missing."""
         ...
 
     def delete_folder(self, folder: str) -> None:

@@ -1,0 +1,248 @@
+"""A run directory in a folder that POSIX calls reach: a local disk, NFS, a parallel file system.
+
+Durable means fsync of the file and of every folder from it up to the run directory. An fsync that failed is never
+tried again on the same file: the kernel may by then have dropped the pages and would report success (the lesson of
+PostgreSQL's "fsyncgate").
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from holdfast_storage.errors import StorageError
+from holdfast_storage.layout import check_relative
+from holdfast_storage.store.base import Buffer, NotCreated
+
+# What link(2) answers where the file system has no hard links.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_TEMPORARY = ".tmp"
+
+
+class PosixStore:
+    """A `Store` over a folder, which is made when the first object is."""
+
+    def __init__(self, root: str) -> None:
+        self.url = root
+
+    def create(self, name: str, data: Buffer) -> bool:
+        path = self._path(name)
+        with ExitStack() as stack:
+            try:
+                temporary = stack.enter_context(self._finished(path, data, "create"))
+            except StorageError as error:
+                raise NotCreated(str(error), object=path) from error
+            with _naming("create", path):
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    # A network file system that repeated a request whose answer was lost refuses the second, though
+                    # the first succeeded. The count of links tells.
+                    return os.stat(temporary).st_nlink > 1
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    return _create_without_links(path, data)
+                _fsync_folder(os.path.dirname(path))
+                return True
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> int:
+        path = self._path(name)
+        with _naming("write", path):
+            self._make_folder(os.path.dirname(path))
+            size = _write_new(path, chunks)
+            self._fsync_folders(os.path.dirname(path))
+            return size
+
+    def replace(self, name: str, data: Buffer) -> None:
+        path = self._path(name)
+        with self._finished(path, data, "replace") as temporary, _naming("replace", path):
+            os.replace(temporary, path)
+            _fsync_folder(os.path.dirname(path))
+
+    def open(self, name: str) -> int:
+        """A file descriptor to read an object with, for the caller to close. FileNotFoundError if missing.
+
+        What it reads stays readable after `delete_folder`.
+        """
+        path = self._path(name)
+        with _naming("open", path):
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except NotADirectoryError as error:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        fd = self.open(name)
+        try:
+            with _naming("read", self._path(name)):
+                end = os.fstat(fd).st_size
+                buffer = bytearray(max(0, end - offset if length is None else min(length, end - offset)))
+                return bytes(memoryview(buffer)[: _pread(fd, offset, memoryview(buffer))])
+        finally:
+            os.close(fd)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        fd = self.open(name)
+        try:
+            with _naming("read", self._path(name)):
+                return _pread(fd, offset, buffer)
+        finally:
+            os.close(fd)
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        with _naming("look at", path):
+            try:
+                status = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return None if stat.S_ISDIR(status.st_mode) else status.st_size
+
+    def list(self, folder: str = "") -> builtins.list[str]:
+        path = self._path(folder) if folder else self.url
+        with _naming("list", path):
+            try:
+                with os.scandir(path) as entries:
+                    names = [entry.name + "/" * entry.is_dir() for entry in entries]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(name for name in names if not (name.startswith(".") and name.endswith(_TEMPORARY)))
+
+    def delete_folder(self, folder: str) -> None:
+        path = self._path(folder)
+        with _naming("delete", path):
+            _delete(path)
+            with suppress(FileNotFoundError):
+                _fsync_folder(os.path.dirname(path))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.url, check_relative(name))
+
+    @contextmanager
+    def _finished(self, path: str, data: Buffer, verb: str) -> Iterator[str]:
+        """A durable file of another name in the folder of `path`, which is gone afterwards unless it was renamed."""
+        folder, base = os.path.split(path)
+        temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}{_TEMPORARY}")
+        try:
+            with _naming(verb, path):
+                self._make_folder(folder)
+                _write_new(temporary, [data])
+            yield temporary
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+    def _make_folder(self, folder: str) -> None:
+        """Make a folder and those above it, each durable in the one that holds it."""
+        missing = []
+        while not os.path.isdir(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for path in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(path)
+            _fsync_folder(os.path.dirname(path))
+
+    def _fsync_folders(self, folder: str) -> None:
+        """Make the way from the run directory to a folder durable, whoever of the workers made its parts."""
+        _fsync_folder(folder)
+        while folder != self.url:
+            folder = os.path.dirname(folder)
+            _fsync_folder(folder)
+
+
+def _create_without_links(path: str, data: Buffer) -> bool:
+    """Exclusive, but readers can see a part: only self-checksummed objects may be created so."""
+    try:
+        _write_new(path, [data])
+    except FileExistsError:
+        return False
+    _fsync_folder(os.path.dirname(path))
+    return True
+
+
+@contextmanager
+def _naming(verb: str, path: str) -> Iterator[None]:
+    """Turn what the operating system says into a StorageError with the full path; missing stays FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if verb in ("open", "read"):
+            raise
+        raise StorageError(f"Could not {verb} {path}: {error.strerror}", object=path) from error
+    except OSError as error:
+        raise StorageError(f"Could not {verb} {path}: {error.strerror or error}", object=path) from error
+
+
+def _write_new(path: str, chunks: Iterable[Buffer]) -> int:
+    """Write a file that must not exist, durable but for its name in the folder; its size in bytes.
+
+    What is left of it after an error is removed, unless the whole of it had been written: somebody may have read it.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    complete = False
+    try:
+        size = 0
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            while view:
+                written = os.write(fd, view)
+                size += written
+                view = view[written:]
+        complete = True
+        os.fsync(fd)
+        return size
+    except BaseException:
+        if not complete:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
+    finally:
+        # After a successful fsync, close has nothing left to report.
+        with suppress(OSError):
+            os.close(fd)
+
+
+def _fsync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems (FUSE, CIFS) keep folders durable by themselves and refuse to be asked.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def _pread(fd: int, offset: int, buffer: memoryview) -> int:
+    """Fill a buffer from a file, as far as the file goes."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(fd, [buffer[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def _delete(path: str) -> None:
+    """Delete a folder and all below it, together with anybody else who is at it; symbolic links are not followed."""
+    try:
+        with os.scandir(path) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                _delete(entry.path)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
