@@ -78,6 +78,11 @@ class LogState:
         return next((c for c in self.checkpoints if c.prefix == prefix), None)
 
     @property
+    def fork_point(self) -> str:
+        """Identifies who leads and what is newest: as long as it stays, nobody else has taken the run further."""
+        return f"{self.generation.id if self.generation else ''}/{self.checkpoints[-1].prefix if self.checkpoints else ''}"
+
+    @property
     def restorable(self) -> tuple[CheckpointRecord, ...]:
         """Live checkpoints that nobody has condemned, in commit order."""
         return tuple(c for c in self.checkpoints if c.prefix not in self.damaged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Task
 
 from .values import Answer, Caller, Cluster, Failure, Report, RequestId
 
@@ -65,9 +65,9 @@ class Finalize:
 
 @dataclass(frozen=True, slots=True)
 class WriteStateFile:
-    """Write TensorFlow's `checkpoint` file. -> StateFileWritten"""
+    """Write TensorFlow's `checkpoint` file from an entry, unless a later one was written. -> StateFileWritten"""
 
-    state: LogState
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +92,15 @@ class Remark:
 
 
 Effect = (
-    Reply | Refuse | Notify | ReadLog | Append | Probe | Finalize | WriteStateFile | ReadBackCheckpoint | DeleteFolder | Remark
+    Reply
+    | Refuse
+    | Notify
+    | ReadLog
+    | Append
+    | Probe
+    | Finalize
+    | WriteStateFile
+    | ReadBackCheckpoint
+    | DeleteFolder
+    | Remark
 )

@@ -29,7 +29,7 @@ class Rejoin:
     caller: Caller
     cluster: Cluster
     members: tuple[tuple[Task, str], ...]
-    base: int
+    base: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,14 @@ class Finalized:
 
     generation: str
     ordinal: int
+    prefix: str = ""
     manifest_crc32c: int = 0
     failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StateFileWritten:
-    pass
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Failure:
     phase: str = ""
     tasks: tuple[Task, ...] = ()
     object: str = ""
-    cause: str = ""
+    positions: tuple[int, ...] = ()  # of the tensors concerned, in key order: only the workers know the keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Outcome:
 class Joined:
     generation: str
     members: tuple[tuple[Task, str], ...]
-    base: int
+    base: str
 
 
 @dataclass(frozen=True, slots=True)

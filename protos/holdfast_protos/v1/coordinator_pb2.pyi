@@ -138,17 +138,19 @@ class Failure(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     OBJECT_FIELD_NUMBER: _builtins.int
-    CAUSE_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """an error kind of holdfast.errors"""
     message: _builtins.str
     """one sentence for a person"""
     phase: _builtins.str
     object: _builtins.str
-    cause: _builtins.str
-    """the id under which logs tell the story"""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the tensors concerned, in key order"""
+
     def __init__(
         self,
         *,
@@ -157,11 +159,11 @@ class Failure(_message.Message):
         phase: _builtins.str = ...,
         tasks: _abc.Iterable[Global___Task] | None = ...,
         object: _builtins.str = ...,
-        cause: _builtins.str = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "positions", b"positions", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,8 +179,8 @@ class JoinRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
-    base: _builtins.int
-    """with a generation: number of the log entry that its world builds on, -1 none"""
+    base: _builtins.str
+    """with a generation: what its world builds on, as JoinReply said"""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """a generation: this worker was in it and meets a restarted coordinator"""
@@ -196,7 +198,7 @@ class JoinRequest(_message.Message):
         cluster: _abc.Iterable[Global___ClusterJob] | None = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         timeout_s: _builtins.float = ...,
-        base: _builtins.int = ...,
+        base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -218,7 +220,8 @@ class JoinReply(_message.Message):
     generation: _builtins.str
     coordinator: _builtins.str
     """id of the coordinator's process"""
-    base: _builtins.int
+    base: _builtins.str
+    """identifies the state of the run that the world builds on"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
@@ -231,7 +234,7 @@ class JoinReply(_message.Message):
         generation: _builtins.str = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         coordinator: _builtins.str = ...,
-        base: _builtins.int = ...,
+        base: _builtins.str = ...,
         waiting_for: _abc.Iterable[Global___Task] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

@@ -1,0 +1,122 @@
+"""One save on its way, from the first ballot to an outcome that no one can change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from holdfast_storage.records import Entry, Task
+
+from .values import Ballot, Failure, Go, Report, RequestId, RetentionPolicy, names
+
+
+class Phase(Enum):
+    """Where a save is. `TRANSITIONS` is the whole of what may follow."""
+
+    VOTING = "vote"
+    LEADING = "lead"
+    WRITING = "write"
+    FINALIZING = "finalize"
+    COMMITTING = "commit"
+    ABORTING = "abort"
+    PUBLISHING = "publish"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
+    # All ballots are in and agree; a coordinator that was restarted learns from a report that they did.
+    Phase.VOTING: (Phase.LEADING, Phase.WRITING, Phase.FAILED),
+    # Taking the run, once for a generation.
+    Phase.LEADING: (Phase.WRITING, Phase.FAILED),
+    # The workers write; all reports are in.
+    Phase.WRITING: (Phase.FINALIZING, Phase.FAILED),
+    # Index, manifest, every object seen.
+    Phase.FINALIZING: (Phase.COMMITTING, Phase.FAILED),
+    # The commit entry is on its way: from here only the log decides.
+    Phase.COMMITTING: (Phase.PUBLISHING, Phase.ABORTING, Phase.FAILED),
+    # Its creation has no known outcome in time: an abort entry is to take its place.
+    Phase.ABORTING: (Phase.PUBLISHING, Phase.FAILED),
+    # Committed; TensorFlow's `checkpoint` file is being written before anybody is told.
+    Phase.PUBLISHING: (Phase.COMMITTED,),
+    Phase.COMMITTED: (),
+    Phase.FAILED: (),
+}
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for the documentation."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.VOTING.value}"]
+    for phase, following in TRANSITIONS.items():
+        lines += [f"    {phase.value} --> {after.value}" for after in following]
+        if not following:
+            lines.append(f"    {phase.value} --> [*]")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One save of one world."""
+
+    ordinal: int
+    step: int
+    checkpoint_name: str
+    members: tuple[Task, ...]
+    deadline: float  # monotonic
+    retention: RetentionPolicy
+    phase: Phase = Phase.VOTING
+    takeover: bool = False
+    ballots: dict[Task, Ballot] = field(default_factory=dict)
+    reports: dict[Task, Report] = field(default_factory=dict)
+    voters: dict[Task, RequestId] = field(default_factory=dict)  # calls that wait for the verdict
+    reporters: dict[Task, RequestId] = field(default_factory=dict)  # calls that wait for the outcome
+    go: Go | None = None
+    entry: Entry | None = None  # the commit entry, once it has been built
+
+    def advance(self, to: Phase) -> None:
+        if to not in TRANSITIONS[self.phase]:
+            raise AssertionError(f"a save cannot go from {self.phase.value} to {to.value}")
+        self.phase = to
+
+    @property
+    def missing(self) -> tuple[Task, ...]:
+        """Whose part is being waited for."""
+        done = self.ballots if self.phase is Phase.VOTING else self.reports
+        return tuple(task for task in self.members if task not in done)
+
+    @property
+    def all_voted(self) -> bool:
+        return len(self.ballots) == len(self.members)
+
+    @property
+    def all_reported(self) -> bool:
+        return len(self.reports) == len(self.members)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the coordinator may still give it up by itself, without asking the log."""
+        return self.phase in (Phase.VOTING, Phase.LEADING, Phase.WRITING, Phase.FINALIZING)
+
+    def reason(self) -> str:
+        """What it is waiting for, in one sentence."""
+        match self.phase:
+            case Phase.VOTING:
+                return f"waiting for {names(self.missing)} to call save()"
+            case Phase.WRITING:
+                return f"waiting for {names(self.missing)} to write"
+            case Phase.LEADING:
+                return "taking the lead of the run"
+            case Phase.FINALIZING:
+                return "writing the index and the manifest"
+            case _:
+                return "creating the commit entry in the log"
+
+    def timed_out(self) -> Failure:
+        """Why it ends when its deadline has passed."""
+        who = self.missing if self.phase in (Phase.VOTING, Phase.WRITING) else ()
+        return Failure(
+            "save_failed",
+            f"the save of step {self.step} was not finished in time: {self.reason()}",
+            phase=self.phase.value,
+            tasks=who,
+        )

@@ -1,0 +1,124 @@
+"""Who is in a world: tasks that have joined, and what is known of each since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from holdfast_storage.records import Generation, Task
+
+from .attempt import Attempt
+from .restoring import RestoreTalk
+from .values import Caller, Cluster, Failure, Joined, Outcome, Presence, RequestId, names, process_of, tasks_of
+
+ALIVE_FOR = 15.0
+"""Seconds after its last heartbeat for which a worker counts as alive."""
+
+LOST_AFTER = 10.0
+"""Seconds without a connection after which a worker counts as lost: long enough to reconnect."""
+
+POLL = 5.0
+"""Seconds after which a join that cannot be answered yet is told whom it waits for."""
+
+
+@dataclass(slots=True)
+class Joiner:
+    incarnation: str
+    request: RequestId | None  # None: told to ask again, and has not yet
+    since: float  # monotonic, of its last call
+
+
+@dataclass(slots=True)
+class Forming:
+    """A world that is not complete yet."""
+
+    cluster: Cluster
+    joiners: dict[Task, Joiner] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> tuple[Task, ...]:
+        return tuple(task for task in tasks_of(self.cluster) if task not in self.joiners)
+
+    def complete(self, generation: str) -> World:
+        members = tuple((task, joiner.incarnation) for task, joiner in sorted(self.joiners.items()))
+        return World(Generation(generation, members), self.cluster)
+
+
+def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | None:
+    """Why a task cannot join, if its cluster specification is not the others'."""
+    if task not in tasks_of(cluster):
+        return Failure(
+            "invalid_request",
+            f"{task} is not in its own cluster specification {describe(cluster)}; check TF_CONFIG",
+            phase="join",
+            tasks=(task,),
+        )
+    if cluster == forming.cluster:
+        return None
+    return Failure(
+        "invalid_request",
+        f"the workers do not agree on the cluster: {task} says {describe(cluster)}, "
+        f"{names(forming.joiners)} say(s) {describe(forming.cluster)}; give all the same TF_CONFIG cluster",
+        phase="join",
+        tasks=(task,),
+    )
+
+
+def describe(cluster: Cluster) -> str:
+    return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
+
+
+@dataclass(slots=True)
+class World:
+    """One generation of workers."""
+
+    generation: Generation
+    cluster: Cluster
+    joining: dict[Task, RequestId] | None = None  # calls to be answered when the log has been read; then None
+    base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
+    went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
+    presence: dict[Task, Presence] = field(default_factory=dict)
+    attempt: Attempt | None = None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    talk: RestoreTalk | None = None
+    left: set[Task] = field(default_factory=set)
+    lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
+    fenced: Failure | None = None
+
+    def __post_init__(self) -> None:
+        self.presence = {task: Presence(task, incarnation) for task, incarnation in self.generation.members}
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(task for task, _ in self.generation.members)
+
+    def has(self, caller: Caller) -> bool:
+        presence = self.presence.get(caller.task)
+        return presence is not None and presence.incarnation == caller.incarnation
+
+    def joined(self) -> Joined:
+        return Joined(self.generation.id, self.generation.members, self.base)
+
+    def update(self, task: Task, **changes: object) -> None:
+        self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
+
+    def alive(self, task: Task, now: float) -> bool:
+        p = self.presence[task]
+        return task not in self.left and p.attached and p.heard is not None and now - p.heard < ALIVE_FOR
+
+    def living(self, now: float) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if self.alive(task, now))
+
+    def gone(self, now: float) -> tuple[Task, ...]:
+        """Those who cannot take part in anything any more: they left, or their connection is lost."""
+        return tuple(
+            task
+            for task, p in self.presence.items()
+            if task in self.left or (p.lost is not None and now - p.lost >= LOST_AFTER)
+        )
+
+    def same_processes(self, other: Generation) -> bool:
+        """Whether this world is another manager in the very processes of the other generation."""
+        mine, theirs = (
+            {task: process_of(incarnation) for task, incarnation in g.members} for g in (self.generation, other)
+        )
+        return mine == theirs
