@@ -164,7 +164,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(data: bytes, name: str) -> Entry | None:
-    """The entry in these bytes, None if they end before it does. Raises as `Log.read` does; `name` is for its errors."""
+    """The entry in these bytes, None if they end before it does. Raises as `Log.read`, with `name` in the error."""
     if not data.endswith(b"}}\n"):
         return None
     match = _LINE.fullmatch(data)

@@ -80,7 +80,9 @@ class LogState:
     @property
     def fork_point(self) -> str:
         """Identifies who leads and what is newest: as long as it stays, nobody else has taken the run further."""
-        return f"{self.generation.id if self.generation else ''}/{self.checkpoints[-1].prefix if self.checkpoints else ''}"
+        return (
+            f"{self.generation.id if self.generation else ''}/{self.checkpoints[-1].prefix if self.checkpoints else ''}"
+        )
 
     @property
     def restorable(self) -> tuple[CheckpointRecord, ...]:
@@ -94,7 +96,10 @@ class LogState:
         return replace(self, checkpoints=(*self.checkpoints, record))
 
     def retire(self, prefixes: tuple[str, ...], preserved: tuple[str, ...], last_preserved: float | None) -> LogState:
-        """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever."""
+        """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever.
+
+        The files of a stock checkpoint are never deleted, even where it is taken out.
+        """
         gone = [c for c in self.checkpoints if c.prefix in prefixes]
         kept = tuple(
             replace(c, preserved=True) if c.prefix in preserved else c
@@ -104,7 +109,7 @@ class LogState:
         return replace(
             self,
             checkpoints=kept,
-            retired=(*self.retired, *(c.folder for c in gone)),
+            retired=(*self.retired, *(c.folder for c in gone if not c.stock)),
             damaged=tuple(p for p in self.damaged if p not in prefixes),
             last_preserved=last_preserved,
         )

@@ -111,7 +111,8 @@ def _parse(data: bytes) -> tuple[str, list[str], list[float]]:
 
 def _quoted(name: bytes, text: str) -> bytes:
     escaped = b"".join(
-        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b"\"\\'" else b"\\%03o" % byte for byte in text.encode()
+        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b"\"\\'" else b"\\%03o" % byte
+        for byte in text.encode("utf-8", "surrogateescape")
     )
     return b'%s: "%s"' % (name, escaped)
 
