@@ -1,56 +1,250 @@
-"""Which worker writes which bytes: a pure function of what all workers share. See docs/design/003-plan.md."""
+"""Which worker writes which bytes: a pure function of what all workers share, so that nobody has to be asked.
+
+All tensors lie on one line of bytes in key order. The line is cut into equal parts, one for each worker, and each part
+into the objects that its worker writes at the same time. A cut is moved to the next border between two tensors where
+that costs little balance, and to a whole number of rows where it does not: that tensor is then stored in slices.
+What only the chief writes (worker-local values under their stock keys, strings, variants) stands at the front, and
+its part of the rest is smaller by as much. Integers alone: the same on every machine. See docs/design/003-plan.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
 
-Extents = tuple[tuple[int, int], ...]  # (start, length) of each dimension
+Extents = tuple[tuple[int, int], ...]
+"""A slice of a tensor: start and length along each dimension."""
+
+_MIB = 1 << 20
+_TOLERANCE_FLOOR = 16 * 1024  # bytes by which a part may be off, however small the state: nothing is sliced for less
+_SPLIT_FROM = 16 * _MIB  # a worker's part below this is one object
+_OBJECT_SIZE = 128 * _MIB
+_MAX_OBJECTS = 64  # a worker: beyond, objects grow
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What the plan knows of one tensor."""
+    """What all workers must agree on about one tensor, and its size."""
 
     key: str
-    dtype: int
-    shape: tuple[int, ...]
-    size: int
-    encoded: bool
+    dtype: int  # a tensorflow.DataType, by number
+    shape: tuple[int, ...]  # () for a variant, whose shape may differ between workers
+    size: int  # bytes; that of an encoded tensor counts only where it is the same on all workers
+    encoded: bool = False  # stored in an encoding of TensorFlow's own (strings, variants): the chief's, never sliced
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of bytes of one tensor, in one object."""
+    """A run of bytes of one tensor in one object."""
 
-    position: int
-    extents: Extents | None
-    begin: int
+    position: int  # of the tensor, in key order
+    extents: Extents | None  # None: the whole tensor
+    begin: int  # the run, in bytes of the tensor in row-major order
     end: int
-    offset: int
+    offset: int  # in the object
 
 
 @dataclass(frozen=True, slots=True)
 class DataObject:
+    """One object of a worker. Behind the pieces of the chief's first one stand the encoded tensors."""
+
     shard: int
-    pieces: tuple[Piece, ...]
-    size: int
+    pieces: tuple[Piece, ...]  # back to back, from offset 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces."""
+        return self.pieces[-1].offset + self.pieces[-1].end - self.pieces[-1].begin if self.pieces else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one worker writes."""
+    """What one worker writes. The chief's holds at least one object, another's may hold none."""
 
-    worker: int
     objects: tuple[DataObject, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces."""
+        return sum(o.size for o in self.objects)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    workers: tuple[Part, ...]
+    """Who writes what. Every byte of every tensor that is not encoded is in exactly one piece."""
+
+    parts: tuple[Part, ...]  # by worker; the chief is the first
     num_shards: int
-    sliced: dict[int, tuple[Extents, ...]]
+    sliced: dict[int, tuple[Extents, ...]]  # position -> all slices of the tensor, in order of bytes
 
 
 def plan(specs: Sequence[Spec], num_workers: int, pinned: Collection[int] = ()) -> Plan:
-    raise NotImplementedError
+    """Divide the tensors among the workers.
+
+    Args:
+        specs: of all tensors, in key order.
+        num_workers: at least 1.
+        pinned: positions of the worker-local tensors, whose stock value is the chief's.
+
+    Returns:
+        The plan. Parts differ by at most 5 % or 64 KiB, except where the chief's own tensors alone are more than its
+        part of the whole. A tensor is sliced only if it is larger than about a hundredth of a part, never if pinned.
+    """
+    if num_workers < 1:
+        raise ValueError(f"there is no world of {num_workers} workers")
+    pinned = frozenset(pinned)
+    numeric = [position for position, spec in enumerate(specs) if not spec.encoded]
+    line = _Line(specs, [p for p in numeric if p in pinned], [p for p in numeric if p not in pinned])
+    # A pinned encoded tensor has another size on every worker, and so cannot be counted by all alike.
+    encoded = sum(spec.size for position, spec in enumerate(specs) if spec.encoded and position not in pinned)
+
+    segments: list[list[int]] = []  # by worker: ends of its objects on the line
+    ends = _ends_of_parts(line, num_workers, encoded)
+    for worker, (begin, end) in enumerate(pairwise([0, *ends])):
+        if worker == 0:
+            segments.append(_ends_of_objects(line, begin, end, encoded))
+        else:
+            segments.append(_ends_of_objects(line, begin, end, 0) if begin < end else [])
+    runs = line.divide([end for part in segments for end in part])
+
+    extents_of = {p: _slices(specs[p], parts) for p, parts in _by_tensor(runs).items() if len(parts) > 1}
+    parts, shard = [], 0
+    for ends_of_part in segments:
+        objects = []
+        for _ in ends_of_part:
+            objects.append(DataObject(shard, tuple(_pieces(runs[shard], extents_of))))
+            shard += 1
+        parts.append(Part(tuple(objects)))
+    sliced = {p: tuple(e for run in slices.values() for e, _, _ in run) for p, slices in extents_of.items()}
+    return Plan(tuple(parts), shard, sliced)
+
+
+_Run = tuple[int, int, int]  # position, begin, end
+
+
+class _Line:
+    """The tensors back to back: those that cannot be cut, then the others."""
+
+    def __init__(self, specs: Sequence[Spec], whole: list[int], others: list[int]) -> None:
+        self._specs = specs
+        self._order = whole + others
+        self._ends = list(accumulate(specs[p].size for p in self._order))
+        self.size = self._ends[-1] if self._ends else 0
+        self.whole = sum(specs[p].size for p in whole)
+
+    def snap(self, target: int, tolerance: int) -> int:
+        """The best place for a cut near `target`: no farther than `tolerance`, except inside what cannot be cut."""
+        index = bisect_right(self._ends, target)
+        if index == len(self._ends):
+            return self.size
+        spec = self._specs[self._order[index]]
+        begin, end = self._ends[index] - spec.size, self._ends[index]
+        border = begin if target - begin <= end - target else end
+        if abs(border - target) <= tolerance or target < self.whole:
+            return border
+        unit = _unit(spec, tolerance)
+        return begin + (target - begin + unit // 2) // unit * unit
+
+    def divide(self, ends: list[int]) -> list[list[_Run]]:
+        """The runs between cuts. A tensor without bytes is in exactly one of them, too."""
+        runs: list[list[_Run]] = [[] for _ in ends]
+        segment, here = 0, 0
+        for position in self._order:
+            size, done = self._specs[position].size, 0
+            while True:
+                while done < size and here >= ends[segment]:
+                    segment += 1
+                step = min(size - done, ends[segment] - here)
+                runs[segment].append((position, done, done + step))
+                done, here = done + step, here + step
+                if done == size:
+                    break
+        return runs
+
+
+def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
+    """Where each worker's part of the line ends."""
+    total = line.size + encoded
+    chief = max(line.whole, total // num_workers - encoded, 0)
+    share = (line.size - chief) // max(1, num_workers - 1)
+    # Each of the two cuts of a part may be off by this: 4 / 128 between the largest part and the smallest.
+    tolerance = max(_TOLERANCE_FLOOR, share // 128)
+    ends: list[int] = []
+    for worker in range(1, num_workers):
+        target = chief + (line.size - chief) * (worker - 1) // (num_workers - 1)
+        ends.append(max(line.snap(target, tolerance), ends[-1] if ends else line.whole))
+    return [*ends, line.size]
+
+
+def _ends_of_objects(line: _Line, begin: int, end: int, encoded: int) -> list[int]:
+    """Where the objects of one part end, `encoded` bytes of the first being none of the line."""
+    size = end - begin + encoded
+    count = 1 if size < _SPLIT_FROM else min(max(2, -(-size // _OBJECT_SIZE)), _MAX_OBJECTS)
+    ends: list[int] = []
+    for number in range(1, count):
+        target = begin + max(0, size * number // count - encoded)
+        cut = line.snap(target, size // count // 8)
+        if (ends[-1] if ends else begin) < cut < end:
+            ends.append(cut)
+    return [*ends, end]
+
+
+def _unit(spec: Spec, limit: int) -> int:
+    """Bytes of the largest block of whole rows, or of rows of rows, that is no larger than `limit`."""
+    item = spec.size // prod(spec.shape)
+    return next((u for d in range(1, len(spec.shape)) if (u := prod(spec.shape[d:]) * item) <= limit), item)
+
+
+def _by_tensor(runs: list[list[_Run]]) -> dict[int, list[tuple[int, int]]]:
+    parts: dict[int, list[tuple[int, int]]] = {}
+    for run in runs:
+        for position, begin, end in run:
+            parts.setdefault(position, []).append((begin, end))
+    return parts
+
+
+def _slices(spec: Spec, parts: list[tuple[int, int]]) -> dict[int, list[tuple[Extents, int, int]]]:
+    """The slices that make up each run of a tensor, with their bytes; by where the run begins."""
+    item = spec.size // prod(spec.shape)
+    slices: dict[int, list[tuple[Extents, int, int]]] = {}
+    for begin, end in parts:
+        here, boxes = begin, []
+        for extents in _boxes(spec.shape, begin // item, end // item):
+            size = prod(length for _, length in extents) * item
+            boxes.append((extents, here, here + size))
+            here += size
+        slices[begin] = boxes
+    return slices
+
+
+def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Extents]:
+    """The fewest boxes, back to back in row-major order, that make up a run of elements."""
+    row = prod(shape[1:])
+    if begin % row == 0 and end % row == 0:
+        yield ((begin // row, (end - begin) // row), *((0, length) for length in shape[1:]))
+        return
+    while begin < end:
+        index = begin // row
+        full = end // row * row
+        if begin % row == 0 and full > begin:
+            yield from _boxes(shape, begin, full)
+            begin = full
+        else:
+            stop = min(end, (index + 1) * row)
+            for extents in _boxes(shape[1:], begin - index * row, stop - index * row):
+                yield ((index, 1), *extents)
+            begin = stop
+
+
+def _pieces(run: list[_Run], extents_of: dict[int, dict[int, list[tuple[Extents, int, int]]]]) -> Iterator[Piece]:
+    offset = 0
+    for position, begin, end in run:
+        if position not in extents_of:
+            yield Piece(position, None, begin, end, offset)
+        else:
+            for extents, first, last in extents_of[position][begin]:
+                yield Piece(position, extents, first, last, offset + first - begin)
+        offset += end - begin

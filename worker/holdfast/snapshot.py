@@ -1,36 +1,54 @@
-"""The state of a checkpoint at one moment, without copying it."""
+"""The state of a checkpoint at one moment, as `holdfast.capture` takes it. Without TensorFlow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from holdfast.plan import Spec
+
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+OWN_SUFFIX = "/.OWN"
+"""What a worker-local tensor is called in the bundle of its worker: its stock key and this."""
+_VARIANT = 21  # tensorflow.DataType
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTensor:
-    """One tensor under its stock key."""
+    """One tensor and the bytes that a checkpoint holds of it, which never change and live as long as this."""
 
     key: str
-    dtype: int
+    dtype: int  # a tensorflow.DataType, by number
     shape: tuple[int, ...]
-    data: memoryview | bytes  # its bytes as a checkpoint holds them
+    data: memoryview | bytes  # of bytes: on a CPU the variable's own buffer
     guarded: bool = False  # must be equal on all workers: a trainable variable, or an optimizer's
-    encoded_crc32c: int | None = None  # strings and variants: TensorFlow's own masked CRC
+    encoded_crc32c: int | None = None  # not None: `data` is TensorFlow's encoding, and this its masked CRC of it
+
+    @property
+    def encoded(self) -> bool:
+        """Whether `data` is an encoding of TensorFlow's own, as that of strings and variants is."""
+        return self.encoded_crc32c is not None
 
     @property
     def spec(self) -> Spec:
-        raise NotImplementedError
+        """What all workers must agree on."""
+        shape = () if self.dtype == _VARIANT else self.shape
+        return Spec(self.key, self.dtype, shape, len(self.data), self.encoded)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    tensors: tuple[SnapshotTensor, ...]  # by key bytes; a position is an index in here
+    """A whole state. Positions in votes and plans are indices into `tensors`."""
+
+    tensors: tuple[SnapshotTensor, ...]  # in order of key bytes, the object graph left out
     object_graph: SnapshotTensor
-    replicas: tuple[SnapshotTensor, ...]  # under `<key>/.REPLICA/<i>`
-    collective: bool
+    replicas: tuple[SnapshotTensor, ...] = ()  # `<key>/.REPLICA/<i>`: local values of which the stock key tells one
+    collective: bool = False  # taking it is a collective: all workers must, at the same point of their programs
+
+    @property
+    def specs(self) -> list[Spec]:
+        return [t.spec for t in self.tensors]
 
 
-def capture(checkpoint: Any, scratch: str | None = None) -> Snapshot:
-    raise NotImplementedError
+def replica_key(key: str, index: int) -> str:
+    """What one local value of a distributed variable is called in the bundle of its worker."""
+    return f"{key}/.REPLICA/{index}"
