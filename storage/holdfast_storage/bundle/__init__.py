@@ -14,5 +14,6 @@ Sources, all of TensorFlow (Apache-2.0), from which the format was taken and aga
 - `tensorflow/core/util/saved_tensor_slice_util.cc` and `core/lib/strings/ordered_code.cc`: keys of slices;
 - `tensorflow/core/framework/types.proto`: numbers of the dtypes.
 
-The files: `crc` checksums, `dtypes` numbers of types, `table` the table, `slices` keys of slices, `index` the records.
+The files: `crc` checksums, `dtypes` numbers of types, `encoded` checksums of strings and variants, `table` the table,
+`slices` keys of slices, `index` the records.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
@@ -144,38 +144,37 @@ def _assemble(
     InvalidIndex unless each record is sound, lies in a shard, and each tensor has the slices that it lists, which do
     not overlap. They may leave gaps.
     """
-    entries = {table_key: _parse_entry(table_key, records[table_key]) for table_key in sorted(records)}
+    entries: dict[bytes, TensorEntry] = {}
     owners: dict[bytes, tuple[bytes, Extents]] = {}  # of each slice's key: the key of its tensor, and the slice
-    listed: dict[bytes, tuple[Extents, ...]] = {}
-    for table_key, entry in entries.items():
+    for table_key in sorted(records):
+        # No message outlives its turn: it takes several times the memory of what is kept of it.
+        entry = _parse_entry(table_key, records[table_key])
+        key, shape = decode_name(table_key), tuple([dim.size for dim in entry.shape.dim])
         if entry.slices:
-            found = _listed_slices(table_key, entry)
-            listed[table_key] = tuple(found.values())
-            for stored_key, extents in found.items():
-                if stored_key not in entries:
-                    raise _invalid(table_key, f"lacks its slice {extents}")
-                owners[stored_key] = (table_key, extents)
+            listed = _listed_slices(table_key, shape, entry)
+            owners.update((stored_key, (table_key, extents)) for stored_key, extents in listed.items())
+            entries[table_key] = TensorEntry(key, entry.dtype, shape, 0, 0, 0, 0, tuple(listed.values()))
+        else:
+            stored = TensorEntry(key, entry.dtype, shape, entry.shard_id, entry.offset, entry.size, entry.crc32c)
+            _check_bytes(table_key, stored, num_shards)
+            entries[table_key] = stored
+    for stored_key, (table_key, extents) in owners.items():
+        if stored_key not in entries:
+            raise _invalid(table_key, f"lacks its slice {extents}")
     tensors: dict[str, TensorEntry] = {}
     slices: dict[tuple[str, Extents], TensorEntry] = {}
-    for table_key, entry in entries.items():
-        shape = tuple([dim.size for dim in entry.shape.dim])
-        if table_key in listed:
-            key = decode_name(table_key)
-            tensors[key] = TensorEntry(key, entry.dtype, shape, 0, 0, 0, 0, listed[table_key])
-            continue
-        owner = owners.get(table_key)
-        if owner is None and _is_slice_key(table_key):
+    for table_key, stored in entries.items():
+        if table_key in owners:
+            owner_key, extents = owners[table_key]
+            owner = entries[owner_key]
+            lengths = tuple(length for _, length in extents)
+            if stored.slices or stored.dtype != owner.dtype or stored.shape != lengths:
+                raise _invalid(owner_key, f"has a slice {extents} of another dtype or shape")
+            slices[owner.key, extents] = replace(stored, key=owner.key)
+        elif _is_slice_key(table_key):
             raise _invalid(table_key, "has a slice that it does not list")
-        key = decode_name(owner[0] if owner else table_key)
-        stored = TensorEntry(key, entry.dtype, shape, entry.shard_id, entry.offset, entry.size, entry.crc32c)
-        _check_bytes(table_key, stored, num_shards)
-        if owner is None:
-            tensors[key] = stored
-            continue
-        owner_key, extents = owner
-        if entry.dtype != entries[owner_key].dtype or shape != tuple(length for _, length in extents):
-            raise _invalid(owner_key, f"has a slice {extents} of another dtype or shape")
-        slices[key, extents] = stored
+        else:
+            tensors[stored.key] = stored
     return tensors, slices
 
 
@@ -200,10 +199,9 @@ def _check_bytes(table_key: bytes, stored: TensorEntry, num_shards: int) -> None
         raise _invalid(table_key, f"has {stored.size} bytes, which is not the size of {what}")
 
 
-def _listed_slices(table_key: bytes, entry: BundleEntry) -> dict[bytes, Extents]:
+def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry) -> dict[bytes, Extents]:
     """The slices of a sliced tensor by their table keys, each inside of the tensor and disjoint from the others."""
     key = decode_name(table_key)
-    shape = [dim.size for dim in entry.shape.dim]
     found: dict[bytes, Extents] = {}
     for listed in entry.slices:
         written = [(e.start, e.length if e.HasField("length") else -1) for e in listed.extent]
@@ -216,7 +214,7 @@ def _listed_slices(table_key: bytes, entry: BundleEntry) -> dict[bytes, Extents]
             start < 0 or length < 1 or start + length > size
             for (start, length), size in zip(extents, shape, strict=True)
         ):
-            raise _invalid(table_key, f"of shape {shape} has a slice {extents}")
+            raise _invalid(table_key, f"of shape {list(shape)} has a slice {extents}")
         # TensorFlow keeps a dimension that is whole unsaid in the slice's key too: the key is of what was written.
         found[slice_key(key, written)] = extents
     if len(found) != len(entry.slices) or _overlap(list(found.values())):
