@@ -8,7 +8,6 @@ than reading it.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from functools import partial
 from typing import Literal
 
 from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
+from holdfast_storage.bundle.dtypes import itemsize
+from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import data_object, index_object, manifest_object
@@ -29,9 +30,6 @@ Sink = Callable[[str, int, memoryview], None]
 
 _BUFFER = 2 << 20
 _PART = 64 << 20  # what one thread reads at a time: large objects are shared
-
-_STRING = 7
-_VARIANT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +174,10 @@ class _Verification:
             if objects is not None and data_name.removeprefix(folder) not in objects:
                 continue
             self.seen.add(data_name)
-            encoded = [entry for entry in entries if entry.dtype in (_STRING, _VARIANT)]
-            plain = [entry for entry in entries if entry.dtype not in (_STRING, _VARIANT)]
-            for entry in encoded:
-                yield partial(self._encoded, data_name, entry)
-            for group in _groups(plain):
+            for entry in entries:
+                if itemsize(entry.dtype) is None:
+                    yield partial(self._encoded, data_name, entry)
+            for group in _groups(entry for entry in entries if itemsize(entry.dtype) is not None):
                 yield partial(self._tensors, data_name, group)
 
     def _part(self, whole: _Whole, start: int, buffer: memoryview) -> None:
@@ -232,11 +229,7 @@ class _Verification:
         """Read one tensor of strings or variants, and compare it."""
         with _Telling(self, name):
             data = b"".join(bytes(chunk) for _, chunk in self._read(name, entry.offset, entry.size, buffer))
-            try:
-                crc = _strings_crc(data, entry.shape) if entry.dtype == _STRING else _variants_crc(data, entry.shape)
-            except IndexError as error:
-                raise CheckpointDamaged(f"holds an unreadable value of {entry.key}") from error
-            _compare(entry, crc)
+            _compare(entry, unmask(entry_crc32c(entry.dtype, entry.shape, data)))
 
     def _read(self, name: str, start: int, length: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         """The chunks of a range of an object and their offsets, each valid until the next."""
@@ -317,47 +310,6 @@ def _groups(entries: Iterable[TensorEntry]) -> Iterator[list[TensorEntry]]:
         size += entry.size
     if group:
         yield group
-
-
-def _strings_crc(data: bytes, shape: tuple[int, ...]) -> int:
-    """The CRC that TensorFlow gives a tensor of strings. IndexError if the data end too early.
-
-    `WriteStringTensor` in tensor_bundle.cc: all lengths as varints, a masked CRC of the lengths, all strings; in the
-    CRC a length counts as 4 bytes, or as 8 if it needs them.
-    """
-    position = crc = 0
-    for _ in range(math.prod(shape)):
-        length, position = _varint(data, position)
-        crc = crc32c(length.to_bytes(4 if length < 1 << 32 else 8, "little"), crc)
-    return crc32c(memoryview(data)[position:], crc)
-
-
-def _variants_crc(data: bytes, shape: tuple[int, ...]) -> int:
-    """The CRC that TensorFlow gives a tensor of variants. IndexError if the data end too early.
-
-    `WriteVariantTensor` in tensor_bundle.cc: for each its length as a varint (8 bytes in the CRC), its bytes, and the
-    masked CRC so far.
-    """
-    position = crc = 0
-    view = memoryview(data)
-    for _ in range(math.prod(shape)):
-        length, position = _varint(data, position)
-        crc = crc32c(length.to_bytes(8, "little"), crc)
-        crc = crc32c(view[position : position + length + 4], crc)
-        position += length + 4
-    return crc
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The varint at a position, of at most 64 bits, and the position behind it."""
-    value = 0
-    for shift in range(0, 64, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise IndexError(position)
 
 
 def _is_gone(store: Store) -> bool:
