@@ -24,12 +24,13 @@ import tensorflow as tf
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import InvalidRequest, StorageError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
 
-_SHARED_MEMORY = "/dev/shm"
+
+_STUB = "stub"
 
 
 def capture(checkpoint: Any, scratch: str | None = None) -> Snapshot:
@@ -42,12 +43,13 @@ class Snapshotter:
 
     Args:
         checkpoint: the `tf.train.Checkpoint`. Its `save_counter` is left alone.
-        scratch: a local folder for a few KB that TensorFlow writes; default: shared memory, if there is any.
+        scratch: a local folder for what TensorFlow writes: a few KB, and strings and variants; default: the system's
+            for temporary files.
     """
 
     def __init__(self, checkpoint: Any, scratch: str | None = None) -> None:
         self._checkpoint = checkpoint
-        self._scratch = scratch or (_SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None)
+        self._scratch = scratch
         self._direct: _DirectReads | None = None
 
     def capture(self) -> Snapshot:
@@ -57,7 +59,8 @@ class Snapshotter:
 
         Raises:
             InvalidRequest: the checkpoint holds what has no place in one: variables that are spread over parameter
-                servers, or nothing at all.
+                servers, or what a registered saver writes to files of its own.
+            StorageError: the scratch folder cannot be written.
         """
         if self._direct is not None:
             snapshot = self._direct.capture()
@@ -68,12 +71,14 @@ class Snapshotter:
 
     def _capture_by_saver(self) -> Snapshot:
         hook = _Hook()
-        with tempfile.TemporaryDirectory(prefix="holdfast-", dir=self._scratch) as folder:
-            options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
-            encoded = _read_stub(self._checkpoint.write(os.path.join(folder, "stub"), options=options))
+        try:
+            with tempfile.TemporaryDirectory(prefix="holdfast-", dir=self._scratch) as folder:
+                options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
+                encoded = _read_stub(self._checkpoint.write(os.path.join(folder, _STUB), options=options))
+        except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+            where = self._scratch or tempfile.gettempdir()
+            raise StorageError(f"the scratch folder {where} cannot be used: {error}", object=where) from error
         object_graph = encoded.pop(OBJECT_GRAPH_KEY)
-        if not hook.kept and not encoded:
-            raise InvalidRequest("the checkpoint holds no values")
         graph = _Graph.of(self._checkpoint, object_graph.data)
 
         tensors, replicas, reads, collective = list(encoded.values()), [], [], False
@@ -90,7 +95,7 @@ class Snapshotter:
                 collective = True
                 replicas += _replicas(key, components)
             else:
-                read = _Read(key, guarded, components)
+                read = _Read(key, guarded, owner, variable, components)
                 replicas += read.differing_replicas(captured)
                 reads.append((read, captured))
         snapshot = _assemble(tensors, object_graph, replicas, collective)
@@ -189,7 +194,12 @@ class _Read:
 
     key: str
     guarded: bool
+    owner: Any  # the object of the graph, which is the variable or holds it
+    variable: Any
     components: tuple[Any, ...]  # the local values of the variable; the first is the one that is saved
+
+    def unchanged(self) -> bool:
+        return self.owner is self.variable or _variable(self.owner) is self.variable
 
     def tensor(self) -> SnapshotTensor:
         return _numeric(self.key, _read(self.components[0]), self.guarded)
@@ -220,7 +230,7 @@ class _DirectReads:
 
     def capture(self) -> Snapshot | None:
         """A snapshot; None if the objects have changed."""
-        if not self.graph.unchanged():
+        if not self.graph.unchanged() or not all(read.unchanged() for read in self.reads):
             return None
         tensors, replicas = [], []
         for read in self.reads:
@@ -241,6 +251,11 @@ def _assemble(
 
 def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
     """What TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
+    others = [name for name in os.listdir(os.path.dirname(prefix)) if not name.startswith(f"{_STUB}.")]
+    if others:
+        raise InvalidRequest(
+            f"a registered saver writes a file of its own ({others[0].removeprefix(_STUB)}), which cannot be saved"
+        )
     with open(layout.index_object(prefix), "rb") as file:
         index = Index.parse(file.read())
     shards: list[bytes] = []

@@ -1,0 +1,52 @@
+"""What a worker tells of its state."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from holdfast.digest import pack, spec_digest, tensor_crcs
+from holdfast.plan import Spec
+from holdfast.snapshot import SnapshotTensor
+from holdfast_storage.bundle.crc import crc32c
+
+SPECS = [Spec("a", 1, (2, 3), 24), Spec("b", 9, (), 8)]
+
+
+def test_a_difference_in_key_dtype_or_shape_shows() -> None:
+    """Two models that differ must not be saved as one: each would write bytes of another plan."""
+    same = spec_digest([replace(s) for s in SPECS])
+    assert spec_digest(SPECS) == same
+    others = [
+        [SPECS[1], SPECS[0]],
+        SPECS[:1],
+        [replace(SPECS[0], key="aa"), SPECS[1]],
+        [replace(SPECS[0], dtype=3), SPECS[1]],
+        [replace(SPECS[0], shape=(3, 2)), SPECS[1]],
+        [replace(SPECS[0], shape=(2, 3, 1)), SPECS[1]],
+    ]
+    assert same not in [spec_digest(specs) for specs in others]
+    assert spec_digest(SPECS, "ckpt") not in (same, spec_digest(SPECS, "ckp", "t"))
+
+
+def test_the_length_of_a_string_does_not_show() -> None:
+    """A string that differs is worker-local, not another model."""
+    text = Spec("text", 7, (), 5, encoded=True)
+    assert spec_digest([text]) == spec_digest([replace(text, size=50)])
+
+
+def test_the_shape_of_a_variant_does_not_show() -> None:
+    """A shuffled input has as many parts as its buffer holds at the moment: another number on every worker."""
+    iterator = SnapshotTensor("it", 21, (8,), b"abc", encoded_crc32c=1)
+    other = replace(iterator, shape=(11,), data=b"abcdef", encoded_crc32c=2)
+    assert spec_digest([iterator.spec]) == spec_digest([other.spec])
+
+
+def test_checksums_stay_in_key_order() -> None:
+    """Workers compare checksums by position: threads must not mix them up."""
+    data = [bytes([n % 256]) * (n * 997 % 4096) for n in range(500)] + [bytes(40 << 20), b"", bytes(40 << 20), b"x"]
+    tensors = [SnapshotTensor(str(n), 4, (len(d),), memoryview(d)) for n, d in enumerate(data)]
+    crcs = tensor_crcs(tensors, threads=3)
+    assert list(crcs) == [crc32c(d) for d in data]
+    assert struct.unpack(f"<{len(data)}I", pack(crcs)) == crcs
+    assert tensor_crcs([]) == ()
