@@ -2,11 +2,126 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from holdfast.staging import Staged
+from holdfast_storage.errors import InvalidRequest
+
+_log = logging.getLogger(__name__)
 
 
 def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
-    """Restore `checkpoint` and `per_worker` (`tf.train.Checkpoint`s) and return TensorFlow's load status."""
-    raise NotImplementedError
+    """Restore two `tf.train.Checkpoint`s, `checkpoint` and what this worker keeps for itself, as `restore` does.
+
+    Variables that are created later are restored when they are created, from `staged`, which therefore has to stay
+    open until then. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`, `expect_partial`, ...).
+
+    Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint.
+    """
+    if per_worker is not None and not staged.has_per_worker:
+        raise InvalidRequest(_why_not_per_worker(staged), phase="restore", object=staged.record.prefix)
+    status = checkpoint.restore(staged.prefix)
+    bound = _bound(status)
+    states = [each for each in bound.values() if hasattr(each, "attach_late") and each is not checkpoint]
+    replicas = _Replicas(staged, status)
+    replicas.assign()
+    for state in states:
+        on_restored(status, state.attach_late)
+    if replicas.waiting:
+        on_restored(status, lambda _: replicas.assign())
+    if per_worker is not None:
+        # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
+        per_worker.read(staged.local_prefix)
+    return status
+
+
+def on_restored(status: Any, then: Callable[[Iterable[Any]], None]) -> None:
+    """Have `then` called with the objects that deferred restoration has reached, each time after it has restored.
+
+    TensorFlow offers no hook for it. Every restoration, of objects that are there and of ones that are created later,
+    ends in `restore_saveables` of the object that a load status is about.
+    """
+    load = getattr(status, "_checkpoint", None)
+    if not hasattr(load, "restore_saveables"):
+        return  # a name-based checkpoint of TensorFlow 1 knows no deferred restoration
+    restore_saveables = load.restore_saveables
+    seen = set(load.object_by_proto_id)
+
+    def restore_and_tell(*args: Any, **kwargs: Any) -> Any:
+        operations = restore_saveables(*args, **kwargs)
+        now = dict(load.object_by_proto_id)
+        new = [trackable for node, trackable in now.items() if node not in seen]
+        seen.update(now)  # before the call: what it attaches is restored in its turn
+        then(new)
+        return operations
+
+    load.restore_saveables = restore_and_tell
+
+
+def _bound(status: Any) -> dict[int, Any]:
+    """The live objects that a load has reached so far, by their node in the checkpoint's object graph."""
+    return dict(getattr(getattr(status, "_checkpoint", None), "object_by_proto_id", {}))
+
+
+class _Replicas:
+    """Gives each local replica of a variable the value that it had, where TensorFlow gives all of them one."""
+
+    def __init__(self, staged: Staged, status: Any) -> None:
+        self._staged = staged
+        self._status = status
+        self.waiting: dict[int, str] = {}  # node of the object graph -> checkpoint key
+        if staged.replicas:
+            graph = status._checkpoint.object_graph_proto
+            for node, proto in enumerate(graph.nodes):
+                for attribute in proto.attributes:
+                    if attribute.checkpoint_key in staged.replicas:
+                        self.waiting[node] = attribute.checkpoint_key
+
+    def assign(self) -> None:
+        """Assign to the variables that exist by now."""
+        if not self.waiting:
+            return
+        import tensorflow as tf
+
+        reader = None
+        for node, trackable in _bound(self._status).items():
+            key = self.waiting.pop(node, None)
+            if key is None:
+                continue
+            components = local_components(trackable)
+            if len(components) != self._staged.replicas[key]:
+                _log.info("%s: saved by %d replicas, now %d", key, self._staged.replicas[key], len(components))
+                continue
+            reader = reader or tf.train.load_checkpoint(self._staged.local_prefix)
+            for i, component in enumerate(components):
+                with tf.device(component.device):
+                    component.assign(reader.get_tensor(replica_key(key, i)))
+
+
+def local_components(trackable: Any) -> tuple[Any, ...]:
+    """The variables that this process holds of a variable, one a local replica; itself where it is not distributed."""
+    variable = getattr(trackable, "value", trackable)  # of a Keras 3 variable
+    variable = trackable if callable(variable) else variable
+    strategy = getattr(variable, "distribute_strategy", None)
+    return (variable,) if strategy is None else tuple(strategy.experimental_local_results(variable))
+
+
+def replica_key(key: str, replica: int) -> str:
+    """The key, in a worker's local bundle, of one local replica of a variable."""
+    return f"{key}/.REPLICA/{replica}"
+
+
+def _why_not_per_worker(staged: Staged) -> str:
+    what = staged.record.prefix
+    if staged.record.stock:
+        why = "TensorFlow wrote it, so it has none"
+    elif not staged.world_matches:
+        why = "it was saved by another set of workers than is here now"
+    else:
+        why = "it was saved without per_worker"
+    return (
+        f"the per_worker state cannot be restored from {what}: {why}. Restore with the workers that saved it, or with "
+        "a manager made without per_worker; a manager made with it after that saves it anew, from where it is then"
+    )

@@ -1,10 +1,184 @@
-"""Everything that a Keras model needs to go on training, as one `tf.train.Checkpoint`."""
+"""Everything that a Keras model needs to go on training, as one `tf.train.Checkpoint`.
+
+TensorFlow saves what it finds by walking from object to object along attributes. Of a Keras 3 model it does not find
+the state of seed generators (dropout, random layers) and of metrics, nor any layer or variable that is held in a list,
+a tuple, a dictionary or a set; of a tf_keras model not the random generators and the metrics of `compile`. Here such
+an object is given to TensorFlow as one more child of the layer that owns it, under a name with a hyphen, which no
+attribute can have: `layer-2`, `weight-0`, `state-0`, `seed_generator-0`, `metric-0-1`. So it is saved below the key of
+its owner (`model/layer-2/seed_generator-0/...`), and TensorFlow's own deferred restore brings it back when it is
+created after the restore. See docs/design/004-restore.md.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import tensorflow as tf
+
+from holdfast.restore import on_restored
+from holdfast_storage.errors import InvalidRequest
+
+_log = logging.getLogger(__name__)
+_METRIC = re.compile(r"(compiled_)?metric-\d+-\d+")
 
 
 def training_state(model: Any) -> Any:
-    """A `tf.train.Checkpoint` of all that `model` needs to go on."""
-    raise NotImplementedError
+    """A `tf.train.Checkpoint` of all that a Keras 3 or tf_keras model needs to go on as if it had never stopped.
+
+    It holds, below the key `model`, the weights, what `compile` makes (the optimizer above all), the state of the
+    seed generators and the metrics. More can be added to it as attributes, such as the optimizer of a custom training
+    loop. It is a checkpoint like any other, for `holdfast.CheckpointManager` as for TensorFlow's own. The model may be
+    compiled, and its layers, optimizer and metrics be built, after this call, and after a restore too: what comes
+    later is restored when it comes. The children that this adds belong to the model's own objects, so a plain
+    `tf.train.Checkpoint(model=model)` made afterwards has them as well.
+
+    Not in it, being no state of the model: Keras's global seed generator (that of `keras.random` functions called
+    without `seed`), callbacks, and the position in the input data.
+
+    Raises InvalidRequest for what is no Keras model on TensorFlow. Warns of a tf_keras layer that draws from
+    TensorFlow's stateful random ops: no checkpoint can hold their state.
+    """
+    if not isinstance(model, tf.__internal__.tracking.Trackable) or not hasattr(model, "_flatten_layers"):
+        raise InvalidRequest(
+            f"training_state() takes a model of Keras 3 (with its TensorFlow backend) or of tf_keras, not {model!r}"
+        )
+    for layer in _layers(model):
+        generator = getattr(layer, "_random_generator", None)
+        if generator is not None and generator._rng_type == generator.RNG_LEGACY_STATEFUL:
+            warnings.warn(
+                f"what layer {layer.name} draws cannot be saved, so a resumed run draws other numbers: call "
+                "tf_keras.backend.experimental.enable_tf_random_generator() before the model is made",
+                stacklevel=2,
+            )
+            break
+    return TrainingState(model)
+
+
+class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
+    """A checkpoint that looks through its model anew at each save and restore."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model=model)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        # TensorFlow asks the root before anything below it, in a save and in a restore.
+        if save_type == "checkpoint":
+            for layer in _layers(self.model):
+                _forget_missed(layer)
+                _attach(layer)
+        return super()._trackable_children(save_type, **kwargs)
+
+    def read(self, save_path: Any, options: Any = None) -> Any:
+        """As TensorFlow's. `restore` goes through this too."""
+        status = super().read(save_path, options)
+        on_restored(status, self.attach_late)
+        return status
+
+    def attach_late(self, restored: Iterable[Any]) -> None:
+        """Attach what has come since the restore, if a value waits for it. Called after each deferred restoration."""
+        for layer in (self.model, *restored):
+            if hasattr(layer, "_flatten_layers") and _waiting(layer):
+                _attach(layer)
+
+
+def _layers(model: Any) -> list[Any]:
+    """A model and all layers below it."""
+    return [model, *model._flatten_layers(include_self=False)]
+
+
+def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
+    """What a layer owns itself, as far as it exists, by names that are the same in every equal model.
+
+    Names count within the owner, in order of creation, which does not change when more is built.
+    """
+    if isinstance(layer, tf.Module):
+        yield from _tf_keras_extras(layer)
+        return
+    # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
+    layers = [each for each in layer._layers if type(each).__name__ != "InputLayer"]
+    for kind, values in (
+        ("weight", layer._trainable_variables),
+        ("state", layer._non_trainable_variables),
+        ("layer", layers),
+        ("seed_generator", [generator.state for generator in layer._seed_generators]),
+    ):
+        yield from ((f"{kind}-{i}", value) for i, value in enumerate(values))
+    for i, metric in enumerate(layer._metrics):
+        yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
+    if getattr(layer, "compiled", False):
+        for i, metrics in enumerate(([layer._loss_tracker], [layer._compile_metrics], layer._compile_loss.metrics)):
+            variables = [variable for metric in metrics if metric is not None for variable in metric.variables]
+            yield from ((f"compiled_metric-{i}-{j}", variable) for j, variable in enumerate(variables))
+
+
+def _tf_keras_extras(layer: Any) -> Iterator[tuple[str, Any]]:
+    # The layer's own name for it: tf_keras would save it so, but for compatibility with checkpoints of before.
+    generator = getattr(layer, "_random_generator", None)
+    if generator is not None:
+        yield "_random_generator", generator
+    for i, container in enumerate(_containers(layer)):
+        yield from ((f"compiled_metric-{i}-{j}", metric) for j, metric in enumerate(container.metrics))
+
+
+def _containers(layer: Any) -> list[Any]:
+    """What holds the metrics of a compiled tf_keras model."""
+    both = (getattr(layer, "compiled_loss", None), getattr(layer, "compiled_metrics", None))
+    return [container for container in both if hasattr(container, "build")]
+
+
+def _attach(layer: Any) -> None:
+    """Make children of what TensorFlow does not see; each is then restored, if a value waits for it."""
+    present = {id(child) for child in layer._trackable_children().values()}
+    with _untracked(layer):
+        for name, value in _extras(layer):
+            # In Keras's symbolic scope a variable has no value yet, and could not take one.
+            if id(value) not in present and getattr(value, "_value", value) is not None:
+                layer._track_trackable(value, name, overwrite=True)
+    if isinstance(layer, tf.Module):
+        for container in _containers(layer):
+            if not container.built and "build" not in vars(container):
+                _after_build(container, lambda: _attach(layer))
+
+
+def _untracked(layer: Any) -> AbstractContextManager[None]:
+    """Keras 3 takes what TensorFlow notes down on a layer for new state of the layer, unless told otherwise."""
+    if isinstance(layer, tf.Module):
+        return nullcontext()
+    from keras.src.utils.tracking import DotNotTrackScope
+
+    scope: AbstractContextManager[None] = DotNotTrackScope()
+    return scope
+
+
+def _after_build(container: Any, then: Callable[[], None]) -> None:
+    """tf_keras makes its metrics after everything else of the first step, so that no restoration comes after them."""
+    build = container.build
+
+    def build_and_attach(*args: Any, **kwargs: Any) -> None:
+        build(*args, **kwargs)
+        del container.build
+        then()
+
+    container.build = build_and_attach
+
+
+def _waiting(layer: Any) -> dict[str, Any]:
+    """What a restore has for the layer that did not exist, by name."""
+    layer._maybe_initialize_trackable()
+    waiting: dict[str, Any] = layer._deferred_dependencies
+    return waiting
+
+
+def _forget_missed(layer: Any) -> None:
+    """Give up values that were not given out when their owner came: it has gone on since, and they are of the past."""
+    waiting = _waiting(layer)
+    missed = [name for name, _ in _extras(layer) if name in waiting] if waiting else []
+    for name in missed:
+        del waiting[name]
+        if not _METRIC.fullmatch(name):
+            _log.warning("%s of layer %s was created after the restore and not restored", name, layer.name)
