@@ -59,7 +59,6 @@ class Finalize:
     ordinal: int
     step: int
     checkpoint_name: str
-    time: float
     reports: tuple[tuple[Task, Report], ...]
 
 

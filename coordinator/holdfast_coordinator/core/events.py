@@ -127,11 +127,12 @@ class LogRead:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """How the creation of an entry ended: published, taken by another entry, or not known."""
+    """How the creation of an entry ended: published, unless one of the others is set."""
 
     entry: Entry
     taken_by: Entry | None = None
-    unknown: str = ""
+    unknown: str = ""  # it may stand there, or may still come to
+    refused: str = ""  # the storage refused this try for certain
 
 
 @dataclass(frozen=True, slots=True)

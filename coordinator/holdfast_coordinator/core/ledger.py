@@ -24,11 +24,12 @@ class Intent:
 
     kind: EntryKind
     change: Callable[[LogState], LogState]
-    done: Callable[[Entry | None], None]  # called with our entry that stands, an abort one included; None: superseded
+    done: Callable[[Entry | Failure], None]  # called with our entry that stands, an abort one included
     generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
     note: str = ""
     tries: dict[str, Entry] = field(default_factory=dict)  # by write id
     given_up: bool = False
+    uncertain: bool = False  # some try may still land
 
 
 class Ledger:
@@ -91,16 +92,17 @@ class Ledger:
         intent = self._current
         if intent is None or event.entry.write_id not in intent.tries:
             return True
-        stands = event.entry if event.taken_by is None else intent.tries.get(event.taken_by.write_id)
-        if event.unknown:
+        if event.unknown or (event.refused and intent.uncertain):
+            intent.uncertain = True
             self._emit(Append(self._abort(intent, event.entry, now) if intent.given_up else event.entry))
             return True
         self._current = None
+        if event.refused:
+            self._drop(intent, Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
+            return True
+        stands = event.entry if event.taken_by is None else intent.tries.get(event.taken_by.write_id)
         if stands is None:
-            dropped = [intent, *self._queue]
-            self._queue.clear()
-            for lost in dropped:
-                lost.done(None)
+            self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
             return False
         if stands.number > self.number:
             self.number, self.state = stands.number, stands.state
@@ -109,12 +111,19 @@ class Ledger:
         self._pump(now)
         return True
 
+    def _drop(self, intent: Intent, failure: Failure) -> None:
+        """Fail an intent and all that were to build on it."""
+        dropped = [intent, *self._queue]
+        self._queue.clear()
+        for lost in dropped:
+            lost.done(failure)
+
     def _pump(self, now: Now) -> None:
         while self._current is None and self._queue:
             assert self.state is not None, "the log is read before it is written"
             intent = self._queue.popleft()
             if intent.kind not in ("import", "lead") and not self._leads(self.state, intent.generation):
-                intent.done(None)
+                intent.done(Failure("superseded", "a newer leader has taken the run"))
                 continue
             self._current = intent
             state = intent.change(self.state).forget(tuple(self._deleted))

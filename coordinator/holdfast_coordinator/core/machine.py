@@ -351,11 +351,14 @@ class Machine:
             led = state.lead(self.leader, world.generation)
             return led if led.last_preserved is not None else replace(led, last_preserved=self._now.wall)
 
-        def done(entry: Entry | None) -> None:
-            if entry is None:
-                # Somebody was faster. Read what stands there and consider again.
-                if attempt.phase is Phase.LEADING:
-                    self._lead(world, attempt)
+        def done(entry: Entry | Failure) -> None:
+            if isinstance(entry, Failure):
+                if attempt.phase is not Phase.LEADING:
+                    pass
+                elif entry.kind == "superseded":
+                    self._lead(world, attempt)  # somebody was faster: read what stands there and consider again
+                else:
+                    self._fail(world, attempt, replace(entry, phase="lead"))
                 return
             self._fence_others(world)
             self.leading, self.led_since = world.generation.id, entry.number
@@ -379,7 +382,7 @@ class Machine:
 
     def _fence(self, world: World, failure: Failure) -> None:
         world.fenced = failure
-        if world.attempt and world.attempt.phase is not Phase.PUBLISHING:
+        if world.attempt and world.attempt.undecided:
             self._end(world, world.attempt, Outcome(world.attempt.ordinal, False, failure))
         for task, presence in world.presence.items():
             if presence.attached:
@@ -423,7 +426,6 @@ class Machine:
                 attempt.ordinal,
                 attempt.step,
                 attempt.checkpoint_name,
-                self._now.wall,
                 tuple(sorted(attempt.reports.items())),
             )
         )
@@ -439,15 +441,15 @@ class Machine:
         attempt.advance(Phase.COMMITTING)
         record = CheckpointRecord(e.prefix, attempt.step, self._now.wall, manifest_crc32c=e.manifest_crc32c)
 
-        def done(entry: Entry | None) -> None:
+        def done(entry: Entry | Failure) -> None:
             if attempt.phase not in (Phase.COMMITTING, Phase.ABORTING):
                 return
-            if entry is None:
-                self._fence(world, _superseded("a newer leader has taken the run"))
+            if isinstance(entry, Failure):
+                self._end(world, attempt, Outcome(attempt.ordinal, False, replace(entry, phase="commit")))
                 return
             if entry.kind == "abort":
-                failure = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
-                self._end(world, attempt, Outcome(attempt.ordinal, False, failure))
+                late = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
+                self._end(world, attempt, Outcome(attempt.ordinal, False, late))
                 return
             attempt.advance(Phase.PUBLISHING)
             attempt.entry = entry
@@ -509,16 +511,16 @@ class Machine:
             plan = sweep(s, self._policy, e.prefix)
             return s.retire(plan.retire, plan.preserve, plan.last_preserved)
 
-        def done(entry: Entry | None) -> None:
-            if entry:
+        def done(entry: Entry | Failure) -> None:
+            if isinstance(entry, Entry):
                 self._published(entry)
                 self._delete(entry.state)
                 self._consider_retention()
 
         self._append("retire", self.leading, change, done, note=f"replaced by {e.prefix}")
 
-    def _published(self, entry: Entry | None) -> None:
-        if entry:
+    def _published(self, entry: Entry | Failure) -> None:
+        if isinstance(entry, Entry):
             self._emit(WriteStateFile(entry))
 
     def _delete(self, state: LogState) -> None:
@@ -720,7 +722,7 @@ class Machine:
         kind: EntryKind,
         generation: str,
         change: Callable[[LogState], LogState],
-        done: Callable[[Entry | None], None],
+        done: Callable[[Entry | Failure], None],
         *,
         note: str,
     ) -> None:

@@ -12,7 +12,6 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from holdfast_protos.v1 import bundle_pb2 as _bundle_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -567,24 +566,23 @@ Global___StoredObject: _TypeAlias = StoredObject  # noqa: Y015
 
 @_typing.final
 class IndexEntry(_message.Message):
-    """An entry of the stock index: its table key and its record."""
+    """An entry of the stock index: its table key and its record, a serialized BundleEntry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
-    ENTRY_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
-    @_builtins.property
-    def entry(self) -> _bundle_pb2.BundleEntry: ...
+    record: _builtins.bytes
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
-        entry: _bundle_pb2.BundleEntry | None = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,12 +789,14 @@ class RestoreReply(_message.Message):
 
     ACTION_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     STOCK_FIELD_NUMBER: _builtins.int
     MANIFEST_CRC32C_FIELD_NUMBER: _builtins.int
     PASSED_OVER_FIELD_NUMBER: _builtins.int
     action: Global___RestoreReply.Action.ValueType
     prefix: _builtins.str
     """relative to the run directory, or as it was asked for"""
+    step: _builtins.int
     stock: _builtins.bool
     manifest_crc32c: _builtins.int
     @_builtins.property
@@ -808,13 +808,14 @@ class RestoreReply(_message.Message):
         *,
         action: Global___RestoreReply.Action.ValueType = ...,
         prefix: _builtins.str = ...,
+        step: _builtins.int = ...,
         stock: _builtins.bool = ...,
         manifest_crc32c: _builtins.int = ...,
         passed_over: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "stock", b"stock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "step", b"step", "stock", b"stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,230 @@
+"""Drives one run's state machine: the clock, the storage, and the calls that wait for an answer.
+
+Everything here runs on one asyncio loop; blocking I/O goes to threads, and its result comes back as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, ClassVar
+
+from holdfast_storage import state_file
+from holdfast_storage.errors import HoldfastError
+from holdfast_storage.layout import STATE_FILE
+from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.records import Leader
+from holdfast_storage.runs import import_state
+from holdfast_storage.store.base import Store
+from holdfast_storage.verify import verify_checkpoint
+
+from .commit import finalize
+from .core import effects as fx
+from .core import events as ev
+from .core.machine import Machine
+from .core.values import Answer, Caller, Failure, Now, RequestId
+from .probe import living_workers
+
+log = logging.getLogger("holdfast.coordinator")
+
+TICK = 0.5
+"""Seconds between looks at the deadlines."""
+
+PUBLISH_FOR = 10.0
+"""Seconds for which the creation of one log entry is tried before the machine is asked what to do."""
+
+
+class Refused(Exception):
+    """The machine's answer to a call is no."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Driver:
+    """One run at work."""
+
+    def __init__(self, store: Store, leader: Leader, executor: Executor) -> None:
+        self.store = store
+        self.machine = Machine(leader)
+        self._log = Log(store)
+        self._executor = executor
+        self._requests = itertools.count(1)
+        self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
+        self._listeners: dict[Caller, Callable[[fx.Notify], None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._state_file_number = -1
+        self._state_file_lock = asyncio.Lock()
+        self._start(self._ticks())
+
+    async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
+        """Make a call and wait for its answer. Raises Refused."""
+        request = next(self._requests)
+        future = self._waiting[request] = asyncio.get_running_loop().create_future()
+        try:
+            self.tell(build(request))
+            return await future
+        except asyncio.CancelledError:
+            self.tell(ev.Cancelled(request))
+            raise
+        finally:
+            del self._waiting[request]
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand the machine an event and begin what it wants done."""
+        for effect in self.machine.handle(event, Now(time.monotonic(), time.time())):
+            self._EFFECTS[type(effect)](self, effect)
+
+    def listen(self, caller: Caller, listener: Callable[[fx.Notify], None] | None) -> None:
+        """Call `listener` with what concerns a worker; None ends it."""
+        if listener is None:
+            self._listeners.pop(caller, None)
+        else:
+            self._listeners[caller] = listener
+
+    async def close(self, patience: float) -> None:
+        """Wait, for so many seconds, until nothing is going on, then stop."""
+        end = time.monotonic() + patience
+        while self.machine.busy and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self.tell(ev.Tick())
+
+    # -- effects --
+
+    def _reply(self, effect: fx.Reply) -> None:
+        future = self._waiting.get(effect.request)
+        if future and not future.done():
+            future.set_result(effect.answer)
+
+    def _refuse(self, effect: fx.Refuse) -> None:
+        future = self._waiting.get(effect.request)
+        if future and not future.done():
+            future.set_exception(Refused(effect.failure))
+
+    def _notify(self, effect: fx.Notify) -> None:
+        if listener := self._listeners.get(effect.caller):
+            listener(effect)
+
+    def _remark(self, effect: fx.Remark) -> None:
+        log.warning("%s: %s", self.store.url, effect.text)
+
+    def _read_log(self, _: fx.ReadLog) -> None:
+        self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=_failure(error)))
+
+    def _read_log_now(self) -> ev.LogRead:
+        entry = self._log.tail(self.machine.ledger.number)
+        return ev.LogRead(entry, imported=None if entry else import_state(self.store, secrets.token_hex(8)))
+
+    def _append(self, effect: fx.Append) -> None:
+        def publish() -> ev.Appended:
+            match self._log.publish(effect.entry, PUBLISH_FOR):
+                case Published():
+                    log.info(
+                        "%s: log entry %d: %s %s",
+                        self.store.url,
+                        effect.entry.number,
+                        effect.entry.kind,
+                        effect.entry.note,
+                    )
+                    return ev.Appended(effect.entry)
+                case LostRace(entry):
+                    return ev.Appended(effect.entry, taken_by=entry)
+                case NotPublished(reason):
+                    return ev.Appended(effect.entry, refused=reason)
+                case Unknown(reason):
+                    return ev.Appended(effect.entry, unknown=reason)
+
+        self._in_thread(publish, lambda error: ev.Appended(effect.entry, unknown=str(error)))
+
+    def _probe(self, effect: fx.Probe) -> None:
+        async def probe() -> None:
+            living = await living_workers(effect.address, effect.host, self.store.url)
+            self.tell(ev.Probed(effect.address, living))
+
+        self._start(probe())
+
+    def _finalize(self, effect: fx.Finalize) -> None:
+        def failed(error: Exception) -> ev.Event:
+            return ev.Finalized(effect.generation.id, effect.ordinal, failure=_failure(error))
+
+        self._in_thread(lambda: finalize(self.store, effect), failed)
+
+    def _write_state_file(self, effect: fx.WriteStateFile) -> None:
+        async def write() -> None:
+            async with self._state_file_lock:
+                if effect.entry.number > self._state_file_number:
+                    data = state_file.to_bytes(effect.entry.state)
+                    loop = asyncio.get_running_loop()
+                    try:
+                        await loop.run_in_executor(self._executor, self.store.replace, STATE_FILE, data)
+                        self._state_file_number = effect.entry.number
+                    except HoldfastError as error:
+                        # Derived, and written again at the next commit: the checkpoint itself stands.
+                        log.warning("TensorFlow's state file could not be written: %s", error)
+            self.tell(ev.StateFileWritten(effect.entry.number))
+
+        self._start(write())
+
+    def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
+        def verify() -> ev.ReadBack:
+            report = verify_checkpoint(self.store, effect.record)
+            for problem in report.problems:
+                log.error("%s: %s: %s", self.store.url, problem.object, problem.reason)
+            return ev.ReadBack(effect.record.prefix, report.verdict == "good")
+
+        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, False))
+
+    def _delete_folder(self, effect: fx.DeleteFolder) -> None:
+        def delete() -> ev.Deleted:
+            self.store.delete_folder(effect.folder)
+            return ev.Deleted(effect.folder, True)
+
+        self._in_thread(delete, lambda error: ev.Deleted(effect.folder, False))
+
+    def _in_thread(self, work: Callable[[], ev.Event], failed: Callable[[Exception], ev.Event]) -> None:
+        async def run() -> None:
+            try:
+                event = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            except Exception as error:
+                log.warning("%s: %s", self.store.url, error, exc_info=not isinstance(error, HoldfastError))
+                event = failed(error)
+            self.tell(event)
+
+        self._start(run())
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    _EFFECTS: ClassVar[dict[type, Callable[[Driver, Any], None]]] = {
+        fx.Reply: _reply,
+        fx.Refuse: _refuse,
+        fx.Notify: _notify,
+        fx.Remark: _remark,
+        fx.ReadLog: _read_log,
+        fx.Append: _append,
+        fx.Probe: _probe,
+        fx.Finalize: _finalize,
+        fx.WriteStateFile: _write_state_file,
+        fx.ReadBackCheckpoint: _read_back,
+        fx.DeleteFolder: _delete_folder,
+    }
+
+
+def _failure(error: Exception) -> Failure:
+    kind = error.kind if isinstance(error, HoldfastError) else "storage"
+    return Failure(kind, str(error) or repr(error), object=getattr(error, "object", ""))

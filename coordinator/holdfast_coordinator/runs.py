@@ -1,0 +1,66 @@
+"""The runs of one coordinator process, each opened when its first worker calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.records import Leader
+from holdfast_storage.store import normalise, open_store
+
+from .core.values import Failure
+from .driver import Driver, Refused
+
+STORAGE_THREADS = 16
+
+
+class Runs:
+    """By run directory. With a root, only directories at or below it."""
+
+    def __init__(self, leader: Leader, root: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
+        self.leader = leader
+        self._root = normalise(root) if root else ""
+        self._options: dict[str, Mapping[str, Any] | None] = {}
+        self._default_options = storage_options
+        self._drivers: dict[str, Driver] = {}
+        self._executor = ThreadPoolExecutor(STORAGE_THREADS, "holdfast-storage")
+
+    def configure(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
+        """Options for one run directory, from its own process; they never travel."""
+        self._options[normalise(url)] = storage_options
+
+    def find(self, url: str) -> Driver | None:
+        """A run that a worker has called for."""
+        return self._drivers.get(url)
+
+    async def get(self, url: str) -> Driver:
+        """The run, opened if need be. Raises Refused."""
+        driver = self._drivers.get(url)
+        if driver is None:
+            try:
+                directory = self._check(url)
+                options = self._options.get(directory, self._default_options)
+                store = await asyncio.get_running_loop().run_in_executor(self._executor, open_store, directory, options)
+            except HoldfastError as error:
+                raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
+            driver = self._drivers.setdefault(url, Driver(store, self.leader, self._executor))
+        return driver
+
+    def _check(self, url: str) -> str:
+        directory = normalise(url)
+        if self._root and directory != self._root and not directory.startswith(self._root.rstrip("/") + os.sep):
+            raise InvalidRequest(
+                f"this coordinator serves the runs below {self._root}, and {directory} is not; start it with "
+                "another --root, or give the workers a directory below it",
+                object=directory,
+            )
+        return directory
+
+    async def close(self, patience: float) -> None:
+        """Finish what is going on, for so many seconds, and end."""
+        await asyncio.gather(*(driver.close(patience) for driver in self._drivers.values()))
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,103 @@
+"""The coordinator as a gRPC server, with health service and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.records import Leader
+
+from .runs import Runs
+from .service import Service
+from .servicer import Servicer
+
+log = logging.getLogger("holdfast.coordinator")
+
+SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
+LARGEST_MESSAGE = 256 << 20  # bytes: a vote carries four for every tensor
+CLOSE_PATIENCE = 60.0
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # A worker whose host has vanished is noticed although nothing closes its connection.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # Two coordinators on one port would split the workers between them.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class Server:
+    """Lives on the running asyncio loop."""
+
+    def __init__(self, root: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
+        self._root = root
+        self._storage_options = storage_options
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self, listen: str, advertise: str = "") -> None:
+        """Listen on HOST:PORT; port 0 takes a free one. InvalidRequest if that is not possible.
+
+        advertise: the host under which others reach it; empty: the one it listens on, or this host's name for all.
+        """
+        server = self._server = grpc.aio.server(options=OPTIONS)
+        host = listen.rpartition(":")[0]
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise InvalidRequest(
+                f"cannot listen on {listen}: is the port taken, or the host not one of this machine?", object=listen
+            ) from error
+        wildcard = host in ("", "0.0.0.0", "[::]", "::")
+        self.address = f"{advertise or (socket.gethostname() if wildcard else host)}:{port}"
+        leader = Leader(secrets.token_hex(8), self.address, socket.gethostname())
+        self.runs = Runs(leader, self._root, self._storage_options)
+        self.service = Service(self.runs)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(Servicer(self.service), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        await server.start()
+        for service in ("", SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
+        """Finish what is going on, for so many seconds, then end."""
+        await self._health.enter_graceful_shutdown()
+        await self.runs.close(patience)
+        if self._server:
+            await self._server.stop(grace=0.5)
+
+
+def serve(root: str, listen: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Run a coordinator until SIGTERM or SIGINT."""
+    asyncio.run(_serve(root, listen, storage_options))
+
+
+async def _serve(root: str, listen: str, storage_options: Mapping[str, Any] | None) -> None:
+    server = Server(root, storage_options)
+    await server.start(listen)
+    log.info("coordinator of the runs below %s listens on %s", root, server.address)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    log.info("ending")
+    await server.stop(patience=10.0)

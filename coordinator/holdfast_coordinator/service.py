@@ -1,0 +1,129 @@
+"""The calls of the protocol, message in, message out: decode, submit, encode.
+
+gRPC's servicer and a worker in the coordinator's own process call the very same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import InvalidRequest
+
+from . import wire
+from .commit import Payload
+from .core import effects as fx
+from .core import events as ev
+from .core.machine import UNKNOWN_GENERATION
+from .core.values import Failure, Report
+from .driver import Refused
+from .runs import Runs
+
+
+class Service:
+    """The coordinator's calls. All raise Refused."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        run = await self._runs.get(request.caller.run)
+        caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
+        if caller.generation:
+            members = wire.members(request.members)
+            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, members, request.base))
+        else:
+            fresh = secrets.token_hex(4)
+            answer = await run.ask(
+                lambda r: ev.Join(r, caller.task, caller.incarnation, cluster, fresh, request.timeout_s)
+            )
+        return wire.join_reply(answer, self._runs.leader.id)
+
+    async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncIterator[pb.Notice]:
+        """Present from the first heartbeat until the stream ends; yields what concerns the worker."""
+        iterator = aiter(beats)
+        first = await anext(iterator)
+        run = await self._runs.get(first.caller.run)
+        caller = wire.caller(first.caller)
+        if not run.machine.knows(caller):
+            raise Refused(Failure(UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
+        notices: asyncio.Queue[pb.Notice | None] = asyncio.Queue()
+
+        async def listen() -> None:
+            try:
+                async for beat in iterator:
+                    run.tell(_heartbeat(beat))
+            finally:
+                notices.put_nowait(None)
+
+        run.listen(caller, lambda notify: notices.put_nowait(_notice(notify)))
+        run.tell(ev.Attached(caller))
+        run.tell(_heartbeat(first))
+        listener = asyncio.create_task(listen())
+        try:
+            while (notice := await notices.get()) is not None:
+                yield notice
+        finally:
+            listener.cancel()
+            run.listen(caller, None)
+            run.tell(ev.Detached(caller))
+
+    async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
+        run = await self._runs.get(request.caller.run)
+        caller, ballot = wire.caller(request.caller), wire.ballot(request)
+        return wire.vote_reply(await run.ask(lambda r: ev.Vote(r, caller, request.ordinal, ballot)))
+
+    async def report(self, chunks: AsyncIterable[pb.ReportChunk]) -> pb.SaveOutcome:
+        head, payload = pb.ReportHead(), Payload(0)
+        async for chunk in chunks:
+            if chunk.HasField("head"):
+                head = chunk.head
+            payload.objects.extend(chunk.objects)
+            payload.entries.extend(chunk.entries)
+        payload.num_shards, payload.description = head.num_shards, head.description_json
+        run = await self._runs.get(head.caller.run)
+        report = Report(
+            head.step, head.checkpoint_name, tuple(head.local), payload, head.timeout_s, wire.retention(head.retention)
+        )
+        caller = wire.caller(head.caller)
+        return wire.outcome_message(await run.ask(lambda r: ev.Reported(r, caller, head.ordinal, report)))
+
+    async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
+        run = await self._runs.get(request.caller.run)
+        caller, failure = wire.caller(request.caller), wire.failure(request.failure)
+        return wire.outcome_message(await run.ask(lambda r: ev.GaveUp(r, caller, request.ordinal, failure)))
+
+    async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
+        run = await self._runs.get(request.caller.run)
+        q, caller = request, wire.caller(request.caller)
+        return wire.restore_reply(
+            await run.ask(
+                lambda r: ev.Restore(r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s)
+            )
+        )
+
+    async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
+        run = await self._runs.get(request.caller.run)
+        caller = wire.caller(request.caller)
+        await run.ask(lambda r: ev.Leave(r, caller, request.wait_for_others_s))
+        return pb.LeaveReply()
+
+    async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
+        run = self._runs.find(request.run)
+        if run is None:
+            raise Refused(Failure(InvalidRequest.kind, f"no worker of {request.run} has called here"))
+        return wire.status_reply(await run.ask(ev.Ask), self._runs.leader.id, time.monotonic())
+
+
+def _heartbeat(beat: pb.Heartbeat) -> ev.Heartbeat:
+    return ev.Heartbeat(wire.caller(beat.caller), beat.phase, beat.step, beat.bytes_done, beat.bytes_total)
+
+
+def _notice(notify: fx.Notify) -> pb.Notice:
+    failure = wire.failure_message(notify.failure)
+    if notify.ordinal is None:
+        return pb.Notice(superseded=failure)
+    return pb.Notice(aborted=pb.Notice.Aborted(ordinal=notify.ordinal, failure=failure))

@@ -1,0 +1,67 @@
+"""The service over gRPC: a refusal becomes a status, with the failure in the trailing metadata."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+
+from . import wire
+from .driver import Refused
+from .service import Service
+
+T = TypeVar("T")
+Context = Any  # grpc.aio's context is generic in two private types
+
+
+class Servicer(rpc.CoordinatorServicer):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+        return await _answer(self._service.join(request), context)
+
+    async def Attend(self, request_iterator: Any, context: Context) -> AsyncIterator[pb.Notice]:
+        try:
+            async for notice in self._service.attend(request_iterator):
+                yield notice
+        except Refused as refused:
+            await _abort(refused, context)
+
+    async def Vote(self, request: pb.VoteRequest, context: Context) -> pb.VoteReply:
+        return await _answer(self._service.vote(request), context)
+
+    async def Report(self, request_iterator: Any, context: Context) -> pb.SaveOutcome:
+        return await _answer(self._service.report(request_iterator), context)
+
+    async def Fail(self, request: pb.FailRequest, context: Context) -> pb.SaveOutcome:
+        return await _answer(self._service.fail(request), context)
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreReply:
+        return await _answer(self._service.restore(request), context)
+
+    async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
+        return await _answer(self._service.leave(request), context)
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        return await _answer(self._service.status(request), context)
+
+
+async def _answer(call: Awaitable[T], context: Context) -> T:
+    try:
+        return await call
+    except Refused as refused:
+        await _abort(refused, context)
+
+
+async def _abort(refused: Refused, context: Context) -> NoReturn:
+    failure = refused.failure
+    code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
+    trailer = ((wire.FAILURE_TRAILER, wire.failure_message(failure).SerializeToString()),)
+    await context.abort(code, failure.message[:1000], trailer)
+    raise AssertionError("abort raises")

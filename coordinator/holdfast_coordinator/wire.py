@@ -1,0 +1,172 @@
+"""Between the messages of the protocol and the values of the core. No decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.records import Task
+
+from .core import values as v
+
+FAILURE_TRAILER = "holdfast-failure-bin"
+
+STATUS_OF_KIND = {
+    "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
+    "storage": grpc.StatusCode.INTERNAL,
+    "checkpoint_damaged": grpc.StatusCode.DATA_LOSS,
+    "coordinator_unavailable": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "superseded": grpc.StatusCode.ABORTED,
+    "save_failed": grpc.StatusCode.ABORTED,
+    "replica_divergence": grpc.StatusCode.FAILED_PRECONDITION,
+    "unknown_generation": grpc.StatusCode.NOT_FOUND,
+}
+
+
+def task(message: pb.Task) -> Task:
+    return Task(message.type, message.index)
+
+
+def task_message(value: Task) -> pb.Task:
+    return pb.Task(type=value.type, index=value.index)
+
+
+def caller(message: pb.Caller) -> v.Caller:
+    return v.Caller(message.generation, task(message.task), message.incarnation)
+
+
+def cluster(message: Iterable[pb.ClusterJob]) -> v.Cluster:
+    return tuple(sorted((job.type, tuple(job.addresses)) for job in message))
+
+
+def cluster_message(value: v.Cluster) -> list[pb.ClusterJob]:
+    return [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in value]
+
+
+def members(message: Iterable[pb.Member]) -> tuple[tuple[Task, str], ...]:
+    return tuple(sorted((task(m.task), m.incarnation) for m in message))
+
+
+def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
+    return [pb.Member(task=task_message(t), incarnation=incarnation) for t, incarnation in value]
+
+
+def failure(message: pb.Failure) -> v.Failure:
+    return v.Failure(
+        message.kind,
+        message.message,
+        message.phase,
+        tuple(task(t) for t in message.tasks),
+        message.object,
+        tuple(message.positions),
+    )
+
+
+def failure_message(value: v.Failure) -> pb.Failure:
+    return pb.Failure(
+        kind=value.kind,
+        message=value.message,
+        phase=value.phase,
+        tasks=[task_message(t) for t in value.tasks],
+        object=value.object,
+        positions=value.positions,
+    )
+
+
+def retention(message: pb.Retention) -> v.RetentionPolicy:
+    return v.RetentionPolicy(
+        message.max_to_keep if message.HasField("max_to_keep") else None,
+        message.keep_every_n_hours if message.HasField("keep_every_n_hours") else None,
+    )
+
+
+def ballot(message: pb.VoteRequest) -> v.Ballot:
+    return v.Ballot(
+        step=message.step,
+        checkpoint_name=message.checkpoint_name,
+        spec_digest=message.spec_digest,
+        crcs=message.crcs,
+        guarded=message.guarded,
+        on_divergence=message.on_divergence,
+        takeover=message.takeover,
+        timeout=message.timeout_s,
+        retention=retention(message.retention),
+        specs=tuple(v.TensorSpec(s.key, s.dtype, tuple(s.shape)) for s in message.specs),
+    )
+
+
+def vote_reply(answer: v.Answer) -> pb.VoteReply:
+    match answer:
+        case v.Go(local, warned, log_entry):
+            divergences = [pb.Divergence(position=d.position, tasks=[task_message(t) for t in d.tasks]) for d in warned]
+            return pb.VoteReply(go=pb.VoteReply.Go(local=local, warned=divergences, log_entry=log_entry))
+        case v.SpecsWanted():
+            return pb.VoteReply(specs_wanted=pb.VoteReply.SpecsWanted())
+        case _:
+            return pb.VoteReply(decided=outcome_message(answer))
+
+
+def outcome_message(answer: v.Answer) -> pb.SaveOutcome:
+    assert isinstance(answer, v.Outcome)
+    message = pb.SaveOutcome(ordinal=answer.ordinal, committed=answer.committed)
+    if answer.failure:
+        message.failure.CopyFrom(failure_message(answer.failure))
+    return message
+
+
+def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
+    if isinstance(answer, v.Waiting):
+        return pb.JoinReply(coordinator=coordinator, waiting_for=[task_message(t) for t in answer.tasks])
+    assert isinstance(answer, v.Joined)
+    return pb.JoinReply(
+        coordinator=coordinator,
+        generation=answer.generation,
+        members=members_message(answer.members),
+        base=answer.base,
+    )
+
+
+def restore_reply(answer: v.Answer) -> pb.RestoreReply:
+    if isinstance(answer, v.Read):
+        record, passed_over, action = answer.record, (), pb.RestoreReply.READ
+    else:
+        assert isinstance(answer, v.Apply)
+        if answer.record is None:
+            return pb.RestoreReply(action=pb.RestoreReply.NONE)
+        record, passed_over, action = answer.record, answer.passed_over, pb.RestoreReply.APPLY
+    return pb.RestoreReply(
+        action=action,
+        prefix=record.prefix,
+        step=record.step,
+        stock=record.stock,
+        manifest_crc32c=record.manifest_crc32c,
+        passed_over=passed_over,
+    )
+
+
+def status_reply(answer: v.Answer, coordinator: str, now: float) -> pb.StatusReply:
+    assert isinstance(answer, v.Status)
+    return pb.StatusReply(
+        coordinator=coordinator,
+        run_id=answer.run_id,
+        cluster=cluster_message(answer.cluster),
+        generation=answer.generation,
+        save_phase=answer.save_phase,
+        save_step=answer.save_step,
+        reason=answer.reason,
+        presence=[
+            pb.Presence(
+                task=task_message(p.task),
+                incarnation=p.incarnation,
+                alive=alive,
+                phase=p.phase,
+                step=p.step,
+                bytes_done=p.bytes_done,
+                bytes_total=p.bytes_total,
+                seconds_since_heard=-1.0 if p.heard is None else now - p.heard,
+            )
+            for p, alive in answer.presence
+        ],
+    )
