@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 import click
+
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 
 # In the order of `holdfast --help`: looking first, then what runs a service, then the tour.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from holdfast_storage.errors import InvalidRequest
 
 
@@ -17,9 +18,10 @@ def command(root: str, listen: str) -> None:
     Workers find it by `CheckpointManager(..., coordinator="HOST:PORT")` or by the environment variable
     HOLDFAST_COORDINATOR. Whoever can reach the port can commit to the runs below URL: listen on a private address.
     """
+    address = _checked(listen)
     from holdfast_coordinator.server import serve
 
-    serve(root, _checked(listen))
+    serve(root, address)
 
 
 def _checked(listen: str) -> str:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 @RUN
 @JSON
 def command(run: str, as_json: bool) -> None:
-    """List the committed checkpoints of RUN, oldest first: the last one is the newest."""
+    """List the committed checkpoints of RUN, oldest first.
+
+    The last one is the newest: the order is that of the commits, not of the steps.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from holdfast.cli.output import console, count, human_size, human_time, print_json, table

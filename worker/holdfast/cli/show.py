@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.cli.output import JSON
-from holdfast.cli.target import TARGET, Run, missing, open_run, parse_target
+from holdfast.cli.target import TARGET, Run, open_run, parse_target, read_index
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from holdfast_storage.bundle.index import Index
     from holdfast_storage.records import CheckpointRecord
-    from rich.console import Console
 
 
 @click.command(name="show")
 @TARGET
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Describe the newest checkpoint of RUN, or the latest one of STEP: origin, sizes, and every tensor's place."""
+    """Describe a checkpoint: its origin, sizes and every tensor.
+
+    Without STEP that is the newest of RUN, with STEP the latest one of that step. For each tensor: dtype, shape, and
+    the objects that hold its bytes, slice by slice if it is stored in slices.
+    """
     from holdfast.cli.output import console, print_json
 
     url, step = parse_target(target)
@@ -50,10 +55,10 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage.manifest import read_manifest
 
     manifest = read_manifest(run.store, record)
-    main = _read_index(run, record.prefix)
+    main = read_index(run, record.prefix)
     folder = f"{record.folder}/"
     local = {
-        str(o.task): _tensors(_read_index(run, folder + prefix), prefix)
+        str(o.task): _tensors(read_index(run, folder + prefix), prefix)
         for o in manifest.objects
         if o.role == "local" and (prefix := o.name.removesuffix(".index")) != o.name
     }
@@ -85,8 +90,9 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage import layout
+    from holdfast_storage.errors import CheckpointDamaged
 
-    index = _read_index(run, record.prefix)
+    index = read_index(run, record.prefix)
     names = {layout.index_object(record.prefix): "index"} | {
         layout.data_object(record.prefix, shard, index.num_shards): "data" for shard in range(index.num_shards)
     }
@@ -94,7 +100,7 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     for name, role in names.items():
         size = run.store.size(name)
         if size is None:
-            raise missing(name, run.store)
+            raise CheckpointDamaged(f"{run.store.url}/{name} is missing", object=name)
         objects.append({"name": name, "size": size, "role": role})
     return {
         "size": sum(o["size"] for o in objects),
@@ -102,17 +108,6 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
         "tensors": _tensors(index, record.prefix),
         "local_tensors": {},
     }
-
-
-def _read_index(run: Run, prefix: str) -> Index:
-    from holdfast_storage import layout
-    from holdfast_storage.bundle.index import Index
-
-    name = layout.index_object(prefix)
-    try:
-        return Index.parse(run.store.read(name))
-    except FileNotFoundError:
-        raise missing(name, run.store) from None
 
 
 def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:

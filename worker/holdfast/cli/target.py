@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 
 import click
+
 from holdfast_storage import layout
-from holdfast_storage.errors import InvalidRequest, StorageError
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store, open_store
@@ -56,20 +58,26 @@ def open_run(url: str) -> Run:
     if "://" not in store.url and not os.path.isdir(store.url):
         why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
         raise InvalidRequest(f"{store.url} {why}: RUN is the directory that the checkpoints are saved to")
-    state = read_run(store)
-    if state is not None:
-        return Run(store, state)
     names = store.list()
     if not names:
         raise InvalidRequest(f"there is no run in {store.url}: nothing is there")
     if layout.MANIFEST in names:
-        parent, _, folder = store.url.rstrip("/").rpartition("/")
+        parent, _, folder = store.url.rpartition("/")
         attempt = layout.parse_folder(folder)
         meant = f"{parent}@{attempt.number}" if attempt else parent
         raise InvalidRequest(f"{store.url} is the folder of one checkpoint; name it as {meant}")
-    raise InvalidRequest(f"there is no run in {store.url}: no checkpoint and no log of Holdfast is there")
+    state = read_run(store)
+    if state is None:
+        raise InvalidRequest(f"there is no run in {store.url}: neither a checkpoint nor a log of Holdfast is there")
+    return Run(store, state)
 
 
-def missing(name: str, store: Store) -> StorageError:
-    """The error for an object that was there a moment ago."""
-    return StorageError(f"{store.url.rstrip('/')}/{name} is not there", object=name)
+def read_index(run: Run, prefix: str) -> Index:
+    """The index of a checkpoint of the run. CheckpointDamaged, with its name, if it is missing or not sound."""
+    name = f"{run.store.url}/{layout.index_object(prefix)}"
+    try:
+        return Index.parse(run.store.read(layout.index_object(prefix)))
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{name} is missing", object=name) from error
+    except CheckpointDamaged as error:
+        raise CheckpointDamaged(f"{name} is damaged: {error}", object=name) from error

@@ -14,7 +14,7 @@ from signal import SIGKILL, Signals
 
 LOCALHOST = "127.0.0.1"
 
-# Run before each program, in its process, which then dies with this one: not even SIGKILL of the demo leaves any behind.
+# Run first in each process, which then dies with this one: not even SIGKILL of the demo leaves any behind.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )

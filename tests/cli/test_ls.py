@@ -1,0 +1,86 @@
+"""`holdfast ls`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from click.testing import Result
+
+from holdfast_storage.layout import manifest_object
+
+Holdfast = Callable[..., Result]
+HoldfastJson = Callable[..., Any]
+
+
+def test_lists_what_is_committed_in_commit_order(saved: Any, holdfast_json: HoldfastJson) -> None:
+    """The newest is the last one committed, not the one of the largest step."""
+    again = saved.save(10, 3)
+    saved.log(*_live(saved), again, number=1)
+    listed = holdfast_json("ls", saved.path)
+    assert listed["run"] == str(saved.path)
+    assert [c["step"] for c in listed["checkpoints"]] == [10, 20, 10]
+    newest = listed["checkpoints"][-1]
+    assert newest["prefix"] == again.prefix
+    assert newest["workers"] == 2
+    assert newest["time"] == 1_750_000_010.0
+    folder = saved.path / again.folder
+    stored = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    assert newest["size"] == stored - (folder / "manifest.json").stat().st_size
+
+
+def test_an_attempt_without_commit_is_invisible(saved: Any, holdfast_json: HoldfastJson) -> None:
+    """A torn save listed as a checkpoint is restored by somebody."""
+    saved.save(30, 3)
+    assert [c["step"] for c in holdfast_json("ls", saved.path)["checkpoints"]] == [10, 20]
+
+
+def test_table_names_every_checkpoint_in_full(saved: Any, holdfast: Holdfast) -> None:
+    """A table cut at 80 columns in a pipe hides the very name that one wants to copy."""
+    result = holdfast("ls", saved.path)
+    assert result.exit_code == 0
+    for record in _live(saved):
+        assert record.prefix in result.stdout
+
+
+def test_a_copy_without_its_log_is_read(saved: Any, holdfast_json: HoldfastJson) -> None:
+    """`cp ckpt-* elsewhere` leaves the log behind; the checkpoints are still there."""
+    (saved.path / "_holdfast").rename(saved.path.parent / "log-left-behind")
+    assert [c["step"] for c in holdfast_json("ls", saved.path)["checkpoints"]] == [10, 20]
+
+
+def test_condemned_ones_are_told_and_status_1(saved: Any, holdfast: Holdfast) -> None:
+    """A damaged checkpoint that looks like any other in the list."""
+    first, second = _live(saved)
+    saved.log(first, second, damaged=(first.prefix,), number=1)
+    result = holdfast("ls", saved.path)
+    assert result.exit_code == 1
+    line = next(line for line in result.stdout.splitlines() if first.prefix in line)
+    assert "DAMAGED" in line
+    assert result.stdout.count("DAMAGED") == 1
+
+
+def test_a_lost_manifest_is_told_and_the_rest_listed(saved: Any, holdfast_json: HoldfastJson) -> None:
+    """One bad checkpoint must not hide the good ones."""
+    first, _ = _live(saved)
+    (saved.path / manifest_object(first.folder)).unlink()
+    bad, good = holdfast_json("ls", saved.path, status=1)["checkpoints"]
+    assert bad["damaged"]
+    assert "manifest.json is missing" in bad["problem"]
+    assert not good["damaged"]
+
+
+def test_a_run_before_its_first_commit(run_directory: Any, holdfast: Holdfast) -> None:
+    """A run that has begun and saved nothing yet is no error."""
+    run_directory.log()
+    result = holdfast("ls", run_directory.path)
+    assert result.exit_code == 0
+    assert "no committed checkpoint yet" in result.stdout
+
+
+def _live(run: Any) -> tuple[Any, ...]:
+    from holdfast_storage.runs import read_run
+
+    state = read_run(run.store)
+    assert state is not None
+    return state.checkpoints

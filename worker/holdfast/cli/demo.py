@@ -1,0 +1,44 @@
+"""`holdfast demo`: a training run that loses a worker in the middle of a save, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+
+@click.command(name="demo")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("demo-run"),
+    show_default=True,
+    help="Where everything goes; that of an earlier demo is replaced.",
+)
+@click.option("--workers", type=click.IntRange(2, 8), default=3, show_default=True, help="Workers that train together.")
+def command(directory: Path, workers: int) -> None:
+    """Lose a worker in mid-save, resume, and compare bit by bit.
+
+    Several workers train on real data; one is killed in the middle of a save, all are started again, and the result is
+    held against an uninterrupted run.
+
+    Takes about two minutes on 2 cores and uses no network but 127.0.0.1. Exit status 0: the resumed run ended
+    bit-equal to the uninterrupted one.
+    """
+    from holdfast.demo.processes import ProcessFailed
+    from holdfast.demo.story import Story
+
+    # As ctrl-C: the stack is unwound, and every process that was started is ended on the way.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        equal = Story(directory, workers, click.echo).tell()
+    except ProcessFailed as error:
+        raise click.ClickException(str(error)) from error
+    if not equal:
+        click.get_current_context().exit(1)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

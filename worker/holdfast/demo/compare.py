@@ -1,0 +1,117 @@
+"""Holding a run that was interrupted against one that was not: equal means every bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast_storage import layout
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.manifest import read_manifest
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store, open_store
+
+from holdfast.demo.progress import final_losses, read_lives
+
+# The groups of arrays that a worker's final state comes in, as people call them.
+GROUPS = {
+    "weights": "weights",
+    "optimizer": "optimizer (Adam's moments, iterations)",
+    "statistics": "batch normalisation statistics",
+    "random": "random generators (noise, dropout)",
+    "input": "input position (shuffled iterator, next batch)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How one kind of state compares between two runs."""
+
+    what: str
+    compared: int  # variables, tensors or steps, over all workers
+    size: int  # bytes of each side
+    differing: tuple[str, ...]  # names of those that are not the same bit by bit, or on one side alone
+    local: int = 0  # of the compared names, those whose value is not the same on all workers
+
+    @property
+    def equal(self) -> bool:
+        """True if there was something to compare and all of it is the same."""
+        return self.compared > 0 and not self.differing
+
+
+def compare_states(first: Path, second: Path, workers: int) -> list[Comparison]:
+    """Compare what the workers of two runs dumped at their end into these folders, one group of state each."""
+    ours = [_load(first / f"final-{worker}.npz") for worker in range(workers)]
+    theirs = [_load(second / f"final-{worker}.npz") for worker in range(workers)]
+    comparisons = []
+    for group, what in GROUPS.items():
+        local = sum(len({state.get(name) for state in ours}) > 1 for name in ours[0] if name.startswith(f"{group}/"))
+        comparisons.append(_compare(what, _members(ours, group), _members(theirs, group), local))
+    return comparisons
+
+
+def compare_losses(first: Path, second: Path, workers: int) -> Comparison:
+    """Compare the losses that the workers of two runs saw, step by step; of a step done twice, the second time."""
+    return _compare("loss of every step", _losses(first, workers), _losses(second, workers))
+
+
+def compare_checkpoints(first: Path, second: Path) -> Comparison:
+    """Compare the newest checkpoints of two run directories, tensor by tensor, each worker's own ones included."""
+    ours, theirs = (dict(_stored(open_store(directory))) for directory in (first, second))
+    return _compare("last checkpoint, as stored", ours, theirs)
+
+
+def _compare(what: str, ours: Mapping[str, bytes], theirs: Mapping[str, bytes], local: int = 0) -> Comparison:
+    names = ours.keys() | theirs.keys()
+    differing = tuple(sorted(name for name in names if ours.get(name) != theirs.get(name)))
+    return Comparison(what, len(names), sum(map(len, ours.values())), differing, local)
+
+
+def _load(path: Path) -> dict[str, bytes]:
+    """The arrays of a final state: dtype and shape are part of what is compared."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        return {name: _encode(arrays[name]) for name in arrays.files}
+
+
+def _encode(array: Any) -> bytes:
+    encoded: bytes = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+    return encoded
+
+
+def _members(states: list[dict[str, bytes]], group: str) -> dict[str, bytes]:
+    """The state of one group on all workers."""
+    return {
+        f"worker {worker}: {name}": value
+        for worker, state in enumerate(states)
+        for name, value in state.items()
+        if name.startswith(f"{group}/")
+    }
+
+
+def _losses(folder: Path, workers: int) -> dict[str, bytes]:
+    return {
+        f"worker {worker}: step {step}": loss.hex().encode()
+        for worker in range(workers)
+        for step, loss in final_losses(read_lives(folder / f"progress-{worker}.jsonl")).items()
+    }
+
+
+def _stored(store: Store) -> Iterator[tuple[str, bytes]]:
+    """Every piece of a tensor of the newest checkpoint: its name, and dtype, shape and bytes."""
+    state = read_run(store)
+    if state is None or not state.checkpoints:
+        return
+    newest = state.checkpoints[-1]
+    names = [f"{newest.folder}/{o.name}" for o in read_manifest(store, newest).objects if o.name.endswith(".index")]
+    for name in names:
+        prefix = name.removesuffix(".index")
+        index = Index.parse(store.read(name))
+        owner = prefix.removeprefix(f"{newest.folder}/")
+        for key in index.tensors:
+            for extents, entry in index.pieces(key):
+                data = store.read(layout.data_object(prefix, entry.shard, index.num_shards), entry.offset, entry.size)
+                yield f"{owner}: {key} {extents or ''}", f"{entry.dtype} {entry.shape} ".encode() + data

@@ -1,0 +1,48 @@
+"""What the workers wrote down while they trained: one line per start and one per step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One training step that was done."""
+
+    number: int  # of steps done with it
+    loss: float
+    time: float  # when it was done, seconds since the epoch
+
+
+@dataclass(slots=True)
+class Life:
+    """What one process of a worker did, from its start to its end."""
+
+    restored: int  # the step that it went on from, 0 for a fresh start
+    began: float  # when it was ready to train, seconds since the epoch
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def reached(self) -> int:
+        """Steps done when it ended, or so far."""
+        return self.steps[-1].number if self.steps else self.restored
+
+
+def read_lives(path: Path) -> list[Life]:
+    """The lives of a worker, in order; an unfinished last line is left out."""
+    lives: list[Life] = []
+    text = path.read_text() if path.exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        record = json.loads(line)
+        if "restored" in record:
+            lives.append(Life(record["step"], record["time"]))
+        else:
+            lives[-1].steps.append(Step(record["step"], record["loss"], record["time"]))
+    return lives
+
+
+def final_losses(lives: list[Life]) -> dict[int, float]:
+    """The loss of every step; where a step was done again, that of the last time."""
+    return {step.number: step.loss for life in lives for step in life.steps}
