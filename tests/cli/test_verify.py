@@ -94,7 +94,7 @@ def test_what_retention_removed_meanwhile_is_not_damage(
 
 @pytest.mark.processes
 def test_the_progress_bar_survives_a_lost_manifest(saved: Any) -> None:
-    """On a terminal the sizes are summed up beforehand: what cannot be summed up must still be verified and reported."""
+    """The sizes are summed up beforehand on a terminal: what cannot be must still be verified and reported."""
     next(saved.path.glob("ckpt-20.*/manifest.json")).unlink()
     reader, terminal = pty.openpty()
     command = [sys.executable, "-m", "holdfast.cli", "verify", str(saved.path)]
