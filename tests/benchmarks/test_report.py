@@ -1,0 +1,123 @@
+"""The arithmetic and the text of the benchmark's report, on figures made up here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+# The benchmark is not installed with the package: it runs from the repository.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.cases import FULL, Case
+from benchmarks.report import markdown
+from benchmarks.results import Failure, Figures, Results, Summary
+from benchmarks.targets import TARGETS, verdicts
+
+LARGE = Case("large", variables=64, width=2048, batch=8, saves=2, steps_per_save=6)
+TENSORFLOW = {"blocking": 0.5, "durable": 0.6, "lost": 0.5, "restore": 0.3, "extra_bytes": 2.0**23, "loop": 10.0}
+HOLDFAST = {"blocking": 0.01, "durable": 0.2, "lost": 0.02, "restore": 0.3, "extra_bytes": 2.0**26, "loop": 10.0}
+
+
+def results(**contestants: list[dict[str, float]]) -> Results:
+    """A run on tmpfs in which each contestant measured these turns, the first of them its warm-up."""
+    made = Results({"processor": "imaginary"}, [LARGE], {"tmpfs": "tmpfs"}, rounds=3)
+    for name, turns in contestants.items():
+        for number, values in enumerate(turns):
+            made.turns.append(Figures("large", "tmpfs", name, number, values))
+    return made
+
+
+def scaled(values: dict[str, float], factor: float) -> dict[str, float]:
+    """The same figures, all of them so many times as large."""
+    return {figure: value * factor for figure, value in values.items()}
+
+
+def test_the_warm_up_is_in_no_median() -> None:
+    """A first save that pays for page faults and tracing must not pass for a typical one, nor be the highest shown."""
+    run = results(holdfast=[scaled(HOLDFAST, 100), scaled(HOLDFAST, 1), scaled(HOLDFAST, 3), scaled(HOLDFAST, 2)])
+
+    assert run.summary("large", "tmpfs", "holdfast", "durable") == Summary(
+        pytest.approx(0.4), pytest.approx(0.2), pytest.approx(0.6), 3
+    )
+    written = run.as_json()
+    assert [turn["round"] for turn in written["warmup"]] == [0]
+    assert [turn["round"] for turn in written["turns"]] == [1, 2, 3]
+
+
+def test_a_figure_of_another_medium_or_case_is_not_mixed_in() -> None:
+    """A disk's time among tmpfs times would move the median without anybody noticing."""
+    run = results(holdfast=[HOLDFAST, HOLDFAST])
+    run.turns.append(Figures("large", "disk", "holdfast", 1, scaled(HOLDFAST, 9)))
+    run.turns.append(Figures("small", "tmpfs", "holdfast", 1, scaled(HOLDFAST, 9)))
+
+    summary = run.summary("large", "tmpfs", "holdfast", "restore")
+    assert summary is not None
+    assert (summary.count, summary.highest) == (1, 0.3)
+
+
+def test_no_ratio_to_a_reference_that_lost_nothing() -> None:
+    """Noise can make a lost time zero or negative; a ratio to it would be infinite, or turn the comparison over."""
+    run = results(tensorflow=[TENSORFLOW, {**TENSORFLOW, "lost": -0.01}], holdfast=[HOLDFAST, HOLDFAST])
+
+    assert run.ratio("large", "tmpfs", "lost", "holdfast", "tensorflow") is None
+    assert run.ratio("large", "tmpfs", "durable", "holdfast", "tensorflow") == pytest.approx(1 / 3)
+
+
+def test_noise_is_that_of_the_loop_without_saves() -> None:
+    """Without it a reader would take a lost time of a few milliseconds for a result."""
+    loops = [{"loop": value} for value in (99.0, 10.0, 10.4, 10.8, 11.2)]
+
+    assert results(raw=loops).lost_noise(LARGE, "tmpfs") == pytest.approx((11.2 - 10.4) / 2 / LARGE.saves)
+    assert results(raw=loops[:3]).lost_noise(LARGE, "tmpfs") is None
+
+
+def test_targets_are_judged_by_medians() -> None:
+    """Each bound is on the right side: 3 x as fast meets "at least 2 x", a lost time of 4 % meets 5 %."""
+    run = results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, HOLDFAST])
+    met = {verdict.target.what: verdict.met for verdict in verdicts(run)}
+    slow = results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, scaled(HOLDFAST, 5)])
+    missed = {verdict.target.what: verdict.met for verdict in verdicts(slow)}
+
+    for target in TARGETS:
+        if target.case != "large":
+            assert target.what not in met, "a case that was not run has no verdict"
+        elif target.other == "tensorflow_async":
+            assert met[target.what] is None, "a peer that was not measured is neither met nor missed"
+        else:
+            assert met[target.what] is True
+            assert missed[target.what] is False
+
+
+def test_targets_speak_of_cases_and_figures_that_exist() -> None:
+    """A renamed case or figure would turn a target into "not measured" for ever."""
+    assert {target.case for target in TARGETS} == {case.name for case in FULL}
+    assert {target.figure for target in TARGETS} <= set(HOLDFAST)
+
+
+def test_the_report_says_what_is_missing() -> None:
+    """A contestant that failed must be named with its reason, not only be absent from a table."""
+    run = results(tensorflow=[TENSORFLOW, TENSORFLOW])
+    run.failures.append(Failure("large", "tmpfs", "holdfast", 0, "StorageError: no space left"))
+    text = markdown(run)
+
+    assert "- Holdfast, large, tmpfs, warm-up: StorageError: no space left" in text
+    assert "not measured" in text
+    assert "1 GiB in 64 variables of 16 MiB, tmpfs (tmpfs)" in text
+
+
+def test_the_report_shows_median_extremes_ratio_and_throughput() -> None:
+    """Units go wrong silently: 0.6 s of 1 GiB is 600 ms and 1.79 GB/s."""
+    text = markdown(results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, HOLDFAST]))
+
+    assert "600 (600 - 600)<br>1.00 x, 1.79 GB/s" in text
+    assert "200 (200 - 200)<br>0.33 x, 5.37 GB/s" in text
+    assert "64.0 (64.0 - 64.0)<br>8.00 x" in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {6}
+
+
+def test_results_can_be_written_as_json() -> None:
+    """A value that JSON cannot hold would lose a run of many minutes at its very end."""
+    json.dumps(results(tensorflow=[TENSORFLOW, TENSORFLOW]).as_json())
