@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from holdfast_storage.errors import HoldfastError, StorageError
+from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import Buffer
 
@@ -35,12 +35,12 @@ class FsspecStore:
         return len(data)
 
     def replace(self, name: str, data: Buffer) -> None:
-        with self._naming("replace", name):
-            self._fs.pipe_file(self._path(name), bytes(data))
+        with self._naming("replace", name) as path:
+            self._fs.pipe_file(path, bytes(data))
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self._naming("read", name):
-            return bytes(self._fs.cat_file(self._path(name), offset, None if length is None else offset + length))
+        with self._naming("read", name, may_miss=True) as path:
+            return bytes(self._fs.cat_file(path, offset, None if length is None else offset + length))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         data = self.read(name, offset, len(buffer))
@@ -49,16 +49,15 @@ class FsspecStore:
 
     def size(self, name: str) -> int | None:
         try:
-            with self._naming("look at", name):
-                info = self._fs.info(self._path(name))
+            with self._naming("look at", name, may_miss=True) as path:
+                info = self._fs.info(path)
         except FileNotFoundError:
             return None
         return int(info["size"]) if info["type"] == "file" else None
 
     def list(self, folder: str = "") -> builtins.list[str]:
-        path = self._path(folder) if folder else self._root
         try:
-            with self._naming("list", folder):
+            with self._naming("list", folder, may_miss=True) as path:
                 found = self._fs.ls(path, detail=True)
         except FileNotFoundError:
             return []
@@ -68,32 +67,31 @@ class FsspecStore:
 
     def delete_folder(self, folder: str) -> None:
         try:
-            with self._naming("delete", folder):
-                self._fs.rm(self._path(folder), recursive=True)
+            with self._naming("delete", folder, may_miss=True) as path:
+                self._fs.rm(path, recursive=True)
         except FileNotFoundError:
             return
 
     def _put_new(self, verb: str, name: str, data: bytes) -> bool:
-        path = self._path(name)
-        with _EXCLUSIVE, self._naming(verb, name):
+        with _EXCLUSIVE, self._naming(verb, name) as path:
             if self._fs.exists(path):
                 return False
             self._fs.pipe_file(path, data)
             return True
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{check_relative(name)}"
-
     def _full(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
 
     @contextmanager
-    def _naming(self, verb: str, name: str) -> Iterator[None]:
-        """Turn whatever a backend raises into a StorageError with the full URL; missing stays FileNotFoundError."""
+    def _naming(self, verb: str, name: str, *, may_miss: bool = False) -> Iterator[str]:
+        """The path of an object; turns whatever the backend raises into a StorageError with the full URL.
+
+        may_miss: FileNotFoundError is an answer, and stays itself.
+        """
+        path = f"{self._root}/{check_relative(name)}" if name or verb != "list" else self._root
         try:
-            yield
-        except (FileNotFoundError, HoldfastError):
-            raise
+            yield path
         except Exception as error:
-            full = self._full(name)
-            raise StorageError(f"Could not {verb} {full}: {error}", object=full) from error
+            if isinstance(error, FileNotFoundError) and may_miss:
+                raise
+            raise StorageError(f"Could not {verb} {self._full(name)}: {error}", object=self._full(name)) from error

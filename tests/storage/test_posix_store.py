@@ -1,0 +1,252 @@
+"""What is special to folders: durability, errors of the operating system, races of real processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from holdfast_storage.errors import StorageError
+from holdfast_storage.store.base import NotCreated
+from holdfast_storage.store.posix import PosixStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PosixStore:
+    return PosixStore(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of what is fsynced, in order; a temporary file as `*`."""
+    paths: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        paths.append("*" if path.endswith(".tmp") else path)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+RACER = """
+import sys
+from holdfast_storage.store.posix import PosixStore
+store = PosixStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+print("".join("1" if store.create(f"log/{n}", sys.argv[2].encode() * 1000) else "0" for n in range(40)))
+"""
+
+
+@pytest.mark.processes
+def test_one_of_eight_processes_wins_each_race(store: PosixStore) -> None:
+    """An exclusive create that is exclusive only within one process (fsspec's local one: 126 of 300 races had two)."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, store.url, str(who)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for who in range(8)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    wins = [racer.communicate()[0].strip() for racer in racers]
+    for number in range(40):
+        winners = [who for who in range(8) if wins[who][number] == "1"]
+        assert len(winners) == 1
+        assert store.read(f"log/{number}") == b"%d" % winners[0] * 1000
+    assert store.list("log") == sorted(str(number) for number in range(40))
+
+
+def test_write_syncs_the_file_and_every_folder_up_to_the_run(store: PosixStore, synced: list[str]) -> None:
+    """A committed object that a power cut takes away together with its folder."""
+    store.write("ckpt/local/a", [b"x"])
+    synced.clear()
+    store.write("ckpt/local/b", [b"x"])
+    run = store.url
+    assert synced == [f"{run}/ckpt/local/b", f"{run}/ckpt/local", f"{run}/ckpt", run]
+
+
+def test_new_folders_are_synced_into_their_parents(store: PosixStore, synced: list[str]) -> None:
+    """A run directory that a power cut takes away as a whole."""
+    store.write("ckpt/a", [b"x"])
+    assert synced[:2] == [os.path.dirname(store.url), store.url]
+
+
+@pytest.mark.parametrize("verb", ["create", "replace"])
+def test_small_objects_are_synced_before_they_get_their_name(
+    store: PosixStore, synced: list[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """An entry of the log that is there after a power cut, but empty."""
+    store.write("log/0", [b""])
+    synced.clear()
+    for name in ("link", "replace"):
+        real: Callable[[str, str], None] = getattr(os, name)
+
+        def recorded(source: str, target: str, real: Callable[[str, str], None] = real) -> None:
+            synced.append("named")
+            real(source, target)
+
+        monkeypatch.setattr(os, name, recorded)
+    getattr(store, verb)("log/1", b"x")
+    assert synced == ["*", "named", f"{store.url}/log"]
+
+
+def test_partial_writes_are_completed(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """write(2) takes at most 2 GiB at a time, and less whenever it likes."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
+    assert store.write("a", [b"0123456789", b"abcd"]) == 14
+    assert store.read("a") == b"0123456789abcd"
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_disk_full(store: PosixStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """An error that does not name the object, or an fsync tried again, which would then report success."""
+    calls = []
+
+    def full(*_: object) -> int:
+        calls.append(call)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.write("ckpt/first", [b"x"])
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageError, match="No space left") as raised:
+        store.write("ckpt/a", [b"x"])
+    assert raised.value.object == f"{store.url}/ckpt/a"
+    assert f"{store.url}/ckpt/a" in str(raised.value)
+    assert calls == [call]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_create_that_made_nothing_says_so(store: PosixStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A full disk taken for an unknown outcome, which would have to be settled on that same full disk."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.create("log/0", b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(NotCreated, match="No space left"):
+            store.create("log/1", b"x")
+    assert sorted(os.listdir(f"{store.url}/log")) == ["0"]
+    assert store.create("log/1", b"x")
+
+
+def test_a_create_whose_folder_does_not_sync_is_unknown(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that readers see already, reported as never made."""
+    store.create("log/0", b"x")
+    real = os.fsync
+
+    def broken(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StorageError) as raised:
+        store.create("log/1", b"x")
+    assert not isinstance(raised.value, NotCreated)
+    assert store.read("log/1") == b"x"
+
+
+def test_a_repeated_link_request_is_recognised(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS: the answer to link was lost, the client asked again, and the server refused what it had just made."""
+    real = os.link
+
+    def twice(source: str, target: str) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert store.create("log/1", b"x")
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(_source: str, _target: str) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", refuse)
+    return
+
+
+@pytest.mark.usefixtures("no_links")
+def test_create_where_there_are_no_links(store: PosixStore) -> None:
+    """A file system without hard links, on which nothing could be committed, or twice."""
+    assert store.create("log/1", b"first")
+    assert not store.create("log/1", b"second")
+    assert store.read("log/1") == b"first"
+    assert os.listdir(f"{store.url}/log") == ["1"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(store: PosixStore) -> None:
+    """A permission told as something else, or without the path."""
+    os.mkdir(store.url, 0o500)
+    with pytest.raises(StorageError, match=f"{store.url}/ckpt/a: Permission denied"):
+        store.write("ckpt/a", [b"x"])
+
+
+def test_a_file_where_the_run_directory_should_be(store: PosixStore) -> None:
+    """A path that is a file: an endless search for the folder, or a traceback."""
+    Path(store.url).write_text("x")
+    with pytest.raises(StorageError, match="Not a directory"):
+        store.write("ckpt/a", [b"x"])
+    with pytest.raises(NotCreated, match="Not a directory"):
+        store.create("log/0", b"x")
+
+
+@pytest.mark.parametrize("verb", ["open", "scandir", "stat"])
+def test_unreadable_is_not_missing(store: PosixStore, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """A mount that answers with an error, after which a good checkpoint is condemned as missing."""
+    store.write("a", [b"x"])
+
+    def broken(*_: object, **__: object) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, verb, broken)
+    ask: dict[str, Callable[[], object]] = {
+        "open": lambda: store.read("a"),
+        "scandir": store.list,
+        "stat": lambda: store.size("a"),
+    }
+    with pytest.raises(StorageError, match=store.url):
+        ask[verb]()
+
+
+def test_open_files_outlive_their_folder(store: PosixStore) -> None:
+    """A deferred variable whose file retention has taken away before it was read."""
+    store.write("ckpt/a", [b"0123456789"])
+    fd = store.open("ckpt/a")
+    try:
+        store.delete_folder("ckpt")
+        assert os.pread(fd, 4, 3) == b"3456"
+    finally:
+        os.close(fd)
+    with pytest.raises(FileNotFoundError):
+        store.open("ckpt/a")
+
+
+def test_delete_does_not_follow_links(store: PosixStore, tmp_path: Path) -> None:
+    """A symbolic link in a checkpoint's folder that leads retention out of the run."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    store.write("ckpt/a", [b"x"])
+    os.symlink(outside, f"{store.url}/ckpt/link")
+    store.delete_folder("ckpt")
+    assert (outside / "file").exists()

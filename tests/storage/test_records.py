@@ -1,0 +1,82 @@
+"""How each kind of entry changes the state of a run."""
+
+from __future__ import annotations
+
+from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState, Task
+
+
+def ours(number: int) -> CheckpointRecord:
+    return CheckpointRecord(f"ckpt-{number}.00000000.{number}/ckpt-{number}", number, float(number), manifest_crc32c=1)
+
+
+def stock(number: int) -> CheckpointRecord:
+    return CheckpointRecord(f"ckpt-{number}", number, float(number), stock=True)
+
+
+def test_tasks_read_back() -> None:
+    """A task whose type holds the separator."""
+    for task in (Task("worker", 0), Task("my-job", 12)):
+        assert Task.parse(str(task)) == task
+
+
+def test_tasks_are_ordered_by_number() -> None:
+    """worker-10 before worker-2: shards handed out in another order than TF_CONFIG's."""
+    assert sorted([Task("worker", 10), Task("worker", 2), Task("chief", 0)])[-1] == Task("worker", 10)
+
+
+def test_folders() -> None:
+    """The run directory itself as the folder of a checkpoint, to be deleted with it."""
+    assert ours(1).folder == "ckpt-1.00000000.1"
+    assert stock(1).folder == ""
+
+
+def test_the_newest_is_the_last_committed() -> None:
+    """The largest step taken for the newest after a rollback."""
+    state = LogState("run").commit(ours(5)).commit(ours(3))
+    assert state.restorable[-1] == ours(3)
+    assert state.find(ours(5).prefix) == ours(5)
+    assert state.find("other") is None
+
+
+def test_leading_keeps_the_checkpoints() -> None:
+    """A take-over that forgets what was committed."""
+    leader = Leader("id", "host:1", "host")
+    generation = Generation("00000001", ((Task("worker", 0), "a"),))
+    state = LogState("run").commit(ours(1)).lead(leader, generation)
+    assert (state.leader, state.generation, state.checkpoints) == (leader, generation, (ours(1),))
+
+
+def test_retired_checkpoints_are_to_be_deleted() -> None:
+    """A folder that is neither live nor to be deleted: there for ever."""
+    state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3))
+    state = state.retire((ours(1).prefix,), (ours(2).prefix,), 2.0)
+    assert [c.step for c in state.checkpoints] == [2, 3]
+    assert [c.preserved for c in state.checkpoints] == [True, False]
+    assert state.retired == (ours(1).folder,)
+    assert state.last_preserved == 2.0
+    state = state.retire((ours(3).prefix,), (), 2.0)
+    assert state.retired == (ours(1).folder, ours(3).folder)
+    assert state.forget((ours(1).folder,)).retired == (ours(3).folder,)
+
+
+def test_stock_checkpoints_are_never_deleted() -> None:
+    """Retention that deletes the run directory, the folder of what TensorFlow wrote into it, or one of its folders."""
+    nested = CheckpointRecord("old/ckpt-1", 1, 1.0, stock=True)
+    state = LogState("run", checkpoints=(nested, stock(2), ours(3))).retire((nested.prefix, stock(2).prefix), (), None)
+    assert state.checkpoints == (ours(3),)
+    assert state.retired == ()
+
+
+def test_condemned_checkpoints_are_live_but_not_restorable() -> None:
+    """A damaged one restored again, or its mark kept when its name is gone."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)), damaged=(ours(2).prefix,))
+    assert state.restorable == (ours(1),)
+    assert state.find(ours(2).prefix) == ours(2)
+    assert state.retire((ours(2).prefix,), (), None).damaged == ()
+
+
+def test_a_rollback_makes_its_checkpoint_the_newest() -> None:
+    """A crash before the next commit, after which the abandoned branch would be restored."""
+    state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3)).restored(ours(2).prefix)
+    assert [c.step for c in state.checkpoints] == [1, 3, 2]
+    assert state.restored("other") == state

@@ -1,0 +1,209 @@
+"""What every storage must do, whatever it is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from holdfast_storage.errors import StorageError
+from holdfast_storage.store.base import Store
+from support.faulty_store import FaultyStore
+from support.stores import KINDS, new_store
+
+
+@pytest.fixture(params=[*KINDS, "double"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Every storage, and the double that other tests put in its place."""
+    if request.param == "double":
+        return FaultyStore(new_store("memory", tmp_path))
+    return new_store(request.param, tmp_path)
+
+
+def test_created_object_reads_back(store: Store) -> None:
+    """An object that was reported as made but holds something else."""
+    assert store.create("_holdfast/log/1.json", b"one")
+    assert store.read("_holdfast/log/1.json") == b"one"
+    assert store.size("_holdfast/log/1.json") == 3
+
+
+def test_second_create_changes_nothing(store: Store) -> None:
+    """A log entry overwritten by the loser of a race."""
+    assert store.create("log/1", b"first")
+    assert not store.create("log/1", b"second")
+    assert store.read("log/1") == b"first"
+
+
+@pytest.mark.parametrize("round_", range(10))
+def test_one_of_eight_creators_wins(store: Store, round_: int) -> None:
+    """Two coordinators that both believe they own the next entry of the log."""
+    start = threading.Barrier(8)
+    won: list[int] = []
+
+    def create(who: int) -> None:
+        start.wait()
+        if store.create("log/1", b"%d" % who * 1000):
+            won.append(who)
+
+    threads = [threading.Thread(target=create, args=(who,)) for who in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("log/1") == b"%d" % won[0] * 1000
+
+
+def test_readers_of_a_race_see_all_or_nothing(store: Store) -> None:
+    """A reader that takes a half-written entry for the whole."""
+    done = threading.Event()
+    seen: set[int] = set()
+
+    def look() -> None:
+        while not done.is_set():
+            for number in range(20):
+                try:
+                    seen.add(len(store.read(f"log/{number}")))
+                except FileNotFoundError:
+                    continue
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(20):
+        store.create(f"log/{number}", bytes(100_000))
+    done.set()
+    reader.join()
+    assert seen <= {100_000}
+
+
+def test_write_joins_its_chunks(store: Store) -> None:
+    """Chunks of other element types, empty ones and views, of which a part is lost."""
+    floats = memoryview(bytearray(range(16))).cast("f")
+    chunks = [b"ab", b"", memoryview(b"cdefg")[1:3], bytearray(b"x"), floats]
+    assert store.write("a/b/c.data", chunks) == 21
+    assert store.read("a/b/c.data") == b"abdex" + bytes(range(16))
+
+
+def test_write_of_nothing_makes_an_empty_object(store: Store) -> None:
+    """An empty shard that is missing afterwards."""
+    assert store.write("a/empty", []) == 0
+    assert store.size("a/empty") == 0
+    assert store.read("a/empty") == b""
+
+
+def test_write_to_a_taken_name_is_refused(store: Store) -> None:
+    """An object of a committed checkpoint changed by a later attempt."""
+    store.write("a/b", [b"first"])
+    with pytest.raises(StorageError, match="a/b") as raised:
+        store.write("a/b", [b"second"])
+    assert raised.value.object.endswith("a/b")
+    assert store.read("a/b") == b"first"
+
+
+def test_replace_sets_new_and_old(store: Store) -> None:
+    """TensorFlow's state file that keeps the tail of a longer predecessor."""
+    store.replace("checkpoint", b"a longer text")
+    store.replace("checkpoint", b"short")
+    assert store.read("checkpoint") == b"short"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [(0, 4, b"0123"), (3, 4, b"3456"), (8, 4, b"89"), (10, 4, b""), (30, 4, b""), (7, None, b"789"), (2, 0, b"")],
+)
+def test_ranges(store: Store, offset: int, length: int | None, expected: bytes) -> None:
+    """A tensor read from the wrong place, or padded where its object ends."""
+    store.write("a", [b"0123456789"])
+    assert store.read("a", offset, length) == expected
+    if length is not None:
+        buffer = memoryview(bytearray(length))
+        assert store.read_into("a", offset, buffer) == len(expected)
+        assert buffer[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("read", [lambda s, n: s.read(n), lambda s, n: s.read_into(n, 0, memoryview(bytearray(4)))])
+@pytest.mark.parametrize("name", ["missing", "missing/below", "a/file/below"])
+def test_missing_objects(store: Store, read: Callable[[Store, str], object], name: str) -> None:
+    """Missing told as unreadable: a run that can never be started, or never be settled."""
+    store.write("a/file", [b"x"])
+    with pytest.raises(FileNotFoundError):
+        read(store, name)
+    assert store.size(name) is None
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    """A folder of that name taken for the object."""
+    store.write("a/b", [b"x"])
+    assert store.size("a") is None
+
+
+def test_listing(store: Store) -> None:
+    """Names that come back in another form than they are asked for, or from deeper down."""
+    for name in ("b", "a/1", "a/2/x", "a-c/1", "_holdfast/log/000000000000.json"):
+        store.write(name, [b""])
+    assert store.list() == ["_holdfast/", "a-c/", "a/", "b"]
+    assert store.list("a") == ["1", "2/"]
+    assert store.list("_holdfast/log") == ["000000000000.json"]
+
+
+def test_listing_of_what_is_no_folder(store: Store) -> None:
+    """A new run directory, which nobody has made yet, taken for unreadable."""
+    assert store.list() == []
+    store.write("a", [b"x"])
+    assert store.list("a") == []
+    assert store.list("b") == []
+
+
+def test_leftovers_of_verbs_are_not_listed(store: Store) -> None:
+    """Temporary files that look like objects of the run."""
+    store.create("a/1", b"x")
+    store.create("a/1", b"x")
+    store.replace("a/2", b"x")
+    assert store.list("a") == ["1", "2"]
+
+
+def test_delete_folder_deletes_that_folder(store: Store) -> None:
+    """Retention that takes a neighbour with the same beginning along, or leaves depths behind."""
+    for name in ("ckpt-1/a", "ckpt-1/local/b", "ckpt-10/a", "ckpt-1.index"):
+        store.write(name, [b"x"])
+    store.delete_folder("ckpt-1")
+    store.delete_folder("ckpt-1")
+    assert store.list() == ["ckpt-1.index", "ckpt-10/"]
+    assert store.read("ckpt-10/a") == b"x"
+
+
+def test_deleters_may_meet(store: Store) -> None:
+    """Two who finish the same deletion, one of whom is told that it failed."""
+    for number in range(50):
+        store.write(f"ckpt/{number % 5}/{number}", [b"x"])
+    failures: list[Exception] = []
+
+    def delete() -> None:
+        try:
+            store.delete_folder("ckpt")
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=delete) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("name", ["", "/a", "../a", "a/../../b", "a//b", "./a", "a/", "a\0b"])
+def test_names_stay_below_the_run_directory(store: Store, name: str) -> None:
+    """A manifest or an index from elsewhere that makes us write or delete outside of the run."""
+    for verb in (
+        lambda: store.create(name, b""),
+        lambda: store.write(name, []),
+        lambda: store.replace(name, b""),
+        lambda: store.read(name),
+        lambda: store.size(name),
+        lambda: store.delete_folder(name),
+    ):
+        with pytest.raises(ValueError, match="relative path"):
+            verb()
