@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from holdfast.snapshot import replica_key
 from holdfast.staging import Staged
 from holdfast_storage.errors import InvalidRequest
 
@@ -43,7 +44,7 @@ def on_restored(status: Any, then: Callable[[Iterable[Any]], None]) -> None:
     TensorFlow offers no hook for it. Every restoration, of objects that are there and of ones that are created later,
     ends in `restore_saveables` of the object that a load status is about.
     """
-    load = getattr(status, "_checkpoint", None)
+    load: Any = getattr(status, "_checkpoint", None)
     if not hasattr(load, "restore_saveables"):
         return  # a name-based checkpoint of TensorFlow 1 knows no deferred restoration
     restore_saveables = load.restore_saveables
@@ -106,11 +107,6 @@ def local_components(trackable: Any) -> tuple[Any, ...]:
     variable = trackable if callable(variable) else variable
     strategy = getattr(variable, "distribute_strategy", None)
     return (variable,) if strategy is None else tuple(strategy.experimental_local_results(variable))
-
-
-def replica_key(key: str, replica: int) -> str:
-    """The key, in a worker's local bundle, of one local replica of a variable."""
-    return f"{key}/.REPLICA/{replica}"
 
 
 def _why_not_per_worker(staged: Staged) -> str:

@@ -1,33 +1,78 @@
-"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own reader takes it."""
+"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own reader takes it.
+
+TensorFlow restores some variables long after `restore` has returned: those that are created later. By then retention
+may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it
+reads a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
+descriptors that this process holds open. They are the checkpoint's own files, where it lies in a file system, else
+nameless temporary files that it was copied into. So a kill leaves nothing behind but a few kilobytes.
+
+Where the world is the one that saved, the staged index gives this worker's own value of each worker-local tensor in
+place of the chief's. See docs/design/004-restore.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from holdfast.snapshot import OBJECT_GRAPH_KEY, OWN_SUFFIX
+from holdfast_storage.bundle.index import Index, write_index
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import data_object, index_object, local_prefix
+from holdfast_storage.manifest import Manifest, read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
+from holdfast_storage.store.posix import PosixStore
+from holdfast_storage.verify import verify_checkpoint
 
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """The value of one local replica of a distributed variable, as this worker saved it."""
-
-    dtype: int  # a tensorflow.DataType, by number
-    shape: tuple[int, ...]
-    data: bytes
+_REPLICA = "/.REPLICA/"
+_MAIN, _LOCAL = "checkpoint", "local"  # names of the two bundles in the staging folder
 
 
 class Staged:
-    """A verified checkpoint, readable by TensorFlow until `close()`, whatever becomes of the original."""
+    """A verified checkpoint that TensorFlow can read until `close()`, whatever becomes of the original.
 
-    record: CheckpointRecord
-    prefix: str
-    local_prefix: str | None
-    world_matches: bool
-    replicas: Mapping[str, Sequence[Component]]
+    Attributes:
+        record: the checkpoint.
+        manifest: its manifest; None for a stock one.
+        prefix: what to give to `tf.train.Checkpoint.restore`: a local path.
+        local_prefix: the same of what is this worker's own; None if there is nothing, or if the world is another.
+        has_per_worker: whether `per_worker` objects can be restored from `local_prefix`.
+        replicas: checkpoint keys of variables whose local replicas have values of their own in `local_prefix`, and how
+            many each.
+        world_matches: whether the checkpoint was saved by the tasks that there are now.
+    """
 
-    def close(self) -> None: ...
+    def __init__(
+        self, record: CheckpointRecord, manifest: Manifest | None, world_matches: bool, held: _Held, local: Index | None
+    ) -> None:
+        self.record = record
+        self.manifest = manifest
+        self.world_matches = world_matches
+        self.prefix = str(held.folder / _MAIN)
+        self.local_prefix = None if local is None else str(held.folder / _LOCAL)
+        self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
+        self.replicas = _replicas(local)
+        self._close = weakref.finalize(self, held.close)
+
+    def close(self) -> None:
+        """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
 
 def stage(
@@ -36,8 +81,137 @@ def stage(
     *,
     task: Task,
     world: Sequence[Task],
-    verify: bool = True,
     progress: Callable[[int], None] | None = None,
+    threads: int = 2,
 ) -> Staged:
-    """Read and verify everything that `task` needs of a checkpoint."""
-    raise NotImplementedError
+    """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
+
+    Args:
+        store: the run directory.
+        record: the checkpoint, as the log has it.
+        task: the worker.
+        world: all workers there are now. If the checkpoint was saved by the same ones, each gets back its own values.
+        progress: told the bytes of each chunk read, from several threads.
+        threads: reading at a time.
+
+    What lies on no local file system is copied into nameless files in the folder for temporary files (`TMPDIR`).
+
+    Raises:
+        CheckpointDamaged: an object is missing or not what was committed.
+        StorageError: the storage did not answer, or there is no room for the copy.
+        InvalidRequest: a newer Holdfast or TensorFlow wrote it.
+    """
+    manifest = None if record.stock else read_manifest(store, record)
+    world_matches = manifest is not None and set(manifest.world) == set(world)
+    bundles = {_MAIN: record.prefix}
+    objects = None
+    if manifest is not None:
+        own = [each.name for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
+        objects = [*(each.name for each in manifest.objects if each.role in ("data", "index")), *own]
+        if own:
+            bundles[_LOCAL] = local_prefix(record.folder, task)
+    held = _Held(store)
+    try:
+        if isinstance(store, PosixStore):
+            # Before they are verified, so that nobody can delete them between the two.
+            held.open_existing(f"{record.folder}/{name}" for name in objects or ())
+        report = verify_checkpoint(store, record, objects=objects, progress=progress, sink=held.sink, threads=threads)
+        report.raise_if_bad()
+        indexes = {name: held.parse_index(prefix) for name, prefix in bundles.items()}
+        main, local = indexes[_MAIN], indexes.get(_LOCAL)
+        shards = {
+            name: [data_object(bundles[name], shard, index.num_shards) for shard in range(index.num_shards)]
+            for name, index in indexes.items()
+        }
+        overlaid = main if local is None else _overlaid(main, local, record)
+        held.link(_MAIN, overlaid, [*shards[_MAIN], *shards.get(_LOCAL, [])])
+        if local is not None:
+            held.link(_LOCAL, local, shards[_LOCAL])
+        return Staged(record, manifest, world_matches, held, local)
+    except BaseException:
+        held.close()
+        raise
+
+
+def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
+    """The main index, with the worker's own values, in shards that come after the main ones, under the stock keys."""
+    own = {
+        key.removesuffix(OWN_SUFFIX): replace(
+            entry, key=key.removesuffix(OWN_SUFFIX), shard=main.num_shards + entry.shard
+        )
+        for key, entry in local.tensors.items()
+        if key.endswith(OWN_SUFFIX)
+    }
+    for key in own.keys() - main.tensors.keys():
+        raise CheckpointDamaged(f"Checkpoint {record.prefix} has a worker's own value of {key} alone", object=key)
+    slices = {(key, extents): entry for (key, extents), entry in main.slices.items() if key not in own}
+    return Index(main.num_shards + local.num_shards, {**main.tensors, **own}, slices)
+
+
+def _replicas(local: Index | None) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for key in local.tensors if local is not None else ():
+        stock, found, _ = key.rpartition(_REPLICA)
+        if found:
+            counts[stock] = counts.get(stock, 0) + 1
+    return counts
+
+
+class _Held:
+    """Objects that are held open, and the folder that leads TensorFlow to them."""
+
+    def __init__(self, store: Store) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
+        self.sink = None if isinstance(store, PosixStore) else self._copy
+        self._store = store
+        self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
+        self._lock = threading.Lock()
+
+    def open_existing(self, names: Iterable[str]) -> None:
+        """Open objects in a file system. What is missing is for the verification to judge."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._descriptor(name)
+
+    def parse_index(self, prefix: str) -> Index:
+        """The index of a bundle that has been verified."""
+        descriptor = self._descriptor(index_object(prefix))
+        return Index.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+
+    def link(self, name: str, index: Index, shards: Sequence[str]) -> None:
+        """Make a bundle of an index and the objects that are its shards."""
+        used = {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
+        for shard in used:
+            target = f"/dev/fd/{self._descriptor(shards[shard])}"
+            os.symlink(target, data_object(str(self.folder / name), shard, index.num_shards))
+        records = ((key, entry.SerializeToString()) for key, entry in index.records())
+        Path(index_object(str(self.folder / name))).write_bytes(write_index(index.num_shards, records))
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def _copy(self, name: str, offset: int, chunk: memoryview) -> None:
+        """Take in what the verification reads."""
+        descriptor = self._descriptor(name)
+        try:
+            while chunk:
+                written = os.pwrite(descriptor, chunk, offset)
+                chunk, offset = chunk[written:], offset + written
+        except OSError as error:
+            raise StorageError(
+                f"Could not copy {self._store.url}/{name} into a temporary file in {tempfile.gettempdir()} "
+                f"(TMPDIR chooses another folder): {error.strerror}",
+                object=name,
+            ) from error
+
+    def _descriptor(self, name: str) -> int:
+        with self._lock:
+            if name not in self._descriptors:
+                if isinstance(self._store, PosixStore):
+                    self._descriptors[name] = self._store.open(name)
+                else:
+                    with tempfile.TemporaryFile() as file:
+                        self._descriptors[name] = os.dup(file.fileno())
+            return self._descriptors[name]

@@ -126,9 +126,12 @@ def _tf_keras_extras(layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _containers(layer: Any) -> list[Any]:
-    """What holds the metrics of a compiled tf_keras model."""
-    both = (getattr(layer, "compiled_loss", None), getattr(layer, "compiled_metrics", None))
-    return [container for container in both if hasattr(container, "build")]
+    """What makes the metrics of a compiled model on its first batch."""
+    names = (
+        ("compiled_loss", "compiled_metrics") if isinstance(layer, tf.Module) else ("_compile_loss", "_compile_metrics")
+    )
+    found = [getattr(layer, name, None) for name in names]
+    return [container for container in found if hasattr(container, "build")]
 
 
 def _attach(layer: Any) -> None:
@@ -139,10 +142,9 @@ def _attach(layer: Any) -> None:
             # In Keras's symbolic scope a variable has no value yet, and could not take one.
             if id(value) not in present and getattr(value, "_value", value) is not None:
                 layer._track_trackable(value, name, overwrite=True)
-    if isinstance(layer, tf.Module):
-        for container in _containers(layer):
-            if not container.built and "build" not in vars(container):
-                _after_build(container, lambda: _attach(layer))
+    for container in _containers(layer):
+        if not container.built and "build" not in vars(container):
+            _after_build(container, lambda: _attach(layer))
 
 
 def _untracked(layer: Any) -> AbstractContextManager[None]:
@@ -156,7 +158,7 @@ def _untracked(layer: Any) -> AbstractContextManager[None]:
 
 
 def _after_build(container: Any, then: Callable[[], None]) -> None:
-    """tf_keras makes its metrics after everything else of the first step, so that no restoration comes after them."""
+    """Metrics are made after everything else of the first step: no deferred restoration comes after them."""
     build = container.build
 
     def build_and_attach(*args: Any, **kwargs: Any) -> None:
