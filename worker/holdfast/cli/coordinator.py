@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+
 import click
 
 from holdfast_storage.errors import InvalidRequest
@@ -10,21 +14,26 @@ from holdfast_storage.errors import InvalidRequest
 @click.command(name="coordinator")
 @click.option("--root", required=True, metavar="URL", help="The folder that all run directories it serves lie below.")
 @click.option(
-    "--listen", required=True, metavar="HOST:PORT", help="Where to listen; port 0 takes a free one and prints it."
+    "--listen",
+    required=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0 takes a free one and logs it.",
 )
 def command(root: str, listen: str) -> None:
-    """Run a coordinator until SIGTERM or ctrl-C.
+    """Run a coordinator until SIGTERM or ctrl-C, logging to stderr.
 
     Workers find it by `CheckpointManager(..., coordinator="HOST:PORT")` or by the environment variable
     HOLDFAST_COORDINATOR. Whoever can reach the port can commit to the runs below URL: listen on a private address.
     """
-    address = _checked(listen)
+    address = _checked_address(listen)
+    _check_root(root)
     from holdfast_coordinator.server import serve
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     serve(root, address)
 
 
-def _checked(listen: str) -> str:
+def _checked_address(listen: str) -> str:
     """HOST:PORT, after checking that it is one; an IPv6 address stands in brackets."""
     host, colon, port = listen.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
@@ -33,3 +42,22 @@ def _checked(listen: str) -> str:
             f"--listen {listen!r} is not HOST:PORT, such as 127.0.0.1:7070, [::1]:7070 or 0.0.0.0:0 for any free port"
         )
     return listen
+
+
+def _check_root(root: str) -> None:
+    """InvalidRequest for a local root that cannot be written: better now than at the first save.
+
+    A missing one is not made, because it most often is a mount that is not there.
+    """
+    from holdfast_storage.store import normalise
+
+    path = normalise(root)
+    if "://" in path:
+        return
+    try:
+        tempfile.TemporaryFile(dir=path, prefix=".holdfast-").close()
+    except OSError as error:
+        raise InvalidRequest(
+            f"--root {path} cannot be written ({os.strerror(error.errno or 0)}): is it there, mounted, and yours?",
+            object=path,
+        ) from error

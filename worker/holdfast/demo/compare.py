@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.demo.progress import final_losses, read_lives
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.manifest import read_manifest
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store, open_store
-
-from holdfast.demo.progress import final_losses, read_lives
 
 # The groups of arrays that a worker's final state comes in, as people call them.
 GROUPS = {

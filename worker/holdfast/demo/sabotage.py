@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
+from holdfast.demo.processes import Process, wait_until
 from holdfast_storage.layout import Attempt, parse_folder
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
-
-from holdfast.demo.processes import Process, wait_until
 
 # Far longer than the coordinator needs to commit a save for which it has all reports.
 _TIME_TO_COMMIT_S = 2.0

@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.runs import read_run
-from holdfast_storage.store import open_store
-
 from holdfast.demo.compare import Comparison, compare_checkpoints, compare_losses, compare_states
 from holdfast.demo.picture import draw
 from holdfast.demo.processes import Fleet, Process, wait_until
 from holdfast.demo.progress import Life, read_lives
 from holdfast.demo.sabotage import Kill, kill_in_mid_save
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import open_store
 
 STEPS = 240
 SAVE_EVERY = 20

@@ -66,8 +66,10 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
         images += noise.normal(tf.shape(images), stddev=0.1)
         return strategy.reduce("SUM", strategy.run(replica_step, (images, labels)), axis=None)
 
+    state = holdfast.keras.training_state(model)
+    state.noise = noise
     manager = holdfast.CheckpointManager(
-        tf.train.Checkpoint(model=holdfast.keras.training_state(model), noise=noise),
+        state,
         directory,
         max_to_keep=3,
         per_worker=tf.train.Checkpoint(iterator=iterator),

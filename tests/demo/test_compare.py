@@ -1,0 +1,111 @@
+"""The comparison of two runs, and what is read and drawn for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from holdfast.demo.compare import GROUPS, compare_checkpoints, compare_losses, compare_states
+from holdfast.demo.picture import draw
+from holdfast.demo.progress import final_losses, read_lives
+from holdfast.demo.story import Story
+from holdfast_storage.errors import InvalidRequest
+
+
+def dump(folder: Path, worker: int, **changed: np.ndarray) -> None:
+    """A final state in which each group has one array, the same on all workers but for the input."""
+    folder.mkdir(exist_ok=True)
+    arrays = {f"{group}/a": np.arange(4.0) for group in GROUPS} | {"input/a": np.full(3, worker)}
+    np.savez(folder / f"final-{worker}.npz", **arrays | {k.replace("_", "/", 1): v for k, v in changed.items()})
+
+
+def write_progress(folder: Path, worker: int, lines: list[dict[str, float]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"progress-{worker}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def life(begin: int, end: int, time: float) -> list[dict[str, float]]:
+    """A start and its steps."""
+    start: list[dict[str, float]] = [{"restored": begin, "step": begin, "time": time}]
+    return start + [{"step": n, "loss": 1.0 / n, "time": time + n} for n in range(begin + 1, end + 1)]
+
+
+def test_equal_states_are_equal_and_local_ones_counted(tmp_path: Path) -> None:
+    """What differs between the workers of one run must be compared worker by worker, and told."""
+    for side in ("a", "b"):
+        for worker in (0, 1):
+            dump(tmp_path / side, worker)
+    found = {c.what: c for c in compare_states(tmp_path / "a", tmp_path / "b", workers=2)}
+    assert all(c.equal and c.compared == 2 for c in found.values())
+    assert found[GROUPS["input"]].local == 1
+    assert found[GROUPS["weights"]].local == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        np.nextafter(np.arange(4.0), 9.0),  # the last bit
+        np.arange(4.0).astype(np.float32),  # equal values of another type
+        np.arange(4.0).reshape(2, 2),
+        np.array([-0.0, 1.0, 2.0, 3.0]),  # equal to `==`
+    ],
+)
+def test_any_difference_is_found(tmp_path: Path, changed: np.ndarray) -> None:
+    """A comparison by tolerance, or by `==`, passes what is not bit-equal."""
+    dump(tmp_path / "a", 0)
+    dump(tmp_path / "b", 0, optimizer_a=changed)
+    found = {c.what: c for c in compare_states(tmp_path / "a", tmp_path / "b", workers=1)}
+    assert found[GROUPS["optimizer"]].differing == ("worker 0: optimizer/a",)
+    assert not found[GROUPS["optimizer"]].equal
+    assert found[GROUPS["weights"]].equal
+
+
+def test_nothing_to_compare_is_not_equal(tmp_path: Path) -> None:
+    """Two runs without a single loss, or without a checkpoint, are not a success."""
+    for side in ("a", "b"):
+        write_progress(tmp_path / side, 0, [])
+    assert not compare_losses(tmp_path / "a", tmp_path / "b", workers=1).equal
+    assert not compare_checkpoints(tmp_path / "a", tmp_path / "b").equal
+
+
+def test_of_a_step_done_twice_the_second_time_counts(tmp_path: Path) -> None:
+    """The lost steps are part of no history; their repetition is."""
+    twice = life(0, 7, 0.0) + life(4, 10, 100.0)
+    twice[6]["loss"] = 5.0
+    write_progress(tmp_path / "a", 0, twice)
+    write_progress(tmp_path / "b", 0, life(0, 10, 0.0))
+    assert compare_losses(tmp_path / "a", tmp_path / "b", workers=1).equal
+    twice[-1]["loss"] = 5.0
+    write_progress(tmp_path / "a", 0, twice)
+    assert compare_losses(tmp_path / "a", tmp_path / "b", workers=1).differing == ("worker 0: step 10",)
+
+
+def test_an_unfinished_line_is_left_out(tmp_path: Path) -> None:
+    """The supervisor reads what a worker is writing."""
+    path = write_progress(tmp_path, 0, life(0, 3, 0.0))
+    with open(path, "a") as file:
+        file.write('{"step": 4, "lo')
+    (only,) = read_lives(path)
+    assert only.reached == 3
+    assert list(final_losses([only])) == [1, 2, 3]
+
+
+def test_draws_a_picture(tmp_path: Path) -> None:
+    """The picture is made at the very end: an error there would throw away the whole demo."""
+    first = read_lives(write_progress(tmp_path, 0, life(0, 7, 1000.0) + life(4, 10, 1020.0)))
+    second = read_lives(write_progress(tmp_path, 1, life(0, 10, 2000.0)))
+    draw(tmp_path / "loss.png", first, second, killed=1008.0, save_step=6)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refuses_somebody_elses_directory(tmp_path: Path) -> None:
+    """The demo empties its directory: given a wrong one, it must not."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InvalidRequest, match="not empty and not of an earlier demo"):
+        Story(tmp_path, 2, print).tell()
+    assert (tmp_path / "thesis.txt").exists()
