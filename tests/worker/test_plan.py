@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import pytest
@@ -71,13 +71,13 @@ def check(specs: list[Spec], made: Plan) -> None:
     for position, found in runs.items():
         assert found[0][0] == 0
         assert found[-1][1] == specs[position].size
-        assert all(a[1] == b[0] for a, b in zip(found, found[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(found))
         assert len(found) == 1 or all(begin < end for begin, end in found)
     assert made.sliced == {position: tuple(found) for position, found in slices.items()}
 
 
 @given(states(), st.integers(1, 16), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_byte_is_written_exactly_once(specs: list[Spec], workers: int, data: st.DataObject) -> None:
     """Bytes that nobody writes, or two do, are a checkpoint that cannot be restored or is not the state."""
     positions = st.sets(st.integers(0, len(specs) - 1)) if specs else st.just(set())
@@ -118,17 +118,17 @@ def test_shares_are_within_five_percent(exponents: list[float], workers: int, ra
     assert max(shares) - min(shares) <= max(max(shares) * 0.05, 64 * KIB)
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple), st.integers(2, 16), st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), st.integers(2, 16), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
 def test_slices_hold_the_bytes_that_they_say(rows: tuple[int, ...], workers: int, item: int) -> None:
     """A slice is stored as a run of the tensor's buffer: it must be a box whose elements lie back to back there."""
-    shape = (*rows, 9973)  # few rows, each larger than a cut may be off: slices within rows
-    specs = [Spec("v", FLOAT, shape, prod(shape) * item * 16)]
+    shape = (*rows, 997)  # few rows, each larger than a cut may be off: slices within rows
+    specs = [Spec("v", FLOAT, shape, prod(shape) * item * 64)]
     made = plan(specs, workers)
     check(specs, made)
     for part in made.parts:
         for piece in (p for o in part.objects for p in o.pieces if p.extents is not None):
-            first = piece.begin // (item * 16)
+            first = piece.begin // (item * 64)
             numbers = elements(piece.extents, shape)
             assert numbers == list(range(first, first + len(numbers)))
 
@@ -151,7 +151,7 @@ def test_a_worker_writes_several_objects_at_once() -> None:
     made = plan([tensor(n, (4 * MIB,)) for n in range(64)], 2)
     assert [len(part.objects) for part in made.parts] == [4, 4]
     assert not made.sliced
-    assert [len(part.objects) for part in plan([tensor(0, (10,))], 3).parts] == [1, 0, 0]
+    assert [len(part.objects) for part in plan([tensor(0, (1000,))], 3).parts] == [1, 1, 0]
 
 
 def test_what_only_the_chief_can_write_lightens_the_rest_of_its_part() -> None:

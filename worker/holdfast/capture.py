@@ -8,7 +8,8 @@ same, read the variables directly, which takes a tenth. Whatever does not fit go
 
 What is kept is a reference to each tensor. TensorFlow sees that the buffer has a second owner and makes the next
 update of the variable write to a new one: so the snapshot is a moment's, and up to one more state of memory is used
-until it is dropped.
+until it is dropped. A variable that has been updated sparsely, as embeddings are, TensorFlow updates in place and
+copies at each read: of these the snapshot is a copy from the start.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
 from holdfast_storage.errors import InvalidRequest, StorageError
-from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
-
-from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
-
 
 _STUB = "stub"
 
@@ -117,16 +117,18 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
     def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
         written: dict[str, dict[str, Any]] = {}
         for item in shardable_tensors:
-            if item.slice_spec or not hasattr(item.tensor, "numpy"):
+            # A Keras 3 variable gives itself, not its value.
+            tensor = tf.convert_to_tensor(item.tensor) if isinstance(item.tensor, tf.Variable) else item.tensor
+            if item.slice_spec or not hasattr(tensor, "numpy"):
                 raise InvalidRequest(
                     f"{item.checkpoint_key} is spread over parameter servers; so far only variables that each worker"
                     " holds whole can be saved",
                     object=item.checkpoint_key,
                 )
-            if item.tensor.dtype in (tf.string, tf.variant):
+            if tensor.dtype in (tf.string, tf.variant):
                 written[item.checkpoint_key] = {item.slice_spec: item.tensor}
             else:
-                self.kept[item.checkpoint_key] = item.tensor
+                self.kept[item.checkpoint_key] = tensor
         # TensorFlow asks task by task, and fails only if nothing at all is written: the object graph always is.
         return [written] if written else []
 

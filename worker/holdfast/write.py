@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from holdfast.parallel import in_parallel
+from holdfast.plan import DataObject, Piece, Plan
+from holdfast.snapshot import OWN_SUFFIX, Snapshot, SnapshotTensor
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_protos.v1.coordinator_pb2 import StoredObject
 from holdfast_storage import layout
@@ -17,10 +20,6 @@ from holdfast_storage.bundle.index import full_record, header_record, slice_reco
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
-
-from holdfast.parallel import in_parallel
-from holdfast.plan import DataObject, Piece, Plan
-from holdfast.snapshot import OWN_SUFFIX, Snapshot, SnapshotTensor
 
 Progress = Callable[[int], None]
 """Told of bytes as they are handed to the storage, from several threads. What it raises ends the write."""
