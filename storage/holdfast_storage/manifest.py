@@ -112,7 +112,7 @@ class Manifest:
                 metrics=_get(fields, "metrics", dict),
                 local_keys=tuple(_get(fields, "local_keys", list)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise CheckpointDamaged(f"{name} is not a manifest: {error}", object=name) from error
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast_storage import layout
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_the_names_of_the_design() -> None:

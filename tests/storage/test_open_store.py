@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import normalise, open_store
 

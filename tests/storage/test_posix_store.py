@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store.base import NotCreated
 from holdfast_storage.store.posix import PosixStore

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store.base import Store
 from support.faulty_store import FaultyStore

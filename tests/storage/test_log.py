@@ -1,0 +1,284 @@
+"""The log: its bytes, its tail, and the outcomes of publishing an entry."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
+from holdfast_storage.layout import LOG_FOLDER, log_entry
+from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown, decode, encode
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.store.base import Store
+from support.faulty_store import Fault, FaultyStore
+from support.stores import KINDS, new_store
+
+TASKS = st.builds(Task, st.text(min_size=1), st.integers(0, 2000))
+TIMES = st.floats(0, 1e11)
+RECORDS = st.one_of(
+    st.builds(CheckpointRecord, st.text(), st.integers(0), TIMES, st.just(True), st.booleans()),
+    st.builds(CheckpointRecord, st.text(), st.integers(0), TIMES, st.just(False), st.booleans(), st.integers(0, 2**32)),
+)
+STATES = st.builds(
+    LogState,
+    run_id=st.text(),
+    leader=st.none() | st.builds(Leader, st.text(), st.text(), st.text()),
+    generation=st.none()
+    | st.builds(Generation, st.text(), st.dictionaries(TASKS, st.text()).map(lambda d: tuple(d.items()))),
+    checkpoints=st.lists(RECORDS, max_size=4).map(tuple),
+    retired=st.lists(st.text()).map(tuple),
+    damaged=st.lists(st.text()).map(tuple),
+    last_preserved=st.none() | TIMES,
+)
+KIND = st.sampled_from(["import", "lead", "commit", "retire", "damaged", "restored", "abort"])
+ENTRIES = st.builds(Entry, st.integers(0), KIND, st.text(), TIMES, STATES, st.text())
+
+
+def entry(number: int, write_id: str = "mine") -> Entry:
+    record = CheckpointRecord(f"ckpt-{number}.00000000.0/ckpt-{number}", number, 1.0, manifest_crc32c=number)
+    return Entry(number, "commit", write_id, 1.0, LogState("run", checkpoints=(record,)), "a note")
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    now = 0.0
+
+    def __init__(self, store: FaultyStore | None = None, land_at: float = float("inf")) -> None:
+        self._store, self._land_at = store, land_at
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self._store is not None and self.now >= self._land_at:
+            self._store.land()
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+@given(ENTRIES)
+def test_entries_read_back(written: Entry) -> None:
+    """A field of the state that the log forgets, and that no coordinator knows after a restart."""
+    assert decode(encode(written), "entry") == written
+
+
+@given(ENTRIES, st.data())
+def test_a_torn_entry_is_not_there(written: Entry, data: st.DataObject) -> None:
+    """Half an entry (a crash where there are no hard links) taken for a state, or for damage that needs a person."""
+    whole = encode(written)
+    assert decode(whole[: data.draw(st.integers(0, len(whole) - 1))], "entry") is None
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit_is_found(bit: int) -> None:
+    """A state read from a disk that remembers wrongly."""
+    whole = encode(entry(3))
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << bit
+        if position >= len(whole) - 3:  # it then looks torn
+            assert decode(bytes(damaged), "entry") is None
+        else:
+            with pytest.raises(CheckpointDamaged):
+                decode(bytes(damaged), "entry")
+
+
+def test_entries_are_plain_json() -> None:
+    """A log that people cannot read with the tools they have."""
+    fields = json.loads(encode(entry(3)))
+    assert fields["entry"]["checkpoints"][0]["step"] == 3
+    assert len(encode(entry(3))) < 400
+
+
+def resealed(**changes: object) -> bytes:
+    """An entry with other fields and the right checksum."""
+    inner = json.dumps(json.loads(encode(entry(3)))["entry"] | changes).encode()
+    return b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """A run that an older Holdfast cannot read any more after a field was added."""
+    assert decode(resealed(novelty=1), "entry") == entry(3)
+
+
+def test_a_newer_format_is_refused() -> None:
+    """A newer log half understood, and its checkpoints deleted."""
+    with pytest.raises(InvalidRequest, match="newer Holdfast"):
+        decode(resealed(format=2), "entry")
+
+
+@pytest.mark.parametrize("changes", [{"kind": "other"}, {"checkpoints": 1}, {"leader": {"id": "x"}}, {"format": "x"}])
+def test_a_nonsense_entry_is_damage(changes: dict[str, object]) -> None:
+    """A traceback out of the parser."""
+    with pytest.raises(CheckpointDamaged):
+        decode(resealed(**changes), "entry")
+
+
+def test_an_empty_log_has_no_tail(store: Store) -> None:
+    """A new run taken for one that cannot be read."""
+    assert Log(store).tail() is None
+    assert Log(store).read(0) is None
+
+
+def test_the_tail_is_the_last_entry(store: Store) -> None:
+    """An entry overlooked at the end of the log."""
+    log = Log(store)
+    for number in range(12):
+        assert log.publish(entry(number), 0) == Published()
+        assert log.tail() == entry(number)
+    assert log.tail(hint=0) == log.tail(hint=11) == entry(11)
+    assert log.read(7) == entry(7)
+
+
+def test_a_listing_that_lags_behind_is_only_slower(store: Store) -> None:
+    """Object stores and NFS list what was there a while ago: a tail that is not the last, and a fork of the log."""
+
+    class Stale(FaultyStore):
+        shown = 0
+
+        def list(self, folder: str = "") -> list[str]:
+            return super().list(folder)[: self.shown]
+
+    stale = Stale(store)
+    for number in range(5):
+        Log(stale).publish(entry(number), 0)
+    for stale.shown in range(6):
+        assert Log(stale).tail() == entry(4)
+
+
+def test_files_that_are_no_entries_are_passed_over(store: Store) -> None:
+    """A user's file in the log's folder that ends the run."""
+    Log(store).publish(entry(0), 0)
+    store.write(f"{LOG_FOLDER}/notes.txt", [b"x"])
+    assert Log(store).tail() == entry(0)
+
+
+def test_a_torn_entry_at_the_end_is_not_the_tail(store: Store) -> None:
+    """A crash in the middle of an entry, where there are no hard links, that makes the run unreadable."""
+    Log(store).publish(entry(0), 0)
+    store.write(log_entry(1), [encode(entry(1))[:50]])
+    assert Log(store).tail() == entry(0)
+    assert Log(store).tail(hint=0) == entry(0)
+
+
+def test_a_damaged_tail_is_an_error(store: Store) -> None:
+    """The last commit forgotten silently, because its entry has rotted."""
+    Log(store).publish(entry(0), 0)
+    damaged = bytearray(encode(entry(1)))
+    damaged[40] ^= 1
+    store.write(log_entry(1), [damaged])
+    with pytest.raises(CheckpointDamaged, match=log_entry(1)):
+        Log(store).tail()
+
+
+def test_an_entry_in_another_slot_is_damage(store: Store) -> None:
+    """An entry copied to where it does not belong."""
+    store.write(log_entry(0), [encode(entry(1))])
+    with pytest.raises(CheckpointDamaged, match="holds entry 1"):
+        Log(store).tail()
+
+
+def test_an_unreadable_log_is_not_an_empty_one(store: Store) -> None:
+    """A fresh start of a run whose storage did not answer for a moment."""
+    Log(store).publish(entry(0), 0)
+    for verb in ("list", "read"):
+        with pytest.raises(StorageError):
+            Log(FaultyStore(store, {(verb, 0): "fail"})).tail()
+
+
+def test_the_loser_is_told_who_won(store: Store) -> None:
+    """A coordinator that does not learn that it has been superseded."""
+    assert Log(store).publish(entry(0, "theirs"), 0) == Published()
+    assert Log(store).publish(entry(0), 10) == LostRace(entry(0, "theirs"))
+
+
+def test_one_of_eight_publishers_wins(store: Store) -> None:
+    """Two that believe they have won, or nobody."""
+    start = threading.Barrier(8)
+    outcomes: dict[int, object] = {}
+
+    def publish(who: int) -> None:
+        start.wait()
+        outcomes[who] = Log(store).publish(entry(0, str(who)), 10)
+
+    threads = [threading.Thread(target=publish, args=(who,)) for who in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = (who for who in outcomes if outcomes[who] == Published())
+    assert all(outcomes[who] == LostRace(entry(0, str(winner))) for who in outcomes if who != winner)
+
+
+CASES: list[tuple[dict[tuple[str, int], Fault], object]] = [
+    ({}, Published()),
+    ({("create", 0): "lose"}, Published()),
+    ({("create", 0): "fail"}, Published()),
+    ({("create", 0): "lose", ("read", 0): "fail"}, Published()),
+    ({("create", 0): "lose", ("read", 0): "fail", ("create", 1): "refuse"}, Published()),
+    ({("create", 0): "fail", ("create", 1): "fail", ("create", 2): "lose"}, Published()),
+    ({("create", 0): "delay", ("create", 1): "fail"}, Published()),
+    ({("create", 0): "refuse"}, NotPublished("")),
+    ({("create", n): "fail" for n in range(99)}, Unknown("")),
+    ({("create", n): "delay" for n in range(99)}, Unknown("")),
+    ({("create", 0): "delay", **{("create", n): "refuse" for n in range(1, 99)}}, Unknown("")),
+    ({("create", 0): "lose", **{("read", n): "fail" for n in range(99)}}, Unknown("")),
+]
+
+
+@pytest.mark.parametrize(("faults", "expected"), CASES)
+def test_outcomes_of_a_storage_that_fails(
+    store: Store, faults: dict[tuple[str, int], Fault], expected: Published | NotPublished | Unknown
+) -> None:
+    """A success reported as a failure, a failure as a success, or something unknown as either."""
+    faulty, clock = FaultyStore(store, faults), Clock()
+    outcome = Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 10)
+    assert type(outcome) is type(expected)
+    assert clock.now <= 10
+    if isinstance(outcome, Published):
+        assert Log(store).read(0) == entry(0)
+    else:
+        assert log_entry(0) in outcome.reason  # type: ignore[union-attr]
+    if isinstance(outcome, NotPublished):
+        faulty.land()
+        assert Log(store).read(0) is None
+    assert {name for _, name in faulty.calls} == {log_entry(0)}, "only that slot is ever tried"
+
+
+def test_a_request_that_lands_late_is_still_ours(store: Store) -> None:
+    """A 404 taken for an answer: the PUT arrives afterwards, and the commit reported as failed stands."""
+    faulty = FaultyStore(store, {("create", n): "delay" for n in range(3)})
+    clock = Clock(faulty, land_at=0.01)
+    assert Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 10) == Published()
+
+
+def test_a_slot_that_cannot_be_read_is_unknown(store: Store) -> None:
+    """A slot taken by an entry that nobody finished, reported as lost to nobody."""
+    store.write(log_entry(0), [b"{"])
+    clock = Clock()
+    outcome = Log(store, clock=clock, sleep=clock.sleep).publish(entry(0), 5)
+    assert isinstance(outcome, Unknown)
+    assert "cannot be read" in outcome.reason
+    assert clock.now == 5
+
+
+def test_an_unknown_is_settled_by_another_entry_in_the_slot(store: Store) -> None:
+    """A request that lands after its failure was reported."""
+    faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(99)}), Clock()
+    assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 1), Unknown)
+    abort = replace(entry(0, "abort"), kind="abort")
+    assert Log(store).publish(abort, 1) == Published()
+    faulty.land()
+    assert Log(store).read(0) == abort

@@ -1,0 +1,127 @@
+"""manifest.json: round trips and damage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
+from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
+from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.store import Store
+from support.faulty_store import FaultyStore
+from support.stores import new_store
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+TASKS = st.builds(Task, st.text(min_size=1), st.integers(0, 2000))
+NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}", fullmatch=True)
+OBJECTS = st.builds(
+    ObjectRecord,
+    NAMES,
+    st.integers(0, 2**50),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["data", "index", "local", "asset"]),
+    st.none() | TASKS,
+)
+MANIFESTS = st.builds(
+    Manifest,
+    prefix=NAMES,
+    step=st.integers(0),
+    time=st.floats(0, 1e11),
+    generation=st.text(),
+    world=st.lists(TASKS, max_size=4).map(tuple),
+    objects=st.lists(OBJECTS, max_size=4).map(tuple),
+    cluster=st.dictionaries(st.text(), st.lists(st.text(), max_size=3).map(tuple), max_size=2),
+    strategy=st.text(),
+    versions=st.dictionaries(st.text(), st.text(), max_size=2),
+    git_commit=st.text(),
+    metadata=st.dictionaries(st.text(), JSON, max_size=3),
+    metrics=st.dictionaries(st.text(), JSON, max_size=3),
+    local_keys=st.lists(st.text(), max_size=3).map(tuple),
+)
+SMALL = Manifest(
+    "ckpt-1.00000000.0/ckpt-1", 1, 2.0, "00000000", (Task("worker", 0),), (ObjectRecord("a", 3, 4, "data"),)
+)
+
+
+@given(MANIFESTS)
+def test_manifests_read_back(manifest: Manifest) -> None:
+    """A field that the folder does not say about itself."""
+    assert Manifest.parse(manifest.to_bytes()) == manifest
+
+
+@given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_anything_else_is_damage(data: bytes) -> None:
+    """A traceback out of the parser, instead of falling back to an older checkpoint."""
+    with pytest.raises(CheckpointDamaged, match="is not a manifest"):
+        Manifest.parse(data, "ckpt/manifest.json")
+
+
+@given(st.data())
+def test_half_a_manifest_is_damage(data: st.DataObject) -> None:
+    """A crash in the middle of writing it."""
+    whole = SMALL.to_bytes().rstrip()
+    with pytest.raises(CheckpointDamaged):
+        Manifest.parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, value) for field in ("name", "size", "crc32c", "role") for value in (None, -1, [], {})],
+        *[("name", value) for value in ("../x", "/etc/passwd", "", "a/../../b")],
+        ("crc32c", "not a number"),
+        ("task", "worker"),
+        ("task", 3),
+    ],
+)
+def test_nonsense_in_an_object(field: str, value: object) -> None:
+    """A manifest from elsewhere that names files outside of its folder, or has a negative size."""
+    fields = json.loads(SMALL.to_bytes())
+    fields["objects"][0][field] = value
+    with pytest.raises(CheckpointDamaged):
+        Manifest.parse(json.dumps(fields).encode())
+
+
+def test_unknown_fields_are_ignored_and_newer_formats_refused() -> None:
+    """A checkpoint that an older Holdfast cannot read after a field was added, or reads wrongly."""
+    fields = json.loads(SMALL.to_bytes())
+    assert Manifest.parse(json.dumps(fields | {"novelty": 1}).encode()) == SMALL
+    with pytest.raises(InvalidRequest, match="newer Holdfast"):
+        Manifest.parse(json.dumps(fields | {"format": 2}).encode())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = new_store("posix", tmp_path)
+    store.write("ckpt-1.00000000.0/manifest.json", [SMALL.to_bytes()])
+    return store
+
+
+RECORD = CheckpointRecord(SMALL.prefix, 1, 2.0, manifest_crc32c=crc32c(SMALL.to_bytes()))
+
+
+def test_the_log_vouches_for_the_manifest(store: Store) -> None:
+    """A manifest of another checkpoint, sound in itself, put in the place of the committed one."""
+    assert read_manifest(store, RECORD) == SMALL
+    store.replace("ckpt-1.00000000.0/manifest.json", SMALL.to_bytes().replace(b'"step": 1', b'"step": 2'))
+    with pytest.raises(CheckpointDamaged, match="not what was committed"):
+        read_manifest(store, RECORD)
+
+
+def test_a_missing_manifest_is_damage_and_an_unreadable_one_is_not(store: Store) -> None:
+    """A checkpoint condemned because the storage did not answer."""
+    with pytest.raises(StorageError):
+        read_manifest(FaultyStore(store, {("read", 0): "fail"}), RECORD)
+    store.delete_folder("ckpt-1.00000000.0")
+    with pytest.raises(CheckpointDamaged, match="is missing"):
+        read_manifest(store, RECORD)
