@@ -9,7 +9,8 @@ trained by the same step; one worker, CPU.
 
 **In what order.** Round by round, A B C D A B C D ..., so that a machine that slows down or warms up does it to all.
 One contestant works at a time. Between two turns the files of the turn are deleted and the file systems synchronised,
-so that nobody writes back what another one left dirty.
+so that nobody writes back what another one left dirty. Before the first turn, as much memory as the run needs is used
+once and given back, so that nobody is the first to use it.
 
 **In which process.** Each contestant has one process of its own for the whole of a case. Not all in one: what one
 contestant does to the allocator (pages that it mapped, sizes that it made glibc keep) would speed up or slow down the

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import environment
 from benchmarks.cases import FULL, QUICK, Case
 from benchmarks.contestants import LABELS
+from benchmarks.memory import touch
 from benchmarks.race import Race
 from benchmarks.report import markdown
 from benchmarks.results import Results
@@ -24,7 +25,8 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when every contestant finished, 1 when one did not, 2 when it cannot run here."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Holdfast beside TensorFlow's own checkpoints."
+        prog="python -m benchmarks",
+        description="Holdfast beside TensorFlow's own checkpoints. Half an hour on two cores; --quick: two minutes.",
     )
     parser.add_argument("--quick", action="store_true", help="64 MiB and 2 rounds: a smoke test, not a measurement")
     parser.add_argument("--rounds", type=int, help="rounds to take (default 5; 2 with --quick)")
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = {name: environment.file_system(path) for name, path in media.items()}
     results = Results(environment.describe(), cases, where, rounds, quick=options.quick)
     begin = time.monotonic()
+    touch(_memory_needed(cases))
     for case in cases:
         Race(case, media, results, say=lambda line: print(line, file=sys.stderr, flush=True)).run()
     results.environment = {
@@ -66,12 +69,16 @@ def _problem(cases: Sequence[Case], media: Mapping[str, Path]) -> str | None:
     for path in media.values():
         if not path.is_dir():
             return f"{path} is not a folder"
-    # Every contestant's process holds the state; the one whose turn it is also gradients, a copy and what it wrote.
-    need = max(case.state_bytes for case in cases) * (2 * len(LABELS) + 4) + len(LABELS) * 700 * 2**20
-    available = environment.available_memory()
+    need, available = _memory_needed(cases), environment.available_memory()
     if available < need:
         return f"about {need / 2**30:.0f} GiB of memory are needed and {available / 2**30:.0f} available; try --quick"
     return None
+
+
+def _memory_needed(cases: Sequence[Case]) -> int:
+    # Each contestant's process: TensorFlow itself, the state, and gradients or a copy that it keeps; besides, four
+    # saves of the one whose turn it is, on tmpfs.
+    return max(case.state_bytes for case in cases) * (2 * len(LABELS) + 4) + len(LABELS) * 700 * 2**20
 
 
 def _write(results: Results, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much memory this process has at most while it does something. Linux only."""
+"""The memory of processes: how much one has at most while it does something, and none that is new. Linux only."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ _KIB = 1024
 
 
 class PeakMemory:
-    """The largest resident size since `restart`, beside what the process had when this object was made.
+    """The largest resident size since the last `restart`, beside the size at that moment.
 
-    Before each measurement freed memory is handed back to the system: otherwise what an earlier save left in the
-    allocator would hide what the next one takes. Memory that a contestant keeps for ever after its first save, such as
-    the copy of the state that TensorFlow's `enable_async` keeps, counts.
+    Freed memory is handed back to the system first: otherwise what an earlier save left in the allocator would hide
+    what the next one takes.
     """
 
     def __init__(self) -> None:
-        _give_back_free_memory()
-        self._floor = _status("VmRSS")
+        self._floor = 0
 
     def restart(self) -> None:
         """Forget earlier peaks."""
-        _give_back_free_memory()
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
+        if trim is not None:
+            trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present size
+        self._floor = _status("VmRSS")
 
     def extra(self) -> int:
-        """Bytes that the peak since `restart` lies above the floor."""
+        """Bytes by which the peak since `restart` exceeds the size at that moment."""
         return _status("VmHWM") - self._floor
+
+
+def touch(size: int) -> None:
+    """Use so many bytes of memory once and give them back.
+
+    On a virtual machine a page that was never used before can cost ten times what it costs later, because the host has
+    to find it first. Whoever came first would pay for all who come after.
+    """
+    block = bytearray(b"\xff") * size
+    del block
 
 
 def _status(field: str) -> int:
@@ -36,10 +48,3 @@ def _status(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * _KIB
     raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def _give_back_free_memory() -> None:
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
-    if trim is not None:
-        trim(0)

@@ -16,6 +16,7 @@ FIGURES = {
     "lost": ("training time lost per save", "ms", 1e3),
     "restore": ("restore", "ms", 1e3),
     "extra_bytes": ("peak extra memory while saving", "MiB", 1 / 2**20),
+    "extra_training_bytes": ("the same, with a training step meanwhile", "MiB", 1 / 2**20),
 }
 
 # Figures that move the whole state, for which a throughput says something.
@@ -28,8 +29,9 @@ def markdown(results: Results) -> str:
         "# Benchmark",
         "",
         f"Median (lowest - highest) of {results.rounds} interleaved rounds, one worker; below it the ratio of the "
-        f"medians to {LABELS[REFERENCE]}'s: smaller is better. Durable against durable: TensorFlow's files are fsynced by "
-        'the harness in "save to durable", and nowhere else. Restores read from the page cache. '
+        f"medians to {LABELS[REFERENCE]}'s: smaller is better. Durable against durable: TensorFlow's files are fsynced "
+        'by the harness in "save to durable", and nowhere else. Restores read from the page cache. '
+        "What a contestant keeps between saves is in no memory figure: `enable_async` keeps a copy of the state. "
         "One warm-up turn per contestant and case is not counted.",
     ]
     if results.quick:

@@ -9,8 +9,12 @@ restore      from an empty hand to restored variables: a new manager on the dire
 lost         what a save costs a training loop: a loop of steps with saves, waiting for the last one included, less the
              same loop without saves, per save. Copy-on-write, stolen processor time and deletion of old checkpoints
              are in it. TensorFlow's files are not fsynced here; Holdfast's are.
-extra_bytes  the most memory that the process takes while it saves, beside what it had before its first save. No
-             training meanwhile: the figure is the contestant's own buffers, without copy-on-write.
+extra_bytes  the most memory that the process takes for a save, beside what it has before. No training meanwhile: the
+             figure is the contestant's own buffers, without copy-on-write.
+extra_training_bytes
+             the same with one training step right after `save()`, beside what that step takes without a save: buffers
+             and copy-on-write. What a contestant keeps between saves is in neither: `enable_async` keeps a copy of
+             the whole state.
 
 For the record only: first_durable, the same as durable for the first save in a directory, after freed memory was handed
 back; loop and loop_with_saves, the two times that lost is made of.
@@ -40,9 +44,9 @@ class Turn:
     def __init__(self, contestant: Contestant) -> None:
         self._contestant = contestant
         self._training = contestant.training
+        self._memory = PeakMemory()
         # Past tracing, graph optimisation and the allocator's first growth, all of which belong to training.
         self._training.run(3)
-        self._memory = PeakMemory()
 
     def take(self, medium: Path, number: int) -> dict[str, float]:
         """All figures, from a fresh directory below `medium` that is gone at the end.
@@ -64,11 +68,20 @@ class Turn:
         contestant.open(directory, max_to_keep=None)
 
         # The first save in a directory also sets things up there (Holdfast takes the lead of the run). A job does that
-        # once, so this one serves for the memory and for the record.
+        # once, so this one is not in the figures; it serves for the memory and for the record.
         self._training.run(1)
         self._memory.restart()
         figures["first_durable"] = _time(contestant.save_durably)
         figures["extra_bytes"] = float(self._memory.extra())
+
+        self._memory.restart()
+        self._training.run(1)
+        step_alone = self._memory.extra()
+        self._memory.restart()
+        contestant.save()
+        self._training.run(1)
+        contestant.settle()
+        figures["extra_training_bytes"] = float(self._memory.extra() - step_alone)
 
         self._training.run(1)
         figures["blocking"] = _time(contestant.save)
