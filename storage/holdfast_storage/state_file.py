@@ -55,20 +55,19 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
 def _listed(store: Store, names: set[str]) -> dict[str, float]:
     """Prefix, relative to the directory, and time of what the state file lists and is there, oldest first."""
     try:
-        newest, prefixes, stamps = _parse(store.read(STATE_FILE))
+        newest, paths, stamps = _parse(store.read(STATE_FILE))
     except (FileNotFoundError, CheckpointDamaged):
         return {}
-    pairs = [(prefix, stamps[i] if len(stamps) == len(prefixes) else 0.0) for i, prefix in enumerate(prefixes)]
+    pairs = [(path, stamps[i] if len(stamps) == len(paths) else 0.0) for i, path in enumerate(paths)]
     if newest:
-        pairs = [pair for pair in pairs if pair[0] != newest] + [
-            next((pair for pair in pairs if pair[0] == newest), (newest, max(stamps, default=0.0)))
-        ]
+        pairs = [*(pair for pair in pairs if pair[0] != newest), (newest, max(stamps, default=0.0))]
     found: dict[str, float] = {}
     for path, time in pairs:
         prefix = _relative(store, path, names)
         if prefix is not None:
+            # The order of the file counts, as after a rollback: times never fall.
             found.pop(prefix, None)
-            found[prefix] = time
+            found[prefix] = max(time, *found.values(), 0.0)
     return found
 
 

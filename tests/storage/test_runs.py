@@ -1,0 +1,87 @@
+"""What readers and coordinators find in a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.errors import StorageError
+from holdfast_storage.log import Log
+from holdfast_storage.manifest import Manifest
+from holdfast_storage.records import Entry, LogState, Task
+from holdfast_storage.runs import import_state, read_run
+from holdfast_storage.store import Store
+from support.faulty_store import FaultyStore
+from support.stores import KINDS, new_store
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+def put(store: Store, number: int, time: float) -> bytes:
+    """A folder of ours, with a manifest."""
+    folder = f"ckpt-{number}.0000000a.{number}"
+    data = Manifest(f"{folder}/ckpt-{number}", number, time, "0000000a", (Task("worker", 0),), ()).to_bytes()
+    store.write(f"{folder}/manifest.json", [data])
+    return data
+
+
+def test_an_empty_directory(store: Store) -> None:
+    """A new run that cannot be told from one that has lost everything."""
+    assert read_run(store) is None
+    assert import_state(store, "id") == LogState("id")
+
+
+def test_the_log_decides(store: Store) -> None:
+    """A folder that was never committed, restored because it is there."""
+    put(store, 1, 1.0)
+    state = LogState("id")
+    Log(store).publish(Entry(0, "lead", "w", 1.0, state), 0)
+    assert read_run(store) == state
+
+
+def test_a_copy_without_its_log(store: Store) -> None:
+    """A copied run in which nothing is found, or the newest is taken by number or by name."""
+    data = put(store, 9, 2.0)
+    put(store, 10, 1.0)
+    store.write("ckpt-11.0000000a.11/ckpt-11.index", [b"an attempt that never came to its manifest"])
+    store.write("notes/manifest.json", [b"{}"])
+    state = read_run(store)
+    assert state is not None
+    assert [(r.prefix, r.step, r.time, r.stock) for r in state.checkpoints] == [
+        ("ckpt-10.0000000a.10/ckpt-10", 10, 1.0, False),
+        ("ckpt-9.0000000a.9/ckpt-9", 9, 2.0, False),
+    ]
+    assert state.checkpoints[1].manifest_crc32c == crc32c(data)
+    assert import_state(store, "id").run_id == "id"
+
+
+def test_stock_checkpoints_and_ours(store: Store) -> None:
+    """A run that TensorFlow began and Holdfast continued, of which the beginning counts as the newest."""
+    put(store, 3, 5.0)
+    for number in (1, 2):
+        store.write(f"ckpt-{number}.index", [b"x"])
+    state = import_state(store, "id")
+    assert [r.prefix for r in state.checkpoints] == ["ckpt-1", "ckpt-2", "ckpt-3.0000000a.3/ckpt-3"]
+    assert [r.stock for r in state.checkpoints] == [True, True, False]
+
+
+def test_a_copy_whose_manifests_are_all_damaged_is_not_empty(store: Store) -> None:
+    """Training that starts from scratch over the remains of its checkpoints."""
+    store.write("ckpt-7.0000000a.1/manifest.json", [b"{"])
+    state = read_run(store)
+    assert state is not None
+    assert [r.step for r in state.checkpoints] == [7]
+    assert state.restorable == ()
+
+
+@pytest.mark.parametrize("fault", [("list", 0), ("read", 0), ("list", 1), ("read", 1)])
+def test_an_unreadable_directory_is_not_empty(store: Store, fault: tuple[str, int]) -> None:
+    """Training that starts from scratch because the storage did not answer for a moment."""
+    put(store, 1, 1.0)
+    with pytest.raises(StorageError):
+        read_run(FaultyStore(store, {fault: "fail"}))

@@ -1,0 +1,163 @@
+"""TensorFlow's `checkpoint` file, and the checkpoints that TensorFlow itself wrote into a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.state_file import stock_checkpoints, to_bytes
+from holdfast_storage.store import Store, open_store
+from support.stores import KINDS, new_store
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+def put(store: Store, *prefixes: str, state_file: str | None = None) -> None:
+    for prefix in prefixes:
+        store.write(f"{prefix}.index", [b"x"])
+    if state_file is not None:
+        store.replace("checkpoint", state_file.encode())
+
+
+def found(store: Store) -> list[str]:
+    return [record.prefix for record in stock_checkpoints(store)]
+
+
+def test_the_file_that_stock_readers_expect() -> None:
+    """A file in which `latest_checkpoint` finds nothing, or the damaged one."""
+    records = tuple(CheckpointRecord(f"ckpt-{n}.0000000a.{n}/ckpt-{n}", n, n + 0.5) for n in (1, 2, 3))
+    state = LogState("run", checkpoints=records, damaged=(records[2].prefix,), last_preserved=1.5)
+    assert to_bytes(state).decode() == (
+        'model_checkpoint_path: "ckpt-2.0000000a.2/ckpt-2"\n'
+        'all_model_checkpoint_paths: "ckpt-1.0000000a.1/ckpt-1"\n'
+        'all_model_checkpoint_paths: "ckpt-2.0000000a.2/ckpt-2"\n'
+        "all_model_checkpoint_timestamps: 1.5\n"
+        "all_model_checkpoint_timestamps: 2.5\n"
+        "last_preserved_timestamp: 1.5\n"
+    )
+    assert to_bytes(LogState("run")) == b""
+
+
+@pytest.mark.tensorflow
+def test_stock_tensorflow_reads_it(tmp_path: Path) -> None:
+    """A text format of our own: checked with names that need every kind of escape."""
+    import tensorflow as tf
+
+    names = ["ckpt-1.0000000a.0/ckpt-1", 'my "model"/x\'-2', "модель-3/ckpt-3"]
+    records = tuple(CheckpointRecord(name, n, 1e9 + n / 7) for n, name in enumerate(names))
+    state = LogState("run", checkpoints=records, last_preserved=1e9 / 3)
+    (tmp_path / "checkpoint").write_bytes(to_bytes(state))
+    read = tf.train.get_checkpoint_state(str(tmp_path))
+    assert list(read.all_model_checkpoint_paths) == [f"{tmp_path}/{name}" for name in names]
+    assert read.model_checkpoint_path == f"{tmp_path}/{names[-1]}"
+    assert list(read.all_model_checkpoint_timestamps) == [record.time for record in records]
+    assert read.last_preserved_timestamp == state.last_preserved
+
+
+@pytest.mark.tensorflow
+def test_what_tensorflows_manager_wrote_is_found(tmp_path: Path) -> None:
+    """A directory that is to be taken over, in which nothing or too much is found."""
+    import tensorflow as tf
+
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
+    for _ in range(3):
+        manager.save()
+    records = stock_checkpoints(open_store(tmp_path))
+    assert [(r.prefix, r.step, r.stock) for r in records] == [("ckpt-2", 2, True), ("ckpt-3", 3, True)]
+    assert 0 < records[0].time < records[1].time
+    (tmp_path / "checkpoint").unlink()
+    assert [r.prefix for r in stock_checkpoints(open_store(tmp_path))] == ["ckpt-2", "ckpt-3"]
+
+
+@given(st.lists(st.from_regex(r"[^/\x00\ud800-\udfff]+-[0-9]{1,6}", fullmatch=True), unique=True, max_size=4))
+def test_names_read_back(prefixes: list[str]) -> None:
+    """A checkpoint lost for a quotation mark in its name."""
+    store = new_store("memory", Path())
+    try:
+        for prefix in prefixes:
+            store.write(f"{prefix}.index", [b"x"])
+    except ValueError:
+        return
+    records = tuple(CheckpointRecord(prefix, 1, float(n)) for n, prefix in enumerate(prefixes))
+    store.replace("checkpoint", to_bytes(LogState("", checkpoints=records)))
+    assert [(r.prefix, r.time) for r in stock_checkpoints(store)] == [(r.prefix, r.time) for r in records]
+
+
+def test_nothing_there(store: Store) -> None:
+    """An empty directory taken for an error."""
+    assert stock_checkpoints(store) == ()
+
+
+def test_a_lost_state_file(store: Store) -> None:
+    """Training that restarts from scratch (as TensorFlow's does) because one text file is gone."""
+    put(store, "ckpt-10", "ckpt-9", "other")
+    assert found(store) == ["other", "ckpt-9", "ckpt-10"]
+    assert [record.step for record in stock_checkpoints(store)] == [0, 9, 10]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\0\0\0\0", "nonsense", 'model_checkpoint_path: "gone-1"', 'model_checkpoint_path: "']
+)
+def test_a_useless_state_file(store: Store, text: str) -> None:
+    """The same where the file is empty, damaged or of another time."""
+    put(store, "ckpt-1", "ckpt-2", state_file=text)
+    assert found(store) == ["ckpt-1", "ckpt-2"]
+
+
+def test_the_newest_is_the_one_that_the_file_says(store: Store) -> None:
+    """After a rollback the newest is not the last listed, and not the one with the largest number."""
+    put(
+        store,
+        "ckpt-1",
+        "ckpt-2",
+        "ckpt-3",
+        state_file='model_checkpoint_path: "ckpt-1"\n'
+        'all_model_checkpoint_paths: "ckpt-1"\nall_model_checkpoint_paths: "ckpt-2"\n'
+        "all_model_checkpoint_timestamps: 1\nall_model_checkpoint_timestamps: 2.5\n",
+    )
+    assert [(r.prefix, r.time) for r in stock_checkpoints(store)] == [("ckpt-2", 2.5), ("ckpt-1", 2.5)]
+
+
+def test_what_is_listed_but_gone_is_left_out(store: Store) -> None:
+    """A checkpoint that somebody deleted by hand, chosen as the newest."""
+    put(
+        store,
+        "ckpt-1",
+        state_file='model_checkpoint_path: "ckpt-2"\nall_model_checkpoint_paths: "ckpt-1"\n'
+        'all_model_checkpoint_paths: "ckpt-2"\n',
+    )
+    assert found(store) == ["ckpt-1"]
+
+
+def test_absolute_paths(store: Store) -> None:
+    """A directory that was moved, or is reached by another name, and seems to be empty."""
+    put(
+        store,
+        "ckpt-1",
+        "ckpt-2",
+        "sub/ckpt-3",
+        state_file=f'all_model_checkpoint_paths: "{store.url}/ckpt-1"\n'
+        'all_model_checkpoint_paths: "/old/place/ckpt-2"\n'
+        f'all_model_checkpoint_paths: "{store.url}/sub/ckpt-3"\nall_model_checkpoint_paths: "../ckpt-1"\n',
+    )
+    assert found(store) == ["ckpt-1", "ckpt-2", "sub/ckpt-3"]
+
+
+def test_our_own_are_not_stock(store: Store) -> None:
+    """A checkpoint of ours, from which the digests would then not be used."""
+    prefix = "ckpt-1.0000000a.0/ckpt-1"
+    put(
+        store,
+        prefix,
+        "ckpt-0",
+        state_file=to_bytes(LogState("", checkpoints=(CheckpointRecord(prefix, 1, 1.0),))).decode(),
+    )
+    assert found(store) == ["ckpt-0"]

@@ -1,0 +1,251 @@
+"""Every byte of a checkpoint against its digests."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from holdfast_storage import verify
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.encoded import entry_crc32c
+from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.store import Store, open_store
+from holdfast_storage.verify import Problem, verify_checkpoint, verify_size
+from support.faulty_store import FaultyStore
+from support.stores import KINDS, new_store
+
+FOLDER = "ckpt-1.0000000a.0"
+CONTENTS = {"big": bytes(range(256)) * 40, "small": b"abc", "local/worker-0.index": b"x" * 100, "empty": b""}
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that a few kilobytes are many parts and many chunks, none of which ends where another does."""
+    monkeypatch.setattr(verify, "_PART", 3001)
+    monkeypatch.setattr(verify, "_BUFFER", 700)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+def put(store: Store) -> CheckpointRecord:
+    """A committed checkpoint of ours."""
+    objects = tuple(ObjectRecord(name, len(data), crc32c(data), "data") for name, data in CONTENTS.items())
+    for name, data in CONTENTS.items():
+        store.write(f"{FOLDER}/{name}", [data])
+    manifest = Manifest(f"{FOLDER}/ckpt-1", 1, 1.0, "0000000a", (Task("worker", 0),), objects).to_bytes()
+    store.write(f"{FOLDER}/manifest.json", [manifest])
+    return CheckpointRecord(f"{FOLDER}/ckpt-1", 1, 1.0, manifest_crc32c=crc32c(manifest))
+
+
+def change(store: Store, name: str, data: bytes | None) -> None:
+    """Another content for an object of the run, or none."""
+    path = Path(store.url) / name
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+
+
+def test_a_good_checkpoint(store: Store) -> None:
+    """A sound checkpoint passed over; a progress bar that does not end at 100 %."""
+    record = put(store)
+    done: list[int] = []
+    report = verify_checkpoint(store, record, progress=done.append)
+    report.raise_if_bad()
+    assert report.verdict == "good"
+    assert report.objects == len(CONTENTS) + 1
+    assert report.size == sum(done) == verify_size(store, record) == sum(map(len, CONTENTS.values()))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_everything_passes_through_the_sink(store: Store, threads: int) -> None:
+    """A staged copy with a hole, for which the digests were good."""
+    copies = {f"{FOLDER}/{name}": bytearray(len(data)) for name, data in CONTENTS.items()}
+    lock = threading.Lock()
+
+    def sink(name: str, offset: int, chunk: memoryview) -> None:
+        with lock:
+            copies[name][offset : offset + len(chunk)] = chunk
+
+    verify_checkpoint(store, put(store), sink=sink, threads=threads).raise_if_bad()
+    assert copies == {f"{FOLDER}/{name}": data for name, data in CONTENTS.items()}
+
+
+@pytest.mark.parametrize("name", [*CONTENTS, "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "short", "long", "bit"])
+def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
+    """Damage in any object, of any kind, restored as if it were good."""
+    store = new_store("posix", tmp_path)
+    record = put(store)
+    before = store.read(f"{FOLDER}/{name}")
+    if not before and how in ("short", "bit"):
+        return
+    flipped = bytearray(before)
+    if before:
+        flipped[len(before) // 2] ^= 4
+    data = {"missing": None, "short": before[:-1], "long": before + b"x", "bit": bytes(flipped)}[how]
+    change(store, f"{FOLDER}/{name}", data)
+    report = verify_checkpoint(store, record)
+    assert report.verdict == "damaged"
+    assert [(problem.object, problem.kind) for problem in report.problems] == [(f"{FOLDER}/{name}", "damaged")]
+    with pytest.raises(CheckpointDamaged, match=name) as raised:
+        report.raise_if_bad()
+    assert raised.value.object == f"{FOLDER}/{name}"
+
+
+def test_every_flipped_bit_of_an_object_is_found(tmp_path: Path) -> None:
+    """A bit at the seam of two parts that belongs to neither."""
+    store = new_store("posix", tmp_path)
+    record = put(store)
+    data = CONTENTS["big"]
+    for position in [*range(0, len(data), 97), 699, 700, 3000, 3001, 6001, 6002, len(data) - 1]:
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        change(store, f"{FOLDER}/big", bytes(damaged))
+        assert verify_checkpoint(store, record).verdict == "damaged"
+
+
+def test_swapped_objects_are_found(tmp_path: Path) -> None:
+    """Two objects of one size, each sound in itself, in each other's place."""
+    store = new_store("posix", tmp_path)
+    data = [bytes(10), b"x" * 10]
+    objects = tuple(ObjectRecord(f"{n}", 10, crc32c(data[n]), "data") for n in (0, 1))
+    for n in (0, 1):
+        store.write(f"{FOLDER}/{n}", [data[1 - n]])
+    manifest = Manifest(f"{FOLDER}/ckpt-1", 1, 1.0, "0000000a", (), objects).to_bytes()
+    store.write(f"{FOLDER}/manifest.json", [manifest])
+    report = verify_checkpoint(store, CheckpointRecord(f"{FOLDER}/ckpt-1", 1, 1.0, manifest_crc32c=crc32c(manifest)))
+    assert [problem.object for problem in report.problems] == [f"{FOLDER}/0", f"{FOLDER}/1"]
+
+
+@pytest.mark.parametrize("fault", [("read", 0), ("size", 1), ("read_into", 0), ("read_into", 7)])
+def test_unreadable_is_not_damaged(store: Store, fault: tuple[str, int]) -> None:
+    """A good checkpoint condemned because a mount or a credential failed for a moment."""
+    report = verify_checkpoint(FaultyStore(store, {fault: "fail"}), put(store))
+    assert report.verdict == "unreadable"
+    with pytest.raises(StorageError, match="Could not"):
+        report.raise_if_bad()
+
+
+def test_a_mount_that_is_gone_damages_nothing(tmp_path: Path) -> None:
+    """A mount point without its mount is an empty folder, in which every checkpoint is missing."""
+    record = put(new_store("posix", tmp_path))
+    report = verify_checkpoint(open_store(tmp_path / "elsewhere"), record)
+    assert report.verdict == "unreadable"
+    assert "is it mounted" in report.problems[0].reason
+
+
+def test_only_the_objects_asked_for(tmp_path: Path) -> None:
+    """A worker that reads what all others need for themselves, or condemns what it does not need."""
+    store = new_store("posix", tmp_path)
+    record = put(store)
+    change(store, f"{FOLDER}/big", None)
+    report = verify_checkpoint(store, record, objects=["small"])
+    assert (report.verdict, report.size) == ("good", 3)
+    assert verify_checkpoint(store, record, objects=["other"]).problems == (
+        Problem(f"{FOLDER}/other", "damaged", "is not in the manifest"),
+    )
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError("x"), StorageError("x"), KeyboardInterrupt()])
+def test_what_the_caller_raises_is_raised(store: Store, error: BaseException) -> None:
+    """A full staging disk taken for a damaged checkpoint, or for a good one."""
+
+    def sink(_name: str, _offset: int, _chunk: memoryview) -> None:
+        raise error
+
+    record = put(store)
+    with pytest.raises(type(error)) as raised:
+        verify_checkpoint(store, record, sink=sink)
+    assert raised.value is error
+
+
+STRINGS = b"\x02\x00" + mask(crc32c(b"\2\0\0\0\0\0\0\0")).to_bytes(4, "little") + b"hi"
+
+
+def put_stock(store: Store) -> CheckpointRecord:
+    """A checkpoint as TensorFlow writes it: plain, empty, large, sliced and string tensors, in two shards, a gap."""
+    big = bytes(range(256)) * 20
+    shards = [b"abcd" + b"gap" + big + STRINGS, b"wxyz" * 4]
+    records = [
+        full_record("a", 4, (4,), shard=0, offset=0, size=4, crc32c=mask(crc32c(b"abcd"))),
+        full_record("big", 4, (5120,), shard=0, offset=7, size=5120, crc32c=mask(crc32c(big))),
+        full_record("none", 4, (0,), shard=0, offset=7 + 5120, size=0, crc32c=mask(0)),
+        full_record("s", 7, (2,), shard=0, offset=7 + 5120, size=8, crc32c=entry_crc32c(7, (2,), STRINGS)),
+        header_record("t", 4, (4, 4), [((0, 2), (0, 4)), ((2, 2), (0, 4))]),
+        slice_record("t", 4, ((0, 2), (0, 4)), shard=1, offset=0, size=8, crc32c=mask(crc32c(b"wxyzwxyz"))),
+        slice_record("t", 4, ((2, 2), (0, 4)), shard=1, offset=8, size=8, crc32c=mask(crc32c(b"wxyzwxyz"))),
+    ]
+    for shard, data in enumerate(shards):
+        store.write(f"ckpt-1.data-{shard:05d}-of-00002", [data])
+    store.write("ckpt-1.index", [write_index(2, [(key, entry.SerializeToString()) for key, entry in records])])
+    return CheckpointRecord("ckpt-1", 1, 1.0, stock=True)
+
+
+def test_a_good_stock_checkpoint(store: Store) -> None:
+    """A checkpoint of TensorFlow's that is passed over for a form that its own reader takes."""
+    record = put_stock(store)
+    report = verify_checkpoint(store, record)
+    report.raise_if_bad()
+    assert report.objects == 3
+    assert verify_size(store, record) == 4 + 5120 + 8 + 16
+
+
+STOCK = ["ckpt-1.index", "ckpt-1.data-00000-of-00002", "ckpt-1.data-00001-of-00002"]
+
+
+@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("how", ["missing", "short", "bit"])
+def test_damage_in_a_stock_checkpoint(tmp_path: Path, name: str, how: str) -> None:
+    """The newest stock checkpoint lacks a file, and nobody looks at the intact one before it."""
+    store = new_store("posix", tmp_path)
+    record = put_stock(store)
+    before = bytearray(store.read(name))
+    before[-1] ^= 1
+    change(store, name, {"missing": None, "short": bytes(before[:-1]), "bit": bytes(before)}[how])
+    report = verify_checkpoint(store, record)
+    assert [(problem.object, problem.kind) for problem in report.problems] == [(name, "damaged")]
+
+
+def test_every_byte_of_a_stock_tensor_counts(tmp_path: Path) -> None:
+    """A byte at the seam of two chunks or two tensors that belongs to neither."""
+    store = new_store("posix", tmp_path)
+    record = put_stock(store)
+    good = store.read(STOCK[1])
+    for position in [*range(0, len(good), 41), 699, 700, 706, 707, len(good) - 9, len(good) - 1]:
+        damaged = bytearray(good)
+        damaged[position] ^= 1
+        change(store, STOCK[1], bytes(damaged))
+        expected = "good" if 4 <= position < 7 else "damaged"
+        assert verify_checkpoint(store, record).verdict == expected
+
+
+@pytest.mark.tensorflow
+def test_what_tensorflow_wrote_is_good(tmp_path: Path) -> None:
+    """A stock checkpoint with an iterator, Python state and many small variables, called damaged."""
+    import tensorflow as tf
+
+    checkpoint = tf.train.Checkpoint(
+        iterator=iter(tf.data.Dataset.range(100).shuffle(10)),
+        variables=[tf.Variable(tf.random.normal([n, 3])) for n in range(40)],
+        strings=tf.Variable(["a", "", "é" * 300]),
+        flag=tf.Variable(True),
+    )
+    path = checkpoint.save(str(tmp_path / "run" / "ckpt"))
+    store = open_store(tmp_path / "run")
+    record = CheckpointRecord("ckpt-1", 1, 1.0, stock=True)
+    verify_checkpoint(store, record).raise_if_bad()
+    (shard,) = (tmp_path / "run").glob("*.data-*")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert path.endswith("ckpt-1")
+    assert verify_checkpoint(store, record).verdict == "damaged"
