@@ -63,7 +63,7 @@ def values(checkpoint: tf.train.Checkpoint) -> list[Any]:
     return [variable.numpy() for variable in checkpoint.module.variables]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 8])
 def test_tensorflow_restores_what_the_workers_wrote(workers: int, tmp_path: Path) -> None:
     """The files are a stock checkpoint, whoever wrote which of them, slices included."""
     checkpoint = state()
@@ -137,21 +137,21 @@ def test_distributed_variables_in_per_worker_are_refused() -> None:
     """Their replicas would be kept under keys that nobody looks at."""
     snapshot = capture(state())
     per_worker = replace(snapshot, replicas=(replace(snapshot.tensors[0], key="x/.REPLICA/0"),))
-    with pytest.raises(InvalidRequest, match="x/.REPLICA/0"):
+    with pytest.raises(InvalidRequest, match=r"x/\.REPLICA/0"):
         local_tensors(snapshot, [], per_worker)
 
 
 def test_the_index_vouches_for_every_slice(tmp_path: Path) -> None:
     """TensorFlow's own check is all that stock readers have: a flipped bit anywhere must fail it."""
     snapshot = capture(state())
-    write(PosixStore(str(tmp_path)), snapshot, 4)
+    write(PosixStore(str(tmp_path)), snapshot, 8)
     prefix = tmp_path / PREFIX
     index = Index.parse(Path(f"{prefix}.index").read_bytes())
     for key, extents in list(index.slices)[::3]:
         entry = index.slices[key, extents]
         path = f"{prefix}.data-{entry.shard:05d}-of-{index.num_shards:05d}"
         flip(path, entry.offset + entry.size // 2)
-        with pytest.raises((tf.errors.DataLossError, RuntimeError), match="Checksum"):
+        with pytest.raises(tf.errors.OpError, match="Checksum"):
             tf.train.load_checkpoint(str(prefix)).get_tensor(key)
         flip(path, entry.offset + entry.size // 2)
     for key in index.tensors:
