@@ -66,7 +66,8 @@ class Driver:
     async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
         """Make a call and wait for its answer. Raises Refused."""
         request = next(self._requests)
-        future = self._waiting[request] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = future
         try:
             self.tell(build(request))
             return await future

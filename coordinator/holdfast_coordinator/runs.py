@@ -47,7 +47,8 @@ class Runs:
                 store = await asyncio.get_running_loop().run_in_executor(self._executor, open_store, directory, options)
             except HoldfastError as error:
                 raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
-            driver = self._drivers.setdefault(url, Driver(store, self.leader, self._executor))
+            driver = self._drivers.get(url) or Driver(store, self.leader, self._executor)
+            self._drivers[url] = driver
         return driver
 
     def _check(self, url: str) -> str:

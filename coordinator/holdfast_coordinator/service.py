@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
@@ -70,6 +70,22 @@ class Service:
             listener.cancel()
             run.listen(caller, None)
             run.tell(ev.Detached(caller))
+
+    def present(self) -> Callable[[pb.Heartbeat | None], None]:
+        """Presence of a worker in this very process: call it with each heartbeat, and with None at the end."""
+        last: list[pb.Heartbeat] = []
+
+        def beat(heartbeat: pb.Heartbeat | None) -> None:
+            message = heartbeat or (last[0] if last else None)
+            run = self._runs.find(message.caller.run) if message else None
+            if run is None or message is None:
+                return
+            if not last:
+                run.tell(ev.Attached(wire.caller(message.caller)))
+                last.append(message)
+            run.tell(_heartbeat(heartbeat) if heartbeat else ev.Detached(wire.caller(message.caller)))
+
+        return beat
 
     async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
         run = await self._runs.get(request.caller.run)

@@ -130,7 +130,8 @@ def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
 
 def restore_reply(answer: v.Answer) -> pb.RestoreReply:
     if isinstance(answer, v.Read):
-        record, passed_over, action = answer.record, (), pb.RestoreReply.READ
+        record, action = answer.record, pb.RestoreReply.READ
+        passed_over: tuple[str, ...] = ()
     else:
         assert isinstance(answer, v.Apply)
         if answer.record is None:

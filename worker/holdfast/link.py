@@ -1,0 +1,170 @@
+"""How a worker reaches its coordinator: over gRPC, or directly in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import grpc
+
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from holdfast_coordinator.embedded import Embedded
+
+T = TypeVar("T")
+
+FAILURE_TRAILER = "holdfast-failure-bin"
+LARGEST_MESSAGE = 256 << 20
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # A coordinator whose host has vanished is noticed although nothing closes the connection.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Reconnecting is a matter of a second, not of gRPC's two minutes: a save waits for it.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A proxy between hosts of a cluster is never what was meant.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class Unreachable(Exception):
+    """The coordinator did not answer."""
+
+
+class Refusal(Exception):
+    """The coordinator answered no."""
+
+    def __init__(self, failure: pb.Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Link(Protocol):
+    """The calls of the protocol. All raise Unreachable or Refusal; `timeout` is in seconds."""
+
+    address: str
+
+    def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply: ...
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply: ...
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome: ...
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome: ...
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply: ...
+    def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply: ...
+
+    def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
+        """Present as long as `beats` goes on."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class GrpcLink:
+    """A coordinator at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = rpc.CoordinatorStub(self._channel)
+
+    def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
+        return _call(lambda: self._stub.Join(request, timeout=timeout))
+
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
+        return _call(lambda: self._stub.Vote(request, timeout=timeout))
+
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
+        return _call(lambda: self._stub.Report(iter(chunks), timeout=timeout))
+
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        return _call(lambda: self._stub.Fail(request, timeout=timeout))
+
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
+        return _call(lambda: self._stub.Restore(request, timeout=timeout))
+
+    def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
+        return _call(lambda: self._stub.Leave(request, timeout=timeout))
+
+    def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
+        try:
+            yield from self._stub.Attend(beats)
+        except grpc.RpcError as error:
+            raise _translated(error) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class LocalLink:
+    """The coordinator in this process."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self._embedded = embedded
+        self._service = embedded.server.service
+        self.address = embedded.server.address
+
+    def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
+        return self._run(self._service.join(request), timeout)
+
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
+        return self._run(self._service.vote(request), timeout)
+
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
+        return self._run(self._service.report(_each(chunks)), timeout)
+
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        return self._run(self._service.fail(request), timeout)
+
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
+        return self._run(self._service.restore(request), timeout)
+
+    def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
+        return self._run(self._service.leave(request), timeout)
+
+    def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
+        # Notices tell what the next call would be answered anyway; here nothing delays that call.
+        presence: Callable[[pb.Heartbeat | None], None] = self._service.present()
+        for beat in beats:
+            self._embedded.tell(presence, beat)
+        self._embedded.tell(presence, None)
+        yield from ()
+
+    def close(self) -> None:
+        pass
+
+    def _run(self, call: Coroutine[Any, Any, T], timeout: float) -> T:
+        from holdfast_coordinator import wire
+        from holdfast_coordinator.driver import Refused
+
+        try:
+            return self._embedded.run(call, timeout)
+        except Refused as refused:
+            raise Refusal(wire.failure_message(refused.failure)) from None
+        except TimeoutError:
+            raise Unreachable(f"no answer within {timeout:.0f} s") from None
+
+
+async def _each(chunks: Iterable[T]) -> AsyncIterator[T]:
+    for chunk in chunks:
+        yield chunk
+
+
+def _call(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        raise _translated(error) from None
+
+
+def _translated(error: grpc.RpcError) -> Unreachable | Refusal:
+    assert isinstance(error, grpc.Call)
+    for key, value in error.trailing_metadata() or ():
+        if key == FAILURE_TRAILER:
+            return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
+    return Unreachable(f"{error.code().name}: {error.details() or 'no answer'}")

@@ -1,0 +1,406 @@
+"""The public face: `CheckpointManager`, with the arguments and the habits of `tf.train.CheckpointManager`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast.environment import strategy_name
+from holdfast.place import find_place
+from holdfast.restoring import agree
+from holdfast.saving import Save, Terms
+from holdfast.session import Session
+from holdfast_storage import layout
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import normalise, open_store
+
+log = logging.getLogger("holdfast")
+
+PATIENCE = 30.0
+"""Seconds for which a save waits for a coordinator that is out of reach, before training goes on without it."""
+
+CLOSE_PATIENCE = 60.0
+"""Seconds for which closing waits: for the save in flight beyond its deadline, and for the other workers."""
+
+_open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+class CheckpointManager:
+    """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
+
+    `save`, `restore` and `restore_or_initialize` are collective: all workers call them at the same points of their
+    programs. In a single process without TF_CONFIG the world is that process.
+
+    Args:
+        checkpoint: the `tf.train.Checkpoint` to save; equal on all workers.
+        directory: the run directory: a path or an fsspec URL, the same storage for all workers.
+        max_to_keep: committed checkpoints to keep; None keeps all.
+        keep_checkpoint_every_n_hours: of those that would go, one in so many hours is kept for ever.
+        checkpoint_name: the first part of the names of checkpoints.
+        step_counter: a variable with the training step; wanted by `checkpoint_interval`.
+        checkpoint_interval: `save` does nothing before so many steps have passed since the last one.
+        init_fn: called by `restore_or_initialize` where there is nothing to restore.
+        last_checkpoint_step: the step of the last save, where that is known from elsewhere.
+        per_worker: a `tf.train.Checkpoint` of what each worker keeps for itself, such as its input iterator.
+        coordinator: "host:port" of a coordinator started apart. Default: HOLDFAST_COORDINATOR from the environment,
+            else one embedded in the chief.
+        storage_options: for the fsspec file system.
+        blocking: whether `save` returns only after the commit.
+        save_timeout: seconds after which a save that is not committed has failed.
+        join_timeout: seconds for which the first collective call waits for the other workers.
+        on_divergence: "refuse" a save where a variable that must be equal on all workers is not, or "warn".
+        require_finite: do not commit a state that holds NaN or infinity.
+        takeover: lead the run even if another job seems to be at work in it.
+
+    Raises InvalidRequest for arguments that cannot work.
+    """
+
+    def __init__(  # noqa: PLR0917 - the order of arguments is TensorFlow's
+        self,
+        checkpoint: Any,
+        directory: str | os.PathLike[str],
+        max_to_keep: int | None = 5,
+        keep_checkpoint_every_n_hours: float | None = None,
+        checkpoint_name: str = "ckpt",
+        step_counter: Any = None,
+        checkpoint_interval: int | None = None,
+        init_fn: Callable[[], Any] | None = None,
+        last_checkpoint_step: int | None = None,
+        *,
+        per_worker: Any = None,
+        coordinator: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        blocking: bool = False,
+        save_timeout: float = 600.0,
+        join_timeout: float = 600.0,
+        on_divergence: str = "refuse",
+        require_finite: bool = False,
+        takeover: bool = False,
+    ) -> None:
+        if max_to_keep is not None and max_to_keep <= 0:
+            raise InvalidRequest(f"max_to_keep is {max_to_keep}: it must be a positive integer, or None to keep all")
+        if checkpoint_interval is not None and step_counter is None:
+            raise InvalidRequest("checkpoint_interval counts steps: pass step_counter as well")
+        if on_divergence not in ("refuse", "warn"):
+            raise InvalidRequest(f"on_divergence is {on_divergence!r}: it must be 'refuse' or 'warn'")
+        address = os.environ.get("HOLDFAST_COORDINATOR", "") if coordinator is None else coordinator
+        if address and not _is_address(address):
+            raise InvalidRequest(f"the coordinator's address {address!r} is not HOST:PORT", object=address)
+        self._checkpoint = checkpoint
+        self._per_worker = per_worker
+        self._store = open_store(normalise(directory), storage_options)
+        self._terms = Terms(
+            layout.check_checkpoint_name(checkpoint_name),
+            save_timeout,
+            max_to_keep,
+            keep_checkpoint_every_n_hours,
+            on_divergence,
+            require_finite,
+            takeover,
+        )
+        self._step_counter = step_counter
+        self._checkpoint_interval = checkpoint_interval
+        self._last_checkpoint_step = last_checkpoint_step
+        self._init_fn = init_fn
+        self._blocking = blocking
+        self._join_timeout = join_timeout
+        self._session = Session(find_place(), self._store, address, storage_options, join_timeout)
+        self._snapshotters: tuple[Any, Any] | None = None
+        self._collective = False
+        self._save: Save | None = None
+        self._saves = 0
+        self._restores = 0
+        self._staged: Any = None
+        self._closed = False
+        _open_managers.add(self)
+
+    # -- saving --
+
+    def save(
+        self,
+        checkpoint_number: Any = None,
+        check_interval: bool = True,
+        options: Any = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        blocking: bool | None = None,
+    ) -> str | None:
+        """Take a snapshot and save it in the background; collective.
+
+        Waits for the save before, which is the only one in flight. If that one failed, its error is raised here, after
+        this save has been started.
+
+        Args:
+            checkpoint_number: its number; default: the checkpoint's save counter, as TensorFlow's.
+            check_interval: whether `checkpoint_interval` applies.
+            options: a `tf.train.CheckpointOptions`; a sharding callback or an I/O device of one's own is refused.
+            metadata: anything that JSON can hold, kept in the manifest; the chief's counts.
+            metrics: likewise.
+            blocking: overrides the manager's.
+
+        Returns:
+            The prefix that the checkpoint will have, or None if the interval is not over.
+
+        Raises:
+            SaveFailed: the save before this one, or with `blocking` this one, was not committed.
+            Superseded: a newer job leads the run; this manager can save nothing any more.
+            CoordinatorUnavailable: at the first call: not all workers have joined in time.
+        """
+        self._check_open()
+        _check_options(options)
+        _check_json(metadata=metadata, metrics=metrics)
+        if not self._is_due(check_interval):
+            return None
+        self._session.join()
+        failure = self._settle()
+        self._raise_if_final(failure)
+        self._checkpoint.save_counter.assign_add(1)
+        number = self._number(checkpoint_number)
+        self._saves += 1
+        if failure is None and self._save is not None:
+            raise self._give_up(number)
+        save = self._snapshot(number)
+        save.metadata, save.metrics = dict(metadata or {}), dict(metrics or {})
+        save.start()
+        self._save = save
+        if failure is not None:
+            raise failure
+        if self._blocking if blocking is None else blocking:
+            self.wait()
+        return f"{self.directory}/{save.prefix}"
+
+    def wait(self) -> None:
+        """Wait until no save is in flight; raises the error of one that failed, once."""
+        failure = self._settle(for_ever=True)
+        if failure is not None:
+            raise failure
+
+    def _is_due(self, check_interval: bool) -> bool:
+        if self._checkpoint_interval is None:
+            return True
+        step = int(self._step_counter)
+        last = self._last_checkpoint_step
+        if check_interval and last is not None and step - last < self._checkpoint_interval:
+            return False
+        self._last_checkpoint_step = step
+        return True
+
+    def _number(self, checkpoint_number: Any) -> int:
+        number = int(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
+        if number < 0:
+            raise InvalidRequest(f"the checkpoint number {number} is negative")
+        return number
+
+    def _snapshot(self, number: int) -> Save:
+        from holdfast.capture import Snapshotter
+
+        save = Save(self._session, self._store, self._terms, self._saves, number, snapshot=None)
+        try:
+            if self._snapshotters is None:
+                own = Snapshotter(self._per_worker) if self._per_worker is not None else None
+                self._snapshotters = (Snapshotter(self._checkpoint), own)
+            main, own = self._snapshotters
+            save.snapshot = main.capture()
+            save.per_worker = own.capture() if own else None
+            save.strategy = strategy_name(self._checkpoint) if self._session.place.is_chief else ""
+            self._collective = save.snapshot.collective
+        except Exception as error:
+            # Told to the others by the save itself: raising here would leave them waiting for this worker.
+            save.local_error = error
+        return save
+
+    def _settle(self, for_ever: bool = False) -> HoldfastError | None:
+        """Wait for the outcome of the save in flight, and take it: its error, if it failed.
+
+        Unless `for_ever`, gives up when the coordinator is out of reach and the snapshot is no collective; the save
+        then stays in flight.
+        """
+        save = self._save
+        if save is None:
+            return None
+        while not save.wait(0.2):
+            since = self._session.unreachable_since
+            if not for_ever and not self._collective and since and time.monotonic() - since > PATIENCE:
+                return None
+        self._save = None
+        return save.error
+
+    def _give_up(self, number: int) -> SaveFailed:
+        return SaveFailed(
+            f"the save of step {number} was given up: the coordinator has been out of reach for more than "
+            f"{PATIENCE:.0f} s, and the outcome of the save before is not known yet. Training can go on",
+            workers=[str(self._session.place.task)],
+            phase="vote",
+        )
+
+    def _raise_if_final(self, failure: HoldfastError | None) -> None:
+        final = self._session.superseded
+        if final is not None:
+            raise final from failure
+        if failure is not None and failure.kind == "superseded":
+            self._session.superseded = failure
+            raise failure
+
+    # -- restoring --
+
+    def restore_or_initialize(self) -> str | None:
+        """Restore the newest checkpoint that all workers can read and verify; collective.
+
+        Returns its prefix. Where there is none, and no stock one either, calls `init_fn` and returns None.
+        """
+        prefix, _ = self._restore("")
+        if prefix is None and self._init_fn is not None:
+            self._init_fn()
+        return prefix
+
+    def restore(self, path_or_step: str | os.PathLike[str] | int | None = None) -> Any:
+        """Restore one checkpoint, by default the newest; collective. Returns TensorFlow's load status.
+
+        An older one than the newest becomes the newest with the next save. Variables that are created later are
+        restored then.
+
+        Raises:
+            InvalidRequest: there is no such checkpoint, or the workers ask for different ones.
+            CheckpointDamaged: it is damaged, or checkpoints exist and all of them are.
+            StorageError: some worker cannot read it; nothing was restored anywhere.
+        """
+        return self._restore(self._target(path_or_step))[1]
+
+    def _restore(self, target: str) -> tuple[str | None, Any]:
+        from holdfast.restore import apply
+
+        self._check_open()
+        self._session.join()
+        failure = self._settle(for_ever=True)
+        if failure is not None:
+            log.warning("%s", failure)
+        self._restores += 1
+        staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
+        if staged is None:
+            return None, self._checkpoint.restore(None)
+        status = apply(self._checkpoint, self._per_worker, staged)
+        before, self._staged = self._staged, staged
+        if before is not None:
+            before.close()
+        if self._checkpoint_interval is not None:
+            self._last_checkpoint_step = int(self._step_counter)
+        prefix = staged.record.prefix
+        return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
+
+    def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
+        if path_or_step is None:
+            return ""
+        if isinstance(path_or_step, int):
+            return str(path_or_step)
+        path = os.fspath(path_or_step)
+        if path.isdigit():
+            return path
+        folder, _, name = path.rpartition("/")
+        full = f"{normalise(folder or '.')}/{name}"
+        return full.removeprefix(f"{self.directory}/")
+
+    # -- looking --
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Prefixes of the committed checkpoints, oldest first, read from storage."""
+        state = read_run(self._store)
+        return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
+
+    @property
+    def latest_checkpoint(self) -> str | None:
+        """Prefix of the newest committed checkpoint, read from storage."""
+        checkpoints = self.checkpoints
+        return checkpoints[-1] if checkpoints else None
+
+    @property
+    def directory(self) -> str:
+        """The run directory, normalised."""
+        return self._store.url
+
+    @property
+    def checkpoint(self) -> Any:
+        """The `tf.train.Checkpoint` that is saved."""
+        return self._checkpoint
+
+    @property
+    def checkpoint_interval(self) -> int | None:
+        return self._checkpoint_interval
+
+    @property
+    def last_checkpoint_step(self) -> int | None:
+        return self._last_checkpoint_step
+
+    # -- the end --
+
+    def close(self) -> None:
+        """Finish the save in flight, leave the world and give everything back. Raises the error of a failed save."""
+        if self._closed:
+            return
+        self._closed = True
+        failure = self._settle(for_ever=True)
+        self._session.close(CLOSE_PATIENCE)
+        if self._staged is not None:
+            self._staged.close()
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except HoldfastError as failure:
+            if error is None:
+                raise
+            log.warning("%s", failure)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("this CheckpointManager is closed")
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+
+
+def _check_options(options: Any) -> None:
+    for name in ("experimental_sharding_callback", "experimental_io_device"):
+        if getattr(options, name, None) is not None:
+            raise InvalidRequest(
+                f"options.{name} cannot be combined with Holdfast, which divides the state among the workers and "
+                "writes it itself: leave it out"
+            )
+
+
+def _check_json(**values: Mapping[str, Any] | None) -> None:
+    for name, value in values.items():
+        try:
+            json.dumps(dict(value or {}), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
+
+
+def _close_all() -> None:
+    for manager in list(_open_managers):
+        try:
+            manager.close()
+        except HoldfastError as error:
+            log.error("%s", error)
+
+
+# Before thread pools, the coordinator's and fsspec's among them, refuse work, which is earlier than `atexit`.
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]

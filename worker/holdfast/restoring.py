@@ -1,0 +1,86 @@
+"""Agreeing with all workers on a checkpoint, and having it read and verified before anybody applies it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from holdfast.session import Session
+from holdfast.staging import Staged, stage
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import CheckpointDamaged, HoldfastError
+from holdfast_storage.layout import index_object
+from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import open_store
+from holdfast_storage.store.base import Store
+
+log = logging.getLogger("holdfast")
+
+
+def agree(session: Session, store: Store, ordinal: int, target: str, timeout: float) -> Staged | None:
+    """Stage the checkpoint that all workers agree on; None if there is nothing to restore.
+
+    Args:
+        target: empty for the newest; else a step, a prefix below the run directory, or a path elsewhere.
+        timeout: seconds for which the workers wait for each other.
+
+    Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
+    InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
+    """
+    request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout)
+    place, staged = session.place, None
+    session.progress("restore", 0)
+    try:
+        while True:
+            reply = session.restore(request, timeout + 30.0)
+            if reply.action == pb.RestoreReply.NONE:
+                return None
+            if reply.action == pb.RestoreReply.APPLY:
+                for sentence in reply.passed_over:
+                    log.warning("passed over a damaged checkpoint: %s", sentence)
+                result, staged = staged, None
+                return result
+            if staged is not None:
+                staged.close()
+                staged = None
+            request.prefix = reply.prefix
+            record = CheckpointRecord(
+                reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
+            )
+            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
+    finally:
+        session.progress("train", 0)
+        if staged is not None:
+            staged.close()
+
+
+def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> tuple[Staged | None, str, str]:
+    """A candidate and this worker's verdict on it, with the reason."""
+    try:
+        if os.path.isabs(record.prefix) or "://" in record.prefix:
+            store, found = _elsewhere(record.prefix)
+            if found is None:
+                return None, "missing", f"{index_object(record.prefix)} does not exist"
+            record = found
+        return stage(store, record, task=task, world=world), "good", ""
+    except CheckpointDamaged as error:
+        return None, "damaged", str(error)
+    except (HoldfastError, OSError) as error:
+        return None, "unreadable", str(error) or repr(error)
+
+
+def _elsewhere(path: str) -> tuple[Store, CheckpointRecord | None]:
+    """A checkpoint by its full path: of another run, or one that TensorFlow wrote."""
+    folder, _, name = path.rpartition("/")
+    run, _, attempt = folder.rpartition("/")
+    if run:
+        store = open_store(run)
+        state = read_run(store)
+        found = state.find(f"{attempt}/{name}") if state else None
+        if found:
+            return store, found
+    store = open_store(folder or "/")
+    exists = store.size(index_object(name)) is not None
+    return store, CheckpointRecord(name, -1, 0.0, stock=True) if exists else None

@@ -1,0 +1,294 @@
+"""One save on its way in this worker, on a thread of its own: vote, plan, write, report, outcome."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.digest import pack, spec_digest, tensor_crcs
+from holdfast.environment import git_commit, versions
+from holdfast.plan import plan
+from holdfast.session import Session, to_error
+from holdfast.snapshot import Snapshot
+from holdfast.write import Written, local_tensors, write_local, write_objects
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage import layout
+from holdfast_storage.errors import (
+    CoordinatorUnavailable,
+    HoldfastError,
+    SaveFailed,
+    StorageError,
+    Superseded,
+)
+from holdfast_storage.runs import read_run
+from holdfast_storage.store.base import Store
+
+log = logging.getLogger("holdfast")
+
+SLACK = 30.0
+"""Seconds beyond a save's deadline, which the coordinator keeps, for which a worker waits for the coordinator's word."""
+
+CHUNK_ENTRIES = 5_000
+"""Index entries in one message of a report."""
+
+VISIBLE_WITHIN = 20.0
+"""Seconds within which a log entry must be visible on this worker's mount."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a manager's saves have in common."""
+
+    checkpoint_name: str
+    save_timeout: float
+    max_to_keep: int | None
+    keep_every_n_hours: float | None
+    on_divergence: str
+    require_finite: bool
+    takeover: bool
+
+    def retention(self) -> pb.Retention:
+        return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_every_n_hours)
+
+
+@dataclass(slots=True)
+class Save:
+    """One save call. `start()` it, then `wait()`; `error` is None if it was committed."""
+
+    session: Session
+    store: Store
+    terms: Terms
+    ordinal: int
+    step: int
+    snapshot: Snapshot | None
+    per_worker: Snapshot | None = None
+    strategy: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    local_error: Exception | None = None  # this worker could not take its snapshot
+    error: HoldfastError | None = None
+    taken: float = field(default_factory=time.time)
+    _thread: threading.Thread | None = None
+    _done_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def prefix(self) -> str:
+        """Relative to the run directory."""
+        return layout.prefix(self.terms.checkpoint_name, self.step, self.session.generation, self.ordinal)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="holdfast-save", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether its outcome is known, within `timeout` seconds."""
+        assert self._thread is not None
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            outcome = self._attempt()
+        except CoordinatorUnavailable as error:
+            self.error = self._settle_alone(error)
+        except HoldfastError as error:
+            self.error = self._named(error)
+        else:
+            if not outcome.committed:
+                self.error = self._named(to_error(outcome.failure, self._keys()))
+        finally:
+            self.snapshot = self.per_worker = None
+            self.session.progress("train", self.step)
+        if self.error:
+            log.warning("%s", self.error)
+
+    def _attempt(self) -> pb.SaveOutcome:
+        """Do this worker's part; whatever goes wrong locally is told, so that all workers fail alike."""
+        try:
+            if self.local_error is not None:
+                raise self.local_error
+            return self._vote_and_write()
+        except (CoordinatorUnavailable, Superseded):
+            raise
+        except Exception as error:
+            if not isinstance(error, HoldfastError):
+                log.exception("%s: the save of step %d failed", self.session.place.task, self.step)
+            failure = pb.Failure(
+                kind=error.kind if isinstance(error, StorageError) else SaveFailed.kind,
+                message=f"{self.session.place.task}: {error}",
+                phase=getattr(error, "phase", "") or "write",
+                object=getattr(error, "object", ""),
+                tasks=[pb.Task(type=self.session.place.task.type, index=self.session.place.task.index)],
+            )
+            request = pb.FailRequest(ordinal=self.ordinal, failure=failure)
+            return self.session.fail(request, self.terms.save_timeout + SLACK)
+
+    def _vote_and_write(self) -> pb.SaveOutcome:
+        snapshot = self.snapshot
+        assert snapshot is not None
+        self.session.progress("digest", self.step)
+        if self.terms.require_finite:
+            _check_finite(snapshot)
+        crcs = tensor_crcs(snapshot.tensors)
+        self.session.progress("vote", self.step)
+        reply = self._vote(snapshot, crcs)
+        if reply.HasField("decided"):
+            return reply.decided
+        go = reply.go
+        for divergence in go.warned:
+            names = ", ".join(f"{t.type}-{t.index}" for t in divergence.tasks)
+            log.warning(
+                "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
+            )
+        self._see_log_entry(go.log_entry)
+        return self._report(self._write(snapshot, crcs, list(go.local)), snapshot, list(go.local))
+
+    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
+        guarded = bytes(t.guarded for t in snapshot.tensors)
+        digest = spec_digest(snapshot.specs, guarded.hex(), self.terms.on_divergence)
+        request = pb.VoteRequest(
+            ordinal=self.ordinal,
+            step=self.step,
+            checkpoint_name=self.terms.checkpoint_name,
+            spec_digest=digest,
+            crcs=pack(crcs),
+            guarded=guarded,
+            on_divergence=self.terms.on_divergence,
+            takeover=self.terms.takeover,
+            timeout_s=self.terms.save_timeout,
+            retention=self.terms.retention(),
+        )
+        reply = self.session.vote(request, self.terms.save_timeout + SLACK)
+        if reply.HasField("specs_wanted"):
+            request.specs.extend(pb.TensorSpec(key=s.key, dtype=s.dtype, shape=s.shape) for s in snapshot.specs)
+            reply = self.session.vote(request, self.terms.save_timeout + SLACK)
+        return reply
+
+    def _see_log_entry(self, number: int) -> None:
+        """Make sure that this worker's directory is the coordinator's, before anything is written into it."""
+        name, pause, waited = layout.log_entry(number), 0.05, 0.0
+        while self.store.size(name) is None:
+            if waited >= VISIBLE_WITHIN:
+                raise StorageError(
+                    f"{self.store.url}/{name}, which the coordinator has written, is not there: this worker does not "
+                    "see the coordinator's directory. Check that all workers and the coordinator have the same storage "
+                    "mounted at this path",
+                    phase="write",
+                    object=name,
+                )
+            time.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, 2.0)
+
+    def _write(
+        self, snapshot: Snapshot, crcs: tuple[int, ...], local: list[int]
+    ) -> tuple[Written, list[pb.StoredObject], int]:
+        place = self.session.place
+        layout_plan = plan(snapshot.specs, len(place.tasks), local)
+        worker = place.tasks.index(place.task)
+        own = local_tensors(snapshot, local, self.per_worker)
+        total = layout_plan.parts[worker].size + sum(len(t.data) for t in own)
+        self.session.progress("write", self.step, 0, total)
+
+        def progress(count: int) -> None:
+            if self.ordinal in self.session.aborted:
+                raise SaveFailed(self.session.aborted[self.ordinal].message, phase="write")
+            with self._lock:
+                self._done_bytes += count
+            self.session.progress("write", self.step, self._done_bytes, total)
+
+        written = write_objects(self.store, self.prefix, layout_plan, worker, snapshot, crcs=crcs, progress=progress)
+        folder = self.prefix.rpartition("/")[0]
+        return (
+            written,
+            list(write_local(self.store, folder, place.task, own, progress=progress)),
+            layout_plan.num_shards,
+        )
+
+    def _report(
+        self, done: tuple[Written, list[pb.StoredObject], int], snapshot: Snapshot, local: list[int]
+    ) -> pb.SaveOutcome:
+        written, own, num_shards = done
+        head = pb.ReportHead(
+            ordinal=self.ordinal,
+            step=self.step,
+            checkpoint_name=self.terms.checkpoint_name,
+            num_shards=num_shards,
+            retention=self.terms.retention(),
+            timeout_s=self.terms.save_timeout,
+            local=local,
+        )
+        if self.session.place.is_chief:
+            head.description_json = self._description([snapshot.tensors[p].key for p in local])
+        chunks = [pb.ReportChunk(head=head, objects=[*written.objects, *own])]
+        for start in range(0, len(written.entries), CHUNK_ENTRIES):
+            entries = [
+                pb.IndexEntry(key=key, record=entry.SerializeToString())
+                for key, entry in written.entries[start : start + CHUNK_ENTRIES]
+            ]
+            chunks.append(pb.ReportChunk(entries=entries))
+        # What was written is durable: training may have the memory back.
+        self.snapshot = self.per_worker = None
+        self.session.progress("commit", self.step)
+        return self.session.report(chunks, self.terms.save_timeout + SLACK)
+
+    def _description(self, local_keys: list[str]) -> str:
+        return json.dumps(
+            {
+                "time": self.taken,
+                "strategy": self.strategy,
+                "versions": versions(),
+                "git_commit": git_commit(),
+                "metadata": self.metadata,
+                "metrics": self.metrics,
+                "local_keys": local_keys,
+            }
+        )
+
+    def _settle_alone(self, error: CoordinatorUnavailable) -> HoldfastError | None:
+        """The coordinator is gone for good: the log tells whether it committed, and only a commit is certain."""
+        try:
+            state = read_run(self.store)
+        except HoldfastError:
+            state = None
+        if state and state.find(self.prefix):
+            return None
+        return CoordinatorUnavailable(
+            f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
+            "committed it, it appears in latest_checkpoint",
+            phase="commit",
+        )
+
+    def _named(self, error: HoldfastError) -> HoldfastError:
+        """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
+        if isinstance(error, Superseded):
+            return error
+        kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
+        named = kind(
+            f"the save of step {self.step} failed and nothing of it is visible: {error}",
+            workers=error.workers,
+            phase=error.phase,
+            object=error.object,
+        )
+        named.__cause__ = None if type(error) is SaveFailed else error
+        return named
+
+    def _keys(self) -> list[str]:
+        return [t.key for t in self.snapshot.tensors] if self.snapshot else []
+
+
+def _check_finite(snapshot: Snapshot) -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    for tensor in snapshot.tensors:
+        dtype = tf.dtypes.as_dtype(tensor.dtype)
+        if tensor.encoded or not (dtype.is_floating or dtype.is_complex):
+            continue
+        if not np.isfinite(np.frombuffer(tensor.data, dtype.as_numpy_dtype)).all():
+            raise SaveFailed(f"{tensor.key} holds NaN or infinity (require_finite)", phase="digest", object=tensor.key)

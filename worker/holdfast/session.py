@@ -1,0 +1,322 @@
+"""A manager's membership in its world: joined, present, and able to reach the coordinator again after it was gone."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.hint import Hint, read_hint
+from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast.place import PROCESS, Place
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError
+from holdfast_storage.records import Task
+from holdfast_storage.store.base import Store
+
+if TYPE_CHECKING:
+    from holdfast_coordinator.embedded import Embedded
+
+log = logging.getLogger("holdfast")
+
+T = TypeVar("T")
+
+BEAT = 3.0
+"""Seconds between heartbeats."""
+
+JOIN_CALL = 20.0
+"""Seconds for which one join call waits: the coordinator says earlier whom it waits for."""
+
+UNKNOWN_GENERATION = "unknown_generation"
+
+_incarnations = itertools.count(1)
+
+
+class Session:
+    """Everything that a manager asks of its coordinator.
+
+    Args:
+        place: of this process in its cluster.
+        store: the run directory.
+        coordinator: "host:port" of a coordinator that was started apart; empty: embedded in the chief.
+        storage_options: for the chief's embedded coordinator.
+        join_timeout: seconds to wait for the coordinator and for the other workers.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        store: Store,
+        coordinator: str,
+        storage_options: Mapping[str, Any] | None,
+        join_timeout: float,
+    ) -> None:
+        self.place = place
+        self._store = store
+        self._coordinator = coordinator
+        self._storage_options = storage_options
+        self._join_timeout = join_timeout
+        self._incarnation = f"{PROCESS}.{next(_incarnations)}"
+        self._link: Link | None = None
+        self._embedded: Embedded | None = None
+        self._membership: pb.JoinReply | None = None
+        self._joining = threading.RLock()
+        self._beat = pb.Heartbeat()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._attendance: threading.Thread | None = None
+        self.unreachable_since: float | None = None
+        self.superseded: HoldfastError | None = None
+        self.aborted: dict[int, pb.Failure] = {}
+
+    # -- membership --
+
+    @property
+    def generation(self) -> str:
+        """The world that was joined."""
+        assert self._membership is not None
+        return self._membership.generation
+
+    def caller(self) -> pb.Caller:
+        return pb.Caller(
+            run=self._store.url,
+            generation=self._membership.generation if self._membership else "",
+            task=_message(self.place.task),
+            incarnation=self._incarnation,
+        )
+
+    def join(self) -> None:
+        """Wait until all workers have joined; nothing if they have.
+
+        Raises CoordinatorUnavailable after `join_timeout`, naming the address or the missing workers, and
+        InvalidRequest if the workers do not agree on the cluster.
+        """
+        with self._joining:
+            if self._membership is None:
+                self._membership = self._join(self._join_timeout, rejoin=None)
+                self._attendance = threading.Thread(target=self._attend, name="holdfast-attend", daemon=True)
+                self._attendance.start()
+
+    def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
+        end = time.monotonic() + timeout
+        reason, warned = "", 0.0
+        for pause in _pauses():
+            remaining = end - time.monotonic()
+            if remaining <= 0 or self._closed.is_set():
+                raise CoordinatorUnavailable(f"{self.place.task} could not join within {timeout:.0f} s: {reason}")
+            link = self._connect()
+            if link is None:
+                reason = (
+                    f"the chief ({self.place.tasks[0]}) has not said where its coordinator listens ({self._store.url})"
+                )
+            else:
+                request = pb.JoinRequest(
+                    caller=self.caller(),
+                    cluster=[pb.ClusterJob(type=job, addresses=hosts) for job, hosts in self.place.cluster],
+                    timeout_s=remaining,
+                )
+                if rejoin:
+                    request.members.extend(rejoin.members)
+                    request.base = rejoin.base
+                try:
+                    reply = link.join(request, min(remaining, JOIN_CALL))
+                except Unreachable as error:
+                    reason = f"no coordinator answers at {link.address} ({error})"
+                except Refusal as refusal:
+                    raise to_error(refusal.failure) from None
+                else:
+                    if not reply.waiting_for:
+                        return reply
+                    reason = f"waiting for {_names(reply.waiting_for)} to join (coordinator at {link.address})"
+            if time.monotonic() - warned > 30.0:
+                log.info("%s: %s", self.place.task, reason)
+                warned = time.monotonic()
+            self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
+        raise AssertionError("pauses never end")
+
+    def _connect(self) -> Link | None:
+        """The coordinator's link as far as is known now; None while the chief has not said where it is."""
+        if self._coordinator:
+            address: str | None = self._coordinator
+        elif self.place.is_chief:
+            return self._link or self._embed()
+        else:
+            hint = read_hint(self._store)
+            address = hint.address if hint and hint.cluster == self.place.cluster else None
+        if self._link is not None and self._link.address == address:
+            return self._link
+        if self._link is not None:
+            self._link.close()
+        self._link = GrpcLink(address) if address else None
+        return self._link
+
+    def _embed(self) -> Link:
+        from holdfast_coordinator.embedded import Embedded
+
+        self._embedded = Embedded.acquire("127.0.0.1" if self.place.alone else self.place.chief_host)
+        self._embedded.server.runs.configure(self._store.url, self._storage_options)
+        link = self._link = LocalLink(self._embedded)
+        if not self.place.alone:
+            Hint(link.address, self.place.cluster).write(self._store)
+        return link
+
+    def _rejoin(self, timeout: float) -> None:
+        """Make a restarted coordinator know this world."""
+        with self._joining:
+            log.info("%s: the coordinator was restarted, joining it again", self.place.task)
+            self._join(timeout, rejoin=self._membership)
+
+    # -- presence --
+
+    def progress(self, phase: str, step: int, done: int = 0, total: int = 0) -> None:
+        """What this worker is doing, for `status` and for the errors that name it."""
+        changed = phase != self._beat.phase
+        self._beat = pb.Heartbeat(phase=phase, step=step, bytes_done=done, bytes_total=total)
+        if changed:
+            self._wake.put(None)
+
+    def _beats(self) -> Iterator[pb.Heartbeat]:
+        while not self._closed.is_set():
+            beat = pb.Heartbeat()
+            beat.CopyFrom(self._beat)
+            beat.caller.CopyFrom(self.caller())
+            yield beat
+            try:
+                self._wake.get(timeout=BEAT)
+            except queue.Empty:
+                continue
+
+    def _attend(self) -> None:
+        for pause in _pauses():
+            if self._closed.is_set():
+                return
+            link = self._link
+            try:
+                if link is not None:
+                    for notice in link.attend(self._beats()):
+                        self._hear(notice)
+            except Unreachable:
+                pass
+            except Refusal as refusal:
+                if not self._outlives(refusal.failure):
+                    return
+            except Exception:
+                if not self._closed.is_set():
+                    log.exception("%s: attendance broke", self.place.task)
+            self._closed.wait(pause)
+
+    def _outlives(self, failure: pb.Failure) -> bool:
+        """Whether to go on attending after a refusal."""
+        try:
+            if failure.kind != UNKNOWN_GENERATION:
+                raise to_error(failure)
+            self._rejoin(self._join_timeout)
+        except CoordinatorUnavailable:
+            return True
+        except HoldfastError as error:
+            self.superseded = error
+            return False
+        return True
+
+    def _hear(self, notice: pb.Notice) -> None:
+        if notice.HasField("superseded"):
+            self.superseded = to_error(notice.superseded)
+        else:
+            self.aborted[notice.aborted.ordinal] = notice.aborted.failure
+
+    # -- calls --
+
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
+        return self._call(lambda link, t: link.vote(request, t), timeout, request.caller)
+
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda link, t: link.report(chunks, t), timeout, chunks[0].head.caller)
+
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda link, t: link.fail(request, t), timeout, request.caller)
+
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
+        return self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
+
+    def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
+        """Call until there is an answer; CoordinatorUnavailable if there is none within `timeout` seconds."""
+        caller.CopyFrom(self.caller())
+        end = time.monotonic() + timeout
+        reason = "no link"
+        for pause in _pauses():
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                break
+            try:
+                link = self._link or self._connect()
+                if link is not None:
+                    answer = call(link, remaining)
+                    self.unreachable_since = None
+                    return answer
+            except Unreachable as error:
+                reason = f"{link.address if link else self._coordinator}: {error}"
+                self.unreachable_since = self.unreachable_since or time.monotonic()
+            except Refusal as refusal:
+                self.unreachable_since = None
+                if refusal.failure.kind != UNKNOWN_GENERATION:
+                    raise to_error(refusal.failure) from None
+                self._rejoin(max(1.0, end - time.monotonic()))
+                continue
+            self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
+            self._connect()
+        raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
+
+    def close(self, patience: float) -> None:
+        """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""
+        if self._membership is not None and self._link is not None and self.superseded is None:
+            wait = patience if self._embedded else 0.0
+            try:
+                self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
+            except (Unreachable, Refusal) as error:
+                log.info("%s: left without saying so: %s", self.place.task, error)
+        self._closed.set()
+        self._wake.put(None)
+        if self._attendance:
+            self._attendance.join(5.0)
+        if self._link is not None:
+            self._link.close()
+        if self._embedded is not None:
+            self._embedded.release(patience)
+
+
+def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
+    """The exception that a failure stands for. `keys`: of the tensors that its positions speak of."""
+    message, object_ = failure.message, failure.object
+    if failure.positions and keys:
+        variables = [keys[p] for p in failure.positions]
+        more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
+        message = (
+            f"{message}: {', '.join(variables[:5])}{more}; {_names(failure.tasks)} differ(s) from the others. Nothing was "
+            "written. Look for a worker with bad memory or a different program; restore, or pass on_divergence='warn'"
+        )
+        object_ = variables[0]
+    error = BY_KIND.get(failure.kind, HoldfastError)
+    return error(message, workers=[_name(t) for t in failure.tasks], phase=failure.phase, object=object_)
+
+
+def _message(task: Task) -> pb.Task:
+    return pb.Task(type=task.type, index=task.index)
+
+
+def _name(task: pb.Task) -> str:
+    return f"{task.type}-{task.index}"
+
+
+def _names(tasks: Sequence[pb.Task]) -> str:
+    return ", ".join(_name(task) for task in tasks)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait between tries: quick at first, never long, for a save may wait for it."""
+    yield from (0.05, 0.1, 0.2, 0.5)
+    while True:
+        yield 1.0
