@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks import environment
 from benchmarks.cases import FULL, QUICK, Case
@@ -54,8 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(environment.describe(), cases, where, rounds, quick=options.quick)
     begin = time.monotonic()
     touch(_memory_needed(cases))
-    for case in cases:
-        Race(case, media, results, say=lambda line: print(line, file=sys.stderr, flush=True)).run()
+    with ExitStack() as stack:
+        # Removed at the end whatever happens, also what a process that was killed has left.
+        scratch = {
+            name: Path(stack.enter_context(TemporaryDirectory(prefix="holdfast-bench-", dir=path)))
+            for name, path in media.items()
+        }
+        for case in cases:
+            Race(case, scratch, results, say=lambda line: print(line, file=sys.stderr, flush=True)).run()
     results.environment = {
         **results.environment,
         "load after it": environment.load(),

@@ -119,7 +119,7 @@ class Turn:
 
 @contextmanager
 def _directory(medium: Path) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=medium))
+    directory = Path(tempfile.mkdtemp(prefix="turn-", dir=medium))
     try:
         yield directory
     finally:
