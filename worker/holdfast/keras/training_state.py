@@ -136,7 +136,7 @@ def _containers(layer: Any) -> list[Any]:
 
 def _attach(layer: Any) -> None:
     """Make children of what TensorFlow does not see; each is then restored, if a value waits for it."""
-    present = {id(child) for child in layer._trackable_children().values()}
+    present = {id(child) for child in tf.train.TrackableView.children(layer).values()}
     with _untracked(layer):
         for name, value in _extras(layer):
             # In Keras's symbolic scope a variable has no value yet, and could not take one.
