@@ -31,7 +31,7 @@ from holdfast_storage.store.base import Store
 log = logging.getLogger("holdfast")
 
 SLACK = 30.0
-"""Seconds beyond a save's deadline, which the coordinator keeps, for which a worker waits for the coordinator's word."""
+"""Seconds beyond a save's deadline, which the coordinator keeps, for which a worker waits for its word."""
 
 CHUNK_ENTRIES = 5_000
 """Index entries in one message of a report."""

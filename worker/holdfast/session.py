@@ -295,8 +295,8 @@ def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
         variables = [keys[p] for p in failure.positions]
         more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
         message = (
-            f"{message}: {', '.join(variables[:5])}{more}; {_names(failure.tasks)} differ(s) from the others. Nothing was "
-            "written. Look for a worker with bad memory or a different program; restore, or pass on_divergence='warn'"
+            f"{message}: {', '.join(variables[:5])}{more}; {_names(failure.tasks)} differ(s) from the others. Nothing "
+            "was written. Look for bad memory or another program there, restore, or pass on_divergence='warn'"
         )
         object_ = variables[0]
     error = BY_KIND.get(failure.kind, HoldfastError)
