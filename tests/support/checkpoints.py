@@ -63,7 +63,7 @@ def write_bundle(path: str, tensors: Mapping[str, Any]) -> None:
         prefix=path,
         tensor_names=list(tensors),
         shape_and_slices=[""] * len(tensors),
-        tensors=[tf.constant(each) for each in tensors.values()],
+        tensors=[tf.convert_to_tensor(each) for each in tensors.values()],
     )
 
 
@@ -71,5 +71,9 @@ def _tensors(checkpoint: Any) -> dict[str, Any]:
     if checkpoint is None:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
-        reader = tf.train.load_checkpoint(checkpoint.write(f"{scratch}/per_worker"))
-        return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+        prefix = checkpoint.write(f"{scratch}/per_worker")
+        dtypes = tf.train.load_checkpoint(prefix).get_variable_to_dtype_map()
+        read = tf.raw_ops.RestoreV2(
+            prefix=prefix, tensor_names=list(dtypes), shape_and_slices=[""] * len(dtypes), dtypes=list(dtypes.values())
+        )
+        return dict(zip(dtypes, read, strict=True))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,9 +33,10 @@ def training_state(model: Any) -> Any:
     It holds, below the key `model`, the weights, what `compile` makes (the optimizer above all), the state of the
     seed generators and the metrics. More can be added to it as attributes, such as the optimizer of a custom training
     loop. It is a checkpoint like any other, for `holdfast.CheckpointManager` as for TensorFlow's own. The model may be
-    compiled, and its layers, optimizer and metrics be built, after this call, and after a restore too: what comes
-    later is restored when it comes. The children that this adds belong to the model's own objects, so a plain
-    `tf.train.Checkpoint(model=model)` made afterwards has them as well.
+    compiled, and its layers and optimizer be built, after this call, and after a restore too: what comes later is
+    restored when it comes. Only metrics that the first step of `fit` makes start from zero, as in each epoch. The
+    children that this adds belong to the model's own objects, so a plain `tf.train.Checkpoint(model=model)` made
+    afterwards has them as well.
 
     Not in it, being no state of the model: Keras's global seed generator (that of `keras.random` functions called
     without `seed`), callbacks, and the position in the input data.
@@ -117,10 +118,9 @@ def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tf_keras_extras(layer: Any) -> Iterator[tuple[str, Any]]:
-    # The layer's own name for it: tf_keras would save it so, but for compatibility with checkpoints of before.
     generator = getattr(layer, "_random_generator", None)
     if generator is not None:
-        yield "_random_generator", generator
+        yield "random_generator-0", generator
     for i, container in enumerate(_containers(layer)):
         yield from ((f"compiled_metric-{i}-{j}", metric) for j, metric in enumerate(container.metrics))
 
@@ -144,7 +144,28 @@ def _attach(layer: Any) -> None:
                 layer._track_trackable(value, name, overwrite=True)
     for container in _containers(layer):
         if not container.built and "build" not in vars(container):
-            _after_build(container, lambda: _attach(layer))
+            _watch_build(layer, container)
+
+
+def _watch_build(layer: Any, container: Any) -> None:
+    """Attach metrics that are made in the first step of `fit`, after which no deferred restoration may come.
+
+    They keep the zeros that they have then: `fit` starts them anew in each epoch, and has just done so.
+    """
+    build = container.build
+
+    def build_and_attach(*args: Any, **kwargs: Any) -> None:
+        build(*args, **kwargs)
+        del container.build
+        waiting = _waiting(layer)
+        for name, value in _extras(layer):
+            for position in waiting.get(name, ()):
+                for variable in (value, *getattr(value, "variables", ())):
+                    variable._maybe_initialize_trackable()
+                    variable._update_uid = position.restore_uid  # to TensorFlow: restored already
+        _attach(layer)
+
+    container.build = build_and_attach
 
 
 def _untracked(layer: Any) -> AbstractContextManager[None]:
@@ -155,18 +176,6 @@ def _untracked(layer: Any) -> AbstractContextManager[None]:
 
     scope: AbstractContextManager[None] = DotNotTrackScope()
     return scope
-
-
-def _after_build(container: Any, then: Callable[[], None]) -> None:
-    """Metrics are made after everything else of the first step: no deferred restoration comes after them."""
-    build = container.build
-
-    def build_and_attach(*args: Any, **kwargs: Any) -> None:
-        build(*args, **kwargs)
-        del container.build
-        then()
-
-    container.build = build_and_attach
 
 
 def _waiting(layer: Any) -> dict[str, Any]:

@@ -1,0 +1,262 @@
+"""A Keras model goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from holdfast.keras import training_state
+from holdfast.restore import apply
+from holdfast.staging import stage
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.store import open_store
+from support.checkpoints import WORKERS, commit
+
+pytestmark = pytest.mark.tensorflow
+
+X = np.random.RandomState(0).randn(32, 4).astype(np.float32)
+Y = X.sum(1, keepdims=True)
+
+
+class Contained(keras.Model):
+    """Layers, variables and generators where TensorFlow does not look, some made by `build`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [keras.layers.Dense(5), keras.layers.Dropout(0.5)]
+        self.table = ({"a": keras.layers.Dense(4)},)
+        self.a_set = {keras.layers.GaussianNoise(0.2)}
+        self.generators = [keras.random.SeedGenerator(3)]
+        self.seen = keras.metrics.Mean()
+
+    def build(self, shape: Any) -> None:
+        self.late = keras.layers.Dropout(0.3)
+        self.scale = [self.add_weight(shape=(4,), initializer="normal", name="scale")]
+        self.late_blocks = [keras.layers.Dropout(0.2)]
+        self.head = keras.layers.Dense(1)
+        self.blocks[0].build(shape)
+        self.table[0]["a"].build((None, 5))
+        self.head.build((None, 4))
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = self.late(x, training=training)
+        for block in (*self.blocks, self.table[0]["a"], *self.a_set, *self.late_blocks):
+            x = block(x, training=training)
+        x = x * self.scale[0] + keras.random.normal((4,), seed=self.generators[0])
+        return self.head(x)
+
+
+def sequential(k: Any) -> Any:
+    layers = k.layers
+    return k.Sequential([layers.Dense(3), layers.Dropout(0.5), layers.BatchNormalization(), layers.Dense(1)])
+
+
+def functional(k: Any) -> Any:
+    inputs = k.Input((4,))
+    x = k.layers.Dropout(0.2)(k.layers.Dense(6)(inputs))
+    x = k.Sequential([k.layers.GaussianNoise(0.2), k.layers.Dense(3)])(x)
+    return k.Model(inputs, k.layers.Dense(1)(x))
+
+
+MODELS = {
+    "keras-sequential": lambda: sequential(keras),
+    "keras-functional": lambda: functional(keras),
+    "keras-contained": Contained,
+    "tf_keras-sequential": lambda: sequential(tf_keras),
+    "tf_keras-functional": lambda: functional(tf_keras),
+}
+
+
+@pytest.fixture(autouse=True)
+def _generators() -> Iterator[None]:
+    tf_keras.backend.experimental.enable_tf_random_generator()
+    yield
+    tf_keras.backend.experimental.disable_tf_random_generator()
+
+
+def compiled(kind: str, seed: int) -> Any:
+    keras.utils.set_random_seed(seed)
+    model = MODELS[kind]()
+    if kind.startswith("tf_keras"):
+        model.compile(tf_keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    else:
+        model.compile(keras.optimizers.Adam(0.01, use_ema=True), "mse", metrics=["mae"])
+    return model
+
+
+def train(model: Any, epochs: int = 1) -> None:
+    model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, shuffle=False)
+
+
+def everything(model: Any) -> list[Any]:
+    metrics = [variable for metric in model.metrics for variable in metric.variables]
+    optimizer = model.optimizer.variables
+    variables = [*model.variables, *metrics, *(optimizer() if callable(optimizer) else optimizer)]
+    if isinstance(model, tf.Module):
+        generators = [getattr(layer, "_random_generator", None) for layer in model.submodules]
+        variables += [generator._generator.state for generator in generators if generator is not None]
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def values(model: Any) -> list[Any]:
+    return [variable.numpy() for variable in everything(model)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_nothing_is_left_out(kind: str, tmp_path: Path) -> None:
+    """TensorFlow leaves out seed generators, metrics, and what lists and dictionaries hold, without a word."""
+    model = compiled(kind, 1)
+    train(model)
+    for marker, variable in enumerate(everything(model)):
+        variable.assign(tf.cast(tf.fill(variable.shape, marker + 1), variable.dtype))
+    reader = tf.train.load_checkpoint(training_state(model).write(str(tmp_path / "ckpt")))
+    saved = {
+        reader.get_tensor(key).flatten()[0]
+        for key, shape in reader.get_variable_to_shape_map().items()
+        if key[0] != "_"
+    }
+    assert saved >= {marker + 1 for marker in range(len(everything(model)))}
+
+
+@pytest.mark.parametrize("restored", ["unbuilt", "trained"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_resumed_is_bit_equal(kind: str, restored: str, tmp_path: Path) -> None:
+    """A resumed run draws other masks, or loses what its model builds after the restore."""
+    model = compiled(kind, 1)
+    train(model)
+    saved = training_state(model).save(str(tmp_path / "ckpt"))
+    at_save = values(model)
+    train(model)
+
+    again = compiled(kind, 2)
+    if restored == "trained":
+        train(again)
+    status = training_state(again).restore(saved)
+    if restored == "trained":
+        for variable, expected in zip(everything(again), at_save, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), expected, err_msg=str(variable))
+    train(again)
+    status.assert_consumed()
+    for variable, expected in zip(everything(again), values(model), strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected, err_msg=str(variable))
+
+
+def test_custom_loop_goes_on(tmp_path: Path) -> None:
+    """The optimizer of a custom loop, or layers below another checkpoint, restore only in part, from a real folder."""
+
+    def create(seed: int) -> Any:
+        keras.utils.set_random_seed(seed)
+        checkpoint = tf.train.Checkpoint(state=training_state(Contained()))
+        checkpoint.optimizer = keras.optimizers.Adam(0.01)
+        return checkpoint
+
+    def step(checkpoint: Any) -> Any:
+        model = checkpoint.state.model
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(X, training=True) - Y) ** 2)
+        weights = model.trainable_variables
+        checkpoint.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss.numpy()
+
+    first = create(1)
+    step(first)
+    store = open_store(tmp_path / "run")
+    record = commit(store, str(first.save(str(tmp_path / "stock" / "ckpt"))))
+    expected = [step(first) for _ in range(3)]
+
+    again = create(2)
+    with stage(store, record, task=WORKERS[0], world=WORKERS) as staged:
+        status = apply(again, None, staged)
+        losses = [step(again) for _ in range(3)]
+        status.assert_consumed()
+    assert losses == expected
+
+
+def test_keys_of_equal_models_are_equal(tmp_path: Path) -> None:
+    """The second model of a process, whose layers have other names, cannot restore the first one's checkpoint."""
+    keys = []
+    for run in range(2):
+        model = compiled("keras-contained", 1)
+        train(model)
+        reader = tf.train.load_checkpoint(training_state(model).write(str(tmp_path / f"ckpt-{run}")))
+        keys.append(set(reader.get_variable_to_shape_map()))
+    assert keys[0] == keys[1]
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    assert {f"model/layer-0/_kernel{suffix}", f"model/late/seed_generator-0{suffix}"} <= keys[0]
+
+
+def test_model_is_not_changed(tmp_path: Path) -> None:
+    """Keras takes what TensorFlow tracks for new weights of the layer."""
+    model = compiled("keras-contained", 1)
+    train(model)
+    before = [[v.path for v in of] for of in (model.variables, model.trainable_variables, model.weights)]
+    training_state(model).write(str(tmp_path / "ckpt"))
+    assert [[v.path for v in of] for of in (model.variables, model.trainable_variables, model.weights)] == before
+
+
+def test_plain_checkpoint_of_the_model_reads_it(tmp_path: Path) -> None:
+    """Whoever has no Holdfast cannot get at the weights."""
+    model = compiled("keras-functional", 1)
+    train(model)
+    saved = training_state(model).save(str(tmp_path / "ckpt"))
+    plain = compiled("keras-functional", 2)
+    tf.train.Checkpoint(model=plain).restore(saved).expect_partial()
+    for mine, theirs in zip(plain.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_model_that_is_not_compiled(tmp_path: Path) -> None:
+    """A model without optimizer raises, or saves nothing of itself."""
+    model = Contained()
+    model(X)
+    saved = training_state(model).save(str(tmp_path / "ckpt"))
+    again = Contained()
+    state = training_state(again)
+    again(X)
+    state.restore(saved).assert_consumed()
+    for mine, theirs in zip(again.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_what_has_gone_on_is_not_set_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next save gives a layer, which nobody saw being created and which has trained on, the value of the past."""
+
+    class Growing(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers_of_later: list[Any] = []
+
+    model = Growing()
+    model.layers_of_later.append(keras.layers.Dropout(0.5, seed=4))
+    saved = training_state(model).save(str(tmp_path / "ckpt"))
+
+    again = Growing()
+    state = training_state(again)
+    state.restore(saved).expect_partial()
+    again.layers_of_later.append(keras.layers.Dropout(0.5, seed=5))
+    for number in range(2):
+        state.write(str(tmp_path / f"next-{number}"))
+        assert again.layers_of_later[0].seed_generator.state.numpy().tolist() == [5, 0]
+    assert caplog.text.count("not restored") == 1
+
+
+def test_draws_that_cannot_be_saved_are_told() -> None:
+    """Dropout of tf_keras draws from ops with a state of their own, so that a resumed run differs without a word."""
+    tf_keras.backend.experimental.disable_tf_random_generator()
+    model = sequential(tf_keras)
+    with pytest.warns(UserWarning, match="enable_tf_random_generator"):
+        training_state(model)
+
+
+@pytest.mark.parametrize("wrong", [None, tf.Variable(1.0), object()])
+def test_what_is_no_model(wrong: Any) -> None:
+    """A wrong argument surfaces at the first save, as an AttributeError of something internal."""
+    with pytest.raises(InvalidRequest, match="Keras"):
+        training_state(wrong)
