@@ -25,12 +25,11 @@ def command(root: str, listen: str) -> None:
     Workers find it by `CheckpointManager(..., coordinator="HOST:PORT")` or by the environment variable
     HOLDFAST_COORDINATOR. Whoever can reach the port can commit to the runs below URL: listen on a private address.
     """
-    address = _checked_address(listen)
-    _check_root(root)
+    address, directory = _checked_address(listen), _checked_root(root)
     from holdfast_coordinator.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    serve(root, address)
+    serve(directory, address)
 
 
 def _checked_address(listen: str) -> str:
@@ -44,8 +43,8 @@ def _checked_address(listen: str) -> str:
     return listen
 
 
-def _check_root(root: str) -> None:
-    """InvalidRequest for a local root that cannot be written: better now than at the first save.
+def _checked_root(root: str) -> str:
+    """The root, normalised. InvalidRequest for a local one that cannot be written: better now than at the first save.
 
     A missing one is not made, because it most often is a mount that is not there.
     """
@@ -53,7 +52,7 @@ def _check_root(root: str) -> None:
 
     path = normalise(root)
     if "://" in path:
-        return
+        return path
     try:
         tempfile.TemporaryFile(dir=path, prefix=".holdfast-").close()
     except OSError as error:
@@ -61,3 +60,4 @@ def _check_root(root: str) -> None:
             f"--root {path} cannot be written ({os.strerror(error.errno or 0)}): is it there, mounted, and yours?",
             object=path,
         ) from error
+    return path

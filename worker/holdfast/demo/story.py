@@ -64,10 +64,10 @@ class Story:
         workers = self._start(fleet, address, "interrupted")
         victim = workers[VICTIM]
         self._wait_for_first_step("interrupted", [coordinator, *workers], life=0)
-        self.say(f"They train. {victim.name} (pid {victim.pid}) will not survive the save of step {STEPS // 2}.")
+        self.say(f"They train. Worker {VICTIM} (pid {victim.pid}) will not survive the save of step {STEPS // 2}.")
         kill = kill_in_mid_save(self.directory / "interrupted", victim, [coordinator, *workers], STEPS // 2, DEADLINE_S)
         self.say(
-            f"SIGKILL for {victim.name} in the middle of the save of step {kill.step}: {kill.objects} objects "
+            f"SIGKILL for worker {VICTIM} in the middle of the save of step {kill.step}: {kill.objects} objects "
             f"({kill.size:,} bytes) were already written, the commit was not."
             + (f" ({kill.misses} earlier saves were over too soon.)" if kill.misses else "")
         )
@@ -75,7 +75,8 @@ class Story:
             worker.end()
         self.say("The others cannot go on without it; they are ended too, as a cluster manager would.")
         committed = self._committed("interrupted")
-        self.say(f"Committed so far: steps {', '.join(map(str, committed))}. The torn save is invisible.")
+        torn = "That save came through after all." if kill.step in committed else "The torn save is invisible."
+        self.say(f"Committed so far: steps {', '.join(map(str, committed))}. {torn}")
         self._train(fleet, coordinator, address, "interrupted", life=1)
         return kill
 

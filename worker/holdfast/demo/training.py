@@ -55,8 +55,8 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
     def replica_step(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_sum(losses) / (BATCH * workers)
+            # Gradients are summed over the workers, so each takes its share of the mean.
+            loss = tf.reduce_sum(model.loss(labels, logits)) / (BATCH * workers)
         model.optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
 
@@ -78,14 +78,14 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
     )
     with manager, open(results / f"progress-{worker}.jsonl", "a", buffering=1) as progress:
         restored = manager.restore_or_initialize()
-        step = int(model.optimizer.iterations)
+        step = int(model.optimizer.iterations.numpy())
         print(json.dumps({"restored": restored, "step": step, "time": time.time()}), file=progress)
         while step < steps:
             loss = float(train_step())
             step += 1
             print(json.dumps({"step": step, "loss": loss, "time": time.time()}), file=progress)
             if step % save_every == 0 or step == steps:
-                manager.save(checkpoint_number=step)
+                manager.save(checkpoint_number=step, metrics={"loss": loss})
     dump_state(tf, results / f"final-{worker}.npz", model, noise, iterator)
 
 
@@ -100,7 +100,8 @@ def build_model(keras: Any) -> Any:
             keras.layers.Dropout(0.5),
         ]
     model = keras.Sequential([*layers, keras.layers.Dense(10)])
-    model.compile(optimizer=keras.optimizers.Adam(2e-4))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    model.compile(optimizer=keras.optimizers.Adam(2e-4), loss=loss)
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -111,7 +112,11 @@ def shuffled_digits(tf: Any, worker: int, workers: int) -> Any:
 
     images, labels = load_digits(return_X_y=True)
     digits = tf.data.Dataset.from_tensor_slices(((images / 16).astype("float32"), labels.astype("int64")))
-    return digits.shard(workers, worker).shuffle(1000, seed=SEED + worker).repeat().batch(BATCH)
+    digits = digits.shard(workers, worker).shuffle(1000, seed=SEED + worker).repeat().batch(BATCH)
+    # How far a prefetch is ahead depends on the clock, and would make the stored states of equal positions differ.
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return digits.with_options(options)
 
 
 def dump_state(tf: Any, path: Path, model: Any, noise: Any, iterator: Any) -> None:

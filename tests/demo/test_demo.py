@@ -1,0 +1,55 @@
+"""The demo as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.tensorflow]
+
+HOLDFAST = [sys.executable, "-m", "holdfast.cli"]
+
+
+def test_two_workers_end_bit_equal(tmp_path: Path) -> None:
+    """A worker is killed in mid-save, and not a bit of weights, optimizer, RNG or input position may be lost."""
+    demo = tmp_path / "demo"
+    command = [*HOLDFAST, "demo", "--directory", str(demo), "--workers", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Verdict: BIT-EQUAL" in result.stdout
+    assert "DIFFERS" not in result.stdout
+    assert (demo / "loss.png").read_bytes().startswith(b"\x89PNG")
+    for run in ("interrupted", "uninterrupted"):
+        verified = subprocess.run(
+            [*HOLDFAST, "verify", str(demo / run), "--json"], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert json.loads(verified.stdout)["checkpoints"][-1]["step"] == 240
+
+
+def test_sigterm_leaves_nothing_running(tmp_path: Path) -> None:
+    """Whoever stops the demo, or whose CI job runs into its limit, must not find three trainings on the machine."""
+    command = [*HOLDFAST, "demo", "--directory", str(tmp_path / "demo"), "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        told = ""
+        for line in demo.stdout:
+            told += line
+            if "2 workers start" in line:
+                break
+        pids = [int(pid) for pids in re.findall(r"pids? ([\d, ]+)", told) for pid in pids.split(",")]
+        assert len(pids) == 3, told
+        demo.send_signal(SIGTERM)
+        rest = demo.stdout.read()
+    assert demo.returncode == 1
+    assert "Traceback" not in rest
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
