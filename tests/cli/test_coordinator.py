@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
+import grpc
 import pytest
 from click.testing import Result
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 Holdfast = Callable[..., Result]
 
@@ -58,7 +60,9 @@ def test_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_tells_its_port_and_ends_cleanly(tmp_path: Path, signal: Signals) -> None:
     """A port that nobody is told, and a traceback at every orderly end."""
     with _started(tmp_path) as (process, port):
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
         process.send_signal(signal)
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 0
