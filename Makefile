@@ -1,0 +1,78 @@
+# Every target sets up what it needs. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# `editable` for work on the project; `wheel` tests what users install.
+INSTALL ?= editable
+PROTOS := $(wildcard protos/holdfast_protos/v1/*.proto)
+TEST ?= tests
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export CUDA_VISIBLE_DEVICES ?= -1
+
+.PHONY: demo test lint protos bench help clean
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare with an uninterrupted run
+	$(VENV)/bin/holdfast demo
+
+test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INSTALL=wheel against the built wheel)
+	@echo "== running the tests against the $(INSTALL) install"
+	$(VENV)/bin/python -m pytest $(TEST)
+
+lint: $(VENV)/dev-$(INSTALL)  ## Check style, types and deployment files
+	@echo "== ruff" && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@echo "== mypy" && $(VENV)/bin/mypy
+	@echo "== deploy" && $(VENV)/bin/python deploy/check.py
+
+protos: .venv-protos/ready  ## Generate the Python code of the protocol
+	@echo "== generating protos"
+	.venv-protos/bin/python -m grpc_tools.protoc -Iprotos \
+	  --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
+	  --python_out=protos --mypy_out=quiet:protos $(PROTOS)
+	.venv-protos/bin/python -m grpc_tools.protoc -Iprotos \
+	  --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
+	  --grpc_python_out=protos --mypy_grpc_out=quiet:protos protos/holdfast_protos/v1/coordinator.proto
+
+bench: $(VENV)/dev-editable  ## Measure saves and restores beside TensorFlow's own (ARGS=--quick for a glance)
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+clean:  ## Remove what the other targets have made
+	rm -rf .venv .venv-protos build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+
+$(VENV)/python:
+	@echo "== making a virtual environment with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt
+	@echo "== installing Holdfast and TensorFlow (a few hundred MB, once)"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev-editable: $(VENV)/python pyproject.toml constraints.txt
+	@echo "== installing Holdfast, TensorFlow and the tools (a few hundred MB, once)"
+	$(PIP) --editable '.[dev]'
+	@rm -f $(VENV)/dev-wheel && touch $@
+
+$(VENV)/dev-wheel: $(VENV)/python pyproject.toml constraints.txt $(shell git ls-files protos storage coordinator worker)
+	@echo "== building the wheel and installing it with TensorFlow and the tools"
+	$(PIP) build hatchling
+	rm -rf dist && $(VENV)/bin/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	$(VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes holdfast
+	$(PIP) "$$(ls dist/holdfast-*.whl)[dev]"
+	@rm -f $(VENV)/dev-editable && touch $@
+
+.venv-protos/ready: Makefile
+	@echo "== installing the protocol compiler"
+	$(PYTHON) -m venv .venv-protos
+	@# 1.74 is the newest whose output loads with every protobuf that TensorFlow 2.21 allows.
+	.venv-protos/bin/python -m pip --disable-pip-version-check install --quiet \
+	  grpcio-tools==1.74.0 mypy-protobuf==5.1.0 'setuptools<81'
+	@touch $@
