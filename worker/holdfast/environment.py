@@ -48,5 +48,7 @@ def strategy_name(checkpoint: Any) -> str:
     for trackable in tf.train.TrackableView(checkpoint).descendants():
         variable = getattr(trackable, "value", trackable)
         if isinstance(variable, tf.distribute.DistributedValues):
-            return type(variable.distribute_strategy).__name__
+            name = type(variable.distribute_strategy).__name__
+            # What tf.distribute exports the class as.
+            return {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
     return ""
