@@ -48,14 +48,13 @@ def on_restored(status: Any, then: Callable[[Iterable[Any]], None]) -> None:
     if not hasattr(load, "restore_saveables"):
         return  # a name-based checkpoint of TensorFlow 1 knows no deferred restoration
     restore_saveables = load.restore_saveables
-    seen = set(load.object_by_proto_id)
+    seen = set(load.matched_proto_ids)
 
     def restore_and_tell(*args: Any, **kwargs: Any) -> Any:
         operations = restore_saveables(*args, **kwargs)
-        now = dict(load.object_by_proto_id)
-        new = [trackable for node, trackable in now.items() if node not in seen]
-        seen.update(now)  # before the call: what it attaches is restored in its turn
-        then(new)
+        new = load.matched_proto_ids - seen
+        seen.update(new)  # before the call: what it attaches is restored in its turn
+        then([load.object_by_proto_id[node] for node in new if node in load.object_by_proto_id])
         return operations
 
     load.restore_saveables = restore_and_tell

@@ -82,9 +82,10 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
 
     def attach_late(self, restored: Iterable[Any]) -> None:
         """Attach what has come since the restore, if a value waits for it. Called after each deferred restoration."""
-        for layer in (self.model, *restored):
-            if hasattr(layer, "_flatten_layers") and _waiting(layer):
-                _attach(layer)
+        _attach_waiting(self.model, _compiled(self.model))
+        for layer in restored:
+            if hasattr(layer, "_flatten_layers"):
+                _attach_waiting(layer, _extras(layer))
 
 
 def _layers(model: Any) -> list[Any]:
@@ -98,53 +99,67 @@ def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
     Names count within the owner, in order of creation, which does not change when more is built.
     """
     if isinstance(layer, tf.Module):
-        yield from _tf_keras_extras(layer)
-        return
-    # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
-    layers = [each for each in layer._layers if type(each).__name__ != "InputLayer"]
-    for kind, values in (
-        ("weight", layer._trainable_variables),
-        ("state", layer._non_trainable_variables),
-        ("layer", layers),
-        ("seed_generator", [generator.state for generator in layer._seed_generators]),
-    ):
-        yield from ((f"{kind}-{i}", value) for i, value in enumerate(values))
-    for i, metric in enumerate(layer._metrics):
-        yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
-    if getattr(layer, "compiled", False):
-        for i, metrics in enumerate(([layer._loss_tracker], [layer._compile_metrics], layer._compile_loss.metrics)):
-            variables = [variable for metric in metrics if metric is not None for variable in metric.variables]
-            yield from ((f"compiled_metric-{i}-{j}", variable) for j, variable in enumerate(variables))
+        generator = getattr(layer, "_random_generator", None)
+        if generator is not None:
+            yield "random_generator-0", generator
+    else:
+        # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
+        layers = [each for each in layer._layers if type(each).__name__ != "InputLayer"]
+        for kind, values in (
+            ("weight", layer._trainable_variables),
+            ("state", layer._non_trainable_variables),
+            ("layer", layers),
+            ("seed_generator", [generator.state for generator in layer._seed_generators]),
+        ):
+            yield from ((f"{kind}-{i}", value) for i, value in enumerate(values))
+        for i, metric in enumerate(layer._metrics):
+            yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
+    yield from _compiled(layer)
 
 
-def _tf_keras_extras(layer: Any) -> Iterator[tuple[str, Any]]:
-    generator = getattr(layer, "_random_generator", None)
-    if generator is not None:
-        yield "random_generator-0", generator
-    for i, container in enumerate(_containers(layer)):
-        yield from ((f"compiled_metric-{i}-{j}", metric) for j, metric in enumerate(container.metrics))
+def _compiled(model: Any) -> Iterator[tuple[str, Any]]:
+    """The metrics that `compile` asked for, as far as they exist: with tf_keras they, with Keras 3 their variables."""
+    found = [getattr(container, "metrics", None) or [] for container in _containers(model)]
+    if not isinstance(model, tf.Module):
+        tracker = getattr(model, "_loss_tracker", None)
+        found = [[] if tracker is None else [tracker], *found]
+        found = [[variable for metric in metrics for variable in metric.variables] for metrics in found]
+    for i, values in enumerate(found):
+        yield from ((f"compiled_metric-{i}-{j}", value) for j, value in enumerate(values))
 
 
-def _containers(layer: Any) -> list[Any]:
-    """What makes the metrics of a compiled model on its first batch."""
-    names = (
-        ("compiled_loss", "compiled_metrics") if isinstance(layer, tf.Module) else ("_compile_loss", "_compile_metrics")
-    )
-    found = [getattr(layer, name, None) for name in names]
-    return [container for container in found if hasattr(container, "build")]
+def _containers(model: Any) -> tuple[Any, Any]:
+    """What makes the metrics of a compiled model, of its losses and others, on its first batch; None where nothing."""
+    if isinstance(model, tf.Module):
+        return getattr(model, "compiled_loss", None), getattr(model, "compiled_metrics", None)
+    return getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
 
 
 def _attach(layer: Any) -> None:
     """Make children of what TensorFlow does not see; each is then restored, if a value waits for it."""
     present = {id(child) for child in tf.train.TrackableView.children(layer).values()}
-    with _untracked(layer):
-        for name, value in _extras(layer):
-            # In Keras's symbolic scope a variable has no value yet, and could not take one.
-            if id(value) not in present and getattr(value, "_value", value) is not None:
-                layer._track_trackable(value, name, overwrite=True)
+    for name, value in _extras(layer):
+        if id(value) not in present:
+            _track(layer, name, value)
     for container in _containers(layer):
-        if not container.built and "build" not in vars(container):
+        if hasattr(container, "build") and not container.built and "build" not in vars(container):
             _watch_build(layer, container)
+
+
+def _attach_waiting(layer: Any, extras: Iterable[tuple[str, Any]]) -> None:
+    """As `_attach`, but only what a value waits for: cheap, since it is called for each variable."""
+    waiting = _waiting(layer)
+    if waiting:
+        for name, value in extras:
+            if name in waiting:
+                _track(layer, name, value)
+
+
+def _track(layer: Any, name: str, value: Any) -> None:
+    # In Keras's symbolic scope a variable has no value yet, and could not take one.
+    if getattr(value, "_value", value) is not None:
+        with _untracked(layer):
+            layer._track_trackable(value, name, overwrite=True)
 
 
 def _watch_build(layer: Any, container: Any) -> None:
@@ -158,12 +173,12 @@ def _watch_build(layer: Any, container: Any) -> None:
         build(*args, **kwargs)
         del container.build
         waiting = _waiting(layer)
-        for name, value in _extras(layer):
+        for name, value in _compiled(layer):
             for position in waiting.get(name, ()):
                 for variable in (value, *getattr(value, "variables", ())):
                     variable._maybe_initialize_trackable()
                     variable._update_uid = position.restore_uid  # to TensorFlow: restored already
-        _attach(layer)
+            _track(layer, name, value)
 
     container.build = build_and_attach
 
