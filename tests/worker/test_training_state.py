@@ -25,6 +25,16 @@ X = np.random.RandomState(0).randn(32, 4).astype(np.float32)
 Y = X.sum(1, keepdims=True)
 
 
+class Scaling(keras.layers.Layer):
+    """A layer that builds a weight into a list."""
+
+    def build(self, shape: Any) -> None:
+        self.scale = [self.add_weight(shape=(shape[-1],), initializer="normal", name="scale")]
+
+    def call(self, x: Any) -> Any:
+        return x * self.scale[0]
+
+
 class Contained(keras.Model):
     """Layers, variables and generators where TensorFlow does not look, some made by `build`."""
 
@@ -33,23 +43,25 @@ class Contained(keras.Model):
         self.blocks = [keras.layers.Dense(5), keras.layers.Dropout(0.5)]
         self.table = ({"a": keras.layers.Dense(4)},)
         self.a_set = {keras.layers.GaussianNoise(0.2)}
+        self.scaling = Scaling()
         self.generators = [keras.random.SeedGenerator(3)]
         self.seen = keras.metrics.Mean()
 
     def build(self, shape: Any) -> None:
         self.late = keras.layers.Dropout(0.3)
-        self.scale = [self.add_weight(shape=(4,), initializer="normal", name="scale")]
+        self.bias = [self.add_weight(shape=(4,), initializer="normal", name="bias")]
         self.late_blocks = [keras.layers.Dropout(0.2)]
         self.head = keras.layers.Dense(1)
         self.blocks[0].build(shape)
         self.table[0]["a"].build((None, 5))
+        self.scaling.build((None, 4))
         self.head.build((None, 4))
 
     def call(self, x: Any, training: bool = False) -> Any:
         x = self.late(x, training=training)
         for block in (*self.blocks, self.table[0]["a"], *self.a_set, *self.late_blocks):
             x = block(x, training=training)
-        x = x * self.scale[0] + keras.random.normal((4,), seed=self.generators[0])
+        x = self.scaling(x) + self.bias[0] + keras.random.normal((4,), seed=self.generators[0])
         return self.head(x)
 
 

@@ -25,11 +25,12 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
         raise InvalidRequest(_why_not_per_worker(staged), phase="restore", object=staged.record.prefix)
     status = checkpoint.restore(staged.prefix)
     bound = _bound(status)
-    states = [each for each in bound.values() if hasattr(each, "attach_late") and each is not checkpoint]
+    # The root sees to itself.
+    states = [each for each in bound.values() if hasattr(each, "late_attacher") and each is not checkpoint]
     replicas = _Replicas(staged, status)
     replicas.assign()
     for state in states:
-        on_restored(status, state.attach_late)
+        on_restored(status, state.late_attacher())
     if replicas.waiting:
         on_restored(status, lambda _: replicas.assign())
     if per_worker is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from holdfast.restore import on_restored
 from holdfast_storage.errors import InvalidRequest
 
 _log = logging.getLogger(__name__)
+_OURS = re.compile(r"(weight|state|layer|seed_generator|random_generator|(compiled_)?metric)-\d+(-\d+)?")
 _METRIC = re.compile(r"(compiled_)?metric-\d+-\d+")
 
 
@@ -77,15 +78,26 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
     def read(self, save_path: Any, options: Any = None) -> Any:
         """As TensorFlow's. `restore` goes through this too."""
         status = super().read(save_path, options)
-        on_restored(status, self.attach_late)
+        on_restored(status, self.late_attacher())
         return status
 
-    def attach_late(self, restored: Iterable[Any]) -> None:
-        """Attach what has come since the restore, if a value waits for it. Called after each deferred restoration."""
-        _attach_waiting(self.model, _compiled(self.model))
-        for layer in restored:
-            if hasattr(layer, "_flatten_layers"):
-                _attach_waiting(layer, _extras(layer))
+    def late_attacher(self) -> Callable[[Iterable[Any]], None]:
+        """What is to be called after each deferred restoration with the objects that it has reached.
+
+        It attaches what has come since the restore, if a value waits for it.
+        """
+        expecting = [layer for layer in _layers(self.model) if _expects(layer)]
+
+        def attach(restored: Iterable[Any]) -> None:
+            expecting.extend(each for each in restored if hasattr(each, "_flatten_layers") and _expects(each))
+            for layer in list(expecting):
+                waiting = _waiting(layer)
+                for name, value in _extras(layer):
+                    if name in waiting:
+                        _track(layer, name, value)
+            expecting[:] = filter(_expects, expecting)
+
+        return attach
 
 
 def _layers(model: Any) -> list[Any]:
@@ -146,15 +158,6 @@ def _attach(layer: Any) -> None:
             _watch_build(layer, container)
 
 
-def _attach_waiting(layer: Any, extras: Iterable[tuple[str, Any]]) -> None:
-    """As `_attach`, but only what a value waits for: cheap, since it is called for each variable."""
-    waiting = _waiting(layer)
-    if waiting:
-        for name, value in extras:
-            if name in waiting:
-                _track(layer, name, value)
-
-
 def _track(layer: Any, name: str, value: Any) -> None:
     # In Keras's symbolic scope a variable has no value yet, and could not take one.
     if getattr(value, "_value", value) is not None:
@@ -173,11 +176,13 @@ def _watch_build(layer: Any, container: Any) -> None:
         build(*args, **kwargs)
         del container.build
         waiting = _waiting(layer)
-        for name, value in _compiled(layer):
+        made = list(_compiled(layer))
+        for name, value in made:  # all of them before any is attached: that may attach the others
             for position in waiting.get(name, ()):
                 for variable in (value, *getattr(value, "variables", ())):
                     variable._maybe_initialize_trackable()
                     variable._update_uid = position.restore_uid  # to TensorFlow: restored already
+        for name, value in made:
             _track(layer, name, value)
 
     container.build = build_and_attach
@@ -198,6 +203,11 @@ def _waiting(layer: Any) -> dict[str, Any]:
     layer._maybe_initialize_trackable()
     waiting: dict[str, Any] = layer._deferred_dependencies
     return waiting
+
+
+def _expects(layer: Any) -> bool:
+    """Whether a value waits for something that only this module would make a child of the layer."""
+    return any(map(_OURS.fullmatch, _waiting(layer)))
 
 
 def _forget_missed(layer: Any) -> None:
