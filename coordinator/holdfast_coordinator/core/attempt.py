@@ -7,6 +7,7 @@ from enum import Enum
 
 from holdfast_storage.records import Entry, Task
 
+from .ledger import Intent
 from .values import Ballot, Failure, Go, Report, RequestId, RetentionPolicy, names
 
 
@@ -27,8 +28,8 @@ class Phase(Enum):
 TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
     # All ballots are in and agree; a coordinator that was restarted learns from a report that they did.
     Phase.VOTING: (Phase.LEADING, Phase.WRITING, Phase.FAILED),
-    # Taking the run, once for a generation.
-    Phase.LEADING: (Phase.WRITING, Phase.FAILED),
+    # Taking the run, once for a generation; a commit entry of this save made through another coordinator may be found.
+    Phase.LEADING: (Phase.WRITING, Phase.COMMITTED, Phase.FAILED),
     # The workers write; all reports are in.
     Phase.WRITING: (Phase.FINALIZING, Phase.FAILED),
     # Index, manifest, every object seen.
@@ -68,9 +69,10 @@ class Attempt:
     takeover: bool = False
     ballots: dict[Task, Ballot] = field(default_factory=dict)
     reports: dict[Task, Report] = field(default_factory=dict)
-    voters: dict[Task, RequestId] = field(default_factory=dict)  # calls that wait for the verdict
-    reporters: dict[Task, RequestId] = field(default_factory=dict)  # calls that wait for the outcome
+    voters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the verdict
+    reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None
+    intent: Intent | None = None  # to create the commit entry
     entry: Entry | None = None  # the commit entry, once it has been built
 
     def advance(self, to: Phase) -> None:

@@ -178,6 +178,8 @@ class Tick:
     """A deadline may have passed."""
 
 
+SaveCall = Vote | Reported | GaveUp
+
 Event = (
     Join | Rejoin | Vote | Reported | GaveUp | Restore | Leave | Ask | Cancelled
     | Attached | Heartbeat | Detached

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from holdfast_storage.records import Entry, EntryKind, LogState
 
@@ -18,7 +18,7 @@ from .events import Appended, LogRead
 from .values import Failure, Now
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Intent:
     """An entry that is to be created on top of whatever is then the last one."""
 
@@ -27,6 +27,9 @@ class Intent:
     done: Callable[[Entry | Failure], None]  # called with our entry that stands, an abort one included
     generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
     note: str = ""
+    base: str = ""  # of a lead entry: LogState.fork_point of the state in view of which it was decided
+    before: LogState | None = None  # what it builds on, once it is being created
+    again: Entry | None = None  # what is to be tried at the next tick
     tries: dict[str, Entry] = field(default_factory=dict)  # by write id
     given_up: bool = False
     uncertain: bool = False  # some try may still land
@@ -67,10 +70,10 @@ class Ledger:
         elif event.entry is None and event.failure is None and self.number < 0:
             self.state = event.imported
         readers, self._readers, self._next_readers = self._readers, self._next_readers, []
-        for then in readers:
-            then(event.failure)
         if self._readers:
             self._emit(ReadLog())
+        for then in readers:
+            then(event.failure)
 
     # -- writing --
 
@@ -78,10 +81,21 @@ class Ledger:
         self._queue.append(intent)
         self._pump(now)
 
-    def give_up(self) -> None:
-        """Stop trying to create the current entry; what becomes of it is still to be settled."""
-        if self._current is not None:
-            self._current.given_up = True
+    def give_up(self, intent: Intent, failure: Failure) -> None:
+        """Stop trying to create an entry. It fails at once if it was never tried; else what becomes of it is still
+        to be settled."""
+        if intent in self._queue:
+            self._queue.remove(intent)
+            intent.done(failure)
+        else:
+            intent.given_up = True
+
+    def retry(self, now: Now) -> None:
+        """Try again what has no known outcome: the same entry, or, when it was given up, an abort in its slot."""
+        intent = self._current
+        if intent is not None and intent.again is not None:
+            entry, intent.again = intent.again, None
+            self._emit(Append(self._abort(intent, entry, now) if intent.given_up else entry))
 
     def deleted(self, folder: str) -> None:
         """A retired folder is gone; the next entry leaves it out."""
@@ -94,11 +108,12 @@ class Ledger:
             return True
         if event.unknown or (event.refused and intent.uncertain):
             intent.uncertain = True
-            self._emit(Append(self._abort(intent, event.entry, now) if intent.given_up else event.entry))
+            intent.again = event.entry
             return True
         self._current = None
         if event.refused:
-            self._drop(intent, Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
+            intent.done(Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
+            self._pump(now)
             return True
         stands = event.entry if event.taken_by is None else intent.tries.get(event.taken_by.write_id)
         if stands is None:
@@ -122,30 +137,33 @@ class Ledger:
         while self._current is None and self._queue:
             assert self.state is not None, "the log is read before it is written"
             intent = self._queue.popleft()
-            if intent.kind not in ("import", "lead") and not self._leads(self.state, intent.generation):
+            if self._overtaken(intent, self.state):
                 intent.done(Failure("superseded", "a newer leader has taken the run"))
                 continue
             self._current = intent
+            intent.before = self.state
             state = intent.change(self.state).forget(tuple(self._deleted))
-            self._emit(Append(self._entry(intent, state, now)))
+            self._emit(Append(self._entry(intent, self.number + 1, intent.kind, state, now)))
 
-    def _leads(self, state: LogState, generation: str) -> bool:
-        return (
-            state.leader is not None
-            and state.leader.id == self._leader_id
-            and state.generation is not None
-            and state.generation.id == generation
-        )
+    def _overtaken(self, intent: Intent, state: LogState) -> bool:
+        """Whether what the log says by now leaves no place for an entry."""
+        if intent.kind == "import":
+            return self.number >= 0
+        if intent.kind == "lead":
+            return state.fork_point != intent.base
+        leads = state.leader is not None and state.leader.id == self._leader_id
+        return not (leads and state.generation is not None and state.generation.id == intent.generation)
 
     def _abort(self, intent: Intent, entry: Entry, now: Now) -> Entry:
         if entry.kind == "abort":
             return entry
-        assert self.state is not None
-        return self._entry(replace(intent, kind="abort"), self.state, now)
+        assert intent.before is not None
+        # In the slot of what it settles: the log may have been read past it since.
+        return self._entry(intent, entry.number, "abort", intent.before, now)
 
-    def _entry(self, intent: Intent, state: LogState, now: Now) -> Entry:
+    def _entry(self, intent: Intent, number: int, kind: EntryKind, state: LogState, now: Now) -> Entry:
         self._written += 1
         write_id = f"{self._leader_id}.{self._written}"
-        entry = Entry(self.number + 1, intent.kind, write_id, now.wall, state, intent.note)
+        entry = Entry(number, kind, write_id, now.wall, state, intent.note)
         intent.tries[write_id] = entry
         return entry

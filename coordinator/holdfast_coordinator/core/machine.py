@@ -23,7 +23,7 @@ from .effects import (
     WriteStateFile,
 )
 from .ledger import Intent, Ledger
-from .membership import ALIVE_FOR, LOST_AFTER, POLL, Forming, Joiner, World, disagreement
+from .membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, Forming, Joiner, World, disagreement
 from .restoring import Decision, RestoreTalk
 from .retention import sweep
 from .values import (
@@ -50,8 +50,6 @@ from .vote import NeedSpecs, judge
 UNKNOWN_GENERATION = "unknown_generation"
 """Kind of the refusal that tells a worker to rejoin: this coordinator process has not met its generation."""
 
-REMEMBERED_OUTCOMES = 16
-
 
 class Machine:
     """One run: its worlds of workers, its save on the way, and the lead of its log."""
@@ -65,7 +63,7 @@ class Machine:
         self._now = Now(0.0, 0.0)
         self._effects: list[Effect] = []
         self.ledger = Ledger(leader.id, self._emit)
-        self._probing: tuple[World, Attempt] | None = None
+        self._probing: list[tuple[str, World, Attempt]] = []  # by address
         self._policy = RetentionPolicy()
         self._reading_back = ""
         self._deleting: set[str] = set()
@@ -92,7 +90,7 @@ class Machine:
                 if world.joining is None:
                     self._reply(e.request, world.joined())
                 else:
-                    world.joining[e.task] = e.request
+                    world.joining.append(e.request)
                 return
         forming = self.forming or Forming(e.cluster)
         failure = disagreement(forming, e.task, e.cluster)
@@ -107,23 +105,25 @@ class Machine:
         before = forming.joiners.get(e.task)
         if before and before.incarnation != e.incarnation:
             self._refuse(before.request, _replaced(e.task))
+        elif before and before.request is not None:
+            self._reply(before.request, Waiting(forming.missing))
         forming.joiners[e.task] = Joiner(e.incarnation, e.request, self._now.monotonic)
-        if not forming.missing:
+        if forming.is_complete:
             self._form(forming, e.fresh_generation)
 
     def _form(self, forming: Forming, generation: str) -> None:
         self.forming = None
         world = forming.complete(generation)
-        world.joining = {task: j.request for task, j in forming.joiners.items() if j.request is not None}
+        world.joining = [joiner.request for joiner in forming.joiners.values() if joiner.request is not None]
         self._admit(world)
 
         def then(failure: Failure | None) -> None:
-            requests, world.joining = world.joining or {}, None
+            requests, world.joining = world.joining or [], None
             if failure:
                 del self.worlds[generation]
             else:
                 world.base = self._fork_point()
-            for request in requests.values():
+            for request in requests:
                 if failure:
                     self._refuse(request, failure)
                 else:
@@ -153,7 +153,9 @@ class Machine:
                 self._refuse(e.request, failure)
                 return
             if e.caller.generation not in self.worlds:
-                self._admit(World(Generation(e.caller.generation, e.members), e.cluster, base=e.base))
+                recorded = state.generation if state and led == e.caller.generation else None
+                generation = recorded or Generation(e.caller.generation, e.members)
+                self._admit(World(generation, e.cluster, base=e.base, unsettled=[]))
             self._rejoin(e)
 
         self.ledger.read(then)
@@ -163,12 +165,15 @@ class Machine:
             gone = [task for task, joiner in self.forming.joiners.items() if joiner.request == e.request]
             for task in gone:
                 del self.forming.joiners[task]
+            if not self.forming.joiners:
+                self.forming = None
 
     # -- presence --
 
     def _attached(self, e: ev.Attached) -> None:
         if world := self._present(e.caller):
-            world.update(e.caller.task, attached=True, heard=self._now.monotonic, lost=None)
+            connections = world.presence[e.caller.task].connections + 1
+            world.update(e.caller.task, connections=connections, heard=self._now.monotonic, lost=None)
 
     def _heartbeat(self, e: ev.Heartbeat) -> None:
         if world := self._present(e.caller):
@@ -183,7 +188,9 @@ class Machine:
 
     def _detached(self, e: ev.Detached) -> None:
         if world := self._present(e.caller):
-            world.update(e.caller.task, attached=False, lost=self._now.monotonic)
+            # A worker that connects again may do so before the end of its old connection is noticed.
+            connections = max(0, world.presence[e.caller.task].connections - 1)
+            world.update(e.caller.task, connections=connections, lost=None if connections else self._now.monotonic)
 
     def _present(self, caller: Caller) -> World | None:
         world = self.worlds.get(caller.generation)
@@ -197,10 +204,17 @@ class Machine:
         world = self._present(e.caller)
         if world:
             world.left.add(e.caller.task)
-        if world and e.wait_for_others and len(world.left) < len(world.tasks):
+        if world and e.wait_for_others:
             world.lingering[e.request] = self._now.monotonic + e.wait_for_others
         else:
             self._reply(e.request, Left())
+        if world and len(world.left) == len(world.presence):
+            self._release_lingering(world)
+
+    def _release_lingering(self, world: World) -> None:
+        requests, world.lingering = world.lingering, {}
+        for request in requests:
+            self._reply(request, Left())
 
     # -- a save: vote --
 
@@ -212,25 +226,43 @@ class Machine:
         attempt = self._attempt(world, e, b)
         if attempt is None:
             return
-        attempt.voters[e.caller.task] = e.request
-        attempt.ballots[e.caller.task] = b
-        attempt.takeover |= b.takeover
-        if attempt.phase is Phase.VOTING and attempt.all_voted:
-            self._judge(world, attempt)
-        elif attempt.phase is Phase.WRITING:
+        attempt.voters[e.request] = e.caller.task
+        if attempt.phase is Phase.VOTING:
+            attempt.ballots[e.caller.task] = b
+            attempt.takeover |= b.takeover
+            if attempt.all_voted:
+                self._judge(world, attempt)
+        elif attempt.phase is not Phase.LEADING:
             self._answer_voters(attempt)
 
-    def _attempt(
-        self, world: World, e: ev.Vote | ev.Reported | ev.GaveUp, terms: Ballot | Report | None
-    ) -> Attempt | None:
-        """The save that a call is about, begun if it is the first; None if the call has been answered."""
-        done = world.outcomes.get(e.ordinal)
+    def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
+        """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
         attempt = world.attempt
-        if done:
-            self._reply(e.request, done)
+        if e.ordinal in world.outcomes:
+            self._reply(e.request, world.outcomes[e.ordinal])
             return None
-        if attempt is None and e.ordinal > max(world.outcomes, default=0):
-            attempt = world.attempt = Attempt(
+        if attempt and attempt.ordinal == e.ordinal:
+            return attempt
+        if world.fenced:
+            self._refuse(e.request, world.fenced)
+            return None
+        if not self._settle(world, e):
+            return None
+        last = max(attempt.ordinal if attempt else 0, *world.outcomes, 0)
+        if world.committed < e.ordinal < last:
+            # Every save of this world that was committed is known: this one was not, and cannot be any more.
+            message = f"the other workers have gone on to save {last} without it"
+            failure = Failure("save_failed", message, phase="vote", tasks=(e.caller.task,))
+            world.remember(Outcome(e.ordinal, False, failure))
+            self._reply(e.request, world.outcomes[e.ordinal])
+            return None
+        if attempt and attempt.undecided and e.ordinal > attempt.ordinal and e.caller.task not in attempt.reports:
+            message = f"{e.caller.task} has gone on to save {e.ordinal} without its part of save {attempt.ordinal}"
+            failure = Failure("save_failed", message, phase=attempt.phase.value, tasks=(e.caller.task,))
+            self._fail(world, attempt, failure)
+            attempt = None
+        if attempt is None and e.ordinal > last:
+            world.attempt = Attempt(
                 e.ordinal,
                 terms.step if terms else -1,
                 terms.checkpoint_name if terms else "",
@@ -238,20 +270,62 @@ class Machine:
                 deadline=self._now.monotonic + (terms.timeout if terms else 0.0),
                 retention=terms.retention if terms else RetentionPolicy(),
             )
-        if attempt is None or attempt.ordinal != e.ordinal:
-            at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
-            self._refuse(
-                e.request,
-                Failure(
-                    "invalid_request",
-                    f"{e.caller.task} speaks of save {e.ordinal}, but {at}; "
-                    "all workers must make the same save() calls",
-                    phase="vote",
-                    tasks=(e.caller.task,),
-                ),
-            )
-            return None
-        return attempt
+            return world.attempt
+        at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
+        self._refuse(
+            e.request,
+            Failure(
+                "invalid_request",
+                f"{e.caller.task} speaks of save {e.ordinal}, but {at}; all workers must make the same save() calls",
+                phase="vote",
+                tasks=(e.caller.task,),
+            ),
+        )
+        return None
+
+    def _settle(self, world: World, e: ev.SaveCall) -> bool:
+        """Whether all that became of this world's earlier saves is known; if not yet, the call waits for it.
+
+        Another coordinator process led the world. What it committed stands in the log, and once this one has taken the
+        lead from it, it commits nothing more. A rejoin alone does not take the lead: the other may be ending in good
+        order, with some of the workers still there.
+        """
+        if world.unsettled is None:
+            return True
+        world.unsettled.append(e)
+        if len(world.unsettled) == 1:
+            self._read_past(world)
+        return False
+
+    def _read_past(self, world: World) -> None:
+        def then(failure: Failure | None) -> None:
+            state = self.ledger.state
+            if failure or state is None:
+                settled(failure)
+            elif state.generation is None or state.generation.id != world.generation.id:
+                if self._fork_point() != world.base:
+                    self._fence(world, _superseded(f"generation {_generation(state)} has taken the run over since"))
+                settled(None)
+            elif self.leading == world.generation.id:
+                settled(None)
+            else:
+                self._take_lead(world, settled)
+
+        def settled(failure: Failure | None) -> None:
+            if failure and failure.kind == "superseded":
+                self._read_past(world)
+                return
+            calls = world.unsettled or []
+            world.unsettled = [] if failure else None
+            if not failure and self.ledger.state:
+                world.learn(self.ledger.state)
+            for call in calls:
+                if failure:
+                    self._refuse(call.request, replace(failure, phase="lead"))
+                else:
+                    self._HANDLERS[type(call)](self, call)
+
+        self.ledger.read(then)
 
     def _judge(self, world: World, attempt: Attempt) -> None:
         verdict = judge(attempt.ballots)
@@ -260,7 +334,10 @@ class Machine:
         elif isinstance(verdict, NeedSpecs):
             for task in verdict.tasks:
                 del attempt.ballots[task]
-                self._reply(attempt.voters.pop(task), SpecsWanted())
+            for request, task in list(attempt.voters.items()):
+                if task in verdict.tasks:
+                    del attempt.voters[request]
+                    self._reply(request, SpecsWanted())
         else:
             self._go(world, attempt, verdict)
 
@@ -274,14 +351,24 @@ class Machine:
 
     def _begin_writing(self, world: World, attempt: Attempt) -> None:
         attempt.advance(Phase.WRITING)
+        assert attempt.go is not None
+        attempt.go = replace(attempt.go, log_entry=self.ledger.number)
+        self._roll_back(world)
         self._answer_voters(attempt)
         self._finalize(world, attempt)
 
     def _answer_voters(self, attempt: Attempt) -> None:
         assert attempt.go is not None
         voters, attempt.voters = attempt.voters, {}
-        for request in voters.values():
-            self._reply(request, replace(attempt.go, log_entry=self.ledger.number))
+        for request in voters:
+            self._reply(request, attempt.go)
+
+    def _roll_back(self, world: World) -> None:
+        """Put into the log that the world went back to an older checkpoint, before it writes on from there."""
+        back, world.went_back_to = world.went_back_to, ""
+        state = self.ledger.state
+        if back and state and state.find(back) and state.checkpoints[-1].prefix != back:
+            self._append("restored", self.leading, lambda s: s.restored(back), self._published, note=back)
 
     # -- a save: the lead --
 
@@ -291,6 +378,8 @@ class Machine:
                 return
             if failure:
                 self._fail(world, attempt, replace(failure, phase="lead"))
+            elif self.leading == world.generation.id:
+                self._begin_writing(world, attempt)
             else:
                 self._consider_lead(world, attempt)
 
@@ -303,72 +392,83 @@ class Machine:
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
-            self._take_lead(world, attempt)
-        elif self._fork_point() != world.base:
-            newest = state.checkpoints[-1].prefix if state.checkpoints else "nothing"
-            self._fail(
-                world,
-                attempt,
-                _superseded(
-                    "the run has moved on since this job restored its state: generation "
-                    f"{reign.id} leads it and its newest checkpoint is {newest}. Restart this job to go on from there"
-                ),
-            )
+            self._lead_attempt(world, attempt)
         elif rival.id == self.leader.id:
             other = self.worlds.get(reign.id)
             living = other.living(self._now.monotonic) if other else ()
             self._decide_lead(world, attempt, rival.address, names(living))
         elif rival.address:
-            self._probing = (world, attempt)
+            self._probing.append((rival.address, world, attempt))
             self._emit(Probe(rival.address, rival.host))
         else:
-            self._take_lead(world, attempt)
+            self._decide_lead(world, attempt, rival.address, "")
 
     def _probed(self, e: ev.Probed) -> None:
-        if self._probing is None:
-            return
-        (world, attempt), self._probing = self._probing, None
-        if attempt.phase is Phase.LEADING:
-            self._decide_lead(world, attempt, e.address, e.living)
+        asking = [(world, attempt) for address, world, attempt in self._probing if address == e.address]
+        self._probing = [asked for asked in self._probing if asked[0] != e.address]
+        for world, attempt in asking:
+            if attempt.phase is Phase.LEADING:
+                self._decide_lead(world, attempt, e.address, e.living)
 
     def _decide_lead(self, world: World, attempt: Attempt, address: str, living: str) -> None:
-        if not living:
-            self._take_lead(world, attempt)
-            return
-        self._fail(
-            world,
-            attempt,
-            Failure(
+        state = self.ledger.state
+        if living:
+            failure = Failure(
                 "invalid_request",
                 f"another training job is running on this directory: its coordinator at {address or 'this process'} "
                 f"has living workers ({living}). End that job, use another directory, or pass takeover=True",
                 phase="lead",
-            ),
-        )
+            )
+            self._fail(world, attempt, failure)
+        elif self._fork_point() != world.base:
+            newest = state.checkpoints[-1].prefix if state and state.checkpoints else "nothing"
+            failure = _superseded(
+                "the run has moved on since this job restored its state: generation "
+                f"{_generation(state)} leads it and its newest checkpoint is {newest}. Restart this job to go on from "
+                "there"
+            )
+            self._fail(world, attempt, failure)
+        else:
+            self._lead_attempt(world, attempt)
 
-    def _take_lead(self, world: World, attempt: Attempt) -> None:
+    def _lead_attempt(self, world: World, attempt: Attempt) -> None:
+        """Take the lead for a save that waits for it."""
+
+        def then(failure: Failure | None) -> None:
+            if attempt.phase is not Phase.LEADING:
+                return
+            if failure is None:
+                if attempt.ordinal in world.outcomes:
+                    self._end(world, attempt, world.outcomes[attempt.ordinal])
+                else:
+                    self._begin_writing(world, attempt)
+            elif failure.kind == "superseded":
+                self._lead(world, attempt)  # somebody was faster: read what stands there and consider again
+            else:
+                self._fail(world, attempt, replace(failure, phase="lead"))
+
+        self._take_lead(world, then)
+
+    def _take_lead(self, world: World, then: Callable[[Failure | None], None]) -> None:
+        """Create a lead entry on top of the state last read. "superseded": somebody else was faster."""
+
         def change(state: LogState) -> LogState:
-            led = state.lead(self.leader, world.generation)
-            return led if led.last_preserved is not None else replace(led, last_preserved=self._now.wall)
+            # As TensorFlow: where the clock was set back, what was preserved in its future does not count.
+            preserved = self._now.wall if state.last_preserved is None else min(state.last_preserved, self._now.wall)
+            return replace(state.lead(self.leader, world.generation), last_preserved=preserved)
 
         def done(entry: Entry | Failure) -> None:
             if isinstance(entry, Failure):
-                if attempt.phase is not Phase.LEADING:
-                    pass
-                elif entry.kind == "superseded":
-                    self._lead(world, attempt)  # somebody was faster: read what stands there and consider again
-                else:
-                    self._fail(world, attempt, replace(entry, phase="lead"))
+                then(entry)
                 return
             self._fence_others(world)
+            if self.leading != world.generation.id:
+                self._policy = RetentionPolicy()
             self.leading, self.led_since = world.generation.id, entry.number
+            world.learn(entry.state)
             self._emit(WriteStateFile(entry))
             self._delete(entry.state)
-            back = world.went_back_to
-            if back and entry.state.checkpoints[-1].prefix != back:
-                self._append("restored", self.leading, lambda s: s.restored(back), self._published, note=back)
-            if attempt.phase is Phase.LEADING:
-                self._begin_writing(world, attempt)
+            then(None)
 
         generation = world.generation.id
         if self.ledger.number < 0:
@@ -388,6 +488,22 @@ class Machine:
             if presence.attached:
                 self._emit(Notify(Caller(world.generation.id, task, presence.incarnation), failure))
 
+    def _hand_over(self, world: World) -> None:
+        """Another coordinator process goes on with this very world: what becomes of its calls is known there alone."""
+        del self.worlds[world.generation.id]
+        attempt = world.attempt
+        if attempt and attempt.phase is Phase.PUBLISHING:
+            self._end(world, attempt, Outcome(attempt.ordinal, True))
+        elif attempt:
+            attempt.advance(Phase.FAILED)
+            world.attempt = None
+            for request in (*attempt.voters, *attempt.reporters):
+                self._refuse(request, _unknown(world.generation.id))
+        for talk in world.talks.values():
+            for request in talk.waiting:
+                self._refuse(request, _unknown(world.generation.id))
+        self._release_lingering(world)
+
     # -- a save: reports and the commit --
 
     def _reported(self, e: ev.Reported) -> None:
@@ -398,8 +514,8 @@ class Machine:
         attempt = self._attempt(world, e, r)
         if attempt is None:
             return
-        attempt.reports[e.caller.task] = r
-        attempt.reporters[e.caller.task] = e.request
+        attempt.reports.setdefault(e.caller.task, r)
+        attempt.reporters[e.request] = e.caller.task
         if attempt.go is None:
             # This coordinator was restarted: the report shows that the vote had passed.
             self._go(world, attempt, Go(local=r.local))
@@ -411,7 +527,7 @@ class Machine:
         attempt = world and self._attempt(world, e, None)
         if not world or not attempt:
             return
-        attempt.reporters[e.caller.task] = e.request
+        attempt.reporters[e.request] = e.caller.task
         if attempt.undecided:
             self._fail(world, attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
 
@@ -456,7 +572,7 @@ class Machine:
             self._policy = attempt.retention
             self._emit(WriteStateFile(entry))
 
-        self._append("commit", e.generation, lambda s: s.commit(record), done, note=record.prefix)
+        attempt.intent = self._append("commit", e.generation, lambda s: s.commit(record), done, note=record.prefix)
 
     def _state_file_written(self, e: ev.StateFileWritten) -> None:
         for world in self.worlds.values():
@@ -473,12 +589,11 @@ class Machine:
     def _end(self, world: World, attempt: Attempt, outcome: Outcome) -> None:
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None
-        world.outcomes[outcome.ordinal] = outcome
-        for ordinal in sorted(world.outcomes)[:-REMEMBERED_OUTCOMES]:
-            del world.outcomes[ordinal]
-        answered = {**attempt.voters, **attempt.reporters}
-        for request in answered.values():
+        world.remember(outcome)
+        calls = {**attempt.voters, **attempt.reporters}
+        for request in calls:
             self._reply(request, outcome)
+        answered = set(calls.values())
         if outcome.failure:
             for task, presence in world.presence.items():
                 if presence.attached and task not in answered:
@@ -504,7 +619,7 @@ class Machine:
                 Remark(f"{e.prefix} was committed but could not be read back: nothing that it replaces is removed")
             )
             return
-        if not self.leading or state is None:
+        if not self.leading or state is None or not sweep(state, self._policy, e.prefix):
             return
 
         def change(s: LogState) -> LogState:
@@ -540,55 +655,73 @@ class Machine:
         world = self._world(e.caller, e.request)
         if world is None:
             return
-        talk = world.talk
-        if talk is None or talk.ordinal < e.ordinal:
-            talk = self._begin_talk(world, e)
-        elif talk.ordinal > e.ordinal:
+        talk = world.talks.get(e.ordinal)
+        if talk is None and world.fenced:
+            self._refuse(e.request, world.fenced)
+            return
+        if talk is None and e.ordinal < max(world.talks, default=0):
             self._refuse(e.request, Failure("invalid_request", f"restore {e.ordinal} is over", phase="restore"))
             return
-        if e.target != talk.target and talk.decision is None:
-            talk.decision = Failure(
+        talk = talk or self._begin_talk(world, e)
+        if e.target != talk.target:
+            failure = Failure(
                 "invalid_request",
                 f"the workers do not restore the same checkpoint: {e.caller.task} asks for "
                 f"{e.target or 'the newest'!r}, others for {talk.target or 'the newest'!r}",
                 phase="restore",
                 tasks=(e.caller.task,),
             )
-        talk.waiting[e.caller.task] = e.request
+            self._refuse(e.request, failure)
+            if talk.decision is None:
+                talk.decision = failure
+                self._announce(talk, failure)
+            return
+        talk.waiting[e.request] = e.caller.task
         if talk.decision is not None:
             self._announce(talk, talk.decision)
         elif talk.candidates is not None:
             if e.prefix != talk.current.prefix:
-                self._reply(talk.waiting.pop(e.caller.task), Read(talk.current))
+                del talk.waiting[e.request]
+                self._reply(e.request, Read(talk.current))
             else:
                 decision = talk.hear(e.caller.task, e.verdict, e.reason)
                 if decision is not None:
                     self._decide_restore(world, talk, decision)
 
     def _begin_talk(self, world: World, e: ev.Restore) -> RestoreTalk:
-        talk = world.talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=self._now.monotonic + e.timeout)
+        for earlier in world.talks.values():
+            if earlier.decision is None:
+                message = f"{e.caller.task} has gone on to restore {e.ordinal}"
+                earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(e.caller.task,))
+                self._announce(earlier, earlier.decision)
+        talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=self._now.monotonic + e.timeout)
+        world.talks[e.ordinal] = talk
+        for ordinal in sorted(world.talks)[:-REMEMBERED]:
+            del world.talks[ordinal]
 
         def then(failure: Failure | None) -> None:
-            world.base = self._fork_point()
             if failure and talk.decision is None:
                 talk.decision = replace(failure, phase="restore")
-            decision = talk.decision or talk.propose(self.ledger.state)
-            self._decide_restore(world, talk, decision or Read(talk.current))
+            if talk.decision is None:
+                self._decide_restore(world, talk, talk.propose(self.ledger.state) or Read(talk.current))
+            else:
+                self._announce(talk, talk.decision)
 
         self.ledger.read(then)
         return talk
 
     def _decide_restore(self, world: World, talk: RestoreTalk, decision: Decision) -> None:
-        if isinstance(decision, Apply) and decision.record:
+        if isinstance(decision, Apply):
             state = self.ledger.state
-            ours = state.find(decision.record.prefix) if state else None
+            ours = state.find(decision.record.prefix) if state and decision.record else None
             newest = state.checkpoints[-1] if state and state.checkpoints else None
+            world.base = talk.base
             world.went_back_to = ours.prefix if ours and ours != newest else ""
         self._announce(talk, decision)
 
     def _announce(self, talk: RestoreTalk, decision: Decision) -> None:
         waiting, talk.waiting = talk.waiting, {}
-        for request in waiting.values():
+        for request in waiting:
             if isinstance(decision, Failure):
                 self._refuse(request, decision)
             else:
@@ -601,35 +734,41 @@ class Machine:
             self._poll_joiners(self.forming)
         for world in list(self.worlds.values()):
             gone = world.gone(self._now.monotonic)
+            all_gone = len(gone) == len(world.presence)
             self._watch_attempt(world, gone)
-            self._watch_talk(world, gone)
+            self._watch_talks(world, gone)
+            if all_gone:
+                self._release_lingering(world)
             for request, until in list(world.lingering.items()):
-                if self._now.monotonic >= until or len(set(gone) | world.left) == len(world.tasks):
+                if self._now.monotonic >= until:
                     del world.lingering[request]
                     self._reply(request, Left())
             over = world.fenced or world.generation.id != self.leading
-            if over and len(gone) == len(world.tasks) and not world.lingering and world.joining is None:
+            if over and all_gone and not (world.attempt or world.unsettled) and world.joining is None:
                 del self.worlds[world.generation.id]
+        self.ledger.retry(self._now)
 
     def _poll_joiners(self, forming: Forming) -> None:
+        missing = forming.missing
         for task, joiner in list(forming.joiners.items()):
             waited = self._now.monotonic - joiner.since
             if joiner.request is not None and waited >= POLL:
-                self._reply(joiner.request, Waiting(forming.missing))
+                self._reply(joiner.request, Waiting(missing))
                 joiner.request, joiner.since = None, self._now.monotonic
             elif joiner.request is None and waited >= ALIVE_FOR:
                 del forming.joiners[task]
         if not forming.joiners:
             self.forming = None
 
-    def _watch_attempt(self, world: World, gone: tuple[Task, ...]) -> None:
+    def _watch_attempt(self, world: World, gone: set[Task]) -> None:
         attempt = world.attempt
         if attempt is None:
             return
         late = self._now.monotonic >= attempt.deadline
         if attempt.phase is Phase.COMMITTING and late:
             attempt.advance(Phase.ABORTING)
-            self.ledger.give_up()
+            assert attempt.intent is not None
+            self.ledger.give_up(attempt.intent, attempt.timed_out())
         elif attempt.undecided and late:
             self._fail(world, attempt, attempt.timed_out())
         elif attempt.phase in (Phase.VOTING, Phase.WRITING):
@@ -646,8 +785,8 @@ class Machine:
         )
         return Failure("save_failed", f"{how} before its part of the save was done", phase=phase.value, tasks=lost)
 
-    def _watch_talk(self, world: World, gone: tuple[Task, ...]) -> None:
-        talk = world.talk
+    def _watch_talks(self, world: World, gone: set[Task]) -> None:
+        talk = next(reversed(world.talks.values()), None)
         if talk is None or talk.decision is not None:
             return
         lost = tuple(task for task in talk.missing if task in gone) if gone else ()
@@ -687,21 +826,23 @@ class Machine:
         )
 
     def _world(self, caller: Caller, request: RequestId) -> World | None:
-        """The caller's world, if it may take part in it; otherwise the call has been refused."""
+        """The caller's world, if it is of it; otherwise the call has been refused.
+
+        It may be fenced: what it has been told once, it is told again, but nothing new begins in it.
+        """
         world = self.worlds.get(caller.generation)
         if world is None:
-            self._refuse(request, Failure(UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
+            self._refuse(request, _unknown(caller.generation))
         elif not world.has(caller):
             self._refuse(request, _replaced(caller.task))
-        elif world.fenced:
-            self._refuse(request, world.fenced)
         else:
             return world
         return None
 
     def _appended(self, e: ev.Appended) -> None:
-        if not self.ledger.was_appended(e, self._now) and e.taken_by:
+        if e.taken_by:
             self._meet(e.taken_by)
+        self.ledger.was_appended(e, self._now)
 
     def _log_read(self, e: ev.LogRead) -> None:
         if e.entry:
@@ -713,7 +854,9 @@ class Machine:
         leader = entry.state.leader
         if self.leading and leader and leader.id != self.leader.id and entry.number > self.led_since:
             world, self.leading = self.worlds.get(self.leading), ""
-            if world and not world.fenced:
+            if world and _generation(entry.state) == world.generation.id:
+                self._hand_over(world)
+            elif world and not world.fenced:
                 at = leader.address or leader.host
                 self._fence(world, _superseded(f"a newer leader (coordinator at {at}) has taken the run"))
 
@@ -725,8 +868,10 @@ class Machine:
         done: Callable[[Entry | Failure], None],
         *,
         note: str,
-    ) -> None:
-        self.ledger.append(Intent(kind, change, done, generation, note), self._now)
+    ) -> Intent:
+        intent = Intent(kind, change, done, generation, note, base=self._fork_point())
+        self.ledger.append(intent, self._now)
+        return intent
 
     def _fork_point(self) -> str:
         return self.ledger.state.fork_point if self.ledger.state else ""
@@ -763,6 +908,14 @@ class Machine:
         ev.Deleted: _deleted,
         ev.Tick: _tick,
     }
+
+
+def _generation(state: LogState | None) -> str:
+    return state.generation.id if state and state.generation else ""
+
+
+def _unknown(generation: str) -> Failure:
+    return Failure(UNKNOWN_GENERATION, f"generation {generation} is not known here")
 
 
 def _replaced(task: Task) -> Failure:

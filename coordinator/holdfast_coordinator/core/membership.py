@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from holdfast_storage.records import Generation, Task
+from holdfast_storage.records import Generation, LogState, Task
 
 from .attempt import Attempt
+from .events import SaveCall
 from .restoring import RestoreTalk
 from .values import Caller, Cluster, Failure, Joined, Outcome, Presence, RequestId, names, process_of, tasks_of
 
@@ -15,6 +16,9 @@ ALIVE_FOR = 15.0
 
 LOST_AFTER = 10.0
 """Seconds without a connection after which a worker counts as lost: long enough to reconnect."""
+
+REMEMBERED = 16
+"""Outcomes and restore talks that are kept for calls that are repeated."""
 
 POLL = 5.0
 """Seconds after which a join that cannot be answered yet is told whom it waits for."""
@@ -33,10 +37,18 @@ class Forming:
 
     cluster: Cluster
     joiners: dict[Task, Joiner] = field(default_factory=dict)
+    tasks: dict[Task, None] = field(init=False)  # in order
+
+    def __post_init__(self) -> None:
+        self.tasks = dict.fromkeys(tasks_of(self.cluster))
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.joiners) == len(self.tasks)
 
     @property
     def missing(self) -> tuple[Task, ...]:
-        return tuple(task for task in tasks_of(self.cluster) if task not in self.joiners)
+        return tuple(task for task in self.tasks if task not in self.joiners)
 
     def complete(self, generation: str) -> World:
         members = tuple((task, joiner.incarnation) for task, joiner in sorted(self.joiners.items()))
@@ -45,14 +57,15 @@ class Forming:
 
 def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | None:
     """Why a task cannot join, if its cluster specification is not the others'."""
-    if task not in tasks_of(cluster):
+    same = cluster == forming.cluster
+    if task not in (forming.tasks if same else tasks_of(cluster)):
         return Failure(
             "invalid_request",
             f"{task} is not in its own cluster specification {describe(cluster)}; check TF_CONFIG",
             phase="join",
             tasks=(task,),
         )
-    if cluster == forming.cluster:
+    if same:
         return None
     return Failure(
         "invalid_request",
@@ -67,19 +80,33 @@ def describe(cluster: Cluster) -> str:
     return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
 
 
+def last_committed(state: LogState, generation: str) -> int:
+    """Ordinal of a generation's last committed save, 0 if there is none, by the name of its folder (storage.layout).
+
+    Retention leaves that one alone for as long as the generation leads.
+    """
+    owners = (record.folder.rsplit(".", 2)[-2:] for record in state.checkpoints)
+    return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
+
+
 @dataclass(slots=True)
 class World:
     """One generation of workers."""
 
     generation: Generation
     cluster: Cluster
-    joining: dict[Task, RequestId] | None = None  # calls to be answered when the log has been read; then None
+    joining: list[RequestId] | None = None  # calls to be answered when the log has been read; then None
+    unsettled: list[SaveCall] | None = (
+        None  # save calls that wait until the log has told what became of this generation's
+    )
+    # saves, where another coordinator process may have led it; then None
     base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
     went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
     attempt: Attempt | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    talk: RestoreTalk | None = None
+    committed: int = 0  # the last save that was
+    talks: dict[int, RestoreTalk] = field(default_factory=dict)
     left: set[Task] = field(default_factory=set)
     lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
     fenced: Failure | None = None
@@ -101,6 +128,22 @@ class World:
     def update(self, task: Task, **changes: object) -> None:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
+    def remember(self, outcome: Outcome) -> None:
+        """Keep an outcome for calls that are repeated. The last commit's is kept for ever: a worker that has not heard
+        of it yet votes for no later save, and so no later one commits."""
+        self.outcomes[outcome.ordinal] = outcome
+        if outcome.committed:
+            self.committed = max(self.committed, outcome.ordinal)
+        for ordinal in sorted(self.outcomes)[:-REMEMBERED]:
+            if ordinal != self.committed:
+                del self.outcomes[ordinal]
+
+    def learn(self, state: LogState) -> None:
+        """Take the last committed save of this generation from the log."""
+        last = last_committed(state, self.generation.id)
+        if last > self.committed:
+            self.remember(Outcome(last, True))
+
     def alive(self, task: Task, now: float) -> bool:
         p = self.presence[task]
         return task not in self.left and p.attached and p.heard is not None and now - p.heard < ALIVE_FOR
@@ -108,13 +151,11 @@ class World:
     def living(self, now: float) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if self.alive(task, now))
 
-    def gone(self, now: float) -> tuple[Task, ...]:
+    def gone(self, now: float) -> set[Task]:
         """Those who cannot take part in anything any more: they left, or their connection is lost."""
-        return tuple(
-            task
-            for task, p in self.presence.items()
-            if task in self.left or (p.lost is not None and now - p.lost >= LOST_AFTER)
-        )
+        return self.left | {
+            task for task, p in self.presence.items() if p.lost is not None and now - p.lost >= LOST_AFTER
+        }
 
     def same_processes(self, other: Generation) -> bool:
         """Whether this world is another manager in the very processes of the other generation."""

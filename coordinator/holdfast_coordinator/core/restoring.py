@@ -23,7 +23,8 @@ class RestoreTalk:
     target: str
     members: tuple[Task, ...]
     deadline: float  # monotonic
-    waiting: dict[Task, RequestId] = field(default_factory=dict)
+    base: str = ""  # LogState.fork_point of the state that the candidates are from
+    waiting: dict[RequestId, Task] = field(default_factory=dict)
     verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
     candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
     passed_over: list[str] = field(default_factory=list)
@@ -36,6 +37,7 @@ class RestoreTalk:
             self.decision = found
             return found
         self.candidates = found
+        self.base = state.fork_point if state else ""
         if not found:
             self.decision = Apply(None)
         return self.decision

@@ -179,13 +179,17 @@ class Presence:
 
     task: Task
     incarnation: str
-    attached: bool = False
+    connections: int = 0
     heard: float | None = None  # monotonic
     lost: float | None = None  # monotonic, since when its connection is gone
     phase: str = ""
     step: int = 0
     bytes_done: int = 0
     bytes_total: int = 0
+
+    @property
+    def attached(self) -> bool:
+        return self.connections > 0
 
 
 @dataclass(frozen=True, slots=True)
