@@ -10,8 +10,9 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from holdfast_storage import state_file
@@ -39,6 +40,9 @@ PUBLISH_FOR = 10.0
 """Seconds for which the creation of one log entry is tried before the machine is asked what to do."""
 
 
+Listener = Callable[[fx.Notify], None]
+
+
 class Refused(Exception):
     """The machine's answer to a call is no."""
 
@@ -57,11 +61,11 @@ class Driver:
         self._executor = executor
         self._requests = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
-        self._listeners: dict[Caller, Callable[[fx.Notify], None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: dict[Caller, list[Listener]] = {}
+        self._effects: set[asyncio.Task[None]] = set()
         self._state_file_number = -1
         self._state_file_lock = asyncio.Lock()
-        self._start(self._ticks())
+        self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
     async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
         """Make a call and wait for its answer. Raises Refused."""
@@ -82,26 +86,43 @@ class Driver:
         for effect in self.machine.handle(event, Now(time.monotonic(), time.time())):
             self._EFFECTS[type(effect)](self, effect)
 
-    def listen(self, caller: Caller, listener: Callable[[fx.Notify], None] | None) -> None:
-        """Call `listener` with what concerns a worker; None ends it."""
-        if listener is None:
-            self._listeners.pop(caller, None)
-        else:
-            self._listeners[caller] = listener
+    @contextmanager
+    def listening(self, caller: Caller, listener: Listener) -> Iterator[None]:
+        """Call `listener` with what concerns a worker.
 
-    async def close(self, patience: float) -> None:
-        """Wait, for so many seconds, until nothing is going on, then stop."""
+        A worker that has lost its connection comes back on a new one before the old one is known to be dead: each has
+        a listener of its own for as long as it lasts.
+        """
+        listeners = self._listeners.setdefault(caller, [])
+        listeners.append(listener)
+        try:
+            yield
+        finally:
+            listeners.remove(listener)
+            if not listeners:
+                self._listeners.pop(caller, None)
+
+    async def settle(self, patience: float) -> None:
+        """Wait, for so many seconds, until nothing is going on."""
         end = time.monotonic() + patience
-        while self.machine.busy and time.monotonic() < end:
+        while (self.machine.busy or self._effects) and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        for task in self._tasks:
+
+    async def close(self) -> None:
+        """Stop, whatever is going on."""
+        tasks = [self._clock, *self._effects]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            self.tell(ev.Tick())
+            try:
+                self.tell(ev.Tick())
+            except Exception:
+                # Without the clock no deadline would ever pass again.
+                log.exception("%s: a look at the deadlines failed", self.store.url)
 
     # -- effects --
 
@@ -116,7 +137,7 @@ class Driver:
             future.set_exception(Refused(effect.failure))
 
     def _notify(self, effect: fx.Notify) -> None:
-        if listener := self._listeners.get(effect.caller):
+        for listener in self._listeners.get(effect.caller, ()):
             listener(effect)
 
     def _remark(self, effect: fx.Remark) -> None:
@@ -172,7 +193,7 @@ class Driver:
                     try:
                         await loop.run_in_executor(self._executor, self.store.replace, STATE_FILE, data)
                         self._state_file_number = effect.entry.number
-                    except HoldfastError as error:
+                    except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
                         log.warning("TensorFlow's state file could not be written: %s", error)
             self.tell(ev.StateFileWritten(effect.entry.number))
@@ -206,10 +227,15 @@ class Driver:
 
         self._start(run())
 
-    def _start(self, coroutine: Any) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._effects.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._effects.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s: an effect failed", self.store.url, exc_info=error)
 
     _EFFECTS: ClassVar[dict[type, Callable[[Driver, Any], None]]] = {
         fx.Reply: _reply,
@@ -227,5 +253,6 @@ class Driver:
 
 
 def _failure(error: Exception) -> Failure:
-    kind = error.kind if isinstance(error, HoldfastError) else "storage"
-    return Failure(kind, str(error) or repr(error), object=getattr(error, "object", ""))
+    if isinstance(error, HoldfastError):
+        return Failure(error.kind, str(error), object=error.object)
+    return Failure(HoldfastError.kind, f"the coordinator failed: {error!r}; its log says where")

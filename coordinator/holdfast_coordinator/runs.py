@@ -10,7 +10,7 @@ from typing import Any
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.records import Leader
-from holdfast_storage.store import normalise, open_store
+from holdfast_storage.store import Store, normalise, open_store
 
 from .core.values import Failure
 from .driver import Driver, Refused
@@ -26,7 +26,8 @@ class Runs:
         self._root = normalise(root) if root else ""
         self._options: dict[str, Mapping[str, Any] | None] = {}
         self._default_options = storage_options
-        self._drivers: dict[str, Driver] = {}
+        self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
+        self._drivers: dict[str, Driver] = {}  # by directory
         self._executor = ThreadPoolExecutor(STORAGE_THREADS, "holdfast-storage")
 
     def configure(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
@@ -35,21 +36,26 @@ class Runs:
 
     def find(self, url: str) -> Driver | None:
         """A run that a worker has called for."""
-        return self._drivers.get(url)
+        return self._drivers.get(self._directories.get(url, ""))
 
     async def get(self, url: str) -> Driver:
         """The run, opened if need be. Raises Refused."""
-        driver = self._drivers.get(url)
+        driver = self.find(url)
         if driver is None:
             try:
-                directory = self._check(url)
-                options = self._options.get(directory, self._default_options)
-                store = await asyncio.get_running_loop().run_in_executor(self._executor, open_store, directory, options)
+                store = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, url)
             except HoldfastError as error:
                 raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
-            driver = self._drivers.get(url) or Driver(store, self.leader, self._executor)
-            self._drivers[url] = driver
+            # Workers that reach the directory by different paths are in one run.
+            self._directories[url] = store.url
+            driver = self._drivers.get(store.url)
+            if driver is None:
+                driver = self._drivers[store.url] = Driver(store, self.leader, self._executor)
         return driver
+
+    def _open(self, url: str) -> Store:
+        directory = self._check(url)
+        return open_store(directory, self._options.get(directory, self._default_options))
 
     def _check(self, url: str) -> str:
         directory = normalise(url)
@@ -61,7 +67,11 @@ class Runs:
             )
         return directory
 
-    async def close(self, patience: float) -> None:
-        """Finish what is going on, for so many seconds, and end."""
-        await asyncio.gather(*(driver.close(patience) for driver in self._drivers.values()))
+    async def settle(self, patience: float) -> None:
+        """Wait, for so many seconds, until nothing is going on in any of them."""
+        await asyncio.gather(*(driver.settle(patience) for driver in self._drivers.values()))
+
+    async def close(self) -> None:
+        """Stop, whatever is going on."""
+        await asyncio.gather(*(driver.close() for driver in self._drivers.values()))
         self._executor.shutdown(wait=False, cancel_futures=True)

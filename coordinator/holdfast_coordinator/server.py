@@ -28,6 +28,8 @@ log = logging.getLogger("holdfast.coordinator")
 SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
 LARGEST_MESSAGE = 256 << 20  # bytes: a vote carries four for every tensor
 CLOSE_PATIENCE = 60.0
+GRACE = 0.5
+"""Seconds for answers that are on their way when the server ends."""
 
 OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -80,9 +82,11 @@ class Server:
     async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
         """Finish what is going on, for so many seconds, then end."""
         await self._health.enter_graceful_shutdown()
-        await self.runs.close(patience)
+        await self.runs.settle(patience)
         if self._server:
-            await self._server.stop(grace=0.5)
+            # Before the runs end: a call that came in afterwards would wait for an answer that nobody gives.
+            await self._server.stop(GRACE)
+        await self.runs.close()
 
 
 def serve(root: str, listen: str, storage_options: Mapping[str, Any] | None = None) -> None:

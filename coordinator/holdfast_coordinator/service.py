@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
@@ -42,10 +42,12 @@ class Service:
             )
         return wire.join_reply(answer, self._runs.leader.id)
 
-    async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncIterator[pb.Notice]:
+    async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncGenerator[pb.Notice, None]:
         """Present from the first heartbeat until the stream ends; yields what concerns the worker."""
         iterator = aiter(beats)
-        first = await anext(iterator)
+        first = await anext(iterator, None)
+        if first is None:
+            return
         run = await self._runs.get(first.caller.run)
         caller = wire.caller(first.caller)
         if not run.machine.knows(caller):
@@ -59,17 +61,19 @@ class Service:
             finally:
                 notices.put_nowait(None)
 
-        run.listen(caller, lambda notify: notices.put_nowait(_notice(notify)))
-        run.tell(ev.Attached(caller))
-        run.tell(_heartbeat(first))
-        listener = asyncio.create_task(listen())
-        try:
-            while (notice := await notices.get()) is not None:
-                yield notice
-        finally:
-            listener.cancel()
-            run.listen(caller, None)
-            run.tell(ev.Detached(caller))
+        with run.listening(caller, lambda notify: notices.put_nowait(_notice(notify))):
+            run.tell(ev.Attached(caller))
+            try:
+                run.tell(_heartbeat(first))
+                listener = asyncio.create_task(listen())
+                try:
+                    while (notice := await notices.get()) is not None:
+                        yield notice
+                finally:
+                    listener.cancel()
+                    await asyncio.gather(listener, return_exceptions=True)
+            finally:
+                run.tell(ev.Detached(caller))
 
     def present(self) -> Callable[[pb.Heartbeat | None], None]:
         """Presence of a worker in this very process: call it with each heartbeat, and with None at the end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -10,10 +12,14 @@ import grpc.aio
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+from holdfast_storage.errors import HoldfastError
 
 from . import wire
+from .core.values import Failure
 from .driver import Refused
 from .service import Service
+
+log = logging.getLogger("holdfast.coordinator")
 
 T = TypeVar("T")
 Context = Any  # grpc.aio's context is generic in two private types
@@ -28,8 +34,9 @@ class Servicer(rpc.CoordinatorServicer):
 
     async def Attend(self, request_iterator: Any, context: Context) -> AsyncIterator[pb.Notice]:
         try:
-            async for notice in self._service.attend(request_iterator):
-                yield notice
+            async with aclosing(self._service.attend(request_iterator)) as notices:
+                async for notice in notices:
+                    yield notice
         except Refused as refused:
             await _abort(refused, context)
 
@@ -57,6 +64,11 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
         return await call
     except Refused as refused:
         await _abort(refused, context)
+    except Exception as error:
+        # An answer: the worker would take a call that merely broke for one to be repeated, for ever.
+        log.exception("a call failed")
+        message = f"the coordinator failed: {error!r}; its log says where"
+        await _abort(Refused(Failure(HoldfastError.kind, message)), context)
 
 
 async def _abort(refused: Refused, context: Context) -> NoReturn:
