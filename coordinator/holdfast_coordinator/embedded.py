@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .server import Server
+
+log = logging.getLogger("holdfast.coordinator")
 
 T = TypeVar("T")
 
@@ -17,14 +20,14 @@ START_WITHIN = 30.0
 class Embedded:
     """Use `acquire()` and `release()`: it runs as long as somebody holds it."""
 
-    _shared: Embedded | None = None
+    _shared: ClassVar[dict[str, Embedded]] = {}  # by host
     _lock = threading.Lock()
 
     def __init__(self, host: str) -> None:
         self.host = host
         self._holders = 0
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast-coordinator", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="holdfast-coordinator", daemon=True)
         self._thread.start()
         self.server = Server()
         try:
@@ -37,10 +40,10 @@ class Embedded:
     def acquire(cls, host: str) -> Embedded:
         """The coordinator of this process, listening on `host`; started if there is none."""
         with cls._lock:
-            if cls._shared is None:
-                cls._shared = cls(host)
-            cls._shared._holders += 1
-            return cls._shared
+            if host not in cls._shared:
+                cls._shared[host] = cls(host)
+            cls._shared[host]._holders += 1
+            return cls._shared[host]
 
     def release(self, patience: float) -> None:
         """Give it back; the last holder ends it, waiting so many seconds for what is going on."""
@@ -48,9 +51,11 @@ class Embedded:
             self._holders -= 1
             if self._holders:
                 return
-            Embedded._shared = None
+            del self._shared[self.host]
         try:
             self.run(self.server.stop(patience), patience + 5.0)
+        except TimeoutError:
+            log.warning("the coordinator in this process did not end within %.0f s", patience + 5.0)
         finally:
             self._end()
 
@@ -66,8 +71,11 @@ class Embedded:
     def tell(self, callback: Any, *args: Any) -> None:
         self._loop.call_soon_threadsafe(callback, *args)
 
+    def _live(self) -> None:
+        # Leaving the runner cancels what is still under way and closes the loop.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
-        if not self._thread.is_alive():
-            self._loop.close()
