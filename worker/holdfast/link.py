@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
@@ -74,31 +75,51 @@ class GrpcLink:
         self._stub = rpc.CoordinatorStub(self._channel)
 
     def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
-        return _call(lambda: self._stub.Join(request, timeout=timeout))
+        return self._call(lambda: self._stub.Join(request, timeout=timeout))
 
     def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
-        return _call(lambda: self._stub.Vote(request, timeout=timeout))
+        return self._call(lambda: self._stub.Vote(request, timeout=timeout))
 
     def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
-        return _call(lambda: self._stub.Report(iter(chunks), timeout=timeout))
+        return self._call(lambda: self._stub.Report(iter(chunks), timeout=timeout))
 
     def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
-        return _call(lambda: self._stub.Fail(request, timeout=timeout))
+        return self._call(lambda: self._stub.Fail(request, timeout=timeout))
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
-        return _call(lambda: self._stub.Restore(request, timeout=timeout))
+        return self._call(lambda: self._stub.Restore(request, timeout=timeout))
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
-        return _call(lambda: self._stub.Leave(request, timeout=timeout))
+        return self._call(lambda: self._stub.Leave(request, timeout=timeout))
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
+        call = self._call(lambda: self._stub.Attend(beats))
         try:
-            yield from self._stub.Attend(beats)
+            yield from call
         except grpc.RpcError as error:
-            raise _translated(error) from None
+            raise self._translated(error) from None
+        finally:
+            call.cancel()
 
     def close(self) -> None:
         self._channel.close()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        except ValueError as error:
+            # What gRPC raises for a call on a channel that another thread has closed, on its way to another address.
+            raise Unreachable(f"no longer at {self.address} ({error})") from None
+
+    def _translated(self, error: grpc.RpcError) -> Unreachable | Refusal:
+        assert isinstance(error, grpc.Call)
+        for key, value in error.trailing_metadata() or ():
+            if key == FAILURE_TRAILER:
+                return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
+        details = f"{error.code().name}: {error.details() or 'no answer'}"
+        return Unreachable(f"no coordinator answers at {self.address} ({details})")
 
 
 class LocalLink:
@@ -148,23 +169,10 @@ class LocalLink:
             raise Refusal(wire.failure_message(refused.failure)) from None
         except TimeoutError:
             raise Unreachable(f"no answer within {timeout:.0f} s") from None
+        except CancelledError:
+            raise Unreachable("it has ended") from None
 
 
 async def _each(chunks: Iterable[T]) -> AsyncIterator[T]:
     for chunk in chunks:
         yield chunk
-
-
-def _call(call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        raise _translated(error) from None
-
-
-def _translated(error: grpc.RpcError) -> Unreachable | Refusal:
-    assert isinstance(error, grpc.Call)
-    for key, value in error.trailing_metadata() or ():
-        if key == FAILURE_TRAILER:
-            return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
-    return Unreachable(f"{error.code().name}: {error.details() or 'no answer'}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,8 +64,9 @@ class Session:
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
         self._joining = threading.RLock()
+        self._connecting = threading.Lock()
         self._beat = pb.Heartbeat()
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
         self._closed = threading.Event()
         self._attendance: threading.Thread | None = None
         self.unreachable_since: float | None = None
@@ -95,6 +95,8 @@ class Session:
         Raises CoordinatorUnavailable after `join_timeout`, naming the address or the missing workers, and
         InvalidRequest if the workers do not agree on the cluster.
         """
+        if self._membership is not None:
+            return  # not even waiting for the lock: the coordinator may be away, and training goes on
         with self._joining:
             if self._membership is None:
                 self._membership = self._join(self._join_timeout, rejoin=None)
@@ -108,58 +110,62 @@ class Session:
             remaining = end - time.monotonic()
             if remaining <= 0 or self._closed.is_set():
                 raise CoordinatorUnavailable(f"{self.place.task} could not join within {timeout:.0f} s: {reason}")
-            link = self._connect()
-            if link is None:
-                reason = (
-                    f"the chief ({self.place.tasks[0]}) has not said where its coordinator listens ({self._store.url})"
-                )
+            request = pb.JoinRequest(
+                caller=self.caller(),
+                cluster=[pb.ClusterJob(type=job, addresses=hosts) for job, hosts in self.place.cluster],
+                timeout_s=remaining,
+            )
+            if rejoin:
+                request.members.extend(rejoin.members)
+                request.base = rejoin.base
+            try:
+                link = self._connect()
+                reply = link.join(request, min(remaining, JOIN_CALL))
+            except Unreachable as error:
+                reason = str(error)
+            except Refusal as refusal:
+                raise to_error(refusal.failure) from None
             else:
-                request = pb.JoinRequest(
-                    caller=self.caller(),
-                    cluster=[pb.ClusterJob(type=job, addresses=hosts) for job, hosts in self.place.cluster],
-                    timeout_s=remaining,
-                )
-                if rejoin:
-                    request.members.extend(rejoin.members)
-                    request.base = rejoin.base
-                try:
-                    reply = link.join(request, min(remaining, JOIN_CALL))
-                except Unreachable as error:
-                    reason = f"no coordinator answers at {link.address} ({error})"
-                except Refusal as refusal:
-                    raise to_error(refusal.failure) from None
-                else:
-                    if not reply.waiting_for:
-                        return reply
-                    reason = f"waiting for {_names(reply.waiting_for)} to join (coordinator at {link.address})"
+                if not reply.waiting_for:
+                    return reply
+                reason = f"waiting for {_names(reply.waiting_for)} to join (coordinator at {link.address})"
             if time.monotonic() - warned > 30.0:
                 log.info("%s: %s", self.place.task, reason)
                 warned = time.monotonic()
             self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
         raise AssertionError("pauses never end")
 
-    def _connect(self) -> Link | None:
-        """The coordinator's link as far as is known now; None while the chief has not said where it is."""
-        if self._coordinator:
-            address: str | None = self._coordinator
-        elif self.place.is_chief:
-            return self._link or self._embed()
-        else:
-            hint = read_hint(self._store)
-            address = hint.address if hint and hint.cluster == self.place.cluster else None
-        if self._link is not None and self._link.address == address:
+    def _connect(self) -> Link:
+        """A link to where the coordinator is said to be now. Raises Unreachable if that is not known."""
+        with self._connecting:
+            if self._embedded is not None or (self.place.is_chief and not self._coordinator):
+                self._link = self._link or self._embed()
+                return self._link
+            address = self._coordinator or self._hinted()
+            if self._link is None or self._link.address != address:
+                before, self._link = self._link, GrpcLink(address)
+                if before is not None:
+                    before.close()
             return self._link
-        if self._link is not None:
-            self._link.close()
-        self._link = GrpcLink(address) if address else None
-        return self._link
+
+    def _hinted(self) -> str:
+        """The address that the chief has left in the run directory."""
+        try:
+            hint = read_hint(self._store)
+        except HoldfastError as error:
+            raise Unreachable(f"where the chief's coordinator listens cannot be read: {error}") from None
+        if hint is None or hint.cluster != self.place.cluster:
+            chief = self.place.tasks[0]
+            raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens ({self._store.url})")
+        return hint.address
 
     def _embed(self) -> Link:
         from holdfast_coordinator.embedded import Embedded
 
-        self._embedded = Embedded.acquire("127.0.0.1" if self.place.alone else self.place.chief_host)
-        self._embedded.server.runs.configure(self._store.url, self._storage_options)
-        link = self._link = LocalLink(self._embedded)
+        if self._embedded is None:
+            self._embedded = Embedded.acquire("127.0.0.1" if self.place.alone else self.place.chief_host)
+            self._embedded.server.runs.configure(self._store.url, self._storage_options)
+        link = LocalLink(self._embedded)
         if not self.place.alone:
             Hint(link.address, self.place.cluster).write(self._store)
         return link
@@ -177,7 +183,8 @@ class Session:
         changed = phase != self._beat.phase
         self._beat = pb.Heartbeat(phase=phase, step=step, bytes_done=done, bytes_total=total)
         if changed:
-            self._wake.put(None)
+            with self._changed:
+                self._changed.notify_all()
 
     def _beats(self) -> Iterator[pb.Heartbeat]:
         while not self._closed.is_set():
@@ -185,10 +192,12 @@ class Session:
             beat.CopyFrom(self._beat)
             beat.caller.CopyFrom(self.caller())
             yield beat
-            try:
-                self._wake.get(timeout=BEAT)
-            except queue.Empty:
-                continue
+            self._await_change(beat.phase)
+
+    def _await_change(self, phase: str) -> None:
+        """Until the next heartbeat is due: another phase has begun, this has ended, or it is time for one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, BEAT)
 
     def _attend(self) -> None:
         for pause in _pauses():
@@ -246,19 +255,18 @@ class Session:
         """Call until there is an answer; CoordinatorUnavailable if there is none within `timeout` seconds."""
         caller.CopyFrom(self.caller())
         end = time.monotonic() + timeout
-        reason = "no link"
+        reason, lost = "it was not tried", False
         for pause in _pauses():
             remaining = end - time.monotonic()
             if remaining <= 0:
                 break
             try:
-                link = self._link or self._connect()
-                if link is not None:
-                    answer = call(link, remaining)
-                    self.unreachable_since = None
-                    return answer
+                link = self._link if self._link is not None and not lost else self._connect()
+                answer = call(link, remaining)
+                self.unreachable_since = None
+                return answer
             except Unreachable as error:
-                reason = f"{link.address if link else self._coordinator}: {error}"
+                reason, lost = str(error), True
                 self.unreachable_since = self.unreachable_since or time.monotonic()
             except Refusal as refusal:
                 self.unreachable_since = None
@@ -267,7 +275,6 @@ class Session:
                 self._rejoin(max(1.0, end - time.monotonic()))
                 continue
             self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
-            self._connect()
         raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
 
     def close(self, patience: float) -> None:
@@ -279,7 +286,8 @@ class Session:
             except (Unreachable, Refusal) as error:
                 log.info("%s: left without saying so: %s", self.place.task, error)
         self._closed.set()
-        self._wake.put(None)
+        with self._changed:
+            self._changed.notify_all()
         if self._attendance:
             self._attendance.join(5.0)
         if self._link is not None:
