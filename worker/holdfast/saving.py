@@ -95,13 +95,15 @@ class Save:
     def _run(self) -> None:
         try:
             outcome = self._attempt()
+            if not outcome.committed:
+                self.error = self._named(to_error(outcome.failure, self._keys()))
         except CoordinatorUnavailable as error:
             self.error = self._settle_alone(error)
         except HoldfastError as error:
             self.error = self._named(error)
-        else:
-            if not outcome.committed:
-                self.error = self._named(to_error(outcome.failure, self._keys()))
+        except Exception as error:
+            log.exception("%s: the save of step %d broke", self.session.place.task, self.step)
+            self.error = self._settle_alone(error)
         finally:
             self.snapshot = self.per_worker = None
             self.session.progress("train", self.step)
@@ -250,8 +252,8 @@ class Save:
             }
         )
 
-    def _settle_alone(self, error: CoordinatorUnavailable) -> HoldfastError | None:
-        """The coordinator is gone for good: the log tells whether it committed, and only a commit is certain."""
+    def _settle_alone(self, error: Exception) -> HoldfastError | None:
+        """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
         try:
             state = read_run(self.store)
         except HoldfastError:
