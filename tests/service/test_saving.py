@@ -1,0 +1,259 @@
+"""A save by several workers: what is committed, what is refused, and who is told what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support.coordinators import Coordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor
+
+from holdfast.snapshot import Snapshot
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
+from holdfast_storage.layout import data_object, index_object, local_prefix
+from holdfast_storage.manifest import read_manifest
+from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store
+
+
+def stored(store: Store, prefix: str) -> dict[str, bytes]:
+    """Every tensor of a bundle, put together from its pieces."""
+    index = Index.parse(store.read(index_object(prefix)))
+    values = {}
+    for key, entry in index.tensors.items():
+        pieces = sorted(index.pieces(key), key=lambda piece: piece[0] or ())
+        values[key] = b"".join(
+            store.read(data_object(prefix, piece.shard, index.num_shards), piece.offset, piece.size)
+            for _, piece in pieces
+        )
+        assert entry.key == key
+    return values
+
+
+def expected(snapshot: Snapshot) -> dict[str, bytes]:
+    return {t.key: bytes(t.data) for t in (*snapshot.tensors, snapshot.object_graph)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_all_bytes_of_all_workers_are_committed_once(each_store: Store, world: World, size: int) -> None:
+    """A tensor that nobody wrote, or that two wrote, is found by the restore that needs it."""
+    workers = world(size, store=each_store)
+    all_join(workers)
+    saves = [worker.save(7) for worker in workers]
+    assert outcomes(saves) == [None] * size
+    (record,) = committed(each_store)
+    assert (record.step, record.prefix) == (7, saves[0].prefix)
+    assert stored(each_store, record.prefix) == expected(state(seed=7))
+    manifest = read_manifest(each_store, record)
+    assert manifest.world == tuple(Task("worker", n) for n in range(size))
+    written = {task: sum(o.size for o in manifest.objects if o.task == task) for task in manifest.world}
+    assert all(written.values()), "somebody wrote nothing"
+    assert sum(written.values()) == sum(len(data) for data in expected(state(seed=7)).values())
+    assert log_kinds(each_store) == ["import", "lead", "commit"]
+    assert f'model_checkpoint_path: "{record.prefix}"' in each_store.read("checkpoint").decode()
+
+
+def test_each_worker_keeps_what_is_its_own(store: Store, coordinator: Coordinator, world: World) -> None:
+    """The moving statistics of a worker, or its input position, are lost or become another worker's."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    snapshots = [state(local=["moving"], own=n) for n in range(3)]
+    extra = [Snapshot((tensor("iterator", (3,), seed=n),), snapshots[0].object_graph) for n in range(3)]
+    saves = [w.save(1, s, per_worker=e) for w, s, e in zip(workers, snapshots, extra, strict=True)]
+    assert outcomes(saves) == [None] * 3
+    (record,) = committed(store)
+    assert stored(store, record.prefix)["moving"] == expected(snapshots[0])["moving"]
+    assert read_manifest(store, record).local_keys == ("moving",)
+    for number, snapshot in enumerate(snapshots):
+        own = stored(store, local_prefix(record.folder, Task("worker", number)))
+        assert own["moving/.OWN"] == expected(snapshot)["moving"]
+        assert own["iterator"] == expected(extra[number])["iterator"]
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_a_replica_that_diverged_is_refused(store: Store, coordinator: Coordinator, world: World, odd: int) -> None:
+    """Silent corruption of one worker's memory is written down as the truth."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    snapshots = [state(), state(), state()]
+    snapshots[odd] = flipped(snapshots[odd], "model/kernel")
+    for error in outcomes([w.save(1, s) for w, s in zip(workers, snapshots, strict=True)]):
+        assert isinstance(error, ReplicaDivergence)
+        assert "model/kernel" in str(error)
+        assert error.workers == (f"worker-{odd}",)
+        assert error.object == "model/kernel"
+    assert store.list() == []
+    # It was this save's failure alone.
+    assert outcomes([w.save(2) for w in workers]) == [None] * 3
+
+
+def test_a_divergence_that_is_wanted_is_saved_as_the_chiefs(
+    store: Store, coordinator: Coordinator, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`on_divergence="warn"` refuses all the same, or does not say a word."""
+    workers = world(2, coordinator, on_divergence="warn")
+    all_join(workers)
+    saves = [workers[0].save(1, state()), workers[1].save(1, flipped(state(), "model/kernel"))]
+    assert outcomes(saves) == [None, None]
+    assert stored(store, committed(store)[0].prefix) == expected(state())
+    assert any("model/kernel differs on worker-0, worker-1" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        (state(more=[tensor("model/extra", (2,))]), "'model/extra', which worker-0 does not have"),
+        (
+            Snapshot(state().tensors[:-1], state().object_graph),
+            "'model/small-9', which worker-2 does not have",
+        ),
+    ],
+)
+def test_models_that_differ_are_refused_by_name(
+    store: Store, coordinator: Coordinator, world: World, odd: Snapshot, says: str
+) -> None:
+    """Hours of training go into checkpoints of which nobody can say what they hold."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    for error in outcomes([w.save(1, odd if n == 2 else state()) for n, w in enumerate(workers)]):
+        assert isinstance(error, SaveFailed)
+        assert says in str(error)
+        assert error.workers == ("worker-0", "worker-2")
+    assert store.list() == []
+
+
+def test_different_steps_are_refused(store: Store, coordinator: Coordinator, world: World) -> None:
+    """Workers that have fallen out of step save a state that never was."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    for error in outcomes([workers[0].save(10), workers[1].save(11)]):
+        assert isinstance(error, SaveFailed)
+        assert "worker-0 saves ckpt-10, worker-1 saves ckpt-11" in str(error)
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_worker_that_cannot_write_fails_the_save_of_all(
+    store: Store, coordinator: Coordinator, world: World, failing: int
+) -> None:
+    """A full disk on one host: the others wait until a deadline, and nobody is told what is wrong."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    gate = Gate("write", ".data-")
+    workers[failing].store = GatedStore(store, gate)
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    gate.fail(StorageError("Could not write /x: No space left on device", phase="write", object="/x"))
+    for error in outcomes(saves):
+        assert isinstance(error, SaveFailed)
+        assert f"worker-{failing}: Could not write /x: No space left" in str(error)
+        assert (error.workers, error.object, error.phase) == ((f"worker-{failing}",), "/x", "write")
+    run = read_run(store)
+    assert run is not None
+    assert run.checkpoints == ()
+    workers[failing].store = store
+    assert outcomes([worker.save(2) for worker in workers]) == [None] * 3
+    assert [record.step for record in committed(store)] == [2]
+
+
+def test_a_snapshot_that_could_not_be_taken_fails_the_save_of_all(coordinator: Coordinator, world: World) -> None:
+    """The error of one worker's memory stays there; the others hang in the vote."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    saves = [workers[0].save(1), workers[1].save(1, local_error=MemoryError("no room for the snapshot"))]
+    for error in outcomes(saves):
+        assert isinstance(error, SaveFailed)
+        assert "worker-1: no room for the snapshot" in str(error)
+        assert error.workers == ("worker-1",)
+
+
+def test_a_save_that_breaks_in_the_worker_is_no_success(
+    coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of a save died of a mistake of ours, and the manager took silence for a commit."""
+    (worker,) = world(1, coordinator)
+    worker.join()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(worker.session, "vote", broken)
+    monkeypatch.setattr(worker.session, "fail", broken)
+    (error,) = outcomes([worker.save(1)])
+    assert error is not None
+    assert "a mistake" in str(error)
+
+
+def test_a_worker_that_sees_another_directory_is_told(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    """A host without the mount writes its part to its own disk: a checkpoint with a hole."""
+    from support.stores import new_store
+
+    monkeypatch.setattr("holdfast.saving.VISIBLE_WITHIN", 0.0)
+    workers = world(2, coordinator)
+    all_join(workers)
+    elsewhere = new_store("memory", None)  # type: ignore[arg-type]
+    workers[1].store = elsewhere
+    for error in outcomes([worker.save(1) for worker in workers]):
+        assert isinstance(error, SaveFailed)
+        assert "does not see the coordinator's directory" in str(error)
+        assert error.workers == ("worker-1",)
+    assert elsewhere.list() == []
+
+
+def test_an_object_that_the_coordinator_does_not_see_is_named(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is committed whose bytes lie on a disk that nobody else has."""
+    monkeypatch.setattr("holdfast_coordinator.commit.SEEN_WITHIN", 0.0)
+    workers = world(2, coordinator)
+    all_join(workers)
+
+    class Lost:
+        """Says that it wrote, and has not."""
+
+        url = store.url
+
+        def write(self, name: str, chunks: object) -> int:
+            return sum(len(chunk) for chunk in chunks)  # type: ignore[attr-defined]
+
+        size: Callable[[str], int | None] = staticmethod(store.size)
+
+    workers[1].store = Lost()  # type: ignore[assignment]
+    for error in outcomes([worker.save(1) for worker in workers]):
+        assert isinstance(error, SaveFailed)
+        assert "written by worker-1" in str(error)
+        assert "is not there as the coordinator sees it" in str(error)
+        assert error.workers == ("worker-1",)
+    assert log_kinds(store) == ["import", "lead"]
+
+
+def test_many_saves_and_retention(store: Store, coordinator: Coordinator, world: World) -> None:
+    """Old checkpoints pile up until the disk is full, or go before the new one has been read back."""
+    workers = world(2, coordinator, max_to_keep=2)
+    all_join(workers)
+    for step in range(1, 6):
+        assert outcomes([worker.save(step) for worker in workers]) == [None, None]
+    coordinator.stop(patience=30.0)
+    assert [record.step for record in committed(store)] == [4, 5]
+    folders = [name for name in store.list() if name.startswith("ckpt-")]
+    assert [name.partition(".")[0] for name in folders] == ["ckpt-4", "ckpt-5"]
+    assert "ckpt-3." not in store.read("checkpoint").decode()
+
+
+def test_tensors_without_bytes_and_workers_without_tensors(
+    store: Store, coordinator: Coordinator, world: World
+) -> None:
+    """The smallest states: a worker with nothing to write reports nothing, and the save waits for it for ever."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    tiny = Snapshot((tensor("a", (0, 5)), tensor("b", ())), state().object_graph)
+    assert outcomes([worker.save(1, tiny) for worker in workers]) == [None] * 3
+    record = committed(store)[0]
+    assert isinstance(record, CheckpointRecord)
+    assert crc32c(stored(store, record.prefix)["b"]) == crc32c(expected(tiny)["b"])

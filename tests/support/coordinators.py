@@ -1,0 +1,74 @@
+"""Coordinators in the process of the test, each on a thread of its own, listening on 127.0.0.1."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from holdfast.link import CHANNEL_OPTIONS
+from holdfast_coordinator.server import Server
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+
+T = TypeVar("T")
+
+
+class Coordinator:
+    """A server that is up until `stop()`."""
+
+    def __init__(self, listen: str = "127.0.0.1:0", root: str = "") -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="holdfast-test-coordinator", daemon=True)
+        self._thread.start()
+        self.server = Server(root)
+        self.running = True
+        try:
+            self.run(self.server.start(listen))
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+    @property
+    def id(self) -> str:
+        return self.server.runs.leader.id
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def stop(self, patience: float = 0.0) -> None:
+        """End it; without patience in the middle of whatever it does."""
+        if self.running:
+            self.run(self.server.stop(patience))
+            self._end()
+
+    @contextmanager
+    def stub(self) -> Iterator[rpc.CoordinatorStub]:
+        with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+            yield rpc.CoordinatorStub(channel)
+
+    def status(self, run: str) -> pb.StatusReply:
+        with self.stub() as stub:
+            return stub.Status(pb.StatusRequest(run=run), timeout=30.0)
+
+    def _live(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+    def _end(self) -> None:
+        self.running = False
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10.0)
+        assert not self._thread.is_alive()
+
+
+StartCoordinator = Callable[..., Coordinator]
+"""`start(listen, root)`: the fixture that starts coordinators."""

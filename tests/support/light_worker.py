@@ -1,0 +1,192 @@
+"""Workers without TensorFlow: a session, and saves of states that are made by hand. Many run as threads of one process.
+
+Each counts as a process of its own unless told otherwise, so that two worlds of one test are two jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import struct
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from holdfast.place import Cluster, Place
+from holdfast.restoring import agree
+from holdfast.saving import Save, Terms
+from holdfast.session import Session
+from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
+from holdfast.staging import Staged
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.encoded import entry_crc32c
+from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store
+from holdfast_storage.verify import verify_checkpoint
+
+T = TypeVar("T")
+
+FLOAT, STRING = 1, 7  # tensorflow.DataType
+ROWS = 2000
+
+
+def tensor(key: str, shape: tuple[int, ...], *, seed: int = 0, guarded: bool = True) -> SnapshotTensor:
+    """A float tensor with values that follow from key and seed."""
+    size = 4
+    for length in shape:
+        size *= length
+    return SnapshotTensor(key, FLOAT, shape, memoryview(random.Random(f"{key}/{seed}").randbytes(size)), guarded)
+
+
+def state(*, seed: int = 0, local: Collection[str] = (), own: int = 0, more: Sequence[SnapshotTensor] = ()) -> Snapshot:
+    """A state of 1.6 MB: a variable large enough to be sliced, small ones, and ones that need not be equal everywhere.
+
+    local: names of tensors that are not guarded and have the values of `own`, a number for each worker.
+    """
+    tensors = [
+        tensor("model/kernel", (ROWS, 200), seed=seed),
+        *(tensor(f"model/small-{number}", (number, 3), seed=seed) for number in range(20)),
+        *(tensor(name, (7,), seed=own, guarded=False) for name in local),
+        *more,
+    ]
+    return Snapshot(tuple(sorted(tensors, key=lambda t: t.key.encode())), _graph())
+
+
+def flipped(snapshot: Snapshot, key: str) -> Snapshot:
+    """The same state with one bit of one tensor changed."""
+
+    def flip(t: SnapshotTensor) -> SnapshotTensor:
+        data = bytearray(t.data)
+        data[len(data) // 2] ^= 1
+        return SnapshotTensor(t.key, t.dtype, t.shape, memoryview(data), t.guarded)
+
+    return Snapshot(tuple(flip(t) if t.key == key else t for t in snapshot.tensors), snapshot.object_graph)
+
+
+def _graph() -> SnapshotTensor:
+    text = b"an object graph"
+    data = bytes([len(text)]) + struct.pack("<I", mask(crc32c(struct.pack("<I", len(text))))) + text
+    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), data))
+
+
+def cluster_of(size: int, first_port: int = 1000) -> Cluster:
+    return (("worker", tuple(f"127.0.0.1:{first_port + number}" for number in range(size))),)
+
+
+class LightWorker:
+    """One worker.
+
+    Args:
+        store: the run directory.
+        index: which of the workers of `cluster`.
+        coordinator: its address; empty: embedded in worker 0.
+        process: which process this is one more manager of; default: a new one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: int,
+        cluster: Cluster,
+        *,
+        coordinator: str = "",
+        process: str = "",
+        join_timeout: float = 60.0,
+        save_timeout: float = 60.0,
+        max_to_keep: int | None = None,
+        on_divergence: str = "refuse",
+        takeover: bool = False,
+    ) -> None:
+        self.store = store
+        self.process = process or secrets.token_hex(6)
+        self.session = Session(Place(Task("worker", index), cluster), store, coordinator, None, join_timeout)
+        number = self.session._incarnation.rpartition(".")[2]
+        self.session._incarnation = f"{self.process}.{number}"
+        self.terms = Terms("ckpt", save_timeout, max_to_keep, None, on_divergence, False, takeover)
+        self._saves = self._restores = 0
+
+    def __repr__(self) -> str:
+        return str(self.session.place.task)
+
+    def join(self) -> LightWorker:
+        self.session.join()
+        return self
+
+    def save(self, step: int, snapshot: Snapshot | None = None, **fields: Any) -> Save:
+        """Start the next save."""
+        self._saves += 1
+        save = Save(self.session, self.store, self.terms, self._saves, step, snapshot or state(seed=step), **fields)
+        save.start()
+        return save
+
+    def restore(self, target: str = "", timeout: float = 60.0) -> Staged | None:
+        self._restores += 1
+        return agree(self.session, self.store, self._restores, target, timeout)
+
+    def status(self) -> pb.StatusReply:
+        """What the coordinator says of the run; over gRPC."""
+        from holdfast.link import GrpcLink
+
+        assert self.session._link is not None
+        link = GrpcLink(self.session._link.address)
+        try:
+            return link._stub.Status(pb.StatusRequest(run=self.store.url), timeout=30.0)
+        finally:
+            link.close()
+
+    def die(self) -> None:
+        """As when the process is killed: connections are gone, nobody is told, nothing is said any more."""
+        self.session._closed.set()
+        assert self.session._link is not None
+        self.session._link.close()
+
+    def close(self, patience: float = 30.0) -> None:
+        self.session.close(patience)
+
+
+World = Callable[..., list[LightWorker]]
+"""`world(size, coordinator, **options of LightWorker)`: the fixture that makes workers."""
+
+
+def together(calls: Sequence[Callable[[], T]], timeout: float = 90.0) -> list[T | Exception]:
+    """Call all at the same time, each on a thread; their results, or what they raised."""
+
+    def guarded(call: Callable[[], T]) -> T | Exception:
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls), "together") as pool:
+        return [future.result(timeout) for future in [pool.submit(guarded, call) for call in calls]]
+
+
+def all_join(workers: Sequence[LightWorker]) -> None:
+    for result in together([worker.join for worker in workers]):
+        if isinstance(result, Exception):
+            raise result
+
+
+def outcomes(saves: Sequence[Save], timeout: float = 90.0) -> list[Exception | None]:
+    """The errors of saves, None for those that were committed."""
+    for save in saves:
+        assert save.wait(timeout), "the save has no outcome"
+    return [save.error for save in saves]
+
+
+def committed(store: Store) -> list[CheckpointRecord]:
+    """The live checkpoints of a run, each verified."""
+    run = read_run(store)
+    assert run is not None
+    for record in run.checkpoints:
+        verify_checkpoint(store, record).raise_if_bad()
+    return list(run.checkpoints)
+
+
+def log_kinds(store: Store) -> list[str]:
+    """The kinds of all entries of a run's log, in order."""
+    names = sorted(store.list("_holdfast/log"))
+    return [json.loads(store.read(f"_holdfast/log/{name}"))["entry"]["kind"] for name in names]
