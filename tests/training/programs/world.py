@@ -1,0 +1,48 @@
+"""A process's place in its training world: TF_CONFIG says which, without one it is a world of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a scenario runs. `strategy` is None in a process of its own."""
+
+    index: int
+    size: int
+    strategy: Any
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return self.strategy.scope() if self.strategy else nullcontext()
+
+    def run(self, step: Any, *arguments: Any) -> Any:
+        """A step of all replicas; this worker's result."""
+        if self.strategy is None:
+            return step(*arguments)
+        return self.strategy.experimental_local_results(self.strategy.run(step, arguments))[0]
+
+    def sum(self, values: list[Any]) -> list[Any]:
+        """Within a step: the sums over all replicas."""
+        if self.strategy is None:
+            return values
+        return tf.distribute.get_replica_context().all_reduce("SUM", values)
+
+
+def enter() -> World:
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
+    # Runs are compared bit by bit.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+    if not os.environ.get("TF_CONFIG"):
+        return World(0, 1, None)
+    config = json.loads(os.environ["TF_CONFIG"])
+    size = len(config["cluster"]["worker"])
+    return World(config["task"]["index"], size, tf.distribute.MultiWorkerMirroredStrategy())
