@@ -187,7 +187,7 @@ class CheckpointManager:
     def _is_due(self, check_interval: bool) -> bool:
         if self._checkpoint_interval is None:
             return True
-        step = int(self._step_counter)
+        step = _value(self._step_counter)
         last = self._last_checkpoint_step
         if check_interval and last is not None and step - last < self._checkpoint_interval:
             return False
@@ -195,7 +195,7 @@ class CheckpointManager:
         return True
 
     def _number(self, checkpoint_number: Any) -> int:
-        number = int(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
+        number = _value(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
         if number < 0:
             raise InvalidRequest(f"the checkpoint number {number} is negative")
         return number
@@ -292,7 +292,7 @@ class CheckpointManager:
         if before is not None:
             before.close()
         if self._checkpoint_interval is not None:
-            self._last_checkpoint_step = int(self._step_counter)
+            self._last_checkpoint_step = _value(self._step_counter)
         prefix = staged.record.prefix
         return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
@@ -370,6 +370,11 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this CheckpointManager is closed")
+
+
+def _value(counter: Any) -> int:
+    """Of an integer, a variable or a tensor. A variable of Keras under a distribution strategy refuses `int()`."""
+    return int(counter.numpy() if hasattr(counter, "numpy") else counter)
 
 
 def _is_address(text: str) -> bool:
