@@ -16,8 +16,8 @@ once and given back, so that nobody is the first to use it.
 contestant does to the allocator (pages that it mapped, sizes that it made glibc keep) would speed up or slow down the
 next, and the memory of one could not be told from that of another. And not a fresh one per round: a training job saves
 many times from one process, and a first save pays for page faults, threads and graph building that the later ones do
-not. Instead each process makes one whole turn that does not count before the first round; its figures are kept in the
-JSON file as `warmup`, and nothing else is left out.
+not. Instead each process makes one whole turn before the first round, whose times do not count; they are kept in the
+JSON file as `warmup`, and nothing else is left out. Memory is the other way round: only that turn shows it.
 
 **What is timed.** See `turn.py` for each figure. Durable is compared with durable: TensorFlow does not fsync, so the
 harness does it for TensorFlow's files and folder, and counts it in "durable". The training loop is what users run:

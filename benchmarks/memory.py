@@ -12,8 +12,8 @@ _KIB = 1024
 class PeakMemory:
     """The largest resident size since the last `restart`, beside the size at that moment.
 
-    Freed memory is handed back to the system first: otherwise what an earlier save left in the allocator would hide
-    what the next one takes.
+    Only the first look of a process is worth something: the allocator keeps most of what is freed, `malloc_trim` or
+    not, so that whatever comes later is served from it and shows nothing.
     """
 
     def __init__(self) -> None:

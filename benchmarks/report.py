@@ -16,8 +16,10 @@ FIGURES = {
     "lost": ("training time lost per save", "ms", 1e3),
     "restore": ("restore", "ms", 1e3),
     "extra_bytes": ("peak extra memory while saving", "MiB", 1 / 2**20),
-    "extra_training_bytes": ("the same, with a training step meanwhile", "MiB", 1 / 2**20),
+    "extra_training_bytes": ("the same while training goes on (copy-on-write)", "MiB", 1 / 2**20),
 }
+
+_NOTHING = "-"
 
 # Figures that move the whole state, for which a throughput says something.
 _THROUGHPUT = ("durable", "restore")
@@ -31,8 +33,7 @@ def markdown(results: Results) -> str:
         f"Median (lowest - highest) of {results.rounds} interleaved rounds, one worker; below it the ratio of the "
         f"medians to {LABELS[REFERENCE]}'s: smaller is better. Durable against durable: TensorFlow's files are fsynced "
         'by the harness in "save to durable", and nowhere else. Restores read from the page cache. '
-        "What a contestant keeps between saves is in no memory figure: `enable_async` keeps a copy of the state. "
-        "One warm-up turn per contestant and case is not counted.",
+        "One warm-up turn per contestant and case is not counted, except for memory, which only a fresh process shows.",
     ]
     if results.quick:
         lines += ["", "**A quick run: sizes and rounds far below those that the targets are about.**"]
@@ -63,7 +64,8 @@ def _comparison(results: Results, case: Case, medium: str) -> list[str]:
                     summary, scale, ratio, case.state_bytes if figure in _THROUGHPUT and case.bound_by_bytes else None
                 )
             )
-        rows.append([f"{name}, {unit}", *cells])
+        if any(cell != _NOTHING for cell in cells):
+            rows.append([f"{name}, {unit}", *cells])
     lines = _table(["", *LABELS.values()], rows)
     noise = results.lost_noise(case, medium)
     if noise is not None:
@@ -78,24 +80,25 @@ def _targets(results: Results) -> list[str]:
     rows = []
     for verdict in verdicts(results):
         _, unit, scale = FIGURES[verdict.target.figure]
-        shown = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
+        outcome = f"**{verdict.outcome}**" if verdict.outcome == "missed" else verdict.outcome
         ours, bound = (
-            "-" if value is None else f"{_number(value * scale)} {unit}" for value in (verdict.ours, verdict.bound)
+            _NOTHING if value is None else f"{_number(value * scale)} {unit}" for value in (verdict.ours, verdict.bound)
         )
-        rows.append([verdict.target.what, verdict.medium, ours, bound, shown])
+        rows.append([verdict.target.what, verdict.medium, ours, bound, outcome])
     return _table(["target", "medium", "Holdfast", "at most", ""], rows)
 
 
 def _cell(summary: Summary | None, scale: float, ratio: float | None, size: int | None) -> str:
     if summary is None:
-        return "-"
+        return _NOTHING
     middle, lowest, highest = (_number(value * scale) for value in (summary.median, summary.lowest, summary.highest))
     notes = []
     if ratio is not None:
         notes.append(f"{_number(ratio)} x")
     if size is not None and summary.median > 0:
         notes.append(f"{_number(size / summary.median / 1e9)} GB/s")
-    return f"{middle} ({lowest} - {highest})" + ("<br>" + ", ".join(notes) if notes else "")
+    spread = f" ({lowest} - {highest})" if summary.count > 1 else ""
+    return f"{middle}{spread}" + ("<br>" + ", ".join(notes) if notes else "")
 
 
 def _number(value: float) -> str:

@@ -9,10 +9,13 @@ from typing import Any
 
 from benchmarks.cases import Case
 
+# Figures of a fresh process: only its first turn, the warm-up, can measure them.
+MEMORY = frozenset({"extra_bytes", "extra_training_bytes"})
+
 
 @dataclass(frozen=True)
 class Figures:
-    """What one contestant measured in one turn. `round` 0 is the warm-up, which is in no median."""
+    """What one contestant measured in one turn. `round` 0 is the warm-up, whose times are in no median."""
 
     case: str
     medium: str
@@ -62,13 +65,13 @@ class Results:
     failures: list[Failure] = field(default_factory=list)
 
     def summary(self, case: str, medium: str, contestant: str, figure: str) -> Summary | None:
-        """Over the rounds, without the warm-up; None where nothing was measured."""
+        """Over the rounds, without the warm-up, which is where memory is measured; None where nothing was measured."""
         return Summary.of(
             [
                 turn.values[figure]
                 for turn in self.turns
                 if (turn.case, turn.medium, turn.contestant) == (case, medium, contestant)
-                and turn.round > 0
+                and (turn.round == 0) == (figure in MEMORY)
                 and figure in turn.values
             ]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.contestants import LABELS
 from benchmarks.results import Results
 
 _US = "holdfast"
@@ -20,7 +21,6 @@ class Target:
         figure: Holdfast's figure.
         at_most: the bound, times the other's median, or in the figure's own unit where there is no other.
         other: contestant to compare with.
-        other_figure: figure of the other, where it is not the same one.
     """
 
     what: str
@@ -28,7 +28,6 @@ class Target:
     figure: str
     at_most: float
     other: str | None = None
-    other_figure: str | None = None
 
 
 TARGETS = (
@@ -36,12 +35,7 @@ TARGETS = (
     Target("training time lost per save, at most 5 % of TensorFlow sync's", "large", "lost", 0.05, "tensorflow"),
     Target("training time lost per save, no worse than TensorFlow async's", "large", "lost", 1.0, "tensorflow_async"),
     Target(
-        "snapshot of 5,000 small variables, at most 0.5 of TensorFlow's write",
-        "small",
-        "blocking",
-        0.5,
-        "tensorflow",
-        "blocking",
+        "snapshot of 5,000 small variables, at most 0.5 of TensorFlow's write", "small", "blocking", 0.5, "tensorflow"
     ),
     Target("restore, at least 0.95 x as fast as TensorFlow's", "large", "restore", 1 / 0.95, "tensorflow"),
     Target("memory of our own while saving, at most 256 MiB", "large", "extra_bytes", 256 * 2**20),
@@ -50,32 +44,50 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target on one medium: both medians in the figure's unit, and whether it is met (None: not measured)."""
+    """A target on one medium.
+
+    Attributes:
+        target: what is asked.
+        medium: where.
+        ours: Holdfast's median in the figure's unit; None if not measured.
+        bound: the most that it may be; None if the one to compare with was not measured.
+        noise: the distance between the two that says nothing.
+    """
 
     target: Target
     medium: str
     ours: float | None
     bound: float | None
+    noise: float
 
     @property
-    def met(self) -> bool | None:
-        """Whether our median is within the bound."""
+    def outcome(self) -> str:
+        """`met`, `missed`, `within noise` or `not measured`."""
         if self.ours is None or self.bound is None:
-            return None
-        return self.ours <= self.bound
+            return "not measured"
+        if abs(self.ours - self.bound) < self.noise:
+            return "within noise"
+        return "met" if self.ours <= self.bound else "missed"
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Each target of a case that was run, on each medium."""
-    names = {case.name for case in results.cases}
+    """Each target of a case that was run, on each medium where anybody measured its figure."""
+    cases = {case.name: case for case in results.cases}
     for target in TARGETS:
-        if target.case not in names:
+        if target.case not in cases:
             continue
         for medium in results.media:
-            ours = results.summary(target.case, medium, _US, target.figure)
+            medians = {
+                contestant: summary.median
+                for contestant in LABELS
+                if (summary := results.summary(target.case, medium, contestant, target.figure))
+            }
+            if not medians:
+                continue
             bound: float | None = target.at_most
             if target.other is not None:
-                figure = target.other_figure or target.figure
-                theirs = results.summary(target.case, medium, target.other, figure)
-                bound = None if theirs is None else target.at_most * theirs.median
-            yield Verdict(target, medium, None if ours is None else ours.median, bound)
+                theirs = medians.get(target.other)
+                bound = None if theirs is None else target.at_most * theirs
+            # Only lost times are differences of two nearly equal ones.
+            noise = results.lost_noise(cases[target.case], medium) if target.figure == "lost" else None
+            yield Verdict(target, medium, medians.get(_US), bound, noise or 0.0)

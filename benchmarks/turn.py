@@ -9,15 +9,14 @@ restore      from an empty hand to restored variables: a new manager on the dire
 lost         what a save costs a training loop: a loop of steps with saves, waiting for the last one included, less the
              same loop without saves, per save. Copy-on-write, stolen processor time and deletion of old checkpoints
              are in it. TensorFlow's files are not fsynced here; Holdfast's are.
-extra_bytes  the most memory that the process takes for a save, beside what it has before. No training meanwhile: the
-             figure is the contestant's own buffers, without copy-on-write.
+extra_bytes  the most memory that the process takes for its first save, beside what it had before. No training
+             meanwhile: the contestant's own buffers, without copy-on-write. Once per process, see `PeakMemory`.
 extra_training_bytes
-             the same with one training step right after `save()`, beside what that step takes without a save: buffers
-             and copy-on-write. What a contestant keeps between saves is in neither: `enable_async` keeps a copy of
-             the whole state.
+             the same when training goes on, right after `save()` and after its end: buffers, copy-on-write, and any
+             copy of the state that is kept between saves.
 
-For the record only: first_durable, the same as durable for the first save in a directory, after freed memory was handed
-back; loop and loop_with_saves, the two times that lost is made of.
+For the record only: first_durable, the same as durable for the first save in a directory; loop and loop_with_saves, the
+two times that lost is made of.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Turn:
     def __init__(self, contestant: Contestant) -> None:
         self._contestant = contestant
         self._training = contestant.training
-        self._memory = PeakMemory()
+        self._fresh = True
         # Past tracing, graph optimisation and the allocator's first growth, all of which belong to training.
         self._training.run(3)
 
@@ -64,24 +63,18 @@ class Turn:
         return figures
 
     def _saves_and_restore(self, directory: Path) -> dict[str, float]:
-        contestant, figures = self._contestant, {}
+        contestant = self._contestant
+        figures: dict[str, float] = {}
         contestant.open(directory, max_to_keep=None)
 
         # The first save in a directory also sets things up there (Holdfast takes the lead of the run). A job does that
-        # once, so this one is not in the figures; it serves for the memory and for the record.
+        # once, so this one is not in the figures, but on record.
         self._training.run(1)
-        self._memory.restart()
-        figures["first_durable"] = _time(contestant.save_durably)
-        figures["extra_bytes"] = float(self._memory.extra())
-
-        self._memory.restart()
-        self._training.run(1)
-        step_alone = self._memory.extra()
-        self._memory.restart()
-        contestant.save()
-        self._training.run(1)
-        contestant.settle()
-        figures["extra_training_bytes"] = float(self._memory.extra() - step_alone)
+        if self._fresh:
+            figures |= self._memory()
+            self._fresh = False
+        else:
+            figures["first_durable"] = _time(contestant.save_durably)
 
         self._training.run(1)
         figures["blocking"] = _time(contestant.save)
@@ -98,6 +91,21 @@ class Turn:
             raise RuntimeError("what was restored is not what was saved")
         contestant.close()
         return figures
+
+    def _memory(self) -> dict[str, float]:
+        memory = PeakMemory()
+        memory.restart()
+        self._training.run(1)
+        step_alone = memory.extra()
+
+        memory.restart()
+        self._contestant.save_durably()
+        saving = memory.extra()
+        self._contestant.save()
+        self._training.run(1)
+        self._contestant.settle()
+        self._training.run(1)
+        return {"extra_bytes": float(saving), "extra_training_bytes": float(memory.extra() - step_alone)}
 
     def _loop(self, directory: Path, saving: bool) -> float:
         case = self._training.case

@@ -35,7 +35,7 @@ def scaled(values: dict[str, float], factor: float) -> dict[str, float]:
     return {figure: value * factor for figure, value in values.items()}
 
 
-def test_the_warm_up_is_in_no_median() -> None:
+def test_the_warm_up_is_in_no_median_of_times() -> None:
     """A first save that pays for page faults and tracing must not pass for a typical one, nor be the highest shown."""
     run = results(holdfast=[scaled(HOLDFAST, 100), scaled(HOLDFAST, 1), scaled(HOLDFAST, 3), scaled(HOLDFAST, 2)])
 
@@ -76,19 +76,45 @@ def test_noise_is_that_of_the_loop_without_saves() -> None:
 
 def test_targets_are_judged_by_medians() -> None:
     """Each bound is on the right side: 3 x as fast meets "at least 2 x", a lost time of 4 % meets 5 %."""
-    run = results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, HOLDFAST])
-    met = {verdict.target.what: verdict.met for verdict in verdicts(run)}
-    slow = results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, scaled(HOLDFAST, 5)])
-    missed = {verdict.target.what: verdict.met for verdict in verdicts(slow)}
+    outcomes = {
+        factor: {
+            verdict.target.what: verdict.outcome
+            for verdict in verdicts(
+                results(
+                    tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[scaled(HOLDFAST, factor), scaled(HOLDFAST, factor)]
+                )
+            )
+        }
+        for factor in (1, 5)
+    }
 
     for target in TARGETS:
         if target.case != "large":
-            assert target.what not in met, "a case that was not run has no verdict"
+            assert target.what not in outcomes[1], "a case that was not run has no verdict"
         elif target.other == "tensorflow_async":
-            assert met[target.what] is None, "a peer that was not measured is neither met nor missed"
+            assert outcomes[1][target.what] == "not measured", "without the peer it is neither met nor missed"
         else:
-            assert met[target.what] is True
-            assert missed[target.what] is False
+            assert (outcomes[1][target.what], outcomes[5][target.what]) == ("met", "missed")
+
+
+def test_a_lost_time_within_the_noise_is_neither_met_nor_missed() -> None:
+    """On a busy machine a loop with saves can be faster than one without: that is no target met."""
+    rounds = [{**TENSORFLOW, "loop": value} for value in (9.0, 8.0, 9.5, 10.5, 11.0)]
+    run = results(tensorflow=rounds, holdfast=[{**HOLDFAST, "lost": -0.1, "loop": 10.0}] * 2)
+    outcomes = {
+        verdict.target.figure: verdict.outcome for verdict in verdicts(run) if verdict.target.other == "tensorflow"
+    }
+
+    assert outcomes["lost"] == "within noise"
+    assert outcomes["durable"] == "met"
+
+
+def test_memory_is_that_of_the_fresh_process() -> None:
+    """Later turns reuse what the allocator kept and would show no memory at all."""
+    run = results(holdfast=[HOLDFAST, {**HOLDFAST, "extra_bytes": 0.0}])
+    summary = run.summary("large", "tmpfs", "holdfast", "extra_bytes")
+
+    assert summary == Summary(2.0**26, 2.0**26, 2.0**26, 1)
 
 
 def test_targets_speak_of_cases_and_figures_that_exist() -> None:
@@ -110,11 +136,11 @@ def test_the_report_says_what_is_missing() -> None:
 
 def test_the_report_shows_median_extremes_ratio_and_throughput() -> None:
     """Units go wrong silently: 0.6 s of 1 GiB is 600 ms and 1.79 GB/s."""
-    text = markdown(results(tensorflow=[TENSORFLOW, TENSORFLOW], holdfast=[HOLDFAST, HOLDFAST]))
+    text = markdown(results(tensorflow=[TENSORFLOW] * 3, holdfast=[HOLDFAST] * 3))
 
     assert "600 (600 - 600)<br>1.00 x, 1.79 GB/s" in text
     assert "200 (200 - 200)<br>0.33 x, 5.37 GB/s" in text
-    assert "64.0 (64.0 - 64.0)<br>8.00 x" in text
+    assert "64.0<br>8.00 x" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {6}
 
 
