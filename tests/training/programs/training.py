@@ -13,7 +13,7 @@ from values import digests
 
 import holdfast
 import holdfast.keras
-from holdfast import saving
+from holdfast import saving as product
 
 BATCH = 8
 FEATURES = 16
@@ -98,7 +98,7 @@ def train(
             done = training.steps_done
             if done % save_every == 0:
                 if killed == world.index and when == "writing" and done == 2 * save_every:
-                    saving.write_objects = dying(saving.write_objects)
+                    product.write_objects = dying(product.write_objects)
                 manager.save(checkpoint_number=done)
             if killed == world.index and when == "between" and done == 2 * save_every + 1:
                 manager.wait()
