@@ -1,0 +1,28 @@
+# The coordinator, without TensorFlow. Build it from the root of the repository:
+#   docker build -f deploy/coordinator.Dockerfile -t holdfast-coordinator .
+
+FROM python:3.11-slim-bookworm AS build
+RUN pip install --no-cache-dir "build>=1.2,<2"
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY protos ./protos
+COPY storage ./storage
+COPY coordinator ./coordinator
+COPY worker ./worker
+RUN python -m build --wheel --outdir /dist
+
+FROM python:3.11-slim-bookworm
+# The shared volume gets this owner when it is first mounted; the workers' image has the same one.
+RUN groupadd --gid 10001 holdfast \
+    && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
+    && install -d -o holdfast -g holdfast /checkpoints
+COPY --from=build /dist /dist
+RUN pip install --no-cache-dir /dist/*.whl
+COPY deploy/healthcheck.py /opt/holdfast/
+ENV PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 7070
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "/opt/holdfast/healthcheck.py", "127.0.0.1:7070"]
+ENTRYPOINT ["holdfast"]
+CMD ["coordinator", "--root", "/checkpoints", "--listen", "0.0.0.0:7070"]

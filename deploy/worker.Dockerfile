@@ -1,0 +1,30 @@
+# A worker of a training job: TensorFlow (CPU), Holdfast, and a small training program that stands where yours will.
+# Build it from the root of the repository:
+#   docker build -f deploy/worker.Dockerfile -t holdfast-worker .
+
+FROM python:3.11-slim-bookworm AS build
+RUN pip install --no-cache-dir "build>=1.2,<2"
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY protos ./protos
+COPY storage ./storage
+COPY coordinator ./coordinator
+COPY worker ./worker
+RUN python -m build --wheel --outdir /dist
+
+FROM python:3.11-slim-bookworm
+# The shared volume gets this owner when it is first mounted; the coordinator's image has the same one.
+RUN groupadd --gid 10001 holdfast \
+    && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
+    && install -d -o holdfast -g holdfast /checkpoints
+COPY --from=build /dist /dist
+# The wheel just built has one version only.
+# hadolint ignore=DL3013
+RUN set -- /dist/*.whl && pip install --no-cache-dir "$1[tensorflow]"
+COPY deploy/launch.py deploy/train.py /opt/holdfast/
+# Keras writes its settings to the home directory, and this user has none of its own.
+ENV PYTHONUNBUFFERED=1 HOME=/tmp
+USER 10001:10001
+EXPOSE 2222
+ENTRYPOINT ["python", "/opt/holdfast/launch.py"]
+CMD ["python", "/opt/holdfast/train.py", "/checkpoints/example"]

@@ -1,0 +1,277 @@
+"""What one deployment file says and another relies on: ports, names, paths, users, command lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from holdfast_protos.v1 import coordinator_pb2
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+COORDINATOR_SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
+DOCKERFILES = {"holdfast-coordinator": "coordinator.Dockerfile", "holdfast-worker": "worker.Dockerfile"}
+
+
+def resource(kind: str, name: str) -> dict[str, Any]:
+    found = [
+        document
+        for path in KUBERNETES.glob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == kind and document["metadata"]["name"] == name
+    ]
+    assert len(found) == 1, f"{len(found)} resources {kind}/{name}"
+    return dict(found[0])
+
+
+def pod(kind: str, name: str) -> dict[str, Any]:
+    return dict(resource(kind, name)["spec"]["template"]["spec"])
+
+
+def container(kind: str, name: str) -> dict[str, Any]:
+    (only,) = pod(kind, name)["containers"]
+    return dict(only)
+
+
+def environment(kind: str, name: str) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container(kind, name)["env"]}
+
+
+def instructions(image: str, name: str) -> list[str]:
+    """What follows the word `name` in the final stage of an image's Dockerfile, continued lines joined."""
+    text = (DEPLOY / DOCKERFILES[image]).read_text().replace("\\\n", " ")
+    stage = text[text.rindex("\nFROM ") :]
+    return [line.removeprefix(name).strip() for line in stage.splitlines() if line.startswith(f"{name} ")]
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"deploy_{name}", DEPLOY / f"{name}.py")
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def option(arguments: list[str], name: str) -> str:
+    return arguments[arguments.index(name) + 1]
+
+
+COORDINATOR_COMMANDS = {
+    "Dockerfile": lambda: json.loads(instructions("holdfast-coordinator", "CMD")[0]),
+    "compose": lambda: COMPOSE["services"]["coordinator"]["command"],
+    "kubernetes": lambda: container("Deployment", "holdfast-coordinator")["args"],
+}
+
+
+@pytest.mark.processes
+def test_the_command_line_knows_every_option_used() -> None:
+    """An option is renamed, and every coordinator that is deployed anew ends with a usage error."""
+    shown = subprocess.run(
+        [sys.executable, "-c", "from holdfast.cli import main; main()", "coordinator", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+    for place, command in COORDINATOR_COMMANDS.items():
+        name, *arguments = command()
+        assert name == "coordinator", place
+        for word in arguments[::2]:
+            assert re.search(rf"^\s+{word}\b", shown, re.MULTILINE), f"{place}: {word}"
+
+
+@pytest.mark.parametrize("place", COORDINATOR_COMMANDS)
+def test_the_coordinator_listens_where_it_is_looked_for(place: str) -> None:
+    """It listens on another port, or on loopback alone, and the workers wait for it in vain."""
+    listen = option(COORDINATOR_COMMANDS[place](), "--listen")
+    assert listen == "0.0.0.0:7070"
+    assert instructions("holdfast-coordinator", "EXPOSE") == ["7070"]
+    assert '"127.0.0.1:7070"' in instructions("holdfast-coordinator", "HEALTHCHECK")[0]
+
+
+def test_workers_find_the_coordinator() -> None:
+    """A service is renamed, and HOLDFAST_COORDINATOR goes on naming the old one."""
+    for name, service in COMPOSE["services"].items():
+        if name != "coordinator":
+            assert service["environment"]["HOLDFAST_COORDINATOR"] == "coordinator:7070"
+    service = resource("Service", "holdfast-coordinator")
+    (port,) = service["spec"]["ports"]
+    assert environment("Job", "holdfast-worker")["HOLDFAST_COORDINATOR"] == f"holdfast-coordinator:{port['port']}"
+    assert container("Deployment", "holdfast-coordinator")["ports"] == [
+        {"name": port["targetPort"], "containerPort": port["port"]}
+    ]
+
+
+def test_probes_ask_the_health_service_of_the_coordinator() -> None:
+    """A probe for a service that does not exist is never answered with SERVING: the pod never becomes ready."""
+    coordinator = container("Deployment", "holdfast-coordinator")
+    assert coordinator["readinessProbe"]["grpc"] == {"port": 7070, "service": COORDINATOR_SERVICE}
+    assert coordinator["livenessProbe"]["grpc"] == {"port": 7070}
+    assert coordinator["startupProbe"]["grpc"] == {"port": 7070}
+    assert module("healthcheck").SERVICE == COORDINATOR_SERVICE
+
+
+def test_compose_workers_form_one_world() -> None:
+    """Two workers with one index, or an address that is no service, and the world never forms."""
+    workers = sorted(name for name in COMPOSE["services"] if name.startswith("worker-"))
+    for index, name in enumerate(workers):
+        assert json.loads(COMPOSE["services"][name]["environment"]["TF_CONFIG"]) == {
+            "cluster": {"worker": [f"{worker}:2222" for worker in workers]},
+            "task": {"type": "worker", "index": index},
+        }
+        assert COMPOSE["services"][name]["restart"] == "on-failure"
+
+
+def test_the_jobs_workers_form_one_world() -> None:
+    """The number of workers is changed in one place of three, or the names are not those of the Job's pods."""
+    job, service = resource("Job", "holdfast-worker"), resource("Service", "holdfast-workers")
+    workers = job["spec"]["completions"]
+    assert job["spec"]["parallelism"] == workers
+    assert job["spec"]["completionMode"] == "Indexed"
+    (port,) = service["spec"]["ports"]
+    for index in range(workers):
+        config = module("launch").tf_config(
+            {**environment("Job", "holdfast-worker"), "JOB_COMPLETION_INDEX": str(index)}
+        )
+        # What Kubernetes calls the pods of an Indexed Job whose template names a subdomain.
+        subdomain = job["spec"]["template"]["spec"]["subdomain"]
+        names = [f"{job['metadata']['name']}-{task}.{subdomain}:{port['port']}" for task in range(workers)]
+        assert json.loads(config) == {"cluster": {"worker": names}, "task": {"type": "worker", "index": index}}
+    assert container("Job", "holdfast-worker")["ports"] == [{"name": port["targetPort"], "containerPort": port["port"]}]
+    assert instructions("holdfast-worker", "EXPOSE") == [str(port["port"])]
+
+
+def test_the_workers_have_names_before_they_are_ready() -> None:
+    """The subdomain must be a headless service that picks these pods, also unready ones: else no worker has a name."""
+    service, job = resource("Service", "holdfast-workers"), resource("Job", "holdfast-worker")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_a_lost_worker_restarts_the_world() -> None:
+    """With `Never`, or the default limit of 6, the Job is over after a few lost workers."""
+    job = resource("Job", "holdfast-worker")["spec"]
+    assert job["template"]["spec"]["restartPolicy"] == "OnFailure"
+    assert job["backoffLimit"] >= 100 * job["completions"]
+    # The API server refuses these two together with OnFailure; the schemas do not say so.
+    assert not {"podFailurePolicy", "backoffLimitPerIndex"} & job.keys()
+
+
+def test_the_coordinators_service_selects_its_pods() -> None:
+    """Labels are changed on one side, and the service has no endpoint."""
+    deployment = resource("Deployment", "holdfast-coordinator")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert resource("Service", "holdfast-coordinator")["spec"]["selector"].items() <= labels.items()
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+    # Two at a time would take the lead of the run from each other.
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_all_see_one_folder_and_train_below_the_root() -> None:
+    """A worker trains in a directory that the coordinator does not serve, or on a volume of its own."""
+    root = option(COORDINATOR_COMMANDS["kubernetes"](), "--root")
+    assert all(option(command(), "--root") == root for command in COORDINATOR_COMMANDS.values())
+    training = [
+        json.loads(instructions("holdfast-worker", "CMD")[0]),
+        container("Job", "holdfast-worker")["args"],
+    ]
+    for command in training:
+        assert PurePosixPath(root) in PurePosixPath(command[-1]).parents
+    assert not any("command" in service for name, service in COMPOSE["services"].items() if name != "coordinator")
+
+    for service in COMPOSE["services"].values():
+        assert service["volumes"] == [f"checkpoints:{root}"]
+    assert set(COMPOSE["volumes"]) == {"checkpoints"}
+    claim = resource("PersistentVolumeClaim", "holdfast-checkpoints")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for kind, name in [("Deployment", "holdfast-coordinator"), ("Job", "holdfast-worker")]:
+        (mount,) = [mount for mount in container(kind, name)["volumeMounts"] if mount["mountPath"] == root]
+        (volume,) = [volume for volume in pod(kind, name)["volumes"] if volume["name"] == mount["name"]]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "name"),
+    [("holdfast-coordinator", "Deployment", "holdfast-coordinator"), ("holdfast-worker", "Job", "holdfast-worker")],
+)
+def test_nobody_is_root_and_all_are_one_user(image: str, kind: str, name: str) -> None:
+    """Different users, and one cannot write into the folders of the other; or root, on a cluster that refuses it."""
+    assert instructions(image, "USER") == ["10001:10001"]
+    (setup,) = [run for run in instructions(image, "RUN") if "useradd" in run]
+    assert "groupadd --gid 10001 holdfast" in setup
+    assert "--uid 10001 --gid 10001" in setup
+    assert "install -d -o holdfast -g holdfast /checkpoints" in setup
+    security = pod(kind, name)["securityContext"]
+    assert {security[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {10001}
+    assert security["runAsNonRoot"] is True
+    assert container(kind, name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_commands_name_files_that_the_images_have() -> None:
+    """A script is renamed or not copied, and the container ends at its start: no such file."""
+    used = {
+        "holdfast-coordinator": instructions("holdfast-coordinator", "HEALTHCHECK"),
+        "holdfast-worker": [
+            *instructions("holdfast-worker", "ENTRYPOINT"),
+            *instructions("holdfast-worker", "CMD"),
+            *container("Job", "holdfast-worker")["args"],
+        ],
+    }
+    for image, commands in used.items():
+        copied = {
+            PurePosixPath(target) / PurePosixPath(source).name
+            for copy in instructions(image, "COPY")
+            if not copy.startswith("--from")
+            for *sources, target in [copy.split()]
+            for source in sources
+        }
+        scripts = {
+            PurePosixPath(path) for command in commands for path in re.findall(r"/opt/holdfast/\w+\.py", command)
+        }
+        assert scripts
+        assert scripts <= copied, image
+        assert all((DEPLOY / script.name).exists() for script in scripts)
+
+
+def test_images_have_one_name_everywhere() -> None:
+    """The kustomization renames an image that no manifest uses, and the pods pull one that does not exist."""
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    assert {image["name"] for image in kustomization["images"]} == set(DOCKERFILES)
+    assert {service["image"] for service in COMPOSE["services"].values()} == set(DOCKERFILES)
+    for service in COMPOSE["services"].values():
+        assert service["build"]["dockerfile"] == f"deploy/{DOCKERFILES[service['image']]}"
+    assert container("Deployment", "holdfast-coordinator")["image"] == "holdfast-coordinator"
+    assert container("Job", "holdfast-worker")["image"] == "holdfast-worker"
+
+
+def test_the_kustomization_has_every_manifest() -> None:
+    """A manifest is added and never applied."""
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    there = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(kustomization["resources"]) == there
+
+
+def test_both_images_build_the_same_wheel_from_all_it_needs() -> None:
+    """A source root is added to the wheel and not copied into the stage that builds it."""
+    stages = {(DEPLOY / name).read_text().split("\nFROM ")[1] for name in DOCKERFILES.values()}
+    (stage,) = stages
+    project = (DEPLOY.parent / "pyproject.toml").read_text()
+    for path in re.findall(r'"(\w+)/holdfast\w*"', project):
+        assert f"COPY {path} ./{path}\n" in stage
