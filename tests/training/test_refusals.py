@@ -1,0 +1,67 @@
+"""Workers that do not agree: refused on all of them, by name, before a byte of the save is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast_storage.layout import parse_folder
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
+
+WITHIN = 15.0
+"""Seconds: far less than any timeout there is, and more than a busy machine needs."""
+
+KEYS = {
+    "model/0": "optimizer/_trainable_variables/0/.ATTRIBUTES/VARIABLE_VALUE",
+    "optimizer/2": "optimizer/_variables/2/.ATTRIBUTES/VARIABLE_VALUE",
+    "optimizer/0": "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE",
+}
+"""TensorFlow's keys of what `state.variables` calls by these names."""
+
+
+@pytest.mark.parametrize(("difference", "key"), [("missing", "m"), ("more", "k"), ("shape", "m"), ("dtype", "m")])
+def test_models_that_differ(worlds: Any, tmp_path: Path, difference: str, key: str) -> None:
+    """Pieces of different models became one checkpoint; or the save waited for its deadline, on one worker alone."""
+    failures = worlds.get(2).run("refusals.differing", directory=str(tmp_path / "run"), difference=difference)
+    for failure in failures:
+        assert failure["seconds"] < WITHIN
+        assert failure["object"] == f"{key}/.ATTRIBUTES/VARIABLE_VALUE"
+        assert f"{key}/.ATTRIBUTES/VARIABLE_VALUE" in failure["message"]
+        assert failure["workers"] == ["worker-0", "worker-1"]
+        assert failure["phase"] == "vote"
+    assert not attempts(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("size", "worker", "variable", "suspects"),
+    [
+        (2, 1, "model/0", ["worker-0", "worker-1"]),
+        (2, 0, "optimizer/2", ["worker-0", "worker-1"]),
+        (4, 2, "model/0", ["worker-2"]),
+        (4, 0, "optimizer/0", ["worker-0"]),
+    ],
+    ids=["a weight, 2 workers", "a slot, 2 workers", "a weight, 4 workers", "the chief's count of steps, 4 workers"],
+)
+def test_one_bit(  # noqa: PLR0917 - what is varied
+    worlds: Any, tmp_path: Path, size: int, worker: int, variable: str, suspects: list[str]
+) -> None:
+    """A worker with bad memory went on unnoticed, and which of the copies was kept was chance."""
+    arguments = {"directory": str(tmp_path / "run"), "variable": variable, "worker": worker}
+    for told in worlds.get(size).run("refusals.flipped", **arguments):
+        failure = told["failure"]
+        assert failure["type"] == "ReplicaDivergence"
+        assert failure["seconds"] < WITHIN
+        assert failure["object"] == KEYS[variable]
+        assert KEYS[variable] in failure["message"]
+        assert all(name in failure["message"] for name in suspects)
+        assert failure["workers"] == suspects
+        assert told["listed"] == told["committed"]
+    assert attempts(tmp_path / "run") == {Path(prefix).parent.name for prefix in told["committed"]}
+
+
+def attempts(run: Path) -> set[str]:
+    """Folders of saves, committed or not."""
+    return {each.name for each in run.iterdir() if parse_folder(each.name)}
