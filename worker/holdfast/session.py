@@ -274,7 +274,8 @@ class Session:
                     raise to_error(refusal.failure) from None
                 self._rejoin(max(1.0, end - time.monotonic()))
                 continue
-            self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
+            if self._closed.wait(min(pause, max(0.0, end - time.monotonic()))):
+                break
         raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
 
     def close(self, patience: float) -> None:
@@ -303,8 +304,9 @@ def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
         variables = [keys[p] for p in failure.positions]
         more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
         message = (
-            f"{message}: {', '.join(variables[:5])}{more}; {_names(failure.tasks)} differ(s) from the others. Nothing "
-            "was written. Look for bad memory or another program there, restore, or pass on_divergence='warn'"
+            f"{message}: {', '.join(variables[:5])}{more}. Most workers do not share the values of "
+            f"{_names(failure.tasks)}. Nothing was written. Look for bad memory or another program there, restore, or "
+            "pass on_divergence='warn'"
         )
         object_ = variables[0]
     error = BY_KIND.get(failure.kind, HoldfastError)
