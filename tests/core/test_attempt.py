@@ -1,0 +1,91 @@
+"""The states of a save."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from holdfast_coordinator.core.attempt import TRANSITIONS, Attempt, Phase, diagram
+from holdfast_coordinator.core.values import Ballot, Go, Report, RetentionPolicy
+from holdfast_storage.records import Task
+
+A, B = Task("worker", 0), Task("worker", 1)
+
+
+def attempt(phase: Phase = Phase.VOTING) -> Attempt:
+    return Attempt(3, 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase)
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(Phase, Phase)))
+def test_only_what_the_table_says(before: Phase, after: Phase) -> None:
+    """A save that goes from one state to another in a way that nobody thought of."""
+    save = attempt(before)
+    if after in TRANSITIONS[before]:
+        save.advance(after)
+        assert save.phase is after
+    else:
+        with pytest.raises(AssertionError, match=f"from {before.value} to {after.value}"):
+            save.advance(after)
+        assert save.phase is before
+
+
+def test_the_table_is_complete() -> None:
+    """A phase without a row, one that nothing leads to, or one that never ends."""
+    assert set(TRANSITIONS) == set(Phase)
+    reached, ending = {Phase.VOTING}, {Phase.COMMITTED, Phase.FAILED}
+    for _ in Phase:
+        reached |= {after for phase in reached for after in TRANSITIONS[phase]}
+        ending |= {phase for phase, following in TRANSITIONS.items() if ending & set(following)}
+    assert reached == ending == set(Phase)
+
+
+def test_no_way_out_of_an_outcome() -> None:
+    """An outcome that was told and changes."""
+    assert TRANSITIONS[Phase.COMMITTED] == TRANSITIONS[Phase.FAILED] == ()
+
+
+def test_what_is_published_cannot_fail() -> None:
+    """A commit that stands in the log reported as a failure, because a later step failed."""
+    assert TRANSITIONS[Phase.PUBLISHING] == (Phase.COMMITTED,)
+
+
+def test_who_decides() -> None:
+    """The coordinator gives up a save whose commit entry may stand in the log already."""
+    undecided = {phase for phase in Phase if attempt(phase).undecided}
+    assert undecided == {Phase.VOTING, Phase.LEADING, Phase.WRITING, Phase.FINALIZING}
+
+
+def test_diagram() -> None:
+    """A diagram in the documentation that is not the table."""
+    lines = diagram().splitlines()
+    assert lines[:2] == ["stateDiagram-v2", "    [*] --> vote"]
+    edges = {tuple(line.split(" --> ")) for line in lines[2:]}
+    expected = {(f"    {p.value}", after.value) for p, following in TRANSITIONS.items() for after in following}
+    assert edges == expected | {("    committed", "[*]"), ("    failed", "[*]")}
+
+
+def test_who_is_missing() -> None:
+    """The wrong worker named when a save is late."""
+    save = attempt()
+    assert save.missing == (A, B)
+    save.ballots[A] = Ballot(30, "ckpt", b"", b"", b"")
+    assert save.missing == (B,)
+    assert save.timed_out().tasks == (B,)
+    assert "worker-1 to call save()" in save.timed_out().message
+    save.ballots[B] = save.ballots[A]
+    save.go = Go()
+    save.advance(Phase.WRITING)
+    save.reports[B] = Report(30, "ckpt", (), None)
+    assert save.timed_out().tasks == (A,)
+    assert "worker-0 to write" in save.timed_out().message
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_every_phase_has_a_reason(phase: Phase) -> None:
+    """A status, or a failure, that does not say what was being waited for."""
+    save = attempt(phase)
+    assert save.reason()
+    assert save.timed_out().phase == phase.value
+    if phase not in (Phase.VOTING, Phase.WRITING):
+        assert save.timed_out().tasks == ()

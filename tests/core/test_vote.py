@@ -1,0 +1,145 @@
+"""Whether a save may be written: the workers' ballots, compared."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_coordinator.core.values import Ballot, Divergence, Failure, Go, TensorSpec
+from holdfast_coordinator.core.vote import NeedSpecs, judge
+from holdfast_storage.records import Task
+
+CHIEF, ONE, TWO = (Task("worker", i) for i in range(3))
+GUARDED = b"\1\1\0"
+
+
+def ballot(*crcs: int, guarded: bytes = GUARDED, **changes: object) -> Ballot:
+    base = Ballot(
+        step=10,
+        checkpoint_name="ckpt",
+        spec_digest=b"specs",
+        crcs=struct.pack(f"<{len(crcs)}I", *crcs),
+        guarded=guarded,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def failure(verdict: object) -> Failure:
+    assert isinstance(verdict, Failure)
+    return verdict
+
+
+def test_equal_workers_go() -> None:
+    """A vote that stops what is right."""
+    assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3)}) == Go()
+    assert judge({CHIEF: ballot(1, 2, 3)}) == Go()
+    assert judge({CHIEF: ballot(guarded=b""), ONE: ballot(guarded=b"")}) == Go()
+
+
+def test_workers_at_different_steps_are_refused() -> None:
+    """Half of a checkpoint from step 10, half from step 20."""
+    verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), TWO: ballot(1, 2, 3, step=20)}))
+    assert verdict.kind == "invalid_request"
+    assert verdict.tasks == (CHIEF, TWO)
+    assert "ckpt-10" in verdict.message
+    assert "ckpt-20" in verdict.message
+
+
+def test_workers_with_different_names_are_refused() -> None:
+    """Two parts of one checkpoint in two folders."""
+    verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3, checkpoint_name="model")}))
+    assert verdict.tasks == (CHIEF, ONE)
+
+
+def test_what_differs_and_is_not_guarded_is_local() -> None:
+    """BatchNorm's moving statistics, which differ on all workers under Keras 3, taken for corruption."""
+    assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 4), TWO: ballot(1, 2, 5)}) == Go(local=(2,))
+
+
+def test_silent_corruption_is_named() -> None:
+    """A weight that one worker computed wrongly goes into the checkpoint; or its owner cannot be told from it."""
+    verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 9, 3), TWO: ballot(1, 2, 4)}))
+    assert (verdict.kind, verdict.positions, verdict.tasks) == ("replica_divergence", (1,), (ONE,))
+
+
+def test_the_chief_can_be_the_one_that_is_wrong() -> None:
+    """The majority blamed, because the chief counts as right."""
+    verdict = failure(judge({CHIEF: ballot(9, 2, 3), ONE: ballot(1, 2, 3), TWO: ballot(1, 2, 3)}))
+    assert verdict.tasks == (CHIEF,)
+
+
+def test_without_a_majority_all_are_named() -> None:
+    """One of two workers blamed by a coin."""
+    verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(9, 2, 3)}))
+    assert verdict.tasks == (CHIEF, ONE)
+
+
+def test_each_tensor_has_its_own_suspects() -> None:
+    """Two workers that are each wrong in another variable."""
+    verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(9, 2, 3), TWO: ballot(1, 9, 3)}))
+    assert (verdict.positions, verdict.tasks) == ((0, 1), (ONE, TWO))
+
+
+def test_divergence_can_be_a_warning() -> None:
+    """Workers on two generations of CPU, which round differently, that can never save."""
+    verdict = judge(
+        {CHIEF: ballot(1, 2, 3, on_divergence="warn"), ONE: ballot(9, 2, 4), TWO: ballot(1, 2, 3)},
+    )
+    assert verdict == Go(local=(2,), warned=(Divergence(0, (ONE,)),))
+
+
+def test_specs_are_asked_for_when_they_differ() -> None:
+    """Every worker asked to send its specs, where two suffice to name the first difference."""
+    other = {TWO: ballot(1, 2, 3, spec_digest=b"b"), Task("worker", 3): ballot(1, spec_digest=b"c")}
+    assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), **other}) == NeedSpecs((CHIEF, TWO))
+
+
+def specs(mine: tuple[TensorSpec, ...], theirs: tuple[TensorSpec, ...]) -> Failure:
+    return failure(
+        judge({CHIEF: ballot(1, 2, 3, specs=mine), ONE: ballot(1, 2, 3, spec_digest=b"b", specs=theirs)}),
+    )
+
+
+def test_the_first_difference_is_named() -> None:
+    """Models that differ, and a user who must find out where."""
+    a, b, c = (TensorSpec(key, 1, (2, 3)) for key in "abc")
+    verdict = specs((a, b, c), (a, replace(b, shape=(2, 4)), replace(c, dtype=2)))
+    assert (verdict.kind, verdict.object, verdict.tasks) == ("invalid_request", "b", (CHIEF, ONE))
+    assert "[2, 3]" in verdict.message
+    assert "[2, 4]" in verdict.message
+    assert "worker-1 does not have" in specs((a, b), (a,)).message
+    assert "worker-0 does not have" in specs((a,), (a, b)).message
+    assert "which of them must be equal" in specs((a, b), (a, b)).message
+
+
+def test_a_ballot_that_cannot_be_compared_is_refused() -> None:
+    """Workers of two versions of Holdfast: an exception in the coordinator, and all wait for the deadline."""
+    for odd in (ballot(1, 2), ballot(1, 2, 3, guarded=b"\1\1"), ballot(1, 2, 3, crcs=b"12345")):
+        for ballots in ({CHIEF: ballot(1, 2, 3), ONE: odd}, {CHIEF: odd, ONE: ballot(1, 2, 3)}):
+            assert failure(judge(ballots)).kind == "invalid_request"
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda tensors: st.lists(
+            st.lists(st.sampled_from([0, 1, 255, 2**32 - 1]), min_size=tensors, max_size=tensors),
+            min_size=1,
+            max_size=4,
+        )
+    ),
+    st.binary(min_size=5, max_size=5),
+)
+def test_a_tensor_is_local_just_when_it_differs(values: list[list[int]], flags: bytes) -> None:
+    """A difference in some byte of some worker's checksum overlooked."""
+    guarded = bytes(flag % 2 for flag in flags[: len(values[0])])
+    ballots = {Task("worker", i): ballot(*crcs, guarded=guarded) for i, crcs in enumerate(values)}
+    differing = [p for p in range(len(values[0])) if len({crcs[p] for crcs in values}) > 1]
+    verdict = judge(ballots)
+    wrong = tuple(p for p in differing if guarded[p])
+    if wrong:
+        assert failure(verdict).positions == wrong
+    else:
+        assert verdict == Go(local=tuple(differing))

@@ -1,0 +1,615 @@
+"""A cluster in memory: workers and coordinators' state machines over one log, without threads, sleeps or I/O.
+
+A `Coordinator` is a real `Machine` with a driver that does nothing by itself: the effects that it wants carried out
+wait in `pending`, what came of them waits in `results`, and the test, or a random choice, says which is next and how it
+goes. So every order of events that a network and a storage can produce can be played, and played again. Time is a
+number that only `Cluster.tick` moves.
+
+A `Worker` builds the calls of one worker process. `Worker.train` is the whole life of one, as a generator that yields
+calls and is sent their answers; a `Client` plays it, repeats calls whose replies are lost, and joins again where it
+must, as the real link does.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core.attempt import Phase
+from holdfast_coordinator.core.machine import UNKNOWN_GENERATION, Machine
+from holdfast_coordinator.core.membership import REMEMBERED
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState, Task
+
+Build = Callable[[v.RequestId], ev.Event]
+Fate = Literal[
+    "good",
+    "lost",  # of an append: it was done, but the answer is lost
+    "late",  # of an append: no answer, and it is done at the next `land()`, if its slot is still free
+    "never",  # of an append: no answer, and it will not be done
+    "bad",  # the storage says no, and nothing was done
+]
+WALL = 1_700_000_000.0
+
+
+class Storage:
+    """What all coordinators share: the log, and the folders of checkpoints."""
+
+    def __init__(self, imported: LogState | None = None) -> None:
+        self.entries: list[Entry] = []
+        self.folders: set[str] = set()
+        self.damaged: set[str] = set()  # prefixes that do not read back
+        self.state_file: Entry | None = None
+        self._imported = imported or LogState("run")
+        self._late: list[Entry] = []
+
+    @property
+    def state(self) -> LogState:
+        return self.entries[-1].state if self.entries else self._imported
+
+    @property
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries]
+
+    def read(self) -> ev.LogRead:
+        return ev.LogRead(self.entries[-1]) if self.entries else ev.LogRead(None, imported=self._imported)
+
+    def create(self, entry: Entry) -> Entry | None:
+        """None if it stands there now, else what does."""
+        assert entry.number <= len(self.entries), "a hole in the log"
+        if entry.number < len(self.entries):
+            return self.entries[entry.number]
+        self.entries.append(entry)
+        return None
+
+    def late(self, entry: Entry) -> None:
+        self._late.append(entry)
+
+    def land(self) -> None:
+        """What was sent and never answered arrives."""
+        late, self._late = self._late, []
+        for entry in late:
+            self.create(entry)
+
+
+@dataclass
+class Call:
+    """A call of a worker, and what was answered."""
+
+    event: ev.Event
+    answers: list[v.Answer | v.Failure] = field(default_factory=list)
+
+    @property
+    def answer(self) -> v.Answer | v.Failure | None:
+        """The answer, a Failure if it was refused, None if there is none yet."""
+        assert len(self.answers) <= 1, "a call was answered twice"
+        return self.answers[0] if self.answers else None
+
+
+class Coordinator:
+    """A state machine, and the effects that it waits for."""
+
+    def __init__(self, cluster: Cluster, leader: Leader) -> None:
+        self.machine = Machine(leader)
+        self.alive = True
+        self.pending: list[fx.Effect] = []
+        self.results: list[ev.Event] = []
+        self.notices: list[fx.Notify] = []
+        self.remarks: list[str] = []
+        self._cluster = cluster
+        self._calls: dict[v.RequestId, Call] = {}
+
+    def tell(self, event: ev.Event) -> list[fx.Effect]:
+        """Hand the machine an event. The effects that it had, all of them."""
+        assert self.alive
+        effects = self.machine.handle(event, self._cluster.now)
+        check_invariants(self.machine)
+        for effect in effects:
+            match effect:
+                case fx.Reply(request, answer):
+                    self._calls[request].answers.append(answer)
+                case fx.Refuse(request, failure):
+                    self._calls[request].answers.append(failure)
+                case fx.Notify():
+                    self.notices.append(effect)
+                    self._cluster.noticed(self, effect)
+                case fx.Remark(text):
+                    self.remarks.append(text)
+                case _:
+                    self.pending.append(effect)
+        return effects
+
+    def call(self, build: Build) -> Call:
+        request = self._cluster.next_request()
+        call = self._calls[request] = Call(build(request))
+        self.tell(call.event)
+        return call
+
+    def ask(self, build: Build) -> v.Answer | v.Failure | None:
+        """Call, have all effects carried out, and look at the answer."""
+        call = self.call(build)
+        self.run()
+        return call.answer
+
+    def carry_out(self, index: int = 0, fate: Fate = "good") -> None:
+        """Carry out one of the pending effects; its result is then to be delivered."""
+        effect = self.pending.pop(index)
+        self.results.append(self._carry_out(effect, fate))
+
+    def deliver(self, index: int = 0, *, repeat: bool = False) -> list[fx.Effect]:
+        event = self.results[index] if repeat else self.results.pop(index)
+        return self.tell(event)
+
+    def run(self, fates: Mapping[type, Fate] | None = None) -> list[fx.Effect]:
+        """Carry out all that is pending and all that follows. The effects of the last result."""
+        effects: list[fx.Effect] = []
+        while self.pending:
+            self.carry_out(0, (fates or {}).get(type(self.pending[0]), "good"))
+            effects = self.deliver()
+        return effects
+
+    def _carry_out(self, effect: fx.Effect, fate: Fate) -> ev.Event:  # noqa: PLR0912
+        storage = self._cluster.storage
+        bad = v.Failure("storage", "the storage says no") if fate == "bad" else None
+        match effect:
+            case fx.ReadLog():
+                return ev.LogRead(None, failure=bad) if bad else storage.read()
+            case fx.Append(entry):
+                if bad:
+                    return ev.Appended(entry, refused=bad.message)
+                if fate == "late":
+                    storage.late(entry)
+                if fate in ("late", "never"):
+                    return ev.Appended(entry, unknown="no answer")
+                taken = storage.create(entry)
+                if fate == "lost":
+                    return ev.Appended(entry, unknown="no answer")
+                return ev.Appended(entry, taken if taken and taken.write_id != entry.write_id else None)
+            case fx.Probe(address, _):
+                return ev.Probed(address, self._cluster.living_at(address))
+            case fx.Finalize():
+                if bad:
+                    return ev.Finalized(effect.generation.id, effect.ordinal, failure=bad)
+                name = f"{effect.checkpoint_name}-{effect.step}"
+                folder = f"{name}.{effect.generation.id}.{effect.ordinal}"
+                storage.folders.add(folder)
+                crc = zlib.crc32(folder.encode())
+                return ev.Finalized(effect.generation.id, effect.ordinal, f"{folder}/{name}", crc)
+            case fx.WriteStateFile(entry):
+                if not bad and (storage.state_file is None or storage.state_file.number < entry.number):
+                    storage.state_file = entry
+                return ev.StateFileWritten(entry.number)
+            case fx.ReadBackCheckpoint(record):
+                good = not bad and record.folder in storage.folders and record.prefix not in storage.damaged
+                return ev.ReadBack(record.prefix, good)
+            case fx.DeleteFolder(folder):
+                assert folder, "the run directory itself"
+                assert all(record.folder != folder for record in storage.state.checkpoints), "a live one is deleted"
+                if not bad:
+                    storage.folders.discard(folder)
+                return ev.Deleted(folder, not bad)
+            case _:
+                raise AssertionError(effect)
+
+
+class Worker:
+    """One worker process's manager: who it is, and the calls that it can make."""
+
+    def __init__(self, task: Task, cluster: v.Cluster, incarnation: str) -> None:
+        self.task = task
+        self.cluster = cluster
+        self.incarnation = incarnation
+        self.world: v.Joined | None = None
+        self.checkpoint_name = "ckpt"
+        self.crcs: tuple[int, ...] = (1, 2, 3)
+        self.guarded = b"\1\1\0"
+        self.terms: dict[str, object] = {}  # fields of its ballots that are not the usual
+
+    @property
+    def caller(self) -> v.Caller:
+        assert self.world is not None
+        return v.Caller(self.world.generation, self.task, self.incarnation)
+
+    def join(self) -> Build:
+        fresh = f"{zlib.crc32(self.incarnation.encode()):08x}"
+        return lambda r: ev.Join(r, self.task, self.incarnation, self.cluster, fresh, 600.0)
+
+    def rejoin(self) -> Build:
+        world = self.world
+        assert world is not None
+        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base)
+
+    def vote(self, ordinal: int, step: int | None = None, **terms: object) -> Build:
+        ballot = v.Ballot(
+            step=ordinal * 10 if step is None else step,
+            checkpoint_name=self.checkpoint_name,
+            spec_digest=b"specs",
+            crcs=struct.pack(f"<{len(self.crcs)}I", *self.crcs),
+            guarded=self.guarded,
+        )
+        ballot = replace(ballot, **{**self.terms, **terms})  # type: ignore[arg-type]
+        return lambda r: ev.Vote(r, self.caller, ordinal, ballot)
+
+    def report(self, ordinal: int, step: int | None = None, local: tuple[int, ...] = ()) -> Build:
+        retention = self.terms.get("retention", v.RetentionPolicy())
+        assert isinstance(retention, v.RetentionPolicy)
+        report = v.Report(
+            ordinal * 10 if step is None else step, self.checkpoint_name, local, payload=self.task, retention=retention
+        )
+        return lambda r: ev.Reported(r, self.caller, ordinal, report)
+
+    def give_up(self, ordinal: int, message: str = "the disk is full") -> Build:
+        return lambda r: ev.GaveUp(r, self.caller, ordinal, v.Failure("storage", message, phase="write"))
+
+    def restore(self, ordinal: int, read: str = "", verdict: str = "", target: str = "", reason: str = "") -> Build:
+        return lambda r: ev.Restore(r, self.caller, ordinal, target, read, verdict, reason, 600.0)
+
+    def leave(self, wait: float = 0.0) -> Build:
+        return lambda r: ev.Leave(r, self.caller, wait)
+
+    def attached(self) -> ev.Attached:
+        return ev.Attached(self.caller)
+
+    def detached(self) -> ev.Detached:
+        return ev.Detached(self.caller)
+
+    def heartbeat(self) -> ev.Heartbeat:
+        return ev.Heartbeat(self.caller, "train", 0, 0, 0)
+
+    def train(self, saves: int) -> Generator[Build, v.Answer | v.Failure, None]:
+        """Join, restore the newest, save so many times. Ends when it is superseded."""
+        answer = yield self.join()
+        while isinstance(answer, v.Waiting):
+            answer = yield self.join()
+        if not isinstance(answer, v.Joined):
+            return
+        self.world = answer
+        answer = yield self.restore(1)
+        while isinstance(answer, v.Read):
+            answer = yield self.restore(1, answer.record.prefix, "good")
+        if not isinstance(answer, v.Apply):
+            return
+        for ordinal in range(1, saves + 1):
+            answer = yield self.vote(ordinal)
+            if isinstance(answer, v.Go):
+                answer = yield self.report(ordinal, local=answer.local)
+            superseded = answer.kind if isinstance(answer, v.Failure) else ""
+            if superseded == "superseded":
+                return
+
+
+class Client:
+    """Plays a worker's life against whichever coordinator it is at."""
+
+    def __init__(self, cluster: Cluster, worker: Worker, coordinator: Coordinator, saves: int) -> None:
+        self.worker = worker
+        self.coordinator = coordinator
+        self.done = False
+        self.attached = False
+        self._cluster = cluster
+        self._life = worker.train(saves)
+        self._build = next(self._life)
+        self._call: Call | None = None
+        self._rejoining = False
+        self._noticed: dict[int, v.Outcome] = {}
+
+    def send(self) -> None:
+        """Make the next call; a call that is waiting for its answer is made again, the earlier answer being lost."""
+        if not self._know():
+            self._call = self.coordinator.call(self.worker.rejoin() if self._rejoining else self._build)
+
+    def notice(self, outcome: v.Outcome) -> None:
+        """A save was given up: nothing that is known by notice is asked again."""
+        self._noticed[outcome.ordinal] = outcome
+        if self._call is not None:
+            self._know()
+
+    def _know(self) -> bool:
+        event = self._build(0)
+        if isinstance(event, ev.SaveCall) and event.ordinal in self._noticed:
+            self._call = Call(event, [self._noticed[event.ordinal]])
+            self._rejoining = False
+            return True
+        return False
+
+    def fail(self) -> None:
+        """Cannot do its part of the save that its call is about; the answer to that is the answer to the call."""
+        event = self.event
+        assert isinstance(event, ev.Vote | ev.Reported)
+        self._call = self.coordinator.call(self.worker.give_up(event.ordinal))
+
+    @property
+    def event(self) -> ev.Event | None:
+        """The call that has been made and not been answered, or whose answer has not been taken."""
+        return self._call.event if self._call else None
+
+    @property
+    def answered(self) -> bool:
+        return self._call is not None and bool(self._call.answers)
+
+    @property
+    def waiting(self) -> bool:
+        return self._call is not None and not self._call.answers
+
+    def receive(self) -> None:
+        """Take the answer of the call."""
+        assert self._call is not None
+        answer, self._call = self._call.answer, None
+        assert answer is not None
+        if isinstance(answer, v.Failure) and answer.kind == UNKNOWN_GENERATION:
+            self._rejoining = True
+        elif self._rejoining and isinstance(answer, v.Failure):
+            self.done = answer.kind == "superseded"
+        elif self._rejoining:
+            self._rejoining = False
+            self.attach()
+        else:
+            joined = self.worker.world is not None
+            if isinstance(answer, v.Outcome):
+                self._cluster.told(self.worker, answer)
+            try:
+                self._build = self._life.send(answer)
+            except StopIteration:
+                self.done = True
+            if not joined and self.worker.world:
+                self.attach()
+
+    def attach(self) -> None:
+        self.attached = True
+        self.coordinator.tell(self.worker.attached())
+        self.coordinator.tell(self.worker.heartbeat())
+
+    def detach(self) -> None:
+        self.attached = False
+        self.coordinator.tell(self.worker.detached())
+
+    def move(self, coordinator: Coordinator) -> None:
+        """Its connection breaks, and the address leads to another process now."""
+        if self.attached and self.coordinator.alive:
+            self.detach()
+        self.coordinator, self.attached, self._call = coordinator, False, None
+        self._rejoining = self.worker.world is not None
+
+
+class Cluster:
+    """Everything, and the clock."""
+
+    def __init__(self, imported: LogState | None = None) -> None:
+        self.storage = Storage(imported)
+        self.coordinators: list[Coordinator] = []
+        self.clients: list[Client] = []
+        self.outcomes: dict[tuple[str, int], dict[Task, bool]] = defaultdict(dict)
+        self._time = 0.0
+        self._requests = 0
+        self._processes = 0
+
+    @property
+    def now(self) -> v.Now:
+        return v.Now(self._time, WALL + self._time)
+
+    def next_request(self) -> v.RequestId:
+        self._requests += 1
+        return self._requests
+
+    def tick(self, seconds: float = 0.5) -> None:
+        self._time += seconds
+        for coordinator in self.coordinators:
+            if coordinator.alive:
+                coordinator.tell(ev.Tick())
+
+    def beat(self, workers: list[Worker], coordinator: Coordinator, seconds: float) -> None:
+        """Let time pass for workers that are well."""
+        while seconds > 0:
+            for worker in workers:
+                coordinator.tell(worker.heartbeat())
+            self.tick(min(seconds, 5.0))
+            seconds -= 5.0
+
+    def coordinator(self, address: str | None = None) -> Coordinator:
+        name = f"coordinator{len(self.coordinators)}"
+        made = Coordinator(self, Leader(name, f"{name}:1" if address is None else address, "host"))
+        self.coordinators.append(made)
+        return made
+
+    def workers(self, count: int, processes: list[Worker] | None = None) -> list[Worker]:
+        """The workers of a job, not joined yet; the next managers of the same processes, if these are given."""
+        cluster: v.Cluster = (("worker", tuple(f"host-{i}:1" for i in range(count))),)
+        made = []
+        for i in range(count):
+            if processes:
+                process, _, manager = processes[i].incarnation.rpartition(".")
+                incarnation = f"{process}.{int(manager) + 1}"
+            else:
+                self._processes += 1
+                incarnation = f"process{self._processes}.1"
+            made.append(Worker(Task("worker", i), cluster, incarnation))
+        return made
+
+    def world(self, coordinator: Coordinator, count: int, processes: list[Worker] | None = None) -> list[Worker]:
+        """A job that has joined and attached."""
+        workers = self.workers(count, processes)
+        calls = [coordinator.call(worker.join()) for worker in workers]
+        coordinator.run()
+        for worker, call in zip(workers, calls, strict=True):
+            assert isinstance(call.answer, v.Joined)
+            worker.world = call.answer
+            coordinator.tell(worker.attached())
+            coordinator.tell(worker.heartbeat())
+        return workers
+
+    def restore(self, coordinator: Coordinator, workers: list[Worker], ordinal: int = 1, target: str = "") -> v.Apply:
+        """The workers restore, all with good verdicts."""
+        calls = [coordinator.call(worker.restore(ordinal, target=target)) for worker in workers]
+        coordinator.run()
+        while isinstance(read := calls[0].answer, v.Read):
+            prefix = read.record.prefix
+            calls = [coordinator.call(w.restore(ordinal, prefix, "good", target)) for w in workers]
+            coordinator.run()
+        assert isinstance(read, v.Apply)
+        assert all(call.answer == read for call in calls)
+        return read
+
+    def save(self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None) -> v.Outcome:
+        """The workers save; with an outcome that all were told."""
+        calls = [coordinator.call(worker.vote(ordinal, step)) for worker in workers]
+        coordinator.run()
+        if isinstance(go := calls[0].answer, v.Go):
+            calls = [coordinator.call(worker.report(ordinal, step, go.local)) for worker in workers]
+            coordinator.run()
+        outcome = calls[0].answer
+        assert isinstance(outcome, v.Outcome), outcome
+        assert all(call.answer == outcome for call in calls)
+        return outcome
+
+    def living_at(self, address: str) -> str:
+        """What the coordinator at an address says of its workers; nothing where none listens."""
+        for coordinator in self.coordinators:
+            if coordinator.alive and coordinator.machine.leader.address == address:
+                status = coordinator.call(ev.Ask).answer
+                assert isinstance(status, v.Status)
+                return v.names(presence.task for presence, alive in status.presence if alive)
+        return ""
+
+    # -- what workers have been told --
+
+    def told(self, worker: Worker, outcome: v.Outcome) -> None:
+        """A worker has taken the outcome of a save."""
+        known = self.outcomes[worker.caller.generation, outcome.ordinal]
+        assert known.setdefault(worker.task, outcome.committed) == outcome.committed, "an outcome has changed"
+        assert set(known.values()) == {outcome.committed}, "two workers were told different outcomes"
+        assert outcome.committed == self.has_committed(worker.caller.generation, outcome.ordinal)
+
+    def noticed(self, coordinator: Coordinator, notice: fx.Notify) -> None:
+        if notice.ordinal is None:
+            return
+        for client in self.clients:
+            if client.coordinator is coordinator and client.attached and client.worker.caller == notice.caller:
+                outcome = v.Outcome(notice.ordinal, False, notice.failure)
+                self.told(client.worker, outcome)
+                client.notice(outcome)
+
+    def has_committed(self, generation: str, ordinal: int) -> bool:
+        """Whether a commit entry of a save stands in the log."""
+        return any(
+            entry.kind == "commit" and entry.state.checkpoints[-1].folder.endswith(f".{generation}.{ordinal}")
+            for entry in self.storage.entries
+        )
+
+    def check(self) -> None:
+        """What must be true of the log and of what was told, at any time."""
+        check_log(self.storage.entries)
+        for (generation, ordinal), told in self.outcomes.items():
+            assert set(told.values()) == {self.has_committed(generation, ordinal)}, "what was told is not what stands"
+
+    # -- at random --
+
+    def play(self, random_: random.Random, steps: int, faults: float = 0.0) -> None:
+        """So many steps of clients and effects in random order; `faults` is the share of them that goes wrong."""
+        for _ in range(steps):
+            if not self.step(random_, faults):
+                self.tick()
+            self.check()
+
+    def step(self, random_: random.Random, faults: float) -> bool:
+        """One step, False if there is none but to let time pass."""
+        moves: list[Callable[[], object]] = []
+        for client in self.clients:
+            if client.done or not client.coordinator.alive:
+                continue
+            if client.answered:
+                moves.append(client.send if random_.random() < faults else client.receive)
+            elif not client.waiting or random_.random() < faults:
+                moves.append(client.send)
+        for coordinator in self.coordinators:
+            if coordinator.alive and coordinator.results:
+                index = random_.randrange(len(coordinator.results))
+                moves.append(lambda c=coordinator, i=index: c.deliver(i))
+            if coordinator.alive and coordinator.pending:
+                index = random_.randrange(len(coordinator.pending))
+                fate: Fate = random_.choice(["lost", "late", "never", "bad"]) if random_.random() < faults else "good"
+                moves.append(lambda c=coordinator, i=index, f=fate: c.carry_out(i, f))
+        if not moves or random_.random() < 0.05:
+            return False
+        random_.choice(moves)()
+        return True
+
+
+def check_log(entries: list[Entry]) -> None:
+    """What must be true of any log."""
+    retired: set[str] = set()
+    before: Entry | None = None
+    for number, entry in enumerate(entries):
+        state, writer = entry.state, entry.write_id.rpartition(".")[0]
+        prefixes = [record.prefix for record in state.checkpoints]
+        assert entry.number == number
+        assert len(prefixes) == len(set(prefixes)), "a checkpoint is live twice"
+        assert not retired & {record.folder for record in state.checkpoints}, "a retired name is live again"
+        if entry.kind not in ("import", "lead"):
+            assert before is not None
+            assert before.state.leader is not None
+            assert before.state.leader.id == writer, "somebody who does not lead wrote an entry"
+            assert before.state.generation == state.generation
+        if before is not None and before.state.checkpoints:
+            assert state.checkpoints, "the last checkpoint was given up"
+        if entry.kind == "abort" and before is not None:
+            assert state.checkpoints == before.state.checkpoints, "an abort changed something"
+        retired |= set(state.retired)
+        before = entry
+
+
+def check_invariants(machine: Machine) -> None:
+    """What must be true of a machine after every event."""
+    if machine.forming is not None:
+        assert machine.forming.joiners, "a world that nobody is joining"
+        assert machine.forming.missing, "a world that is complete and was not formed"
+    if machine.leading:
+        assert machine.ledger.state is not None
+    state = machine.ledger.state
+    if state is not None:
+        prefixes = [record.prefix for record in state.checkpoints]
+        assert len(prefixes) == len(set(prefixes))
+    for generation, world in machine.worlds.items():
+        assert world.generation.id == generation
+        assert len(world.outcomes) <= REMEMBERED + 1
+        assert not world.committed or world.outcomes[world.committed].committed
+        assert all(outcome.committed == (outcome.failure is None) for outcome in world.outcomes.values())
+        assert len(world.talks) <= REMEMBERED
+        undecided = [talk.ordinal for talk in world.talks.values() if talk.decision is None]
+        assert undecided in ([], [max(world.talks, default=0)]), "an earlier restore is still waited for"
+        assert all(talk.decision is None or not talk.waiting for talk in world.talks.values())
+        attempt = world.attempt
+        if attempt is None:
+            continue
+        assert world.unsettled is None, "a save went on before the earlier ones were settled"
+        assert attempt.phase not in (Phase.COMMITTED, Phase.FAILED)
+        assert attempt.ordinal > max(world.outcomes, default=0), "a save that is over goes on"
+        assert set(attempt.ballots) | set(attempt.reports) <= set(attempt.members)
+        assert not (world.fenced and attempt.undecided), "a fenced world saves"
+        if attempt.phase is Phase.VOTING:
+            assert attempt.go is None
+            assert not attempt.all_voted
+        else:
+            assert attempt.go is not None
+        if attempt.phase is Phase.WRITING:
+            assert machine.leading == generation, "workers write for a world that does not lead"
+            assert not attempt.voters, "a worker is not told to go"
+            assert not attempt.all_reported
+        if attempt.phase in (Phase.FINALIZING, Phase.COMMITTING, Phase.ABORTING, Phase.PUBLISHING):
+            assert attempt.all_reported, "a commit without a report"
+        if attempt.phase in (Phase.COMMITTING, Phase.ABORTING):
+            assert machine.ledger.busy, "nothing is being done about a commit"
+
+
+def checkpoint(
+    step: int, *, stock: bool = False, preserved: bool = False, time: float | None = None
+) -> CheckpointRecord:
+    """A record of a checkpoint of an earlier generation."""
+    prefix = f"ckpt-{step}" if stock else f"ckpt-{step}.0000000a.{step}/ckpt-{step}"
+    return CheckpointRecord(prefix, step, WALL + step if time is None else time, stock=stock, preserved=preserved)
