@@ -65,7 +65,7 @@ class Restore:
     ordinal: int
     target: str  # empty: the newest
     prefix: str  # the candidate that the verdict is about; empty: none yet
-    verdict: str  # "good", "damaged" or "unreadable"
+    verdict: str  # "good", "damaged", "missing" or "unreadable"
     reason: str
     timeout: float
 

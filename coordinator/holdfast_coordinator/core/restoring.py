@@ -52,28 +52,42 @@ class RestoreTalk:
         return tuple(task for task in self.members if task not in self.verdicts)
 
     def hear(self, task: Task, verdict: str, reason: str) -> Decision | None:
-        """Take one worker's verdict on the current candidate; the decision, once all have spoken."""
+        """Take one worker's verdict on the current candidate; the decision, once all have spoken.
+
+        verdict: "good", "damaged", "missing" (its storage answers, and no such checkpoint is there) or "unreadable".
+        """
         self.verdicts[task] = (verdict, reason)
         if len(self.verdicts) < len(self.members):
             return None
-        said = {
-            v: [f"{t}: {r}" for t, (w, r) in sorted(self.verdicts.items()) if w == v] for v in ("damaged", "unreadable")
-        }
-        unable = tuple(t for t, (w, _) in sorted(self.verdicts.items()) if w == "unreadable")
-        if unable:
+        said = {each for each, _ in self.verdicts.values()}
+        if said == {"good"}:
+            self.decision = Apply(self.current, tuple(self.passed_over))
+        elif said <= {"good", "damaged"}:
+            return self._pass_over(self._reasons(self._who("damaged")))
+        elif said == {"missing"}:
+            self.decision = Failure(
+                "invalid_request",
+                f"there is no checkpoint {self.current.prefix} ({self.verdicts[task][1]})",
+                phase="restore",
+                object=self.current.prefix,
+            )
+        else:
+            unable = self._who(*said - {"good", "damaged"})
             self.decision = Failure(
                 "storage",
-                f"{names(unable)} cannot read {self.current.prefix} ({'; '.join(said['unreadable'])}); nothing was "
-                "restored anywhere. Check that every worker sees the same directory with the same rights",
+                f"{names(unable)} cannot read {self.current.prefix} ({self._reasons(unable)}); nothing was restored "
+                "anywhere. Check that every worker sees the same directory with the same rights",
                 phase="restore",
                 tasks=unable,
                 object=self.current.prefix,
             )
-        elif said["damaged"]:
-            return self._pass_over("; ".join(said["damaged"]))
-        else:
-            self.decision = Apply(self.current, tuple(self.passed_over))
         return self.decision
+
+    def _who(self, *verdicts: str) -> tuple[Task, ...]:
+        return tuple(task for task in self.members if self.verdicts[task][0] in verdicts)
+
+    def _reasons(self, tasks: tuple[Task, ...]) -> str:
+        return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks)
 
     def _pass_over(self, why: str) -> Decision:
         assert self.candidates is not None

@@ -1,0 +1,97 @@
+"""Who may import whom: the arrows between the packages, and no TensorFlow where it is not needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import holdfast
+import holdfast_coordinator
+import holdfast_protos
+import holdfast_storage
+
+PACKAGES = {
+    package.__name__: Path(str(package.__file__)).parent
+    for package in (holdfast_protos, holdfast_storage, holdfast_coordinator, holdfast)
+}
+ALLOWED = {
+    "holdfast_protos": set[str](),
+    "holdfast_storage": {"holdfast_protos"},
+    "holdfast_coordinator": {"holdfast_protos", "holdfast_storage"},
+    "holdfast": {"holdfast_protos", "holdfast_storage"},
+}
+WITH_COORDINATOR = ("cli", "link", "session")
+"""Modules and folders of the worker that may import the coordinator: the command line, and what embeds one."""
+
+
+def imports(path: Path, package: str, root: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, inside functions too."""
+    module = [package, *path.relative_to(root).with_suffix("").parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module[: len(module) - node.level]) if node.level else ""
+            name = ".".join(part for part in (base, node.module) if part)
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def sources() -> list[tuple[str, Path]]:
+    return [(name, path) for name, root in PACKAGES.items() for path in sorted(root.rglob("*.py"))]
+
+
+@pytest.mark.parametrize(("package", "path"), sources(), ids=lambda value: getattr(value, "name", value))
+def test_arrows(package: str, path: Path) -> None:
+    """A storage layer that needs the coordinator, or a worker that needs it without embedding one."""
+    root = PACKAGES[package]
+    allowed = {package, *ALLOWED[package]}
+    if package == "holdfast" and path.relative_to(root).with_suffix("").parts[0] in WITH_COORDINATOR:
+        allowed.add("holdfast_coordinator")
+    ours = {name.partition(".")[0] for name in imports(path, package, root)} & set(PACKAGES)
+    assert ours <= allowed, f"{path} imports {ours - allowed}"
+
+
+def test_the_core_is_pure() -> None:
+    """Decisions that read a clock, draw a random number or do I/O, and cannot be played again in a test."""
+    core = PACKAGES["holdfast_coordinator"] / "core"
+    impure = {"time", "datetime", "random", "secrets", "uuid", "os", "io", "socket", "logging", "threading", "asyncio"}
+    for path in sorted(core.glob("*.py")):
+        for name in imports(path, "holdfast_coordinator", PACKAGES["holdfast_coordinator"]):
+            top = name.partition(".")[0]
+            inside = name.startswith(("holdfast_coordinator.core", "holdfast_storage.records"))
+            standard = top in sys.stdlib_module_names and top not in impure
+            assert inside or standard, f"{path} imports {name}"
+
+
+def test_what_the_core_builds_on_is_pure() -> None:
+    """The core's one module of the storage layer pulls the rest of it in."""
+    for name in ("__init__.py", "records.py"):
+        path = PACKAGES["holdfast_storage"] / name
+        for module in imports(path, "holdfast_storage", PACKAGES["holdfast_storage"]):
+            assert module.partition(".")[0] in sys.stdlib_module_names, f"{path} imports {module}"
+
+
+TENSORFLOW = ("tensorflow", "keras", "tf_keras", "numpy")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("holdfast", (*TENSORFLOW, "holdfast_coordinator")),
+        ("holdfast.cli", (*TENSORFLOW, "holdfast_coordinator")),
+        ("holdfast.session", (*TENSORFLOW, "holdfast_coordinator")),
+        ("holdfast_coordinator.server", (*TENSORFLOW, "holdfast")),
+    ],
+)
+def test_what_an_import_does_not_bring(module: str, without: tuple[str, ...]) -> None:
+    """Five seconds for `holdfast --help`; a coordinator that does not start where TensorFlow is not installed."""
+    code = f"import sys, {module}; print(sorted(set({without}) & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,341 @@
+"""How a world agrees on what to restore."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core.membership import LOST_AFTER
+from holdfast_coordinator.core.restoring import RestoreTalk, candidates
+from holdfast_coordinator.core.values import Apply, Failure, Read
+from holdfast_storage.records import LogState, Task
+from support.cluster import Call, Cluster, Coordinator, Worker, checkpoint
+
+A, B = Task("worker", 0), Task("worker", 1)
+OLD, MIDDLE, NEW = checkpoint(1), checkpoint(2), checkpoint(3)
+STATE = LogState("run", checkpoints=(OLD, MIDDLE, NEW))
+
+
+def start(state: LogState = STATE, count: int = 2) -> tuple[Cluster, Coordinator, list[Worker]]:
+    cluster = Cluster(state)
+    coordinator = cluster.coordinator()
+    return cluster, coordinator, cluster.world(coordinator, count)
+
+
+def say(coordinator: Coordinator, workers: list[Worker], prefix: str, *verdicts: str, ordinal: int = 1) -> list[Call]:
+    calls = [
+        coordinator.call(worker.restore(ordinal, prefix, verdict, reason="a reason"))
+        for worker, verdict in zip(workers, verdicts, strict=True)
+    ]
+    coordinator.run()
+    return calls
+
+
+def failure(answer: object) -> Failure:
+    assert isinstance(answer, Failure)
+    return answer
+
+
+# -- candidates --
+
+
+def test_newest_first() -> None:
+    """The largest step tried first, after a rollback; or a condemned one tried again by every restart."""
+    assert candidates(STATE, "") == (NEW, MIDDLE, OLD)
+    assert candidates(STATE.restored(OLD.prefix), "") == (OLD, NEW, MIDDLE)
+    assert candidates(LogState("run", checkpoints=STATE.checkpoints, damaged=(NEW.prefix,)), "") == (MIDDLE, OLD)
+
+
+def test_none() -> None:
+    """An empty run that cannot start."""
+    assert candidates(None, "") == ()
+    assert candidates(LogState("run"), "") == ()
+
+
+def test_all_condemned() -> None:
+    """A start from scratch where every checkpoint was lost."""
+    state = LogState("run", checkpoints=(OLD, NEW), damaged=(OLD.prefix, NEW.prefix))
+    verdict = failure(candidates(state, ""))
+    assert (verdict.kind, verdict.object) == ("checkpoint_damaged", NEW.prefix)
+
+
+def test_a_target() -> None:
+    """Another checkpoint restored than the one that was asked for."""
+    again = LogState("run", checkpoints=(checkpoint(1), checkpoint(2), checkpoint(1, stock=True)))
+    assert candidates(STATE, "2") == (MIDDLE,)
+    assert candidates(again, "1") == (checkpoint(1, stock=True),), "the latest of that step"
+    assert candidates(STATE, OLD.prefix) == (OLD,)
+    (elsewhere,) = candidates(STATE, "/other/ckpt-4")  # type: ignore[misc]
+    assert (elsewhere.prefix, elsewhere.stock) == ("/other/ckpt-4", True)
+
+
+def test_a_step_that_does_not_exist() -> None:
+    """The newest restored instead, or an error that does not say what there is."""
+    verdict = failure(candidates(STATE, "7"))
+    assert verdict.kind == "invalid_request"
+    assert "step 7" in verdict.message
+    assert "1, 2, 3" in verdict.message
+    assert "none" in failure(candidates(None, "7")).message
+
+
+def test_the_talk_without_a_machine() -> None:
+    """A decision before all have spoken."""
+    talk = RestoreTalk(1, "", (A, B), deadline=9.0)
+    assert talk.propose(STATE) is None
+    assert talk.hear(A, "good", "") is None
+    assert talk.missing == (B,)
+    assert talk.hear(B, "good", "") == Apply(NEW)
+
+
+# -- in a world --
+
+
+def test_all_restore_the_newest() -> None:
+    """One worker that applies what another has not verified yet."""
+    _, coordinator, workers = start()
+    first = [coordinator.call(worker.restore(1)) for worker in workers]
+    assert [call.answer for call in first] == [None, None]
+    coordinator.run()
+    assert [call.answer for call in first] == [Read(NEW), Read(NEW)]
+    one = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    assert one.answer is None
+    two = coordinator.call(workers[1].restore(1, NEW.prefix, "good"))
+    assert one.answer == two.answer == Apply(NEW)
+
+
+def test_a_late_worker_reads_the_same() -> None:
+    """A worker that comes when the others have begun to read, and waits for ever."""
+    _, coordinator, workers = start()
+    assert coordinator.ask(workers[0].restore(1)) == Read(NEW)
+    assert coordinator.ask(workers[1].restore(1)) == Read(NEW)
+
+
+def test_nothing_to_restore() -> None:
+    """A first start that waits for a checkpoint."""
+    cluster, coordinator, workers = start(LogState("run"))
+    assert cluster.restore(coordinator, workers) == Apply(None)
+
+
+def test_a_damaged_one_is_passed_over_by_all() -> None:
+    """Two workers that go on from two checkpoints."""
+    _, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    assert [c.answer for c in say(coordinator, workers, NEW.prefix, "good", "damaged")] == [Read(MIDDLE)] * 2
+    assert [c.answer for c in say(coordinator, workers, MIDDLE.prefix, "damaged", "damaged")] == [Read(OLD)] * 2
+    (applied, other) = (c.answer for c in say(coordinator, workers, OLD.prefix, "good", "good"))
+    assert applied == other
+    assert isinstance(applied, Apply)
+    assert applied.record == OLD
+    assert [passed.partition(":")[0] for passed in applied.passed_over] == [NEW.prefix, MIDDLE.prefix]
+    assert "worker-1: a reason" in applied.passed_over[0]
+
+
+def test_all_damaged_is_an_error() -> None:
+    """A start from scratch after all checkpoints were lost."""
+    _, coordinator, workers = start(LogState("run", checkpoints=(NEW,)))
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    one, two = say(coordinator, workers, NEW.prefix, "damaged", "good")
+    assert one.answer == two.answer
+    assert failure(one.answer).kind == "checkpoint_damaged"
+    assert NEW.prefix in failure(one.answer).message
+
+
+def test_a_chosen_one_that_is_damaged_is_an_error() -> None:
+    """Another one restored than was asked for."""
+    _, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1, target="3"))
+    calls = [coordinator.call(worker.restore(1, NEW.prefix, "damaged", "3")) for worker in workers]
+    assert {failure(call.answer).kind for call in calls} == {"checkpoint_damaged"}
+
+
+def test_unreadable_condemns_nothing() -> None:
+    """Expired credentials on one worker, and the newest checkpoint is given up by all."""
+    cluster, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    one, two = say(coordinator, workers, NEW.prefix, "damaged", "unreadable")
+    assert one.answer == two.answer
+    verdict = failure(one.answer)
+    assert (verdict.kind, verdict.tasks, verdict.object) == ("storage", (B,), NEW.prefix)
+    assert cluster.storage.entries == []
+    assert coordinator.ask(workers[0].restore(2)) == Read(NEW), "the next try begins anew"
+
+
+def test_a_path_that_does_not_exist() -> None:
+    """A mistyped path, and all workers train on from nothing as if they had restored it."""
+    _, coordinator, workers = start()
+    path = "/other/ckpt-4"
+    for worker in workers:
+        coordinator.ask(worker.restore(1, target=path))
+    calls = [coordinator.call(worker.restore(1, path, "missing", path, "no index")) for worker in workers]
+    assert {failure(call.answer).kind for call in calls} == {"invalid_request"}
+    assert path in failure(calls[0].answer).message
+
+
+@pytest.mark.parametrize("verdict", ["missing", "", "a word of a later version"])
+def test_what_is_not_good_is_not_applied(verdict: str) -> None:
+    """One worker that does not have what the others have, and goes on without it."""
+    _, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    one, two = say(coordinator, workers, NEW.prefix, "good", verdict)
+    assert one.answer == two.answer
+    assert (failure(one.answer).kind, failure(one.answer).tasks) == ("storage", (B,))
+
+
+def test_different_targets() -> None:
+    """Two workers that restore two checkpoints."""
+    _, coordinator, workers = start()
+    one = coordinator.call(workers[0].restore(1, target="2"))
+    two = coordinator.call(workers[1].restore(1, target="3"))
+    coordinator.run()
+    assert failure(one.answer).kind == failure(two.answer).kind == "invalid_request"
+    assert "'2'" in failure(one.answer).message
+    assert "'3'" in failure(one.answer).message
+
+
+def test_a_different_target_after_nothing_was_found() -> None:
+    """A chosen checkpoint that one worker is told not to restore, because the others had nothing to restore."""
+    _, coordinator, workers = start(LogState("run"))
+    assert coordinator.ask(workers[0].restore(1)) == Apply(None)
+    assert failure(coordinator.ask(workers[1].restore(1, target="/other/ckpt-4"))).kind == "invalid_request"
+    assert coordinator.ask(workers[0].restore(1)) == Apply(None)
+
+
+def test_a_step_that_is_not_there_is_told_to_all() -> None:
+    """A worker that waits for the verdict of another that was refused."""
+    _, coordinator, workers = start()
+    calls = [coordinator.call(worker.restore(1, target="7")) for worker in workers]
+    coordinator.run()
+    assert {failure(call.answer).kind for call in calls} == {"invalid_request"}
+
+
+def test_repeated_calls_get_the_same_answer() -> None:
+    """A lost reply that leaves one worker without its state while the others train."""
+    _, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+        assert coordinator.ask(worker.restore(1)) == Read(NEW)
+    lost = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    again = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    done = coordinator.call(workers[1].restore(1, NEW.prefix, "good"))
+    assert lost.answer == again.answer == done.answer == Apply(NEW)
+    assert coordinator.ask(workers[0].restore(1, NEW.prefix, "good")) == Apply(NEW)
+    coordinator.ask(workers[1].restore(2))
+    assert coordinator.ask(workers[0].restore(1, NEW.prefix, "good")) == Apply(NEW), "also when the next has begun"
+
+
+def test_a_verdict_on_what_was_passed_over() -> None:
+    """A late repeat of an old verdict counts for the next candidate."""
+    _, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    say(coordinator, workers, NEW.prefix, "damaged", "damaged")
+    assert coordinator.ask(workers[0].restore(1, NEW.prefix, "damaged")) == Read(MIDDLE)
+    one, two = say(coordinator, workers, MIDDLE.prefix, "good", "good")
+    assert isinstance(one.answer, Apply)
+    assert one.answer == two.answer
+
+
+def test_who_is_missing_is_named() -> None:
+    """A restore that waits for ever, or says only that it was late."""
+    cluster, coordinator, workers = start(count=3)
+    calls = [coordinator.call(worker.restore(1)) for worker in workers[:2]]
+    coordinator.run()
+    calls = [coordinator.call(worker.restore(1, NEW.prefix, "good")) for worker in workers[:2]]
+    cluster.beat(workers, coordinator, 600.0)
+    for call in calls:
+        assert failure(call.answer).kind == "coordinator_unavailable"
+        assert failure(call.answer).tasks == (Task("worker", 2),)
+
+
+def test_a_lost_worker_ends_it_early() -> None:
+    """Ten minutes of waiting for a process that is dead."""
+    cluster, coordinator, workers = start()
+    coordinator.ask(workers[0].restore(1))
+    call = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    coordinator.tell(workers[1].detached())
+    cluster.tick(LOST_AFTER)
+    assert failure(call.answer).tasks == (B,)
+
+
+def test_who_is_left_behind_is_told() -> None:
+    """A worker that waits for ever in a restore that another has given up."""
+    _, coordinator, workers = start()
+    coordinator.ask(workers[0].restore(1))
+    call = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    coordinator.call(workers[1].restore(2))
+    assert "restore 2" in failure(call.answer).message
+    assert "is over" not in failure(call.answer).message
+    assert failure(coordinator.ask(workers[0].restore(1, NEW.prefix, "good"))) == failure(call.answer)
+
+
+def test_given_up_while_the_log_is_read() -> None:
+    """An answer to a restore that is over mixed into the next."""
+    _, coordinator, workers = start()
+    first = coordinator.call(workers[0].restore(1))
+    second = coordinator.call(workers[1].restore(2))
+    coordinator.run()
+    assert failure(first.answer).kind == "invalid_request"
+    assert second.answer == Read(NEW)
+
+
+@pytest.mark.parametrize("target", ["", "3"])
+def test_a_log_that_cannot_be_read(target: str) -> None:
+    """'Nothing to restore', because the storage did not answer."""
+    _, coordinator, workers = start()
+    call = coordinator.call(workers[0].restore(1, target=target))
+    coordinator.run({fx.ReadLog: "bad"})
+    assert failure(call.answer).kind == "storage"
+    assert failure(call.answer).phase == "restore"
+
+
+def test_going_back_is_recorded_when_the_next_save_leads() -> None:
+    """A crash after going back, and the restart goes on from what was abandoned."""
+    cluster, coordinator, workers = start()
+    assert cluster.restore(coordinator, workers, target="1") == Apply(OLD)
+    assert cluster.storage.entries == [], "restoring changes nothing"
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    assert cluster.storage.kinds == ["import", "lead", "restored"]
+    assert cluster.storage.state.checkpoints == (MIDDLE, NEW, OLD)
+    assert cluster.storage.state_file == cluster.storage.entries[-1]
+
+
+def test_going_back_in_mid_run_is_recorded_too() -> None:
+    """A rollback by a world that leads already, undone by a crash."""
+    cluster, coordinator, workers = start()
+    cluster.restore(coordinator, workers)
+    cluster.save(coordinator, workers, 1)
+    cluster.restore(coordinator, workers, 2, target="2")
+    cluster.save(coordinator, workers, 2)
+    assert cluster.storage.kinds == ["import", "lead", "commit", "restored", "commit"]
+    steps = [record.step for record in cluster.storage.state.checkpoints]
+    assert steps == [1, 3, 10, 2, 20]
+    cluster.save(coordinator, workers, 3)
+    assert cluster.storage.kinds[-1:] == ["commit"], "once"
+
+
+def test_passing_over_counts_as_going_back() -> None:
+    """A damaged newest one, tried again first by the next restart."""
+    cluster, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    say(coordinator, workers, NEW.prefix, "damaged", "damaged")
+    say(coordinator, workers, MIDDLE.prefix, "good", "good")
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    assert cluster.storage.state.checkpoints == (OLD, NEW, MIDDLE)
+
+
+def test_another_directory_is_no_rollback() -> None:
+    """A pretrained checkpoint from elsewhere in the list of the run's own."""
+    cluster, coordinator, workers = start()
+    assert cluster.restore(coordinator, workers, target="/pretrained/ckpt-9").record is not None
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds == ["import", "lead", "commit"]
