@@ -24,12 +24,13 @@ from holdfast_storage.runs import import_state
 from holdfast_storage.store.base import Store
 from holdfast_storage.verify import verify_checkpoint
 
+from . import wire
 from .commit import finalize
 from .core import effects as fx
 from .core import events as ev
 from .core.machine import Machine
-from .core.values import Answer, Caller, Failure, Now, RequestId
-from .probe import living_workers
+from .core.values import Answer, Caller, Failure, Now, RequestId, names
+from .probe import ask_status
 
 log = logging.getLogger("holdfast.coordinator")
 
@@ -173,8 +174,14 @@ class Driver:
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
-            living = await living_workers(effect.address, effect.host, self.store.url)
-            self.tell(ev.Probed(effect.address, living))
+            status = await ask_status(effect.address, effect.host, self.store.url)
+            living = [wire.task(p.task) for p in status.presence if p.alive]
+            if status.coordinator == self.machine.leader.id:
+                # Restarted at the leader's address, this one hears itself: what counts is the leader's own world.
+                state = self.machine.ledger.state
+                world = self.machine.worlds.get(state.generation.id) if state and state.generation else None
+                living = list(world.living(time.monotonic())) if world else []
+            self.tell(ev.Probed(effect.address, names(living)))
 
         self._start(probe())
 

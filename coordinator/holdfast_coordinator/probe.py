@@ -1,4 +1,4 @@
-"""Asks another coordinator whether its workers live."""
+"""Asks the coordinator at another leader's address who is there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
 PATIENCE = 3.0
 LOOPBACK = ("127.", "localhost", "[::1]")
+OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
-async def living_workers(address: str, host: str, run: str) -> str:
-    """Names of the living workers of a run, as the coordinator at `address` tells them; empty if nobody answers."""
+async def ask_status(address: str, host: str, run: str) -> pb.StatusReply:
+    """What the coordinator at `address` says of a run; an empty reply if nobody there knows it."""
     if address.startswith(LOOPBACK) and host != socket.gethostname():
-        return ""  # a loopback address of another machine: not ours to ask
-    async with grpc.aio.insecure_channel(address) as channel:
+        return pb.StatusReply()  # a loopback address of another machine: not ours to ask
+    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
         stub = rpc.CoordinatorStub(channel)
         try:
-            status = await stub.Status(pb.StatusRequest(run=run), timeout=PATIENCE)
+            return await stub.Status(pb.StatusRequest(run=run), timeout=PATIENCE)
         except grpc.aio.AioRpcError:
-            return ""
-    return ", ".join(f"{p.task.type}-{p.task.index}" for p in status.presence if p.alive)
+            return pb.StatusReply()
