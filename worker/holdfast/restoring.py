@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import CheckpointDamaged, HoldfastError
+from holdfast_storage.errors import CheckpointDamaged, HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import index_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.runs import read_run
@@ -30,11 +30,18 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
     InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
     """
     request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout)
-    place, staged = session.place, None
+    place, staged, missing = session.place, None, False
     session.progress("restore", 0)
     try:
         while True:
-            reply = session.restore(request, timeout + 30.0)
+            try:
+                reply = session.restore(request, timeout + 30.0)
+            except StorageError as error:
+                if not missing:
+                    raise
+                raise InvalidRequest(
+                    f"there is no checkpoint {request.prefix}: {request.reason}", phase="restore", object=request.prefix
+                ) from error
             if reply.action == pb.RestoreReply.NONE:
                 return None
             if reply.action == pb.RestoreReply.APPLY:
@@ -49,21 +56,28 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
+            try:
+                staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
+            except _Missing as error:
+                # Not there for this worker, which says nothing of the others.
+                missing, request.verdict, request.reason = True, "unreadable", str(error)
     finally:
         session.progress("train", 0)
         if staged is not None:
             staged.close()
 
 
+class _Missing(Exception):
+    """There is no such checkpoint."""
+
+
 def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> tuple[Staged | None, str, str]:
-    """A candidate and this worker's verdict on it, with the reason."""
+    """A candidate and this worker's verdict on it, with the reason. _Missing for one that the run does not know."""
     try:
         if os.path.isabs(record.prefix) or "://" in record.prefix:
-            store, found = _elsewhere(record.prefix)
-            if found is None:
-                return None, "missing", f"{index_object(record.prefix)} does not exist"
-            record = found
+            store, record = _elsewhere(record.prefix)
+        elif record.step < 0 and store.size(index_object(record.prefix)) is None:
+            raise _Missing(f"{store.url}/{index_object(record.prefix)} does not exist")
         return stage(store, record, task=task, world=world), "good", ""
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
@@ -71,8 +85,8 @@ def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Ta
         return None, "unreadable", str(error) or repr(error)
 
 
-def _elsewhere(path: str) -> tuple[Store, CheckpointRecord | None]:
-    """A checkpoint by its full path: of another run, or one that TensorFlow wrote."""
+def _elsewhere(path: str) -> tuple[Store, CheckpointRecord]:
+    """A checkpoint by its full path: of another run, or one that TensorFlow wrote. Raises _Missing."""
     folder, _, name = path.rpartition("/")
     run, _, attempt = folder.rpartition("/")
     if run:
@@ -82,5 +96,6 @@ def _elsewhere(path: str) -> tuple[Store, CheckpointRecord | None]:
         if found:
             return store, found
     store = open_store(folder or "/")
-    exists = store.size(index_object(name)) is not None
-    return store, CheckpointRecord(name, -1, 0.0, stock=True) if exists else None
+    if store.size(index_object(name)) is None:
+        raise _Missing(f"{index_object(path)} does not exist")
+    return store, CheckpointRecord(name, -1, 0.0, stock=True)
