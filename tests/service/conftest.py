@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import LightWorker, World, cluster_of
-from support.stores import KINDS, new_store
 
 import holdfast.session
 import holdfast_coordinator.driver
 import holdfast_coordinator.server
 from holdfast_storage.store import Store
+from support.coordinators import Coordinator, StartCoordinator
+from support.light_worker import LightWorker, World, cluster_of
+from support.stores import KINDS, new_store
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.coordinators import Coordinator
-from support.gated_store import Gate, GatedStore
-from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor
 
 from holdfast.snapshot import Snapshot
 from holdfast_storage.bundle.crc import crc32c
@@ -18,6 +15,9 @@ from holdfast_storage.manifest import read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store
+from support.coordinators import Coordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor
 
 
 def stored(store: Store, prefix: str) -> dict[str, bytes]:

@@ -59,6 +59,10 @@ class Coordinator:
         with self.stub() as stub:
             return stub.Status(pb.StatusRequest(run=run), timeout=30.0)
 
+    def attended_by(self, run: str, count: int) -> bool:
+        """Whether so many workers of the world that `status` tells of are there."""
+        return sum(p.alive for p in self.status(run).presence) == count
+
     def _live(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.get_loop().run_forever()

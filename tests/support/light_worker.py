@@ -9,6 +9,8 @@ import json
 import random
 import secrets
 import struct
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -162,6 +164,14 @@ def together(calls: Sequence[Callable[[], T]], timeout: float = 90.0) -> list[T 
 
     with ThreadPoolExecutor(len(calls), "together") as pool:
         return [future.result(timeout) for future in [pool.submit(guarded, call) for call in calls]]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads bring about."""
+    end = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        threading.Event().wait(0.005)
 
 
 def all_join(workers: Sequence[LightWorker]) -> None:

@@ -1,0 +1,242 @@
+"""A world comes together: whoever is late, missing, of another mind, or looks in the wrong place."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import holdfast.session
+import holdfast_coordinator.core.machine
+from holdfast.hint import Hint, read_hint
+from holdfast_storage.errors import CoordinatorUnavailable, InvalidRequest, StorageError
+from holdfast_storage.layout import HINT
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator, StartCoordinator
+from support.light_worker import LightWorker, World, all_join, cluster_of, committed, outcomes, together, until
+
+
+@pytest.fixture
+def poll_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joins are told soon whom they wait for."""
+    monkeypatch.setattr(holdfast_coordinator.core.machine, "POLL", 0.1)
+
+
+def waits(coordinator: Coordinator, store: Store, reason: str) -> Callable[[], bool]:
+    def look() -> bool:
+        driver = coordinator.server.runs.find(store.url)
+        return (
+            driver is not None and driver.machine.forming is not None and reason in coordinator.status(store.url).reason
+        )
+
+    return look
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_all_join_one_generation(coordinator: Coordinator, world: World, size: int) -> None:
+    """Two worlds of one job, each waiting for the other's half."""
+    workers = world(size, coordinator)
+    all_join(workers)
+    assert len({worker.session.generation for worker in workers}) == 1
+
+
+def test_the_others_wait_for_one_that_is_late(
+    coordinator: Coordinator, store: Store, world: World, poll_soon: None
+) -> None:
+    """A worker that needs minutes to start ends the job of all."""
+    workers = world(3, coordinator)
+    early = [threading.Thread(target=worker.join) for worker in workers[:2]]
+    for thread in early:
+        thread.start()
+    until(waits(coordinator, store, "waiting for worker-2 to join"))
+    workers[2].join()
+    for thread in early:
+        thread.join(60.0)
+    assert len({worker.session.generation for worker in workers}) == 1
+
+
+def test_missing_workers_are_named(coordinator: Coordinator, world: World, poll_soon: None) -> None:
+    """A job that does not start, and nobody says which host to look at."""
+    workers = world(4, coordinator, join_timeout=1.0)
+    for result in together([workers[1].join, workers[2].join]):
+        assert isinstance(result, CoordinatorUnavailable)
+        assert "waiting for worker-0, worker-3 to join" in str(result)
+        assert coordinator.address in str(result)
+
+
+def test_clusters_that_differ_are_an_error_on_all(coordinator: Coordinator, store: Store, world: World) -> None:
+    """Each waits for workers that the other does not know of."""
+    ours, theirs = world(2, coordinator), world(2, coordinator, cluster=cluster_of(2, first_port=2000))
+    for result in together([ours[0].join, theirs[1].join]):
+        assert isinstance(result, InvalidRequest)
+        assert "do not agree on the cluster" in str(result)
+        assert "127.0.0.1:1000" in str(result)
+        assert "127.0.0.1:2000" in str(result)
+    assert store.list() == []
+
+
+def test_an_address_where_nothing_listens_is_named(store: Store, world: World) -> None:
+    """A mistyped address is waited at for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    (worker,) = world(1, address, join_timeout=0.5)
+    with pytest.raises(CoordinatorUnavailable, match=f"could not join.*no coordinator answers at {address}"):
+        worker.join()
+    assert store.list() == []
+
+
+def test_a_coordinator_that_is_late_is_waited_for(start: StartCoordinator, world: World) -> None:
+    """The workers of a job come up before its coordinator does, and give up at once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    workers = world(2, address)
+    threads = [threading.Thread(target=worker.join) for worker in workers]
+    for thread in threads:
+        thread.start()
+    start(address)
+    for thread in threads:
+        thread.join(60.0)
+    assert workers[0].session.generation == workers[1].session.generation
+
+
+# -- embedded in the chief --
+
+
+def test_the_chief_is_found_through_its_hint(store: Store, world: World) -> None:
+    """A job without a coordinator's address does not start."""
+    workers = world(3)
+    all_join(workers)
+    hint = read_hint(store)
+    assert hint is not None
+    assert hint.cluster == cluster_of(3)
+    assert outcomes([worker.save(1) for worker in workers]) == [None] * 3
+    assert [record.step for record in committed(store)] == [1]
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        json.dumps({"address": "127.0.0.1:1", "cluster": dict(cluster_of(2))}).encode(),
+        json.dumps({"address": "127.0.0.1:1", "cluster": {"worker": ["other:1"]}}).encode(),
+        b"{half",
+        b"[]",
+        b"\xff",
+    ],
+)
+def test_a_stale_hint_is_not_believed(store: Store, world: World, stale: bytes) -> None:
+    """What an earlier job left behind leads the workers of this one astray."""
+    store.replace(HINT, stale)
+    workers = world(2)
+    late = threading.Event()
+
+    def chief() -> LightWorker:
+        assert late.wait(60.0)
+        return workers[0].join()
+
+    threads = [threading.Thread(target=chief), threading.Thread(target=workers[1].join)]
+    for thread in threads:
+        thread.start()
+    late.set()
+    for thread in threads:
+        thread.join(60.0)
+    assert workers[0].session.generation == workers[1].session.generation
+
+
+def test_a_chief_that_never_came_is_named(store: Store, world: World) -> None:
+    """The other workers say only that there is no coordinator."""
+    workers = world(2, join_timeout=0.3)
+    with pytest.raises(CoordinatorUnavailable, match=r"the chief \(worker-0\) has not said where its coordinator"):
+        workers[1].join()
+
+
+def test_a_hint_that_cannot_be_read_says_so(store: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without rights on the directory is told that the chief is missing."""
+    workers = world(2, join_timeout=0.3)
+
+    def denied(_: Store) -> None:
+        raise StorageError("Could not read /x: Permission denied", object="/x")
+
+    monkeypatch.setattr(holdfast.session, "read_hint", denied)
+    with pytest.raises(CoordinatorUnavailable, match="Permission denied"):
+        workers[1].join()
+
+
+def test_a_hint_that_could_not_be_written_is_written_at_the_next_try(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chief's first call fails on a full disk; the second one waits for workers that cannot find it."""
+    workers = world(2)
+    with monkeypatch.context() as patch:
+
+        def full(self: Hint, _: Store) -> None:
+            raise StorageError("Could not replace /x: No space left on device", object="/x")
+
+        patch.setattr(Hint, "write", full)
+        with pytest.raises(StorageError, match="No space left"):
+            workers[0].join()
+    all_join(workers)
+
+
+def test_a_chief_that_was_restarted_is_found_again(store: Store, world: World) -> None:
+    """All were restarted, the chief last: the others ask where the old one listened."""
+    before = world(2)
+    all_join(before)
+    assert outcomes([worker.save(1) for worker in before]) == [None, None]
+    for worker in reversed(before):
+        worker.close()
+    after = world(2)
+    assert together([after[1].join, after[0].join]) == [after[1], after[0]]
+    assert after[0].session.generation != before[0].session.generation
+    assert outcomes([worker.save(2) for worker in after]) == [None, None]
+    assert [record.step for record in committed(store)] == [1, 2]
+
+
+def test_managers_of_one_process_share_its_coordinator(store: Store, world: World) -> None:
+    """A second manager of the chief's ends the coordinator of the first with its own close()."""
+    first, second = world(2, process="aa"), world(2, process="aa")
+    all_join(first)
+    all_join(second)
+    for worker in reversed(first):
+        worker.close()
+    assert outcomes([worker.save(1) for worker in second]) == [None, None]
+
+
+# -- where a coordinator may work --
+
+
+def test_runs_outside_of_the_root_are_refused(start: StartCoordinator, store: Store, tmp_path: object) -> None:
+    """Whoever reaches the port can have files written anywhere."""
+    (inside := tmp_path / "root").mkdir()  # type: ignore[operator]
+    (tmp_path / "root2").mkdir()  # type: ignore[operator]
+    (inside / "link").symlink_to(tmp_path / "root2")  # type: ignore[operator]
+    from support.stores import open_store
+
+    coordinator = start(root=str(inside))
+    for outside in (tmp_path / "root2" / "run", tmp_path, inside / ".." / "x", inside / "link" / "run"):  # type: ignore[operator]
+        worker = LightWorker(open_store(outside), 0, cluster_of(1), coordinator=coordinator.address)
+        worker.store.url = worker.session._store.url = str(outside)
+        with pytest.raises(InvalidRequest, match=f"serves the runs below {inside}, and .* is not"):
+            worker.join()
+        worker.close()
+    worker = LightWorker(open_store(inside / "run"), 0, cluster_of(1), coordinator=coordinator.address)
+    worker.join()
+    worker.close()
+
+
+def test_paths_that_differ_and_lead_to_one_directory_are_one_run(
+    coordinator: Coordinator, store: Store, world: World, tmp_path: object
+) -> None:
+    """A directory is mounted in two places: each worker waits for the others in a run of its own."""
+    from support.stores import open_store
+
+    (tmp_path / "alias").symlink_to(tmp_path / "run")  # type: ignore[operator]
+    workers = world(2, coordinator)
+    alias = open_store(store.url)
+    alias.url = str(tmp_path / "alias")  # type: ignore[operator]
+    workers[1].store = workers[1].session._store = alias
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    assert coordinator.status(alias.url).run_id == coordinator.status(store.url).run_id != ""

@@ -1,0 +1,422 @@
+"""Whoever dies in mid-save: workers, coordinators, and connections."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import holdfast.session
+import holdfast_coordinator.core.membership
+from holdfast.link import GrpcLink
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator, StartCoordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import LightWorker, World, all_join, committed, log_kinds, outcomes, together, until
+
+
+def held_up(worker: LightWorker, verb: str = "write", part: str = ".data-") -> Gate:
+    gate = Gate(verb, part)
+    worker.store = GatedStore(worker.store, gate)
+    return gate
+
+
+# -- workers --
+
+
+def test_a_worker_that_dies_ends_the_save_by_its_name(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for a dead host until the deadline, ten minutes later."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 3))
+    gate = held_up(workers[2])
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
+    workers[2].die()
+    for error in outcomes(saves[:2]):
+        assert isinstance(error, SaveFailed)
+        assert "worker-2 lost (connection gone" in str(error)
+        assert (error.workers, error.phase) == (("worker-2",), "write")
+    gate.open()
+    assert isinstance(outcomes(saves[2:])[0], CoordinatorUnavailable)
+    run = read_run(store)
+    assert run is not None
+    assert run.checkpoints == ()
+
+
+def test_a_worker_that_died_before_it_voted_is_named(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save hangs in the vote."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    save = workers[0].save(1)
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
+    workers[1].die()
+    (error,) = outcomes([save])
+    assert isinstance(error, SaveFailed)
+    assert (error.workers, error.phase) == (("worker-1",), "vote")
+    assert store.list() == []
+
+
+def test_a_worker_that_closed_its_manager_is_named(store: Store, coordinator: Coordinator, world: World) -> None:
+    """Workers that do not make the same save calls are told so only by a deadline."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    save = workers[0].save(1)
+    workers[1].close()
+    (error,) = outcomes([save])
+    assert isinstance(error, SaveFailed)
+    assert "worker-1 closed its manager" in str(error)
+
+
+def test_a_worker_that_hangs_is_named_at_the_deadline(store: Store, coordinator: Coordinator, world: World) -> None:
+    """It lives and says so, but its storage does not answer."""
+    workers = world(2, coordinator, save_timeout=0.5)
+    all_join(workers)
+    gate = held_up(workers[1])
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    status = coordinator.status(store.url)
+    assert status.save_phase == "write"
+    assert status.save_step == 1
+    assert "worker-1" in status.reason
+    (error,) = outcomes(saves[:1])
+    assert isinstance(error, SaveFailed)
+    assert (error.workers, error.phase) == (("worker-1",), "write")
+    gate.open()
+    (error,) = outcomes(saves[1:])
+    assert isinstance(error, SaveFailed)
+    workers[1].store = store
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+
+
+def test_a_worker_that_hears_of_the_end_stops_writing(store: Store, coordinator: Coordinator, world: World) -> None:
+    """It writes gigabytes for a save that failed long ago."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    gates = [held_up(worker) for worker in workers]
+    saves = [worker.save(1) for worker in workers]
+    assert all(gate.reached.wait(60.0) for gate in gates)
+    gates[0].fail(OSError("no space"))
+    until(lambda: 1 in workers[1].session.aborted)
+    gates[1].open()
+    for error in outcomes(saves):
+        assert isinstance(error, SaveFailed)
+        assert error.workers == ("worker-0",)
+
+
+def test_an_old_connection_that_ends_late_is_not_the_end_of_its_worker(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a network failure the worker is back at once, and the server finds the old connection dead much later."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    stop = threading.Event()
+
+    def beats() -> object:
+        yield pb.Heartbeat(caller=workers[1].session.caller())
+        stop.wait(60.0)
+
+    link = GrpcLink(coordinator.address)
+    old = threading.Thread(target=lambda: list(link.attend(beats())))  # type: ignore[arg-type]
+    old.start()
+    gate = held_up(workers[1])
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    until(lambda: any(len(listeners) == 2 for listeners in driver._listeners.values()))
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.0)
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    stop.set()
+    old.join(60.0)
+    link.close()
+    until(lambda: all(len(listeners) == 1 for listeners in driver._listeners.values()))
+    assert coordinator.attended_by(store.url, 2)
+    gate.open()
+    assert outcomes(saves) == [None, None]
+
+
+# -- coordinators --
+
+
+def test_a_coordinator_restarted_in_mid_save_commits_it(start: StartCoordinator, store: Store, world: World) -> None:
+    """Gigabytes that were written are thrown away because a small process was restarted."""
+    first = start()
+    workers = world(3, first)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None] * 3
+    gate = held_up(workers[2])
+    saves = [worker.save(2) for worker in workers]
+    assert gate.reached.wait(60.0)
+    until(lambda: "waiting for worker-2 to write" in first.status(store.url).reason)
+    first.stop()
+    second = start(first.address)
+    gate.open()
+    assert outcomes(saves) == [None] * 3
+    assert [record.step for record in committed(store)] == [1, 2]
+    assert log_kinds(store) == ["import", "lead", "commit", "lead", "commit"]
+    assert second.status(store.url).generation == workers[0].session.generation
+    until(lambda: second.attended_by(store.url, 3))
+
+
+def test_a_coordinator_restarted_during_the_vote_goes_on_with_it(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """The first save of a run, which nobody has led yet."""
+    first = start()
+    workers = world(3, first)
+    all_join(workers)
+    saves = [worker.save(1) for worker in workers[:2]]
+    until(lambda: "waiting for worker-2 to call save()" in first.status(store.url).reason)
+    first.stop()
+    start(first.address)
+    saves.append(workers[2].save(1))
+    assert outcomes(saves) == [None] * 3
+    assert [record.step for record in committed(store)] == [1]
+
+
+@pytest.mark.parametrize("at", ["commit", "checkpoint"])
+def test_a_coordinator_lost_around_the_commit_leaves_one_outcome(
+    start: StartCoordinator, store: Store, world: World, at: str
+) -> None:
+    """A save that was committed is reported as failed, or committed twice."""
+    first = start()
+    workers = world(2, first)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None] * 2
+    driver = first.server.runs.find(store.url)
+    assert driver is not None
+    gate = Gate("create", "_holdfast/log") if at == "commit" else Gate("replace", "checkpoint")
+    driver.store = GatedStore(store, gate)
+    driver._log._store = driver.store
+    saves = [worker.save(2) for worker in workers]
+    assert gate.reached.wait(60.0)
+    stopping = threading.Thread(target=first.stop)
+    stopping.start()
+    stopping.join(60.0)
+    start(first.address)
+    if at == "commit":
+        gate.open()  # the old one's request arrives after the new one has come up
+    assert outcomes(saves) == [None, None]
+    gate.open()
+    assert [record.step for record in committed(store)] == [1, 2]
+    assert log_kinds(store).count("commit") == 2
+
+
+def test_a_coordinator_of_the_chief_is_followed_to_another_address(
+    start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that know the coordinator from the hint alone ask at the old address for ever."""
+    from holdfast.hint import Hint
+    from support.light_worker import cluster_of
+
+    first = start()
+    Hint(first.address, cluster_of(2)).write(store)
+    workers = world(2)
+    workers[0].session._coordinator = first.address  # as the embedded one, but it can be taken away from under it
+    all_join(workers)
+    gate = held_up(workers[1])
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    first.stop()
+    second = start()
+    workers[0].session._coordinator = second.address
+    Hint(second.address, cluster_of(2)).write(store)
+    gate.open()
+    assert outcomes(saves) == [None, None]
+    until(lambda: second.attended_by(store.url, 2))
+
+
+def test_a_coordinator_that_stays_away_ends_the_save_in_time(
+    start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training waits for ever for a coordinator that does not come back, or is told it failed for certain."""
+    monkeypatch.setattr("holdfast.saving.SLACK", 0.5)
+    coordinator = start()
+    workers = world(2, coordinator, save_timeout=0.5)
+    all_join(workers)
+    gate = held_up(workers[1])
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    coordinator.stop()
+    gate.open()
+    for error in outcomes(saves):
+        assert isinstance(error, CoordinatorUnavailable)
+        assert coordinator.address in str(error)
+        assert "is not known" in str(error)
+    assert all(worker.session.unreachable_since is not None for worker in workers)
+
+
+def test_a_save_is_not_held_up_by_a_coordinator_that_is_away(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """The attendance tries to join again and holds a lock; the training loop waits for it in its next save()."""
+    coordinator = start()
+    (worker,) = world(1, coordinator)
+    worker.join()
+    with worker.session._joining:
+        (result,) = together([worker.join], timeout=30.0)
+    assert result is worker
+
+
+def test_a_job_and_its_coordinator_restarted_at_the_same_address_go_on(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """The new coordinator asks at the old one's address whether its workers live, hears itself, and refuses its own."""
+    first = start()
+    before = world(2, first)
+    all_join(before)
+    assert outcomes([worker.save(1) for worker in before]) == [None, None]
+    for worker in before:
+        worker.die()
+    first.stop()
+    second = start(first.address)
+    after = world(2, second)
+    all_join(after)
+    until(lambda: second.attended_by(store.url, 2))
+    assert outcomes([worker.save(2) for worker in after]) == [None, None]
+
+
+def test_a_job_whose_coordinator_was_restarted_is_still_at_work(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """In the minutes until its next save a second job at the same coordinator takes the run away from it."""
+    first = start()
+    ours = world(2, first)
+    all_join(ours)
+    assert outcomes([worker.save(1) for worker in ours]) == [None, None]
+    first.stop()
+    second = start(first.address)
+    until(lambda: second.server.runs.find(store.url) is not None)
+    until(lambda: second.attended_by(store.url, 2))
+    theirs = world(2, second)
+    all_join(theirs)
+    for error in outcomes([worker.save(2) for worker in theirs]):
+        assert isinstance(error, SaveFailed)
+        assert "another training job is running on this directory" in str(error)
+    assert outcomes([worker.save(2) for worker in ours]) == [None, None]
+
+
+def test_a_second_job_is_refused_while_the_first_one_lives(start: StartCoordinator, store: Store, world: World) -> None:
+    """Two jobs overwrite each other's checkpoints, both believing that all is well."""
+    first, second = start(), start()
+    ours = world(2, first)
+    all_join(ours)
+    assert outcomes([worker.save(1) for worker in ours]) == [None, None]
+    until(lambda: first.attended_by(store.url, 2))
+    theirs = world(2, second)
+    all_join(theirs)
+    for error in outcomes([worker.save(2) for worker in theirs]):
+        assert isinstance(error, SaveFailed)
+        assert f"its coordinator at {first.address} has living workers (worker-0, worker-1)" in str(error)
+    assert outcomes([worker.save(2) for worker in ours]) == [None, None]
+    assert log_kinds(store) == ["import", "lead", "commit", "commit"]
+
+
+def test_a_second_job_at_the_same_coordinator_is_refused_too(
+    coordinator: Coordinator, store: Store, world: World
+) -> None:
+    """The one that came later takes the run away from the one that is training."""
+    ours = world(2, coordinator)
+    all_join(ours)
+    assert outcomes([worker.save(1) for worker in ours]) == [None, None]
+    until(lambda: coordinator.attended_by(store.url, 2))
+    theirs = world(2, coordinator)
+    all_join(theirs)
+    for error in outcomes([worker.save(2) for worker in theirs]):
+        assert isinstance(error, SaveFailed)
+        assert "another training job is running on this directory" in str(error)
+    assert outcomes([worker.save(2) for worker in ours]) == [None, None]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_takeover_supersedes_the_first_job(start: StartCoordinator, store: Store, world: World, same: bool) -> None:
+    """A job that nobody can end any more keeps its run; or both of them commit."""
+    first = start()
+    second = first if same else start()
+    ours = world(2, first)
+    all_join(ours)
+    assert outcomes([worker.save(1) for worker in ours]) == [None, None]
+    until(lambda: first.attended_by(store.url, 2))
+    theirs = world(2, second, takeover=True)
+    all_join(theirs)
+    assert outcomes([worker.save(2) for worker in theirs]) == [None, None]
+    if same:
+        # They are told without asking.
+        until(lambda: all(worker.session.superseded is not None for worker in ours))
+    for error in outcomes([worker.save(3) for worker in ours]):
+        assert isinstance(error, Superseded)
+    until(lambda: all(worker.session.superseded is not None for worker in ours))
+    assert outcomes([worker.save(3) for worker in theirs]) == [None, None]
+    assert [record.step for record in committed(store)] == [1, 2, 3]
+    assert log_kinds(store) == ["import", "lead", "commit", "lead", "commit", "commit"]
+
+
+def test_a_save_in_flight_is_superseded_and_leaves_no_trace(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """A coordinator that was taken over in mid-save commits on top of its successor."""
+    first, second = start(), start()
+    ours = world(2, first)
+    all_join(ours)
+    assert outcomes([worker.save(1) for worker in ours]) == [None, None]
+    gate = held_up(ours[1])
+    saves = [worker.save(2) for worker in ours]
+    assert gate.reached.wait(60.0)
+    theirs = world(2, second, takeover=True)
+    all_join(theirs)
+    assert outcomes([worker.save(5) for worker in theirs]) == [None, None]
+    before = {name: store.read(name) for name in ["checkpoint"]}
+    gate.open()
+    assert all(isinstance(error, Superseded) for error in outcomes(saves))
+    assert [record.step for record in committed(store)] == [1, 5]
+    assert {name: store.read(name) for name in before} == before
+
+
+def test_a_worker_of_a_world_that_was_replaced_is_told(start: StartCoordinator, store: Store, world: World) -> None:
+    """A process that hung for an hour wakes up, finds a coordinator that does not know it, and joins it again."""
+    first = start()
+    zombies = world(2, first)
+    all_join(zombies)
+    assert outcomes([worker.save(1) for worker in zombies]) == [None, None]
+    first.stop()
+    second = start()
+    workers = world(2, second)
+    all_join(workers)
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+    for zombie in zombies:
+        zombie.session._coordinator = second.address
+    for error in outcomes([zombie.save(2) for zombie in zombies]):
+        assert isinstance(error, Superseded)
+        assert "taken over by generation" in str(error)
+    assert [record.step for record in committed(store)] == [1, 2]
+
+
+def test_heartbeats_tell_what_a_worker_does(
+    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` shows what a straggler did minutes ago."""
+    monkeypatch.setattr(holdfast.session, "BEAT", 60.0)
+    workers = world(2, coordinator)
+    all_join(workers)
+    gate = held_up(workers[1])
+    saves = [worker.save(4) for worker in workers]
+    assert gate.reached.wait(60.0)
+    until(lambda: [(p.phase, p.step) for p in coordinator.status(store.url).presence] == [("commit", 4), ("write", 4)])
+    straggler = coordinator.status(store.url).presence[1]
+    assert straggler.alive
+    assert straggler.bytes_total > 0
+    assert 0 <= straggler.seconds_since_heard < 60
+    gate.open()
+    assert outcomes(saves) == [None, None]
+    until(lambda: {p.phase for p in coordinator.status(store.url).presence} == {"train"})

@@ -1,0 +1,246 @@
+"""Agreeing on what to restore: all of it, the same on all, and never anything damaged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+import holdfast_coordinator.core.membership
+from holdfast.staging import Staged
+from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
+from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store, open_store
+from support.coordinators import Coordinator, StartCoordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import (
+    LightWorker,
+    World,
+    all_join,
+    cluster_of,
+    committed,
+    log_kinds,
+    outcomes,
+    together,
+    until,
+)
+
+
+@pytest.fixture
+def records(store: Store, coordinator: Coordinator, world: World) -> list[CheckpointRecord]:
+    """Three checkpoints, saved by two workers that have ended."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    for step in (1, 2, 3):
+        assert outcomes([worker.save(step) for worker in workers]) == [None, None]
+    for worker in workers:
+        worker.close()
+    return committed(store)
+
+
+def restore(workers: list[LightWorker], target: str = "") -> list[Staged | Exception | None]:
+    return together([lambda w=worker: w.restore(target) for worker in workers])  # type: ignore[misc]
+
+
+def prefixes(results: list[Staged | Exception | None]) -> list[str]:
+    found = []
+    for result in results:
+        assert isinstance(result, Staged), result
+        with result:
+            found.append(result.record.prefix)
+    return found
+
+
+def damage(store: Store, record: CheckpointRecord, suffix: str = ".data-00000-of-00002") -> None:
+    path = Path(store.url, record.prefix + suffix)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_where_there_is_nothing_nothing_is_restored(store: Store, coordinator: Coordinator, world: World) -> None:
+    """A new job does not start, or writes into a directory that it only looked at."""
+    workers = world(3, coordinator)
+    all_join(workers)
+    assert restore(workers) == [None] * 3
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_all_get_the_newest(coordinator: Coordinator, world: World, records: list[CheckpointRecord], size: int) -> None:
+    """Workers that go on from different steps."""
+    workers = world(size, coordinator)
+    all_join(workers)
+    assert prefixes(restore(workers)) == [records[2].prefix] * size
+
+
+@pytest.mark.parametrize("target", ["2", "prefix", "path"])
+def test_one_can_be_chosen(
+    store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], target: str
+) -> None:
+    """A rollback restores something else, or is undone by the first crash after it."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    wanted = {"2": "2", "prefix": records[1].prefix, "path": f"{store.url}/{records[1].prefix}"}[target]
+    assert prefixes(restore(workers, wanted)) == [records[1].prefix] * 2
+    if target != "path":
+        assert outcomes([worker.save(9) for worker in workers]) == [None, None]
+        assert [record.step for record in committed(store)] == [1, 3, 2, 9]
+
+
+@pytest.mark.parametrize("suffix", [".data-00000-of-00002", ".index"])
+def test_a_damaged_one_is_passed_over_by_all(
+    *,
+    store: Store,
+    coordinator: Coordinator,
+    world: World,
+    records: list[CheckpointRecord],
+    suffix: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The worker whose part is damaged goes back alone; or nobody says that anything was passed over."""
+    damage(store, records[2], suffix)
+    Path(store.url, records[1].folder, "manifest.json").unlink()
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert prefixes(restore(workers)) == [records[0].prefix] * 2
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert said.count("passed over a damaged checkpoint: " + records[2].prefix) == 2
+    assert f"{records[1].prefix}" in said
+    assert log_kinds(store) == ["import", "lead", "commit", "commit", "commit"]
+
+
+def test_nothing_good_is_an_error_and_not_a_start_from_scratch(
+    store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+) -> None:
+    """Weeks of training are silently begun again, and retention deletes what could have been repaired."""
+    for record in records:
+        damage(store, record)
+    workers = world(2, coordinator)
+    all_join(workers)
+    for result in restore(workers):
+        assert isinstance(result, CheckpointDamaged)
+        assert all(record.prefix in str(result) for record in records)
+    assert len(read_run(store).checkpoints) == 3  # type: ignore[union-attr]
+
+
+def test_what_one_worker_cannot_read_is_not_damaged(
+    store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+) -> None:
+    """One host without credentials makes the job go back, or condemns a good checkpoint."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    gate = Gate("read", "manifest.json")
+    gate.fail(StorageError("Could not read /x: Permission denied", object="/x"))
+    workers[1].store = GatedStore(store, gate)
+    for result in restore(workers):
+        assert isinstance(result, StorageError)
+        assert "worker-1 cannot read" in str(result)
+        assert "Permission denied" in str(result)
+        assert result.workers == ("worker-1",)
+    workers[1].store = store
+    assert prefixes(restore(workers)) == [records[2].prefix] * 2
+
+
+@pytest.mark.parametrize("target", ["17", "ckpt-9.00000000.1/ckpt-9", "/nowhere/at/all/ckpt-3"])
+def test_a_checkpoint_that_does_not_exist_is_an_error(
+    coordinator: Coordinator, world: World, records: list[CheckpointRecord], target: str
+) -> None:
+    """A mistyped path starts the training from scratch."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    for result in restore(workers, target):
+        assert isinstance(result, InvalidRequest), result
+        assert target in str(result)
+
+
+def test_workers_that_want_different_ones_are_told(
+    coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+) -> None:
+    """A world whose workers go on from different steps."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    results = together([lambda: workers[0].restore("1"), lambda: workers[1].restore("2")])
+    for result in results:
+        assert isinstance(result, InvalidRequest)
+        assert "do not restore the same checkpoint" in str(result)
+
+
+def test_a_worker_that_does_not_take_part_is_named(
+    coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+) -> None:
+    """The others wait for ever."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    with pytest.raises(CoordinatorUnavailable, match="waiting for worker-1") as caught:
+        workers[0].restore(timeout=0.3)
+    assert caught.value.workers == ("worker-1",)
+
+
+def test_a_worker_that_dies_while_all_agree_is_named(
+    store: Store,
+    start: StartCoordinator,
+    world: World,
+    records: list[CheckpointRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others wait until a deadline."""
+    coordinator = start()
+    workers = world(2, coordinator)
+    all_join(workers)
+    gate = Gate("read", "manifest.json")
+    workers[1].store = GatedStore(store, gate)
+    threads = [threading.Thread(target=restore, args=([workers[1]],))]
+    threads[0].start()
+    assert gate.reached.wait(60.0)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
+    workers[1].die()
+    with pytest.raises(CoordinatorUnavailable, match="worker-1") as caught:
+        workers[0].restore()
+    assert caught.value.workers == ("worker-1",)
+    gate.open()
+    threads[0].join(60.0)
+
+
+def test_a_coordinator_restarted_meanwhile_changes_nothing(
+    start: StartCoordinator, store: Store, world: World, records: list[CheckpointRecord]
+) -> None:
+    """The job starts from scratch, or one worker applies what the others have not verified."""
+    first = start()
+    workers = world(2, first)
+    all_join(workers)
+    gate = Gate("read", "manifest.json")
+    workers[1].store = GatedStore(store, gate)
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.extend(restore(workers)))
+    thread.start()
+    assert gate.reached.wait(60.0)
+    first.stop()
+    start(first.address)
+    gate.open()
+    thread.join(60.0)
+    assert prefixes(results) == [records[2].prefix] * 2  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_run_can_be_restored(
+    coordinator: Coordinator, world: World, records: list[CheckpointRecord], store: Store, tmp_path: Path
+) -> None:
+    """Fine-tuning from the run of somebody else."""
+    other = open_store(tmp_path / "other")
+    workers = world(2, coordinator, store=other)
+    all_join(workers)
+    assert prefixes(restore(workers, f"{store.url}/{records[1].prefix}")) == [records[1].prefix] * 2
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    assert [record.step for record in committed(other)] == [1]
+    assert len(committed(store)) == 3
+
+
+def test_a_world_of_one_restores_without_a_network(store: Store, records: list[CheckpointRecord]) -> None:
+    """An embedded coordinator answers to gRPC alone."""
+    worker = LightWorker(store, 0, cluster_of(1))
+    worker.join()
+    assert prefixes([worker.restore()]) == [records[2].prefix]
+    worker.close()
