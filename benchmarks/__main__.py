@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem := _problem(cases, media):
         print(problem, file=sys.stderr)
         return 2
+
+    # Several GiB may lie in memory and on the disk: being told to end is no reason to leave them there.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     # For the contestants' processes: they are about memory and files, on the processor, and need no start-up messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
