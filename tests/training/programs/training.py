@@ -22,7 +22,7 @@ FEATURES = 16
 class Training:
     """A model with batch normalisation and dropout, each worker's shuffled input and noise, and the manager."""
 
-    def __init__(self, world: Any, directory: str, **options: Any) -> None:
+    def __init__(self, world: Any, directory: str, *, per_worker: bool = True, **options: Any) -> None:
         self.world = world
         keras.utils.set_random_seed(3)
         with world.scope():
@@ -43,7 +43,7 @@ class Training:
         self.noise = tf.random.Generator.from_seed(5 + world.index)
         state = holdfast.keras.training_state(self.model)
         state.optimizer = self.optimizer
-        own = tf.train.Checkpoint(input=self.input, noise=self.noise)
+        own = tf.train.Checkpoint(input=self.input, noise=self.noise) if per_worker else None
         options = {"save_timeout": 60.0, "join_timeout": 60.0, **options}
         self.manager = holdfast.CheckpointManager(state, directory, per_worker=own, **options)
         self._step = tf.function(self._one_step)
