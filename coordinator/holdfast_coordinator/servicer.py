@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -20,6 +21,8 @@ from .driver import Refused
 from .service import Service
 
 log = logging.getLogger("holdfast.coordinator")
+
+LONGEST_MESSAGE = 128 << 10  # characters: what fits into a trailer as the workers take it
 
 T = TypeVar("T")
 Context = Any  # grpc.aio's context is generic in two private types
@@ -74,6 +77,7 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
 async def _abort(refused: Refused, context: Context) -> NoReturn:
     failure = refused.failure
     code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-    trailer = ((wire.FAILURE_TRAILER, wire.failure_message(failure).SerializeToString()),)
+    message = wire.failure_message(replace(failure, message=failure.message[:LONGEST_MESSAGE]))
+    trailer = ((wire.FAILURE_TRAILER, message.SerializeToString()),)
     await context.abort(code, failure.message[:1000], trailer)
     raise AssertionError("abort raises")

@@ -18,10 +18,14 @@ T = TypeVar("T")
 
 FAILURE_TRAILER = "holdfast-failure-bin"
 LARGEST_MESSAGE = 256 << 20
+LARGEST_TRAILER = 1 << 20
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # A refusal carries what every worker had to say, in its trailer.
+    ("grpc.max_metadata_size", LARGEST_TRAILER),
+    ("grpc.absolute_max_metadata_size", LARGEST_TRAILER),
     # A coordinator whose host has vanished is noticed although nothing closes the connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
