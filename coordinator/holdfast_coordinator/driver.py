@@ -195,9 +195,9 @@ class Driver:
         async def write() -> None:
             async with self._state_file_lock:
                 if effect.entry.number > self._state_file_number:
-                    data = state_file.to_bytes(effect.entry.state)
                     loop = asyncio.get_running_loop()
                     try:
+                        data = state_file.to_bytes(effect.entry.state)
                         await loop.run_in_executor(self._executor, self.store.replace, STATE_FILE, data)
                         self._state_file_number = effect.entry.number
                     except Exception as error:
