@@ -1,0 +1,129 @@
+"""The end: in good order, with nothing lost and nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from holdfast_coordinator.embedded import Embedded
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator, StartCoordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import World, all_join, committed, log_kinds, outcomes, until
+
+
+def test_the_chief_stays_until_the_others_have_their_outcome(store: Store, world: World) -> None:
+    """The chief is done first and takes the coordinator with it: the others never hear that they have committed."""
+    workers = world(3)
+    all_join(workers)
+    until(lambda: sum(p.alive for p in workers[0].status().presence) == 3)
+    gate = Gate("write", ".data-")
+    workers[2].store = GatedStore(store, gate)
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    closing = threading.Thread(target=lambda: (outcomes(saves[:1]), workers[0].close()))
+    closing.start()
+    gate.open()
+    assert outcomes(saves[1:]) == [None, None]
+    until(lambda: workers[0].session.place.task in left(store))
+    assert closing.is_alive()
+    workers[1].close()
+    assert closing.is_alive()
+    workers[2].close()
+    closing.join(60.0)
+    assert not closing.is_alive()
+    assert [record.step for record in committed(store)] == [1]
+
+
+def left(store: Store) -> set[object]:
+    (embedded,) = Embedded._shared.values()
+    driver = embedded.server.runs.find(store.url)
+    assert driver is not None
+    return {task for world in driver.machine.worlds.values() for task in world.left}
+
+
+def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one worker was killed the chief's process hangs at its end."""
+    workers = world(2)
+    all_join(workers)
+    until(lambda: sum(p.alive for p in workers[0].status().presence) == 2)
+    monkeypatch.setattr("holdfast_coordinator.core.membership.LOST_AFTER", 0.1)
+    workers[1].die()
+    closing = threading.Thread(target=workers[0].close)
+    closing.start()
+    closing.join(20.0)  # it would be 30
+    assert not closing.is_alive()
+
+
+def test_closing_waits_for_what_follows_a_commit(store: Store, world: World) -> None:
+    """Old checkpoints are left half deleted, and TensorFlow's state file names them."""
+    (worker,) = world(1, max_to_keep=1)
+    worker.join()
+    for step in (1, 2, 3):
+        assert outcomes([worker.save(step)]) == [None]
+    worker.close()
+    assert [record.step for record in committed(store)] == [3]
+    assert [name.partition(".")[0] for name in store.list() if name.startswith("ckpt")] == ["ckpt-3"]
+    state_file = store.read("checkpoint").decode()
+    assert state_file.count("all_model_checkpoint_paths") == 1
+
+
+def test_closing_without_having_joined_is_nothing(store: Store, coordinator: Coordinator, world: World) -> None:
+    """A program that ends early hangs, or writes into the directory."""
+    for worker in [*world(2, coordinator), *world(2)]:
+        worker.close()
+    assert store.list() == []
+
+
+def test_closing_while_the_coordinator_is_away_ends(start: StartCoordinator, store: Store, world: World) -> None:
+    """A training program that cannot be ended."""
+    coordinator = start()
+    workers = world(2, coordinator)
+    all_join(workers)
+    coordinator.stop()
+    for worker in workers:
+        worker.close()
+
+
+def test_a_coordinator_finishes_its_save_before_it_ends(start: StartCoordinator, store: Store, world: World) -> None:
+    """A rolling update of the coordinator fails the save that is on its way."""
+    coordinator = start()
+    workers = world(2, coordinator)
+    all_join(workers)
+    gate = Gate("write", ".data-")
+    workers[1].store = GatedStore(store, gate)
+    saves = [worker.save(1) for worker in workers]
+    assert gate.reached.wait(60.0)
+    stopping = threading.Thread(target=lambda: coordinator.stop(patience=60.0))
+    stopping.start()
+    gate.open()
+    assert outcomes(saves) == [None, None]
+    stopping.join(60.0)
+    assert log_kinds(store) == ["import", "lead", "commit"]
+
+
+def test_a_port_that_is_taken_is_an_error(coordinator: Coordinator) -> None:
+    """Two coordinators on one port divide the workers between them; or a thread of the failed one stays."""
+    with pytest.raises(InvalidRequest, match=f"cannot listen on {coordinator.address}"):
+        Coordinator(coordinator.address)
+
+
+def test_a_host_that_is_not_ours_is_an_error(store: Store, world: World) -> None:
+    """The chief's address in TF_CONFIG is another machine's: the others would look for the coordinator there."""
+    workers = world(2, cluster=(("worker", ("192.0.2.1:1", "192.0.2.2:1")),), join_timeout=5.0)
+    with pytest.raises(InvalidRequest, match=r"cannot listen on 192\.0\.2\.1:0"):
+        workers[0].join()
+    assert Embedded._shared == {}
+
+
+def test_coordinators_come_and_go(store: Store, world: World) -> None:
+    """Each manager of a long-lived notebook leaves threads and sockets behind."""
+    for step in range(1, 6):
+        (worker,) = world(1, process="aa")
+        worker.join()
+        assert outcomes([worker.save(step)]) == [None]
+        worker.close()
+    assert [record.step for record in committed(store)] == [1, 2, 3, 4, 5]
+    assert Embedded._shared == {}

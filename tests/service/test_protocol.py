@@ -1,0 +1,443 @@
+"""The calls themselves: repeated, large, broken, cancelled; and what everybody may ask."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.machine import Machine
+from holdfast_coordinator.embedded import Embedded
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import Index, full_record
+from holdfast_storage.layout import index_object
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator
+from support.light_worker import World, all_join, cluster_of, log_kinds, outcomes, together, until
+
+DESCRIPTION = json.dumps(
+    {
+        "time": 1.0,
+        "strategy": "",
+        "versions": {},
+        "git_commit": "",
+        "metadata": {},
+        "metrics": {},
+        "local_keys": [],
+    }
+)
+
+
+@pytest.fixture(params=["grpc", "local"])
+def link(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Link]:
+    """Both ways to a coordinator."""
+    embedded = Embedded.acquire("127.0.0.1")
+    link: Link = LocalLink(embedded) if request.param == "local" else GrpcLink(embedded.server.address)
+    yield link
+    link.close()
+    embedded.release(0.0)
+
+
+def joined(link: Link, store: Store) -> pb.Caller:
+    """The only worker of a world."""
+    caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=0), incarnation="p.1")
+    request = pb.JoinRequest(caller=caller, cluster=[pb.ClusterJob(type="worker", addresses=["h:1"])], timeout_s=30.0)
+    caller.generation = link.join(request, 30.0).generation
+    return caller
+
+
+def ballot(caller: pb.Caller, ordinal: int = 1, tensors: int = 1) -> pb.VoteRequest:
+    return pb.VoteRequest(
+        caller=caller,
+        ordinal=ordinal,
+        step=ordinal,
+        checkpoint_name="ckpt",
+        spec_digest=b"digest",
+        crcs=bytes(4 * tensors),
+        guarded=b"\1" * tensors,
+        on_divergence="refuse",
+        timeout_s=60.0,
+    )
+
+
+def report(caller: pb.Caller, store: Store, ordinal: int = 1, tensors: int = 1) -> list[pb.ReportChunk]:
+    """What a worker says that has written tensors of one byte each."""
+    prefix = f"ckpt-{ordinal}.{caller.generation}.{ordinal}/ckpt-{ordinal}"
+    name = f"{prefix}.data-00000-of-00001"
+    data = bytes(tensors)
+    if store.size(name) is None:
+        store.write(name, [data])
+    head = pb.ReportHead(
+        caller=caller,
+        ordinal=ordinal,
+        step=ordinal,
+        checkpoint_name="ckpt",
+        num_shards=1,
+        timeout_s=60.0,
+        description_json=DESCRIPTION,
+    )
+    stored = pb.StoredObject(name=name.rpartition("/")[2], size=tensors, crc32c=crc32c(data), role="data")
+    records = (
+        full_record(f"key-{n:07d}", 4, (1,), shard=0, offset=n, size=1, crc32c=mask(crc32c(b"\0")))
+        for n in range(tensors)
+    )
+    entries = [pb.IndexEntry(key=key, record=record.SerializeToString()) for key, record in records]
+    return [pb.ReportChunk(head=head, objects=[stored]), pb.ReportChunk(entries=entries)]
+
+
+def test_every_call_may_be_repeated(link: Link, store: Store) -> None:
+    """An answer got lost and the worker asks again: it gets another one, or the effect happens twice."""
+    caller = joined(link, store)
+    assert joined(link, store) == caller
+    restore = pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=30.0)
+    assert [link.restore(restore, 30.0).action for _ in range(2)] == [pb.RestoreReply.NONE] * 2
+    votes = [link.vote(ballot(caller), 30.0) for _ in range(2)]
+    assert votes[0].HasField("go")
+    assert votes[0] == votes[1]
+    chunks = report(caller, store)
+    answers = [link.report(chunks, 30.0) for _ in range(2)]
+    assert [answer.committed for answer in answers] == [True, True]
+    # A vote and a failure that come after the outcome get it, too.
+    assert link.vote(ballot(caller), 30.0).decided.committed
+    assert link.fail(pb.FailRequest(caller=caller, ordinal=1), 30.0).committed
+    assert [link.leave(pb.LeaveRequest(caller=caller), 30.0) for _ in range(2)] == [pb.LeaveReply()] * 2
+    assert log_kinds(store) == ["import", "lead", "commit"]
+
+
+def test_a_call_repeated_before_its_answer_is_answered_twice(
+    coordinator: Coordinator, store: Store, world: World
+) -> None:
+    """The first of the two waits for ever, and a thread of the worker with it."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    link = GrpcLink(coordinator.address)
+    request = ballot(workers[0].session.caller())
+    results: list[pb.VoteReply] = []
+    threads = [threading.Thread(target=lambda: results.append(link.vote(request, 60.0))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    until(lambda: len(driver._waiting) == 2)
+    link.vote(ballot(workers[1].session.caller()), 60.0)
+    for thread in threads:
+        thread.join(60.0)
+    assert results[0].HasField("go")
+    assert results[0] == results[1]
+    link.close()
+
+
+def test_failures_may_be_repeated(link: Link, store: Store) -> None:
+    """The second answer to a failure is that the save is unknown."""
+    caller = joined(link, store)
+    link.vote(ballot(caller), 30.0)
+    request = pb.FailRequest(caller=caller, ordinal=1, failure=pb.Failure(kind="storage", message="disk full"))
+    answers = [link.fail(request, 30.0) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0].failure.message == "disk full"
+    assert link.report(report(caller, store), 30.0) == answers[0]
+
+
+def test_another_save_than_the_one_on_its_way_fails(link: Link, store: Store) -> None:
+    """A worker that has lost count of its saves hangs, or commits into the wrong one."""
+    caller = joined(link, store)
+    assert link.vote(ballot(caller, ordinal=2), 30.0).HasField("go")
+    early = link.vote(ballot(caller, ordinal=1), 30.0).decided
+    assert "have gone on to save 2 without it" in early.failure.message
+    assert link.report(report(caller, store, ordinal=2), 30.0).committed
+
+
+def test_a_generation_that_is_not_known_is_refused_as_such(link: Link, store: Store) -> None:
+    """A worker cannot tell a restarted coordinator, which it must join again, from a refusal."""
+    caller = joined(link, store)
+    caller.generation = "0badcafe"
+    for call in (
+        lambda: link.vote(ballot(caller), 30.0),
+        lambda: link.report([pb.ReportChunk(head=pb.ReportHead(caller=caller, ordinal=1))], 30.0),
+        lambda: link.restore(pb.RestoreRequest(caller=caller, ordinal=1), 30.0),
+    ):
+        with pytest.raises(Refusal) as caught:
+            call()
+        assert caught.value.failure.kind == "unknown_generation"
+
+
+def test_a_newer_process_of_a_task_shuts_out_the_older(link: Link, store: Store) -> None:
+    """A process that was replaced goes on voting for its successor."""
+    caller = joined(link, store)
+    older = pb.Caller()
+    older.CopyFrom(caller)
+    older.incarnation = "p.0"
+    with pytest.raises(Refusal, match="a newer process of worker-0 has taken its place") as caught:
+        link.vote(ballot(older), 30.0)
+    assert caught.value.failure.kind == "superseded"
+
+
+# -- large ones --
+
+
+def test_a_vote_of_two_million_tensors(coordinator: Coordinator, store: Store, world: World) -> None:
+    """A model with an embedding table per user: gRPC takes no more than 4 MB unless told otherwise."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    link = GrpcLink(coordinator.address)
+    ballots = [ballot(worker.session.caller(), tensors=2_000_000) for worker in workers]
+    ballots[1].crcs = ballots[1].crcs[:-4] + b"\1\0\0\0"
+    for reply in together([lambda b=b: link.vote(b, 60.0) for b in ballots]):  # type: ignore[misc]
+        assert isinstance(reply, pb.VoteReply)
+        assert list(reply.decided.failure.positions) == [1_999_999]
+    link.close()
+
+
+def test_an_index_of_twenty_thousand_tensors(link: Link, store: Store) -> None:
+    """A report larger than any message may be."""
+    caller = joined(link, store)
+    link.vote(ballot(caller, tensors=20_000), 30.0)
+    assert link.report(report(caller, store, tensors=20_000), 60.0).committed
+    record = read_run(store).checkpoints[0]  # type: ignore[union-attr]
+    assert len(Index.parse(store.read(index_object(record.prefix))).tensors) == 20_000
+
+
+def test_a_long_refusal_arrives(link: Link, store: Store) -> None:
+    """The reasons of hundreds of workers do not fit into gRPC's metadata: the worker is told that nobody answers."""
+    caller = joined(link, store)
+    link.vote(ballot(caller), 30.0)
+    assert link.report(report(caller, store), 30.0).committed
+    request = pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=30.0)
+    reply = link.restore(request, 30.0)
+    request.prefix, request.verdict, request.reason = reply.prefix, "damaged", "ruin\u00e9 " * 50_000
+    with pytest.raises(Refusal) as caught:
+        link.restore(request, 30.0)
+    assert caught.value.failure.kind == "checkpoint_damaged"
+    assert request.reason[:100_000] in caught.value.failure.message
+
+
+# -- broken ones --
+
+
+@pytest.mark.parametrize("run", ["", "/", "s3://bucket/run", "/tmp/a[b]"])
+def test_what_cannot_be_a_run_is_refused(link: Link, run: str) -> None:
+    """An exception in the service looks like a broken connection: the worker tries again for ten minutes."""
+    caller = pb.Caller(run=run, task=pb.Task(type="worker"), incarnation="p.1")
+    with pytest.raises(Refusal) as caught:
+        link.join(pb.JoinRequest(caller=caller), 30.0)
+    assert caught.value.failure.kind == "invalid_request"
+
+
+def test_a_vote_that_makes_no_sense_is_answered(link: Link, store: Store) -> None:
+    """A worker of another version, or a mistake of ours: no answer, and the save hangs until its deadline."""
+    caller = joined(link, store)
+    request = ballot(caller)
+    request.crcs = b"odd"
+    assert link.vote(request, 30.0).decided.failure.kind == "invalid_request"
+    assert link.vote(ballot(caller, ordinal=2), 30.0).HasField("go")
+
+
+def test_records_that_make_no_index_fail_the_save(link: Link, store: Store) -> None:
+    """A tensor that two workers say they wrote: an index of which each reader makes something else."""
+    caller = joined(link, store)
+    link.vote(ballot(caller), 30.0)
+    chunks = report(caller, store)
+    chunks.append(chunks[1])
+    outcome = link.report(chunks, 30.0)
+    assert not outcome.committed
+    assert outcome.failure.kind == "save_failed"
+    assert "key-0000000" in outcome.failure.message
+
+
+@pytest.mark.parametrize("description", ["", "{", "{}", "[1]"])
+def test_a_description_that_makes_no_sense_fails_the_save(link: Link, store: Store, description: str) -> None:
+    """A mistake in the last step before the commit leaves the save hanging."""
+    caller = joined(link, store)
+    link.vote(ballot(caller), 30.0)
+    chunks = report(caller, store)
+    chunks[0].head.description_json = description
+    outcome = link.report(chunks, 30.0)
+    assert not outcome.committed
+    assert outcome.failure.kind == "save_failed"
+
+
+def test_a_mistake_in_the_coordinator_is_an_answer(
+    coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that broke is taken for a lost connection, and repeated for as long as the save may take."""
+    link = GrpcLink(coordinator.address)
+    caller = joined(link, store)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(Machine._HANDLERS, ev.Vote, broken)
+        with pytest.raises(Refusal, match="a mistake of ours"):
+            link.vote(ballot(caller), 30.0)
+    assert any(r.exc_info and r.levelno == logging.ERROR for r in caplog.records)
+    assert link.vote(ballot(caller), 30.0).HasField("go")
+    link.close()
+
+
+def test_the_clock_survives_a_mistake(
+    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One exception at a tick, and no deadline of any save passes any more."""
+    workers = world(2, coordinator, save_timeout=0.2)
+    all_join(workers)
+    ticked = threading.Event()
+
+    def broken(*_: object) -> None:
+        ticked.set()
+        raise RuntimeError("a mistake of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(Machine._HANDLERS, ev.Tick, broken)
+        assert ticked.wait(60.0)
+    (error,) = outcomes([workers[0].save(1)])
+    assert error is not None
+    assert "waiting for worker-1 to call save()" in str(error)
+
+
+def test_a_state_file_that_cannot_be_written_delays_nobody(
+    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is committed, but the workers wait for a file that only stock readers need."""
+    (worker,) = world(1, coordinator)
+    worker.join()
+
+    def broken(_: object) -> bytes:
+        raise ValueError("cannot be encoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast_storage.state_file.to_bytes", broken)
+        assert outcomes([worker.save(1)]) == [None]
+    assert outcomes([worker.save(2)]) == [None]
+    assert b"ckpt-2" in store.read("checkpoint")
+
+
+def test_a_join_that_was_given_up_is_forgotten(
+    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is gone completes a world in which nobody answers for it."""
+    link = GrpcLink(coordinator.address)
+    caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=1), incarnation="gone.1")
+    cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
+    with pytest.raises(Unreachable):
+        link.join(pb.JoinRequest(caller=caller, cluster=cluster), 0.2)
+    link.close()
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    until(lambda: driver.machine.forming is None or not driver.machine.forming.joiners)
+    assert driver._waiting == {}
+    all_join(world(2, coordinator))
+
+
+# -- attendance --
+
+
+def test_attendance_of_nobody_ends(coordinator: Coordinator) -> None:
+    """A stream that ends before its first heartbeat breaks the service."""
+    link = GrpcLink(coordinator.address)
+    assert list(link.attend(iter(()))) == []
+    link.close()
+
+
+def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordinator, store: Store) -> None:
+    """A worker attends at a restarted coordinator that does not know it, and is thought lost by the next save."""
+    link = GrpcLink(coordinator.address)
+    caller = joined(link, store)
+    caller.generation = "0badcafe"
+    with pytest.raises(Refusal) as caught:
+        list(link.attend(iter([pb.Heartbeat(caller=caller)])))
+    assert caught.value.failure.kind == "unknown_generation"
+    link.close()
+
+
+@pytest.mark.parametrize("how", ["ends", "cancels", "vanishes"])
+def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: Store, how: str) -> None:
+    """Listeners of workers that are gone pile up, and a dead worker counts as present."""
+    link = GrpcLink(coordinator.address)
+    caller = joined(link, store)
+    stop = threading.Event()
+
+    def beats() -> Iterator[pb.Heartbeat]:
+        yield pb.Heartbeat(caller=caller)
+        stop.wait(60.0)
+
+    call = link._stub.Attend(beats())
+    until(lambda: coordinator.attended_by(store.url, 1))
+    if how == "ends":
+        stop.set()
+    elif how == "cancels":
+        call.cancel()
+    else:
+        link.close()
+    until(lambda: coordinator.attended_by(store.url, 0))
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    until(lambda: driver._listeners == {})
+    stop.set()
+    link.close()
+
+
+# -- what anybody may ask --
+
+
+def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world: World) -> None:
+    """An operator cannot see which worker a save waits for."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    status = coordinator.status(store.url)
+    assert status.coordinator == coordinator.id
+    assert status.generation == workers[0].session.generation
+    assert [(job.type, len(job.addresses)) for job in status.cluster] == [("worker", 2)]
+    assert [p.incarnation for p in status.presence] == [worker.session.caller().incarnation for worker in workers]
+    assert status.reason == "no save is in flight"
+    save = workers[0].save(5)
+    until(lambda: coordinator.status(store.url).save_phase == "vote")
+    status = coordinator.status(store.url)
+    assert (status.save_step, status.reason) == (5, "waiting for worker-1 to call save()")
+    assert outcomes([save, workers[1].save(5)]) == [None, None]
+    assert coordinator.status(store.url).run_id
+
+
+def test_status_of_a_run_that_nobody_has_called_for(coordinator: Coordinator, store: Store) -> None:
+    """Asking about a run opens it."""
+    with pytest.raises(grpc.RpcError) as caught:
+        coordinator.status(store.url)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+    assert coordinator.server.runs.find(store.url) is None
+
+
+def test_health(coordinator: Coordinator) -> None:
+    """Kubernetes restarts a coordinator that works, or keeps one that does not."""
+    with grpc.insecure_channel(coordinator.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "holdfast_protos.v1.Coordinator"):
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30.0)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = threading.Thread(target=coordinator.stop)
+        stopping.start()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stopping.join(60.0)
+
+
+def test_reflection(coordinator: Coordinator) -> None:
+    """grpcurl needs the proto files to ask anything."""
+    with grpc.insecure_channel(coordinator.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (reply,) = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=30.0
+        )
+    names = {service.name for service in reply.list_services_response.service}
+    assert {"holdfast_protos.v1.Coordinator", "grpc.health.v1.Health"} <= names
