@@ -88,17 +88,22 @@ class TrainingWorld:
         self.size = size
         logs.mkdir(parents=True, exist_ok=True)
         cluster = {"worker": free_addresses(size)}
+        self.failed = False
         self.workers = []
         for index in range(size):
             task = {"type": "worker", "index": index}
-            config = json.dumps({"cluster": cluster, "task": task}) if size > 1 else ""
+            config = json.dumps({"cluster": cluster, "task": task}) if size > 1 else "{}"
             self.workers.append(Worker(f"worker-{index}", logs / f"worker-{index}.log", {"TF_CONFIG": config, **QUIET}))
 
     def run(self, scenario: str, deadline_s: float = DEADLINE, **arguments: Any) -> list[Any]:
-        """Run a scenario in all workers; what it returned in each, chief first."""
+        """Run a scenario in all workers; what it returned in each, chief first. WorldFailed ends the world."""
         self.start(scenario, **arguments)
         end = time.monotonic() + deadline_s
-        return [worker.answer(end) for worker in self.workers]
+        try:
+            return [worker.answer(end) for worker in self.workers]
+        except WorldFailed:
+            self.failed = True
+            raise
 
     def start(self, scenario: str, **arguments: Any) -> None:
         """Begin a scenario that is not meant to end."""

@@ -19,6 +19,8 @@ class Worlds:
         self._started = 0
 
     def get(self, size: int) -> TrainingWorld:
+        if size in self._worlds and self._worlds[size].failed:
+            self.end(size)
         if size not in self._worlds:
             self._started += 1
             self._worlds[size] = TrainingWorld(size, self._logs / f"{self._started}-world-of-{size}")

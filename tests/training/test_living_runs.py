@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +9,9 @@ import pytest
 
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
-from support.training_world import free_addresses
+from support.coordinator_process import coordinator
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
-
-
-@contextmanager
-def coordinator(root: Path) -> Iterator[str]:
-    """A coordinator of its own process; its address."""
-    (address,) = free_addresses(1)
-    command = [sys.executable, "-m", "holdfast.cli", "coordinator", "--root", str(root), "--listen", address]
-    with open(root / "coordinator.log", "wb") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            end = time.monotonic() + 60
-            while "listens on" not in (text := (root / "coordinator.log").read_text()):
-                assert process.poll() is None, text
-                assert time.monotonic() < end, text
-                time.sleep(0.05)
-            yield address
-        finally:
-            process.kill()
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -60,7 +38,7 @@ def test_looking_disturbs_nothing(worlds: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "one coordinator for both"])
 def test_a_second_job_is_refused(worlds: Any, tmp_path: Path, apart: bool) -> None:
     """Two jobs that were started on one directory by mistake wrote over each other, or the first one lost the run."""
-    with coordinator(tmp_path) if apart else nullcontext() as address:
+    with coordinator(tmp_path, start=apart) as address:
         run, first, second = tmp_path / "run", worlds.get(2), worlds.get(1)
         options = {"directory": str(run), "coordinator": address}
         first.run("jobs.begin", name="job", **options)

@@ -1,4 +1,7 @@
-"""A process's place in its training world: TF_CONFIG says which, without one it is a world of its own."""
+"""A process's place in its training world: TF_CONFIG says which.
+
+Without one it is a world of its own, with two logical devices for those who want a MirroredStrategy.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,10 @@ def enter() -> World:
     # Runs are compared bit by bit.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
-    if not os.environ.get("TF_CONFIG"):
-        return World(0, 1, None)
     config = json.loads(os.environ["TF_CONFIG"])
+    if not config:
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+        return World(0, 1, None)
     size = len(config["cluster"]["worker"])
     return World(config["task"]["index"], size, tf.distribute.MultiWorkerMirroredStrategy())
