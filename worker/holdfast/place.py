@@ -47,6 +47,11 @@ class Place:
         return dict(self.cluster)[chief.type][chief.index].rpartition(":")[0]
 
 
+def describe(cluster: Cluster) -> str:
+    """A cluster in words, for errors."""
+    return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
+
+
 ALONE = Place(Task("worker", 0), (("worker", ("127.0.0.1:0",)),))
 
 

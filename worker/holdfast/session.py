@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.hint import Hint, read_hint
 from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
-from holdfast.place import PROCESS, Place
+from holdfast.place import PROCESS, Place, describe
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError
+from holdfast_storage.layout import HINT
 from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
 
@@ -105,7 +106,7 @@ class Session:
 
     def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
         end = time.monotonic() + timeout
-        reason, warned = "", 0.0
+        reason, told, warned = "", False, 0.0
         for pause in _pauses():
             remaining = end - time.monotonic()
             if remaining <= 0 or self._closed.is_set():
@@ -122,13 +123,18 @@ class Session:
                 link = self._connect()
                 reply = link.join(request, min(remaining, JOIN_CALL))
             except Unreachable as error:
-                reason = str(error)
+                if remaining >= JOIN_CALL or not told:  # else it says less than the answer before
+                    reason = str(error)
             except Refusal as refusal:
                 raise to_error(refusal.failure) from None
             else:
                 if not reply.waiting_for:
                     return reply
-                reason = f"waiting for {_names(reply.waiting_for)} to join (coordinator at {link.address})"
+                told = True
+                reason = (
+                    f"waiting for {_names(reply.waiting_for)} to join {self._store.url} (coordinator at "
+                    f"{link.address}). Check that they run, and that all workers have the same directory"
+                )
             if time.monotonic() - warned > 30.0:
                 log.info("%s: %s", self.place.task, reason)
                 warned = time.monotonic()
@@ -154,10 +160,17 @@ class Session:
             hint = read_hint(self._store)
         except HoldfastError as error:
             raise Unreachable(f"where the chief's coordinator listens cannot be read: {error}") from None
-        if hint is None or hint.cluster != self.place.cluster:
-            chief = self.place.tasks[0]
-            raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens ({self._store.url})")
-        return hint.address
+        if hint is not None and hint.cluster == self.place.cluster:
+            return hint.address
+        if hint is None:
+            why = "is not there. Check that it runs, and that all workers have the same storage mounted at this path"
+        else:
+            why = (
+                f"is of another cluster, {describe(hint.cluster)}, than this worker's, {describe(self.place.cluster)}. "
+                "Unless an earlier job left it, give all workers the same TF_CONFIG cluster"
+            )
+        chief, where = self.place.tasks[0], f"{self._store.url}/{HINT}"
+        raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens: {where} {why}")
 
     def _embed(self) -> Link:
         from holdfast_coordinator.embedded import Embedded
