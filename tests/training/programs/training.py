@@ -106,19 +106,6 @@ def train(
     return {"restored": restored, "first": first, "losses": losses, "state": training.state()}
 
 
-def train_and_just_end(world: Any, directory: str, steps: int) -> None:
-    """Train, save, and leave all else to the end of the program."""
-    training = Training(world, directory)
-    KEPT.append(training)
-    for _ in range(steps):
-        training.step()
-    training.manager.save(checkpoint_number=steps)
-
-
-KEPT: list[Training] = []
-"""What outlives its scenario."""
-
-
 def dying(write_objects: Callable[..., Any]) -> Callable[..., Any]:
     """Writes a part of the objects, and dies in the middle."""
 

@@ -1,0 +1,44 @@
+"""A program's last save, where nothing is closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import open_store
+from support.training_world import PROGRAMS, QUIET, free_addresses
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
+
+
+def test_the_last_save_is_committed(tmp_path: Path) -> None:
+    """The interpreter's end, at which thread pools refuse work, took the last checkpoint with it; or it hung."""
+    cluster = {"worker": free_addresses(2)}
+    with ExitStack() as stack:
+        processes = []
+        for index in range(2):
+            config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+            log = stack.enter_context(open(tmp_path / f"{index}.log", "wb"))
+            process = subprocess.Popen(
+                [sys.executable, str(PROGRAMS / "just_end.py"), str(tmp_path / "run"), "3"],
+                env={**os.environ, **QUIET, "TF_CONFIG": json.dumps(config)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        statuses = [process.wait(120.0) for process in processes]
+    logs = [(tmp_path / f"{index}.log").read_text() for index in range(2)]
+    assert statuses == [0, 0], logs
+    assert "Traceback" not in "".join(logs)
+    state = read_run(open_store(str(tmp_path / "run")))
+    assert state is not None
+    assert [c.step for c in state.checkpoints] == [3]
