@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - see the end of this module
 import json
 import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +30,9 @@ PATIENCE = 30.0
 CLOSE_PATIENCE = 60.0
 """Seconds for which closing waits: for the save in flight beyond its deadline, and for the other workers."""
 
-_open_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+_open: dict[Session, Save | None] = {}
+"""What is to be ended in order when the program ends, with the save in flight: sessions, for the manager itself, a
+local variable of a function that has returned, may be gone by then."""
 
 
 class CheckpointManager:
@@ -120,7 +122,7 @@ class CheckpointManager:
         self._restores = 0
         self._staged: Any = None
         self._closed = False
-        _open_managers.add(self)
+        _open[self._session] = None
 
     # -- saving --
 
@@ -171,7 +173,7 @@ class CheckpointManager:
         save = self._snapshot(number)
         save.metadata, save.metrics = dict(metadata or {}), dict(metrics or {})
         save.start()
-        self._save = save
+        self._save = _open[self._session] = save
         if failure is not None:
             raise failure
         if self._blocking if blocking is None else blocking:
@@ -349,6 +351,7 @@ class CheckpointManager:
         self._closed = True
         failure = self._settle(for_ever=True)
         self._session.close(CLOSE_PATIENCE)
+        _open.pop(self._session, None)
         if self._staged is not None:
             self._staged.close()
         if failure is not None:
@@ -400,12 +403,13 @@ def _check_json(**values: Mapping[str, Any] | None) -> None:
 
 
 def _close_all() -> None:
-    for manager in list(_open_managers):
-        try:
-            manager.close()
-        except HoldfastError as error:
-            log.error("%s", error)
+    while _open:
+        session, save = _open.popitem()
+        if save is not None:
+            save.wait()
+        session.close(CLOSE_PATIENCE)
 
 
-# Before thread pools, the coordinator's and fsspec's among them, refuse work, which is earlier than `atexit`.
+# Before thread pools, the coordinator's and fsspec's among them, refuse work, which is earlier than `atexit`: they do
+# so from a callback of the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.
 threading._register_atexit(_close_all)  # type: ignore[attr-defined]
