@@ -1,0 +1,81 @@
+"""Programs that run as processes and are talked with line by line. They end with the test, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from signal import Signals
+
+TESTS = Path(__file__).parents[1]
+PATIENCE = 60.0
+
+
+class Child:
+    """A Python program with its stdin, stdout and stderr.
+
+    Args:
+        arguments: of the interpreter: "-m" and a module, or a file, and what it is to be told.
+        environment: added to this process's own.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+            | dict(environment or {}),
+        )
+        self.output: list[str] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, name="child")
+        self._reader.start()
+
+    def say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def expect(self, part: str) -> str:
+        """The next line of the output that holds a text."""
+        while True:
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except queue.Empty:
+                line = None
+            assert line is not None, f"{part!r} did not come:\n" + "\n".join(self.output)
+            if part in line:
+                return line
+
+    def send(self, signal: Signals) -> None:
+        self._process.send_signal(signal)
+
+    def wait(self) -> int:
+        """Its exit status, and all of its output is there."""
+        status = self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def end(self) -> None:
+        self._process.kill()
+        self.wait()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output.append(line.rstrip("\n"))
+            self._lines.put(self.output[-1])
+        self._lines.put(None)
