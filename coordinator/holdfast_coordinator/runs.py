@@ -21,11 +21,10 @@ STORAGE_THREADS = 16
 class Runs:
     """By run directory. With a root, only directories at or below it."""
 
-    def __init__(self, leader: Leader, root: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, leader: Leader, root: str = "") -> None:
         self.leader = leader
         self._root = normalise(root) if root else ""
         self._options: dict[str, Mapping[str, Any] | None] = {}
-        self._default_options = storage_options
         self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
         self._drivers: dict[str, Driver] = {}  # by directory
         self._executor = ThreadPoolExecutor(STORAGE_THREADS, "holdfast-storage")
@@ -55,7 +54,7 @@ class Runs:
 
     def _open(self, url: str) -> Store:
         directory = self._check(url)
-        return open_store(directory, self._options.get(directory, self._default_options))
+        return open_store(directory, self._options.get(directory))
 
     def _check(self, url: str) -> str:
         directory = normalise(url)

@@ -7,8 +7,6 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -48,16 +46,15 @@ OPTIONS = [
 class Server:
     """Lives on the running asyncio loop."""
 
-    def __init__(self, root: str = "", storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, root: str = "") -> None:
         self._root = root
-        self._storage_options = storage_options
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
     async def start(self, listen: str, advertise: str = "") -> None:
         """Listen on HOST:PORT; port 0 takes a free one. InvalidRequest if that is not possible.
 
-        advertise: the host under which others reach it; empty: the one it listens on, or this host's name for all.
+        advertise: HOST:PORT under which others reach it; empty: where it listens, or this host's name for all hosts.
         """
         server = self._server = grpc.aio.server(options=OPTIONS)
         host = listen.rpartition(":")[0]
@@ -68,9 +65,9 @@ class Server:
                 f"cannot listen on {listen}: is the port taken, or the host not one of this machine?", object=listen
             ) from error
         wildcard = host in ("", "0.0.0.0", "[::]", "::")
-        self.address = f"{advertise or (socket.gethostname() if wildcard else host)}:{port}"
+        self.address = advertise or f"{socket.gethostname() if wildcard else host}:{port}"
         leader = Leader(secrets.token_hex(8), self.address, socket.gethostname())
-        self.runs = Runs(leader, self._root, self._storage_options)
+        self.runs = Runs(leader, self._root)
         self.service = Service(self.runs)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(Servicer(self.service), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -89,19 +86,19 @@ class Server:
         await self.runs.close()
 
 
-def serve(root: str, listen: str, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Run a coordinator until SIGTERM or SIGINT."""
-    asyncio.run(_serve(root, listen, storage_options))
+def serve(root: str, listen: str, advertise: str = "") -> None:
+    """Run a coordinator until SIGTERM or SIGINT. See `Server.start`."""
+    asyncio.run(_serve(root, listen, advertise))
 
 
-async def _serve(root: str, listen: str, storage_options: Mapping[str, Any] | None) -> None:
-    server = Server(root, storage_options)
-    await server.start(listen)
-    log.info("coordinator of the runs below %s listens on %s", root, server.address)
+async def _serve(root: str, listen: str, advertise: str) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    server = Server(root)
+    await server.start(listen, advertise)
+    log.info("coordinator of the runs below %s listens on %s", root, server.address)
     await stopped.wait()
     log.info("ending")
     await server.stop(patience=10.0)

@@ -25,6 +25,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
+from holdfast.variables import local_components, variable_of
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
@@ -84,13 +85,13 @@ class Snapshotter:
         tensors, replicas, reads, collective = list(encoded.values()), [], [], False
         for key, tensor in hook.kept.items():
             owner = graph.owners.get(key)
-            variable = _variable(owner)
+            variable = variable_of(owner)
             guarded = key in graph.of_optimizers or _is_trained(owner, tensor)
             captured = _numeric(key, tensor, guarded)
             tensors.append(captured)
             if variable is None:
                 continue
-            components = _components(variable)
+            components = local_components(variable)
             if _is_on_read(variable):
                 collective = True
                 replicas += _replicas(key, components)
@@ -201,7 +202,7 @@ class _Read:
     components: tuple[Any, ...]  # the local values of the variable; the first is the one that is saved
 
     def unchanged(self) -> bool:
-        return self.owner is self.variable or _variable(self.owner) is self.variable
+        return self.owner is self.variable or variable_of(self.owner) is self.variable
 
     def tensor(self) -> SnapshotTensor:
         return _numeric(self.key, _read(self.components[0]), self.guarded)
@@ -290,14 +291,6 @@ def _descendants(proto: Any, roots: list[int]) -> set[int]:
     return seen
 
 
-def _variable(owner: Any) -> Any:
-    """The tf.Variable that an object of the graph is, or (Keras 3) holds; None for any other object."""
-    if isinstance(owner, tf.Variable):
-        return owner
-    value = getattr(owner, "value", None)
-    return value if isinstance(value, tf.Variable) else None
-
-
 def _is_trained(owner: Any, tensor: Any) -> bool:
     # A step counter made by tf.Variable(0) is called trainable, too, but there are no gradients of integers.
     return bool(getattr(owner, "trainable", False)) and (tensor.dtype.is_floating or tensor.dtype.is_complex)
@@ -307,13 +300,6 @@ def _is_on_read(variable: Any) -> bool:
     """Whether the saved value is an aggregate over all replicas of the world."""
     distributed = isinstance(variable, tf.distribute.DistributedValues)
     return distributed and variable.synchronization == tf.VariableSynchronization.ON_READ
-
-
-def _components(variable: Any) -> tuple[Any, ...]:
-    """The values of a variable on this worker."""
-    if not isinstance(variable, tf.distribute.DistributedValues):
-        return (variable,)
-    return tuple(variable.distribute_strategy.experimental_local_results(variable))
 
 
 def _read(variable: Any) -> Any:

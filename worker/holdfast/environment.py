@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from holdfast.variables import variable_of
+
 PACKAGES = ("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "fsspec", "grpcio", "protobuf")
 
 
@@ -46,7 +48,7 @@ def strategy_name(checkpoint: Any) -> str:
     import tensorflow as tf
 
     for trackable in tf.train.TrackableView(checkpoint).descendants():
-        variable = getattr(trackable, "value", trackable)
+        variable = variable_of(trackable)
         if isinstance(variable, tf.distribute.DistributedValues):
             name = type(variable.distribute_strategy).__name__
             # What tf.distribute exports the class as.

@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.snapshot import replica_key
 from holdfast.staging import Staged
+from holdfast.variables import local_components, variable_of
 from holdfast_storage.errors import InvalidRequest
 
 _log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class _Replicas:
             key = self.waiting.pop(node, None)
             if key is None:
                 continue
-            components = local_components(trackable)
+            components = local_components(variable_of(trackable))
             if len(components) != self._staged.replicas[key]:
                 _log.info("%s: saved by %d replicas, now %d", key, self._staged.replicas[key], len(components))
                 continue
@@ -99,14 +100,6 @@ class _Replicas:
             for i, component in enumerate(components):
                 with tf.device(component.device):
                     component.assign(reader.get_tensor(replica_key(key, i)))
-
-
-def local_components(trackable: Any) -> tuple[Any, ...]:
-    """The variables that this process holds of a variable, one a local replica; itself where it is not distributed."""
-    variable = getattr(trackable, "value", trackable)  # of a Keras 3 variable
-    variable = trackable if callable(variable) else variable
-    strategy = getattr(variable, "distribute_strategy", None)
-    return (variable,) if strategy is None else tuple(strategy.experimental_local_results(variable))
 
 
 def _why_not_per_worker(staged: Staged) -> str:

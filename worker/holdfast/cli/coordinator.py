@@ -19,28 +19,36 @@ from holdfast_storage.errors import InvalidRequest
     metavar="HOST:PORT",
     help="Where to listen; port 0 takes a free one and logs it.",
 )
-def command(root: str, listen: str) -> None:
+@click.option(
+    "--advertise",
+    default="",
+    metavar="HOST:PORT",
+    help="Where others reach it, if not where it listens: behind a Kubernetes Service, for one.",
+)
+def command(root: str, listen: str, advertise: str) -> None:
     """Run a coordinator until SIGTERM or ctrl-C, logging to stderr.
 
     Workers find it by `CheckpointManager(..., coordinator="HOST:PORT")` or by the environment variable
     HOLDFAST_COORDINATOR. Whoever can reach the port can commit to the runs below URL: listen on a private address.
     """
-    address, directory = _checked_address(listen), _checked_root(root)
+    address, directory = _checked_address(listen, "--listen"), _checked_root(root)
+    if advertise:
+        _checked_address(advertise, "--advertise")
     from holdfast_coordinator.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    serve(directory, address)
+    serve(directory, address, advertise)
 
 
-def _checked_address(listen: str) -> str:
+def _checked_address(address: str, option: str) -> str:
     """HOST:PORT, after checking that it is one; an IPv6 address stands in brackets."""
-    host, colon, port = listen.rpartition(":")
+    host, colon, port = address.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if not colon or not host or bare_ipv6 or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise InvalidRequest(
-            f"--listen {listen!r} is not HOST:PORT, such as 127.0.0.1:7070, [::1]:7070 or 0.0.0.0:0 for any free port"
+            f"{option} {address!r} is not HOST:PORT, such as 127.0.0.1:7070, [::1]:7070 or 0.0.0.0:0 for any free port"
         )
-    return listen
+    return address
 
 
 def _checked_root(root: str) -> str:
