@@ -69,16 +69,20 @@ class Training:
 
     def state(self) -> dict[str, dict[str, str]]:
         """Digests of all that the next step depends on; moves the input on."""
-        others = {v.path: v for v in self.model.non_trainable_variables}
-        seeds = {path: v for path, v in others.items() if "seed" in path}
+        others = self.model.non_trainable_variables
         return {
-            "weights": digests({v.path: v for v in self.model.trainable_variables}),
-            "optimizer": digests({v.path: v for v in self.optimizer.variables}),
-            "statistics": digests({path: v for path, v in others.items() if path not in seeds}),
-            "seeds": digests(seeds),
+            "weights": _digests(self.model.trainable_variables),
+            "optimizer": _digests(self.optimizer.variables),
+            "statistics": _digests([v for v in others if "seed" not in v.path]),
+            "seeds": _digests([v for v in others if "seed" in v.path]),
             "noise": digests({"state": self.noise.state}),
             "input": digests({str(i): next(self.input) for i in range(3)}),
         }
+
+
+def _digests(variables: list[Any]) -> dict[str, str]:
+    # Without the path before the name, in which Keras counts the models of a process.
+    return digests({f"{i} {v.path.rpartition('/')[2]}": v for i, v in enumerate(variables)})
 
 
 def train(
