@@ -81,8 +81,8 @@ class Training:
 
 
 def _digests(variables: list[Any]) -> dict[str, str]:
-    # Without the path before the name, in which Keras counts the models of a process.
-    return digests({f"{i} {v.path.rpartition('/')[2]}": v for i, v in enumerate(variables)})
+    # By number: in the names, Keras counts the models and layers of a process.
+    return digests({str(i): v for i, v in enumerate(variables)})
 
 
 def train(
