@@ -81,11 +81,12 @@ def _targets(results: Results) -> list[str]:
     for verdict in verdicts(results):
         _, unit, scale = FIGURES[verdict.target.figure]
         outcome = f"**{verdict.outcome}**" if verdict.outcome == "missed" else verdict.outcome
-        ours, bound = (
-            _NOTHING if value is None else f"{_number(value * scale)} {unit}" for value in (verdict.ours, verdict.bound)
+        ours, bound, limit = (
+            _NOTHING if value is None else f"{_number(value * scale)} {unit}"
+            for value in (verdict.ours, verdict.bound, verdict.limit)
         )
-        rows.append([verdict.target.what, verdict.medium, ours, bound, outcome])
-    return _table(["target", "medium", "Holdfast", "at most", ""], rows)
+        rows.append([verdict.target.what, verdict.medium, ours, bound, limit, outcome])
+    return _table(["target", "medium", "Holdfast", "at most", LABELS["raw"], ""], rows)
 
 
 def _cell(summary: Summary | None, scale: float, ratio: float | None, size: int | None) -> str:

@@ -9,6 +9,7 @@ from benchmarks.contestants import LABELS
 from benchmarks.results import Results
 
 _US = "holdfast"
+_LIMIT = "raw"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class Verdict:
         medium: where.
         ours: Holdfast's median in the figure's unit; None if not measured.
         bound: the most that it may be; None if the one to compare with was not measured.
-        noise: the distance between the two that says nothing.
+        limit: the raw writer's median. Where it is above the bound, the medium allows nobody to meet the target.
+        noise: the distance between ours and the bound that says nothing.
     """
 
     target: Target
     medium: str
     ours: float | None
     bound: float | None
+    limit: float | None
     noise: float
 
     @property
@@ -90,4 +93,4 @@ def verdicts(results: Results) -> Iterator[Verdict]:
                 bound = None if theirs is None else target.at_most * theirs
             # Only lost times are differences of two nearly equal ones.
             noise = results.lost_noise(cases[target.case], medium) if target.figure == "lost" else None
-            yield Verdict(target, medium, medians.get(_US), bound, noise or 0.0)
+            yield Verdict(target, medium, medians.get(_US), bound, medians.get(_LIMIT), noise or 0.0)
