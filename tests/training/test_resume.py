@@ -48,7 +48,8 @@ def test_a_killed_run_ends_bit_equal(worlds: Any, tmp_path: Path, size: int, kil
         assert after["losses"] == before["losses"][newest.step :]
         assert after["state"] == before["state"]
 
-    # What must be every worker's own is, or the test proves nothing.
+    # What must be every worker's own is, and nothing is empty, or the test proves nothing.
+    assert all(all(r["state"].values()) for r in resumed)
     for what in ("statistics", "noise", "input"):
         assert len({str(r["state"][what]) for r in resumed}) == size, what
     for what in ("weights", "optimizer"):
