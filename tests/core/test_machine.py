@@ -785,6 +785,47 @@ def test_a_takeover_in_mid_save() -> None:
     cluster.check()
 
 
+def test_a_commit_behind_another_worlds_lead() -> None:
+    """A world that is fenced commits once more, because its coordinator is the one that leads."""
+    cluster, coordinator, workers = start()
+    second = cluster.world(coordinator, 2, workers)
+    vote(coordinator, workers, 1)
+    calls = report(coordinator, workers, 1)
+    rivals = [coordinator.call(worker.vote(1)) for worker in second]
+    while not any(isinstance(effect, fx.Append) for effect in coordinator.pending):
+        index = next(i for i, effect in enumerate(coordinator.pending) if isinstance(effect, fx.ReadLog))
+        coordinator.carry_out(index)
+        coordinator.deliver()
+    (finalize,) = (i for i, effect in enumerate(coordinator.pending) if isinstance(effect, fx.Finalize))
+    coordinator.carry_out(finalize)
+    coordinator.deliver()
+    coordinator.run()
+    assert {failed(call).kind for call in calls} == {"superseded"}
+    assert isinstance(rivals[0].answer, v.Go)
+    assert cluster.storage.kinds == ["import", "lead", "lead"]
+    cluster.check()
+
+
+def test_an_old_reading_of_the_log_ends_no_lead() -> None:
+    """The predecessor's entry, read before the lead was taken and told after it, taken for a newer leader's."""
+    cluster, coordinator, workers = start()
+    cluster.save(coordinator, workers, 1)
+    coordinator.alive = False
+    other, second = second_job(cluster, True)
+    calls = [other.call(worker.vote(1)) for worker in second]
+    other.carry_out()
+    other.deliver()
+    other.call(cluster.workers(1)[0].join())
+    other.carry_out(1)
+    while other.pending:
+        other.carry_out()
+        other.deliver(-1)
+    assert isinstance(calls[0].answer, v.Go)
+    assert isinstance(other.results[0], ev.LogRead)
+    other.deliver()
+    assert cluster.save(other, second, 1).committed
+
+
 @pytest.mark.parametrize("commit_first", [False, True])
 def test_a_takeover_races_with_a_commit(commit_first: bool) -> None:
     """Both stand: a checkpoint by somebody who did not lead."""
@@ -950,6 +991,54 @@ def test_a_world_is_handed_over() -> None:
     cluster.check()
 
 
+def test_a_world_is_handed_over_in_mid_commit() -> None:
+    """A commit entry that lost its race against the lead of the same world's next coordinator, told as a failure."""
+    cluster, coordinator, workers = start()
+    vote(coordinator, workers, 1)
+    calls = report(coordinator, workers, 1)
+    coordinator.carry_out()
+    coordinator.deliver()
+    elsewhere = cluster.coordinator()
+    elsewhere.ask(workers[1].rejoin())
+    moved = elsewhere.call(workers[1].report(1))
+    elsewhere.run()
+    coordinator.run()
+    assert {refusal(call).kind for call in calls} == {"unknown_generation"}
+    elsewhere.ask(workers[0].rejoin())
+    assert elsewhere.ask(workers[0].report(1)) == v.Outcome(1, True)
+    assert outcome(moved).committed
+    cluster.check()
+
+
+def test_a_commit_made_elsewhere_meanwhile_is_found() -> None:
+    """Workers that go to and fro between two coordinators: a commit made a second time, or told as a failure."""
+    cluster, coordinator, workers = start()
+    elsewhere = cluster.coordinator()
+    for worker in workers:
+        elsewhere.ask(worker.rejoin())
+    waiting = elsewhere.call(workers[0].vote(1))
+    elsewhere.run()
+    assert cluster.save(coordinator, workers, 1).committed
+    assert elsewhere.ask(workers[1].vote(1)) == v.Outcome(1, True)
+    assert waiting.answer == v.Outcome(1, True)
+    cluster.check()
+
+
+def test_a_coordinator_that_was_left_behind_does_not_take_the_lead_back() -> None:
+    """An old save that waits for the log takes the run from the coordinator that its workers have gone to since."""
+    cluster, coordinator, workers = start()
+    waiting = [coordinator.call(worker.vote(1)) for worker in workers]
+    elsewhere = cluster.coordinator()
+    for worker in workers:
+        elsewhere.ask(worker.rejoin())
+    for ordinal in (1, 2):
+        assert cluster.save(elsewhere, workers, ordinal).committed
+    coordinator.run()
+    assert {refusal(call).kind for call in waiting} == {"unknown_generation"}
+    assert cluster.save(elsewhere, workers, 3).committed
+    assert cluster.storage.kinds.count("lead") == 1
+
+
 def test_a_superseded_world_cannot_come_back() -> None:
     """A zombie of an earlier job finds a coordinator that does not know it, and saves."""
     cluster, coordinator, workers = start()
@@ -1103,10 +1192,11 @@ def test_a_policy_ends_with_its_world() -> None:
         coordinator.deliver()
     read_back = coordinator.pending.pop()
     second = cluster.world(coordinator, 2, workers)
-    cluster.save(coordinator, second, 1)
+    vote(coordinator, second, 1)
     coordinator.pending.append(read_back)
     coordinator.run()
-    assert len(cluster.storage.state.checkpoints) == 3
+    assert cluster.storage.kinds[-1] == "lead"
+    assert len(cluster.storage.state.checkpoints) == 2
 
 
 def test_the_clock_never_runs_back() -> None:

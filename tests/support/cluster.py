@@ -540,6 +540,70 @@ class Cluster:
         random_.choice(moves)()
         return True
 
+    def disturb(self, random_: random.Random) -> None:
+        """Something that happens to a cluster."""
+        client = random_.choice(self.clients)
+        coordinator = random_.choice([coordinator for coordinator in self.coordinators if coordinator.alive])
+        newest = self.coordinators[-1]
+        match random_.randrange(10):
+            case 0:
+                self.tick(5.0)
+            case 1:
+                self.tick(12.0)
+            case 2:
+                self.tick(70.0)
+            case 3:
+                self.storage.land()
+            case 4 if client.attached and client.coordinator.alive:
+                client.detach()
+            case 5 | 6 if client.worker.world and not client.attached and client.coordinator.alive:
+                client.attach()
+            case 7 if client.waiting and isinstance(client.event, ev.Vote | ev.Reported) and client.coordinator.alive:
+                client.fail()
+            case 8 if client.coordinator is not newest:
+                client.move(newest)
+            case 9 if coordinator.results:
+                event = random_.choice(coordinator.results)
+                if not isinstance(event, ev.LogRead | ev.Probed):
+                    coordinator.tell(event)
+
+    def restart(self, *, killed: bool) -> None:
+        """The coordinator is killed; or a second one comes up while it goes on, and the workers find it one by one."""
+        self.coordinators[-1].alive = not killed
+        newest = self.coordinator()
+        for client in self.clients if killed else self.clients[:1]:
+            client.move(newest)
+
+    def calm(self, rounds: int = 2000) -> list[Client]:
+        """All goes well from now on. The clients of formed worlds that have not come to their end."""
+        self.storage.land()
+        newest = self.coordinators[-1]
+        for coordinator in self.coordinators[:-1]:
+            coordinator.alive = False
+        for client in self.clients:
+            if client.coordinator is not newest:
+                client.move(newest)
+        for _ in range(rounds):
+            newest.run()
+            while newest.results:
+                newest.deliver()
+            for client in self.clients:
+                if client.done:
+                    if client.attached:
+                        client.detach()
+                elif client.answered:
+                    client.receive()
+                elif not client.waiting:
+                    if client.worker.world and not client.attached:
+                        client.attach()
+                    client.send()
+            if all(client.done for client in self.clients):
+                break
+            self.tick(0.5)
+        self.check()
+        # Who waits for a world that can never be complete is told so, and knows how long it wants to.
+        return [client for client in self.clients if not client.done and client.worker.world]
+
 
 def check_log(entries: list[Entry]) -> None:
     """What must be true of any log."""
@@ -556,6 +620,9 @@ def check_log(entries: list[Entry]) -> None:
             assert before.state.leader is not None
             assert before.state.leader.id == writer, "somebody who does not lead wrote an entry"
             assert before.state.generation == state.generation
+        if entry.kind == "commit":
+            assert state.generation is not None
+            assert f".{state.generation.id}." in state.checkpoints[-1].folder, "a world that does not lead committed"
         if before is not None and before.state.checkpoints:
             assert state.checkpoints, "the last checkpoint was given up"
         if entry.kind == "abort" and before is not None:

@@ -306,9 +306,8 @@ class Machine:
                 if self._fork_point() != world.base:
                     self._fence(world, _superseded(f"generation {_generation(state)} has taken the run over since"))
                 settled(None)
-            elif self.leading == world.generation.id:
-                settled(None)
             else:
+                world.learn(state)
                 self._take_lead(world, settled)
 
         def settled(failure: Failure | None) -> None:
@@ -317,8 +316,6 @@ class Machine:
                 return
             calls = world.unsettled or []
             world.unsettled = [] if failure else None
-            if not failure and self.ledger.state:
-                world.learn(self.ledger.state)
             for call in calls:
                 if failure:
                     self._refuse(call.request, replace(failure, phase="lead"))
@@ -389,6 +386,14 @@ class Machine:
         """Take the lead unless another job is at work here. The check spares mistakes; safety is the log's alone."""
         state = self.ledger.state
         assert state is not None
+        world.learn(state)
+        if world.committed >= attempt.ordinal:
+            # This very world has been going on with another coordinator process.
+            if world.committed == attempt.ordinal:
+                self._end(world, attempt, world.outcomes[attempt.ordinal])
+            else:
+                self._hand_over(world)
+            return
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
@@ -438,10 +443,7 @@ class Machine:
             if attempt.phase is not Phase.LEADING:
                 return
             if failure is None:
-                if attempt.ordinal in world.outcomes:
-                    self._end(world, attempt, world.outcomes[attempt.ordinal])
-                else:
-                    self._begin_writing(world, attempt)
+                self._begin_writing(world, attempt)
             elif failure.kind == "superseded":
                 self._lead(world, attempt)  # somebody was faster: read what stands there and consider again
             else:
@@ -465,7 +467,6 @@ class Machine:
             if self.leading != world.generation.id:
                 self._policy = RetentionPolicy()
             self.leading, self.led_since = world.generation.id, entry.number
-            world.learn(entry.state)
             self._emit(WriteStateFile(entry))
             self._delete(entry.state)
             then(None)
