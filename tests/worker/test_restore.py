@@ -52,11 +52,23 @@ def test_load_status_is_tensorflows(store: Store, tmp_path: Path) -> None:
         whole = tf.train.Checkpoint(v=tf.Variable(0.0), w=tf.Variable(0.0))
         apply(whole, None, found).assert_consumed()
         assert (whole.v.numpy(), whole.w.numpy(), whole.save_counter.numpy()) == (1.0, 2.0, 1)
+    with staged(store, record) as found:
         part = tf.train.Checkpoint(v=tf.Variable(0.0))
         status = apply(part, None, found).expect_partial()
         status.assert_existing_objects_matched()
         with pytest.raises(AssertionError, match="Unresolved object"):
             status.assert_consumed()
+
+
+def test_staging_is_given_back_once_nothing_is_left_to_read(store: Store, tmp_path: Path) -> None:
+    """A checkpoint that retention has removed fills the disk for as long as the training goes on."""
+    record = commit(store, save(tmp_path, v=tf.Variable(1.0), w=tf.Variable(2.0)))
+    with staged(store, record) as found:
+        apply(tf.train.Checkpoint(v=tf.Variable(0.0)), None, found)
+        assert Path(found.prefix).parent.exists()
+    with staged(store, record) as found:
+        apply(tf.train.Checkpoint(v=tf.Variable(0.0), w=tf.Variable(0.0)), None, found)
+        assert not Path(found.prefix).parent.exists()
 
 
 def test_per_worker_objects_go_on(store: Store, tmp_path: Path) -> None:

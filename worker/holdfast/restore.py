@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     """Restore two `tf.train.Checkpoint`s, `checkpoint` and what this worker keeps for itself, as `restore` does.
 
-    Variables that are created later are restored when they are created, from `staged`, which therefore has to stay
-    open until then. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`, `expect_partial`, ...).
+    Variables that are created later are restored when they are created, from `staged`, which is closed here if there
+    can be none, and otherwise has to stay open. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`,
+    `expect_partial`, ...).
 
     Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint.
     """
@@ -34,9 +35,12 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
         on_restored(status, state.late_attacher())
     if replicas.waiting:
         on_restored(status, lambda _: replicas.assign())
+    statuses = [status]
     if per_worker is not None:
         # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
-        per_worker.read(staged.local_prefix)
+        statuses.append(per_worker.read(staged.local_prefix))
+    if not replicas.waiting and all(map(_is_spent, statuses)):
+        staged.close()
     return status
 
 
@@ -67,6 +71,16 @@ def _bound(status: Any) -> dict[int, Any]:
     return dict(getattr(getattr(status, "_checkpoint", None), "object_by_proto_id", {}))
 
 
+def _is_spent(status: Any) -> bool:
+    """Whether everything in the checkpoint has found its object, so that nothing is left to be read."""
+    load: Any = getattr(status, "_checkpoint", None)
+    try:
+        waiting = load.deferred_slot_restorations or load.slot_restorations or load.unused_attributes
+        return not waiting and len(load.matched_proto_ids) == len(load.object_graph_proto.nodes)
+    except AttributeError:  # what a load status looks like inside is TensorFlow's own business
+        return False
+
+
 class _Replicas:
     """Gives each local replica of a variable the value that it had, where TensorFlow gives all of them one."""
 
@@ -90,8 +104,8 @@ class _Replicas:
         reader = None
         for node, trackable in _bound(self._status).items():
             key = self.waiting.pop(node, None)
-            if key is None:
-                continue
+            if key is None or trackable._update_uid > self._status._checkpoint.restore_uid:
+                continue  # not one of these, or it has got another value since
             components = local_components(variable_of(trackable))
             if len(components) != self._staged.replicas[key]:
                 _log.info("%s: saved by %d replicas, now %d", key, self._staged.replicas[key], len(components))

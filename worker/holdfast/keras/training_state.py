@@ -181,7 +181,7 @@ def _watch_build(layer: Any, container: Any) -> None:
             for position in waiting.get(name, ()):
                 for variable in (value, *getattr(value, "variables", ())):
                     variable._maybe_initialize_trackable()
-                    variable._update_uid = position.restore_uid  # to TensorFlow: restored already
+                    variable._update_uid = position.restore_uid + 0.5  # to TensorFlow: restored, and changed since
         for name, value in made:
             _track(layer, name, value)
 
