@@ -26,7 +26,7 @@ test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INST
 
 lint: $(VENV)/dev-$(INSTALL)  ## Check style, types and deployment files
 	@echo "== ruff" && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	@echo "== mypy" && $(VENV)/bin/mypy
+	@echo "== mypy" && $(VENV)/bin/mypy && $(VENV)/bin/mypy -p benchmarks
 	@echo "== deploy" && $(VENV)/bin/python deploy/check.py
 
 protos: .venv-protos/ready  ## Generate the Python code of the protocol

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-# The benchmark is not installed with the package: it runs from the repository.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.cases import FULL, Case
 from benchmarks.report import markdown

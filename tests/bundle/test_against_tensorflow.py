@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from holdfast_storage.bundle import dtypes
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 
 CRCS = st.integers(0, 2**32 - 1)
 

@@ -6,11 +6,12 @@ import contextlib
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.errors import CheckpointDamaged
-from hypothesis import given
-from hypothesis import strategies as st
 
 STRING, VARIANT = 7, 21
 LENGTHS = struct.pack("<II", 2, 0)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 import pytest
 from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape
 from holdfast_storage.bundle.index import (
     Index,
@@ -22,8 +25,6 @@ from holdfast_storage.bundle.index import (
 from holdfast_storage.bundle.slices import Extents
 from holdfast_storage.bundle.table import read_table, write_table
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from hypothesis import given
-from hypothesis import strategies as st
 
 FLOAT = 1
 STRING = 7

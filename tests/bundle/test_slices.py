@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from holdfast_storage.bundle.slices import Extents, parse_key, slice_key
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from holdfast_storage.bundle.slices import Extents, parse_key, slice_key
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-200, 20_000)
 SLICES = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=4).map(tuple)

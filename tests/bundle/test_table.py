@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.table import read_table, write_table
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 BLOCK_SIZE = 256 * 1024
 TABLES = st.dictionaries(st.binary(max_size=12), st.binary(max_size=12), max_size=40)

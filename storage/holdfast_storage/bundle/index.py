@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
-from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
 
+from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
 from holdfast_storage.bundle import dtypes
 from holdfast_storage.bundle.slices import Extents, decode_name, encode_name, parse_key, slice_key
 from holdfast_storage.bundle.table import read_table, write_table
