@@ -17,7 +17,7 @@ from . import wire
 from .commit import Payload
 from .core import effects as fx
 from .core import events as ev
-from .core.machine import UNKNOWN_GENERATION
+from .core.run import UNKNOWN_GENERATION
 from .core.values import Failure, Report
 from .driver import Refused
 from .runs import Runs

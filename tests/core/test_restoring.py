@@ -6,7 +6,7 @@ import pytest
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_coordinator.core.restoring import RestoreTalk, candidates
+from holdfast_coordinator.core.talk import RestoreTalk, candidates
 from holdfast_coordinator.core.values import Apply, Failure, Read
 from holdfast_storage.records import LogState, Task
 from support.cluster import Call, Cluster, Coordinator, Worker, checkpoint

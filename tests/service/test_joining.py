@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import holdfast.session
-import holdfast_coordinator.core.machine
+import holdfast_coordinator.core.joining
 from holdfast.hint import Hint, read_hint
 from holdfast_storage.errors import CoordinatorUnavailable, InvalidRequest, StorageError
 from holdfast_storage.layout import HINT
@@ -22,7 +22,7 @@ from support.light_worker import LightWorker, World, all_join, cluster_of, commi
 @pytest.fixture
 def poll_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Joins are told soon whom they wait for."""
-    monkeypatch.setattr(holdfast_coordinator.core.machine, "POLL", 0.1)
+    monkeypatch.setattr(holdfast_coordinator.core.joining, "POLL", 0.1)
 
 
 def waits(coordinator: Coordinator, store: Store, reason: str) -> Callable[[], bool]:

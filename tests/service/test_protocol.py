@@ -13,8 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
+from holdfast_coordinator.core.values import Now
 from holdfast_coordinator.embedded import Embedded
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
@@ -273,11 +275,15 @@ def test_a_mistake_in_the_coordinator_is_an_answer(
     link = GrpcLink(coordinator.address)
     caller = joined(link, store)
 
-    def broken(*_: object) -> None:
-        raise RuntimeError("a mistake of ours")
+    handle = Machine.handle
+
+    def broken(machine: Machine, event: ev.Event, now: Now) -> list[fx.Effect]:
+        if isinstance(event, ev.Vote):
+            raise RuntimeError("a mistake of ours")
+        return handle(machine, event, now)
 
     with monkeypatch.context() as patch:
-        patch.setitem(Machine._HANDLERS, ev.Vote, broken)
+        patch.setattr(Machine, "handle", broken)
         with pytest.raises(Refusal, match="a mistake of ours"):
             link.vote(ballot(caller), 30.0)
     assert any(r.exc_info and r.levelno == logging.ERROR for r in caplog.records)
@@ -292,13 +298,16 @@ def test_the_clock_survives_a_mistake(
     workers = world(2, coordinator, save_timeout=0.2)
     all_join(workers)
     ticked = threading.Event()
+    handle = Machine.handle
 
-    def broken(*_: object) -> None:
-        ticked.set()
-        raise RuntimeError("a mistake of ours")
+    def broken(machine: Machine, event: ev.Event, now: Now) -> list[fx.Effect]:
+        if isinstance(event, ev.Tick):
+            ticked.set()
+            raise RuntimeError("a mistake of ours")
+        return handle(machine, event, now)
 
     with monkeypatch.context() as patch:
-        patch.setitem(Machine._HANDLERS, ev.Tick, broken)
+        patch.setattr(Machine, "handle", broken)
         assert ticked.wait(60.0)
     (error,) = outcomes([workers[0].save(1)])
     assert error is not None

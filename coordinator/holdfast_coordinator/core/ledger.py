@@ -101,30 +101,29 @@ class Ledger:
         """A retired folder is gone; the next entry leaves it out."""
         self._deleted.add(folder)
 
-    def was_appended(self, event: Appended, now: Now) -> bool:
-        """Take the result of an Append. False if the log turned out to belong to somebody else."""
+    def was_appended(self, event: Appended, now: Now) -> None:
+        """Take the result of an Append."""
         intent = self._current
         if intent is None or event.entry.write_id not in intent.tries:
-            return True
+            return
         if event.unknown or (event.refused and intent.uncertain):
             intent.uncertain = True
             intent.again = event.entry
-            return True
+            return
         self._current = None
         if event.refused:
             intent.done(Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
             self._pump(now)
-            return True
+            return
         stands = event.entry if event.taken_by is None else intent.tries.get(event.taken_by.write_id)
         if stands is None:
             self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
-            return False
+            return
         if stands.number > self.number:
             self.number, self.state = stands.number, stands.state
         self._deleted &= set(stands.state.retired)
         intent.done(stands)
         self._pump(now)
-        return True
 
     def _drop(self, intent: Intent, failure: Failure) -> None:
         """Fail an intent and all that were to build on it."""

@@ -8,7 +8,7 @@ from holdfast_storage.records import Generation, LogState, Task
 
 from .attempt import Attempt
 from .events import SaveCall
-from .restoring import RestoreTalk
+from .talk import RestoreTalk
 from .values import Caller, Cluster, Failure, Joined, Outcome, Presence, RequestId, names, process_of, tasks_of
 
 ALIVE_FOR = 15.0
@@ -96,10 +96,8 @@ class World:
     generation: Generation
     cluster: Cluster
     joining: list[RequestId] | None = None  # calls to be answered when the log has been read; then None
-    unsettled: list[SaveCall] | None = (
-        None  # save calls that wait until the log has told what became of this generation's
-    )
-    # saves, where another coordinator process may have led it; then None
+    # Where another coordinator process may have led it: calls that wait until the log has told of its saves.
+    unsettled: list[SaveCall] | None = None  # None: all that is known
     base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
     went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)

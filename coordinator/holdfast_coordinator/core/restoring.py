@@ -1,143 +1,111 @@
-"""How a world agrees on what to restore.
-
-Every worker reads and verifies the same candidate; only when all have it may any of them apply it. A damaged one is
-passed over by all together. What cannot be read is not damaged: the talk ends with an error and nothing is condemned.
-"""
+"""Restore calls: each ordinal is one talk of all workers of a world, one at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from holdfast_storage.records import CheckpointRecord, LogState, Task
+from holdfast_storage.records import Task
 
-from .values import Apply, Failure, Read, RequestId, names
+from . import events as ev
+from .membership import REMEMBERED, World
+from .run import Run
+from .talk import Decision, RestoreTalk
+from .values import Apply, Failure, Read, names
 
-Decision = Read | Apply | Failure
 
+class Restoring:
+    """Keeps `World.talks`, and what a world builds on once it has restored."""
 
-@dataclass(slots=True)
-class RestoreTalk:
-    """One restore call of one world."""
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
-    ordinal: int
-    target: str
-    members: tuple[Task, ...]
-    deadline: float  # monotonic
-    base: str = ""  # LogState.fork_point of the state that the candidates are from
-    waiting: dict[RequestId, Task] = field(default_factory=dict)
-    verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
-    candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
-    passed_over: list[str] = field(default_factory=list)
-    decision: Decision | None = None
-
-    def propose(self, state: LogState | None) -> Decision | None:
-        """Find the candidates, newest first. A decision, if there is nothing to read."""
-        found = candidates(state, self.target)
-        if isinstance(found, Failure):
-            self.decision = found
-            return found
-        self.candidates = found
-        self.base = state.fork_point if state else ""
-        if not found:
-            self.decision = Apply(None)
-        return self.decision
-
-    @property
-    def current(self) -> CheckpointRecord:
-        assert self.candidates is not None
-        return self.candidates[len(self.passed_over)]
-
-    @property
-    def missing(self) -> tuple[Task, ...]:
-        return tuple(task for task in self.members if task not in self.verdicts)
-
-    def hear(self, task: Task, verdict: str, reason: str) -> Decision | None:
-        """Take one worker's verdict on the current candidate; the decision, once all have spoken.
-
-        verdict: "good", "damaged", "missing" (its storage answers, and no such checkpoint is there) or "unreadable".
-        """
-        self.verdicts[task] = (verdict, reason)
-        if len(self.verdicts) < len(self.members):
-            return None
-        said = {each for each, _ in self.verdicts.values()}
-        if said == {"good"}:
-            self.decision = Apply(self.current, tuple(self.passed_over))
-        elif said <= {"good", "damaged"}:
-            return self._pass_over(self._reasons(self._who("damaged")))
-        elif said == {"missing"}:
-            self.decision = Failure(
+    def restore(self, e: ev.Restore) -> None:
+        run = self._run
+        world = run.world(e.caller, e.request)
+        if world is None:
+            return
+        talk = world.talks.get(e.ordinal)
+        if talk is None and world.fenced:
+            run.refuse(e.request, world.fenced)
+            return
+        if talk is None and e.ordinal < max(world.talks, default=0):
+            run.refuse(e.request, Failure("invalid_request", f"restore {e.ordinal} is over", phase="restore"))
+            return
+        talk = talk or self._begin(world, e)
+        if e.target != talk.target:
+            failure = Failure(
                 "invalid_request",
-                f"there is no checkpoint {self.current.prefix} ({self.verdicts[task][1]})",
+                f"the workers do not restore the same checkpoint: {e.caller.task} asks for "
+                f"{e.target or 'the newest'!r}, others for {talk.target or 'the newest'!r}",
                 phase="restore",
-                object=self.current.prefix,
+                tasks=(e.caller.task,),
             )
-        else:
-            unable = self._who(*said - {"good", "damaged"})
-            self.decision = Failure(
-                "storage",
-                f"{names(unable)} cannot read {self.current.prefix} ({self._reasons(unable)}); nothing was restored "
-                "anywhere. Check that every worker sees the same directory with the same rights",
-                phase="restore",
-                tasks=unable,
-                object=self.current.prefix,
-            )
-        return self.decision
+            run.refuse(e.request, failure)
+            if talk.decision is None:
+                talk.decision = failure
+                self._announce(talk, failure)
+            return
+        talk.waiting[e.request] = e.caller.task
+        if talk.decision is not None:
+            self._announce(talk, talk.decision)
+        elif talk.candidates is not None:
+            if e.prefix != talk.current.prefix:
+                del talk.waiting[e.request]
+                run.reply(e.request, Read(talk.current))
+            else:
+                decision = talk.hear(e.caller.task, e.verdict, e.reason)
+                if decision is not None:
+                    self._decide(world, talk, decision)
 
-    def _who(self, *verdicts: str) -> tuple[Task, ...]:
-        return tuple(task for task in self.members if self.verdicts[task][0] in verdicts)
+    def _begin(self, world: World, e: ev.Restore) -> RestoreTalk:
+        for earlier in world.talks.values():
+            if earlier.decision is None:
+                message = f"{e.caller.task} has gone on to restore {e.ordinal}"
+                earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(e.caller.task,))
+                self._announce(earlier, earlier.decision)
+        talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=self._run.now.monotonic + e.timeout)
+        world.talks[e.ordinal] = talk
+        for ordinal in sorted(world.talks)[:-REMEMBERED]:
+            del world.talks[ordinal]
 
-    def _reasons(self, tasks: tuple[Task, ...]) -> str:
-        return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks)
+        def then(failure: Failure | None) -> None:
+            if failure and talk.decision is None:
+                talk.decision = replace(failure, phase="restore")
+            if talk.decision is None:
+                self._decide(world, talk, talk.propose(self._run.ledger.state) or Read(talk.current))
+            else:
+                self._announce(talk, talk.decision)
 
-    def _pass_over(self, why: str) -> Decision:
-        assert self.candidates is not None
-        self.passed_over.append(f"{self.current.prefix}: {why}")
-        self.verdicts.clear()
-        if len(self.passed_over) < len(self.candidates):
-            return Read(self.current)
-        self.decision = Failure(
-            "checkpoint_damaged",
-            f"checkpoints exist but none of them can be restored: {' | '.join(self.passed_over)}",
-            phase="restore",
-            object=self.candidates[0].prefix,
-        )
-        return self.decision
+        self._run.ledger.read(then)
+        return talk
 
-    def timed_out(self) -> Failure:
-        return Failure(
-            "coordinator_unavailable",
-            f"not all workers took part in the restore in time: waiting for {names(self.missing)}",
-            phase="restore",
-            tasks=self.missing,
-        )
+    def _decide(self, world: World, talk: RestoreTalk, decision: Decision) -> None:
+        if isinstance(decision, Apply):
+            state = self._run.ledger.state
+            ours = state.find(decision.record.prefix) if state and decision.record else None
+            newest = state.checkpoints[-1] if state and state.checkpoints else None
+            world.base = talk.base
+            world.went_back_to = ours.prefix if ours and ours != newest else ""
+        self._announce(talk, decision)
 
+    def _announce(self, talk: RestoreTalk, decision: Decision) -> None:
+        waiting, talk.waiting = talk.waiting, {}
+        for request in waiting:
+            if isinstance(decision, Failure):
+                self._run.refuse(request, decision)
+            else:
+                self._run.reply(request, decision)
 
-def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, ...] | Failure:
-    """What to try, best first. With a target, that one alone.
-
-    A target is a step (the latest live checkpoint of it), a prefix below the run directory, or the path of a
-    checkpoint elsewhere.
-    """
-    live = state.checkpoints if state else ()
-    if not target:
-        restorable = state.restorable if state else ()
-        if live and not restorable:
-            return Failure(
-                "checkpoint_damaged",
-                f"all {len(live)} checkpoints of the run are marked as damaged",
-                phase="restore",
-                object=live[-1].prefix,
-            )
-        return tuple(reversed(restorable))
-    for record in reversed(live):
-        if target in (record.prefix, str(record.step)):
-            return (record,)
-    if target.isdigit():
-        steps = ", ".join(str(c.step) for c in live) or "none"
-        return Failure(
-            "invalid_request",
-            f"the run has no checkpoint of step {target}; it has: {steps}",
-            phase="restore",
-            object=target,
-        )
-    return (CheckpointRecord(prefix=target, step=-1, time=0.0, stock=True),)
+    def watch(self, world: World, gone: set[Task]) -> None:
+        """End a talk that misses somebody who is gone, or whose time is over."""
+        talk = next(reversed(world.talks.values()), None)
+        if talk is None or talk.decision is not None:
+            return
+        lost = tuple(task for task in talk.missing if task in gone) if gone else ()
+        if lost:
+            message = f"{names(lost)} went away while the workers agreed on what to restore"
+            talk.decision = Failure("coordinator_unavailable", message, phase="restore", tasks=lost)
+        elif self._run.now.monotonic >= talk.deadline:
+            talk.decision = talk.timed_out()
+        if talk.decision:
+            self._announce(talk, talk.decision)

@@ -1,0 +1,58 @@
+"""Who of a world is there: connections, heartbeats, and leaving in good order."""
+
+from __future__ import annotations
+
+from . import events as ev
+from .membership import World
+from .run import Run
+from .values import Left
+
+
+class Attendance:
+    """Keeps `World.presence`, `left` and `lingering`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def attached(self, e: ev.Attached) -> None:
+        if world := self._run.present(e.caller):
+            connections = world.presence[e.caller.task].connections + 1
+            world.update(e.caller.task, connections=connections, heard=self._run.now.monotonic, lost=None)
+
+    def heartbeat(self, e: ev.Heartbeat) -> None:
+        if world := self._run.present(e.caller):
+            world.update(
+                e.caller.task,
+                heard=self._run.now.monotonic,
+                phase=e.phase,
+                step=e.step,
+                bytes_done=e.bytes_done,
+                bytes_total=e.bytes_total,
+            )
+
+    def detached(self, e: ev.Detached) -> None:
+        if world := self._run.present(e.caller):
+            # A worker that connects again may do so before the end of its old connection is noticed.
+            connections = max(0, world.presence[e.caller.task].connections - 1)
+            world.update(e.caller.task, connections=connections, lost=None if connections else self._run.now.monotonic)
+
+    def leave(self, e: ev.Leave) -> None:
+        run = self._run
+        world = run.present(e.caller)
+        if world:
+            world.left.add(e.caller.task)
+        if world and e.wait_for_others:
+            world.lingering[e.request] = run.now.monotonic + e.wait_for_others
+        else:
+            run.reply(e.request, Left())
+        if world and len(world.left) == len(world.presence):
+            run.release(world)
+
+    def watch(self, world: World, *, all_gone: bool) -> None:
+        """Let those go who wait for the others to leave, once these have, or have been waited for long enough."""
+        if all_gone:
+            self._run.release(world)
+        for request, until in list(world.lingering.items()):
+            if self._run.now.monotonic >= until:
+                del world.lingering[request]
+                self._run.reply(request, Left())

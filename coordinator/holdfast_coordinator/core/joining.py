@@ -1,0 +1,124 @@
+"""How a world of workers forms, and how one that has formed meets a coordinator that was restarted.
+
+Joining fences nobody: several worlds of a run may be known at once, and the first save of one of them takes the lead.
+"""
+
+from __future__ import annotations
+
+from holdfast_storage.records import Generation
+
+from . import events as ev
+from .membership import ALIVE_FOR, POLL, Forming, Joiner, World, disagreement
+from .run import Run, generation_of, replaced, superseded
+from .values import Caller, Failure, Waiting
+
+
+class Joining:
+    """The world that is forming, and the way into `Run.worlds`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.forming: Forming | None = None
+
+    def join(self, e: ev.Join) -> None:
+        run = self._run
+        for world in run.worlds.values():
+            if world.has(Caller("", e.task, e.incarnation)):
+                if world.joining is None:
+                    run.reply(e.request, world.joined())
+                else:
+                    world.joining.append(e.request)
+                return
+        forming = self.forming or Forming(e.cluster)
+        failure = disagreement(forming, e.task, e.cluster)
+        if failure:
+            # All hear of it: the others would wait in vain for a worker that can never join them.
+            for joiner in forming.joiners.values():
+                run.refuse(joiner.request, failure)
+            run.refuse(e.request, failure)
+            self.forming = None
+            return
+        self.forming = forming
+        before = forming.joiners.get(e.task)
+        if before and before.incarnation != e.incarnation:
+            run.refuse(before.request, replaced(e.task))
+        elif before and before.request is not None:
+            run.reply(before.request, Waiting(forming.missing))
+        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic)
+        if forming.is_complete:
+            self._form(forming, e.fresh_generation)
+
+    def _form(self, forming: Forming, generation: str) -> None:
+        run = self._run
+        self.forming = None
+        world = forming.complete(generation)
+        world.joining = [joiner.request for joiner in forming.joiners.values() if joiner.request is not None]
+        self._admit(world)
+
+        def then(failure: Failure | None) -> None:
+            requests, world.joining = world.joining or [], None
+            if failure:
+                del run.worlds[generation]
+            else:
+                world.base = run.fork_point
+            for request in requests:
+                if failure:
+                    run.refuse(request, failure)
+                else:
+                    run.reply(request, world.joined())
+
+        run.ledger.read(then)
+
+    def _admit(self, world: World) -> None:
+        # Not attached yet is as good as lost: who does not show up soon is not waited for.
+        for task in world.tasks:
+            world.update(task, lost=self._run.now.monotonic)
+        self._run.worlds[world.generation.id] = world
+
+    def rejoin(self, e: ev.Rejoin) -> None:
+        run = self._run
+        known = run.worlds.get(e.caller.generation)
+        if known:
+            if run.world(e.caller, e.request):
+                run.reply(e.request, known.joined())
+            return
+
+        def then(failure: Failure | None) -> None:
+            state = run.ledger.state
+            led = generation_of(state)
+            if not failure and led != e.caller.generation and run.fork_point != e.base:
+                failure = superseded(f"the run has been taken over by generation {led or 'unknown'} since")
+            if failure:
+                run.refuse(e.request, failure)
+                return
+            if e.caller.generation not in run.worlds:
+                recorded = state.generation if state and led == e.caller.generation else None
+                generation = recorded or Generation(e.caller.generation, e.members)
+                self._admit(World(generation, e.cluster, base=e.base, unsettled=[]))
+            self.rejoin(e)
+
+        run.ledger.read(then)
+
+    def cancelled(self, e: ev.Cancelled) -> None:
+        if self.forming:
+            gone = [task for task, joiner in self.forming.joiners.items() if joiner.request == e.request]
+            for task in gone:
+                del self.forming.joiners[task]
+            if not self.forming.joiners:
+                self.forming = None
+
+    def watch(self) -> None:
+        """Tell those who have waited for a while whom they wait for, and forget those who do not ask again."""
+        forming, now = self.forming, self._run.now.monotonic
+        if forming is None:
+            return
+        missing = forming.missing
+        for task, joiner in list(forming.joiners.items()):
+            waited = now - joiner.since
+            if joiner.request is not None and waited >= POLL:
+                self._run.reply(joiner.request, Waiting(missing))
+                joiner.request, joiner.since = None, now
+            elif joiner.request is None and waited >= ALIVE_FOR:
+                del forming.joiners[task]
+        if not forming.joiners:
+            self.forming = None

@@ -1,0 +1,271 @@
+"""The calls of a save, and its way from the first ballot to the commit entry: see `attempt` for its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from holdfast_storage.records import CheckpointRecord, Entry, Task
+
+from . import events as ev
+from .attempt import Attempt, Phase
+from .effects import Finalize, WriteStateFile
+from .leading import Leading
+from .membership import LOST_AFTER, World
+from .run import Run
+from .upkeep import Upkeep
+from .values import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted, names
+from .vote import NeedSpecs, judge
+
+
+class Saving:
+    """Keeps `World.attempt`."""
+
+    def __init__(self, run: Run, leading: Leading, upkeep: Upkeep) -> None:
+        self._run = run
+        self._leading = leading
+        self._upkeep = upkeep
+        self._calls: dict[type, Callable[[Any], None]] = {
+            ev.Vote: self.vote,
+            ev.Reported: self.reported,
+            ev.GaveUp: self.gave_up,
+        }
+
+    # -- what workers call --
+
+    def vote(self, e: ev.Vote) -> None:
+        world = self._run.world(e.caller, e.request)
+        if world is None:
+            return
+        b = e.ballot
+        attempt = self._attempt(world, e, b)
+        if attempt is None:
+            return
+        attempt.voters[e.request] = e.caller.task
+        if attempt.phase is Phase.VOTING:
+            attempt.ballots[e.caller.task] = b
+            attempt.takeover |= b.takeover
+            if attempt.all_voted:
+                self._judge(world, attempt)
+        elif attempt.phase is not Phase.LEADING:
+            self._answer_voters(attempt)
+
+    def reported(self, e: ev.Reported) -> None:
+        world = self._run.world(e.caller, e.request)
+        if world is None:
+            return
+        r = e.report
+        attempt = self._attempt(world, e, r)
+        if attempt is None:
+            return
+        attempt.reports.setdefault(e.caller.task, r)
+        attempt.reporters[e.request] = e.caller.task
+        if attempt.go is None:
+            # This coordinator was restarted: the report shows that the vote had passed.
+            self._go(world, attempt, Go(local=r.local))
+        else:
+            self._finalize(world, attempt)
+
+    def gave_up(self, e: ev.GaveUp) -> None:
+        world = self._run.world(e.caller, e.request)
+        attempt = world and self._attempt(world, e, None)
+        if not world or not attempt:
+            return
+        attempt.reporters[e.request] = e.caller.task
+        if attempt.undecided:
+            self._run.fail_save(world, attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
+
+    def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
+        """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
+        run, attempt = self._run, world.attempt
+        if e.ordinal in world.outcomes:
+            run.reply(e.request, world.outcomes[e.ordinal])
+            return None
+        if attempt and attempt.ordinal == e.ordinal:
+            return attempt
+        if world.fenced:
+            run.refuse(e.request, world.fenced)
+            return None
+        if not self._settled(world, e):
+            return None
+        last = max(attempt.ordinal if attempt else 0, *world.outcomes, 0)
+        if world.committed < e.ordinal < last:
+            # Every save of this world that was committed is known: this one was not, and cannot be any more.
+            message = f"the other workers have gone on to save {last} without it"
+            failure = Failure("save_failed", message, phase="vote", tasks=(e.caller.task,))
+            world.remember(Outcome(e.ordinal, False, failure))
+            run.reply(e.request, world.outcomes[e.ordinal])
+            return None
+        if attempt and attempt.undecided and e.ordinal > attempt.ordinal and e.caller.task not in attempt.reports:
+            message = f"{e.caller.task} has gone on to save {e.ordinal} without its part of save {attempt.ordinal}"
+            failure = Failure("save_failed", message, phase=attempt.phase.value, tasks=(e.caller.task,))
+            run.fail_save(world, attempt, failure)
+            attempt = None
+        if attempt is None and e.ordinal > last:
+            world.attempt = Attempt(
+                e.ordinal,
+                terms.step if terms else -1,
+                terms.checkpoint_name if terms else "",
+                world.tasks,
+                deadline=run.now.monotonic + (terms.timeout if terms else 0.0),
+                retention=terms.retention if terms else RetentionPolicy(),
+            )
+            return world.attempt
+        at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
+        run.refuse(
+            e.request,
+            Failure(
+                "invalid_request",
+                f"{e.caller.task} speaks of save {e.ordinal}, but {at}; all workers must make the same save() calls",
+                phase="vote",
+                tasks=(e.caller.task,),
+            ),
+        )
+        return None
+
+    def _settled(self, world: World, e: ev.SaveCall) -> bool:
+        """Whether all that became of this world's earlier saves is known; if not yet, the call waits for it.
+
+        Another coordinator process may have led the world. A rejoin alone does not take the lead from it: it may be
+        ending in good order, with some of the workers still there.
+        """
+        if world.unsettled is None:
+            return True
+        world.unsettled.append(e)
+
+        def settled(failure: Failure | None) -> None:
+            calls = world.unsettled or []
+            world.unsettled = [] if failure else None
+            for call in calls:
+                if failure:
+                    self._run.refuse(call.request, replace(failure, phase="lead"))
+                else:
+                    self._calls[type(call)](call)
+
+        if len(world.unsettled) == 1:
+            self._leading.settle(world, settled)
+        return False
+
+    # -- from phase to phase --
+
+    def _judge(self, world: World, attempt: Attempt) -> None:
+        verdict = judge(attempt.ballots)
+        if isinstance(verdict, Failure):
+            self._run.fail_save(world, attempt, verdict)
+        elif isinstance(verdict, NeedSpecs):
+            for task in verdict.tasks:
+                del attempt.ballots[task]
+            for request, task in list(attempt.voters.items()):
+                if task in verdict.tasks:
+                    del attempt.voters[request]
+                    self._run.reply(request, SpecsWanted())
+        else:
+            self._go(world, attempt, verdict)
+
+    def _go(self, world: World, attempt: Attempt, go: Go) -> None:
+        attempt.go = go
+        if self._run.leading == world.generation.id:
+            self._begin_writing(world, attempt)
+        else:
+            attempt.advance(Phase.LEADING)
+            self._leading.seek(world, attempt, lambda: self._begin_writing(world, attempt))
+
+    def _begin_writing(self, world: World, attempt: Attempt) -> None:
+        attempt.advance(Phase.WRITING)
+        assert attempt.go is not None
+        attempt.go = replace(attempt.go, log_entry=self._run.ledger.number)
+        self._roll_back(world)
+        self._answer_voters(attempt)
+        self._finalize(world, attempt)
+
+    def _answer_voters(self, attempt: Attempt) -> None:
+        assert attempt.go is not None
+        voters, attempt.voters = attempt.voters, {}
+        for request in voters:
+            self._run.reply(request, attempt.go)
+
+    def _roll_back(self, world: World) -> None:
+        """Put into the log that the world went back to an older checkpoint, before it writes on from there."""
+        back, world.went_back_to = world.went_back_to, ""
+        state = self._run.ledger.state
+        if back and state and state.find(back) and state.checkpoints[-1].prefix != back:
+            self._run.append("restored", self._run.leading, lambda s: s.restored(back), self._run.published, note=back)
+
+    def _finalize(self, world: World, attempt: Attempt) -> None:
+        if attempt.phase is not Phase.WRITING or not attempt.all_reported:
+            return
+        attempt.advance(Phase.FINALIZING)
+        self._run.emit(
+            Finalize(
+                world.generation,
+                world.cluster,
+                attempt.ordinal,
+                attempt.step,
+                attempt.checkpoint_name,
+                tuple(sorted(attempt.reports.items())),
+            )
+        )
+
+    def finalized(self, e: ev.Finalized) -> None:
+        run = self._run
+        world = run.worlds.get(e.generation)
+        attempt = world.attempt if world else None
+        if not world or not attempt or attempt.ordinal != e.ordinal or attempt.phase is not Phase.FINALIZING:
+            return
+        if e.failure:
+            run.fail_save(world, attempt, e.failure)
+            return
+        attempt.advance(Phase.COMMITTING)
+        record = CheckpointRecord(e.prefix, attempt.step, run.now.wall, manifest_crc32c=e.manifest_crc32c)
+
+        def done(entry: Entry | Failure) -> None:
+            if attempt.phase not in (Phase.COMMITTING, Phase.ABORTING):
+                return
+            if isinstance(entry, Failure):
+                run.end_save(world, attempt, Outcome(attempt.ordinal, False, replace(entry, phase="commit")))
+                return
+            if entry.kind == "abort":
+                late = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
+                run.end_save(world, attempt, Outcome(attempt.ordinal, False, late))
+                return
+            attempt.advance(Phase.PUBLISHING)
+            attempt.entry = entry
+            self._upkeep.policy = attempt.retention
+            run.emit(WriteStateFile(entry))
+
+        attempt.intent = run.append("commit", e.generation, lambda s: s.commit(record), done, note=record.prefix)
+
+    def state_file_written(self, e: ev.StateFileWritten) -> None:
+        for world in self._run.worlds.values():
+            attempt = world.attempt
+            if attempt and attempt.phase is Phase.PUBLISHING and attempt.entry and attempt.entry.number <= e.number:
+                self._run.end_save(world, attempt, Outcome(attempt.ordinal, True))
+                self._upkeep.consider()
+
+    # -- the clock --
+
+    def watch(self, world: World, gone: set[Task]) -> None:
+        """End a save whose time is over, or that misses the part of somebody who is gone."""
+        attempt = world.attempt
+        if attempt is None:
+            return
+        late = self._run.now.monotonic >= attempt.deadline
+        if attempt.phase is Phase.COMMITTING and late:
+            attempt.advance(Phase.ABORTING)
+            assert attempt.intent is not None
+            self._run.ledger.give_up(attempt.intent, attempt.timed_out())
+        elif attempt.undecided and late:
+            self._run.fail_save(world, attempt, attempt.timed_out())
+        elif attempt.phase in (Phase.VOTING, Phase.WRITING):
+            lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
+            if lost:
+                self._run.fail_save(world, attempt, _lost(world, lost, attempt.phase))
+
+
+def _lost(world: World, lost: tuple[Task, ...], phase: Phase) -> Failure:
+    left = [task for task in lost if task in world.left]
+    how = (
+        f"{names(left)} closed its manager" if left else f"{names(lost)} lost (connection gone for {LOST_AFTER:.0f} s)"
+    )
+    return Failure("save_failed", f"{how} before its part of the save was done", phase=phase.value, tasks=lost)
