@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from benchmarks.cases import FULL, Case
 from benchmarks.report import markdown
 from benchmarks.results import Failure, Figures, Results, Summary
