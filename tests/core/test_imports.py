@@ -57,6 +57,10 @@ def test_arrows(package: str, path: Path) -> None:
     assert ours <= allowed, f"{path} imports {ours - allowed}"
 
 
+PURE = ("holdfast_protos.conventions", "holdfast_storage.bundle.dtypes", "holdfast_storage.records")
+"""Modules below the core that it may import; with the packages around them they need the standard library alone."""
+
+
 def test_the_core_is_pure() -> None:
     """Decisions that read a clock, draw a random number or do I/O, and cannot be played again in a test."""
     core = PACKAGES["holdfast_coordinator"] / "core"
@@ -64,17 +68,20 @@ def test_the_core_is_pure() -> None:
     for path in sorted(core.glob("*.py")):
         for name in imports(path, "holdfast_coordinator", PACKAGES["holdfast_coordinator"]):
             top = name.partition(".")[0]
-            inside = name.startswith(("holdfast_coordinator.core", "holdfast_storage.records"))
+            inside = name.startswith(("holdfast_coordinator.core", *PURE))
             standard = top in sys.stdlib_module_names and top not in impure
             assert inside or standard, f"{path} imports {name}"
 
 
 def test_what_the_core_builds_on_is_pure() -> None:
-    """The core's one module of the storage layer pulls the rest of it in."""
-    for name in ("__init__.py", "records.py"):
-        path = PACKAGES["holdfast_storage"] / name
-        for module in imports(path, "holdfast_storage", PACKAGES["holdfast_storage"]):
-            assert module.partition(".")[0] in sys.stdlib_module_names, f"{path} imports {module}"
+    """A module below the core that pulls in what it must not have."""
+    for name in PURE:
+        package, *parts = name.split(".")
+        root = PACKAGES[package]
+        files = [root.joinpath(*parts[:i], "__init__.py") for i in range(len(parts))]
+        for path in (*files, root.joinpath(*parts).with_suffix(".py")):
+            for module in imports(path, package, root):
+                assert module.partition(".")[0] in sys.stdlib_module_names, f"{path} imports {module}"
 
 
 TENSORFLOW = ("tensorflow", "keras", "tf_keras", "numpy")

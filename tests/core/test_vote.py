@@ -110,6 +110,8 @@ def test_the_first_difference_is_named() -> None:
     assert (verdict.kind, verdict.object, verdict.tasks) == ("invalid_request", "b", (CHIEF, ONE))
     assert "[2, 3]" in verdict.message
     assert "[2, 4]" in verdict.message
+    halved = specs((a, b), (a, replace(b, dtype=14)))
+    assert "'b' of shape [2, 3] (float32) on worker-0 and 'b' of shape [2, 3] (bfloat16) on worker-1" in halved.message
     assert "worker-1 does not have" in specs((a, b), (a,)).message
     assert "worker-0 does not have" in specs((a,), (a, b)).message
     assert "which of them must be equal" in specs((a, b), (a, b)).message

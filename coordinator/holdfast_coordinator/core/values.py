@@ -65,11 +65,8 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     key: str
-    dtype: int
+    dtype: int  # as in TensorFlow's DataType
     shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.key} (dtype {self.dtype}, shape {list(self.shape)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from holdfast_storage.bundle.dtypes import name as name_of_dtype
 from holdfast_storage.records import Task
 
 from .values import Ballot, Divergence, Failure, Go, TensorSpec
@@ -75,7 +76,7 @@ def _first_difference(chief: Task, other: Task, ballots: Mapping[Task, Ballot]) 
 
 
 def _shape(spec: TensorSpec) -> str:
-    return f"{spec.key!r} of shape {list(spec.shape)} (dtype {spec.dtype})"
+    return f"{spec.key!r} of shape {list(spec.shape)} ({name_of_dtype(spec.dtype)})"
 
 
 def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure:
