@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from holdfast_protos.conventions import LARGEST_MESSAGE
 from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Leader
@@ -24,7 +25,6 @@ from .servicer import Servicer
 log = logging.getLogger("holdfast.coordinator")
 
 SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
-LARGEST_MESSAGE = 256 << 20  # bytes: a vote carries four for every tensor
 CLOSE_PATIENCE = 60.0
 GRACE = 0.5
 """Seconds for answers that are on their way when the server ends."""

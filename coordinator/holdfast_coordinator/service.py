@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
 
@@ -17,7 +18,6 @@ from . import wire
 from .commit import Payload
 from .core import effects as fx
 from .core import events as ev
-from .core.run import UNKNOWN_GENERATION
 from .core.values import Failure, Report
 from .driver import Refused
 from .runs import Runs

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import grpc.aio
 
+from holdfast_protos.conventions import FAILURE_TRAILER, LONGEST_REASON
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.errors import HoldfastError
@@ -21,8 +22,6 @@ from .driver import Refused
 from .service import Service
 
 log = logging.getLogger("holdfast.coordinator")
-
-LONGEST_MESSAGE = 128 << 10  # characters: what fits into a trailer as the workers take it
 
 T = TypeVar("T")
 Context = Any  # grpc.aio's context is generic in two private types
@@ -77,7 +76,7 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
 async def _abort(refused: Refused, context: Context) -> NoReturn:
     failure = refused.failure
     code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-    message = wire.failure_message(replace(failure, message=failure.message[:LONGEST_MESSAGE]))
-    trailer = ((wire.FAILURE_TRAILER, message.SerializeToString()),)
+    message = wire.failure_message(replace(failure, message=failure.message[:LONGEST_REASON]))
+    trailer = ((FAILURE_TRAILER, message.SerializeToString()),)
     await context.abort(code, failure.message[:1000], trailer)
     raise AssertionError("abort raises")

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 import grpc
 
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.records import Task
 
 from .core import values as v
-
-FAILURE_TRAILER = "holdfast-failure-bin"
 
 STATUS_OF_KIND = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
@@ -21,7 +20,7 @@ STATUS_OF_KIND = {
     "superseded": grpc.StatusCode.ABORTED,
     "save_failed": grpc.StatusCode.ABORTED,
     "replica_divergence": grpc.StatusCode.FAILED_PRECONDITION,
-    "unknown_generation": grpc.StatusCode.NOT_FOUND,
+    UNKNOWN_GENERATION: grpc.StatusCode.NOT_FOUND,
 }
 
 

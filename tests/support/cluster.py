@@ -26,7 +26,7 @@ from holdfast_coordinator.core import values as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
-from holdfast_coordinator.core.run import UNKNOWN_GENERATION
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState, Task
 
 Build = Callable[[v.RequestId], ev.Event]

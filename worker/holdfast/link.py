@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 
+from holdfast_protos.conventions import FAILURE_TRAILER, LARGEST_MESSAGE, LARGEST_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from holdfast_coordinator.embedded import Embedded
 
 T = TypeVar("T")
-
-FAILURE_TRAILER = "holdfast-failure-bin"
-LARGEST_MESSAGE = 256 << 20
-LARGEST_TRAILER = 1 << 20
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),

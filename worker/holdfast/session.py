@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from holdfast.hint import Hint, read_hint
 from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
 from holdfast.place import PROCESS, Place, describe
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError
 from holdfast_storage.layout import HINT
@@ -30,8 +31,6 @@ BEAT = 3.0
 
 JOIN_CALL = 20.0
 """Seconds for which one join call waits: the coordinator says earlier whom it waits for."""
-
-UNKNOWN_GENERATION = "unknown_generation"
 
 _incarnations = itertools.count(1)
 

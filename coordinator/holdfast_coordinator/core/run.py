@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import Entry, EntryKind, Leader, LogState, Task
 
 from .attempt import Attempt, Phase
@@ -12,9 +13,6 @@ from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
 from .ledger import Intent, Ledger
 from .membership import World
 from .values import Answer, Caller, Failure, Left, Now, Outcome, RequestId
-
-UNKNOWN_GENERATION = "unknown_generation"
-"""Kind of the refusal that tells a worker to rejoin: this coordinator process has not met its generation."""
 
 KINDS_OF_FAILED_SAVES = ("superseded", "replica_divergence", "invalid_request", "storage")
 """What a save may fail as; whatever else stood in its way, it has `save_failed`."""

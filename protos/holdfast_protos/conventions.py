@@ -1,0 +1,18 @@
+"""What workers and coordinator agree on beside the messages. Constants alone."""
+
+from __future__ import annotations
+
+FAILURE_TRAILER = "holdfast-failure-bin"
+"""Key of the trailing metadata in which a refusal carries its Failure."""
+
+LARGEST_MESSAGE = 256 << 20
+"""Bytes: a vote carries four for every tensor."""
+
+LARGEST_TRAILER = 1 << 20
+"""Bytes that a worker takes as trailing metadata."""
+
+LONGEST_REASON = 128 << 10
+"""Characters of a Failure's message, so that it fits into that trailer whatever they are."""
+
+UNKNOWN_GENERATION = "unknown_generation"
+"""Kind of the refusal that tells a worker to rejoin: this coordinator process has not met its generation."""
