@@ -123,6 +123,17 @@ def test_no_copy_and_no_change() -> None:
             assert set(np.frombuffer(tensor.data, dtype(kind).as_numpy_dtype)) == {float(number)}
 
 
+def test_a_table_that_changes_what_it_has_handed_out() -> None:
+    """A DenseHashTable exports its own buffers and inserts into them: what was voted on is not what is written."""
+    table = tf.lookup.experimental.DenseHashTable(tf.int64, tf.float32, -1.0, empty_key=0, deleted_key=-1)
+    table.insert(tf.constant([5], tf.int64), tf.constant([1.0]))
+    snapshot = capture(tf.train.Checkpoint(table=table))
+    before = [bytes(tensor.data) for tensor in snapshot.tensors]
+    table.insert(tf.constant([6], tf.int64), tf.constant([2.0]))
+    assert len(before) == 2
+    assert [bytes(tensor.data) for tensor in snapshot.tensors] == before
+
+
 def test_objects_that_change_between_captures_are_seen(tmp_path: Path) -> None:
     """The direct reads of later captures are only right for the objects from which they were learned."""
     module = tf.Module()

@@ -9,7 +9,8 @@ same, read the variables directly, which takes a tenth. Whatever does not fit go
 What is kept is a reference to each tensor. TensorFlow sees that the buffer has a second owner and makes the next
 update of the variable write to a new one: so the snapshot is a moment's, and up to one more state of memory is used
 until it is dropped. A variable that has been updated sparsely, as embeddings are, TensorFlow updates in place and
-copies at each read: of these the snapshot is a copy from the start.
+copies at each read: of these the snapshot is a copy from the start. So is it of what belongs to no variable, such as
+lookup tables, some of which change in place what they have handed out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,11 @@ class Snapshotter:
             variable = variable_of(owner)
             guarded = key in graph.of_optimizers or _is_trained(owner, tensor)
             captured = _numeric(key, tensor, guarded)
-            tensors.append(captured)
             if variable is None:
+                # Only variables leave a buffer alone that somebody else holds; a DenseHashTable hands out its own.
+                tensors.append(replace(captured, data=bytes(captured.data)))
                 continue
+            tensors.append(captured)
             components = local_components(variable)
             if _is_on_read(variable):
                 collective = True
