@@ -33,8 +33,9 @@ class Service:
         run = await self._runs.get(request.caller.run)
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
-            members = wire.members(request.members)
-            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, members, request.base))
+            answer = await run.ask(
+                lambda r: ev.Rejoin(r, caller, cluster, wire.members(request.members), request.base, request.restored)
+            )
         else:
             fresh = secrets.token_hex(4)
             answer = await run.ask(

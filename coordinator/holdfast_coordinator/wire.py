@@ -131,11 +131,12 @@ def restore_reply(answer: v.Answer) -> pb.RestoreReply:
     if isinstance(answer, v.Read):
         record, action = answer.record, pb.RestoreReply.READ
         passed_over: tuple[str, ...] = ()
+        base = ""
     else:
         assert isinstance(answer, v.Apply)
         if answer.record is None:
-            return pb.RestoreReply(action=pb.RestoreReply.NONE)
-        record, passed_over, action = answer.record, answer.passed_over, pb.RestoreReply.APPLY
+            return pb.RestoreReply(action=pb.RestoreReply.NONE, base=answer.base)
+        record, passed_over, base, action = answer.record, answer.passed_over, answer.base, pb.RestoreReply.APPLY
     return pb.RestoreReply(
         action=action,
         prefix=record.prefix,
@@ -143,6 +144,7 @@ def restore_reply(answer: v.Answer) -> pb.RestoreReply:
         stock=record.stock,
         manifest_crc32c=record.manifest_crc32c,
         passed_over=passed_over,
+        base=base,
     )
 
 

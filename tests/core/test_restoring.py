@@ -339,3 +339,64 @@ def test_another_directory_is_no_rollback() -> None:
     assert cluster.restore(coordinator, workers, target="/pretrained/ckpt-9").record is not None
     cluster.save(coordinator, workers, 1)
     assert cluster.storage.kinds == ["import", "lead", "commit"]
+
+
+# -- and then a coordinator that was restarted --
+
+
+def test_a_restarted_coordinator_learns_what_was_restored() -> None:
+    """Another job commits between this one's join and its restore; with its coordinator restarted it is superseded."""
+    cluster, coordinator, workers = start()
+    other = cluster.coordinator()
+    job = cluster.world(other, 1)
+    cluster.save(other, job, 1)
+    other.alive = False
+    restored = cluster.restore(coordinator, workers)
+    assert restored.record == cluster.storage.state.checkpoints[-1]
+    restarted = cluster.coordinator()
+    for worker in workers:
+        restarted.ask(worker.rejoin())
+        restarted.tell(worker.attached())
+    assert cluster.save(restarted, workers, 1).committed
+
+
+def test_going_back_outlives_the_coordinator() -> None:
+    """A coordinator is killed between a rollback and the save after it, and what was abandoned is the newest again."""
+    cluster, coordinator, workers = start()
+    cluster.restore(coordinator, workers, target="1")
+    restarted = cluster.coordinator()
+    for worker in workers:
+        restarted.ask(worker.rejoin())
+    for worker in workers:
+        restarted.call(worker.vote(1))
+    restarted.run({fx.Append: "good"})
+    assert cluster.storage.kinds == ["import", "lead", "restored"]
+    assert cluster.storage.state.checkpoints == (MIDDLE, NEW, OLD)
+
+
+def test_going_back_outlives_a_coordinator_that_led() -> None:
+    """The lead entry stands and the next one does not: the rollback is lost."""
+    cluster, coordinator, workers = start()
+    cluster.restore(coordinator, workers, target="1")
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    while cluster.storage.kinds != ["import", "lead"]:
+        coordinator.carry_out()
+        coordinator.deliver()
+    restarted = cluster.coordinator()
+    for worker in workers:
+        restarted.ask(worker.rejoin())
+    assert cluster.save(restarted, workers, 1).committed
+    assert cluster.storage.kinds == ["import", "lead", "lead", "restored", "commit"]
+
+
+def test_what_was_restored_long_ago_is_no_rollback() -> None:
+    """Every restart of the coordinator puts the checkpoint that the job began with in front of all later ones."""
+    cluster, coordinator, workers = start()
+    cluster.restore(coordinator, workers, target="1")
+    cluster.save(coordinator, workers, 1)
+    restarted = cluster.coordinator()
+    for worker in workers:
+        restarted.ask(worker.rejoin())
+    cluster.save(restarted, workers, 2)
+    assert cluster.storage.kinds == ["import", "lead", "restored", "commit", "lead", "commit"]

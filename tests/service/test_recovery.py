@@ -9,6 +9,7 @@ import pytest
 import holdfast.session
 import holdfast_coordinator.core.membership
 from holdfast.link import GrpcLink
+from holdfast.staging import Staged
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
 from holdfast_storage.runs import read_run
@@ -167,6 +168,24 @@ def test_a_coordinator_restarted_in_mid_save_commits_it(start: StartCoordinator,
     assert log_kinds(store) == ["import", "lead", "commit", "lead", "commit"]
     assert second.status(store.url).generation == workers[0].session.generation
     until(lambda: second.attended_by(store.url, 3))
+
+
+def test_a_coordinator_restarted_after_a_restore_learns_of_it(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """The job goes on from what was abandoned; or is superseded by what it restored."""
+    first, other = start(), start()
+    workers, job = world(2, first), world(1, other)
+    all_join([*workers, *job])
+    assert outcomes([job[0].save(1)]) == outcomes([job[0].save(2)]) == [None]
+    job[0].close()
+    for staged in together([lambda w=worker: w.restore("1") for worker in workers]):
+        assert isinstance(staged, Staged)
+        staged.close()
+    first.stop()
+    start(first.address)
+    assert outcomes([worker.save(3) for worker in workers]) == [None] * 2
+    assert [record.step for record in committed(store)] == [2, 1, 3]
 
 
 def test_a_coordinator_restarted_during_the_vote_goes_on_with_it(

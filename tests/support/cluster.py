@@ -208,6 +208,7 @@ class Worker:
         self.cluster = cluster
         self.incarnation = incarnation
         self.world: v.Joined | None = None
+        self.restored = ""
         self.checkpoint_name = "ckpt"
         self.crcs: tuple[int, ...] = (1, 2, 3)
         self.guarded = b"\1\1\0"
@@ -225,7 +226,7 @@ class Worker:
     def rejoin(self) -> Build:
         world = self.world
         assert world is not None
-        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base)
+        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base, self.restored)
 
     def vote(self, ordinal: int, step: int | None = None, **terms: object) -> Build:
         ballot = v.Ballot(
@@ -255,6 +256,12 @@ class Worker:
     def leave(self, wait: float = 0.0) -> Build:
         return lambda r: ev.Leave(r, self.caller, wait)
 
+    def applied(self, answer: v.Apply) -> None:
+        """It has restored what all agreed on."""
+        assert self.world is not None
+        self.world = replace(self.world, base=answer.base)
+        self.restored = answer.record.prefix if answer.record else ""
+
     def attached(self) -> ev.Attached:
         return ev.Attached(self.caller)
 
@@ -277,6 +284,7 @@ class Worker:
             answer = yield self.restore(1, answer.record.prefix, "good")
         if not isinstance(answer, v.Apply):
             return
+        self.applied(answer)
         for ordinal in range(1, saves + 1):
             answer = yield self.vote(ordinal)
             if isinstance(answer, v.Go):
@@ -454,7 +462,9 @@ class Cluster:
             calls = [coordinator.call(w.restore(ordinal, prefix, "good", target)) for w in workers]
             coordinator.run()
         assert isinstance(read, v.Apply)
-        assert all(call.answer == read for call in calls)
+        for worker, call in zip(workers, calls, strict=True):
+            assert call.answer == read
+            worker.applied(read)
         return read
 
     def save(self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None) -> v.Outcome:

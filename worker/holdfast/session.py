@@ -63,6 +63,7 @@ class Session:
         self._link: Link | None = None
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
+        self._restored = ""  # the checkpoint that was applied last
         self._joining = threading.RLock()
         self._connecting = threading.Lock()
         self._beat = pb.Heartbeat()
@@ -118,6 +119,7 @@ class Session:
             if rejoin:
                 request.members.extend(rejoin.members)
                 request.base = rejoin.base
+                request.restored = self._restored
             try:
                 link = self._connect()
                 reply = link.join(request, min(remaining, JOIN_CALL))
@@ -261,7 +263,11 @@ class Session:
         return self._call(lambda link, t: link.fail(request, t), timeout, request.caller)
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
-        return self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
+        reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
+        if reply.action != pb.RestoreReply.READ and self._membership is not None:
+            # A coordinator that is restarted from now on must know what this world builds on.
+            self._restored, self._membership.base = reply.prefix, reply.base
+        return reply
 
     def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
         """Call until there is an answer; CoordinatorUnavailable if there is none within `timeout` seconds."""

@@ -29,7 +29,8 @@ class Rejoin:
     caller: Caller
     cluster: Cluster
     members: tuple[tuple[Task, str], ...]
-    base: str
+    base: str  # as in Joined, or in Apply since
+    restored: str = ""  # prefix of the checkpoint that was applied last
 
 
 @dataclass(frozen=True, slots=True)

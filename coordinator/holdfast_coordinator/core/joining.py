@@ -5,7 +5,7 @@ Joining fences nobody: several worlds of a run may be known at once, and the fir
 
 from __future__ import annotations
 
-from holdfast_storage.records import Generation
+from holdfast_storage.records import Generation, LogState
 
 from . import events as ev
 from .membership import ALIVE_FOR, POLL, Forming, Joiner, World, disagreement
@@ -94,7 +94,8 @@ class Joining:
             if e.caller.generation not in run.worlds:
                 recorded = state.generation if state and led == e.caller.generation else None
                 generation = recorded or Generation(e.caller.generation, e.members)
-                self._admit(World(generation, e.cluster, base=e.base, unsettled=[]))
+                back = _went_back_to(state, e)
+                self._admit(World(generation, e.cluster, base=e.base, went_back_to=back, unsettled=[]))
             self.rejoin(e)
 
         run.ledger.read(then)
@@ -122,3 +123,10 @@ class Joining:
                 del forming.joiners[task]
         if not forming.joiners:
             self.forming = None
+
+
+def _went_back_to(state: LogState | None, e: ev.Rejoin) -> str:
+    """The checkpoint that a world has restored, if it was not the newest and the log does not tell of it yet."""
+    newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
+    nothing_since = e.base.partition("/")[2] == newest
+    return e.restored if nothing_since and e.restored != newest and state and state.find(e.restored) else ""

@@ -39,7 +39,7 @@ class RestoreTalk:
         self.candidates = found
         self.base = state.fork_point if state else ""
         if not found:
-            self.decision = Apply(None)
+            self.decision = Apply(None, base=self.base)
         return self.decision
 
     @property
@@ -61,7 +61,7 @@ class RestoreTalk:
             return None
         said = {each for each, _ in self.verdicts.values()}
         if said == {"good"}:
-            self.decision = Apply(self.current, tuple(self.passed_over))
+            self.decision = Apply(self.current, tuple(self.passed_over), self.base)
         elif said <= {"good", "damaged"}:
             return self._pass_over(self._reasons(self._who("damaged")))
         elif said == {"missing"}:

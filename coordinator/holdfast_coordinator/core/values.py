@@ -163,6 +163,7 @@ class Apply:
 
     record: CheckpointRecord | None
     passed_over: tuple[str, ...] = ()
+    base: str = field(default="", compare=False)  # as in Joined, from now on
 
 
 @dataclass(frozen=True, slots=True)

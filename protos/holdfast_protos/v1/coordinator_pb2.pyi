@@ -177,9 +177,12 @@ class JoinRequest(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
     base: _builtins.str
-    """with a generation: what its world builds on, as JoinReply said"""
+    """with a generation: what its world builds on, as JoinReply or RestoreReply said last"""
+    restored: _builtins.str
+    """with a generation: the checkpoint that it restored last"""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """a generation: this worker was in it and meets a restarted coordinator"""
@@ -198,10 +201,11 @@ class JoinRequest(_message.Message):
         members: _abc.Iterable[Global___Member] | None = ...,
         timeout_s: _builtins.float = ...,
         base: _builtins.str = ...,
+        restored: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "cluster", b"cluster", "members", b"members", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "cluster", b"cluster", "members", b"members", "restored", b"restored", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -793,12 +797,15 @@ class RestoreReply(_message.Message):
     STOCK_FIELD_NUMBER: _builtins.int
     MANIFEST_CRC32C_FIELD_NUMBER: _builtins.int
     PASSED_OVER_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     action: Global___RestoreReply.Action.ValueType
     prefix: _builtins.str
     """relative to the run directory, or as it was asked for"""
     step: _builtins.int
     stock: _builtins.bool
     manifest_crc32c: _builtins.int
+    base: _builtins.str
+    """unless READ: identifies the state of the run that the world builds on now"""
     @_builtins.property
     def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """one sentence each: what and why"""
@@ -812,10 +819,11 @@ class RestoreReply(_message.Message):
         stock: _builtins.bool = ...,
         manifest_crc32c: _builtins.int = ...,
         passed_over: _abc.Iterable[_builtins.str] | None = ...,
+        base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "step", b"step", "stock", b"stock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "base", b"base", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "step", b"step", "stock", b"stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
