@@ -51,6 +51,17 @@ def test_who_is_missing_is_named() -> None:
     assert call.answer == v.Waiting((B,))
 
 
+def test_who_is_missing_is_named_before_the_time_is_over() -> None:
+    """A worker that waits for three seconds gives up without having heard for whom."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    call = coordinator.call(cluster.workers(2)[0].join(3.0))
+    cluster.tick(1)
+    assert call.answer is None
+    cluster.tick(1)
+    assert call.answer == v.Waiting((B,))
+
+
 def test_who_does_not_ask_again_is_not_waited_for() -> None:
     """A world formed with a process that died while it was joining."""
     cluster = Cluster()

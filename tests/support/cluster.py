@@ -219,9 +219,9 @@ class Worker:
         assert self.world is not None
         return v.Caller(self.world.generation, self.task, self.incarnation)
 
-    def join(self) -> Build:
+    def join(self, timeout: float = 600.0) -> Build:
         fresh = f"{zlib.crc32(self.incarnation.encode()):08x}"
-        return lambda r: ev.Join(r, self.task, self.incarnation, self.cluster, fresh, 600.0)
+        return lambda r: ev.Join(r, self.task, self.incarnation, self.cluster, fresh, timeout)
 
     def rejoin(self) -> Build:
         world = self.world

@@ -18,7 +18,7 @@ class Join:
     incarnation: str
     cluster: Cluster
     fresh_generation: str  # a random id, used if this join completes a world
-    timeout: float
+    timeout: float  # seconds that the worker still waits
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ class Joining:
             run.refuse(before.request, replaced(e.task))
         elif before and before.request is not None:
             run.reply(before.request, Waiting(forming.missing))
-        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic)
+        # Half of its time, so that it hears whom it waits for before it gives up.
+        patience = min(POLL, e.timeout / 2)
+        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic, patience)
         if forming.is_complete:
             self._form(forming, e.fresh_generation)
 
@@ -116,7 +118,7 @@ class Joining:
         missing = forming.missing
         for task, joiner in list(forming.joiners.items()):
             waited = now - joiner.since
-            if joiner.request is not None and waited >= POLL:
+            if joiner.request is not None and waited >= joiner.patience:
                 self._run.reply(joiner.request, Waiting(missing))
                 joiner.request, joiner.since = None, now
             elif joiner.request is None and waited >= ALIVE_FOR:

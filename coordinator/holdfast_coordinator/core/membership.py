@@ -21,7 +21,7 @@ REMEMBERED = 16
 """Outcomes and restore talks that are kept for calls that are repeated."""
 
 POLL = 5.0
-"""Seconds after which a join that cannot be answered yet is told whom it waits for."""
+"""Seconds after which a join that cannot be answered yet is told whom it waits for, if it has as many left."""
 
 
 @dataclass(slots=True)
@@ -29,6 +29,7 @@ class Joiner:
     incarnation: str
     request: RequestId | None  # None: told to ask again, and has not yet
     since: float  # monotonic, of its last call
+    patience: float  # seconds after which that call is told whom it waits for
 
 
 @dataclass(slots=True)
