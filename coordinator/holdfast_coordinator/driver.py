@@ -175,7 +175,9 @@ class Driver:
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
             status = await ask_status(effect.address, effect.host, self.store.url)
-            living = [wire.task(p.task) for p in status.presence if p.alive]
+            # It may be serving another world by now, which does not lead.
+            ours = status.generation == effect.generation
+            living = [wire.task(p.task) for p in status.presence if p.alive and ours]
             if status.coordinator == self.machine.leader.id:
                 # Restarted at the leader's address, this one hears itself: what counts is the leader's own world.
                 state = self.machine.ledger.state

@@ -301,3 +301,36 @@ def test_status() -> None:
     assert status().reason == "waiting for worker-0 to call save()"
     assert (status().save_phase, status().save_step, status().run_id) == ("vote", 20, "run")
     assert [alive for _, alive in status().presence] == [True, True]
+
+
+def test_status_of_the_world_that_lives() -> None:
+    """A job that has ended, and its successor on the same coordinator, which nobody can look at until it has saved."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    first = cluster.world(coordinator, 2)
+    cluster.save(coordinator, first, 1)
+
+    def generation() -> str:
+        answer = coordinator.ask(ev.Ask)
+        assert isinstance(answer, v.Status)
+        return answer.generation
+
+    second = cluster.world(coordinator, 2)
+    assert generation() == first[0].caller.generation, "it leads"
+    for worker in first:
+        coordinator.ask(worker.leave())
+    assert generation() == second[0].caller.generation
+    for worker in second:
+        coordinator.ask(worker.leave())
+    assert generation() == first[0].caller.generation
+
+
+def test_a_job_that_has_ended_is_not_alive_because_of_another() -> None:
+    """Two jobs wait for the lead of one that is gone, and each refuses the other for being there."""
+    cluster = Cluster()
+    coordinator, other = cluster.coordinator(), cluster.coordinator()
+    first = cluster.world(coordinator, 1)
+    cluster.save(coordinator, first, 1)
+    coordinator.ask(first[0].leave())
+    cluster.world(coordinator, 1)
+    assert cluster.save(other, cluster.world(other, 1), 1).committed

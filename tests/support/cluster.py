@@ -173,8 +173,8 @@ class Coordinator:
                 if fate == "lost":
                     return ev.Appended(entry, unknown="no answer")
                 return ev.Appended(entry, taken if taken and taken.write_id != entry.write_id else None)
-            case fx.Probe(address, _):
-                return ev.Probed(address, self._cluster.living_at(address))
+            case fx.Probe(address, _, generation):
+                return ev.Probed(address, self._cluster.living_at(address, generation))
             case fx.Finalize():
                 if bad:
                     return ev.Finalized(effect.generation.id, effect.ordinal, failure=bad)
@@ -479,13 +479,14 @@ class Cluster:
         assert all(call.answer == outcome for call in calls)
         return outcome
 
-    def living_at(self, address: str) -> str:
-        """What the coordinator at an address says of its workers; nothing where none listens."""
+    def living_at(self, address: str, generation: str) -> str:
+        """What the coordinator at an address says of a generation's workers; nothing where none listens."""
         for coordinator in self.coordinators:
             if coordinator.alive and coordinator.machine.leader.address == address:
                 status = coordinator.call(ev.Ask).answer
                 assert isinstance(status, v.Status)
-                return v.names(presence.task for presence, alive in status.presence if alive)
+                ours = status.generation == generation
+                return v.names(presence.task for presence, alive in status.presence if alive and ours)
         return ""
 
     # -- what workers have been told --

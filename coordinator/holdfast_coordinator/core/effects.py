@@ -44,10 +44,11 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask another leader whether its workers live. -> Probed"""
+    """Ask another leader whether the workers of the generation that it leads live. -> Probed"""
 
     address: str
     host: str
+    generation: str
 
 
 @dataclass(frozen=True, slots=True)

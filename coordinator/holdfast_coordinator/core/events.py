@@ -138,7 +138,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What answered at another leader's address: the living workers that it named."""
+    """What answered at another leader's address: the living workers of its generation that it named."""
 
     address: str
     living: str

@@ -67,7 +67,7 @@ class Leading:
             self._decide(world, attempt, won, rival.address, names(living))
         elif rival.address:
             self._probing.append((rival.address, world, attempt, won))
-            run.emit(Probe(rival.address, rival.host))
+            run.emit(Probe(rival.address, rival.host, reign.id))
         else:
             self._decide(world, attempt, won, rival.address, "")
 

@@ -125,9 +125,15 @@ class Machine:
                 del run.worlds[world.generation.id]
         run.ledger.retry(run.now)
 
+    def _foremost(self, now: float) -> World | None:
+        """The world that people mean: the leading one, or the newest; but none that has ended, if another lives."""
+        worlds = list(reversed(self._run.worlds.values()))
+        worlds.sort(key=lambda world: world.generation.id != self.leading)
+        return next((world for world in worlds if world.living(now)), worlds[0] if worlds else None)
+
     def _ask(self, e: ev.Ask) -> None:
         now = self._run.now.monotonic
-        world = self.worlds.get(self.leading) or next(reversed(self._run.worlds.values()), None)
+        world = self._foremost(now)
         attempt = world.attempt if world else None
         reason = "no worker has joined"
         if attempt:
