@@ -217,3 +217,11 @@ def test_a_program_that_ends_without_close_commits_its_last_save(
     if how != "raises":
         assert noise == []
     assert not any("Exception ignored" in line or "never awaited" in line for line in noise), noise
+
+
+def test_a_forked_process_leaves_the_run_to_its_parent(start: Start, store: Store) -> None:
+    """A process of `multiprocessing` took two minutes to end, and the worker that had forked it out of the world."""
+    config = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+    child = start(PROGRAMS / "no_close.py", store.url, "forks", TF_CONFIG=json.dumps(config))
+    assert child.wait() == 0, child.output
+    assert [record.step for record in committed(store)] == [3]

@@ -34,6 +34,9 @@ _open: dict[Session, Save | None] = {}
 """What is to be ended in order when the program ends, with the save in flight: sessions, for the manager itself, a
 local variable of a function that has returned, may be gone by then."""
 
+_inherited: list[Session] = []
+"""In a forked process: what the parent has open, which is the parent's to end. Kept, for to let go of it is to end it."""
+
 
 class CheckpointManager:
     """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
@@ -346,7 +349,7 @@ class CheckpointManager:
 
     def close(self) -> None:
         """Finish the save in flight, leave the world and give everything back. Raises the error of a failed save."""
-        if self._closed:
+        if self._closed or self._session in _inherited:
             return
         self._closed = True
         failure = self._settle(for_ever=True)
@@ -373,6 +376,8 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this CheckpointManager is closed")
+        if self._session in _inherited:
+            raise InvalidRequest("this CheckpointManager is that of the process from which this one was forked")
 
 
 def _value(counter: Any) -> int:
@@ -409,6 +414,15 @@ def _close_all() -> None:
             save.wait()
         session.close(CLOSE_PATIENCE)
 
+
+def _leave_to_parent() -> None:
+    _inherited.extend(_open)
+    _open.clear()
+
+
+# A forked process, such as one of `multiprocessing`, would take its parent out of the world when it ends, or wait for
+# threads that it does not have.
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 # Before thread pools, the coordinator's and fsspec's among them, refuse work, which is earlier than `atexit`: they do
 # so from a callback of the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.

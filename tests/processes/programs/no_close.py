@@ -1,10 +1,11 @@
 """A training program that ends without closing its manager, while a save is in flight. Without TensorFlow.
 
-Arguments: run directory; how it ends: "falls off", "exits" or "raises".
+Arguments: run directory; how it ends: "falls off", "exits", "raises" or "forks" before.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterable
@@ -40,6 +41,11 @@ def main(directory: str, how: str) -> None:
     manager = holdfast.manager.CheckpointManager(checkpoint, directory)
     manager._store.__class__ = SlowStore
     print(manager.save(3), flush=True)
+    if how == "forks":
+        child = multiprocessing.get_context("fork").Process(target=manager.close, daemon=True)
+        child.start()
+        child.join(10.0)
+        sys.exit(0 if child.exitcode == 0 else 1)
     if how == "exits":
         sys.exit(7)
     if how == "raises":
