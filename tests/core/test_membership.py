@@ -162,6 +162,46 @@ def test_a_log_that_cannot_be_read() -> None:
     cluster.world(coordinator, 1)
 
 
+def test_a_log_that_is_gone() -> None:
+    """The directory is unmounted, and a job starts from what the coordinator remembers of it, or from nothing."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 1)
+    cluster.save(coordinator, workers, 1)
+    gone, cluster.storage.entries = cluster.storage.entries, []
+    for build in (cluster.workers(1)[0].join(), workers[0].restore(1)):
+        failure = refused(coordinator.ask(build))
+        assert failure.kind == "storage"
+        assert "not mounted" in failure.message
+    cluster.storage.entries = gone[:-1]
+    assert refused(coordinator.ask(cluster.workers(1)[0].join())).kind == "storage"
+    cluster.storage.entries = gone
+    cluster.world(coordinator, 1)
+
+
+def test_a_read_that_was_overtaken_is_no_loss() -> None:
+    """A log that was empty when it was read, and an entry made meanwhile: an alarm about nothing."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 1)
+    joining = coordinator.call(cluster.workers(1)[0].join())
+    coordinator.carry_out()
+    overtaken = coordinator.results.pop()
+    coordinator.call(workers[0].vote(1))
+    assert coordinator.pending == []
+    coordinator.tell(overtaken)
+    coordinator.run()
+    assert isinstance(joining.answer, v.Joined)
+    slow = coordinator.call(cluster.workers(1)[0].join())
+    coordinator.carry_out()
+    late = coordinator.results.pop()
+    coordinator.call(workers[0].report(1))
+    coordinator.run()
+    assert cluster.storage.kinds[-1] == "commit"
+    coordinator.tell(late)
+    assert isinstance(slow.answer, v.Joined)
+
+
 def test_an_unknown_generation_is_told_to_join_again() -> None:
     """A worker that a restarted coordinator leaves without an answer, or answers as if it knew it."""
     cluster = Cluster()

@@ -44,6 +44,7 @@ class Ledger:
         self._leader_id = leader_id
         self._emit = emit
         self._written = 0
+        self._known = -1  # number of the last entry known when the read that is going on began
         self._readers: list[Callable[[Failure | None], None]] = []
         self._next_readers: list[Callable[[Failure | None], None]] = []
         self._queue: deque[Intent] = deque()
@@ -62,18 +63,30 @@ class Ledger:
             self._next_readers.append(then)
         else:
             self._readers.append(then)
-            self._emit(ReadLog())
+            self._begin_reading()
 
     def was_read(self, event: LogRead) -> None:
         if event.entry is not None and event.entry.number >= self.number:
             self.number, self.state = event.entry.number, event.entry.state
         elif event.entry is None and event.failure is None and self.number < 0:
             self.state = event.imported
+        failure = event.failure
+        if failure is None and self._known > (event.entry.number if event.entry else -1):
+            failure = Failure(
+                "storage",
+                f"the log of the run, known up to entry {self._known}, is not there any more: was the directory "
+                "deleted, or is it not mounted? If it was deleted on purpose, restart the coordinator",
+                object=f"log entry {self._known}",
+            )
         readers, self._readers, self._next_readers = self._readers, self._next_readers, []
         if self._readers:
-            self._emit(ReadLog())
+            self._begin_reading()
         for then in readers:
-            then(event.failure)
+            then(failure)
+
+    def _begin_reading(self) -> None:
+        self._known = self.number
+        self._emit(ReadLog())
 
     # -- writing --
 
