@@ -35,7 +35,7 @@ _open: dict[Session, Save | None] = {}
 local variable of a function that has returned, may be gone by then."""
 
 _inherited: list[Session] = []
-"""In a forked process: what the parent has open, which is the parent's to end. Kept, for to let go of it is to end it."""
+"""In a forked process: what the parent has open, and will end. Kept, for to let go of it is to end it."""
 
 
 class CheckpointManager:
@@ -146,7 +146,7 @@ class CheckpointManager:
 
         Args:
             checkpoint_number: its number; default: the checkpoint's save counter, as TensorFlow's.
-            check_interval: whether `checkpoint_interval` applies.
+            check_interval: whether `checkpoint_interval` applies. Even without, no step is saved twice under one.
             options: a `tf.train.CheckpointOptions`; a sharding callback or an I/O device of one's own is refused.
             metadata: anything that JSON can hold, kept in the manifest; the chief's counts.
             metrics: likewise.
@@ -194,7 +194,7 @@ class CheckpointManager:
             return True
         step = _value(self._step_counter)
         last = self._last_checkpoint_step
-        if check_interval and last is not None and step - last < self._checkpoint_interval:
+        if last is not None and (step == last or (check_interval and step - last < self._checkpoint_interval)):
             return False
         self._last_checkpoint_step = step
         return True

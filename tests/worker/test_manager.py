@@ -1,0 +1,49 @@
+"""`CheckpointManager` in a world of one: TensorFlow's habits, and what is asked of it at odd moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+import holdfast
+
+pytestmark = pytest.mark.tensorflow
+
+
+class Managers:
+    """Managers of checkpoints of one variable `v`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._made: list[holdfast.CheckpointManager] = []
+
+    def make(self, value: Any = 0.0, **arguments: Any) -> Any:
+        checkpoint = tf.train.Checkpoint(v=tf.Variable(value))
+        self._made.append(holdfast.CheckpointManager(checkpoint, self.directory, save_timeout=20.0, **arguments))
+        return self._made[-1]
+
+    def close(self) -> None:
+        for manager in self._made:
+            manager.close()
+
+
+@pytest.fixture
+def managers(tmp_path: Path) -> Iterator[Managers]:
+    managers = Managers(tmp_path / "run")
+    yield managers
+    managers.close()
+
+
+def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:
+    """As TensorFlow's: a save at the end of training, interval or not, repeated the one that was just made."""
+    step = tf.Variable(5)
+    manager = managers.make(step_counter=step, checkpoint_interval=10)
+    assert manager.save() is not None
+    assert manager.save(check_interval=False) is None
+    step.assign(6)
+    assert manager.save() is None
+    assert manager.save(check_interval=False) is not None
