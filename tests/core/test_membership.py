@@ -141,6 +141,22 @@ def test_clusters_that_differ() -> None:
     cluster.world(coordinator, 2)
 
 
+def test_clusters_that_differ_are_told_to_who_is_about_to_ask_again() -> None:
+    """A worker that was just told to ask again, and then waits for the whole timeout for a world that never forms."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    two, three = cluster.workers(2), cluster.workers(3)
+    coordinator.call(two[0].join())
+    cluster.tick(POLL)
+    answer = refused(coordinator.ask(three[1].join()))
+    assert refused(coordinator.ask(two[0].join())) == answer
+    assert coordinator.ask(two[0].join()) is None, "told once: it may try again"
+    cluster.tick(POLL)
+    coordinator.ask(three[1].join())
+    cluster.tick(ALIVE_FOR)
+    assert coordinator.ask(two[0].join()) is None, "long ago"
+
+
 def test_a_task_that_is_not_in_its_cluster() -> None:
     """A task index beyond the cluster's end: a world that is never complete."""
     cluster = Cluster()

@@ -5,7 +5,7 @@ Joining fences nobody: several worlds of a run may be known at once, and the fir
 
 from __future__ import annotations
 
-from holdfast_storage.records import Generation, LogState
+from holdfast_storage.records import Generation, LogState, Task
 
 from . import events as ev
 from .membership import ALIVE_FOR, POLL, Forming, Joiner, World, disagreement
@@ -19,6 +19,8 @@ class Joining:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.forming: Forming | None = None
+        # Of joiners that are between two calls: what they are to be told at the next, and since when.
+        self._untold: dict[tuple[Task, str], tuple[Failure, float]] = {}
 
     def join(self, e: ev.Join) -> None:
         run = self._run
@@ -29,11 +31,17 @@ class Joining:
                 else:
                     world.joining.append(e.request)
                 return
+        untold = self._untold.pop((e.task, e.incarnation), None)
+        if untold:
+            run.refuse(e.request, untold[0])
+            return
         forming = self.forming or Forming(e.cluster)
         failure = disagreement(forming, e.task, e.cluster)
         if failure:
             # All hear of it: the others would wait in vain for a worker that can never join them.
-            for joiner in forming.joiners.values():
+            for task, joiner in forming.joiners.items():
+                if joiner.request is None:
+                    self._untold[task, joiner.incarnation] = (failure, run.now.monotonic)
                 run.refuse(joiner.request, failure)
             run.refuse(e.request, failure)
             self.forming = None
@@ -113,6 +121,7 @@ class Joining:
     def watch(self) -> None:
         """Tell those who have waited for a while whom they wait for, and forget those who do not ask again."""
         forming, now = self.forming, self._run.now.monotonic
+        self._untold = {who: told for who, told in self._untold.items() if now - told[1] < ALIVE_FOR}
         if forming is None:
             return
         missing = forming.missing
