@@ -339,7 +339,7 @@ def test_a_join_that_was_given_up_is_forgotten(
     caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=1), incarnation="gone.1")
     cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
     with pytest.raises(Unreachable):
-        link.join(pb.JoinRequest(caller=caller, cluster=cluster), 0.2)
+        link.join(pb.JoinRequest(caller=caller, cluster=cluster, timeout_s=60.0), 0.2)
     link.close()
     driver = coordinator.server.runs.find(store.url)
     assert driver is not None
