@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,14 @@ def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:
     step.assign(6)
     assert manager.save() is None
     assert manager.save(check_interval=False) is not None
+
+
+def test_training_goes_on_after_a_restore_that_failed_halfway(managers: Managers) -> None:
+    """TensorFlow still reads from a checkpoint that did not fit: every later save broke on files that were gone."""
+    managers.make([0.0, 0.0]).save(blocking=True)
+    manager = managers.make([0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="incompatible tensor"):
+        manager.restore_or_initialize()
+    gc.collect()
+    assert manager.save(blocking=True) == manager.latest_checkpoint
+    assert manager.restore() is not None

@@ -123,7 +123,7 @@ class CheckpointManager:
         self._save: Save | None = None
         self._saves = 0
         self._restores = 0
-        self._staged: Any = None
+        self._staged: list[Any] = []
         self._closed = False
         _open[self._session] = None
 
@@ -292,10 +292,11 @@ class CheckpointManager:
         staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
         if staged is None:
             return None, self._checkpoint.restore(None)
+        # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.
+        self._staged.append(staged)
         status = apply(self._checkpoint, self._per_worker, staged)
-        before, self._staged = self._staged, staged
-        if before is not None:
-            before.close()
+        while len(self._staged) > 1:
+            self._staged.pop(0).close()
         if self._checkpoint_interval is not None:
             self._last_checkpoint_step = _value(self._step_counter)
         prefix = staged.record.prefix
@@ -355,8 +356,8 @@ class CheckpointManager:
         failure = self._settle(for_ever=True)
         self._session.close(CLOSE_PATIENCE)
         _open.pop(self._session, None)
-        if self._staged is not None:
-            self._staged.close()
+        for staged in self._staged:
+            staged.close()
         if failure is not None:
             raise failure
 
