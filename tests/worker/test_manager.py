@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 import holdfast
+from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast_storage.store.posix import PosixStore
 
 pytestmark = pytest.mark.tensorflow
 
@@ -59,3 +61,20 @@ def test_training_goes_on_after_a_restore_that_failed_halfway(managers: Managers
     gc.collect()
     assert manager.save(blocking=True) == manager.latest_checkpoint
     assert manager.restore() is not None
+
+
+def test_a_failed_save_is_told_after_a_restore(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore in between took the error: the program never heard that the checkpoint is not there."""
+    manager = managers.make()
+    manager.save(blocking=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(PosixStore, "write", full)
+        manager.save()
+        manager.restore()
+    with pytest.raises(SaveFailed, match="disk is full"):
+        manager.save()
+    manager.wait()
+
+
+def full(self: Any, name: str, chunks: Any) -> int:
+    raise StorageError("the disk is full")

@@ -285,9 +285,8 @@ class CheckpointManager:
 
         self._check_open()
         self._session.join()
-        failure = self._settle(for_ever=True)
-        if failure is not None:
-            log.warning("%s", failure)
+        if self._save is not None:
+            self._save.wait()  # its error, if it failed, is for the next `save`, `wait` or `close` to raise
         self._restores += 1
         staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
         if staged is None:
