@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,30 @@ def test_a_failed_save_is_told_after_a_restore(managers: Managers, monkeypatch: 
     with pytest.raises(SaveFailed, match="disk is full"):
         manager.save()
     manager.wait()
+
+
+def test_metadata_is_that_of_the_moment(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program appends to its history while the save is under way: a later one went into the manifest."""
+    manager = managers.make()
+    go_on = threading.Event()
+    write = PosixStore.write
+    monkeypatch.setattr(PosixStore, "write", lambda *arguments: go_on.wait(10.0) and write(*arguments))
+    history = [1]
+    prefix = Path(manager.save(metadata={"history": history}))
+    history.append(2)
+    go_on.set()
+    manager.wait()
+    assert json.loads((prefix.parent / "manifest.json").read_text())["metadata"] == {"history": [1]}
+
+
+def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> None:
+    """A loss of NaN ended the chief's training, at a call at which all the others went on."""
+    manager = managers.make()
+    manager.save(metrics={"loss": float("nan")})
+    with pytest.raises(SaveFailed, match="metrics must be a mapping that JSON can hold"):
+        manager.save()
+    manager.wait()
+    assert len(manager.checkpoints) == 1
 
 
 def full(self: Any, name: str, chunks: Any) -> int:

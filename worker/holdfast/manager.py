@@ -148,7 +148,7 @@ class CheckpointManager:
             checkpoint_number: its number; default: the checkpoint's save counter, as TensorFlow's.
             check_interval: whether `checkpoint_interval` applies. Even without, no step is saved twice under one.
             options: a `tf.train.CheckpointOptions`; a sharding callback or an I/O device of one's own is refused.
-            metadata: anything that JSON can hold, kept in the manifest; the chief's counts.
+            metadata: anything that JSON can hold, kept in the manifest; the chief's counts, and what it is now.
             metrics: likewise.
             blocking: overrides the manager's.
 
@@ -162,7 +162,6 @@ class CheckpointManager:
         """
         self._check_open()
         _check_options(options)
-        _check_json(metadata=metadata, metrics=metrics)
         if not self._is_due(check_interval):
             return None
         self._session.join()
@@ -174,7 +173,7 @@ class CheckpointManager:
         if failure is None and self._save is not None:
             raise self._give_up(number)
         save = self._snapshot(number)
-        save.metadata, save.metrics = dict(metadata or {}), dict(metrics or {})
+        self._describe(save, metadata, metrics)
         save.start()
         self._save = _open[self._session] = save
         if failure is not None:
@@ -216,12 +215,21 @@ class CheckpointManager:
             main, own = self._snapshotters
             save.snapshot = main.capture()
             save.per_worker = own.capture() if own else None
-            save.strategy = strategy_name(self._checkpoint) if self._session.place.is_chief else ""
             self._collective = save.snapshot.collective
         except Exception as error:
             # Told to the others by the save itself: raising here would leave them waiting for this worker.
             save.local_error = error
         return save
+
+    def _describe(self, save: Save, metadata: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> None:
+        """What the chief says of its save. As in a snapshot, what it must not say is told by the save itself."""
+        if not self._session.place.is_chief:
+            return
+        try:
+            save.metadata, save.metrics = _as_json("metadata", metadata), _as_json("metrics", metrics)
+            save.strategy = strategy_name(self._checkpoint)
+        except Exception as error:
+            save.local_error = save.local_error or error
 
     def _settle(self, for_ever: bool = False) -> HoldfastError | None:
         """Wait for the outcome of the save in flight, and take it: its error, if it failed.
@@ -399,12 +407,13 @@ def _check_options(options: Any) -> None:
             )
 
 
-def _check_json(**values: Mapping[str, Any] | None) -> None:
-    for name, value in values.items():
-        try:
-            json.dumps(dict(value or {}), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
+def _as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy, as JSON will give it back: the program goes on with its own while the save is under way."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
+    return copy
 
 
 def _close_all() -> None:
