@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 import holdfast
-from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast.capture import Snapshotter
+from holdfast_storage.errors import SaveFailed, StorageError, Superseded
 from holdfast_storage.store.posix import PosixStore
 
 pytestmark = pytest.mark.tensorflow
@@ -100,6 +101,21 @@ def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> Non
         manager.save()
     manager.wait()
     assert len(manager.checkpoints) == 1
+
+
+def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(
+    managers: Managers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a collective: a worker that had been told first stayed out, and the others hung in it."""
+    manager = managers.make()
+    manager.save(blocking=True)
+    taken = []
+    capture = Snapshotter.capture
+    monkeypatch.setattr(Snapshotter, "capture", lambda self: taken.append(1) or capture(self))
+    manager._session.superseded = Superseded("a newer job leads the run")
+    with pytest.raises(Superseded):
+        manager.save()
+    assert taken == [1]
 
 
 def full(self: Any, name: str, chunks: Any) -> int:

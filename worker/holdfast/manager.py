@@ -166,13 +166,14 @@ class CheckpointManager:
             return None
         self._session.join()
         failure = self._settle()
-        self._raise_if_final(failure)
         self._checkpoint.save_counter.assign_add(1)
         number = self._number(checkpoint_number)
         self._saves += 1
         if failure is None and self._save is not None:
             raise self._give_up(number)
         save = self._snapshot(number)
+        # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
+        self._raise_if_final(failure)
         self._describe(save, metadata, metrics)
         save.start()
         self._save = _open[self._session] = save
