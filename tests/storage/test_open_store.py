@@ -70,3 +70,10 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
     store = open_store(tmp_path / "run")
     assert store.list() == []
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("url", ["/tmp/\0", "/tmp/\udcff", "memory://\udcff"])
+def test_names_that_cannot_be_sent(url: str) -> None:
+    """A path in another encoding came to light as a UnicodeEncodeError of the protocol, workers having joined."""
+    with pytest.raises(InvalidRequest, match="cannot be used"):
+        open_store(url)

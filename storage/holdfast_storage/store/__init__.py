@@ -27,11 +27,14 @@ def normalise(url: str | os.PathLike[str]) -> str:
     if not isinstance(text, str) or not text:
         raise InvalidRequest(f"A run directory is a path or a URL, not {url!r}")
     protocol, path = _split(text)
-    if protocol == "file":
-        path = os.path.realpath(path)
-    elif protocol == "memory":
+    try:
+        path = os.path.realpath(path) if protocol == "file" else path
+        path.encode()
+    except ValueError as error:  # zero bytes, or a name that is not UTF-8
+        raise InvalidRequest(f"{text!r} cannot be used: {error}") from error
+    if protocol == "memory":
         path = posixpath.normpath("/" + path.lstrip("/")).lstrip("/")
-    else:
+    elif protocol != "file":
         raise InvalidRequest(
             f"{text} cannot be used: {protocol}:// is not supported; local paths, file:// and memory:// are",
             object=text,
