@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import holdfast
 from holdfast.capture import Snapshotter
-from holdfast_storage.errors import SaveFailed, StorageError, Superseded
+from holdfast_storage.errors import InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.store.posix import PosixStore
 
 pytestmark = pytest.mark.tensorflow
@@ -116,6 +117,20 @@ def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(
     with pytest.raises(Superseded):
         manager.save()
     assert taken == [1]
+
+
+def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
+    """A step of NumPy's, or a tensor, could be saved and not be restored; half a step was cut off."""
+    manager = managers.make()
+    for number in (np.int64(7), tf.constant(7), tf.Variable(7)):
+        manager.save(number, blocking=True)
+        manager.restore(number).assert_consumed()
+    for number in (3.7, "7", -1, 1 << 63):
+        with pytest.raises(InvalidRequest, match="no integer from 0"):
+            manager.save(number)
+    for wrong in (3.7, b"ckpt-7"):
+        with pytest.raises(InvalidRequest, match="a path or a step"):
+            manager.restore(wrong)
 
 
 def full(self: Any, name: str, chunks: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401 - see the end of this module
 import json
 import logging
+import operator
 import os
 import threading
 import time
@@ -200,9 +201,9 @@ class CheckpointManager:
         return True
 
     def _number(self, checkpoint_number: Any) -> int:
-        number = _value(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
-        if number < 0:
-            raise InvalidRequest(f"the checkpoint number {number} is negative")
+        number = _integer(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
+        if number is None or not 0 <= number < 1 << 63:
+            raise InvalidRequest(f"the checkpoint number {checkpoint_number} is no integer from 0 to 2^63 - 1")
         return number
 
     def _snapshot(self, number: int) -> Save:
@@ -313,8 +314,11 @@ class CheckpointManager:
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:
             return ""
-        if isinstance(path_or_step, int):
-            return str(path_or_step)
+        step = _integer(path_or_step)
+        if step is not None:
+            return str(step)
+        if not isinstance(path_or_step, (str, os.PathLike)):
+            raise InvalidRequest(f"a checkpoint to restore is a path or a step, not {path_or_step!r}")
         path = os.fspath(path_or_step)
         if path.isdigit():
             return path
@@ -392,6 +396,14 @@ class CheckpointManager:
 def _value(counter: Any) -> int:
     """Of an integer, a variable or a tensor. A variable of Keras under a distribution strategy refuses `int()`."""
     return int(counter.numpy() if hasattr(counter, "numpy") else counter)
+
+
+def _integer(number: Any) -> int | None:
+    """Of what is one, or holds one: a variable or a tensor; else None."""
+    try:
+        return operator.index(number.numpy() if hasattr(number, "numpy") else number)
+    except TypeError:
+        return None
 
 
 def _is_address(text: str) -> bool:
