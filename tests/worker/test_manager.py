@@ -15,6 +15,8 @@ import tensorflow as tf
 
 import holdfast
 from holdfast.capture import Snapshotter
+from holdfast.session import Session
+from holdfast.snapshot import Snapshot
 from holdfast_storage.errors import InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.store.posix import PosixStore
 
@@ -131,6 +133,35 @@ def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
     for wrong in (3.7, b"ckpt-7"):
         with pytest.raises(InvalidRequest, match="a path or a step"):
             manager.restore(wrong)
+
+
+def test_a_snapshot_is_let_go_of_once_it_is_written(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second copy of the state stayed in memory while the other workers were writing theirs."""
+    manager = managers.make()
+    reported = []
+    report = Session.report
+    monkeypatch.setattr(Session, "report", lambda *arguments: reported.append(snapshots()) or report(*arguments))
+    manager.save(blocking=True)
+    assert reported == [[]]
+
+
+def test_an_error_keeps_no_snapshot(managers: Managers) -> None:
+    """That of a newer job is kept for as long as the manager is, with all that its traceback leads to."""
+    manager, newer = managers.make(), managers.make()
+    manager.save(blocking=True)
+    newer.save(blocking=True)
+    manager.save()
+    with pytest.raises(Superseded):
+        manager.save()
+    with pytest.raises(Superseded):
+        manager.save()
+    assert snapshots() == []
+
+
+def snapshots() -> list[Snapshot]:
+    """Those that somebody still holds."""
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, Snapshot)]
 
 
 def full(self: Any, name: str, chunks: Any) -> int:

@@ -174,7 +174,10 @@ class CheckpointManager:
             raise self._give_up(number)
         save = self._snapshot(number)
         # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
-        self._raise_if_final(failure)
+        final = self._final(failure)
+        if final is not None:
+            del save  # the error would keep it, and is kept itself
+            raise final.with_traceback(None) from (None if failure is final else failure)
         self._describe(save, metadata, metrics)
         save.start()
         self._save = _open[self._session] = save
@@ -257,13 +260,11 @@ class CheckpointManager:
             phase="vote",
         )
 
-    def _raise_if_final(self, failure: HoldfastError | None) -> None:
-        final = self._session.superseded
-        if final is not None:
-            raise final from failure
+    def _final(self, failure: HoldfastError | None) -> HoldfastError | None:
+        """The error after which nothing can be saved any more."""
         if failure is not None and failure.kind == "superseded":
-            self._session.superseded = failure
-            raise failure
+            self._session.superseded = self._session.superseded or failure
+        return self._session.superseded
 
     # -- restoring --
 

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +106,8 @@ class Save:
             log.exception("%s: the save of step %d broke", self.session.place.task, self.step)
             self.error = self._settle_alone(error)
         finally:
-            self.snapshot = self.per_worker = None
+            self.snapshot = self.per_worker = self.local_error = None
+            _let_go(self.error)
             self.session.progress("train", self.step)
         if self.error:
             log.warning("%s", self.error)
@@ -132,8 +134,17 @@ class Save:
             return self.session.fail(request, self.terms.save_timeout + SLACK)
 
     def _vote_and_write(self) -> pb.SaveOutcome:
-        snapshot = self.snapshot
-        assert snapshot is not None
+        assert self.snapshot is not None
+        done = self._voted_and_written(self.snapshot)
+        if isinstance(done, pb.SaveOutcome):
+            return done
+        # What was written is durable: training may have the memory back.
+        self.snapshot = self.per_worker = None
+        self.session.progress("commit", self.step)
+        return self.session.report(done, self.terms.save_timeout + SLACK)
+
+    def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
+        """What there is to report, or the outcome if the vote was that."""
         self.session.progress("digest", self.step)
         if self.terms.require_finite:
             _check_finite(snapshot)
@@ -149,7 +160,7 @@ class Save:
                 "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
             )
         self._see_log_entry(go.log_entry)
-        return self._report(self._write(snapshot, crcs, list(go.local)), snapshot, list(go.local))
+        return self._report(*self._write(snapshot, crcs, list(go.local)), snapshot, list(go.local))
 
     def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
         guarded = bytes(t.guarded for t in snapshot.tensors)
@@ -213,9 +224,8 @@ class Save:
         )
 
     def _report(
-        self, done: tuple[Written, list[pb.StoredObject], int], snapshot: Snapshot, local: list[int]
-    ) -> pb.SaveOutcome:
-        written, own, num_shards = done
+        self, written: Written, own: list[pb.StoredObject], num_shards: int, snapshot: Snapshot, local: list[int]
+    ) -> list[pb.ReportChunk]:
         head = pb.ReportHead(
             ordinal=self.ordinal,
             step=self.step,
@@ -234,10 +244,7 @@ class Save:
                 for key, entry in written.entries[start : start + CHUNK_ENTRIES]
             ]
             chunks.append(pb.ReportChunk(entries=entries))
-        # What was written is durable: training may have the memory back.
-        self.snapshot = self.per_worker = None
-        self.session.progress("commit", self.step)
-        return self.session.report(chunks, self.terms.save_timeout + SLACK)
+        return chunks
 
     def _description(self, local_keys: list[str]) -> str:
         return json.dumps(
@@ -282,6 +289,13 @@ class Save:
 
     def _keys(self) -> list[str]:
         return [t.key for t in self.snapshot.tensors] if self.snapshot else []
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of the snapshot: a traceback keeps the variables of the functions that it went through."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _check_finite(snapshot: Snapshot) -> None:
