@@ -1222,6 +1222,30 @@ def test_what_was_preserved_in_the_future_does_not_count() -> None:
 # -- the end --
 
 
+def test_a_state_file_that_is_never_written_holds_nobody_up() -> None:
+    """Storage hangs on a derived file: a checkpoint that stands is not told of, and every later save is refused."""
+    cluster, coordinator, workers = start()
+    phases(cluster, coordinator, workers, Phase.PUBLISHING)
+    coordinator.pending.clear()
+    cluster.beat(workers, coordinator, 600.0)
+    calls = report(coordinator, workers, 2)
+    assert {outcome(call) for call in calls} == {v.Outcome(2, True)}
+    assert cluster.save(coordinator, workers, 3).committed
+
+
+def test_a_save_after_one_that_is_not_settled_is_told_why() -> None:
+    """Storage hangs at the commit entry, and the next save blames the training program."""
+    cluster, coordinator, workers = start()
+    phases(cluster, coordinator, workers, Phase.COMMITTING)
+    cluster.beat(workers, coordinator, 640.0)
+    call = coordinator.call(workers[0].vote(3))
+    assert isinstance(call.answer, v.Failure)
+    assert call.answer.kind == "save_failed"
+    assert "save 2 is not known yet: creating the commit entry" in call.answer.message
+    coordinator.run()
+    assert cluster.save(coordinator, workers, 3).committed
+
+
 def test_busy() -> None:
     """A coordinator that ends in good order in the middle of a commit, or never."""
     cluster, coordinator, workers = start()

@@ -110,6 +110,8 @@ class Attempt:
                 return "taking the lead of the run"
             case Phase.FINALIZING:
                 return "writing the index and the manifest"
+            case Phase.PUBLISHING:
+                return "writing TensorFlow's checkpoint file"
             case _:
                 return "creating the commit entry in the log"
 

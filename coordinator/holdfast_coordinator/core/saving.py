@@ -112,6 +112,10 @@ class Saving:
                 retention=terms.retention if terms else RetentionPolicy(),
             )
             return world.attempt
+        if attempt and e.ordinal > attempt.ordinal and not attempt.undecided:
+            message = f"what became of save {attempt.ordinal} is not known yet: {attempt.reason()}"
+            run.refuse(e.request, Failure("save_failed", message, phase="commit"))
+            return None
         at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
         run.refuse(
             e.request,
@@ -240,8 +244,11 @@ class Saving:
         for world in self._run.worlds.values():
             attempt = world.attempt
             if attempt and attempt.phase is Phase.PUBLISHING and attempt.entry and attempt.entry.number <= e.number:
-                self._run.end_save(world, attempt, Outcome(attempt.ordinal, True))
-                self._upkeep.consider()
+                self._publish(world, attempt)
+
+    def _publish(self, world: World, attempt: Attempt) -> None:
+        self._run.end_save(world, attempt, Outcome(attempt.ordinal, True))
+        self._upkeep.consider()
 
     # -- the clock --
 
@@ -251,7 +258,10 @@ class Saving:
         if attempt is None:
             return
         late = self._run.now.monotonic >= attempt.deadline
-        if attempt.phase is Phase.COMMITTING and late:
+        if attempt.phase is Phase.PUBLISHING and late:
+            # It stands in the log. The file is derived, and not worth that the next save is refused.
+            self._publish(world, attempt)
+        elif attempt.phase is Phase.COMMITTING and late:
             attempt.advance(Phase.ABORTING)
             assert attempt.intent is not None
             self._run.ledger.give_up(attempt.intent, attempt.timed_out())
