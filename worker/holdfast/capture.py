@@ -1,10 +1,10 @@
 """Takes a snapshot of a `tf.train.Checkpoint`: every value under its stock key, without copying it.
 
 The first capture goes through TensorFlow's own saver: its public sharding callback is given every tensor of the
-checkpoint, keeps them, and leaves only strings and variants to be written, to a scratch folder, from which their
-encoding is taken. That costs about as much as a whole write of many small variables, nearly all of it Python. So that
-capture also learns which variable is behind which key. The next ones walk the objects, and as long as these are the
-same, read the variables directly, which takes a tenth. Whatever does not fit goes through the saver every time.
+checkpoint, keeps them, and leaves only strings and variants to be written, to files in TensorFlow's memory, from which
+their encoding is taken. That costs about as much as a whole write of many small variables, nearly all of it Python. So
+that capture also learns which variable is behind which key. The next ones walk the objects, and as long as these are
+the same, read the variables directly, which takes a tenth. Whatever does not fit goes through the saver every time.
 
 What is kept is a reference to each tensor. TensorFlow sees that the buffer has a second owner and makes the next
 update of the variable write to a new one: so the snapshot is a moment's, and up to one more state of memory is used
@@ -15,9 +15,9 @@ lookup tables, some of which change in place what they have handed out.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,14 +30,14 @@ from holdfast.variables import local_components, variable_of
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
-from holdfast_storage.errors import InvalidRequest, StorageError
+from holdfast_storage.errors import InvalidRequest
 
 _STUB = "stub"
 
 
-def capture(checkpoint: Any, scratch: str | None = None) -> Snapshot:
+def capture(checkpoint: Any) -> Snapshot:
     """One snapshot of a `tf.train.Checkpoint`; see `Snapshotter` for more than one."""
-    return Snapshotter(checkpoint, scratch).capture()
+    return Snapshotter(checkpoint).capture()
 
 
 class Snapshotter:
@@ -45,13 +45,10 @@ class Snapshotter:
 
     Args:
         checkpoint: the `tf.train.Checkpoint`. Its `save_counter` is left alone.
-        scratch: a local folder for what TensorFlow writes: a few KB, and strings and variants; default: the system's
-            for temporary files.
     """
 
-    def __init__(self, checkpoint: Any, scratch: str | None = None) -> None:
+    def __init__(self, checkpoint: Any) -> None:
         self._checkpoint = checkpoint
-        self._scratch = scratch
         self._direct: _DirectReads | None = None
 
     def capture(self) -> Snapshot:
@@ -59,10 +56,8 @@ class Snapshotter:
 
         Where the snapshot is `collective`, all workers must call this at the same point of their programs.
 
-        Raises:
-            InvalidRequest: the checkpoint holds what has no place in one: variables that are spread over parameter
-                servers, or what a registered saver writes to files of its own.
-            StorageError: the scratch folder cannot be written.
+        Raises InvalidRequest if the checkpoint holds what has no place in one: variables that are spread over
+        parameter servers, or what a registered saver writes to files of its own.
         """
         if self._direct is not None:
             snapshot = self._direct.capture()
@@ -73,13 +68,14 @@ class Snapshotter:
 
     def _capture_by_saver(self) -> Snapshot:
         hook = _Hook()
+        # Nothing on a disk: where it is full, this worker alone would not come to the collectives of a snapshot.
+        folder = f"ram://holdfast-{secrets.token_hex(8)}"
         try:
-            with tempfile.TemporaryDirectory(prefix="holdfast-", dir=self._scratch) as folder:
-                options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
-                encoded = _read_stub(self._checkpoint.write(os.path.join(folder, _STUB), options=options))
-        except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
-            where = self._scratch or tempfile.gettempdir()
-            raise StorageError(f"the scratch folder {where} cannot be used: {error}", object=where) from error
+            options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
+            encoded = _read_stub(self._checkpoint.write(f"{folder}/{_STUB}", options=options))
+        finally:
+            with suppress(tf.errors.NotFoundError):
+                tf.io.gfile.rmtree(folder)
         object_graph = encoded.pop(OBJECT_GRAPH_KEY)
         graph = _Graph.of(self._checkpoint, object_graph.data)
 
@@ -257,16 +253,16 @@ def _assemble(
 
 def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
     """What TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
-    others = [name for name in os.listdir(os.path.dirname(prefix)) if not name.startswith(f"{_STUB}.")]
+    others = [name for name in tf.io.gfile.listdir(prefix.rpartition("/")[0]) if not name.startswith(f"{_STUB}.")]
     if others:
         raise InvalidRequest(
             f"a registered saver writes a file of its own ({others[0].removeprefix(_STUB)}), which cannot be saved"
         )
-    with open(layout.index_object(prefix), "rb") as file:
+    with tf.io.gfile.GFile(layout.index_object(prefix), "rb") as file:
         index = Index.parse(file.read())
     shards: list[bytes] = []
     for shard in range(index.num_shards):
-        with open(layout.data_object(prefix, shard, index.num_shards), "rb") as file:
+        with tf.io.gfile.GFile(layout.data_object(prefix, shard, index.num_shards), "rb") as file:
             shards.append(file.read())
     found = {}
     for key, entry in index.tensors.items():
