@@ -135,6 +135,13 @@ def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
             manager.restore(wrong)
 
 
+def test_callbacks_are_refused_and_not_forgotten(managers: Managers) -> None:
+    """A program that uploads each checkpoint when it is told of it was never told."""
+    options = tf.train.CheckpointOptions(experimental_write_callbacks=[print])
+    with pytest.raises(InvalidRequest, match="experimental_write_callbacks"):
+        managers.make().save(options=options)
+
+
 def test_a_snapshot_is_let_go_of_once_it_is_written(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second copy of the state stayed in memory while the other workers were writing theirs."""
     manager = managers.make()

@@ -148,7 +148,7 @@ class CheckpointManager:
         Args:
             checkpoint_number: its number; default: the checkpoint's save counter, as TensorFlow's.
             check_interval: whether `checkpoint_interval` applies. Even without, no step is saved twice under one.
-            options: a `tf.train.CheckpointOptions`; a sharding callback or an I/O device of one's own is refused.
+            options: a `tf.train.CheckpointOptions`; callbacks or an I/O device of one's own are refused.
             metadata: anything that JSON can hold, kept in the manifest; the chief's counts, and what it is now.
             metrics: likewise.
             blocking: overrides the manager's.
@@ -413,8 +413,8 @@ def _is_address(text: str) -> bool:
 
 
 def _check_options(options: Any) -> None:
-    for name in ("experimental_sharding_callback", "experimental_io_device"):
-        if getattr(options, name, None) is not None:
+    for name in ("experimental_sharding_callback", "experimental_io_device", "experimental_write_callbacks"):
+        if getattr(options, name, None):
             raise InvalidRequest(
                 f"options.{name} cannot be combined with Holdfast, which divides the state among the workers and "
                 "writes it itself: leave it out"
