@@ -72,6 +72,17 @@ def test_variables_created_after_the_checkpoint_was_deleted(store: Store, stock:
         np.testing.assert_array_equal(checkpoint.b, np.arange(6.0).reshape(2, 3))
 
 
+def test_a_forked_process_that_ends_leaves_it_alone(store: Store, stock: str, scratch: Path) -> None:
+    """The end of a process lets go of what is staged: its parent's variables could not be restored any more."""
+    with stage(store, commit(store, stock), task=OTHER, world=WORKERS) as staged:
+        child = os.fork()
+        if child == 0:
+            staged.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        np.testing.assert_array_equal(value(staged.prefix, A), np.arange(1000.0))
+
+
 def test_own_value_in_place_of_the_chiefs(store: Store, stock: str, scratch: Path) -> None:
     """A worker restores the chief's moving average, or seed, in place of its own."""
     record = commit(store, stock, own={OTHER: {f"{B}/.OWN": -np.ones((2, 3))}, CHIEF: {f"{B}/.OWN": np.ones((2, 3))}})

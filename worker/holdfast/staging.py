@@ -164,6 +164,7 @@ class _Held:
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
         self.sink = None if isinstance(store, PosixStore) else self._copy
         self._store = store
+        self._process = os.getpid()
         self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
         self._lock = threading.Lock()
 
@@ -188,7 +189,8 @@ class _Held:
         Path(index_object(str(self.folder / name))).write_bytes(write_index(index.num_shards, records))
 
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if os.getpid() == self._process:  # a forked process has descriptors of its own, but the folder is its parent's
+            shutil.rmtree(self.folder, ignore_errors=True)
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
