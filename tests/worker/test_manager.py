@@ -17,7 +17,7 @@ import holdfast
 from holdfast.capture import Snapshotter
 from holdfast.session import Session
 from holdfast.snapshot import Snapshot
-from holdfast_storage.errors import InvalidRequest, SaveFailed, StorageError, Superseded
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.store.posix import PosixStore
 
 pytestmark = pytest.mark.tensorflow
@@ -169,6 +169,29 @@ def snapshots() -> list[Snapshot]:
     """Those that somebody still holds."""
     gc.collect()
     return [each for each in gc.get_objects() if isinstance(each, Snapshot)]
+
+
+def test_saves_of_several_threads_are_made_one_after_the_other(managers: Managers) -> None:
+    """They overtook each other between snapshot and vote, and most of them failed."""
+    manager = managers.make(max_to_keep=None)
+    manager.save()
+    errors = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                manager.save()
+        except HoldfastError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manager.wait()
+    assert errors == []
+    assert len(manager.checkpoints) == 21
 
 
 def full(self: Any, name: str, chunks: Any) -> int:

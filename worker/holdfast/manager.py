@@ -126,6 +126,7 @@ class CheckpointManager:
         self._restores = 0
         self._staged: list[Any] = []
         self._closed = False
+        self._calls = threading.RLock()  # one at a time; again from within, as from a signal handler, is let through
         _open[self._session] = None
 
     # -- saving --
@@ -163,35 +164,37 @@ class CheckpointManager:
         """
         self._check_open()
         _check_options(options)
-        if not self._is_due(check_interval):
-            return None
-        self._session.join()
-        failure = self._settle()
-        self._checkpoint.save_counter.assign_add(1)
-        number = self._number(checkpoint_number)
-        self._saves += 1
-        if failure is None and self._save is not None:
-            raise self._give_up(number)
-        save = self._snapshot(number)
-        # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
-        final = self._final(failure)
-        if final is not None:
-            del save  # the error would keep it, and is kept itself
-            raise final.with_traceback(None) from (None if failure is final else failure)
-        self._describe(save, metadata, metrics)
-        save.start()
-        self._save = _open[self._session] = save
-        if failure is not None:
-            raise failure
-        if self._blocking if blocking is None else blocking:
-            self.wait()
-        return f"{self.directory}/{save.prefix}"
+        with self._calls:
+            if not self._is_due(check_interval):
+                return None
+            self._session.join()
+            failure = self._settle()
+            self._checkpoint.save_counter.assign_add(1)
+            number = self._number(checkpoint_number)
+            self._saves += 1
+            if failure is None and self._save is not None:
+                raise self._give_up(number)
+            save = self._snapshot(number)
+            # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
+            final = self._final(failure)
+            if final is not None:
+                del save  # the error would keep it, and is kept itself
+                raise final.with_traceback(None) from (None if failure is final else failure)
+            self._describe(save, metadata, metrics)
+            save.start()
+            self._save = _open[self._session] = save
+            if failure is not None:
+                raise failure
+            if self._blocking if blocking is None else blocking:
+                self.wait()
+            return f"{self.directory}/{save.prefix}"
 
     def wait(self) -> None:
         """Wait until no save is in flight; raises the error of one that failed, once."""
-        failure = self._settle(for_ever=True)
-        if failure is not None:
-            raise failure
+        with self._calls:
+            failure = self._settle(for_ever=True)
+            if failure is not None:
+                raise failure
 
     def _is_due(self, check_interval: bool) -> bool:
         if self._checkpoint_interval is None:
@@ -295,22 +298,23 @@ class CheckpointManager:
         from holdfast.restore import apply
 
         self._check_open()
-        self._session.join()
-        if self._save is not None:
-            self._save.wait()  # its error, if it failed, is for the next `save`, `wait` or `close` to raise
-        self._restores += 1
-        staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
-        if staged is None:
-            return None, self._checkpoint.restore(None)
-        # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.
-        self._staged.append(staged)
-        status = apply(self._checkpoint, self._per_worker, staged)
-        while len(self._staged) > 1:
-            self._staged.pop(0).close()
-        if self._checkpoint_interval is not None:
-            self._last_checkpoint_step = _value(self._step_counter)
-        prefix = staged.record.prefix
-        return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
+        with self._calls:
+            self._session.join()
+            if self._save is not None:
+                self._save.wait()  # its error, if it failed, is for the next `save`, `wait` or `close` to raise
+            self._restores += 1
+            staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
+            if staged is None:
+                return None, self._checkpoint.restore(None)
+            # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.
+            self._staged.append(staged)
+            status = apply(self._checkpoint, self._per_worker, staged)
+            while len(self._staged) > 1:
+                self._staged.pop(0).close()
+            if self._checkpoint_interval is not None:
+                self._last_checkpoint_step = _value(self._step_counter)
+            prefix = staged.record.prefix
+            return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:
