@@ -16,6 +16,7 @@ from holdfast_storage.store.base import Store
 _FIELD = re.compile(rb"""^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([-+.\w]+))""", re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-([0-9]+)$")
+_LARGEST_STEP = (1 << 63) - 1  # that a message carries; a number made of a date and a time may be beyond
 _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
@@ -47,7 +48,7 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
         prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
         times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
     return tuple(
-        CheckpointRecord(prefix=prefix, step=max(0, _number(prefix)), time=time, stock=True)
+        CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), _LARGEST_STEP), time=time, stock=True)
         for prefix, time in times.items()
     )
 

@@ -103,6 +103,13 @@ def test_a_lost_state_file(store: Store) -> None:
     assert [record.step for record in stock_checkpoints(store)] == [0, 9, 10]
 
 
+def test_a_number_beyond_any_step(store: Store) -> None:
+    """A name that ends in a date and a time broke the first message about it, and so every restore."""
+    put(store, "ckpt-20240101123059123456789", "ckpt-7", "ckpt-20240101123059123456790")
+    assert found(store) == ["ckpt-7", "ckpt-20240101123059123456789", "ckpt-20240101123059123456790"]
+    assert [record.step for record in stock_checkpoints(store)] == [7, (1 << 63) - 1, (1 << 63) - 1]
+
+
 @pytest.mark.parametrize(
     "text", ["", "\0\0\0\0", "nonsense", 'model_checkpoint_path: "gone-1"', 'model_checkpoint_path: "']
 )
