@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
@@ -24,6 +23,7 @@ from holdfast_storage.store.base import Store
 from .core.effects import Finalize
 from .core.events import Finalized
 from .core.values import Failure
+from .threads import DaemonThreads
 
 SEEN_WITHIN = 20.0
 """Seconds within which an object that a worker made durable must be visible here: NFS clients cache that long."""
@@ -100,7 +100,7 @@ def _create(store: Store, name: str, data: bytes) -> None:
 
 def _see(store: Store, folder: str, objects: Iterable[ObjectRecord], sleep: Callable[[float], None]) -> None:
     def unseen(objects: Iterable[ObjectRecord]) -> list[tuple[ObjectRecord, int | None]]:
-        with ThreadPoolExecutor(8, "holdfast-stat") as pool:
+        with DaemonThreads(8, "holdfast-stat") as pool:
             wanted = list(objects)
             sizes = pool.map(lambda o: store.size(f"{folder}/{o.name}"), wanted)
             return [(o, size) for o, size in zip(wanted, sizes, strict=True) if size != o.size]

@@ -11,10 +11,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.layout import STATE_FILE
@@ -31,11 +31,15 @@ from .core import events as ev
 from .core.machine import Machine
 from .core.values import Answer, Caller, Failure, Now, RequestId, names
 from .probe import ask_status
+from .threads import DaemonThreads
 
 log = logging.getLogger("holdfast.coordinator")
 
 TICK = 0.5
 """Seconds between looks at the deadlines."""
+
+STORAGE_THREADS = 8
+UPKEEP_THREADS = 4
 
 PUBLISH_FOR = 10.0
 """Seconds for which the creation of one log entry is tried before the machine is asked what to do."""
@@ -55,11 +59,14 @@ class Refused(Exception):
 class Driver:
     """One run at work."""
 
-    def __init__(self, store: Store, leader: Leader, executor: Executor) -> None:
+    def __init__(self, store: Store, leader: Leader) -> None:
         self.store = store
         self.machine = Machine(leader)
         self._log = Log(store)
-        self._executor = executor
+        # Its own, since its storage may hang while that of other runs does not; and apart, since what is to be read
+        # back or deleted must not stand in the way of a commit.
+        self._threads = DaemonThreads(STORAGE_THREADS, "holdfast-storage")
+        self._upkeep_threads = DaemonThreads(UPKEEP_THREADS, "holdfast-upkeep")
         self._requests = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
@@ -115,6 +122,8 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for threads in (self._threads, self._upkeep_threads):
+            threads.shutdown(cancel_futures=True)
 
     async def _ticks(self) -> None:
         while True:
@@ -174,7 +183,11 @@ class Driver:
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
-            status = await ask_status(effect.address, effect.host, self.store.url)
+            try:
+                status = await ask_status(effect.address, effect.host, self.store.url)
+            except Exception as error:  # an address that is none, for one: nobody is there
+                log.warning("%s: %s cannot be asked: %s", self.store.url, effect.address, error)
+                status = pb.StatusReply()
             # It may be serving another world by now, which does not lead.
             ours = status.generation == effect.generation
             living = [wire.task(p.task) for p in status.presence if p.alive and ours]
@@ -200,7 +213,7 @@ class Driver:
                     loop = asyncio.get_running_loop()
                     try:
                         data = state_file.to_bytes(effect.entry.state)
-                        await loop.run_in_executor(self._executor, self.store.replace, STATE_FILE, data)
+                        await loop.run_in_executor(self._threads, self.store.replace, STATE_FILE, data)
                         self._state_file_number = effect.entry.number
                     except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
@@ -216,19 +229,24 @@ class Driver:
                 log.error("%s: %s: %s", self.store.url, problem.object, problem.reason)
             return ev.ReadBack(effect.record.prefix, report.verdict == "good")
 
-        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, False))
+        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, False), self._upkeep_threads)
 
     def _delete_folder(self, effect: fx.DeleteFolder) -> None:
         def delete() -> ev.Deleted:
             self.store.delete_folder(effect.folder)
             return ev.Deleted(effect.folder, True)
 
-        self._in_thread(delete, lambda error: ev.Deleted(effect.folder, False))
+        self._in_thread(delete, lambda error: ev.Deleted(effect.folder, False), self._upkeep_threads)
 
-    def _in_thread(self, work: Callable[[], ev.Event], failed: Callable[[Exception], ev.Event]) -> None:
+    def _in_thread(
+        self,
+        work: Callable[[], ev.Event],
+        failed: Callable[[Exception], ev.Event],
+        threads: DaemonThreads | None = None,
+    ) -> None:
         async def run() -> None:
             try:
-                event = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+                event = await asyncio.get_running_loop().run_in_executor(threads or self._threads, work)
             except Exception as error:
                 log.warning("%s: %s", self.store.url, error, exc_info=not isinstance(error, HoldfastError))
                 event = failed(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
@@ -14,8 +13,9 @@ from holdfast_storage.store import Store, normalise, open_store
 
 from .core.values import Failure
 from .driver import Driver, Refused
+from .threads import DaemonThreads
 
-STORAGE_THREADS = 16
+OPENING_THREADS = 64
 
 
 class Runs:
@@ -27,7 +27,8 @@ class Runs:
         self._options: dict[str, Mapping[str, Any] | None] = {}
         self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
         self._drivers: dict[str, Driver] = {}  # by directory
-        self._executor = ThreadPoolExecutor(STORAGE_THREADS, "holdfast-storage")
+        self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
+        self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
     def configure(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
         """Options for one run directory, from its own process; they never travel."""
@@ -42,15 +43,31 @@ class Runs:
         driver = self.find(url)
         if driver is None:
             try:
-                store = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, url)
+                store = await self._opened(url)
             except HoldfastError as error:
                 raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
             # Workers that reach the directory by different paths are in one run.
             self._directories[url] = store.url
             driver = self._drivers.get(store.url)
             if driver is None:
-                driver = self._drivers[store.url] = Driver(store, self.leader, self._executor)
+                driver = self._drivers[store.url] = Driver(store, self.leader)
         return driver
+
+    async def _opened(self, url: str) -> Store:
+        task = self._opening.get(url)
+        if task is None:
+
+            async def open_() -> Store:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._open, url)
+
+            def ended(task: asyncio.Task[Store]) -> None:
+                del self._opening[url]
+                if not task.cancelled():
+                    task.exception()  # those who wait hear of it, if any are left
+
+            task = self._opening[url] = asyncio.get_running_loop().create_task(open_())
+            task.add_done_callback(ended)
+        return await asyncio.shield(task)
 
     def _open(self, url: str) -> Store:
         directory = self._check(url)
@@ -73,4 +90,6 @@ class Runs:
     async def close(self) -> None:
         """Stop, whatever is going on."""
         await asyncio.gather(*(driver.close() for driver in self._drivers.values()))
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for task in list(self._opening.values()):
+            task.cancel()
+        self._threads.shutdown(cancel_futures=True)

@@ -1,0 +1,91 @@
+"""Storage that hangs: what waits for it, and what must not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+import holdfast_coordinator.driver
+from holdfast_coordinator.driver import UPKEEP_THREADS
+from holdfast_coordinator.threads import DaemonThreads
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator
+from support.gated_store import Gate, GatedStore
+from support.light_worker import World, log_kinds, outcomes, until
+
+
+def threads_of(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def test_no_more_threads_than_are_needed() -> None:
+    """A thread for each call that a coordinator of weeks has made."""
+    with DaemonThreads(3, "holdfast-test-few") as threads:
+        for number in range(20):
+            assert threads.submit(lambda n: n + 1, number).result(60.0) == number + 1
+            until(lambda: threads._idle._value > 0)
+        assert len(threads_of("holdfast-test-few")) == 1
+        together = threading.Barrier(3)
+        waits = [threads.submit(together.wait, 60.0) for _ in range(3)]
+        assert sorted(wait.result(60.0) for wait in waits) == [0, 1, 2]
+        assert list(threads.map(str, range(100))) == [str(number) for number in range(100)]
+        assert len(threads_of("holdfast-test-few")) == 3
+        with pytest.raises(ZeroDivisionError):
+            threads.submit(lambda: 1 // 0).result(60.0)
+    until(lambda: not threads_of("holdfast-test-few"))
+    with pytest.raises(RuntimeError, match="ended"):
+        threads.submit(print)
+
+
+def test_the_end_drops_what_has_not_begun() -> None:
+    """A folder deleted by a coordinator that has ended."""
+    threads = DaemonThreads(1, "holdfast-test-end")
+    begun, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return go.wait(60.0)
+
+    first = threads.submit(wait)
+    assert begun.wait(60.0)
+    second: Future[None] = threads.submit(print)
+    threads.shutdown(cancel_futures=True)
+    go.set()
+    assert first.result(60.0)
+    with pytest.raises(CancelledError):
+        second.result(60.0)
+    until(lambda: not threads_of("holdfast-test-end"))
+
+
+@pytest.mark.processes
+def test_a_call_that_hangs_keeps_no_process_alive() -> None:
+    """A training program that has ended, or a coordinator that was told to, and a dead mount that both wait for."""
+    code = (
+        "import threading; from holdfast_coordinator.threads import DaemonThreads; begun = threading.Event(); "
+        "DaemonThreads(1, 'hangs').submit(lambda: (begun.set(), threading.Event().wait())); begun.wait()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60.0)
+
+
+def test_deletions_that_hang_hold_up_no_save(
+    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every thread waits for a folder to go, and no checkpoint can be committed."""
+    monkeypatch.setattr(holdfast_coordinator.driver, "STORAGE_THREADS", 1)
+    (worker,) = world(1, coordinator, max_to_keep=1)
+    worker.join()
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    gate = Gate("delete_folder", "ckpt-")
+    driver.store = GatedStore(store, gate)
+    for step in range(1, UPKEEP_THREADS + 2):
+        assert outcomes([worker.save(step)], 20.0) == [None]
+        until(lambda n=step: log_kinds(store).count("retire") == n - 1)  # type: ignore[misc]
+    assert outcomes([worker.save(9)], 20.0) == [None]
+    assert gate.reached.is_set()
+    gate.open()
+    until(lambda: len([name for name in store.list() if name.startswith("ckpt-")]) == 1)
