@@ -58,8 +58,8 @@ def _binary(size: float) -> str:
 
 # "large" is bound by bytes, "small" by what each variable costs.
 FULL = (
-    Case("large", variables=64, width=2048, batch=8, saves=1, steps_per_save=16),
-    Case("small", variables=5000, width=16, batch=8, saves=2, steps_per_save=20),
+    Case("large", variables=64, width=2048, batch=8, saves=1, steps_per_save=12),
+    Case("small", variables=5000, width=16, batch=8, saves=1, steps_per_save=20),
 )
 QUICK = (
     Case("large", variables=64, width=512, batch=8, saves=2, steps_per_save=8),
