@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_coordinator.core.values import Ballot, Divergence, Failure, Go, TensorSpec
-from holdfast_coordinator.core.vote import NeedSpecs, judge
+from holdfast_coordinator.core.vote import EXAMINED, NeedSpecs, judge
 from holdfast_storage.records import Task
 
 CHIEF, ONE, TWO = (Task("worker", i) for i in range(3))
@@ -89,6 +89,19 @@ def test_divergence_can_be_a_warning() -> None:
         {CHIEF: ballot(1, 2, 3, on_divergence="warn"), ONE: ballot(9, 2, 4), TWO: ballot(1, 2, 3)},
     )
     assert verdict == Go(local=(2,), warned=(Divergence(0, (ONE,)),))
+
+
+def test_all_that_differs_is_counted() -> None:
+    """A model whose every variable differs holds up the coordinator while it looks at each of them on each worker."""
+    many = EXAMINED + 7
+    ballots = {task: ballot(*range(n, n + many), guarded=b"\1" * many) for n, task in enumerate((CHIEF, ONE, TWO))}
+    verdict = failure(judge(ballots))
+    assert verdict.message.startswith(f"{many} variable(s)")
+    assert verdict.positions == tuple(range(many))
+    assert verdict.tasks == (CHIEF, ONE, TWO)
+    warned = judge({task: replace(each, on_divergence="warn") for task, each in ballots.items()})
+    assert isinstance(warned, Go)
+    assert len(warned.warned) == EXAMINED
 
 
 def test_specs_are_asked_for_when_they_differ() -> None:

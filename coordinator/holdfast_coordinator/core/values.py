@@ -106,7 +106,7 @@ class Go:
     """The vote has passed."""
 
     local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
-    warned: tuple[Divergence, ...] = ()
+    warned: tuple[Divergence, ...] = ()  # the first so many: see vote.EXAMINED
     log_entry: int = -1  # an entry that every worker on the same directory can see
 
 

@@ -16,6 +16,9 @@ from holdfast_storage.records import Task
 
 from .values import Ballot, Divergence, Failure, Go, TensorSpec
 
+EXAMINED = 1_000
+"""Guarded tensors that differ, of which it is found out on whom: where more do, more than single values are wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class NeedSpecs:
@@ -83,15 +86,15 @@ def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure
     mine = ballots[chief]
     differing = _differing(mine.crcs, [ballot.crcs for ballot in ballots.values() if ballot.crcs != mine.crcs])
     guarded = [p for p in differing if mine.guarded[p]]
-    suspects = tuple(Divergence(p, _minority(ballots, p)) for p in guarded)
+    suspects = tuple(_minorities(ballots, guarded[:EXAMINED]))
     if suspects and mine.on_divergence != "warn":
         who = sorted({task for d in suspects for task in d.tasks})
         return Failure(
             "replica_divergence",
-            f"{len(suspects)} variable(s) that must be equal on all workers are not",
+            f"{len(guarded)} variable(s) that must be equal on all workers are not",
             phase="vote",
             tasks=tuple(who),
-            positions=tuple(d.position for d in suspects),
+            positions=tuple(guarded),
         )
     return Go(local=tuple(p for p in differing if not mine.guarded[p]), warned=suspects)
 
@@ -111,10 +114,16 @@ def _differing(mine: bytes, others: list[bytes]) -> list[int]:
     return [position for position, word in enumerate(words) if word]
 
 
-def _minority(ballots: Mapping[Task, Ballot], position: int) -> tuple[Task, ...]:
-    """Who does not have the value of more than half of the workers; all of them where no value has that."""
-    values = {task: ballot.crcs[4 * position : 4 * position + 4] for task, ballot in ballots.items()}
-    value, count = Counter(values.values()).most_common(1)[0]
-    if 2 * count <= len(values):
-        return tuple(sorted(values))
-    return tuple(sorted(task for task, v in values.items() if v != value))
+def _minorities(ballots: Mapping[Task, Ballot], positions: list[int]) -> list[Divergence]:
+    """For each position, who does not have the value of more than half of the workers; all where no value has that."""
+    tasks = sorted(ballots)
+    numbers = [memoryview(ballots[task].crcs).cast("I") for task in tasks]
+    everyone = tuple(tasks)
+    found = []
+    for position in positions:
+        values = [each[position] for each in numbers]
+        value, count = Counter(values).most_common(1)[0]
+        most = 2 * count > len(values)
+        who = tuple(task for task, v in zip(tasks, values, strict=True) if v != value) if most else everyone
+        found.append(Divergence(position, who))
+    return found
