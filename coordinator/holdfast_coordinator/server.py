@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import secrets
 import signal
 import socket
@@ -93,6 +94,7 @@ def serve(root: str, listen: str, advertise: str = "") -> None:
 
 async def _serve(root: str, listen: str, advertise: str) -> None:
     stopped = asyncio.Event()
+    _raise_file_limit()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -102,3 +104,13 @@ async def _serve(root: str, listen: str, advertise: str) -> None:
     await stopped.wait()
     log.info("ending")
     await server.stop(patience=10.0)
+
+
+def _raise_file_limit() -> None:
+    """A worker is a connection: the usual limit of 1,024 files would turn the next one away without a word."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except (OSError, ValueError) as error:  # macOS has a lower one than it says
+            log.warning("no more than %d connections at once: %s", limit, error)

@@ -14,8 +14,12 @@ T = TypeVar("T")
 _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
+IDLE_FOR = 30.0
+"""Seconds after which a thread without work ends: a coordinator of weeks has met many runs."""
+
+
 class DaemonThreads(Executor):
-    """At most so many threads, each started when it is needed.
+    """At most so many threads, each started when it is needed and ended when it no longer is.
 
     Unlike a `ThreadPoolExecutor`'s, they keep no process alive: one that hangs in a call to a dead mount would, for
     ever. So `shutdown` does not wait, and whoever wants a result waits for its future.
@@ -60,7 +64,12 @@ class DaemonThreads(Executor):
                 job = self._jobs.get_nowait()
             except Empty:
                 self._idle.release()
-                job = self._jobs.get()
+                try:
+                    job = self._jobs.get(timeout=IDLE_FOR)
+                except Empty:
+                    if self._leave():
+                        return
+                    job = self._jobs.get()
             if job is None:
                 self._jobs.put(None)  # for the next thread
                 return
@@ -71,3 +80,10 @@ class DaemonThreads(Executor):
                 except BaseException as error:
                     future.set_exception(error)
             del job, future, call  # or the last result lives until the next job
+
+    def _leave(self) -> bool:
+        """End this idle thread, unless a job has been handed to it meanwhile."""
+        with self._lock:
+            idle = self._idle.acquire(blocking=False)
+            self._started -= idle
+            return idle

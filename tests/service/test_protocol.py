@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -346,6 +348,17 @@ def test_a_join_that_was_given_up_is_forgotten(
     until(lambda: driver.machine.forming is None or not driver.machine.forming.joiners)
     assert driver._waiting == {}
     all_join(world(2, coordinator))
+
+
+@pytest.mark.processes
+def test_more_workers_than_files_that_may_be_open() -> None:
+    """A job of 1,100 workers on a host with the usual limit of 1,024, of which the last can never join."""
+    code = (
+        "from resource import *; from holdfast_coordinator import server; most = getrlimit(RLIMIT_NOFILE)[1]; "
+        "setrlimit(RLIMIT_NOFILE, (64, most)); server._raise_file_limit(); print(getrlimit(RLIMIT_NOFILE)[0] == most)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"
 
 
 # -- attendance --

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 import holdfast_coordinator.driver
+import holdfast_coordinator.threads
 from holdfast_coordinator.driver import UPKEEP_THREADS
 from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.store import Store
@@ -39,6 +40,19 @@ def test_no_more_threads_than_are_needed() -> None:
     until(lambda: not threads_of("holdfast-test-few"))
     with pytest.raises(RuntimeError, match="ended"):
         threads.submit(print)
+
+
+def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread for each run that a coordinator of weeks has met; or a job handed to one that is just going."""
+    monkeypatch.setattr(holdfast_coordinator.threads, "IDLE_FOR", 0.002)
+    threads = DaemonThreads(2, "holdfast-test-idle")
+    pause = threading.Event()
+    for number in range(300):
+        assert threads.submit(lambda n: n, number).result(60.0) == number
+        pause.wait(0.0005 * (number % 9))
+    until(lambda: not threads_of("holdfast-test-idle"))
+    assert threads.submit(lambda: 1).result(60.0) == 1
+    threads.shutdown()
 
 
 def test_the_end_drops_what_has_not_begun() -> None:
