@@ -19,7 +19,7 @@ from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.layout import STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import Leader
+from holdfast_storage.records import Entry, Leader
 from holdfast_storage.runs import import_state
 from holdfast_storage.store.base import Store
 from holdfast_storage.verify import verify_checkpoint
@@ -210,17 +210,26 @@ class Driver:
         async def write() -> None:
             async with self._state_file_lock:
                 if effect.entry.number > self._state_file_number:
-                    loop = asyncio.get_running_loop()
                     try:
-                        data = state_file.to_bytes(effect.entry.state)
-                        await loop.run_in_executor(self._threads, self.store.replace, STATE_FILE, data)
-                        self._state_file_number = effect.entry.number
+                        self._state_file_number = await asyncio.get_running_loop().run_in_executor(
+                            self._threads, self._write_state_file_now, effect.entry
+                        )
                     except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
                         log.warning("TensorFlow's state file could not be written: %s", error)
             self.tell(ev.StateFileWritten(effect.entry.number))
 
         self._start(write())
+
+    def _write_state_file_now(self, entry: Entry) -> int:
+        """Number of the entry that it was written from."""
+        while True:
+            self.store.replace(STATE_FILE, state_file.to_bytes(entry.state))
+            # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
+            following = self._log.read(entry.number + 1)
+            if following is None:
+                return entry.number
+            entry = self._log.tail(following.number) or following
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         def verify() -> ev.ReadBack:

@@ -358,6 +358,29 @@ def test_a_second_job_at_the_same_coordinator_is_refused_too(
     assert outcomes([worker.save(2) for worker in ours]) == [None, None]
 
 
+def test_a_state_file_that_is_written_late_is_not_an_older_one(
+    start: StartCoordinator, store: Store, world: World
+) -> None:
+    """TensorFlow's latest_checkpoint finds what a coordinator wrote that had lost the run, or nothing at all."""
+    first, second = start(), start()
+    (worker,) = world(1, first)
+    worker.join()
+    assert outcomes([worker.save(0)]) == [None]
+    driver = first.server.runs.find(store.url)
+    assert driver is not None
+    gate = Gate("replace", "checkpoint")
+    driver.store = GatedStore(store, gate)
+    save = worker.save(1)
+    assert gate.reached.wait(60.0)
+    (other,) = world(1, second, takeover=True)
+    other.join()
+    assert outcomes([other.save(2)]) == [None]
+    gate.open()
+    assert outcomes([save]) == [None]
+    until(lambda: not driver._effects)
+    assert b'model_checkpoint_path: "ckpt-2.' in store.read("checkpoint")
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_takeover_supersedes_the_first_job(start: StartCoordinator, store: Store, world: World, same: bool) -> None:
     """A job that nobody can end any more keeps its run; or both of them commit."""
