@@ -6,6 +6,7 @@ Plain JSON for people and for other programs. Unknown fields are ignored; a high
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -100,7 +101,7 @@ class Manifest:
             return cls(
                 prefix=check_relative(_get(fields, "prefix", str)),
                 step=_get(fields, "step", int),
-                time=float(fields["time"]),
+                time=_finite(float(fields["time"])),
                 generation=_get(fields, "generation", str),
                 world=tuple(Task.parse(each) for each in _get(fields, "world", list)),
                 objects=tuple(_object(each) for each in _get(fields, "objects", list)),
@@ -146,6 +147,12 @@ def _object(fields: Any) -> ObjectRecord:
         role=_get(fields, "role", str),
         task=None if task is None else Task.parse(task),
     )
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no time")
+    return value
 
 
 def _get(fields: Any, name: str, kind: type[_T]) -> _T:

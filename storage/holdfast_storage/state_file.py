@@ -6,6 +6,7 @@ protobuf's text parser: it is five scalar fields, and a file that somebody damag
 
 from __future__ import annotations
 
+import math
 import re
 
 from holdfast_storage.errors import CheckpointDamaged
@@ -13,7 +14,9 @@ from holdfast_storage.layout import STATE_FILE, check_relative, index_object, pa
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
 
-_FIELD = re.compile(rb"""^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([-+.\w]+))""", re.MULTILINE)
+_FIELD = re.compile(
+    rb"""^[ \t]*(\w+)[ \t]*:[ \t]*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([-+.\w]+))""", re.MULTILINE
+)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-([0-9]+)$")
 _LARGEST_STEP = (1 << 63) - 1  # that a message carries; a number made of a date and a time may be beyond
@@ -103,9 +106,10 @@ def _parse(data: bytes) -> tuple[str, list[str], list[float]]:
             prefixes.append(_unquoted(text))
         elif name == b"all_model_checkpoint_timestamps":
             try:
-                stamps.append(float(text))
+                stamp = float(text)
             except ValueError:
-                stamps.append(0.0)
+                stamp = 0.0
+            stamps.append(stamp if math.isfinite(stamp) else 0.0)  # the log can hold no other
     return newest, prefixes, stamps
 
 
