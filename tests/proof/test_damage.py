@@ -1,0 +1,267 @@
+"""Damage of every kind to every object of a committed checkpoint: found, and passed over by all workers together.
+
+The newest of three checkpoints of two workers is damaged; then everything is asked that judges a checkpoint:
+`verify_checkpoint`, the staging of each worker, and the conversation in which the world agrees on what to restore.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from holdfast.staging import stage
+from holdfast_coordinator.core.talk import RestoreTalk
+from holdfast_coordinator.core.values import Apply, Failure, Read
+from holdfast_storage import layout
+from holdfast_storage.errors import CheckpointDamaged
+from holdfast_storage.log import Log, Unknown
+from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store, open_store
+from holdfast_storage.verify import verify_checkpoint
+from support.committed import commit_run
+
+WORLD = (Task("worker", 0), Task("worker", 1))
+FLIPS = 400
+CUTS = 100
+
+
+@dataclass
+class Run:
+    """A run on the local disk, and a way to change its files."""
+
+    store: Store
+    state: LogState
+
+    @property
+    def newest(self) -> CheckpointRecord:
+        return self.state.checkpoints[-1]
+
+    def path(self, name: str) -> Path:
+        return Path(self.store.url, name)
+
+    @property
+    def objects(self) -> list[str]:
+        """All files of the newest checkpoint."""
+        folder = self.path(self.newest.folder)
+        return sorted(str(file.relative_to(self.store.url)) for file in folder.rglob("*") if file.is_file())
+
+    def with_content(self, name: str, content: bytes | None, ask: Callable[[], None]) -> None:
+        """Ask while an object has another content, or is not there."""
+        path = self.path(name)
+        before = path.read_bytes()
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        try:
+            ask()
+        finally:
+            path.write_bytes(before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three checkpoints. Whoever changes something puts it back."""
+    store = open_store(tmp_path_factory.mktemp("damage") / "run")
+    return Run(store, commit_run(store, (1, 2, 3), WORLD))
+
+
+def agree(run: Run, world: Sequence[Task] = WORLD) -> Apply | Failure:
+    """What the workers of a world come to agree on, each by staging what is proposed."""
+    state = read_run(run.store)
+    talk = RestoreTalk(1, "", tuple(world), deadline=1.0)
+    decision = talk.propose(state) or Read(talk.current)
+    while isinstance(decision, Read):
+        record = decision.record
+        for task in world:
+            try:
+                stage(run.store, record, task=task, world=world).close()
+                heard = talk.hear(task, "good", "")
+            except CheckpointDamaged as error:
+                heard = talk.hear(task, "damaged", str(error))
+        assert heard is not None
+        decision = heard
+    return decision
+
+
+def check_found(run: Run, name: str) -> None:
+    """The damage of an object is found by whoever reads it, and the world goes back to the checkpoint before."""
+    report = verify_checkpoint(run.store, run.newest)
+    assert report.verdict == "damaged"
+    assert name in {problem.object for problem in report.problems}
+    decision = agree(run)
+    assert isinstance(decision, Apply), decision
+    assert decision.record == run.state.checkpoints[-2]
+    assert len(decision.passed_over) == 1
+    assert name.rpartition("/")[2] in decision.passed_over[0], "the reason does not name the object"
+
+
+def spread(run: Run, count: int, seed: str) -> Iterator[tuple[str, bytes, random.Random]]:
+    """So many cases over all objects, each of which gets its share, whatever its size."""
+    chance = random.Random(seed)
+    contents = {name: run.path(name).read_bytes() for name in run.objects}
+    for number in range(count):
+        name = run.objects[number % len(run.objects)]
+        yield name, contents[name], chance
+
+
+def test_a_sound_run(run: Run) -> None:
+    """Checks that call everything damaged would pass all the tests below."""
+    assert verify_checkpoint(run.store, run.newest).verdict == "good"
+    assert agree(run) == Apply(run.newest, ())
+    kinds = Counter(name.rpartition(".")[2].partition("-")[0] for name in run.objects)
+    assert kinds == {"data": 4, "index": 3, "json": 1}, "common data and index, a local bundle each, and the manifest"
+
+
+def test_flipped_bits(run: Run) -> None:
+    """One wrong bit anywhere in a checkpoint, and training goes on from a state that never was."""
+    for name, content, chance in spread(run, FLIPS, "flips"):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        run.with_content(name, bytes(damaged), lambda name=name: check_found(run, name))  # type: ignore[misc]
+    test_a_sound_run(run)
+
+
+def test_truncations(run: Run) -> None:
+    """A file that a full disk or a broken copy cut short."""
+    for name, content, chance in spread(run, CUTS, "cuts"):
+        cut = content[: chance.randrange(len(content))]
+        run.with_content(name, cut, lambda name=name: check_found(run, name))  # type: ignore[misc]
+
+
+def test_zeros(run: Run) -> None:
+    """A page that was never written: a file of the right size with a hole in it."""
+    for name, content, chance in spread(run, 2 * len(run.objects), "zeros"):
+        start = chance.randrange(len(content))
+        hole = content[:start] + bytes(len(content[start : start + 4096])) + content[start + 4096 :]
+        if hole != content:
+            run.with_content(name, hole, lambda name=name: check_found(run, name))  # type: ignore[misc]
+
+
+def test_every_object_removed(run: Run) -> None:
+    """A file that somebody deleted is told from a storage that does not answer."""
+    for name in run.objects:
+        run.with_content(name, None, lambda name=name: check_found(run, name))  # type: ignore[misc]
+
+
+def test_the_whole_folder_removed(run: Run) -> None:
+    """A checkpoint deleted by hand stops the run, though the one before is good."""
+    folder = run.path(run.newest.folder)
+    aside = folder.rename(folder.with_name("aside"))
+    try:
+        check_found(run, layout.manifest_object(run.newest.folder))
+    finally:
+        aside.rename(folder)
+
+
+@pytest.mark.parametrize("kind", ["of two workers", "of two checkpoints"])
+def test_objects_of_the_same_size_swapped(run: Run, kind: str) -> None:
+    """Two sound files under each other's names: sizes are right, and so is the checksum of each."""
+    for one in run.objects:
+        size = run.path(one).stat().st_size
+        if kind == "of two workers":
+            others = [name for name in run.objects if name > one and run.path(name).stat().st_size == size]
+        else:
+            before = run.state.checkpoints[-2]
+            others = [f"{before.folder}/{one.partition('/')[2].replace('ckpt-3', 'ckpt-2')}"]
+        for other in others:
+            mine, theirs = run.path(one).read_bytes(), run.path(other).read_bytes()
+            if mine == theirs:
+                continue
+
+            def ask(one: str = one, other: str = other, mine: bytes = mine) -> None:
+                if kind == "of two workers":
+                    run.with_content(other, mine, lambda: check_found(run, one))
+                else:
+                    check_found(run, one)
+
+            run.with_content(one, theirs, ask)
+    local = [name for name in run.objects if "/local/" in name and ".data-" in name]
+    assert len({run.path(name).stat().st_size for name in local}) == 1, "there is a pair of one size"
+    assert len({run.path(name).read_bytes() for name in local}) == 2
+
+
+def test_damage_of_the_older_ones_does_not_matter(run: Run) -> None:
+    """A good newest checkpoint passed over because of what it replaces."""
+    older = layout.manifest_object(run.state.checkpoints[0].folder)
+    run.with_content(older, b"", lambda: pytest.fail(str(agree(run))) if agree(run) != Apply(run.newest, ()) else None)
+
+
+def test_all_damaged_is_an_error(run: Run) -> None:
+    """Training that silently starts from nothing, with three checkpoints there that a person could look at."""
+    one, two, three = (layout.index_object(record.prefix) for record in run.state.checkpoints)
+
+    def ask() -> None:
+        decision = agree(run)
+        assert isinstance(decision, Failure)
+        assert decision.kind == "checkpoint_damaged"
+        assert all(record.prefix in decision.message for record in run.state.checkpoints)
+
+    run.with_content(one, b"", lambda: run.with_content(two, None, lambda: run.with_content(three, b"x", ask)))
+
+
+def test_what_is_another_workers_own_is_that_workers_to_report(run: Run) -> None:
+    """All workers reading everything; or a worker's own values going unverified because nobody reads them."""
+    (own,) = (name for name in run.objects if "/local/worker-1.data" in name)
+
+    def ask() -> None:
+        stage(run.store, run.newest, task=WORLD[0], world=WORLD).close()
+        with pytest.raises(CheckpointDamaged, match=r"worker-1\.data"):
+            stage(run.store, run.newest, task=WORLD[1], world=WORLD)
+        # A world of another size reads nobody's own values.
+        assert agree(run, WORLD[:1]) == Apply(run.newest, ())
+
+    run.with_content(own, bytes(run.path(own).stat().st_size), ask)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 50, b'model_checkpoint_path: "ckpt-9"\n'])
+def test_the_state_file_decides_nothing(run: Run, content: bytes | None) -> None:
+    """TensorFlow's `checkpoint` file, lost or wrong, makes a run start from nothing or from elsewhere."""
+
+    def ask() -> None:
+        assert read_run(run.store) == run.state
+        assert agree(run) == Apply(run.newest, ())
+
+    run.with_content(layout.STATE_FILE, content, ask)
+
+
+class TestTheLastLogEntry:
+    """Nothing vouches for it but itself. What happens when it rots is said in docs/guarantees.md."""
+
+    def test_a_flipped_bit_stops_the_run(self, run: Run) -> None:
+        """An older state used silently, and a checkpoint that was acknowledged forgotten."""
+        name, content = self._tail(run)
+        for position in range(0, len(content) - 3, 7):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << position % 8
+
+            def ask() -> None:
+                with pytest.raises(CheckpointDamaged, match=r"000000000002\.json"):
+                    read_run(run.store)
+
+            run.with_content(name, bytes(damaged), ask)
+
+    @pytest.mark.parametrize("left", [0, 1, 100, -3, -1])
+    def test_one_that_ends_early_counts_as_never_written(self, run: Run, left: int) -> None:
+        """The gap that is known: cut short, it looks as if its writer had died. But nothing can be built on that."""
+        name, content = self._tail(run)
+
+        def ask() -> None:
+            state = read_run(run.store)
+            assert state is not None
+            assert state.checkpoints == run.state.checkpoints[:-1]
+            assert agree(run) == Apply(run.state.checkpoints[-2], ())
+            again = Entry(2, "lead", "another.1", 0.0, state)
+            assert isinstance(Log(run.store).publish(again, 0.0), Unknown), "its slot was used again"
+
+        run.with_content(name, content[:left], ask)
+
+    def _tail(self, run: Run) -> tuple[str, bytes]:
+        name = layout.log_entry(len(run.state.checkpoints) - 1)
+        return name, run.path(name).read_bytes()

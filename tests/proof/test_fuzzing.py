@@ -1,0 +1,359 @@
+"""Everything that parses bytes from outside, given any bytes: the errors that it documents, and no others.
+
+Bytes are arbitrary ones, and valid ones that were changed, under checksums that hold, so that what is behind a checksum
+is reached too. What is asked for beside the right errors: no length field is believed before there are so many bytes
+(memory), no nesting ends in a RecursionError, and no input takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from holdfast.hint import Hint, read_hint
+from holdfast.place import Place, parse_tf_config
+from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
+from holdfast_storage import layout, state_file
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import Index, full_record, header_record, slice_record, write_index
+from holdfast_storage.bundle.table import read_table, write_table
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
+from holdfast_storage.log import decode, encode
+from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.runs import import_state
+from holdfast_storage.store import Store, open_store
+from holdfast_storage.verify import verify_checkpoint
+
+EXAMPLES = settings(max_examples=300)
+SECONDS = 5.0  # far more than any of them takes, on a machine that is shared
+MEMORY = 64 << 20  # for inputs of at most 2 MiB
+
+FLOAT, STRING = 1, 7
+GENERATION = Generation("0000000a", ((Task("worker", 0), "p.1"), (Task("worker", 1), "q.1")))
+RECORD = CheckpointRecord("ckpt-1.0000000a.1/ckpt-1", 1, 2.0, manifest_crc32c=3)
+STATE = LogState("run", Leader("id", "host:1", "host"), GENERATION, (RECORD,), ("gone",), (RECORD.prefix,), 4.0)
+ENTRY = encode(Entry(3, "commit", "id.3", 5.0, STATE, "a note"))
+INNER = ENTRY[ENTRY.index(b'"entry":') + 8 : -2]
+MANIFEST = Manifest(
+    RECORD.prefix,
+    1,
+    2.0,
+    "0000000a",
+    (Task("worker", 0), Task("worker", 1)),
+    (
+        ObjectRecord("ckpt-1.index", 3, 4, "index"),
+        ObjectRecord("local/worker-1.index", 5, 6, "local", Task("worker", 1)),
+    ),
+    cluster={"worker": ("a:1", "b:1")},
+    metadata={"a": [1, {"b": None}]},
+).to_bytes()
+ROWS = (((0, 2), (0, 3)), ((2, 2), (0, 3)))
+RECORDS = [
+    full_record("whole", FLOAT, (2, 2), shard=0, offset=0, size=16, crc32c=7),
+    full_record("text", STRING, (2,), shard=0, offset=16, size=9, crc32c=8),
+    header_record("cut", FLOAT, (4, 3), ROWS),
+    *(slice_record("cut", FLOAT, rows, shard=1, offset=24 * n, size=24, crc32c=n) for n, rows in enumerate(ROWS)),
+]
+INDEX = write_index(2, [(key, entry.SerializeToString()) for key, entry in RECORDS])
+STATE_FILE = state_file.to_bytes(LogState("run", checkpoints=(CheckpointRecord("ckpt-1", 1, 2.0, stock=True),)))
+HINT = b'{"address": "host:1", "cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}}\n'
+TF_CONFIG = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Valid bytes with a few of them replaced, taken out, put in or doubled."""
+    data = bytearray(valid)
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.integers(0, 8)))
+        data[start:end] = draw(st.one_of(st.binary(max_size=8), st.just(data[start:end] * 2)))
+    return bytes(data)
+
+
+@st.composite
+def changed(draw: st.DrawFn, valid: bytes | str) -> object:
+    """Valid JSON, with something else in a place of it, or without that."""
+    fields = json.loads(valid)
+    where, at = fields, draw(st.sampled_from(sorted(fields)))
+    while isinstance(where[at], dict | list) and where[at] and draw(st.booleans()):
+        where = where[at]
+        at = draw(st.sampled_from(sorted(where))) if isinstance(where, dict) else draw(st.integers(0, len(where) - 1))
+    if draw(st.booleans()):
+        where[at] = draw(JSON)
+    else:
+        del where[at]
+    return fields
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Within time and memory."""
+    begun = time.process_time()
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - begun < SECONDS
+
+
+def sealed_entry(inner: bytes) -> bytes:
+    """A log entry of any contents whose checksum holds."""
+    return b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner)
+
+
+def parse_entry(data: bytes) -> Entry | None:
+    try:
+        return decode(data, "entry")
+    except (CheckpointDamaged, InvalidRequest):
+        return None
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    try:
+        return Manifest.parse(data)
+    except (CheckpointDamaged, InvalidRequest):
+        return None
+
+
+def parse_index(data: bytes) -> Index | None:
+    try:
+        return Index.parse(data)
+    except (CheckpointDamaged, InvalidRequest):
+        return None
+
+
+# -- the index --
+
+
+@EXAMPLES
+@given(st.one_of(st.binary(max_size=300), mutated(INDEX)))
+def test_index_files(data: bytes) -> None:
+    """A rotten index that ends a restore with a traceback, where the checkpoint before it is good."""
+    if data != INDEX:
+        # Bytes between the blocks and the footer belong to neither; the manifest has the CRC of the whole file.
+        assert parse_index(data) in (None, Index.parse(INDEX))
+        with contextlib.suppress(CheckpointDamaged, InvalidRequest):
+            read_table(data)
+
+
+@EXAMPLES
+@given(st.data())
+def test_records_under_checksums_that_hold(data: st.DataObject) -> None:
+    """What a broken writer made is refused like damage; what is taken holds together."""
+    pairs = dict(read_table(INDEX))
+    for _ in range(data.draw(st.integers(1, 2))):
+        key = data.draw(st.sampled_from(sorted(pairs)))
+        value = pairs.pop(key)
+        pairs[data.draw(st.one_of(st.just(key), mutated(key or b"\0")))] = data.draw(
+            st.one_of(mutated(value), st.just(value))
+        )
+    index = parse_index(write_table(sorted(pairs.items())))
+    if index is not None:
+        for key in index.tensors:
+            for extents, entry in index.pieces(key):
+                assert 0 <= entry.shard < index.num_shards
+                assert entry.size >= 0
+                assert extents is None or len(extents) == len(index.tensors[key].shape)
+
+
+HUGE = 2**63 - 1
+TEXT = full_record("text", STRING, (HUGE, HUGE), shard=0, offset=0, size=HUGE, crc32c=0)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [TEXT],
+        [full_record("x", FLOAT, (HUGE,), shard=0, offset=HUGE, size=HUGE, crc32c=0)],
+        [full_record("x", FLOAT, [HUGE] * 1000, shard=0, offset=0, size=16, crc32c=0)],
+        [header_record("x", FLOAT, (HUGE, HUGE), [((0, HUGE), (0, HUGE))])],
+        [(b"x", BundleEntry(dtype=FLOAT, shape=TensorShape(dim=[TensorShape.Dim(size=-1)])))],
+        [(b"x", BundleEntry(dtype=FLOAT, slices=[TensorSlice(extent=[TensorSlice.Extent(start=-5, length=2)])]))],
+        [(b"x", BundleEntry(dtype=9999, shard_id=-1))],
+    ],
+    ids=["text", "offset", "rank", "slice", "negative", "start", "shard"],
+)
+@pytest.mark.parametrize("shards", [1, 2**31 - 1, -1])
+def test_lengths_that_nothing_stands_behind(
+    tmp_path: Path, records: list[tuple[bytes, BundleEntry]], shards: int
+) -> None:
+    """Eight bytes in an index that make a reader ask for exabytes."""
+    header = BundleHeader(num_shards=shards)
+    table = write_table(
+        [
+            (b"", header.SerializeToString()),
+            *((k, e.SerializeToString()) for k, e in sorted(records, key=lambda r: r[0])),
+        ]
+    )
+    store = open_store(tmp_path / "run")
+    store.write("ckpt-1.index", [table])
+    store.write(layout.data_object("ckpt-1", 0, shards), [bytes(100)])
+    with bounded():
+        parse_index(table)
+        assert verify_checkpoint(store, CheckpointRecord("ckpt-1", 1, 0.0, stock=True)).verdict != "good"
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2**32 - 1])
+def test_blocks_that_say_they_are_larger(restarts: int) -> None:
+    """Varints of 2**70 in a block whose checksum holds."""
+    for numbers in (b"\xff" * 9 + b"\x01", b"\x00" + b"\xff" * 9 + b"\x7f", b"\x00\x01" + b"\xff" * 9 + b"\x7f"):
+        block = numbers + b"a" + struct.pack("<II", 0, restarts)
+        sealed = block + b"\0"
+        table = sealed + struct.pack("<I", mask(crc32c(sealed)))
+        footer = bytes([0, len(block), 0, len(block)]).ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+        with bounded(), pytest.raises(CheckpointDamaged):
+            read_table(table + footer)
+
+
+# -- manifest and log --
+
+
+@EXAMPLES
+@given(
+    st.one_of(st.binary(max_size=300), mutated(MANIFEST), changed(MANIFEST).map(lambda each: json.dumps(each).encode()))
+)
+@example(b"[" * 100_000)
+@example(b'{"format":' * 100_000)
+@example(b"9" * 100_000)
+@example(MANIFEST.replace(b'"step": 1', b'"step": ' + b"9" * 5000))
+@example(MANIFEST.replace(b'"time": 2.0', b'"time": NaN'))
+@example(MANIFEST.replace(b'"time": 2.0', b'"time": 1e999'))
+def test_manifests(data: bytes) -> None:
+    """A manifest from a copy of a run, that no log vouches for, ends the import of the whole directory."""
+    with bounded():
+        manifest = parse_manifest(data)
+    if manifest is not None:
+        assert manifest.size >= 0
+        # The first entry of a log would hold it.
+        record = CheckpointRecord(RECORD.prefix, manifest.step, manifest.time)
+        encode(Entry(0, "import", "w", 0.0, LogState("run", checkpoints=(record,))))
+        for each in manifest.objects:
+            assert ".." not in each.name.split("/")
+            assert not each.name.startswith("/")
+
+
+@EXAMPLES
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        mutated(ENTRY),
+        mutated(INNER).map(sealed_entry),
+        changed(INNER).map(lambda each: sealed_entry(json.dumps(each).encode())),
+    )
+)
+@example(sealed_entry(b"{" + b"9" * 100_000 + b"}"))
+def test_log_entries(data: bytes) -> None:
+    """A traceback where the log is read, which every restart meets again."""
+    with bounded():
+        parse_entry(data)
+
+
+def test_entries_are_sealed_here_as_there() -> None:
+    """A change of the format that makes the test above see nothing but wrong checksums."""
+    assert sealed_entry(INNER) == ENTRY
+
+
+# -- TensorFlow's state file --
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A directory of TensorFlow's with two checkpoints."""
+    store = open_store(tmp_path_factory.mktemp("fuzz") / "run")
+    for number in (1, 2):
+        store.write(f"ckpt-{number}.index", [b"an index"])
+    return store
+
+
+def imported(store: Store, data: bytes) -> LogState:
+    store.replace(layout.STATE_FILE, data)
+    return import_state(store, "run")
+
+
+LINES = st.sampled_from(
+    [
+        b'model_checkpoint_path: "ckpt-1"',
+        b"all_model_checkpoint_paths: 'ckpt-2'",
+        b'all_model_checkpoint_paths: "\\143kpt-1"',
+        b'all_model_checkpoint_paths: "../../etc/passwd"',
+        b"all_model_checkpoint_timestamps: nan",
+        b"all_model_checkpoint_timestamps: -inf",
+        b"all_model_checkpoint_timestamps: 1e999",
+        b"all_model_checkpoint_timestamps: 3.5",
+        b"last_preserved_timestamp: x",
+    ]
+)
+
+
+@EXAMPLES
+@given(data=st.one_of(st.binary(max_size=300), mutated(STATE_FILE), st.lists(LINES, max_size=6).map(b"\n".join)))
+@example(data=b"\n" * 200_000)
+@example(data=b"a" + b"\n" * 200_000)
+@example(data=b"a" + b" " * 200_000)
+@example(data=b"a:" + b" \n" * 100_000)
+@example(data=b'a:"' + b"\\" * 200_001)
+@example(data=b'a:"x\n' * 50_000)
+@example(data=b"a:'\"\n" * 50_000)
+@example(data=b'all_model_checkpoint_paths: "ckpt-1"\n' * 20_000)
+def test_state_files(stock: Store, data: bytes) -> None:
+    """A directory of stock checkpoints that cannot be taken over because of a text file that everybody may edit."""
+    with bounded():
+        state = imported(stock, data)
+    assert {record.prefix for record in state.checkpoints} <= {"ckpt-1", "ckpt-2"}
+    assert state.checkpoints, "checkpoints that are there are not found"
+    encode(Entry(0, "import", "w", 0.0, state))
+    assert [record.time for record in state.checkpoints] == sorted(record.time for record in state.checkpoints)
+
+
+# -- where others are --
+
+
+@EXAMPLES
+@given(
+    data=st.one_of(st.binary(max_size=200), mutated(HINT), changed(HINT).map(lambda each: json.dumps(each).encode()))
+)
+def test_hints(stock: Store, data: bytes) -> None:
+    """A worker that cannot start because of what lies in a file that is only a hint."""
+    stock.replace(layout.HINT, data)
+    with bounded():
+        hint = read_hint(stock)
+    assert hint is None or isinstance(hint, Hint)
+
+
+@EXAMPLES
+@given(st.one_of(st.text(max_size=100), JSON.map(json.dumps), changed(TF_CONFIG).map(json.dumps)))
+def test_cluster_specifications(text: str) -> None:
+    """A traceback for a mistyped TF_CONFIG."""
+    with bounded():
+        try:
+            place = parse_tf_config(text)
+        except InvalidRequest:
+            return
+    assert isinstance(place, Place)
+    assert place.task in place.tasks
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
+def test_nothing_nests_too_deeply(text: str) -> None:
+    """A RecursionError, which is no error that anybody expects."""
+    assert parse_manifest(text.encode()) is None
+    assert parse_manifest(MANIFEST.replace(b"null", text.encode())) is None
