@@ -1010,6 +1010,19 @@ def test_a_world_is_handed_over_in_mid_commit() -> None:
     cluster.check()
 
 
+def test_a_restore_is_handed_over_once() -> None:
+    """A restore that waits for the log when its world turns out to be another coordinator's: it is answered twice."""
+    cluster, coordinator, workers = start()
+    cluster.save(coordinator, workers, 1)
+    elsewhere = cluster.coordinator()
+    for worker in workers:
+        elsewhere.ask(worker.rejoin())
+    cluster.save(elsewhere, workers, 2)
+    waiting = coordinator.call(workers[0].restore(1))
+    coordinator.run()
+    assert refusal(waiting).kind == "unknown_generation"
+
+
 def test_a_commit_made_elsewhere_meanwhile_is_found() -> None:
     """Workers that go to and fro between two coordinators: a commit made a second time, or told as a failure."""
     cluster, coordinator, workers = start()

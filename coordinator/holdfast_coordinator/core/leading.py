@@ -202,6 +202,7 @@ class Leading:
             for request in (*attempt.voters, *attempt.reporters):
                 run.refuse(request, unknown(world.generation.id))
         for talk in world.talks.values():
-            for request in talk.waiting:
+            waiting, talk.waiting = talk.waiting, {}
+            for request in waiting:
                 run.refuse(request, unknown(world.generation.id))
         run.release(world)
