@@ -400,3 +400,37 @@ def test_what_was_restored_long_ago_is_no_rollback() -> None:
         restarted.ask(worker.rejoin())
     cluster.save(restarted, workers, 2)
     assert cluster.storage.kinds == ["import", "lead", "restored", "commit", "lead", "commit"]
+
+
+def test_going_back_is_recorded_with_the_commit_at_the_latest() -> None:
+    """Storage refuses the entry that tells of a rollback: a restart goes on from what was abandoned."""
+    cluster, coordinator, workers = start()
+    cluster.save(coordinator, workers, 1)
+    cluster.restore(coordinator, workers, target="1")
+    for worker in workers:
+        coordinator.call(worker.vote(2))
+    coordinator.run({fx.Append: "bad"})
+    assert coordinator.ask(workers[0].give_up(2)) is not None
+    for worker in workers:
+        coordinator.call(worker.vote(3))
+    coordinator.run({fx.Append: "bad"})
+    for worker in workers:
+        coordinator.call(worker.report(3))
+    coordinator.run()
+    assert cluster.storage.kinds == ["import", "lead", "commit", "commit"]
+    assert [record.step for record in cluster.storage.state.checkpoints] == [2, 3, 10, 1, 30]
+
+
+def test_a_restore_during_a_save_counts_for_the_next() -> None:
+    """A checkpoint that is committed while the workers go back to an older one, and is the newest after a crash."""
+    cluster, coordinator, workers = start()
+    cluster.save(coordinator, workers, 1)
+    for worker in workers:
+        coordinator.call(worker.vote(2))
+    coordinator.run()
+    cluster.restore(coordinator, workers, target="1")
+    for worker in workers:
+        coordinator.call(worker.report(2))
+    coordinator.run()
+    cluster.save(coordinator, workers, 3)
+    assert [record.step for record in cluster.storage.state.checkpoints] == [2, 3, 10, 20, 1, 30]

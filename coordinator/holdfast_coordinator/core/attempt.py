@@ -72,6 +72,7 @@ class Attempt:
     voters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the verdict
     reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None
+    went_back_to: str = ""  # what its world had restored before it, until the log tells of it
     intent: Intent | None = None  # to create the commit entry
     entry: Entry | None = None  # the commit entry, once it has been built
 

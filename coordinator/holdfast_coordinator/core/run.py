@@ -121,6 +121,8 @@ class Run:
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None
         world.remember(outcome)
+        if not outcome.committed:
+            world.went_back_to = world.went_back_to or attempt.went_back_to
         calls = {**attempt.voters, **attempt.reporters}
         for request in calls:
             self.reply(request, outcome)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from holdfast_storage.records import CheckpointRecord, Entry, Task
+from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 
 from . import events as ev
 from .attempt import Attempt, Phase
@@ -179,7 +179,7 @@ class Saving:
         attempt.advance(Phase.WRITING)
         assert attempt.go is not None
         attempt.go = replace(attempt.go, log_entry=self._run.ledger.number)
-        self._roll_back(world)
+        self._roll_back(world, attempt)
         self._answer_voters(attempt)
         self._finalize(world, attempt)
 
@@ -189,12 +189,20 @@ class Saving:
         for request in voters:
             self._run.reply(request, attempt.go)
 
-    def _roll_back(self, world: World) -> None:
+    def _roll_back(self, world: World, attempt: Attempt) -> None:
         """Put into the log that the world went back to an older checkpoint, before it writes on from there."""
         back, world.went_back_to = world.went_back_to, ""
         state = self._run.ledger.state
-        if back and state and state.find(back) and state.checkpoints[-1].prefix != back:
-            self._run.append("restored", self._run.leading, lambda s: s.restored(back), self._run.published, note=back)
+        if not (back and state and state.find(back) and state.checkpoints[-1].prefix != back):
+            return
+        attempt.went_back_to = back
+
+        def done(entry: Entry | Failure) -> None:
+            if isinstance(entry, Entry):
+                attempt.went_back_to = ""
+            self._run.published(entry)
+
+        self._run.append("restored", self._run.leading, lambda s: s.restored(back), done, note=back)
 
     def _finalize(self, world: World, attempt: Attempt) -> None:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
@@ -223,6 +231,11 @@ class Saving:
         attempt.advance(Phase.COMMITTING)
         record = CheckpointRecord(e.prefix, attempt.step, run.now.wall, manifest_crc32c=e.manifest_crc32c)
 
+        def change(state: LogState) -> LogState:
+            # Where the entry that was to tell of it could not be made, this one does.
+            back = attempt.went_back_to
+            return (state.restored(back) if back and state.find(back) else state).commit(record)
+
         def done(entry: Entry | Failure) -> None:
             if attempt.phase not in (Phase.COMMITTING, Phase.ABORTING):
                 return
@@ -238,7 +251,7 @@ class Saving:
             self._upkeep.policy = attempt.retention
             run.emit(WriteStateFile(entry))
 
-        attempt.intent = run.append("commit", e.generation, lambda s: s.commit(record), done, note=record.prefix)
+        attempt.intent = run.append("commit", e.generation, change, done, note=record.prefix)
 
     def state_file_written(self, e: ev.StateFileWritten) -> None:
         for world in self._run.worlds.values():
