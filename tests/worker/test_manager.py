@@ -198,3 +198,16 @@ def test_saves_of_several_threads_are_made_one_after_the_other(managers: Manager
 
 def full(self: Any, name: str, chunks: Any) -> int:
     raise StorageError("the disk is full")
+
+
+def test_an_evaluator_reads_and_does_not_save(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluator joins the coordinator of the training as a worker that nobody knows, and ends everybody's join."""
+    managers.make(3.0).save(blocking=True)
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "evaluator", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    monkeypatch.setenv("HOLDFAST_COORDINATOR", "127.0.0.1:9")
+    evaluator = managers.make()
+    assert evaluator.restore_or_initialize() == evaluator.latest_checkpoint
+    assert evaluator.checkpoint.v.numpy() == 3.0
+    with pytest.raises(InvalidRequest, match="evaluator-0 has no part in saves"):
+        evaluator.save()

@@ -26,5 +26,5 @@ def read_hint(store: Store) -> Hint | None:
         fields = json.loads(store.read(HINT))
         cluster = tuple(sorted((job, tuple(hosts)) for job, hosts in fields["cluster"].items()))
         return Hint(str(fields["address"]), cluster)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -118,7 +118,9 @@ class CheckpointManager:
         self._init_fn = init_fn
         self._blocking = blocking
         self._join_timeout = join_timeout
-        self._session = Session(find_place(), self._store, address, storage_options, join_timeout)
+        place = find_place()
+        # A reader asks no coordinator: it would be taken for a worker of another cluster.
+        self._session = Session(place, self._store, "" if place.reader else address, storage_options, join_timeout)
         self._snapshotters: tuple[Any, Any] | None = None
         self._collective = False
         self._save: Save | None = None
@@ -164,6 +166,9 @@ class CheckpointManager:
         """
         self._check_open()
         _check_options(options)
+        reader = self._session.place.reader
+        if reader:
+            raise InvalidRequest(f"{reader} has no part in saves: chief and workers save, it can only restore")
         with self._calls:
             if not self._is_due(check_interval):
                 return None

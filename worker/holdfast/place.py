@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast_storage.errors import InvalidRequest
@@ -25,6 +25,7 @@ class Place:
 
     task: Task
     cluster: Cluster
+    reader: str = ""  # the task that this really is, such as an evaluator, if it has no part in saves
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -58,7 +59,7 @@ ALONE = Place(Task("worker", 0), (("worker", ("127.0.0.1:0",)),))
 def find_place() -> Place:
     """From TF_CONFIG, else from the cluster resolver of the strategy in whose scope this is called.
 
-    Raises InvalidRequest if TF_CONFIG is not what TensorFlow takes, or this task has no part in checkpoints.
+    Raises InvalidRequest if TF_CONFIG is not what TensorFlow takes, or does not have the task that it names.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     if text:
@@ -81,7 +82,7 @@ def parse_tf_config(text: str) -> Place:
         if not cluster:
             return ALONE
         return _place(cluster, task["type"], int(task["index"]), "TF_CONFIG")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidRequest(
             f"TF_CONFIG cannot be understood ({error!r}): it must be JSON such as "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}',
@@ -92,10 +93,11 @@ def parse_tf_config(text: str) -> Place:
 def _place(cluster: dict[str, Any], job: str, index: int, source: str) -> Place:
     hosts = tuple(sorted((name, tuple(addresses)) for name, addresses in cluster.items()))
     place = Place(Task(job, index), hosts)
-    if place.task not in place.tasks:
-        raise InvalidRequest(
-            f"{source} says that this is {place.task}, which has no part in checkpoints: those are saved by "
-            f"{', '.join(map(str, place.tasks)) or 'nobody in this cluster'}",
-            object=source,
-        )
-    return place
+    if place.task in place.tasks:
+        return place
+    # TensorFlow leaves the evaluator out of the cluster.
+    if job == "evaluator" or (job in cluster and job not in CHECKPOINTING_JOBS):
+        return replace(ALONE, reader=str(place.task))
+    raise InvalidRequest(
+        f"{source} says that this is {place.task}, which is not in its cluster {describe(place.cluster)}", object=source
+    )

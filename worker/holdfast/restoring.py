@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import CheckpointDamaged, HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import index_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.runs import read_run
@@ -81,7 +81,9 @@ def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Ta
         return stage(store, record, task=task, world=world), "good", ""
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
-    except (HoldfastError, OSError) as error:
+    except _Missing:
+        raise
+    except Exception as error:  # whatever it is, the others are told, and need not wait for this worker
         return None, "unreadable", str(error) or repr(error)
 
 
