@@ -120,7 +120,9 @@ def test_long_histories(seed: int) -> None:
                 jobs.append(cluster.workers(len(jobs[0]), jobs[-1] if chance.random() < 0.5 else None))
             coordinator = cluster.coordinators[-1] if cluster.coordinators else cluster.coordinator()
             takeover = chance.random() < 0.5
+            goes_back = chance.choice([0, 3])
             for worker in jobs[-1]:
+                worker.goes_back = goes_back
                 worker.terms = {"retention": policy, "takeover": takeover, "timeout": 60.0}
                 cluster.clients.append(Client(cluster, worker, coordinator, 6))
         elif chance.random() < 0.004:

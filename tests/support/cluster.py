@@ -209,6 +209,7 @@ class Worker:
         self.incarnation = incarnation
         self.world: v.Joined | None = None
         self.restored = ""
+        self.goes_back = 0  # the save before which it restores its first one
         self.checkpoint_name = "ckpt"
         self.crcs: tuple[int, ...] = (1, 2, 3)
         self.guarded = b"\1\1\0"
@@ -272,7 +273,7 @@ class Worker:
         return ev.Heartbeat(self.caller, "train", 0, 0, 0)
 
     def train(self, saves: int) -> Generator[Build, v.Answer | v.Failure, None]:
-        """Join, restore the newest, save so many times. Ends when it is superseded."""
+        """Join, restore the newest, save so many times, perhaps going back once. Ends when it is superseded."""
         answer = yield self.join()
         while isinstance(answer, v.Waiting):
             answer = yield self.join()
@@ -286,6 +287,12 @@ class Worker:
             return
         self.applied(answer)
         for ordinal in range(1, saves + 1):
+            if ordinal == self.goes_back:
+                answer = yield self.restore(2, target="10")
+                while isinstance(answer, v.Read):
+                    answer = yield self.restore(2, answer.record.prefix, "good", target="10")
+                if isinstance(answer, v.Apply):
+                    self.applied(answer)
             answer = yield self.vote(ordinal)
             if isinstance(answer, v.Go):
                 answer = yield self.report(ordinal, local=answer.local)
