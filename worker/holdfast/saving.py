@@ -261,11 +261,7 @@ class Save:
 
     def _settle_alone(self, error: Exception) -> HoldfastError | None:
         """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
-        try:
-            state = read_run(self.store)
-        except HoldfastError:
-            state = None
-        if state and state.find(self.prefix):
+        if self._is_in_log():
             return None
         return CoordinatorUnavailable(
             f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
@@ -273,10 +269,18 @@ class Save:
             phase="commit",
         )
 
-    def _named(self, error: HoldfastError) -> HoldfastError:
+    def _is_in_log(self) -> bool:
+        try:
+            state = read_run(self.store)
+        except HoldfastError:
+            return False
+        return state is not None and state.find(self.prefix) is not None
+
+    def _named(self, error: HoldfastError) -> HoldfastError | None:
         """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
         if isinstance(error, Superseded):
-            return error
+            # It may have come instead of the word that this save was committed, before the newer job took the run.
+            return None if self._is_in_log() else error
         kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
         named = kind(
             f"the save of step {self.step} failed and nothing of it is visible: {error}",

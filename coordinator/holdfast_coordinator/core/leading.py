@@ -125,13 +125,14 @@ class Leading:
             state = self._run.ledger.state
             if failure or state is None:
                 done(failure)
-            elif generation_of(state) != world.generation.id:
+                return
+            world.learn(state)
+            if generation_of(state) != world.generation.id:
                 if self._run.fork_point != world.base:
                     why = f"generation {generation_of(state)} has taken the run over since"
                     self._fence(world, superseded(why))
                 done(None)
             else:
-                world.learn(state)
                 self._take(world, done)
 
         def done(failure: Failure | None) -> None:
