@@ -7,13 +7,13 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.digest import pack, spec_digest, tensor_crcs
 from holdfast.environment import git_commit, versions
-from holdfast.plan import plan
+from holdfast.plan import Plan, plan
 from holdfast.session import Session, to_error
 from holdfast.snapshot import Snapshot
 from holdfast.write import Written, local_tensors, write_local, write_objects
@@ -160,7 +160,9 @@ class Save:
                 "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
             )
         self._see_log_entry(go.log_entry)
-        return self._report(*self._write(snapshot, crcs, list(go.local)), snapshot, list(go.local))
+        whole = plan(snapshot.specs, len(self.session.place.tasks), go.local)
+        written = self._write(snapshot, crcs, whole, go.local)
+        return self._report(written, whole, [snapshot.tensors[position].key for position in go.local], go.local)
 
     def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
         guarded = bytes(t.guarded for t in snapshot.tensors)
@@ -198,14 +200,12 @@ class Save:
             time.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, 2.0)
 
-    def _write(
-        self, snapshot: Snapshot, crcs: tuple[int, ...], local: list[int]
-    ) -> tuple[Written, list[pb.StoredObject], int]:
+    def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, local: Sequence[int]) -> Written:
+        """Write this worker's part of the whole, and what is its own."""
         place = self.session.place
-        layout_plan = plan(snapshot.specs, len(place.tasks), local)
         worker = place.tasks.index(place.task)
         own = local_tensors(snapshot, local, self.per_worker)
-        total = layout_plan.parts[worker].size + sum(len(t.data) for t in own)
+        total = whole.parts[worker].size + sum(len(t.data) for t in own)
         self.session.progress("write", self.step, 0, total)
 
         def progress(count: int) -> None:
@@ -215,29 +215,26 @@ class Save:
                 self._done_bytes += count
             self.session.progress("write", self.step, self._done_bytes, total)
 
-        written = write_objects(self.store, self.prefix, layout_plan, worker, snapshot, crcs=crcs, progress=progress)
+        written = write_objects(self.store, self.prefix, whole, worker, snapshot, crcs=crcs, progress=progress)
         folder = self.prefix.rpartition("/")[0]
-        return (
-            written,
-            list(write_local(self.store, folder, place.task, own, progress=progress)),
-            layout_plan.num_shards,
-        )
+        mine = write_local(self.store, folder, place.task, own, progress=progress)
+        return Written((*written.objects, *mine), written.entries)
 
     def _report(
-        self, written: Written, own: list[pb.StoredObject], num_shards: int, snapshot: Snapshot, local: list[int]
+        self, written: Written, whole: Plan, local_keys: list[str], local: Sequence[int]
     ) -> list[pb.ReportChunk]:
         head = pb.ReportHead(
             ordinal=self.ordinal,
             step=self.step,
             checkpoint_name=self.terms.checkpoint_name,
-            num_shards=num_shards,
+            num_shards=whole.num_shards,
             retention=self.terms.retention(),
             timeout_s=self.terms.save_timeout,
             local=local,
         )
         if self.session.place.is_chief:
-            head.description_json = self._description([snapshot.tensors[p].key for p in local])
-        chunks = [pb.ReportChunk(head=head, objects=[*written.objects, *own])]
+            head.description_json = self._description(local_keys)
+        chunks = [pb.ReportChunk(head=head, objects=written.objects)]
         for start in range(0, len(written.entries), CHUNK_ENTRIES):
             entries = [
                 pb.IndexEntry(key=key, record=entry.SerializeToString())
