@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
@@ -17,16 +17,19 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
 
 from .core.effects import Finalize
 from .core.events import Finalized
 from .core.values import Failure
-from .threads import DaemonThreads
 
 SEEN_WITHIN = 20.0
 """Seconds within which an object that a worker made durable must be visible here: NFS clients cache that long."""
+
+STATS = 8
+"""Objects looked at at a time."""
 
 
 @dataclass(slots=True)
@@ -98,18 +101,16 @@ def _create(store: Store, name: str, data: bytes) -> None:
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 
 
-def _see(store: Store, folder: str, objects: Iterable[ObjectRecord], sleep: Callable[[float], None]) -> None:
-    def unseen(objects: Iterable[ObjectRecord]) -> list[tuple[ObjectRecord, int | None]]:
-        with DaemonThreads(8, "holdfast-stat") as pool:
-            wanted = list(objects)
-            sizes = pool.map(lambda o: store.size(f"{folder}/{o.name}"), wanted)
-            return [(o, size) for o, size in zip(wanted, sizes, strict=True) if size != o.size]
+def _see(store: Store, folder: str, objects: list[ObjectRecord], sleep: Callable[[float], None]) -> None:
+    def unseen(wanted: list[ObjectRecord]) -> list[tuple[ObjectRecord, int | None]]:
+        sizes = in_parallel(lambda o: store.size(f"{folder}/{o.name}"), wanted, STATS)
+        return [(o, size) for o, size in zip(wanted, sizes, strict=True) if size != o.size]
 
     missing, pause, waited = unseen(objects), 0.1, 0.0
     while missing and waited < SEEN_WITHIN:
         sleep(pause)
         waited, pause = waited + pause, min(2 * pause, 2.0)
-        missing = unseen(o for o, _ in missing)
+        missing = unseen([o for o, _ in missing])
     if missing:
         first, size = missing[0]
         state = "is not there" if size is None else f"has {size} bytes"

@@ -21,6 +21,7 @@ from holdfast_storage.bundle.index import Index, TensorEntry
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import data_object, index_object, manifest_object
 from holdfast_storage.manifest import ObjectRecord, read_manifest
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
@@ -90,7 +91,7 @@ def verify_checkpoint(
     run = _Verification(store, progress or (lambda count: None), sink or (lambda name, offset, chunk: None))
     jobs = run.stock_jobs(record, objects) if record.stock else run.jobs(record, objects)
     try:
-        _in_threads(list(jobs), threads)
+        _do(jobs, threads)
     except _FromCaller as error:
         raise error.args[0] from None
     problems = tuple(run.problems.values())
@@ -320,36 +321,13 @@ def _is_gone(store: Store) -> bool:
         return True
 
 
-def _in_threads(jobs: list[Job], threads: int) -> None:
-    """Do all jobs, each thread with a buffer of its own, and raise what one of them raised.
+def _do(jobs: Iterable[Job], threads: int) -> None:
+    """Do all jobs, each thread with a buffer of its own."""
+    own = threading.local()
 
-    Threads of our own: a pool takes no work any more while the interpreter ends.
-    """
-    failures: list[BaseException] = []
-    remaining = iter(jobs)
-    lock = threading.Lock()
+    def do(job: Job) -> None:
+        if not hasattr(own, "buffer"):
+            own.buffer = memoryview(bytearray(_BUFFER))
+        job(own.buffer)
 
-    def work() -> None:
-        buffer = memoryview(bytearray(_BUFFER))
-        while not failures:
-            with lock:
-                job = next(remaining, None)
-            if job is None:
-                return
-            try:
-                job(buffer)
-            except BaseException as error:
-                failures.append(error)
-
-    helpers = [
-        threading.Thread(target=work, name="holdfast-verify", daemon=True) for _ in range(min(threads, len(jobs)))
-    ]
-    for helper in helpers:
-        helper.start()
-    try:
-        for helper in helpers:
-            helper.join()
-    except BaseException as error:  # an interrupt of the caller
-        failures.append(error)
-    if failures:
-        raise failures[0]
+    in_parallel(do, jobs, threads)

@@ -6,10 +6,10 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
-from holdfast.parallel import in_parallel
 from holdfast.plan import Spec
 from holdfast.snapshot import SnapshotTensor
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.parallel import in_parallel
 
 _BATCH_BYTES = 32 << 20
 

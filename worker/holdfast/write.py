@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.parallel import in_parallel
 from holdfast.plan import DataObject, Piece, Plan
 from holdfast.snapshot import OWN_SUFFIX, Snapshot, SnapshotTensor
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
@@ -18,6 +17,7 @@ from holdfast_storage import layout
 from holdfast_storage.bundle.crc import combine, crc32c, mask
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
 

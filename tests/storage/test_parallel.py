@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from holdfast.parallel import in_parallel
+from holdfast_storage.parallel import in_parallel
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

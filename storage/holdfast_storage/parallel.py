@@ -13,8 +13,9 @@ R = TypeVar("R")
 def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
     """`[function(i) for i in items]`, at most `threads` at a time, in the order of `items`.
 
-    The first error is raised when all threads have ended; items not begun by then are left out. Daemon threads and
-    not an executor: this goes on while the interpreter exits, when an executor refuses work.
+    The first error, an interrupt of the caller included, is raised when all threads have ended; items not begun by then
+    are left out. Daemon threads and not an executor: this goes on while the interpreter exits, when an executor refuses
+    work.
     """
     jobs = list(enumerate(items))
     results: dict[int, R] = {}
@@ -39,8 +40,13 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     for worker in workers:
         worker.start()
     work()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException as error:
+        errors.append(error)
+        for worker in workers:
+            worker.join()
     if errors:
         raise errors[0]
     return [results[number] for number, _ in jobs]
