@@ -111,6 +111,10 @@ class Turn:
         case = self._training.case
         self._contestant.open(directory, max_to_keep=_KEPT_IN_LOOP)
         self._training.run(1)
+        # The first save of a manager sets things up (Holdfast learns which variable is behind which key); a job does
+        # that once, as in `_saves_and_restore`.
+        self._contestant.save_durably()
+        self._training.run(1)
         begin = time.perf_counter()
         for _ in range(case.saves):
             self._training.run(case.steps_per_save)
