@@ -94,7 +94,8 @@ def verify_checkpoint(
         _do(jobs, threads)
     except _FromCaller as error:
         raise error.args[0] from None
-    problems = tuple(run.problems.values())
+    # In an order that does not depend on which thread was faster.
+    problems = tuple(sorted(run.problems.values(), key=lambda problem: problem.object))
     if any(problem.kind == "damaged" for problem in problems) and _is_gone(store):
         reason = "is not there, and neither is anything else in the run directory: is it mounted?"
         problems = tuple(replace(problem, kind="unreadable", reason=reason) for problem in problems)
