@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
+from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.layout import index_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.runs import read_run
@@ -30,18 +30,11 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
     InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
     """
     request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout)
-    place, staged, missing = session.place, None, False
+    place, staged = session.place, None
     session.progress("restore", 0)
     try:
         while True:
-            try:
-                reply = session.restore(request, timeout + 30.0)
-            except StorageError as error:
-                if not missing:
-                    raise
-                raise InvalidRequest(
-                    f"there is no checkpoint {request.prefix}: {request.reason}", phase="restore", object=request.prefix
-                ) from error
+            reply = session.restore(request, timeout + 30.0)
             if reply.action == pb.RestoreReply.NONE:
                 return None
             if reply.action == pb.RestoreReply.APPLY:
@@ -56,11 +49,7 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            try:
-                staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
-            except _Missing as error:
-                # Not there for this worker, which says nothing of the others.
-                missing, request.verdict, request.reason = True, "unreadable", str(error)
+            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
     finally:
         session.progress("train", 0)
         if staged is not None:
@@ -72,7 +61,7 @@ class _Missing(Exception):
 
 
 def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> tuple[Staged | None, str, str]:
-    """A candidate and this worker's verdict on it, with the reason. _Missing for one that the run does not know."""
+    """A candidate and this worker's verdict on it, with the reason."""
     try:
         if os.path.isabs(record.prefix) or "://" in record.prefix:
             store, record = _elsewhere(record.prefix)
@@ -81,8 +70,8 @@ def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Ta
         return stage(store, record, task=task, world=world), "good", ""
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
-    except _Missing:
-        raise
+    except _Missing as error:
+        return None, "missing", str(error)
     except Exception as error:  # whatever it is, the others are told, and need not wait for this worker
         return None, "unreadable", str(error) or repr(error)
 

@@ -742,7 +742,7 @@ class RestoreRequest(_message.Message):
     prefix: _builtins.str
     """the candidate that was read; empty: asks for the first one"""
     verdict: _builtins.str
-    """on that candidate: "good", "damaged" or "unreadable" """
+    """on that candidate: "good", "damaged", "missing" or "unreadable" """
     reason: _builtins.str
     timeout_s: _builtins.float
     @_builtins.property
