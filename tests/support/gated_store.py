@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
-from holdfast_storage.store.base import Buffer, Store
+from holdfast_storage.store.base import Store
+from support.passing_store import PassingStore
 
 T = TypeVar("T")
 
@@ -38,37 +38,12 @@ class Gate:
             raise self._error
 
 
-class GatedStore:
+class GatedStore(PassingStore):
     """A `Store` that passes every call on to another one, past the gate, if it is one that the gate is for."""
 
     def __init__(self, inner: Store, gate: Gate) -> None:
-        self.url = inner.url
-        self._inner = inner
+        super().__init__(inner)
         self._gate = gate
-
-    def create(self, name: str, data: Buffer) -> bool:
-        return self._call("create", name, lambda: self._inner.create(name, data))
-
-    def write(self, name: str, chunks: Iterable[Buffer]) -> int:
-        return self._call("write", name, lambda: self._inner.write(name, chunks))
-
-    def replace(self, name: str, data: Buffer) -> None:
-        return self._call("replace", name, lambda: self._inner.replace(name, data))
-
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._call("read", name, lambda: self._inner.read(name, offset, length))
-
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
-        return self._call("read_into", name, lambda: self._inner.read_into(name, offset, buffer))
-
-    def size(self, name: str) -> int | None:
-        return self._call("size", name, lambda: self._inner.size(name))
-
-    def list(self, folder: str = "") -> builtins.list[str]:
-        return self._call("list", folder, lambda: self._inner.list(folder))
-
-    def delete_folder(self, folder: str) -> None:
-        return self._call("delete_folder", folder, lambda: self._inner.delete_folder(folder))
 
     def _call(self, verb: str, name: str, effect: Callable[[], T]) -> T:
         if verb == self._gate.verb and self._gate.part in name:
