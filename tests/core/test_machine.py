@@ -11,6 +11,7 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.membership import LOST_AFTER
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 from support.cluster import WALL, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
@@ -1050,6 +1051,33 @@ def test_a_coordinator_that_was_left_behind_does_not_take_the_lead_back() -> Non
     assert {refusal(call).kind for call in waiting} == {"unknown_generation"}
     assert cluster.save(elsewhere, workers, 3).committed
     assert cluster.storage.kinds.count("lead") == 1
+
+
+def test_a_successor_that_slept_knows_nothing_of_what_another_one_told() -> None:
+    """A save that all workers were told had failed is committed by a process that held their reports for a while."""
+    cluster = Cluster()
+    first = cluster.coordinator()
+    workers = cluster.world(first, 2)
+    cluster.save(first, workers, 1)
+    for worker in workers:
+        assert isinstance(first.ask(worker.vote(2)), v.Go | None)
+    first.alive = False
+    sleeper, other = cluster.coordinator(), cluster.coordinator()
+    for coordinator in (sleeper, other):
+        for worker in workers:
+            coordinator.ask(worker.rejoin())
+    slept = [sleeper.call(worker.report(2)) for worker in workers]
+    told = [other.call(worker.report(2)) for worker in workers]
+    other.run({fx.Finalize: "bad"})
+    assert all(isinstance(call.answer, v.Outcome) and not call.answer.committed for call in told)
+    sleeper.run()
+    assert [refusal(call).kind for call in slept] == [UNKNOWN_GENERATION] * 2
+    assert cluster.storage.kinds == ["import", "lead", "commit", "lead"]
+    # Its workers may come back to it, and say what they still want.
+    for worker in workers:
+        sleeper.ask(worker.rejoin())
+    assert cluster.save(sleeper, workers, 3).committed
+    cluster.check()
 
 
 def test_a_superseded_world_cannot_come_back() -> None:

@@ -29,6 +29,8 @@ from support.log_search import Bounds, Rules, Search, Violation
         Bounds(jobs=1, saves=2, unknown=1, kills=2, rotten=1),
         Bounds(jobs=1, saves=2, unknown=2, left_behind=1),
         Bounds(jobs=1, saves=1, unknown=2, left_behind=1, kills=1),
+        Bounds(jobs=1, saves=1, unknown=1, left_behind=2),
+        Bounds(jobs=1, saves=1, refusals=1, left_behind=1, kills=1),
         Bounds(jobs=1, saves=3, kills=1),
     ],
     ids=lambda bounds: ",".join(
@@ -74,6 +76,11 @@ BROKEN = {
     "an empty slot is taken for a failed create": (
         Rules(missing_settles_nothing=False),
         Bounds(jobs=1, saves=1, unknown=1),
+        "told committed=False, the log says otherwise",
+    ),
+    "a coordinator goes on with reports although another one has led their job since": (
+        Rules(asks_again=False),
+        Bounds(jobs=1, saves=1, kills=1, left_behind=1, refusals=1),
         "told committed=False, the log says otherwise",
     ),
     "a taken slot is answered by trying the next": (

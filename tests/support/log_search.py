@@ -48,6 +48,9 @@ class Rules:
     entry_first: bool = True  # a folder is deleted after its retire entry
     read_back: bool = True  # nothing is replaced by what has not been read back
     missing_settles_nothing: bool = True  # an empty slot after a lost reply does not mean that the create failed
+    asks_again: bool = (
+        True  # whoever finds that yet another one has led its job has the workers say again what they want
+    )
     same_slot: bool = True  # an entry is for one slot: whoever finds it taken does not try the next one
 
 
@@ -75,7 +78,9 @@ class Actor:
         self.leader = Leader(f"{job}-{process}", "", "")
         self.wants: list[tuple[str, Any]] = []
         self.told: list[tuple[int, bool]] = []  # outcomes, to be taken by who asked
+        self.led_by: str | None = None if process else ""  # the job's leader when its workers came to this one
         self.led = False
+        self.left = False  # its workers have turned to another one
         self.over = False  # superseded: it may only finish deleting what is retired
         self.saving: Intent | None = None  # its commit entry
         self.ledger = Ledger(self.leader.id, self._emit)
@@ -88,7 +93,8 @@ class Actor:
             return self.job, self.process, tuple(self.wants)
         ledger, intent = self.ledger, self.ledger._current
         return (
-            self.job, self.process, self.ordinal, self.last, self.led, self.saving is None, tuple(self.wants),
+            self.job, self.process, self.ordinal, self.last, self.led_by, self.led, self.left, self.saving is None,
+            tuple(self.wants),
             ledger.number, ledger.state, ledger._written, frozenset(ledger._deleted), len(ledger._readers),
             tuple(each.kind for each in ledger._queue),
             intent and (intent.kind, intent.before, intent.again, intent.given_up, intent.uncertain),
@@ -139,9 +145,10 @@ class Actor:
     def leave(self) -> None:
         """Its workers have turned to another coordinator process: no save begins here but one that they reported.
 
-        Before it leads it counts as having no reports.
+        Workers write only once it leads; but those who came from another one bring their reports with them.
         """
-        self.last = self.ordinal if self.led else 0
+        self.left = True
+        self.last = self.ordinal if self.led or (self.process and self.led_by is not None) else 0
 
     @property
     def may_retry(self) -> bool:
@@ -172,7 +179,17 @@ class Actor:
         """The log was read: take the lead, unless this job has lost it to another."""
         state = self.ledger.state
         assert state is not None
-        if state.generation and state.generation.id == self.job:
+        ours = state.generation is not None and state.generation.id == self.job
+        leader = state.leader.id if ours and state.leader else ""
+        if self.led_by is None or (leader not in ("", self.leader.id, self.led_by) and self.rules.asks_again):
+            # Its workers come, or come again, and say what they still wait for.
+            if self.left:
+                self._stop()
+            else:
+                self.led_by = leader
+                self.ledger.read(self._look)
+            return
+        if ours:
             committed = last_committed(state, self.job)
             if committed >= self.ordinal:
                 self.told.append((committed, True))
@@ -180,8 +197,8 @@ class Actor:
         elif self.process and state.fork_point != self.base:
             self._stop()
             return
-        leader, generation = self.leader, Generation(self.job, ())
-        self._append("lead", lambda s: s.lead(leader, generation), self._led)
+        generation = Generation(self.job, ())
+        self._append("lead", lambda s: s.lead(self.leader, generation), self._led)
 
     def _led(self, entry: Entry | Failure) -> None:
         if isinstance(entry, Failure):

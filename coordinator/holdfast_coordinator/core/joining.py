@@ -104,8 +104,9 @@ class Joining:
             if e.caller.generation not in run.worlds:
                 recorded = state.generation if state and led == e.caller.generation else None
                 generation = recorded or Generation(e.caller.generation, e.members)
+                leader = state.leader.id if state and state.leader else ""
                 back = _went_back_to(state, e)
-                self._admit(World(generation, e.cluster, base=e.base, went_back_to=back, unsettled=[]))
+                self._admit(World(generation, e.cluster, led_by=leader, base=e.base, went_back_to=back, unsettled=[]))
             self.rejoin(e)
 
         run.ledger.read(then)

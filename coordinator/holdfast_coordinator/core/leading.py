@@ -57,6 +57,9 @@ class Leading:
             else:
                 self._hand_over(world)
             return
+        if self._is_elsewhere(world):
+            self._hand_over(world)
+            return
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
@@ -127,7 +130,10 @@ class Leading:
                 done(failure)
                 return
             world.learn(state)
-            if generation_of(state) != world.generation.id:
+            if self._is_elsewhere(world):
+                self._hand_over(world)
+                done(unknown(world.generation.id))
+            elif generation_of(state) != world.generation.id:
                 if self._run.fork_point != world.base:
                     why = f"generation {generation_of(state)} has taken the run over since"
                     self._fence(world, superseded(why))
@@ -142,6 +148,17 @@ class Leading:
                 settled(failure)
 
         self._run.ledger.read(then)
+
+    def _is_elsewhere(self, world: World) -> bool:
+        """Whether yet another coordinator process has led this very world since its workers told this one who they are.
+
+        What that one has told them, this one does not know: a report that it holds may be of a save that is over. So it
+        has them begin again, and repeat what they still wait for.
+        """
+        state = self._run.ledger.state
+        if state is None or state.leader is None or generation_of(state) != world.generation.id:
+            return False
+        return state.leader.id not in (self._run.leader.id, world.led_by)
 
     # -- taking and losing it --
 

@@ -99,6 +99,7 @@ class World:
     joining: list[RequestId] | None = None  # calls to be answered when the log has been read; then None
     # Where another coordinator process may have led it: calls that wait until the log has told of its saves.
     unsettled: list[SaveCall] | None = None  # None: all that is known
+    led_by: str = ""  # the coordinator process that led it when its workers came to this one
     base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
     went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
