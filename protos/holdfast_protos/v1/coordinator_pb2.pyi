@@ -874,6 +874,7 @@ class StatusRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     run: _builtins.str
+    """empty: asks for the runs that are served here"""
     def __init__(
         self,
         *,
@@ -899,6 +900,15 @@ class StatusReply(_message.Message):
     SAVE_PHASE_FIELD_NUMBER: _builtins.int
     SAVE_STEP_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    LEADS_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    SECONDS_UNDER_WAY_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    LAST_SAVE_FIELD_NUMBER: _builtins.int
+    FORMING_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     run_id: _builtins.str
     generation: _builtins.str
@@ -906,10 +916,31 @@ class StatusReply(_message.Message):
     save_step: _builtins.int
     reason: _builtins.str
     """one sentence: what is being waited for"""
+    leads: _builtins.bool
+    """the generation leads the run, through this coordinator"""
+    activity: _builtins.str
+    """what the world is at: "save", "restore" or nothing"""
+    seconds_under_way: _builtins.float
+    seconds_left: _builtins.float
+    """until it is given up"""
     @_builtins.property
     def cluster(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterJob]: ...
     @_builtins.property
     def presence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """URLs, of a request that names no run; nothing else is told then but the coordinator"""
+
+    @_builtins.property
+    def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """whose part of it is missing"""
+
+    @_builtins.property
+    def last_save(self) -> Global___SaveOutcome: ...
+    @_builtins.property
+    def forming(self) -> Global___Forming: ...
+    @_builtins.property
+    def log(self) -> Global___LogView: ...
     def __init__(
         self,
         *,
@@ -921,14 +952,93 @@ class StatusReply(_message.Message):
         save_phase: _builtins.str = ...,
         save_step: _builtins.int = ...,
         reason: _builtins.str = ...,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        leads: _builtins.bool = ...,
+        activity: _builtins.str = ...,
+        waiting_for: _abc.Iterable[Global___Task] | None = ...,
+        seconds_under_way: _builtins.float = ...,
+        seconds_left: _builtins.float = ...,
+        last_save: Global___SaveOutcome | None = ...,
+        forming: Global___Forming | None = ...,
+        log: Global___LogView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forming", b"forming", "last_save", b"last_save", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "coordinator", b"coordinator", "generation", b"generation", "presence", b"presence", "reason", b"reason", "run_id", b"run_id", "save_phase", b"save_phase", "save_step", b"save_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "cluster", b"cluster", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "leads", b"leads", "log", b"log", "presence", b"presence", "reason", b"reason", "run_id", b"run_id", "runs", b"runs", "save_phase", b"save_phase", "save_step", b"save_step", "seconds_left", b"seconds_left", "seconds_under_way", b"seconds_under_way", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class Forming(_message.Message):
+    """A world that is not complete yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOINED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """since the first has joined"""
+    @_builtins.property
+    def joined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def __init__(
+        self,
+        *,
+        joined: _abc.Iterable[Global___Task] | None = ...,
+        missing: _abc.Iterable[Global___Task] | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "missing", b"missing", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forming: _TypeAlias = Forming  # noqa: Y015
+
+@_typing.final
+class LogView(_message.Message):
+    """The run's log as the coordinator has last read or written it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    NEWEST_STEP_FIELD_NUMBER: _builtins.int
+    NEWEST_TIME_FIELD_NUMBER: _builtins.int
+    entry: _builtins.int
+    live: _builtins.int
+    """checkpoints"""
+    damaged: _builtins.int
+    """of these"""
+    newest: _builtins.str
+    """prefix of the newest that is not damaged, empty for none"""
+    newest_step: _builtins.int
+    newest_time: _builtins.float
+    """seconds since the epoch"""
+    def __init__(
+        self,
+        *,
+        entry: _builtins.int = ...,
+        live: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+        newest: _builtins.str = ...,
+        newest_step: _builtins.int = ...,
+        newest_time: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "entry", b"entry", "live", b"live", "newest", b"newest", "newest_step", b"newest_step", "newest_time", b"newest_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogView: _TypeAlias = LogView  # noqa: Y015
 
 @_typing.final
 class Presence(_message.Message):
@@ -942,6 +1052,9 @@ class Presence(_message.Message):
     BYTES_DONE_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
     SECONDS_SINCE_HEARD_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    SECONDS_IN_PHASE_FIELD_NUMBER: _builtins.int
+    SECONDS_SINCE_PROGRESS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     alive: _builtins.bool
     phase: _builtins.str
@@ -949,6 +1062,11 @@ class Presence(_message.Message):
     bytes_done: _builtins.int
     bytes_total: _builtins.int
     seconds_since_heard: _builtins.float
+    """-1, as the two below: never"""
+    standing: _builtins.str
+    """"present", "away", "left", "lost", "silent" or "stuck" """
+    seconds_in_phase: _builtins.float
+    seconds_since_progress: _builtins.float
     @_builtins.property
     def task(self) -> Global___Task: ...
     def __init__(
@@ -962,10 +1080,13 @@ class Presence(_message.Message):
         bytes_done: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
         seconds_since_heard: _builtins.float = ...,
+        standing: _builtins.str = ...,
+        seconds_in_phase: _builtins.float = ...,
+        seconds_since_progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "incarnation", b"incarnation", "phase", b"phase", "seconds_since_heard", b"seconds_since_heard", "step", b"step", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "incarnation", b"incarnation", "phase", b"phase", "seconds_in_phase", b"seconds_in_phase", "seconds_since_heard", b"seconds_since_heard", "seconds_since_progress", b"seconds_since_progress", "standing", b"standing", "step", b"step", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
