@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from holdfast.place import ALONE
 from holdfast.saving import Save, Terms
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
-from holdfast_storage.errors import Superseded
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, StorageError, Superseded
 from holdfast_storage.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.posix import PosixStore
@@ -19,29 +21,70 @@ TERMS = Terms("ckpt", 1.0, 5, None, "refuse", False, False)
 SNAPSHOT = Snapshot((), SnapshotTensor(OBJECT_GRAPH_KEY, 7, (), b"", encoded_crc32c=0))
 
 
-class SupersededSession:
-    """A session whose coordinator says that a newer job leads."""
+class StubbornSession:
+    """A session that lets a save come to its vote, or to its report, and then meets every call with an error."""
 
     place = ALONE
     generation = "0123abcd"
+    aborted: Mapping[int, Any] = {}
+
+    def __init__(self, error: HoldfastError, *, votes: bool = False) -> None:
+        self._error = error
+        self._votes = votes
 
     def progress(self, *_: Any) -> None:
         pass
 
-    def vote(self, *_: Any) -> Any:
-        raise Superseded("a newer leader has taken the run")
+    def vote(self, *_: Any) -> pb.VoteReply:
+        if self._votes:
+            return pb.VoteReply(go=pb.VoteReply.Go(log_entry=0))
+        raise self._error
+
+    def report(self, *_: Any) -> Any:
+        raise self._error
+
+    def fail(self, *_: Any) -> Any:
+        raise self._error
+
+
+def log_of(store: PosixStore, save: Save, *, committed: bool) -> None:
+    """Make a log in which the save was committed, or not."""
+    state = LogState("run")
+    if committed:
+        state = state.commit(CheckpointRecord(save.prefix, 30, 1.0))
+    Log(store).publish(Entry(0, "commit", "w.1", 1.0, state), 0.0)
 
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, committed: bool) -> None:
     """The word of the commit is lost, another job takes the run, and a save that stands is told to have failed."""
     store = PosixStore(str(tmp_path))
-    save = Save(SupersededSession(), store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)  # type: ignore[arg-type]
-    state = LogState("run")
-    if committed:
-        state = state.commit(CheckpointRecord(save.prefix, 30, 1.0))
-    Log(store).publish(Entry(0, "commit", "w.1", 1.0, state), 0.0)
+    session: Any = StubbornSession(Superseded("a newer leader has taken the run"))
+    save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    log_of(store, save, committed=committed)
     save.start()
     assert save.wait(10.0)
     assert isinstance(save.error, Superseded) is not committed
     assert (save.error is None) is committed
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: bool) -> None:
+    """A successor that cannot read the log refuses the report, and a save that its predecessor committed has failed."""
+    store = PosixStore(str(tmp_path))
+    session: Any = StubbornSession(StorageError("the log cannot be read"), votes=True)
+    save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    log_of(store, save, committed=committed)
+    save.start()
+    assert save.wait(10.0)
+    assert isinstance(save.error, CoordinatorUnavailable) is not committed
+    assert (save.error is None) is committed
+
+
+def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:
+    """A save that cannot have been committed, its worker having reported nothing, is told as one that is in doubt."""
+    session: Any = StubbornSession(StorageError("the log cannot be read"))
+    save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    save.start()
+    assert save.wait(10.0)
+    assert type(save.error) is SaveFailed

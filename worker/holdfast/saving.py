@@ -75,6 +75,7 @@ class Save:
     error: HoldfastError | None = None
     taken: float = field(default_factory=time.time)
     _thread: threading.Thread | None = None
+    _reported: bool = False  # perhaps: it was sent
     _done_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -98,10 +99,14 @@ class Save:
             outcome = self._attempt()
             if not outcome.committed:
                 self.error = self._named(to_error(outcome.failure, self._keys()))
+        except Superseded as error:
+            self.error = self._named(error)
         except CoordinatorUnavailable as error:
             self.error = self._settle_alone(error)
         except HoldfastError as error:
-            self.error = self._named(error)
+            # Without this worker's report nothing is committed. Once it was sent, a refusal is no outcome: whoever had
+            # it may have gone on to the commit, and a successor that cannot read the log does not know.
+            self.error = self._settle_alone(error) if self._reported else self._named(error)
         except Exception as error:
             log.exception("%s: the save of step %d broke", self.session.place.task, self.step)
             self.error = self._settle_alone(error)
@@ -141,6 +146,7 @@ class Save:
         # What was written is durable: training may have the memory back.
         self.snapshot = self.per_worker = None
         self.session.progress("commit", self.step)
+        self._reported = True
         return self.session.report(done, self.terms.save_timeout + SLACK)
 
     def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
