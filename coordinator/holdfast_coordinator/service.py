@@ -34,7 +34,15 @@ class Service:
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
             answer = await run.ask(
-                lambda r: ev.Rejoin(r, caller, cluster, wire.members(request.members), request.base, request.restored)
+                lambda r: ev.Rejoin(
+                    r,
+                    caller,
+                    cluster,
+                    wire.members(request.members),
+                    request.base,
+                    request.restored,
+                    request.restores,
+                )
             )
         else:
             fresh = secrets.token_hex(4)
@@ -133,6 +141,8 @@ class Service:
         return pb.LeaveReply()
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
+        if not request.run:
+            return pb.StatusReply(coordinator=self._runs.leader.id, runs=self._runs.urls)
         run = self._runs.find(request.run)
         if run is None:
             raise Refused(Failure(InvalidRequest.kind, f"no worker of {request.run} has called here"))

@@ -360,6 +360,41 @@ def test_a_restarted_coordinator_learns_what_was_restored() -> None:
     assert cluster.save(restarted, workers, 1).committed
 
 
+@pytest.mark.parametrize("knows", [0, 1])
+def test_killed_when_some_have_been_told_to_apply(knows: int) -> None:
+    """One worker trains, the others wait for it until the restore's deadline, and are then told that it failed."""
+    cluster, coordinator, workers = start()
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    applied = say(coordinator, workers, NEW.prefix, "good", "good")[knows].answer
+    assert isinstance(applied, Apply)
+    workers[knows].applied(applied)
+    coordinator.alive = False
+    successor = cluster.coordinator()
+    other = workers[1 - knows]
+    successor.ask(other.rejoin())
+    waiting = successor.call(other.restore(1, NEW.prefix, "good"))
+    successor.run()
+    assert not isinstance(waiting.answer, Apply)
+    successor.ask(workers[knows].rejoin())
+    again = waiting if waiting.answer is None else successor.call(other.restore(1, NEW.prefix, "good"))
+    assert again.answer == applied
+    other.applied(applied)
+    assert cluster.save(successor, workers, 1).committed
+    cluster.check()
+
+
+def test_a_restore_that_goes_on_after_the_coordinator_was_killed_is_another() -> None:
+    """What was agreed on before the last restore call is taken for the answer to it."""
+    cluster, coordinator, workers = start()
+    cluster.restore(coordinator, workers)
+    coordinator.alive = False
+    successor = cluster.coordinator()
+    for worker in workers:
+        successor.ask(worker.rejoin())
+    assert cluster.restore(successor, workers, 2, target="1").record == OLD
+
+
 def test_going_back_outlives_the_coordinator() -> None:
     """A coordinator is killed between a rollback and the save after it, and what was abandoned is the newest again."""
     cluster, coordinator, workers = start()

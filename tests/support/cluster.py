@@ -209,6 +209,7 @@ class Worker:
         self.incarnation = incarnation
         self.world: v.Joined | None = None
         self.restored = ""
+        self.restores = 0
         self.goes_back = 0  # the save before which it restores its first one
         self.checkpoint_name = "ckpt"
         self.crcs: tuple[int, ...] = (1, 2, 3)
@@ -227,7 +228,7 @@ class Worker:
     def rejoin(self) -> Build:
         world = self.world
         assert world is not None
-        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base, self.restored)
+        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base, self.restored, self.restores)
 
     def vote(self, ordinal: int, step: int | None = None, **terms: object) -> Build:
         ballot = v.Ballot(
@@ -257,11 +258,12 @@ class Worker:
     def leave(self, wait: float = 0.0) -> Build:
         return lambda r: ev.Leave(r, self.caller, wait)
 
-    def applied(self, answer: v.Apply) -> None:
+    def applied(self, answer: v.Apply, ordinal: int = 1) -> None:
         """It has restored what all agreed on."""
         assert self.world is not None
         self.world = replace(self.world, base=answer.base)
         self.restored = answer.record.prefix if answer.record else ""
+        self.restores = ordinal
 
     def attached(self) -> ev.Attached:
         return ev.Attached(self.caller)
@@ -292,7 +294,7 @@ class Worker:
                 while isinstance(answer, v.Read):
                     answer = yield self.restore(2, answer.record.prefix, "good", target="10")
                 if isinstance(answer, v.Apply):
-                    self.applied(answer)
+                    self.applied(answer, 2)
             answer = yield self.vote(ordinal)
             if isinstance(answer, v.Go):
                 answer = yield self.report(ordinal, local=answer.local)
@@ -471,7 +473,7 @@ class Cluster:
         assert isinstance(read, v.Apply)
         for worker, call in zip(workers, calls, strict=True):
             assert call.answer == read
-            worker.applied(read)
+            worker.applied(read, ordinal)
         return read
 
     def save(self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None) -> v.Outcome:
@@ -493,7 +495,7 @@ class Cluster:
                 status = coordinator.call(ev.Ask).answer
                 assert isinstance(status, v.Status)
                 ours = status.generation == generation
-                return v.names(presence.task for presence, alive in status.presence if alive and ours)
+                return v.names(presence.task for presence, standing in status.presence if standing.alive and ours)
         return ""
 
     # -- what workers have been told --

@@ -64,6 +64,7 @@ class Session:
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
         self._restored = ""  # the checkpoint that was applied last
+        self._restores = 0  # ordinal of the restore call that this was
         self._joining = threading.RLock()
         self._connecting = threading.Lock()
         self._beat = pb.Heartbeat()
@@ -119,7 +120,7 @@ class Session:
             if rejoin:
                 request.members.extend(rejoin.members)
                 request.base = rejoin.base
-                request.restored = self._restored
+                request.restored, request.restores = self._restored, self._restores
             try:
                 link = self._connect()
                 reply = link.join(request, min(remaining, JOIN_CALL))
@@ -266,7 +267,7 @@ class Session:
         reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
         if reply.action != pb.RestoreReply.READ and self._membership is not None:
             # A coordinator that is restarted from now on must know what this world builds on.
-            self._restored, self._membership.base = reply.prefix, reply.base
+            self._restored, self._restores, self._membership.base = reply.prefix, request.ordinal, reply.base
         return reply
 
     def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:

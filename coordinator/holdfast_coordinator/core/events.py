@@ -31,6 +31,7 @@ class Rejoin:
     members: tuple[tuple[Task, str], ...]
     base: str  # as in Joined, or in Apply since
     restored: str = ""  # prefix of the checkpoint that was applied last
+    restores: int = 0  # ordinal of the restore call that this was
 
 
 @dataclass(frozen=True, slots=True)

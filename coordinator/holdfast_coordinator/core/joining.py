@@ -5,10 +5,11 @@ Joining fences nobody: several worlds of a run may be known at once, and the fir
 
 from __future__ import annotations
 
-from holdfast_storage.records import Generation, LogState, Task
+from holdfast_storage.records import Generation, Task
 
 from . import events as ev
 from .membership import ALIVE_FOR, POLL, Forming, Joiner, World, disagreement
+from .restoring import Restoring
 from .run import Run, generation_of, replaced, superseded
 from .values import Caller, Failure, Waiting
 
@@ -16,8 +17,9 @@ from .values import Caller, Failure, Waiting
 class Joining:
     """The world that is forming, and the way into `Run.worlds`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, restoring: Restoring) -> None:
         self._run = run
+        self._restoring = restoring
         self.forming: Forming | None = None
         # Of joiners that are between two calls: what they are to be told at the next, and since when.
         self._untold: dict[tuple[Task, str], tuple[Failure, float]] = {}
@@ -35,7 +37,7 @@ class Joining:
         if untold:
             run.refuse(e.request, untold[0])
             return
-        forming = self.forming or Forming(e.cluster)
+        forming = self.forming or Forming(e.cluster, run.now.monotonic)
         failure = disagreement(forming, e.task, e.cluster)
         if failure:
             # All hear of it: the others would wait in vain for a worker that can never join them.
@@ -90,6 +92,7 @@ class Joining:
         known = run.worlds.get(e.caller.generation)
         if known:
             if run.world(e.caller, e.request):
+                self._restoring.recall(known, e)
                 run.reply(e.request, known.joined())
             return
 
@@ -105,8 +108,7 @@ class Joining:
                 recorded = state.generation if state and led == e.caller.generation else None
                 generation = recorded or Generation(e.caller.generation, e.members)
                 leader = state.leader.id if state and state.leader else ""
-                back = _went_back_to(state, e)
-                self._admit(World(generation, e.cluster, led_by=leader, base=e.base, went_back_to=back, unsettled=[]))
+                self._admit(World(generation, e.cluster, led_by=leader, base=e.base, unsettled=[]))
             self.rejoin(e)
 
         run.ledger.read(then)
@@ -135,10 +137,3 @@ class Joining:
                 del forming.joiners[task]
         if not forming.joiners:
             self.forming = None
-
-
-def _went_back_to(state: LogState | None, e: ev.Rejoin) -> str:
-    """The checkpoint that a world has restored, if it was not the newest and the log does not tell of it yet."""
-    newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
-    nothing_since = e.base.partition("/")[2] == newest
-    return e.restored if nothing_since and e.restored != newest and state and state.find(e.restored) else ""

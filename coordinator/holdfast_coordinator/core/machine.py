@@ -17,8 +17,9 @@ from .membership import Forming, World
 from .restoring import Restoring
 from .run import Run
 from .saving import Saving
+from .survey import survey
 from .upkeep import Upkeep
-from .values import Caller, Now, Status, names
+from .values import Caller, Now
 
 
 class Machine:
@@ -29,10 +30,10 @@ class Machine:
 
     def __init__(self, leader: Leader) -> None:
         run = self._run = Run(leader)
-        self._joining = Joining(run)
+        self._restoring = Restoring(run)
+        self._joining = Joining(run, self._restoring)
         self._attendance = Attendance(run)
         self._upkeep = Upkeep(run)
-        self._restoring = Restoring(run)
         leading = self._leading = Leading(run, self._upkeep)
         self._saving = Saving(run, leading, self._upkeep)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -125,33 +126,5 @@ class Machine:
                 del run.worlds[world.generation.id]
         run.ledger.retry(run.now)
 
-    def _foremost(self, now: float) -> World | None:
-        """The world that people mean: the leading one, or the newest; but none that has ended, if another lives."""
-        worlds = list(reversed(self._run.worlds.values()))
-        worlds.sort(key=lambda world: world.generation.id != self.leading)
-        return next((world for world in worlds if world.living(now)), worlds[0] if worlds else None)
-
     def _ask(self, e: ev.Ask) -> None:
-        now = self._run.now.monotonic
-        world = self._foremost(now)
-        attempt = world.attempt if world else None
-        reason = "no worker has joined"
-        if attempt:
-            reason = attempt.reason()
-        elif self.forming:
-            reason = f"waiting for {names(self.forming.missing)} to join"
-        elif world:
-            reason = "no save is in flight"
-        state = self.ledger.state
-        self._run.reply(
-            e.request,
-            Status(
-                state.run_id if state else "",
-                world.cluster if world else (),
-                world.generation.id if world else "",
-                tuple((p, world.alive(task, now)) for task, p in world.presence.items()) if world else (),
-                attempt.phase.value if attempt else "",
-                attempt.step if attempt else 0,
-                reason,
-            ),
-        )
+        self._run.reply(e.request, survey(self._run, self.forming))

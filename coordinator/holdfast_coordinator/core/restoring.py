@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holdfast_storage.records import Task
+from holdfast_storage.records import CheckpointRecord, Task
 
 from . import events as ev
 from .membership import REMEMBERED, World
 from .run import Run
 from .talk import Decision, RestoreTalk
-from .values import Apply, Failure, Read, names
+from .values import Apply, Caller, Failure, Read, names
 
 
 class Restoring:
@@ -32,7 +32,7 @@ class Restoring:
             run.refuse(e.request, Failure("invalid_request", f"restore {e.ordinal} is over", phase="restore"))
             return
         talk = talk or self._begin(world, e)
-        if e.target != talk.target:
+        if talk.target is not None and e.target != talk.target:
             failure = Failure(
                 "invalid_request",
                 f"the workers do not restore the same checkpoint: {e.caller.task} asks for "
@@ -57,16 +57,34 @@ class Restoring:
                 if decision is not None:
                     self._decide(world, talk, decision)
 
-    def _begin(self, world: World, e: ev.Restore) -> RestoreTalk:
+    def recall(self, world: World, e: ev.Rejoin) -> None:
+        """A worker has applied what all agreed on with a coordinator process that is gone: the others may, and must."""
+        state = self._run.ledger.state
+        talk = world.talks.get(e.restores)
+        if e.restores < max(world.talks, default=1) or (talk and talk.decision):
+            return
+        elsewhere = CheckpointRecord(e.restored, step=-1, time=0.0, stock=True) if e.restored else None
+        record = (state.find(e.restored) if state else None) or elsewhere
+        talk = talk or self._open(world, RestoreTalk(e.restores, None, world.tasks, self._run.now.monotonic), e.caller)
+        talk.base, talk.decision = e.base, Apply(record, base=e.base)
+        self._decide(world, talk, talk.decision)
+
+    def _open(self, world: World, talk: RestoreTalk, caller: Caller) -> RestoreTalk:
+        """Make it the world's current talk."""
         for earlier in world.talks.values():
             if earlier.decision is None:
-                message = f"{e.caller.task} has gone on to restore {e.ordinal}"
-                earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(e.caller.task,))
+                message = f"{caller.task} has gone on to restore {talk.ordinal}"
+                earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(caller.task,))
                 self._announce(earlier, earlier.decision)
-        talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=self._run.now.monotonic + e.timeout)
-        world.talks[e.ordinal] = talk
+        world.talks[talk.ordinal] = talk
         for ordinal in sorted(world.talks)[:-REMEMBERED]:
             del world.talks[ordinal]
+        return talk
+
+    def _begin(self, world: World, e: ev.Restore) -> RestoreTalk:
+        now = self._run.now.monotonic
+        talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
+        self._open(world, talk, e.caller)
 
         def then(failure: Failure | None) -> None:
             if failure and talk.decision is None:
@@ -83,9 +101,10 @@ class Restoring:
         if isinstance(decision, Apply):
             state = self._run.ledger.state
             ours = state.find(decision.record.prefix) if state and decision.record else None
-            newest = state.checkpoints[-1] if state and state.checkpoints else None
+            newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
+            nothing_since = talk.base.partition("/")[2] == newest
             world.base = talk.base
-            world.went_back_to = ours.prefix if ours and ours != newest else ""
+            world.went_back_to = ours.prefix if ours and ours.prefix != newest and nothing_since else ""
         self._announce(talk, decision)
 
     def _announce(self, talk: RestoreTalk, decision: Decision) -> None:

@@ -20,9 +20,10 @@ class RestoreTalk:
     """One restore call of one world."""
 
     ordinal: int
-    target: str
+    target: str | None  # None: not known, it was decided with another coordinator process
     members: tuple[Task, ...]
     deadline: float  # monotonic
+    begun: float = 0.0  # monotonic
     base: str = ""  # LogState.fork_point of the state that the candidates are from
     waiting: dict[RequestId, Task] = field(default_factory=dict)
     verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
@@ -32,7 +33,7 @@ class RestoreTalk:
 
     def propose(self, state: LogState | None) -> Decision | None:
         """Find the candidates, newest first. A decision, if there is nothing to read."""
-        found = candidates(state, self.target)
+        found = candidates(state, self.target or "")
         if isinstance(found, Failure):
             self.decision = found
             return found

@@ -178,11 +178,14 @@ class JoinRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
+    RESTORES_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
     base: _builtins.str
     """with a generation: what its world builds on, as JoinReply or RestoreReply said last"""
     restored: _builtins.str
     """with a generation: the checkpoint that it restored last"""
+    restores: _builtins.int
+    """with a generation: the ordinal of the restore call that this was"""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """a generation: this worker was in it and meets a restarted coordinator"""
@@ -202,10 +205,11 @@ class JoinRequest(_message.Message):
         timeout_s: _builtins.float = ...,
         base: _builtins.str = ...,
         restored: _builtins.str = ...,
+        restores: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "cluster", b"cluster", "members", b"members", "restored", b"restored", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "cluster", b"cluster", "members", b"members", "restored", b"restored", "restores", b"restores", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
