@@ -228,7 +228,9 @@ class Worker:
     def rejoin(self) -> Build:
         world = self.world
         assert world is not None
-        return lambda r: ev.Rejoin(r, self.caller, self.cluster, world.members, world.base, self.restored, self.restores)
+        return lambda r: ev.Rejoin(
+            r, self.caller, self.cluster, world.members, world.base, self.restored, self.restores
+        )
 
     def vote(self, ordinal: int, step: int | None = None, **terms: object) -> Build:
         ballot = v.Ballot(
