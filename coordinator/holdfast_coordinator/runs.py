@@ -35,8 +35,13 @@ class Runs:
         self._options[normalise(url)] = storage_options
 
     def find(self, url: str) -> Driver | None:
-        """A run that a worker has called for."""
-        return self._drivers.get(self._directories.get(url, ""))
+        """A run that a worker has called for, by that URL or by the one in `urls`."""
+        return self._drivers.get(self._directories.get(url, url))
+
+    @property
+    def urls(self) -> list[str]:
+        """The runs that workers have called for."""
+        return sorted(self._drivers)
 
     async def get(self, url: str) -> Driver:
         """The run, opened if need be. Raises Refused."""

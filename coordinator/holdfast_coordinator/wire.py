@@ -155,20 +155,50 @@ def status_reply(answer: v.Answer, coordinator: str, now: float) -> pb.StatusRep
         run_id=answer.run_id,
         cluster=cluster_message(answer.cluster),
         generation=answer.generation,
+        leads=answer.leads,
+        activity=answer.activity,
         save_phase=answer.save_phase,
         save_step=answer.save_step,
         reason=answer.reason,
-        presence=[
-            pb.Presence(
-                task=task_message(p.task),
-                incarnation=p.incarnation,
-                alive=alive,
-                phase=p.phase,
-                step=p.step,
-                bytes_done=p.bytes_done,
-                bytes_total=p.bytes_total,
-                seconds_since_heard=-1.0 if p.heard is None else now - p.heard,
-            )
-            for p, alive in answer.presence
-        ],
+        waiting_for=[task_message(t) for t in answer.waiting_for],
+        seconds_under_way=answer.seconds_under_way,
+        seconds_left=answer.seconds_left,
+        last_save=outcome_message(answer.last_save) if answer.last_save else None,
+        forming=_forming_message(answer.forming) if answer.forming else None,
+        log=_log_message(answer.log) if answer.log else None,
+        presence=[_presence_message(p, standing, now) for p, standing in answer.presence],
     )
+
+
+def _presence_message(p: v.Presence, standing: v.Standing, now: float) -> pb.Presence:
+    def ago(then: float | None) -> float:
+        return -1.0 if then is None else now - then
+
+    return pb.Presence(
+        task=task_message(p.task),
+        incarnation=p.incarnation,
+        alive=standing.alive,
+        standing=standing.value,
+        phase=p.phase,
+        step=p.step,
+        bytes_done=p.bytes_done,
+        bytes_total=p.bytes_total,
+        seconds_since_heard=ago(p.heard),
+        seconds_in_phase=ago(p.since),
+        seconds_since_progress=ago(p.progressed),
+    )
+
+
+def _forming_message(forming: v.JoinView) -> pb.Forming:
+    return pb.Forming(
+        joined=[task_message(t) for t in forming.joined],
+        missing=[task_message(t) for t in forming.missing],
+        seconds=forming.seconds,
+    )
+
+
+def _log_message(log: v.LogView) -> pb.LogView:
+    message = pb.LogView(entry=log.entry, live=log.live, damaged=log.damaged)
+    if log.newest:
+        message.newest, message.newest_step, message.newest_time = log.newest.prefix, log.newest.step, log.newest.time
+    return message

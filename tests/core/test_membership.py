@@ -356,7 +356,7 @@ def test_status() -> None:
     coordinator.call(workers[1].vote(2, step=20))
     assert status().reason == "waiting for worker-0 to call save()"
     assert (status().save_phase, status().save_step, status().run_id) == ("vote", 20, "run")
-    assert [alive for _, alive in status().presence] == [True, True]
+    assert [standing.alive for _, standing in status().presence] == [True, True]
 
 
 def test_status_of_the_world_that_lives() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
@@ -49,7 +50,7 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks)
+            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks, _Progress(session))
     finally:
         session.progress("train", 0)
         if staged is not None:
@@ -60,14 +61,30 @@ class _Missing(Exception):
     """There is no such checkpoint."""
 
 
-def _read(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> tuple[Staged | None, str, str]:
+class _Progress:
+    """Counts what is read, from several threads, and has it told."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+        self._session.progress("restore", 0, self._done)
+
+
+def _read(
+    store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], progress: Callable[[int], None]
+) -> tuple[Staged | None, str, str]:
     """A candidate and this worker's verdict on it, with the reason."""
     try:
         if os.path.isabs(record.prefix) or "://" in record.prefix:
             store, record = _elsewhere(record.prefix)
         elif record.step < 0 and store.size(index_object(record.prefix)) is None:
             raise _Missing(f"{store.url}/{index_object(record.prefix)} does not exist")
-        return stage(store, record, task=task, world=world), "good", ""
+        return stage(store, record, task=task, world=world, progress=progress), "good", ""
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
     except _Missing as error:

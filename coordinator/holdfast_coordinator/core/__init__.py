@@ -24,6 +24,7 @@ the time of the event, and the effects so far.
 - `attendance`: who is there, and who leaves.
 - `saving`: vote, reports, and the commit. `leading`: a save whose world does not lead the run yet takes the lead.
 - `restoring`: the talks.
+- `survey`: what `status` tells of all this.
 - `upkeep`: after a commit, reading back, retiring and deleting.
 
 `machine` puts these together: which event goes where, and what the clock does.

@@ -66,6 +66,7 @@ class Attempt:
     deadline: float  # monotonic
     retention: RetentionPolicy
     phase: Phase = Phase.VOTING
+    begun: float = 0.0  # monotonic
     takeover: bool = False
     ballots: dict[Task, Ballot] = field(default_factory=dict)
     reports: dict[Task, Report] = field(default_factory=dict)
@@ -86,6 +87,10 @@ class Attempt:
         """Whose part is being waited for."""
         done = self.ballots if self.phase is Phase.VOTING else self.reports
         return tuple(task for task in self.members if task not in done)
+
+    @property
+    def waits_for_workers(self) -> bool:
+        return self.phase in (Phase.VOTING, Phase.WRITING)
 
     @property
     def all_voted(self) -> bool:
@@ -116,12 +121,12 @@ class Attempt:
             case _:
                 return "creating the commit entry in the log"
 
-    def timed_out(self) -> Failure:
-        """Why it ends when its deadline has passed."""
-        who = self.missing if self.phase in (Phase.VOTING, Phase.WRITING) else ()
+    def timed_out(self, last_seen: str = "") -> Failure:
+        """Why it ends when its deadline has passed. `last_seen`: of those whom it waited for."""
+        who = self.missing if self.waits_for_workers else ()
         return Failure(
             "save_failed",
-            f"the save of step {self.step} was not finished in time: {self.reason()}",
+            f"the save of step {self.step} was not finished in time: {self.reason()}{last_seen and f' ({last_seen})'}",
             phase=self.phase.value,
             tasks=who,
         )

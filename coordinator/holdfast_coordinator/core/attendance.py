@@ -21,9 +21,13 @@ class Attendance:
 
     def heartbeat(self, e: ev.Heartbeat) -> None:
         if world := self._run.present(e.caller):
+            now, before = self._run.now.monotonic, world.presence[e.caller.task]
+            begins = before.since is None or (e.phase, e.step) != (before.phase, before.step)
             world.update(
                 e.caller.task,
-                heard=self._run.now.monotonic,
+                heard=now,
+                since=now if begins else before.since,
+                progressed=now if begins or e.bytes_done != before.bytes_done else before.progressed,
                 phase=e.phase,
                 step=e.step,
                 bytes_done=e.bytes_done,

@@ -37,6 +37,7 @@ class Forming:
     """A world that is not complete yet."""
 
     cluster: Cluster
+    begun: float  # monotonic, when the first joined
     joiners: dict[Task, Joiner] = field(default_factory=dict)
     tasks: dict[Task, None] = field(init=False)  # in order
 

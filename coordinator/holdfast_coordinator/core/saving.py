@@ -14,6 +14,7 @@ from .effects import Finalize, WriteStateFile
 from .leading import Leading
 from .membership import LOST_AFTER, World
 from .run import Run
+from .survey import last_seen
 from .upkeep import Upkeep
 from .values import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted, names
 from .vote import NeedSpecs, judge
@@ -110,6 +111,7 @@ class Saving:
                 world.tasks,
                 deadline=run.now.monotonic + (terms.timeout if terms else 0.0),
                 retention=terms.retention if terms else RetentionPolicy(),
+                begun=run.now.monotonic,
             )
             return world.attempt
         if attempt and e.ordinal > attempt.ordinal and not attempt.undecided:
@@ -279,8 +281,9 @@ class Saving:
             assert attempt.intent is not None
             self._run.ledger.give_up(attempt.intent, attempt.timed_out())
         elif attempt.undecided and late:
-            self._run.fail_save(world, attempt, attempt.timed_out())
-        elif attempt.phase in (Phase.VOTING, Phase.WRITING):
+            told = last_seen(world, attempt.missing if attempt.waits_for_workers else (), self._run.now.monotonic)
+            self._run.fail_save(world, attempt, attempt.timed_out(told))
+        elif attempt.waits_for_workers:
             lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
             if lost:
                 self._run.fail_save(world, attempt, _lost(world, lost, attempt.phase))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from holdfast_storage.records import CheckpointRecord, Task
 
@@ -184,21 +185,67 @@ class Presence:
     step: int = 0
     bytes_done: int = 0
     bytes_total: int = 0
+    since: float | None = None  # monotonic, when it began this phase
+    progressed: float | None = None  # monotonic, when its phase, step or bytes last changed
 
     @property
     def attached(self) -> bool:
         return self.connections > 0
 
 
+class Standing(Enum):
+    """How a worker looks from here."""
+
+    PRESENT = "present"
+    AWAY = "away"  # no connection, but not for long yet: it may be on its way back
+    LEFT = "left"  # in good order
+    LOST = "lost"  # no connection any more
+    SILENT = "silent"  # a connection and no heartbeats: stopped, or its host is
+    STUCK = "stuck"  # heartbeats and no progress, while others wait for it
+
+    @property
+    def alive(self) -> bool:
+        return self in (Standing.PRESENT, Standing.STUCK)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinView:
+    """A world that is not complete yet."""
+
+    joined: tuple[Task, ...]
+    missing: tuple[Task, ...]
+    seconds: float  # since the first has joined
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """The log as last read or written."""
+
+    entry: int
+    live: int
+    damaged: int
+    newest: CheckpointRecord | None  # that is not damaged
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
+    """What `status` tells of a run."""
+
     run_id: str
     cluster: Cluster
     generation: str
-    presence: tuple[tuple[Presence, bool], ...]  # and whether it is alive
+    leads: bool  # the generation leads the run, through this coordinator
+    presence: tuple[tuple[Presence, Standing], ...]
+    activity: str  # "save", "restore" or nothing
     save_phase: str
     save_step: int
     reason: str
+    waiting_for: tuple[Task, ...]
+    seconds_under_way: float
+    seconds_left: float
+    last_save: Outcome | None
+    forming: JoinView | None
+    log: LogView | None
 
 
 Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | Left | Status
