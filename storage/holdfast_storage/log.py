@@ -158,6 +158,7 @@ def encode(entry: Entry) -> bytes:
             "retired": list(state.retired),
             "damaged": list(state.damaged),
             "last_preserved": state.last_preserved,
+            "superseded": list(state.superseded),
         }
     ).encode()
     return b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner)
@@ -218,6 +219,7 @@ def _entry(fields: dict[str, Any]) -> Entry:
         retired=tuple(fields["retired"]),
         damaged=tuple(fields["damaged"]),
         last_preserved=fields["last_preserved"],
+        superseded=tuple(fields.get("superseded", ())),
     )
     return Entry(fields["number"], fields["kind"], fields["write_id"], fields["time"], state, fields["note"])
 

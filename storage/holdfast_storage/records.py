@@ -6,10 +6,14 @@ stores them, and a search over interleavings can drive the very same transitions
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort"]
+
+REIGNS = 64
+"""Generations that led before, of which a state knows: far more than can have a process that is still alive."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +77,7 @@ class LogState:
     retired: tuple[str, ...] = ()  # folders that are to be deleted, if they have not been yet
     damaged: tuple[str, ...] = ()  # prefixes of live checkpoints that two readers found damaged
     last_preserved: float | None = None  # TensorFlow's last_preserved_timestamp
+    superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
 
     def find(self, prefix: str) -> CheckpointRecord | None:
         return next((c for c in self.checkpoints if c.prefix == prefix), None)
@@ -89,8 +94,20 @@ class LogState:
         """Live checkpoints that nobody has condemned, in commit order."""
         return tuple(c for c in self.checkpoints if c.prefix not in self.damaged)
 
+    def last_committed(self, generation: str) -> int:
+        """Ordinal of a generation's last committed save, 0 if there is none, by the name of its folder (layout).
+
+        Retention leaves that one alone for as long as the generation leads.
+        """
+        owners = (record.folder.rsplit(".", 2)[-2:] for record in self.checkpoints)
+        return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
+
     def lead(self, leader: Leader, generation: Generation) -> LogState:
-        return replace(self, leader=leader, generation=generation)
+        """A coordinator takes the run. If it is for another generation, the reign of the one before is over."""
+        before = self.generation
+        ended = () if before is None or before.id == generation.id else (before.id,)
+        superseded = (*self.superseded, *ended)[-REIGNS:]
+        return replace(self, leader=leader, generation=generation, superseded=superseded)
 
     def commit(self, record: CheckpointRecord) -> LogState:
         return replace(self, checkpoints=(*self.checkpoints, record))
@@ -114,9 +131,19 @@ class LogState:
             last_preserved=last_preserved,
         )
 
+    def discard(self, folders: Collection[str]) -> LogState:
+        """Have folders deleted that hold no live checkpoint, and are not to be deleted yet."""
+        known = {*self.retired, *(record.folder for record in self.checkpoints)}
+        return replace(self, retired=(*self.retired, *(folder for folder in folders if folder not in known)))
+
     def forget(self, folders: tuple[str, ...]) -> LogState:
         """Drop retired folders that have been deleted."""
         return replace(self, retired=tuple(f for f in self.retired if f not in folders))
+
+    def condemn(self, prefixes: Collection[str]) -> LogState:
+        """Mark live checkpoints as damaged, for ever. They are kept until retention would have removed them."""
+        found = (c.prefix for c in self.checkpoints if c.prefix in prefixes and c.prefix not in self.damaged)
+        return replace(self, damaged=(*self.damaged, *found))
 
     def restored(self, prefix: str) -> LogState:
         """A checkpoint that the world went back to becomes the newest: what came after it is an abandoned branch."""

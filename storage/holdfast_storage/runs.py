@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from holdfast_storage import state_file
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.errors import CheckpointDamaged
-from holdfast_storage.layout import Attempt, manifest_object, parse_folder
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
 from holdfast_storage.log import Log
 from holdfast_storage.manifest import Manifest
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.base import Store
 
 
@@ -45,6 +47,42 @@ def import_state(store: Store, run_id: str) -> LogState:
             found.append(record)
     # The sort is stable: what tells no time stays in front, in the order in which it was found.
     return LogState(run_id, checkpoints=tuple(sorted(found, key=lambda r: r.time)), damaged=tuple(damaged))
+
+
+def orphans(store: Store, entry: Entry) -> tuple[str, ...]:
+    """Folders of attempts that were never committed, never can be, and that the state of `entry` does not know.
+
+    They are of generations that led this run before, up to `entry`, and do not lead again. Whatever else lies there is
+    not ours to judge: a copy of another run's checkpoint, or of one that this run has retired.
+    """
+    state = entry.state
+    known = {*state.retired, *(record.folder for record in state.checkpoints)}
+    attempts = (parse_folder(name) for name in store.list() if name.endswith("/"))
+    left = [a for a in attempts if a and a.generation in state.superseded and a.folder not in known]
+    return tuple(attempt.folder for attempt in left if not _was_committed(Log(store), entry.number, attempt))
+
+
+def _was_committed(log: Log, number: int, attempt: Attempt) -> bool:
+    """Whether some entry up to a number made a checkpoint of an attempt of a generation that is superseded there.
+
+    A generation commits in the order of its attempts, and leads once: a search by halves for the first entry that
+    could not be before the commit.
+    """
+
+    def is_before(state: LogState) -> bool:
+        if attempt.generation in state.superseded:
+            return False
+        leads = state.generation is not None and state.generation.id == attempt.generation
+        return not leads or state.last_committed(attempt.generation) < attempt.ordinal
+
+    def state_after(number: int) -> LogState:
+        found = log.read(number)
+        if found is None:
+            raise StorageError(f"log entry {number} is missing, and later ones are there", object=log_entry(number))
+        return found.state
+
+    first = bisect_left(range(number), True, key=lambda n: not is_before(state_after(n)))
+    return state_after(first).find(attempt.prefix) is not None
 
 
 def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
-from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World, last_committed
+from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
 from holdfast_storage.records import Generation, LogState, Task
 from support.cluster import Cluster, Worker, checkpoint
 
@@ -291,9 +291,9 @@ def test_outcomes_are_remembered() -> None:
 def test_committed_saves_in_the_log() -> None:
     """Commits of another generation, or stock checkpoints, taken for this one's."""
     state = LogState("run", checkpoints=(checkpoint(3, stock=True), checkpoint(7), checkpoint(5)))
-    assert last_committed(state, "0000000a") == 7
-    assert last_committed(state, "0000000b") == 0
-    assert last_committed(state, "") == 0
+    assert state.last_committed("0000000a") == 7
+    assert state.last_committed("0000000b") == 0
+    assert state.last_committed("") == 0
 
 
 def test_worlds_that_are_over_are_forgotten() -> None:

@@ -36,6 +36,7 @@ STATES = st.builds(
     retired=st.lists(st.text()).map(tuple),
     damaged=st.lists(st.text()).map(tuple),
     last_preserved=st.none() | TIMES,
+    superseded=st.lists(st.text()).map(tuple),
 )
 KIND = st.sampled_from(["import", "lead", "commit", "retire", "damaged", "restored", "abort"])
 ENTRIES = st.builds(Entry, st.integers(0), KIND, st.text(), TIMES, STATES, st.text())

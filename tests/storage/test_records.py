@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState, Task
+from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, LogState, Task
 
 
 def ours(number: int) -> CheckpointRecord:
@@ -46,6 +46,27 @@ def test_leading_keeps_the_checkpoints() -> None:
     assert (state.leader, state.generation, state.checkpoints) == (leader, generation, (ours(1),))
 
 
+def test_a_lead_by_another_generation_ends_the_reign() -> None:
+    """A generation that comes back after another one has led; or one whose coordinator was restarted, shut out."""
+    leader, members = Leader("id", "host:1", "host"), ((Task("worker", 0), "a"),)
+    state = LogState("run").lead(leader, Generation("00000001", members))
+    assert state.lead(leader, Generation("00000001", members)).superseded == ()
+    state = state.lead(leader, Generation("00000002", members))
+    assert state.superseded == ("00000001",)
+    for number in range(3, 3 + 2 * REIGNS):
+        state = state.lead(leader, Generation(f"{number:08x}", members))
+    assert len(state.superseded) == REIGNS, "entries that grow for ever"
+    assert state.superseded[-1] == f"{1 + 2 * REIGNS:08x}"
+
+
+def test_what_is_discarded_is_never_live() -> None:
+    """A live checkpoint that is deleted as a left-over; or a folder that is to be deleted twice."""
+    state = LogState("run", checkpoints=(ours(1),), retired=("ckpt-7.00000000.7",))
+    assert state.discard((ours(1).folder, "ckpt-7.00000000.7")) == state
+    assert state.discard(("ckpt-8.00000000.8",)).retired == ("ckpt-7.00000000.7", "ckpt-8.00000000.8")
+    assert state.discard(("ckpt-8.00000000.8",)).checkpoints == state.checkpoints
+
+
 def test_retired_checkpoints_are_to_be_deleted() -> None:
     """A folder that is neither live nor to be deleted: there for ever."""
     state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3))
@@ -69,7 +90,9 @@ def test_stock_checkpoints_are_never_deleted() -> None:
 
 def test_condemned_checkpoints_are_live_but_not_restorable() -> None:
     """A damaged one restored again, or its mark kept when its name is gone."""
-    state = LogState("run", checkpoints=(ours(1), ours(2)), damaged=(ours(2).prefix,))
+    state = LogState("run", checkpoints=(ours(1), ours(2))).condemn((ours(2).prefix, ours(3).prefix))
+    assert state.damaged == (ours(2).prefix,), "and nothing that is not live"
+    assert state.condemn((ours(2).prefix,)) == state
     assert state.restorable == (ours(1),)
     assert state.find(ours(2).prefix) == ours(2)
     assert state.retire((ours(2).prefix,), (), None).damaged == ()

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.errors import StorageError
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import log_entry
 from holdfast_storage.log import Log
 from holdfast_storage.manifest import Manifest
-from holdfast_storage.records import Entry, LogState, Task
-from holdfast_storage.runs import import_state, read_run
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.runs import import_state, orphans, read_run
 from holdfast_storage.store import Store
 from support.faulty_store import FaultyStore
 from support.stores import KINDS, new_store
@@ -85,3 +86,72 @@ def test_an_unreadable_directory_is_not_empty(store: Store, fault: tuple[str, in
     put(store, 1, 1.0)
     with pytest.raises(StorageError):
         read_run(FaultyStore(store, {fault: "fail"}))
+
+
+class TestOrphans:
+    """What earlier generations left behind. `0000000a` leads first, `0000000c` last."""
+
+    def run(self, store: Store, saves: int = 9) -> Entry:
+        """Each generation commits every save but its third and its last; two checkpoints are kept."""
+        state, number = LogState("id"), -1
+
+        def add(following: LogState, kind: str = "commit") -> None:
+            nonlocal state, number
+            state, number = following, number + 1
+            Log(store).publish(Entry(number, kind, f"w{number}", 0.0, state), 0)  # type: ignore[arg-type]
+
+        for generation in ("0000000a", "0000000b", "0000000c"):
+            add(state.lead(Leader(generation, "", ""), Generation(generation, ())), "lead")
+            for ordinal in range(1, saves + 1):
+                folder = f"ckpt-{ordinal}.{generation}.{ordinal}"
+                store.write(f"{folder}/manifest.json", [b"{}"])
+                if ordinal in (3, saves):
+                    continue
+                add(state.commit(CheckpointRecord(f"{folder}/ckpt-{ordinal}", ordinal, 0.0)))
+                if len(state.checkpoints) > 2:
+                    add(state.retire((state.checkpoints[0].prefix,), (), None), "retire")
+        return Entry(number, "commit", f"w{number}", 0.0, state)
+
+    def test_what_was_never_committed_is_found(self, store: Store) -> None:
+        """Failed saves of years that fill the disk; or a checkpoint deleted that somebody has copied back."""
+        last = self.run(store)
+        there = {name for name in store.list() if name.startswith("ckpt-")}
+        assert len(there) == 3 * 9, "also those that were retired, as a person would copy them back"
+        found = orphans(store, last)
+        assert sorted(found) == [f"ckpt-{n}.0000000{g}.{n}" for n in (3, 9) for g in "ab"]
+        assert orphans(store, Entry(last.number, "retire", "w", 0.0, last.state.discard(found))) == ()
+
+    def test_what_never_led_here_is_not_ours_to_judge(self, store: Store) -> None:
+        """A checkpoint of another run, or a part of it that is still being copied, deleted."""
+        last = self.run(store)
+        before = orphans(store, last)
+        for name in (
+            "ckpt-3.0badcafe.3/manifest.json",
+            "ckpt-4.0badcafe.4/ckpt-4.index",
+            "0000000a/x",
+            "a-3.0000000a/x",
+        ):
+            store.write(name, [b""])
+        assert orphans(store, last) == before
+
+    def test_only_after_the_reign(self, store: Store) -> None:
+        """The save that is being written deleted, or the one that a restarted coordinator is to go on with."""
+        last = self.run(store)
+        state = last.state.lead(Leader("successor", "", ""), Generation("0000000c", ()))
+        found = orphans(store, Entry(last.number + 1, "lead", "w", 0.0, state))
+        assert not [folder for folder in found if "0000000c" in folder]
+
+    def test_a_log_that_cannot_be_read_condemns_nothing(self, store: Store) -> None:
+        """A checkpoint that was copied back, deleted because the entry that knows it does not answer."""
+        last = self.run(store)
+        faulty = FaultyStore(store, {("read", 0): "fail"})
+        with pytest.raises(StorageError):
+            orphans(faulty, last)
+
+    def test_an_entry_that_has_rotted_condemns_nothing(self, store: Store) -> None:
+        """As above, for good."""
+        last = self.run(store)
+        for number in range(last.number):
+            store.replace(log_entry(number), b"x}}\n")
+        with pytest.raises(CheckpointDamaged):
+            orphans(store, last)

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.ledger import Intent, Ledger
-from holdfast_coordinator.core.membership import last_committed
 from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.values import Failure, Now, RetentionPolicy
 from holdfast_storage.layout import prefix
@@ -190,7 +189,7 @@ class Actor:
                 self.ledger.read(self._look)
             return
         if ours:
-            committed = last_committed(state, self.job)
+            committed = state.last_committed(self.job)
             if committed >= self.ordinal:
                 self.told.append((committed, True))
                 self.ordinal = committed + 1

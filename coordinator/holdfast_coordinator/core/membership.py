@@ -82,15 +82,6 @@ def describe(cluster: Cluster) -> str:
     return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
 
 
-def last_committed(state: LogState, generation: str) -> int:
-    """Ordinal of a generation's last committed save, 0 if there is none, by the name of its folder (storage.layout).
-
-    Retention leaves that one alone for as long as the generation leads.
-    """
-    owners = (record.folder.rsplit(".", 2)[-2:] for record in state.checkpoints)
-    return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
-
-
 @dataclass(slots=True)
 class World:
     """One generation of workers."""
@@ -141,7 +132,7 @@ class World:
 
     def learn(self, state: LogState) -> None:
         """Take the last committed save of this generation from the log."""
-        last = last_committed(state, self.generation.id)
+        last = state.last_committed(self.generation.id)
         if last > self.committed:
             self.remember(Outcome(last, True))
 
