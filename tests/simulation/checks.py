@@ -1,0 +1,157 @@
+"""What must be true at any time: looked at whenever the log, or what somebody was told, has changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast_storage import state_file
+from holdfast_storage.errors import HoldfastError
+from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, parse_log_entry
+from holdfast_storage.log import decode
+from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
+from holdfast_storage.verify import verify_checkpoint
+from simulation.storage import Truth
+from support.cluster import check_log
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+STALE = 45.0
+"""Seconds by which what one host sees of the log may be behind, at most."""
+
+
+class Checks:
+    """Everything that is known of a run, apart from the product.
+
+    Attributes:
+        entries: of the log, in order.
+        committed: (generation, ordinal) of every commit entry.
+        contents: what was saved, by the prefix of the checkpoint.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.entries: list[Entry] = []
+        self.times: list[float] = []
+        self.committed: set[tuple[str, int]] = set()
+        self.told: dict[tuple[str, int], dict[Task, bool]] = {}
+        self.contents: dict[str, str] = {}
+        self.restores: dict[tuple[str, int], str] = {}
+        self.truth = Truth(world.bucket)
+        self._good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
+        world.bucket.created = self._created
+
+    @property
+    def state(self) -> LogState | None:
+        return self.entries[-1].state if self.entries else None
+
+    # -- the log --
+
+    def _created(self, name: str) -> None:
+        folder, _, last = name.rpartition("/")
+        if folder != LOG_FOLDER:
+            return
+        entry = decode(self.truth.read(name), name)
+        if entry is None or parse_log_entry(last) != len(self.entries):
+            self.world.violate("hole", f"{name} is created, and the log ends at {len(self.entries) - 1}")
+            return
+        self.entries.append(entry)
+        self.times.append(self.world.scheduler.now)
+        self.world.tell("log", _Told(entry))
+        self.world.counts[f"entries: {entry.kind}"] += 1
+        self.world.bucket.protected = {record.folder for record in entry.state.checkpoints}
+        try:
+            check_log(self.entries)
+            self._check_commits(entry)
+        except AssertionError as error:
+            self.world.violate("log", f"entry {entry.number} ({entry.kind}): {error}")
+
+    def _check_commits(self, entry: Entry) -> None:
+        state = entry.state
+        if entry.kind == "commit":
+            record = state.checkpoints[-1]
+            generation, ordinal = record.folder.rsplit(".", 2)[-2:]
+            self.committed.add((generation, int(ordinal)))
+            told = self.told.get((generation, int(ordinal)), {})
+            assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
+            if record.folder not in self.world.bucket.rotten:
+                self.verify(record)
+                self._good.add(record.prefix)
+        if self._good and not any(record.prefix in self._good for record in state.checkpoints):
+            self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
+
+    def verify(self, record: CheckpointRecord) -> None:
+        """Every byte of a committed checkpoint."""
+        report = verify_checkpoint(self.truth, record, threads=1)  # type: ignore[arg-type]
+        if report.problems:
+            told = "; ".join(f"{problem.object} {problem.reason}" for problem in report.problems)
+            self.world.violate("incomplete", f"{record.prefix} is committed and {report.verdict}: {told}")
+
+    # -- what workers are told --
+
+    def outcome(self, generation: str, ordinal: int, task: Task, committed: bool) -> None:
+        """A worker has heard how a save ended."""
+        save = f"save {ordinal} of generation {generation}"
+        told = self.told.setdefault((generation, ordinal), {})
+        if told.setdefault(task, committed) != committed or len(set(told.values())) > 1:
+            self.world.violate("split", f"the outcome of {save} is told both ways: {told}")
+        stands = (generation, ordinal) in self.committed
+        if committed and not stands:
+            self.world.violate("told", f"{task} was told that {save} is committed, and it is not")
+        if not committed and stands:
+            self.world.violate("told", f"{task} was told that {save} has failed, and it is committed")
+
+    def restored(self, generation: str, ordinal: int, task: Task, prefix: str, began: float, targeted: bool) -> None:
+        """A worker has applied a checkpoint; empty: there was none."""
+        agreed = self.restores.setdefault((generation, ordinal), prefix)
+        if agreed != prefix:
+            self.world.violate("restore", f"{task} restores {prefix or 'nothing'}, another worker {agreed or 'nothing'}")
+        if not targeted and prefix not in (possible := self._newest_since(began)):
+            self.world.violate("restore", f"{task} restores {prefix or 'nothing'}; the newest good: {possible}")
+
+    def _newest_since(self, began: float) -> set[str]:
+        """The newest good checkpoint at any time since; empty for none."""
+        last = 0
+        while last < len(self.times) and self.times[last] <= began - STALE:
+            last += 1
+        found = set() if last else {""}
+        for entry in self.entries[max(0, last - 1) :]:
+            good = [c.prefix for c in entry.state.checkpoints if c.folder not in self.world.bucket.rotten]
+            found.add(good[-1] if good else "")
+        return found
+
+    # -- when all is quiet --
+
+    def quiet(self) -> None:
+        """Nothing is going on any more, and nothing goes wrong."""
+        state = self.state
+        if state is None:
+            return
+        for record in state.checkpoints:
+            if record.folder not in self.world.bucket.rotten:
+                self.verify(record)
+        stored = self.world.bucket.objects.get(STATE_FILE)
+        if stored is None:
+            self.world.violate("state file", "there is none")
+        elif stored.data != state_file.to_bytes(state):
+            self.world.violate("state file", f"it is not that of the last entry: {stored.data!r}")
+        for folder in state.retired:
+            if below := self.world.bucket.below(folder):
+                self.world.tell("storage", f"{folder} is retired and still there: {below}")
+
+
+class _Told:
+    """An entry as the story has it."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    def __str__(self) -> str:
+        e = self.entry
+        live = " ".join(record.folder for record in e.state.checkpoints)
+        return f"entry {e.number}: {e.kind} by {e.write_id}, live: [{live}] {e.note}"
+
+
+__all__ = ["Checks", "HoldfastError"]

@@ -1,0 +1,280 @@
+"""Stand-ins for what the product takes from the standard library: `threading`, `time`, `secrets`, `socket`, `queue`.
+
+They act on the simulation that runs now, `Now.scheduler`, and on the process whose turn it is.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import greenlet
+
+from simulation.processes import Process
+from simulation.scheduler import Scheduler, Waiter
+
+
+class Now:
+    """The simulation that runs in this thread."""
+
+    scheduler: Scheduler
+
+
+def here() -> Process:
+    """The process whose turn it is."""
+    process = Now.scheduler.current
+    assert process is not None, "nobody's turn"
+    return process
+
+
+class _Queue:
+    """Greenlets that wait for one thing."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[Waiter] = deque()
+
+    def wait(self, why: object, seconds: float | None = None) -> bool:
+        return Now.scheduler.block(why, seconds, self._waiters.append)
+
+    def wake(self, count: int = 1) -> None:
+        while self._waiters and count:
+            waiter = self._waiters.popleft()
+            if not waiter.woken and waiter.process.alive:
+                waiter.wake()
+                count -= 1
+
+    def wake_all(self) -> None:
+        self.wake(len(self._waiters))
+
+
+class _Held:
+    """Who holds a lock, said when somebody asks."""
+
+    __slots__ = ("lock", "process")
+
+    def __init__(self, lock: RLock, process: Process) -> None:
+        self.lock, self.process = lock, process
+
+    def __str__(self) -> str:
+        return f"a lock that {self.process.name_of(self.lock.owner)} holds"
+
+
+class RLock:
+    """Also a plain lock: nobody in the product waits for a lock that it holds itself."""
+
+    def __init__(self) -> None:
+        self.owner: greenlet.greenlet | None = None
+        self._count = 0
+        self._queue = _Queue()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        process, me = Now.scheduler.current, greenlet.getcurrent()
+        if process is not None:  # else a check, from outside
+            process.check_alive()
+        while self.owner is not None and self.owner is not me:
+            if not blocking or not self._queue.wait(_Held(self, here()), None if timeout < 0 else timeout):
+                return False
+        self.owner = me
+        self._count += 1
+        return True
+
+    def release(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self.owner = None
+            self._queue.wake()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        if self._count:  # not so when a process dies while it waits for the lock
+            self.release()
+
+    def give_up(self) -> int:
+        """For a condition: release it wholly; how often it was held."""
+        count, self._count, self.owner = self._count, 0, None
+        self._queue.wake()
+        return count
+
+    def take_back(self, count: int) -> None:
+        self.acquire()
+        self._count = count
+
+
+class Lock(RLock):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        assert self.owner is not greenlet.getcurrent(), "a thread waits for a lock that it holds"
+        return super().acquire(blocking, timeout)
+
+
+class Condition:
+    def __init__(self, lock: RLock | None = None) -> None:
+        self._lock = lock or RLock()
+        self._queue = _Queue()
+
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(*error)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        count = self._lock.give_up()
+        try:
+            return self._queue.wait("a condition", timeout)
+        finally:
+            if here().alive:
+                self._lock.take_back(count)
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        end = None if timeout is None else Now.scheduler.now + timeout
+        while not (result := predicate()):
+            if end is not None and Now.scheduler.now >= end:
+                break
+            self.wait(None if end is None else end - Now.scheduler.now)
+        return result
+
+    def notify(self, count: int = 1) -> None:
+        self._queue.wake(count)
+
+    def notify_all(self) -> None:
+        self._queue.wake_all()
+
+
+class Event:
+    def __init__(self) -> None:
+        self._set = False
+        self._queue = _Queue()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        self._queue.wake_all()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set:
+            self._queue.wait("an event", timeout)
+        return self._set
+
+
+class Semaphore:
+    def __init__(self, value: int = 1) -> None:
+        self._value = value
+        self._queue = _Queue()
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        while not self._value:
+            if not blocking or not self._queue.wait("a semaphore", timeout):
+                return False
+        self._value -= 1
+        return True
+
+    def release(self) -> None:
+        self._value += 1
+        self._queue.wake()
+
+
+class Thread:
+    def __init__(
+        self,
+        *,
+        target: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        name: str = "thread",
+        daemon: bool = False,
+    ) -> None:
+        assert daemon, f"{name} would keep its process alive"
+        self.name = name
+        self._call = target, args
+        self._began = self._ended = False
+        self._queue = _Queue()
+
+    def start(self) -> None:
+        process = here()
+        process.check_alive()
+        self._began = True
+        process.spawn(self.name, self._live)
+
+    def _live(self) -> None:
+        target, args = self._call
+        try:
+            target(*args)
+        finally:
+            self._ended = True
+            self._queue.wake_all()
+
+    def is_alive(self) -> bool:
+        return self._began and not self._ended
+
+    def join(self, timeout: float | None = None) -> None:
+        end = None if timeout is None else Now.scheduler.now + timeout
+        while not self._ended:
+            if not self._queue.wait(f"the end of {self.name}", None if end is None else end - Now.scheduler.now):
+                return
+
+
+class Local:
+    """`threading.local`: greenlets are of one thread, and would share the real one."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_by_thread", {})
+
+    def _mine(self) -> dict[str, Any]:
+        return self._by_thread.setdefault(greenlet.getcurrent(), {})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._mine()[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._mine()[name] = value
+
+
+class SimpleQueue:
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._queue = _Queue()
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+        self._queue.wake()
+
+    def get_nowait(self) -> Any:
+        if not self._items:
+            raise queue.Empty
+        return self._items.popleft()
+
+    def get(self, timeout: float | None = None) -> Any:
+        while not self._items:
+            if not self._queue.wait("a job", timeout):
+                raise queue.Empty
+        return self._items.popleft()
+
+
+def _sleep(seconds: float) -> None:
+    Now.scheduler.pause(seconds, "time to pass")
+
+
+def _token_hex(size: int) -> str:
+    return Now.scheduler.random.randbytes(size).hex()
+
+
+threading = SimpleNamespace(
+    Thread=Thread, Lock=Lock, RLock=RLock, Condition=Condition, Event=Event, Semaphore=Semaphore, local=Local
+)
+time = SimpleNamespace(monotonic=lambda: here().monotonic(), time=lambda: here().wall(), sleep=_sleep)
+secrets = SimpleNamespace(token_hex=_token_hex)
+socket = SimpleNamespace(gethostname=lambda: here().host)

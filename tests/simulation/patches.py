@@ -1,0 +1,171 @@
+"""Puts the stand-ins into the product's modules, and takes them out again.
+
+Every module of the product that holds `threading`, `time`, `secrets`, `socket`, `SimpleQueue` or `grpc` under a name of
+its own gets the stand-in under that name. Beyond that, sizes are made small, so that a state of a few hundred bytes is
+sliced, written in several chunks and read in several parts; and what needs TensorFlow is replaced (`simulation.training`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+
+import grpc
+
+import holdfast.digest
+import holdfast.link
+import holdfast.manager
+import holdfast.plan
+import holdfast.restoring
+import holdfast.saving
+import holdfast.session
+import holdfast.staging
+import holdfast.write
+import holdfast_coordinator.commit
+import holdfast_coordinator.driver
+import holdfast_coordinator.embedded
+import holdfast_coordinator.probe
+import holdfast_coordinator.runs
+import holdfast_coordinator.server
+import holdfast_coordinator.service
+import holdfast_coordinator.servicer
+import holdfast_coordinator.threads
+import holdfast_storage.log
+import holdfast_storage.parallel
+import holdfast_storage.verify
+from holdfast_storage.errors import HoldfastError
+from simulation import fakes, training
+from simulation.embedded import Embedded
+from simulation.network import fake_grpc
+from simulation.storage import URL
+
+PACKAGES = ("holdfast", "holdfast_coordinator", "holdfast_storage")
+
+SIZES = {
+    (holdfast.plan, "_TOLERANCE_FLOOR"): 16,
+    (holdfast.plan, "_SPLIT_FROM"): 160,
+    (holdfast.plan, "_OBJECT_SIZE"): 200,
+    (holdfast.write, "_CHUNK"): 96,
+    (holdfast.write, "_SMALL"): 64,
+    (holdfast.write, "_JOIN"): 80,
+    (holdfast_storage.verify, "_BUFFER"): 256,
+    (holdfast_storage.verify, "_PART"): 512,
+}
+
+
+def product_modules() -> Iterator[ModuleType]:
+    """Those of the product that are imported by now."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in PACKAGES and module is not None:
+            yield module
+
+
+def _open_store(url: str, options: object = None) -> Any:
+    assert url == URL, f"{url} is not the simulated run"
+    return fakes.here().store
+
+
+class _Unexpected(logging.Handler):
+    """Errors that the product has caught and logged, and did not expect."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = fakes.Now.scheduler.current
+        if process is None or not process.alive:
+            return
+        training.told(process, record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, HoldfastError):
+            training.broke(process, record.getMessage(), error)
+
+
+def _replacements() -> Iterator[tuple[object, str, object]]:
+    stands_for: dict[int, object] = {
+        id(threading): fakes.threading,
+        id(time): fakes.time,
+        id(secrets): fakes.secrets,
+        id(socket): fakes.socket,
+        id(grpc): fake_grpc(training.network),
+        id(queue.SimpleQueue): fakes.SimpleQueue,
+    }
+    for module in product_modules():
+        for name, value in list(vars(module).items()):
+            if id(value) in stands_for:
+                yield module, name, stands_for[id(value)]
+    for (module, name), value in SIZES.items():
+        yield module, name, value
+    for module in (holdfast.manager, holdfast.restoring, holdfast_coordinator.runs):
+        yield module, "open_store", _open_store
+    manager = holdfast.manager
+    yield manager, "find_place", lambda: fakes.here().place
+    yield manager, "Save", training.WatchedSave
+    yield manager, "strategy_name", lambda checkpoint: "simulated"
+    yield manager, "_open", {}
+    yield holdfast.session, "_incarnations", itertools.count(1)
+    yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
+    yield holdfast.saving, "git_commit", lambda: ""
+    yield holdfast_coordinator.embedded, "Embedded", Embedded
+    yield holdfast_coordinator.server, "reflection", training.NoReflection
+    yield holdfast_storage.log.Log.__init__, "__kwdefaults__", {
+        "clock": lambda: fakes.time.monotonic(),
+        "sleep": lambda seconds: fakes.time.sleep(seconds),
+    }
+    yield holdfast_coordinator.commit.finalize, "__defaults__", (lambda seconds: fakes.time.sleep(seconds),)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """The product runs in a simulation inside this."""
+    saved: list[tuple[object, str, object]] = []
+    modules = {"holdfast.capture": training.CAPTURE, "holdfast.restore": training.RESTORE}
+    before = {name: sys.modules.get(name) for name in modules}
+    logger, handler = logging.getLogger("holdfast"), _Unexpected(logging.WARNING)
+    level, propagate = logger.level, logger.propagate
+    hook = sys.unraisablehook
+    try:
+        for target, name, value in _replacements():
+            saved.append((target, name, getattr(target, name)))
+            setattr(target, name, value)
+        sys.modules.update(modules)
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        # What a killed process leaves is torn down object by object; its last words are nobody's.
+        sys.unraisablehook = training.unraisable
+        yield
+    finally:
+        sys.unraisablehook = hook
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+        for target, name, value in reversed(saved):
+            setattr(target, name, value)
+
+
+def times_that_are_kept() -> list[str]:
+    """Functions of the product whose defaults are real clocks: the modules' names say nothing of these."""
+    kept: list[str] = []
+    for module in product_modules():
+        for each in vars(module).values():
+            functions = [each, *vars(each).values()] if isinstance(each, type) else [each]
+            kept += [f.__qualname__ for f in functions if isinstance(f, FunctionType) and _keeps_time(f)]
+    return kept
+
+
+def _keeps_time(function: Callable[..., object]) -> bool:
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(getattr(value, "__module__", "") == "time" for value in defaults)

@@ -1,0 +1,261 @@
+"""One object store that all processes share: the eight verbs of `holdfast_storage.store.base`, and what can go wrong.
+
+Each host has a view of its own: it may go on finding nothing where it has found nothing before, and its listings may be
+behind. The bucket itself is the truth. It is told by `protects` which folders nobody may change any more, and raises
+at the very call that would.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from holdfast_storage.errors import StorageError
+from holdfast_storage.layout import LOG_FOLDER
+from holdfast_storage.store.base import Buffer, NotCreated
+from simulation.policy import Point, Policy, StorageFate
+from simulation.processes import Process
+from simulation.scheduler import Scheduler
+
+URL = "memory://run"
+
+
+class Violation(AssertionError):
+    """Something that must never be. `kind` is one word for it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+@dataclass(slots=True)
+class Stored:
+    data: bytes
+    since: float
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What lies in the storage. `created` is called with the name of every object that `create` has made."""
+
+    scheduler: Scheduler
+    objects: dict[str, Stored] = field(default_factory=dict)
+    gone: list[tuple[str, float, float]] = field(default_factory=list)  # name, since, until
+    protected: set[str] = field(default_factory=set)  # folders
+    rotten: set[str] = field(default_factory=set)  # folders in which something is not what was written
+    created: Callable[[str], None] = lambda name: None
+    violations: list[Violation] = field(default_factory=list)  # kept: what raises them may be caught by the product
+
+    def put(self, name: str, data: bytes) -> None:
+        """Set an object, whether it is there or not."""
+        before = self.objects.get(name)
+        if before is not None:
+            if name.startswith(LOG_FOLDER):
+                self._violated("overwritten", f"log entry {name} is replaced")
+            self._check(name, "changed")
+        self.objects[name] = Stored(data, self.scheduler.now if before is None else before.since)
+
+    def remove(self, name: str) -> None:
+        if name.startswith(LOG_FOLDER):
+            self._violated("deleted", f"log entry {name} is deleted")
+        self._check(name, "deleted")
+        stored = self.objects.pop(name, None)
+        if stored is not None:
+            self.gone.append((name, stored.since, self.scheduler.now))
+
+    def below(self, folder: str) -> builtins.list[str]:
+        start = f"{folder}/"
+        return [name for name in self.objects if name.startswith(start)]
+
+    def listed(self, folder: str, lag: float) -> builtins.list[str]:
+        """What lay directly below a folder so many seconds ago."""
+        start = f"{folder}/" if folder else ""
+        then = self.scheduler.now - lag
+        names = [name for name, stored in self.objects.items() if stored.since <= then]
+        names += [name for name, since, until in self.gone if since <= then < until]
+        below = {name.removeprefix(start).partition("/") for name in names if name.startswith(start)}
+        return sorted({head + slash for head, slash, _ in below})
+
+    def _check(self, name: str, how: str) -> None:
+        folder = name.partition("/")[0]
+        if folder in self.protected:
+            self._violated("mutated", f"{name}, of a live checkpoint, is {how}")
+
+    def _violated(self, kind: str, message: str) -> NoReturn:
+        self.violations.append(Violation(kind, message))
+        raise self.violations[-1]
+
+
+class View:
+    """What one host remembers of not having found."""
+
+    def __init__(self) -> None:
+        self.unseen: dict[str, float] = {}  # name to virtual time
+
+
+class Store:
+    """The run directory as one process has it."""
+
+    url = URL
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        view: View,
+        process: Process,
+        policy: Callable[[], Policy],
+        point: Callable[..., Point],
+        *,
+        in_parts: bool,
+    ) -> None:
+        """in_parts: an object that is being written is visible as far as it is, as on POSIX."""
+        self._bucket = bucket
+        self._view = view
+        self._process = process
+        self._policy = policy
+        self._point = point
+        self._in_parts = in_parts
+
+    # -- the verbs --
+
+    def create(self, name: str, data: Buffer) -> bool:
+        fate = self._begin("create", name)
+        return bool(self._change(fate, "create", name, lambda: self._create(name, bytes(data), fate)))
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> int:
+        fate = self._begin("write", name)
+        if name in self._bucket.objects:
+            raise StorageError(f"Could not write {self.url}/{name}: it is there already", object=name)
+        parts = [bytes(chunk) for chunk in self._each(name, chunks)]
+        data = b"".join(parts)
+        if fate.effect == "rot" and data:
+            middle = len(data) // 2
+            data = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
+            self._bucket.rotten.add(name.partition("/")[0])
+        self._change(fate, "write", name, lambda: self._bucket.put(name, data))
+        return len(data)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        fate = self._begin("replace", name)
+        self._change(fate, "replace", name, lambda: self._bucket.put(name, bytes(data)))
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        fate = self._begin("read", name)
+        data = self._found(name, fate)
+        self._end(fate, "read", name)
+        if data is None:
+            raise FileNotFoundError(f"{self.url}/{name}")
+        return data[offset:] if length is None else data[offset : offset + length]
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        data = self.read(name, offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def size(self, name: str) -> int | None:
+        fate = self._begin("size", name)
+        data = self._found(name, fate)
+        self._end(fate, "size", name)
+        return None if data is None else len(data)
+
+    def list(self, folder: str = "") -> builtins.list[str]:
+        fate = self._begin("list", folder)
+        names = self._bucket.listed(folder, fate.lag)
+        self._end(fate, "list", folder)
+        return names
+
+    def delete_folder(self, folder: str) -> None:
+        fate = self._begin("delete_folder", folder)
+        self._change(fate, "delete_folder", folder, lambda: self._delete(folder))
+
+    # -- how they go --
+
+    def _begin(self, verb: str, name: str) -> StorageFate:
+        self._process.check_alive()
+        fate = self._policy().storage(self._point("storage", self._process, verb, name))
+        self._process.check_alive()
+        self._process.scheduler.pause(fate.before, ("the storage", verb, name))
+        return fate
+
+    def _end(self, fate: StorageFate, verb: str, name: str) -> None:
+        self._process.scheduler.pause(fate.after, ("the storage's answer", verb, name))
+        if fate.effect not in ("done", "rot"):
+            raise self._error(verb, name, fate)
+
+    def _change(self, fate: StorageFate, verb: str, name: str, effect: Callable[[], Any]) -> Any:
+        """Have the effect, or not, or later."""
+        result = None
+        if fate.effect in ("done", "lose", "rot"):
+            result = effect()
+        elif fate.effect == "late":
+            self._process.scheduler.later(None, fate.late_by, effect)
+        self._end(fate, verb, name)
+        return result
+
+    def _error(self, verb: str, name: str, fate: StorageFate) -> StorageError:
+        error = NotCreated if fate.effect == "refuse" and verb == "create" else StorageError
+        return error(f"Could not {verb} {self.url}/{name}: {fate.effect}", object=f"{self.url}/{name}")
+
+    def _create(self, name: str, data: bytes, fate: StorageFate) -> bool:
+        if name in self._bucket.objects:
+            return False
+        self._bucket.put(name, data)
+        self._bucket.created(name)
+        return True
+
+    def _delete(self, folder: str) -> None:
+        for name in self._bucket.below(folder):
+            if name in self._bucket.objects:  # somebody else may be at the same work
+                self._bucket.remove(name)
+                if self._process.alive and self._process.scheduler.current is self._process:
+                    self._process.scheduler.pause(0.0, ("the storage", "delete", name))
+
+    def _each(self, name: str, chunks: Iterable[Buffer]) -> Iterable[Buffer]:
+        """The chunks, with the object growing before everybody's eyes."""
+        there = b""
+        for chunk in chunks:
+            yield chunk
+            if self._in_parts:
+                there += bytes(chunk)
+                self._bucket.objects[name] = Stored(there, self._process.scheduler.now)
+            self._process.scheduler.pause(0.0, ("the storage", "write", name))
+
+    def _found(self, name: str, fate: StorageFate) -> bytes | None:
+        now, unseen = self._process.scheduler.now, self._view.unseen
+        if unseen and unseen.get(name, now) > now:
+            return None
+        stored = self._bucket.objects.get(name)
+        if stored is None:
+            if fate.unseen:
+                unseen[name] = now + fate.unseen
+            return None
+        return stored.data
+
+
+class Truth:
+    """The bucket as it is, read without anybody noticing: for checks alone."""
+
+    url = URL
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        stored = self._bucket.objects.get(name)
+        if stored is None:
+            raise FileNotFoundError(f"{self.url}/{name}")
+        return stored.data[offset:] if length is None else stored.data[offset : offset + length]
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        data = self.read(name, offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def size(self, name: str) -> int | None:
+        stored = self._bucket.objects.get(name)
+        return None if stored is None else len(stored.data)
+
+    def list(self, folder: str = "") -> builtins.list[str]:
+        return self._bucket.listed(folder, 0.0)

@@ -1,0 +1,372 @@
+"""Training programs: the product's own `CheckpointManager` over a model of a few tensors, without TensorFlow.
+
+`holdfast.capture` and `holdfast.restore`, which know TensorFlow, are replaced; everything between them and the storage
+is the product's. What a checkpoint must hold follows from the job that saved it and the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import holdfast.manager
+import holdfast.session
+from holdfast.manager import CheckpointManager
+from holdfast.place import Cluster, Place
+from holdfast.saving import SLACK, Save
+from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
+from holdfast.staging import Staged
+from holdfast_coordinator.server import Server
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.encoded import entry_crc32c
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
+from holdfast_storage.layout import data_object, index_object
+from holdfast_storage.records import Task
+from simulation.fakes import Now, here
+from simulation.network import Network
+from simulation.processes import Process
+from simulation.storage import URL
+from simulation.world import MARGIN, World
+
+FLOAT, STRING = 1, 7  # tensorflow.DataType
+SHARED = {"model/kernel": (12, 5), "model/bias": (5,), "model/none": (0, 3), "optimizer/m": (31,)}
+OWN = "statistics/mean"  # differs between workers
+OWN_SHAPE = (6,)
+EVERY = 10  # steps between saves
+
+
+class Current:
+    """The world that runs now."""
+
+    world: World
+
+
+def network() -> Network:
+    return Current.world.network
+
+
+def told(process: Process, message: str) -> None:
+    Current.world.tell(process, f"logs: {message}")
+
+
+def broke(process: Process, message: str, error: BaseException) -> None:
+    Current.world.broke(f"{process} logs {message!r}: {error!r}")
+
+
+def unraisable(_: object) -> None:
+    """Nobody's."""
+
+
+# -- what is in a checkpoint --
+
+
+def content(salt: str, key: str, shape: tuple[int, ...]) -> bytes:
+    """The bytes of a tensor."""
+    size = 4
+    for length in shape:
+        size *= length
+    return hashlib.shake_128(f"{salt}/{key}".encode()).digest(size)
+
+
+def expected(salt: str, task: Task) -> dict[str, bytes]:
+    """What a worker restores."""
+    values = {key: content(salt, key, shape) for key, shape in SHARED.items()}
+    return {**values, OWN: content(f"{salt}/{task}", OWN, OWN_SHAPE)}
+
+
+def _graph() -> SnapshotTensor:
+    text = b"an object graph"
+    data = bytes([len(text)]) + struct.pack("<I", mask(crc32c(struct.pack("<I", len(text))))) + text
+    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), data))
+
+
+GRAPH = _graph()
+
+
+def read_bundle(prefix: str) -> dict[str, bytes]:
+    """All tensors of a checkpoint on the local disk, as TensorFlow would find them."""
+    index = Index.parse(Path(index_object(prefix)).read_bytes())
+    shards: dict[int, bytes] = {}
+
+    def stored(entry: Any) -> bytes:
+        if entry.shard not in shards:
+            descriptor = os.open(data_object(prefix, entry.shard, index.num_shards), os.O_RDONLY)
+            shards[entry.shard] = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            os.close(descriptor)
+        data = shards[entry.shard][entry.offset : entry.offset + entry.size]
+        assert len(data) == entry.size
+        return data
+
+    values: dict[str, bytes] = {}
+    for key, entry in index.tensors.items():
+        if entry.slices:
+            # They are back to back in row-major order: so says the plan.
+            values[key] = b"".join(stored(index.slices[key, extents]) for extents in entry.slices)
+        else:
+            values[key] = stored(entry)
+    return values
+
+
+class Model:
+    """Stands for a `tf.train.Checkpoint`, with its values."""
+
+    def __init__(self, task: Task, life: str) -> None:
+        self.task = task
+        self.life = life  # of the job: part of what it saves
+        self.step = 0
+        self.diverges = False
+        self.save_counter = SimpleNamespace(assign_add=lambda count: None)
+        self.values: dict[str, bytes] = {}
+
+    @property
+    def salt(self) -> str:
+        return f"{self.life}/{self.step}"
+
+    def restore(self, prefix: None) -> None:
+        """Nothing is there to be restored."""
+        assert prefix is None
+
+    def capture(self) -> Snapshot:
+        values = expected(self.salt, self.task)
+        if self.diverges:
+            values["model/kernel"] = values["model/kernel"][:-1] + b"\0"
+        shapes = {**SHARED, OWN: OWN_SHAPE}
+        tensors = [
+            SnapshotTensor(key, FLOAT, shapes[key], memoryview(values[key]), guarded=key != OWN) for key in sorted(values)
+        ]
+        return Snapshot(tuple(tensors), GRAPH)
+
+
+def apply(model: Model, per_worker: None, staged: Staged) -> None:
+    """Stands for `holdfast.restore.apply`: takes the values, and looks whether they are those that were saved."""
+    model.values = read_bundle(staged.prefix)
+    model.step = staged.record.step
+    world, prefix = Current.world, staged.record.prefix
+    salt = world.checks.contents.get(prefix)
+    if salt is None:
+        world.violate("restore", f"{model.task} restores {prefix}, which nobody has saved")
+        return
+    want = expected(salt, model.task)
+    assert staged.manifest is not None
+    if not staged.world_matches:
+        want[OWN] = expected(salt, staged.manifest.world[0])[OWN]
+    for key, value in want.items():
+        if model.values.get(key) != value:
+            world.violate("restore", f"{model.task} restores another {key} than was saved as {prefix}")
+
+
+CAPTURE = ModuleType("holdfast.capture")
+CAPTURE.Snapshotter = lambda model: model  # type: ignore[attr-defined]
+RESTORE = ModuleType("holdfast.restore")
+RESTORE.apply = apply  # type: ignore[attr-defined]
+
+
+class NoReflection:
+    """Costs time, and nobody asks it."""
+
+    SERVICE_NAME = "reflection"
+
+    @staticmethod
+    def enable_server_reflection(names: object, server: object) -> None:
+        return None
+
+
+class WatchedSave(Save):
+    """A save whose outcome is checked as soon as it is known."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        super().__init__(*args, taken=here().wall(), **fields)
+
+    def start(self) -> None:
+        model = here().model
+        Current.world.checks.contents[self.prefix] = model.salt
+        super().start()
+
+    def _run(self) -> None:
+        world, process = Current.world, here()
+        # Twice each deadline that it has: a vote that is repeated with specs, and the report.
+        with world.bounded(f"save {self.ordinal}", 3 * (self.terms.save_timeout + SLACK) + MARGIN):
+            super()._run()
+        if not process.alive:
+            return
+        generation, task, error = self.session.generation, self.session.place.task, self.error
+        outcome = "committed" if error is None else error.kind
+        world.tell(process, f"save {self.ordinal} of step {self.step}: {outcome} {error or ''}")
+        world.counts[f"saves told {outcome}"] += 1
+        if not isinstance(error, CoordinatorUnavailable):
+            world.checks.outcome(generation, self.ordinal, task, error is None)
+
+
+# -- who runs --
+
+
+class Job:
+    """A training job: the same program on so many workers.
+
+    Args:
+        name: of the job; a job that is restarted has another life.
+        coordinator: its address; empty: embedded in the chief.
+        goal: the step at which it ends.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        workers: int,
+        *,
+        coordinator: str = "",
+        goal: int = 30,
+        options: dict[str, Any] | None = None,
+        step_time: float = 1.0,
+        goes_back: int = 0,
+        diverges: int = 0,
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.goal = goal
+        self.coordinator = coordinator
+        self.options = options or {}
+        self.step_time = step_time
+        self.goes_back = goes_back  # after so many saves it restores an older checkpoint
+        self.diverges = diverges  # at its so-manieth save the last worker's weights differ
+        self.lives = 0
+        self.workers: list[Process] = []
+        self.ended: dict[Process, str] = {}
+        self.last_save: dict[Process, str] = {}
+        self._target = ""
+        self._size = workers
+
+    def start(self, workers: int = 0) -> None:
+        """New processes for all its workers."""
+        self.lives += 1
+        self._size = workers or self._size
+        self._target = ""
+        life = f"{self.name}{self.lives}"
+        cluster: Cluster = (("worker", tuple(f"{self.name}-host-{i}:1000" for i in range(self._size))),)
+        self.workers = []
+        for index in range(self._size):
+            process = self.world.process(f"{life}/{index}", f"{self.name}-host-{index}")
+            process.place = Place(Task("worker", index), cluster)
+            process.model = Model(process.place.task, life)
+            self.workers.append(process)
+            process.spawn("main", self._main, process)
+
+    @property
+    def over(self) -> bool:
+        return all(worker in self.ended or not worker.alive for worker in self.workers)
+
+    @property
+    def done(self) -> bool:
+        """Whether all workers of its last life have come to their end in good order."""
+        return all(self.ended.get(worker) == "done" for worker in self.workers)
+
+    def _main(self, process: Process) -> None:
+        world = self.world
+        try:
+            self._train(process)
+            how = "done"
+        except HoldfastError as error:
+            how = error.kind
+            world.tell(process, f"ends: {error}")
+        if process.alive:
+            self.ended[process] = how
+            world.tell(process, f"ends: {how}")
+            world.counts[f"programs: {how}"] += 1
+            process.at_end.clear()
+            world.network.died(process, host=False)
+            process.kill()
+
+    def _train(self, process: Process) -> None:
+        world, model = self.world, process.model
+        options = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0, **self.options}
+        joined = options["join_timeout"]
+        manager = CheckpointManager(model, URL, coordinator=self.coordinator, **options)
+        manager._session._incarnation = f"{process.name.replace('/', '-')}.1"
+        self._restore(process, manager, "", joined)
+        saves = 0
+        while model.step < self.goal:
+            Now.scheduler.pause(self.step_time * (0.5 + Now.scheduler.random.random()), "its next step")
+            if saves and saves == self.goes_back:
+                self._restore(process, manager, self._older(), joined)
+            saves += 1
+            model.step += EVERY
+            model.diverges = saves == self.diverges and model.task.index == self._size - 1 > 0
+            try:
+                with world.bounded("save()", 3 * (options["save_timeout"] + SLACK) + 2 * MARGIN + joined):
+                    manager.save(model.step)
+            except SaveFailed as error:
+                world.tell(process, f"save() raises {error.kind}")
+            except CoordinatorUnavailable as error:
+                world.tell(process, f"save() raises {error.kind}")
+        save = manager._save
+        try:
+            with world.bounded("close()", 3 * (options["save_timeout"] + SLACK) + 4 * MARGIN):
+                manager.close()
+        except (SaveFailed, CoordinatorUnavailable) as error:
+            world.tell(process, f"close() raises {error.kind}")
+            if isinstance(error, Superseded):
+                raise
+        else:
+            self.last_save[process] = save.prefix if save else ""
+
+    def _restore(self, process: Process, manager: CheckpointManager, target: str, patience: float) -> None:
+        world, began = self.world, Now.scheduler.now
+        with world.bounded("restore()", 3 * patience + 2 * MARGIN):
+            if target:
+                manager.restore(int(target))
+                prefix = manager._staged[-1].record.prefix
+            else:
+                manager.restore_or_initialize()
+                prefix = manager._staged[-1].record.prefix if manager._staged else ""
+        world.tell(process, f"restores {prefix or 'nothing'}")
+        world.counts["restores"] += 1
+        generation, ordinal = manager._session.generation, manager._restores
+        world.checks.restored(generation, ordinal, process.place.task, prefix, began, bool(target))
+
+    def _older(self) -> str:
+        """The step that all workers go back to: chosen by the first that asks."""
+        if not self._target:
+            state = self.world.checks.state
+            steps = [record.step for record in state.checkpoints] if state else []
+            self._target = str(steps[-2] if len(steps) > 1 else steps[-1] if steps else EVERY)
+        return self._target
+
+
+def coordinator(world: World, address: str, name: str) -> Process:
+    """A coordinator process that listens at an address."""
+    process = world.process(name, f"{name}-host")
+    assert process.loop is not None
+
+    async def serve() -> None:
+        process.server = Server()
+        await process.server.start(address)
+
+    process.loop.call_soon(lambda: _keep(process, serve()))
+    return process
+
+
+def _keep(process: Process, coroutine: Any) -> None:
+    assert process.loop is not None
+    process.starting = process.loop.create_task(coroutine)
+
+
+def fresh(world: World) -> World:
+    """Make this the world that runs now, with nothing left of the one before."""
+    Current.world = world
+    Now.scheduler = world.scheduler
+    holdfast.manager._open.clear()
+    holdfast.session._incarnations = itertools.count(1)
+    return world
+
+
+Program = Callable[[World], None]

@@ -1,0 +1,174 @@
+"""A simulated world: processes, storage, network, clocks, what goes wrong, and the story of all that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from simulation.checks import Checks
+from simulation.fakes import Now, here
+from simulation.loop import Loop
+from simulation.network import Network
+from simulation.policy import Kind, Point, Policy
+from simulation.processes import Process
+from simulation.scheduler import Scheduler
+from simulation.storage import Bucket, Store, View, Violation
+
+MARGIN = 60.0
+"""Seconds beyond its own deadline within which a call must end, though storage and network are slow."""
+
+
+class World:
+    """One simulation. Everything in it follows from the seed and the policy.
+
+    Attributes:
+        policy: what goes wrong; may be replaced at any time.
+        counts: of everything worth counting.
+    """
+
+    def __init__(self, seed: int, policy: Policy | None = None, *, in_parts: bool = False) -> None:
+        self.seed = seed
+        self.scheduler = Scheduler(seed)
+        self.policy = policy or Policy()
+        self.processes: list[Process] = []
+        self.network = Network(self)
+        self.bucket = Bucket(self.scheduler)
+        self.checks = Checks(self)
+        self.counts: Counter[str] = Counter()
+        self._in_parts = in_parts
+        self._views: dict[str, View] = {}
+        self._story: list[tuple[float, str, object]] = []
+        self._points = 0
+
+    # -- processes --
+
+    def process(self, name: str, host: str) -> Process:
+        """A new process, with the storage as its host sees it. It does nothing yet."""
+        made = Process(self.scheduler, name, host)
+        made.store = Store(
+            self.bucket,
+            self._views.setdefault(host, View()),
+            made,
+            lambda: self.policy,
+            self.point,
+            in_parts=self._in_parts,
+        )
+        Loop(made, self.broke)
+        self.processes.append(made)
+        return made
+
+    def kill(self, process: Process, *, host: bool = False) -> None:
+        """SIGKILL; with its host, nobody is told that its connections are gone."""
+        if process.alive:
+            self.tell(process, "is killed, with its host" if host else "is killed")
+            self.counts["kills"] += 1
+            self.network.died(process, host=host)
+            process.kill()
+
+    def stop(self, process: Process) -> None:
+        """SIGSTOP."""
+        if process.alive and not process.stopped:
+            self.tell(process, "is stopped")
+            self.counts["stops"] += 1
+            process.stop()
+            self.network.stopped(process)
+
+    def resume(self, process: Process) -> None:
+        """SIGCONT."""
+        if process.alive and process.stopped:
+            self.tell(process, "goes on")
+            process.resume()
+
+    # -- what happens --
+
+    def point(self, kind: Kind, process: Process, verb: str, what: str) -> Point:
+        """The next numbered point; it goes into the story."""
+        self._points += 1
+        point = Point(self._points, kind, process, verb, what)
+        self._story.append((self.scheduler.now, process.name, point))
+        return point
+
+    @property
+    def points(self) -> int:
+        """How many there have been."""
+        return self._points
+
+    def tell(self, who: object, what: object) -> None:
+        """A line of the story; `what` is made a string when the story is asked for."""
+        self._story.append((self.scheduler.now, str(who), what))
+
+    def broke(self, text: str) -> None:
+        """Something of the product failed that must not fail."""
+        self.violate("broke", text)
+
+    def violate(self, kind: str, text: str) -> None:
+        """Kept, and raised by `run`: here and now the product might catch it."""
+        self.bucket.violations.append(Violation(kind, text))
+
+    def run(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Run until a condition holds, for at most so long; whether it does. Raises Violation."""
+        violations = self.bucket.violations
+        Now.scheduler = self.scheduler
+        self.scheduler.run(lambda: bool(violations) or until(), self.scheduler.now + seconds)
+        if violations:
+            raise violations[0]
+        return until()
+
+    @contextmanager
+    def bounded(self, what: str, seconds: float) -> Iterator[None]:
+        """A call of the process whose turn it is, which must end within so many seconds and a margin."""
+        process, stopped_before, done = here(), here().stopped_for, [False]
+
+        def look(until: float) -> None:
+            if done[0] or not process.alive:
+                return
+            if process.stopped:
+                self.scheduler.later(None, 30.0, look, until)
+                return
+            excused = process.stopped_for - stopped_before
+            if self.scheduler.now < until + excused:
+                self.scheduler.later(None, until + excused - self.scheduler.now + 0.01, look, until)
+                return
+            self.violate("endless", f"{process}: {what} has not ended within {seconds + MARGIN:.0f} s\n{self.waits()}")
+
+        timer = self.scheduler.later(None, seconds + MARGIN, look, self.scheduler.now + seconds + MARGIN)
+        try:
+            yield
+        finally:
+            done[0] = True
+            timer.cancel()
+
+    def close(self) -> None:
+        """End all processes and let go of what they hold."""
+        for process in self.processes:
+            process.kill()
+        while self.scheduler.urgent:
+            self.scheduler.urgent.pop(0)()
+        for process in self.processes:
+            process.at_end.clear()
+
+    # -- for people --
+
+    def waits(self) -> str:
+        """Who waits for whom."""
+        lines = [line for process in self.processes if process.alive for line in process.waits()]
+        return "\n".join(f"  {line}" for line in lines) or "  nobody waits"
+
+    def story(self) -> Iterator[str]:
+        """One line an event."""
+        for time, who, what in self._story:
+            yield f"{time:10.4f}  {who:16} {what}"
+
+    @property
+    def digest(self) -> str:
+        """Of the whole story: two runs of one seed have the same."""
+        digest = hashlib.sha256()
+        for line in self.story():
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def counted(self) -> dict[str, Any]:
+        return dict(self.counts)
