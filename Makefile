@@ -12,10 +12,10 @@ TEST ?= tests
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 
-.PHONY: demo test lint protos bench help clean
+.PHONY: demo test test-cloud servers lint protos bench help clean
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare with an uninterrupted run
 	$(VENV)/bin/holdfast demo
@@ -23,6 +23,12 @@ demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare wit
 test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INSTALL=wheel against the built wheel)
 	@echo "== running the tests against the $(INSTALL) install"
 	$(VENV)/bin/python -m pytest $(TEST)
+
+test-cloud: export HOLDFAST_TEST_SERVERS := required
+test-cloud: servers test  ## The same with S3, GCS and Azure servers, which it installs (Debian; root or sudo)
+
+servers:  ## Install the object stores that `make test-cloud` uses (a few hundred MB, once)
+	PYTHONPATH=tests $(PYTHON) -m servers.install
 
 lint: $(VENV)/dev-$(INSTALL)  ## Check style, types and deployment files
 	@echo "== ruff" && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -43,7 +49,7 @@ bench: $(VENV)/dev-editable  ## Measure saves and restores beside TensorFlow's o
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## Remove what the other targets have made
-	rm -rf .venv .venv-protos build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+	rm -rf .venv .venv-protos .venv-servers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
 
 $(VENV)/python:
 	@echo "== making a virtual environment with $(PYTHON)"

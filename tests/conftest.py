@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["servers.fixtures"]
+
 # The machines are shared: how long one example takes says nothing. Derandomised, so that a failure comes back.
 settings.register_profile("holdfast", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")

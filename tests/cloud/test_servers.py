@@ -1,0 +1,138 @@
+"""The servers of the tests: what the tests of the product rely on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from servers.base import BUCKET, Location, Server
+from servers.fixtures import KINDS, ObjectStore
+from servers.processes import Processes, ServerFailed
+from support.child import Child
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, object_store: ObjectStore) -> Server:
+    return object_store(request.param)
+
+
+def path(location: Location, name: str) -> str:
+    return f"{location.url.partition('://')[2]}/{name}"
+
+
+def test_places_are_empty_and_apart(server: Server) -> None:
+    """Tests that find what others have left."""
+    one, other = server.location(), server.location()
+    files = server.file_system()
+    files.pipe_file(path(one, "a"), b"x")
+    assert files.find(one.url) == [path(one, "a")]
+    assert files.find(other.url) == []
+
+
+def test_one_of_eight_creators_wins(server: Server) -> None:
+    """A server that does not do what the product is tested for: then its tests say nothing."""
+    files = server.file_system()
+    for _ in range(10):
+        name = path(server.location(), "a")
+        start = threading.Barrier(8)
+        won: list[int] = []
+
+        def create(who: int, name: str = name, start: threading.Barrier = start, won: list[int] = won) -> None:
+            start.wait()
+            try:
+                files.pipe_file(name, b"%d" % who, mode="create")
+            except OSError:
+                return
+            won.append(who)
+
+        threads = [threading.Thread(target=create, args=(who,)) for who in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert files.cat_file(name) == b"%d" % won[0]
+
+
+def test_reader_may_not_write(object_store: ObjectStore) -> None:
+    """A test of read-only buckets on one that can be written."""
+    import s3fs
+
+    server = object_store("s3")
+    name = path(server.location(), "a")
+    server.file_system().pipe_file(name, b"x")
+    files = s3fs.S3FileSystem(**server.reader(), skip_instance_cache=True)
+    assert files.cat_file(name) == b"x"
+    with pytest.raises(PermissionError):
+        files.pipe_file(name, b"y")
+    assert server.file_system().cat_file(name) == b"x"
+
+
+def test_a_store_on_disk(object_store: ObjectStore) -> None:
+    """The kind of Ceph that benchmarks use does not come up."""
+    object_store("s3")  # left out where Ceph is missing
+    server = type(object_store("s3"))(objectstore="bluestore")
+    try:
+        assert server.file_system().ls(BUCKET) == []
+    finally:
+        server.stop()
+
+
+def test_failure_names_the_log() -> None:
+    """A server that does not come up in CI, and nobody can tell why."""
+    processes = Processes("test")
+    processes.start([sys.executable, "-c", "print('no such setting')"])
+    with pytest.raises(ServerFailed, match="ended") as raised:
+        processes.wait_for(1)
+    assert str(processes.log) in str(raised.value)
+    assert "no such setting" in str(raised.value)
+    assert processes.log.read_text() == "no such setting\n"
+    processes.stop()
+    assert not processes.folder.exists()
+
+
+@pytest.mark.processes
+def test_servers_end_with_the_tests(tmp_path: Path) -> None:
+    """Servers that go on for ever after the tests were killed."""
+    program = """
+import psutil, servers.processes
+servers.processes.Processes("test").start(["sleep", "1000"])
+print("server", psutil.Process().children()[0].pid, flush=True)
+input()
+"""
+    child = Child(["-c", program], {"TMPDIR": str(tmp_path)})
+    try:
+        server = psutil.Process(int(child.expect("server").split()[1]))
+        child.send(signal.SIGKILL)
+        child.wait()
+        server.wait(30)
+    finally:
+        child.end()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("required", "outcome"), [("", "1 passed, 2 skipped"), ("required", "2 failed, 1 passed")])
+def test_what_is_left_out_is_said(tmp_path: Path, required: str, outcome: str) -> None:
+    """Tests on real servers that are never run, without anybody noticing; in CI, too."""
+    needing = "def test_{}(object_store): object_store('s3')\n"
+    (tmp_path / "test_it.py").write_text(needing.format(1) + needing.format(2) + "def test_3(): pass\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "servers.fixtures", "-p", "no:cacheprovider", tmp_path],
+        env={"PATH": "", "PYTHONPATH": str(TESTS), "HOLDFAST_TEST_SERVERS": required},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = ended.stdout.splitlines()[-2:]
+    assert outcome in last[1], ended.stdout
+    assert last[0].startswith("LEFT OUT: tests on real object stores, 2 of s3 (needs ceph") is not bool(required)
+    assert ("make test-cloud" in last[0]) is not bool(required)
