@@ -19,8 +19,8 @@ from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.layout import STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import Entry, Leader
-from holdfast_storage.runs import import_state
+from holdfast_storage.records import Leader, LogState
+from holdfast_storage.runs import import_state, orphans
 from holdfast_storage.store.base import Store
 from holdfast_storage.verify import verify_checkpoint
 
@@ -209,36 +209,43 @@ class Driver:
     def _write_state_file(self, effect: fx.WriteStateFile) -> None:
         async def write() -> None:
             async with self._state_file_lock:
-                if effect.entry.number > self._state_file_number:
+                if effect.number >= self._state_file_number:
                     try:
                         self._state_file_number = await asyncio.get_running_loop().run_in_executor(
-                            self._threads, self._write_state_file_now, effect.entry
+                            self._threads, self._write_state_file_now, effect.number, effect.state
                         )
                     except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
                         log.warning("TensorFlow's state file could not be written: %s", error)
-            self.tell(ev.StateFileWritten(effect.entry.number))
+            self.tell(ev.StateFileWritten(effect.number))
 
         self._start(write())
 
-    def _write_state_file_now(self, entry: Entry) -> int:
-        """Number of the entry that it was written from."""
+    def _write_state_file_now(self, number: int, state: LogState) -> int:
+        """Number of the entry that it was written after."""
         while True:
-            self.store.replace(STATE_FILE, state_file.to_bytes(entry.state))
+            self.store.replace(STATE_FILE, state_file.to_bytes(state))
             # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
-            following = self._log.read(entry.number + 1)
+            following = self._log.read(number + 1)
             if following is None:
-                return entry.number
+                return number
             entry = self._log.tail(following.number) or following
+            number, state = entry.number, entry.state
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         def verify() -> ev.ReadBack:
             report = verify_checkpoint(self.store, effect.record)
             for problem in report.problems:
                 log.error("%s: %s: %s", self.store.url, problem.object, problem.reason)
-            return ev.ReadBack(effect.record.prefix, report.verdict == "good")
+            return ev.ReadBack(effect.record.prefix, report.verdict)
 
-        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, False), self._upkeep_threads)
+        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._upkeep_threads)
+
+    def _find_orphans(self, effect: fx.FindOrphans) -> None:
+        def find() -> ev.OrphansFound:
+            return ev.OrphansFound(orphans(self.store, effect.entry))
+
+        self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)
 
     def _delete_folder(self, effect: fx.DeleteFolder) -> None:
         def delete() -> ev.Deleted:
@@ -284,6 +291,7 @@ class Driver:
         fx.Finalize: _finalize,
         fx.WriteStateFile: _write_state_file,
         fx.ReadBackCheckpoint: _read_back,
+        fx.FindOrphans: _find_orphans,
         fx.DeleteFolder: _delete_folder,
     }
 

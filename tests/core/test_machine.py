@@ -82,7 +82,7 @@ def test_a_save_effect_by_effect() -> None:
     coordinator._calls[99] = Call(two.vote(1)(99))
     coordinator.carry_out()
     effects = coordinator.deliver()
-    assert effects[0] == fx.WriteStateFile(lead)
+    assert effects[0] == fx.WriteStateFile(lead.number, lead.state)
     assert [(type(e), e.answer) for e in effects[1:] if isinstance(e, fx.Reply)] == [(fx.Reply, v.Go((), (), 1))] * 2
     coordinator.run()
 
@@ -104,7 +104,7 @@ def test_a_save_effect_by_effect() -> None:
     assert append.entry.state.checkpoints[-1].time == WALL
     coordinator.carry_out()
 
-    assert coordinator.deliver() == [fx.WriteStateFile(append.entry)]
+    assert coordinator.deliver() == [fx.WriteStateFile(append.entry.number, append.entry.state)]
     assert waiting.answer is None, "told before TensorFlow's state file says so"
     coordinator.carry_out()
     effects = coordinator.deliver()
@@ -360,10 +360,47 @@ def test_a_worker_that_cannot_write_fails_the_save_for_all() -> None:
     vote(coordinator, workers, 1)
     (waiting,) = report(coordinator, workers[:1], 1)
     told = coordinator.call(workers[1].give_up(1, "No space left on device"))
+    coordinator.run()
     assert outcome(told) == outcome(waiting)
     assert (failed(told).kind, failed(told).tasks, failed(told).phase) == ("storage", (B,), "write")
     assert [notice.caller for notice in coordinator.notices] == [workers[2].caller]
     assert cluster.save(coordinator, workers, 2).committed
+
+
+@pytest.mark.parametrize("who", ["a worker", "the coordinator"])
+def test_what_another_job_has_deleted_is_no_failure_of_the_storage(who: str) -> None:
+    """A job whose run was taken over told to look at its mounts, because the new one cleans up behind it."""
+    cluster, coordinator, workers = start()
+    vote(coordinator, workers, 1)
+    waiting = [coordinator.call(workers[0].report(1))]
+    if who == "the coordinator":
+        waiting.append(coordinator.call(workers[1].report(1)))
+    other = cluster.coordinator()
+    second = cluster.world(other, 1)
+    second[0].terms = {"takeover": True}
+    cluster.save(other, second, 1)
+    assert not [name for name in cluster.storage.folders if workers[0].caller.generation in name]
+    if who == "a worker":
+        waiting.append(coordinator.call(workers[1].give_up(1, "No such file or directory")))
+    coordinator.run()
+    assert [failed(call).kind for call in waiting] == ["superseded"] * 2
+
+
+def test_a_write_that_fails_while_the_log_cannot_be_read() -> None:
+    """A save whose failure is never told, because storage fails, or hangs, altogether."""
+    cluster, coordinator, workers = start()
+    vote(coordinator, workers, 1)
+    told = coordinator.call(workers[1].give_up(1))
+    coordinator.run({fx.ReadLog: "bad"})
+    assert (failed(told).kind, failed(told).tasks) == ("storage", (B,))
+    vote(coordinator, workers, 2)
+    told = coordinator.call(workers[1].give_up(2))
+    again = coordinator.call(workers[1].give_up(2))
+    assert told.answer is None
+    cluster.tick(600.0)
+    assert failed(told) == failed(again)
+    coordinator.run()
+    assert cluster.save(coordinator, workers, 3).committed
 
 
 def test_giving_up_before_anybody_has_voted() -> None:
@@ -803,7 +840,8 @@ def test_a_commit_behind_another_worlds_lead() -> None:
     coordinator.run()
     assert {failed(call).kind for call in calls} == {"superseded"}
     assert isinstance(rivals[0].answer, v.Go)
-    assert cluster.storage.kinds == ["import", "lead", "lead"]
+    assert cluster.storage.kinds == ["import", "lead", "lead", "retire"]
+    assert cluster.storage.state.checkpoints == (), "what it wrote is an orphan"
     cluster.check()
 
 
@@ -1173,7 +1211,7 @@ def test_retention_effect_by_effect() -> None:
     retire = entry(coordinator.deliver())
     assert (retire.kind, retire.state.checkpoints, retire.state.retired) == ("retire", (new,), (old.folder,))
     coordinator.carry_out()
-    assert coordinator.deliver() == [fx.WriteStateFile(retire), fx.DeleteFolder(old.folder)]
+    assert coordinator.deliver() == [fx.WriteStateFile(retire.number, retire.state), fx.DeleteFolder(old.folder)]
     coordinator.run()
     cluster.save(coordinator, workers, 3)
     assert old.folder not in cluster.storage.state.retired, "deleted, and forgotten with the next entry"

@@ -303,7 +303,7 @@ def test_going_back_is_recorded_when_the_next_save_leads() -> None:
     coordinator.run()
     assert cluster.storage.kinds == ["import", "lead", "restored"]
     assert cluster.storage.state.checkpoints == (MIDDLE, NEW, OLD)
-    assert cluster.storage.state_file == cluster.storage.entries[-1]
+    assert cluster.storage.state_file == fx.WriteStateFile(2, cluster.storage.state)
 
 
 def test_going_back_in_mid_run_is_recorded_too() -> None:

@@ -47,7 +47,7 @@ class Storage:
         self.entries: list[Entry] = []
         self.folders: set[str] = set()
         self.damaged: set[str] = set()  # prefixes that do not read back
-        self.state_file: Entry | None = None
+        self.state_file: fx.WriteStateFile | None = None  # what it was written last with
         self._imported = imported or LogState("run")
         self._late: list[Entry] = []
 
@@ -61,6 +61,17 @@ class Storage:
 
     def read(self) -> ev.LogRead:
         return ev.LogRead(self.entries[-1]) if self.entries else ev.LogRead(None, imported=self._imported)
+
+    def verdict(self, record: CheckpointRecord) -> Literal["good", "damaged"]:
+        """What a reader finds; all that was imported is there."""
+        there = record.folder in self.folders or record in self._imported.checkpoints
+        return "good" if there and record.prefix not in self.damaged else "damaged"
+
+    def orphans(self, entry: Entry) -> tuple[str, ...]:
+        """As `holdfast_storage.runs.orphans`, by looking at every entry."""
+        committed = {record.folder for each in self.entries[: entry.number + 1] for record in each.state.checkpoints}
+        left = sorted(self.folders - committed - set(entry.state.retired))
+        return tuple(folder for folder in left if folder.split(".")[1] in entry.state.superseded)
 
     def create(self, entry: Entry) -> Entry | None:
         """None if it stands there now, else what does."""
@@ -115,7 +126,10 @@ class Coordinator:
         for effect in effects:
             match effect:
                 case fx.Reply(request, answer):
-                    self._calls[request].answers.append(answer)
+                    call = self._calls[request]
+                    call.answers.append(answer)
+                    if isinstance(answer, v.Go):
+                        self._cluster.storage.folders.add(folder_of(call.event))  # the worker begins to write
                 case fx.Refuse(request, failure):
                     self._calls[request].answers.append(failure)
                 case fx.Notify():
@@ -180,16 +194,19 @@ class Coordinator:
                     return ev.Finalized(effect.generation.id, effect.ordinal, failure=bad)
                 name = f"{effect.checkpoint_name}-{effect.step}"
                 folder = f"{name}.{effect.generation.id}.{effect.ordinal}"
-                storage.folders.add(folder)
+                if folder not in storage.folders:
+                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    return ev.Finalized(effect.generation.id, effect.ordinal, failure=gone)
                 crc = zlib.crc32(folder.encode())
                 return ev.Finalized(effect.generation.id, effect.ordinal, f"{folder}/{name}", crc)
-            case fx.WriteStateFile(entry):
-                if not bad and (storage.state_file is None or storage.state_file.number < entry.number):
-                    storage.state_file = entry
-                return ev.StateFileWritten(entry.number)
+            case fx.WriteStateFile(number):
+                if not bad and (storage.state_file is None or storage.state_file.number <= number):
+                    storage.state_file = effect
+                return ev.StateFileWritten(number)
             case fx.ReadBackCheckpoint(record):
-                good = not bad and record.folder in storage.folders and record.prefix not in storage.damaged
-                return ev.ReadBack(record.prefix, good)
+                return ev.ReadBack(record.prefix, "unreadable" if bad else storage.verdict(record))
+            case fx.FindOrphans(entry):
+                return ev.OrphansFound(() if bad else storage.orphans(entry))
             case fx.DeleteFolder(folder):
                 assert folder, "the run directory itself"
                 assert all(record.folder != folder for record in storage.state.checkpoints), "a live one is deleted"
@@ -626,6 +643,13 @@ class Cluster:
         self.check()
         # Who waits for a world that can never be complete is told so, and knows how long it wants to.
         return [client for client in self.clients if not client.done and client.worker.world]
+
+
+def folder_of(event: ev.Event) -> str:
+    """The folder of the attempt that a vote is for."""
+    assert isinstance(event, ev.Vote)
+    ballot = event.ballot
+    return f"{ballot.checkpoint_name}-{ballot.step}.{event.caller.generation}.{event.ordinal}"
 
 
 def check_log(entries: list[Entry]) -> None:

@@ -23,9 +23,9 @@ the time of the event, and the effects so far.
 - `joining`: worlds form, or come back to a coordinator that was restarted.
 - `attendance`: who is there, and who leaves.
 - `saving`: vote, reports, and the commit. `leading`: a save whose world does not lead the run yet takes the lead.
-- `restoring`: the talks.
+- `restoring`: the talks. `damage`: what a worker found damaged is read once more, and condemned.
 - `survey`: what `status` tells of all this.
-- `upkeep`: after a commit, reading back, retiring and deleting.
+- `upkeep`: after a commit, reading back, retiring and deleting; what earlier generations left behind.
 
 `machine` puts these together: which event goes where, and what the clock does.
 Whatever waits for the log, a call or the next phase of a save, goes on in a function that is handed to the ledger; it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState, Task
 
 from .values import Answer, Caller, Cluster, Failure, Report, RequestId
 
@@ -65,16 +65,24 @@ class Finalize:
 
 @dataclass(frozen=True, slots=True)
 class WriteStateFile:
-    """Write TensorFlow's `checkpoint` file from an entry, unless a later one was written. -> StateFileWritten"""
+    """Write TensorFlow's `checkpoint` file, unless it was written after a later entry. -> StateFileWritten"""
 
-    entry: Entry
+    number: int  # of the entry after which the run is in this state
+    state: LogState
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBackCheckpoint:
-    """Read every byte of a committed checkpoint and check it. -> ReadBack"""
+    """Read every byte of a live checkpoint and check it. -> ReadBack"""
 
     record: CheckpointRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FindOrphans:
+    """Look for folders of attempts that were never committed and never can be after an entry. -> OrphansFound"""
+
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ Effect = (
     | Finalize
     | WriteStateFile
     | ReadBackCheckpoint
+    | FindOrphans
     | DeleteFolder
     | Remark
 )

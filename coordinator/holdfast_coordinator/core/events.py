@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from holdfast_storage.records import Entry, LogState, Task
 
@@ -163,10 +164,15 @@ class StateFileWritten:
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """A committed checkpoint was read back from storage."""
+    """A live checkpoint was read back from storage."""
 
     prefix: str
-    good: bool
+    verdict: Literal["good", "damaged", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansFound:
+    folders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,5 +191,5 @@ SaveCall = Vote | Reported | GaveUp
 Event = (
     Join | Rejoin | Vote | Reported | GaveUp | Restore | Leave | Ask | Cancelled
     | Attached | Heartbeat | Detached
-    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | Deleted | Tick
+    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | OrphansFound | Deleted | Tick
 )  # fmt: skip

@@ -99,7 +99,8 @@ class Joining:
         def then(failure: Failure | None) -> None:
             state = run.ledger.state
             led = generation_of(state)
-            if not failure and led != e.caller.generation and run.fork_point != e.base:
+            over = state is not None and e.caller.generation in state.superseded
+            if not failure and led != e.caller.generation and (over or run.fork_point != e.base):
                 failure = superseded(f"the run has been taken over by generation {led or 'unknown'} since")
             if failure:
                 run.refuse(e.request, failure)

@@ -13,7 +13,7 @@ from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
 from .attempt import Attempt, Phase
-from .effects import Probe, WriteStateFile
+from .effects import Probe
 from .membership import World
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
@@ -26,7 +26,7 @@ class Leading:
     def __init__(self, run: Run, upkeep: Upkeep) -> None:
         self._run = run
         self._upkeep = upkeep
-        self._probing: list[tuple[str, World, Attempt, Callable[[], None]]] = []  # by address
+        self._probing: list[tuple[str, Callable[[str], None]]] = []  # by address
 
     # -- for a save that needs the lead --
 
@@ -60,29 +60,41 @@ class Leading:
         if self._is_elsewhere(world):
             self._hand_over(world)
             return
+        if self._is_over(world):
+            return
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
             self._take_for(world, attempt, won)
+        else:
+            address = rival.address
+            self.ask_who_lives(lambda living: self._decide(world, attempt, won, address, living))
+
+    def ask_who_lives(self, then: Callable[[str], None]) -> None:
+        """Call `then` with the names of the living workers of the generation that leads by the log; empty for none."""
+        run, state = self._run, self._run.ledger.state
+        rival, reign = (state.leader, state.generation) if state else (None, None)
+        if rival is None or reign is None:
+            then("")
         elif rival.id == run.leader.id:
-            other = run.worlds.get(reign.id)
-            living = other.living(run.now.monotonic) if other else ()
-            self._decide(world, attempt, won, rival.address, names(living))
+            world = run.worlds.get(reign.id)
+            then(names(world.living(run.now.monotonic)) if world else "")
         elif rival.address:
-            self._probing.append((rival.address, world, attempt, won))
+            self._probing.append((rival.address, then))
             run.emit(Probe(rival.address, rival.host, reign.id))
         else:
-            self._decide(world, attempt, won, rival.address, "")
+            then("")
 
     def probed(self, e: ev.Probed) -> None:
         asking = [asked for asked in self._probing if asked[0] == e.address]
         self._probing = [asked for asked in self._probing if asked[0] != e.address]
-        for _, world, attempt, won in asking:
-            if attempt.phase is Phase.LEADING:
-                self._decide(world, attempt, won, e.address, e.living)
+        for _, then in asking:
+            then(e.living)
 
     def _decide(self, world: World, attempt: Attempt, won: Callable[[], None], address: str, living: str) -> None:
         state = self._run.ledger.state
+        if attempt.phase is not Phase.LEADING:
+            return
         if living:
             failure = Failure(
                 "invalid_request",
@@ -134,7 +146,7 @@ class Leading:
                 self._hand_over(world)
                 done(unknown(world.generation.id))
             elif generation_of(state) != world.generation.id:
-                if self._run.fork_point != world.base:
+                if not self._is_over(world) and self._run.fork_point != world.base:
                     why = f"generation {generation_of(state)} has taken the run over since"
                     self._fence(world, superseded(why))
                 done(None)
@@ -160,6 +172,14 @@ class Leading:
             return False
         return state.leader.id not in (self._run.leader.id, world.led_by)
 
+    def _is_over(self, world: World) -> bool:
+        """Whether a world has led and lost the lead; it is then fenced. What it left behind may be deleted by now."""
+        state = self._run.ledger.state
+        over = state is not None and world.generation.id in state.superseded
+        if over:
+            self._fence(world, superseded(f"generation {generation_of(state)} has taken the run over since"))
+        return over
+
     # -- taking and losing it --
 
     def _take(self, world: World, then: Callable[[Failure | None], None]) -> None:
@@ -181,8 +201,9 @@ class Leading:
             if run.leading != world.generation.id:
                 self._upkeep.policy = RetentionPolicy()
             run.leading, run.led_since = world.generation.id, entry.number
-            run.emit(WriteStateFile(entry))
+            run.published(entry)
             self._upkeep.delete(entry.state)
+            self._upkeep.look_for_orphans(entry)
             then(None)
 
         generation = world.generation.id

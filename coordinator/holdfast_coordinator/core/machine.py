@@ -9,6 +9,7 @@ from holdfast_storage.records import Leader
 
 from . import events as ev
 from .attendance import Attendance
+from .damage import Damage
 from .effects import Effect
 from .joining import Joining
 from .leading import Leading
@@ -30,11 +31,12 @@ class Machine:
 
     def __init__(self, leader: Leader) -> None:
         run = self._run = Run(leader)
-        self._restoring = Restoring(run)
-        self._joining = Joining(run, self._restoring)
-        self._attendance = Attendance(run)
         self._upkeep = Upkeep(run)
         leading = self._leading = Leading(run, self._upkeep)
+        self._damage = Damage(run, leading)
+        self._restoring = Restoring(run, self._damage)
+        self._joining = Joining(run, self._restoring)
+        self._attendance = Attendance(run)
         self._saving = Saving(run, leading, self._upkeep)
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Join: self._joining.join,
@@ -51,7 +53,8 @@ class Machine:
             ev.Finalized: self._saving.finalized,
             ev.StateFileWritten: self._saving.state_file_written,
             ev.Probed: leading.probed,
-            ev.ReadBack: self._upkeep.read_back,
+            ev.ReadBack: self._read_back,
+            ev.OrphansFound: self._upkeep.orphans_found,
             ev.Deleted: self._upkeep.deleted,
             ev.LogRead: self._log_read,
             ev.Appended: self._appended,
@@ -111,6 +114,11 @@ class Machine:
         if e.taken_by:
             self._leading.meet(e.taken_by)
         self.ledger.was_appended(e, self._run.now)
+
+    def _read_back(self, e: ev.ReadBack) -> None:
+        # Both may have asked for it; the first answer serves both.
+        self._damage.read_back(e)
+        self._upkeep.read_back(e)
 
     def _tick(self, _: ev.Tick) -> None:
         run = self._run

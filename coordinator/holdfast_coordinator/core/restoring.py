@@ -7,6 +7,7 @@ from dataclasses import replace
 from holdfast_storage.records import CheckpointRecord, Task
 
 from . import events as ev
+from .damage import Damage
 from .membership import REMEMBERED, World
 from .run import Run
 from .talk import Decision, RestoreTalk
@@ -16,8 +17,9 @@ from .values import Apply, Caller, Failure, Read, names
 class Restoring:
     """Keeps `World.talks`, and what a world builds on once it has restored."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, damage: Damage) -> None:
         self._run = run
+        self._damage = damage
 
     def restore(self, e: ev.Restore) -> None:
         run = self._run
@@ -53,6 +55,8 @@ class Restoring:
                 del talk.waiting[e.request]
                 run.reply(e.request, Read(talk.current))
             else:
+                if e.verdict == "damaged":
+                    self._damage.suspect(e.prefix)
                 decision = talk.hear(e.caller.task, e.verdict, e.reason)
                 if decision is not None:
                     self._decide(world, talk, decision)

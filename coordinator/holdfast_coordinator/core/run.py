@@ -26,6 +26,7 @@ class Run:
         self.worlds: dict[str, World] = {}  # by generation
         self.leading = ""  # generation that this coordinator leads the run with
         self.led_since = -1  # number of the entry that took the lead
+        self.condemned: set[str] = set()  # prefixes that two readers found damaged, whether or not the log says so yet
         self.now = Now(0.0, 0.0)
         self.effects: list[Effect] = []
         self.ledger = Ledger(leader.id, self.emit)
@@ -106,7 +107,11 @@ class Run:
     def published(self, entry: Entry | Failure) -> None:
         """An entry that changes what stock readers should find stands in the log."""
         if isinstance(entry, Entry):
-            self.emit(WriteStateFile(entry))
+            self.show(entry.number, entry.state)
+
+    def show(self, number: int, state: LogState) -> None:
+        """Have stock readers find what the state after an entry holds, but for what is known to be damaged."""
+        self.emit(WriteStateFile(number, state.condemn(self.condemned)))
 
     # -- the end of a save --
 

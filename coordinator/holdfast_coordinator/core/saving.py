@@ -10,7 +10,7 @@ from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 
 from . import events as ev
 from .attempt import Attempt, Phase
-from .effects import Finalize, WriteStateFile
+from .effects import Finalize
 from .leading import Leading
 from .membership import LOST_AFTER, World
 from .run import Run
@@ -75,7 +75,7 @@ class Saving:
             return
         attempt.reporters[e.request] = e.caller.task
         if attempt.undecided:
-            self._run.fail_save(world, attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
+            self._failed(world, attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
 
     def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
         """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
@@ -192,19 +192,25 @@ class Saving:
             self._run.reply(request, attempt.go)
 
     def _roll_back(self, world: World, attempt: Attempt) -> None:
-        """Put into the log that the world went back to an older checkpoint, before it writes on from there."""
+        """Put into the log what was found damaged, and what the world went back to, before it writes on from there."""
+        run, state = self._run, self._run.ledger.state
+        assert state is not None
+        marked = state.condemn(run.condemned)
+        if marked != state:
+            note = ", ".join(marked.damaged[len(state.damaged) :])
+            run.append("damaged", run.leading, lambda s: s.condemn(run.condemned), run.published, note=note)
         back, world.went_back_to = world.went_back_to, ""
-        state = self._run.ledger.state
-        if not (back and state and state.find(back) and state.checkpoints[-1].prefix != back):
+        record = state.find(back)
+        if record is None or marked.restorable[-1:] == (record,):
             return
         attempt.went_back_to = back
 
         def done(entry: Entry | Failure) -> None:
             if isinstance(entry, Entry):
                 attempt.went_back_to = ""
-            self._run.published(entry)
+            run.published(entry)
 
-        self._run.append("restored", self._run.leading, lambda s: s.restored(back), done, note=back)
+        run.append("restored", run.leading, lambda s: s.restored(back), done, note=back)
 
     def _finalize(self, world: World, attempt: Attempt) -> None:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
@@ -228,14 +234,14 @@ class Saving:
         if not world or not attempt or attempt.ordinal != e.ordinal or attempt.phase is not Phase.FINALIZING:
             return
         if e.failure:
-            run.fail_save(world, attempt, e.failure)
+            self._failed(world, attempt, e.failure)
             return
         attempt.advance(Phase.COMMITTING)
         record = CheckpointRecord(e.prefix, attempt.step, run.now.wall, manifest_crc32c=e.manifest_crc32c)
 
         def change(state: LogState) -> LogState:
             # Where the entry that was to tell of it could not be made, this one does.
-            back = attempt.went_back_to
+            back, state = attempt.went_back_to, state.condemn(run.condemned)
             return (state.restored(back) if back and state.find(back) else state).commit(record)
 
         def done(entry: Entry | Failure) -> None:
@@ -251,9 +257,22 @@ class Saving:
             attempt.advance(Phase.PUBLISHING)
             attempt.entry = entry
             self._upkeep.policy = attempt.retention
-            run.emit(WriteStateFile(entry))
+            run.published(entry)
 
         attempt.intent = run.append("commit", e.generation, change, done, note=record.prefix)
+
+    def _failed(self, world: World, attempt: Attempt, failure: Failure) -> None:
+        """End a save that could not be written, unless the log says what is behind that: whoever takes the run from a
+        job that still writes cleans up behind it."""
+
+        def then(_: Failure | None) -> None:
+            if world.attempt is attempt and attempt.undecided:
+                self._run.fail_save(world, attempt, failure)
+
+        if failure.kind == "storage" and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
+            self._run.ledger.read(then)
+        else:
+            then(None)
 
     def state_file_written(self, e: ev.StateFileWritten) -> None:
         for world in self._run.worlds.values():

@@ -1,18 +1,21 @@
-"""What is done to a run's checkpoints after a commit: read back the new one, retire what it replaces, delete that."""
+"""What is removed: after a commit what it replaces, once it was read back; after a change of the lead, orphans."""
 
 from __future__ import annotations
 
 from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
-from .effects import DeleteFolder, ReadBackCheckpoint, Remark
+from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
 from .retention import sweep
 from .run import Run
 from .values import Failure, RetentionPolicy
 
 
 class Upkeep:
-    """Retention, one read-back at a time. `policy` is that of the last commit of the leading world."""
+    """Retention, one read-back at a time, and the clean-up.
+
+    `policy` is that of the last commit of the leading world.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -27,20 +30,22 @@ class Upkeep:
     def consider(self) -> None:
         """Have the newest checkpoint read back, if something is to go once it is known to be good."""
         run, state = self._run, self._run.ledger.state
-        if not state or not state.checkpoints or self._reading_back or not run.leading:
+        if not state or not state.restorable or self._reading_back or not run.leading:
             return
-        newest = state.checkpoints[-1]
+        newest = state.restorable[-1]
         if not newest.stock and sweep(state, self.policy, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest))
 
     def read_back(self, e: ev.ReadBack) -> None:
+        if e.prefix != self._reading_back:
+            return
         self._reading_back = ""
         run, state = self._run, self._run.ledger.state
-        if not e.good:
-            run.emit(
-                Remark(f"{e.prefix} was committed but could not be read back: nothing that it replaces is removed")
-            )
+        if e.verdict != "good":
+            # A first reader: who restores it will be the second.
+            why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
+            run.emit(Remark(f"{why}: nothing that it replaces is removed"))
             return
         if not run.leading or state is None or not sweep(state, self.policy, e.prefix):
             return
@@ -56,6 +61,23 @@ class Upkeep:
                 self.consider()
 
         run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
+
+    def look_for_orphans(self, entry: Entry) -> None:
+        """Once a lead entry stands: have found what the generations before have left behind."""
+        if entry.state.superseded:
+            self._run.emit(FindOrphans(entry))
+
+    def orphans_found(self, e: ev.OrphansFound) -> None:
+        run, state = self._run, self._run.ledger.state
+        if not run.leading or state is None or state.discard(e.folders) == state:
+            return
+
+        def done(entry: Entry | Failure) -> None:
+            if isinstance(entry, Entry):
+                self.delete(entry.state)
+
+        note = f"never committed: {', '.join(e.folders)}"
+        run.append("retire", run.leading, lambda s: s.discard(e.folders), done, note=note)
 
     def delete(self, state: LogState) -> None:
         """Have the folders deleted that are retired and have not been deleted yet."""
