@@ -114,3 +114,56 @@ def test_without_a_last_preserved_time() -> None:
     assert sweep(state, RetentionPolicy(1, 1.0), checkpoint(2).prefix) == Sweep(
         preserve=(checkpoint(1).prefix,), last_preserved=checkpoint(1).time
     )
+
+
+def test_a_damaged_one_does_not_count() -> None:
+    """A good checkpoint deleted because a damaged one fills its place among those to keep."""
+    state = of(*(checkpoint(step) for step in range(1, 6))).condemn((checkpoint(4).prefix,))
+    newest = checkpoint(5).prefix
+    assert sweep(state, RetentionPolicy(2), newest).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
+    assert sweep(state, RetentionPolicy(3), newest).retire == (checkpoint(1).prefix,)
+
+
+def test_a_damaged_one_goes_when_it_would_have_gone() -> None:
+    """Damaged checkpoints kept for ever, or gone before anybody could look at them."""
+    state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(2).prefix,))
+    policy = RetentionPolicy(2)
+    assert not sweep(state, policy, checkpoint(3).prefix), "one newer good one is not two"
+    state = state.commit(checkpoint(4))
+    assert sweep(state, policy, checkpoint(4).prefix).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
+
+
+def test_a_damaged_one_is_not_kept_for_ever() -> None:
+    """What `keep_checkpoint_every_n_hours` keeps is a checkpoint that nobody can restore."""
+    state = of(checkpoint(1, time=WALL + 7200), checkpoint(2, time=WALL + 7201), checkpoint(3, preserved=True))
+    state = state.commit(checkpoint(4)).condemn((checkpoint(1).prefix, checkpoint(3).prefix))
+    assert sweep(state, RetentionPolicy(1, 1.0), checkpoint(4).prefix) == Sweep(
+        (checkpoint(1).prefix, checkpoint(3).prefix), (checkpoint(2).prefix,), WALL + 7201
+    )
+
+
+def test_nothing_goes_for_a_damaged_one() -> None:
+    """What was read back, and found damaged by two readers since, replaces what is good."""
+    state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(3).prefix,))
+    assert not sweep(state, RetentionPolicy(1), checkpoint(3).prefix)
+
+
+@given(
+    st.lists(st.sampled_from(["good", "damaged", "stock", "preserved", "preserved and damaged"]), max_size=9),
+    st.integers(1, 4),
+    st.integers(0, 8),
+)
+def test_the_good_ones_that_are_to_be_kept_are_kept(kinds: list[str], keep: int, verified: int) -> None:
+    """Fewer good checkpoints left than were asked for, whatever lies among them."""
+    records = [
+        checkpoint(step, stock=kind == "stock", preserved="preserved" in kind) for step, kind in enumerate(kinds)
+    ]
+    state = of(*records).condemn([r.prefix for r, kind in zip(records, kinds, strict=True) if "damaged" in kind])
+    newest = checkpoint(verified).prefix
+    plan = sweep(state, RetentionPolicy(keep), newest)
+    after = state.retire(plan.retire, plan.preserve, plan.last_preserved)
+    good = [r for r, kind in zip(records, kinds, strict=True) if kind == "good"]
+    assert [r for r in good if r in after.checkpoints][-keep:] == good[-keep:]
+    assert {r for r in state.restorable if r.stock or r.preserved} <= set(after.checkpoints)
+    assert not plan or state.find(newest) in after.restorable
+    assert not sweep(after, RetentionPolicy(keep), newest), "a sweep that does not come to an end"

@@ -1,7 +1,7 @@
 """What may go: `max_to_keep` and `keep_checkpoint_every_n_hours`, as `tf.train.CheckpointManager` means them.
 
 A function of the log's state alone; the last preserved time lives in the log. Stock checkpoints are not ours and
-stay, and neither count nor go.
+stay, and neither count nor go. Damaged ones do not count, are not kept for ever, and go when they would have gone.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ class Sweep:
 def sweep(state: LogState, policy: RetentionPolicy, verified: str) -> Sweep:
     """What may go now that the checkpoint `verified` has been committed and read back.
 
-    Only what is older than `verified` in commit order goes: a newer one that nobody has read back replaces nothing.
+    What has `max_to_keep` newer good ones goes. Only what is older than `verified` in commit order: a newer one that
+    nobody has read back replaces nothing.
     """
-    if not policy.max_to_keep:
+    good = [c for c in state.restorable if not c.stock and not c.preserved]
+    if not policy.max_to_keep or verified not in (c.prefix for c in state.restorable):
         return Sweep(last_preserved=state.last_preserved)
-    ours = [c for c in state.checkpoints if not c.stock and not c.preserved]
-    older = [c.prefix for c in state.checkpoints]
-    older = older[: older.index(verified)] if verified in older else []
     retire: list[str] = []
     preserve: list[str] = []
     last = state.last_preserved
-    for record in ours[: -policy.max_to_keep]:
-        if record.prefix not in older:
+    hours = policy.keep_every_n_hours
+    newer = len(good)
+    for record in state.checkpoints:
+        damaged = record.prefix in state.damaged
+        newer -= record in good
+        if record.prefix == verified or newer < policy.max_to_keep:
             break
-        hours = policy.keep_every_n_hours
-        if hours and (last is None or record.time - hours * 3600.0 >= last):
+        if record.stock or (record.preserved and not damaged):
+            continue
+        if not damaged and hours and (last is None or record.time - hours * 3600.0 >= last):
             preserve.append(record.prefix)
             last = record.time
         else:
