@@ -38,7 +38,7 @@ class Checks:
         self.contents: dict[str, str] = {}
         self.restores: dict[tuple[str, int], str] = {}
         self.truth = Truth(world.bucket)
-        self._good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
+        self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
         world.bucket.created = self._created
 
     @property
@@ -76,8 +76,8 @@ class Checks:
             assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
             if record.folder not in self.world.bucket.rotten:
                 self.verify(record)
-                self._good.add(record.prefix)
-        if self._good and not any(record.prefix in self._good for record in state.checkpoints):
+                self.good.add(record.prefix)
+        if self.good and not any(record.prefix in self.good for record in state.checkpoints):
             self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
 
     def verify(self, record: CheckpointRecord) -> None:
@@ -110,15 +110,24 @@ class Checks:
             self.world.violate("restore", f"{task} restores {prefix or 'nothing'}; the newest good: {possible}")
 
     def _newest_since(self, began: float) -> set[str]:
-        """The newest good checkpoint at any time since; empty for none."""
+        """What may have been the newest good checkpoint at any time since; empty for none."""
         last = 0
         while last < len(self.times) and self.times[last] <= began - STALE:
             last += 1
         found = set() if last else {""}
         for entry in self.entries[max(0, last - 1) :]:
-            good = [c.prefix for c in entry.state.checkpoints if c.folder not in self.world.bucket.rotten]
-            found.add(good[-1] if good else "")
+            found |= self._newest(entry.state)
         return found
+
+    def _newest(self, state: LogState) -> set[str]:
+        found = set()
+        for record in reversed(state.checkpoints):
+            rotten = self.world.bucket.rotten.get(record.folder)
+            if not rotten:
+                return found | {record.prefix}
+            if all("/local/" in name for name in rotten):
+                found.add(record.prefix)  # good for those whose own it is not
+        return found | {""}
 
     # -- when all is quiet --
 

@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from holdfast_coordinator import wire
+from holdfast_coordinator.core.values import Failure
+from holdfast_protos.conventions import FAILURE_TRAILER
+from holdfast_storage.errors import HoldfastError
 from simulation.fakes import here
 from simulation.processes import Process
 from simulation.scheduler import Waiter
@@ -266,7 +270,7 @@ class Rpc:
         if fate.effect == "silence":
             connection.silence()
         if fate.effect == "refused" and isinstance(message, bytes) and last:
-            message = server.broke(RuntimeError("the handler failed"))
+            message = _failed()
         self._to_client.send(message, last, fate.delay)
 
 
@@ -550,20 +554,11 @@ class Server:
             self.network.world.broke(f"{self.process}: {rpc.method} failed with {error!r}")
             rpc.answer(Broken(grpc.StatusCode.UNKNOWN, repr(error)), last=True)
 
-    def broke(self, error: Exception) -> Broken:
-        """What the servicer answers where a handler fails."""
-        from holdfast_coordinator.servicer import _answer
 
-        async def fail() -> None:
-            raise error
-
-        context = Context()
-        try:
-            _answer(fail(), context).send(None)
-        except Aborted:
-            pass
-        assert context.error is not None
-        return context.error
+def _failed() -> Broken:
+    """What the servicer answers where a handler fails."""
+    failure = wire.failure_message(Failure(HoldfastError.kind, "the coordinator failed: its log says where"))
+    return Broken(grpc.StatusCode.UNKNOWN, failure.message, ((FAILURE_TRAILER, failure.SerializeToString()),))
 
 
 async def _each(messages: list[Any]) -> AsyncIterator[Any]:

@@ -71,6 +71,7 @@ class Scheduler:
         self.current: Process | None = None
         self.hub = greenlet.getcurrent()
         self.urgent: list[Callable[[], None]] = []  # to be done before anything else runs
+        self.noted = True  # something has happened that a condition of `run` may be about
         self._ready: list[Item] = []
         self._timers: list[tuple[float, int, Item]] = []
         self._count = 0
@@ -131,11 +132,19 @@ class Scheduler:
     # -- running --
 
     def run(self, until: Callable[[], bool], end: float) -> None:
-        """Run until a condition holds, nothing can happen any more, or the clock reaches `end`."""
+        """Run until a condition holds, nothing can happen any more, or the clock reaches `end`.
+
+        The condition is looked at when `noted` has been set.
+        """
         assert greenlet.getcurrent() is self.hub
         ready, timers, draw = self._ready, self._timers, self.random.random
         at_once = 0
-        while not until():
+        self.noted = True
+        while True:
+            if self.noted:
+                self.noted = False
+                if until():
+                    return
             if not ready:
                 while timers and timers[0][2].dropped:
                     heapq.heappop(timers)

@@ -44,7 +44,7 @@ class Bucket:
     objects: dict[str, Stored] = field(default_factory=dict)
     gone: list[tuple[str, float, float]] = field(default_factory=list)  # name, since, until
     protected: set[str] = field(default_factory=set)  # folders
-    rotten: set[str] = field(default_factory=set)  # folders in which something is not what was written
+    rotten: dict[str, set[str]] = field(default_factory=dict)  # folder to its objects that are not what was written
     created: Callable[[str], None] = lambda name: None
     violations: list[Violation] = field(default_factory=list)  # kept: what raises them may be caught by the product
 
@@ -85,6 +85,7 @@ class Bucket:
 
     def _violated(self, kind: str, message: str) -> NoReturn:
         self.violations.append(Violation(kind, message))
+        self.scheduler.noted = True
         raise self.violations[-1]
 
 
@@ -133,7 +134,7 @@ class Store:
         if fate.effect == "rot" and data:
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
-            self._bucket.rotten.add(name.partition("/")[0])
+            self._bucket.rotten.setdefault(name.partition("/")[0], set()).add(name)
         self._change(fate, "write", name, lambda: self._bucket.put(name, data))
         return len(data)
 

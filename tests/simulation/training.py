@@ -240,6 +240,7 @@ class Job:
         self.goes_back = goes_back  # after so many saves it restores an older checkpoint
         self.diverges = diverges  # at its so-manieth save the last worker's weights differ
         self.lives = 0
+        self.started_at = 0.0
         self.workers: list[Process] = []
         self.ended: dict[Process, str] = {}
         self.last_save: dict[Process, str] = {}
@@ -249,6 +250,7 @@ class Job:
     def start(self, workers: int = 0) -> None:
         """New processes for all its workers."""
         self.lives += 1
+        self.started_at = self.world.scheduler.now
         self._size = workers or self._size
         self._target = ""
         life = f"{self.name}{self.lives}"

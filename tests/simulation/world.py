@@ -99,6 +99,7 @@ class World:
     def tell(self, who: object, what: object) -> None:
         """A line of the story; `what` is made a string when the story is asked for."""
         self._story.append((self.scheduler.now, str(who), what))
+        self.scheduler.noted = True
 
     def broke(self, text: str) -> None:
         """Something of the product failed that must not fail."""
@@ -107,6 +108,7 @@ class World:
     def violate(self, kind: str, text: str) -> None:
         """Kept, and raised by `run`: here and now the product might catch it."""
         self.bucket.violations.append(Violation(kind, text))
+        self.scheduler.noted = True
 
     def run(self, until: Callable[[], bool], seconds: float) -> bool:
         """Run until a condition holds, for at most so long; whether it does. Raises Violation."""

@@ -1,0 +1,243 @@
+"""One random history: jobs that save and restore, and all that befalls them, until all is calm and must be well."""
+
+from __future__ import annotations
+
+import random
+
+from simulation.faults import Calm, Faults
+from simulation.policy import Point
+from simulation.processes import Process
+from simulation.storage import Violation
+from simulation.training import EVERY, Job, coordinator, fresh
+from simulation.world import World
+
+ADDRESS = "coordinator:7070"
+LOOK = 1.0  # seconds between two looks of who runs the jobs
+STORM = 45.0  # seconds for which things go wrong
+CALM = 900.0  # seconds by which all must be well after that
+
+
+class Story:
+    """Tells one. Who runs the jobs (as an operator or a scheduler of a cluster would) is part of it."""
+
+    def __init__(self, seed: int) -> None:
+        draw = self._draw = random.Random(f"story {seed}")
+        self.world = fresh(World(seed, in_parts=draw.random() < 0.5))
+        self._faults = Faults(self.world, random.Random(f"faults {seed}"))
+        self.world.policy = self._faults
+        self._embedded = draw.random() < 0.4
+        self._coordinators: list[Process] = []
+        self._storm = True
+        self._pending: set[str] = set()
+        options = {
+            "max_to_keep": draw.choice([1, 1, 2, 3, None]),
+            "save_timeout": draw.choice([6.0, 12.0, 25.0]),
+            "join_timeout": draw.choice([15.0, 30.0]),
+        }
+        self._jobs = [self._job("job", options)]
+        self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.3 else None
+        self._faults.incidents = [self._kill, self._kill, self._kill_coordinator, self._kill_coordinator,
+                                  self._stop, self._stop_coordinator, self._jump, self._vanish]  # fmt: skip
+        if not self._embedded:
+            self._faults.incidents += [self._take_address]
+
+    def _job(self, name: str, options: dict[str, object]) -> Job:
+        draw = self._draw
+        return Job(
+            self.world,
+            name,
+            draw.choice([1, 2, 2, 3]),
+            coordinator="" if self._embedded else ADDRESS,
+            goal=EVERY * draw.randrange(2, 5),
+            options=options,
+            step_time=draw.choice([0.2, 2.0, 6.0]),
+            goes_back=draw.choice([0, 0, 0, 1, 2]),
+            diverges=draw.choice([0, 0, 0, 1, 2]),
+        )
+
+    def run(self) -> World:
+        """Raises Violation."""
+        world = self.world
+        try:
+            if not self._embedded:
+                self._start_coordinator()
+            self._start(self._jobs[0])
+            if self._second is not None:
+                world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
+            self._look()
+            world.run(lambda: False, STORM)
+            self._calm()
+            # What was on its way to the storage arrives before the last save.
+            world.run(lambda: False, 10.0)
+            self._end()
+        finally:
+            world.close()
+        return world
+
+    # -- who runs the jobs --
+
+    def _look(self) -> None:
+        """Restart what has ended, after a while."""
+        for job in self._jobs:
+            if job.name in self._pending:
+                continue
+            dead = [worker for worker in job.workers if not worker.alive and worker not in job.ended]
+            failed = [worker for worker in job.workers if job.ended.get(worker, "done") != "done"]
+            stuck = [worker for worker in job.workers if worker.stopped]
+            if job.over and not dead and not failed:
+                if self._storm or job.goal < 2 * EVERY:
+                    job.goal += EVERY * self._draw.randrange(1, 3)
+                    self._soon(job, self._draw.choice([1.0, 8.0]))
+            elif dead or failed or (stuck and self._draw.random() < 0.1):
+                self._soon(job, self._draw.choice([0.5, 5.0, 15.0]))
+        if not self._embedded and self._storm and not any(c.alive for c in self._coordinators):
+            if "coordinator" not in self._pending:
+                self._pending.add("coordinator")
+                self.world.scheduler.later(None, self._draw.choice([0.2, 2.0, 15.0]), self._start_coordinator)
+        if self._storm:
+            self.world.scheduler.later(None, LOOK, self._look)
+
+    def _soon(self, job: Job, seconds: float) -> None:
+        self._pending.add(job.name)
+        self.world.scheduler.later(None, seconds, self._restart, job)
+
+    def _restart(self, job: Job) -> None:
+        """End what is left of a job's life, but for what is stopped: that may be woken later; and begin another."""
+        self._pending.discard(job.name)
+        if job not in self._jobs:
+            return
+        for worker in job.workers:
+            if worker.stopped and self._storm:
+                self.world.scheduler.later(None, 15.0 * self._draw.random(), self._wake, worker)
+            elif self._storm and worker.alive and self._draw.random() < 0.2:
+                self.world.stop(worker)
+                self.world.scheduler.later(None, 25.0 * self._draw.random(), self._wake, worker)
+            else:
+                self.world.kill(worker)
+        if not self._storm:
+            state = self.world.checks.state
+            job.goal = 2 * EVERY + max((record.step for record in state.checkpoints), default=0) if state else 2 * EVERY
+        self._start(job, self._draw.choice([0, 0, 0, 1, 2, 3]))
+
+    def _start(self, job: Job, workers: int = 0) -> None:
+        job.start(workers)
+        self.world.counts["lives"] += 1
+        self.world.tell(job.name, f"begins life {job.lives} with {len(job.workers)} workers, up to step {job.goal}")
+
+    def _join_second(self) -> None:
+        if self._storm and self._second is not None:
+            self._jobs.append(self._second)
+            self._start(self._second)
+
+    def _start_coordinator(self) -> None:
+        self._pending.discard("coordinator")
+        self.world.network.free(ADDRESS)
+        name = f"coordinator{len(self._coordinators) + 1}"
+        self._coordinators.append(coordinator(self.world, ADDRESS, name))
+        self.world.tell(name, f"begins at {ADDRESS}")
+
+    def _wake(self, process: Process) -> None:
+        if process.stopped:
+            self.world.counts["zombies woken"] += 1
+            self.world.resume(process)
+
+    # -- what befalls them --
+
+    def _some_worker(self) -> Process | None:
+        living = [worker for job in self._jobs for worker in job.workers if worker.alive]
+        return self._draw.choice(living) if living else None
+
+    def _some_coordinator(self) -> Process | None:
+        if self._embedded:
+            living = [job.workers[0] for job in self._jobs if job.workers and job.workers[0].alive]
+        else:
+            living = [process for process in self._coordinators if process.alive]
+        return self._draw.choice(living) if living else None
+
+    def _kill(self, point: Point) -> None:
+        """Who is at this very point, or somebody else at this moment."""
+        self._end_one(point.process if self._draw.random() < 0.6 else self._some_worker(), host=False)
+
+    def _vanish(self, point: Point) -> None:
+        self._end_one(self._draw.choice([point.process, self._some_worker()]), host=True)
+
+    def _kill_coordinator(self, point: Point) -> None:
+        self._end_one(self._some_coordinator(), host=False)
+
+    def _end_one(self, process: Process | None, *, host: bool) -> None:
+        if process is not None:
+            self.world.kill(process, host=host)
+
+    def _stop(self, point: Point) -> None:
+        self._stop_one(self._draw.choice([point.process, self._some_worker()]))
+
+    def _stop_coordinator(self, point: Point) -> None:
+        process = self._some_coordinator()
+        self._stop_one(process)
+        if process in self._coordinators and self._draw.random() < 0.7:
+            # Whoever runs the cluster takes it for dead, and starts another.
+            self.world.scheduler.later(None, 3.0 * self._draw.random(), self._start_coordinator)
+
+    def _stop_one(self, process: Process | None) -> None:
+        if process is not None:
+            self.world.stop(process)
+            self.world.scheduler.later(None, self._draw.choice([1.0, 8.0, 25.0]), self._wake, process)
+
+    def _take_address(self, point: Point) -> None:
+        """A second coordinator comes up, and the name leads to it, while the first one lives."""
+        self.world.counts["two coordinators"] += 1
+        self._start_coordinator()
+        if self._draw.random() < 0.5:
+            for connection in list(self.world.network.connections):
+                if self._draw.random() < 0.5:
+                    connection.cut("a proxy has let go of it")
+
+    def _jump(self, point: Point) -> None:
+        """A wall clock is set."""
+        process = self._draw.choice([point.process, self._some_worker() or point.process])
+        process.wall_offset += self._draw.choice([-1e6, -3600.0, -5.0, 7.0, 3600.0, 1e6])
+        self.world.counts["clock jumps"] += 1
+        self.world.tell(process, f"has its wall clock set to {process.wall():.0f}")
+
+    # -- when it is over --
+
+    def _calm(self) -> None:
+        """Nothing goes wrong from now on: one job goes on, with one coordinator."""
+        world = self.world
+        world.tell("story", "all is calm from here on")
+        world.policy = Calm(random.Random(f"calm {world.seed}"))
+        self._storm = False
+        for job in self._jobs[1:] if self._draw.random() < 0.5 else self._jobs[:-1]:
+            for worker in job.workers:
+                world.kill(worker)
+            self._jobs.remove(job)
+        for process in world.processes:
+            self._wake(process)
+        if not self._embedded:
+            listening = world.network.listeners.get(ADDRESS)
+            if listening is None or not listening.process.alive:
+                self._start_coordinator()
+
+    def _end(self) -> None:
+        world, job = self.world, self._jobs[0]
+        job.goes_back = job.diverges = 0
+        calm_since = world.scheduler.now
+        for _ in range(4):
+            if job.name not in self._pending and (job.over or self._broken(job)):
+                if job.over and job.done and job.started_at >= calm_since:
+                    break
+                self._restart(job)
+            world.run(lambda: (job.over or self._broken(job)) and not self._pending, CALM)
+        if not job.done:
+            how = ", ".join(f"{worker}: {job.ended.get(worker, 'has not ended')}" for worker in job.workers)
+            raise Violation("liveness", f"{job.name} does not come to its end ({how})\n{world.waits()}")
+        committed = {record.prefix for entry in world.checks.entries for record in entry.state.checkpoints}
+        for worker, prefix in job.last_save.items():
+            if worker in job.workers and prefix not in committed:
+                raise Violation("liveness", f"the last save of {worker}, {prefix}, was not committed")
+        world.run(lambda: False, 20.0)
+        world.checks.quiet()
+
+    def _broken(self, job: Job) -> bool:
+        """Whether somebody of it is gone for good, so that the others cannot go on."""
+        return any(not worker.alive and job.ended.get(worker) != "done" for worker in job.workers)
