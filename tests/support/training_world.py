@@ -69,9 +69,12 @@ class Worker:
             raise WorldFailed(f"{self.name} has not ended in {seconds:.0f} s\n{self.tail()}")
         return self._process.exitcode
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """SIGKILL, if it still runs."""
         self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
         self._process.join()
         self._process.close()
         self._commands.close()

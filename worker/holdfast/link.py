@@ -28,9 +28,9 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Reconnecting is a matter of a second, not of gRPC's two minutes: a save waits for it.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Reconnecting is a matter of a moment, not of gRPC's two minutes: a save waits for it.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
     # A proxy between hosts of a cluster is never what was meant.
     ("grpc.enable_http_proxy", 0),
 ]

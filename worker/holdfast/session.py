@@ -347,7 +347,7 @@ def _names(tasks: Sequence[pb.Task]) -> str:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries: quick at first, never long, for a save may wait for it."""
-    yield from (0.05, 0.1, 0.2, 0.5)
-    while True:
-        yield 1.0
+    """Seconds to wait between tries: quick for as long as a restart takes, for a save may wait for it, then patient."""
+    yield from (0.05, 0.1)
+    yield from itertools.repeat(0.2, 150)
+    yield from itertools.repeat(1.0)
