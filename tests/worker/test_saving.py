@@ -14,7 +14,7 @@ from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, StorageError, Superseded
 from holdfast_storage.log import Log
-from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store.posix import PosixStore
 
 TERMS = Terms("ckpt", 1.0, 5, None, "refuse", False, False)
@@ -48,18 +48,21 @@ class StubbornSession:
 
 
 def log_of(store: PosixStore, save: Save, *, committed: bool) -> None:
-    """Make a log in which the save was committed, or not."""
-    state = LogState("run")
+    """Make a log in which the save was committed, or not, and a newer job has taken the run and retired it since."""
+    leads = LogState("run").lead(Leader("w", "", ""), Generation(save.session.generation, ()))
+    states = [leads]
     if committed:
-        state = state.commit(CheckpointRecord(save.prefix, 30, 1.0))
-    Log(store).publish(Entry(0, "commit", "w.1", 1.0, state), 0.0)
+        states.append(leads.commit(CheckpointRecord(save.prefix, 30, 1.0)))
+    states.append(leads.lead(Leader("other", "", ""), Generation("ffffffff", ())))
+    for number, state in enumerate(states):
+        Log(store).publish(Entry(number, "commit", f"w.{number}", 1.0, state), 0.0)
 
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, committed: bool) -> None:
-    """The word of the commit is lost, another job takes the run, and a save that stands is told to have failed."""
+    """The word of the commit is lost, another job takes the run, and a save that stood is told to have failed."""
     store = PosixStore(str(tmp_path))
-    session: Any = StubbornSession(Superseded("a newer leader has taken the run"))
+    session: Any = StubbornSession(Superseded("a newer leader has taken the run"), votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     log_of(store, save, committed=committed)
     save.start()

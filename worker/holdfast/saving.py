@@ -26,7 +26,7 @@ from holdfast_storage.errors import (
     StorageError,
     Superseded,
 )
-from holdfast_storage.runs import read_run
+from holdfast_storage.log import Log
 from holdfast_storage.store.base import Store
 
 log = logging.getLogger("holdfast")
@@ -75,6 +75,7 @@ class Save:
     error: HoldfastError | None = None
     taken: float = field(default_factory=time.time)
     _thread: threading.Thread | None = None
+    _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
     _reported: bool = False  # perhaps: it was sent
     _done_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -166,6 +167,7 @@ class Save:
                 "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
             )
         self._see_log_entry(go.log_entry)
+        self._entry = go.log_entry
         whole = plan(snapshot.specs, len(self.session.place.tasks), go.local)
         written = self._write(snapshot, crcs, whole, go.local)
         return self._report(written, whole, [snapshot.tensors[position].key for position in go.local], go.local)
@@ -272,18 +274,37 @@ class Save:
             phase="commit",
         )
 
-    def _is_in_log(self) -> bool:
-        try:
-            state = read_run(self.store)
-        except HoldfastError:
-            return False
-        return state is not None and state.find(self.prefix) is not None
+    def _is_in_log(self, patience: float = 0.0) -> bool:
+        """Whether the commit entry of this save is seen to stand.
+
+        It is looked for from where the writing began, not in the last entry alone: a newer job may have retired the
+        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, up to
+        `patience` seconds, since this worker's mount may show it late.
+        """
+        log, number, pause, waited = Log(self.store), self._entry + 1, 0.05, 0.0
+        while number > 0:
+            try:
+                entry = log.read(number)
+            except HoldfastError:
+                return False
+            if entry is not None:
+                state, number = entry.state, number + 1
+                if state.find(self.prefix) is not None:
+                    return True
+                if state.generation is None or state.generation.id != self.session.generation:
+                    return False
+            elif waited >= patience:
+                return False
+            else:
+                time.sleep(pause)
+                waited, pause = waited + pause, min(2 * pause, 2.0)
+        return False  # it has not begun to write
 
     def _named(self, error: HoldfastError) -> HoldfastError | None:
         """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
         if isinstance(error, Superseded):
             # It may have come instead of the word that this save was committed, before the newer job took the run.
-            return None if self._is_in_log() else error
+            return None if self._is_in_log(VISIBLE_WITHIN) else error
         kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
         named = kind(
             f"the save of step {self.step} failed and nothing of it is visible: {error}",
