@@ -22,6 +22,7 @@ from holdfast_coordinator.core.values import Failure
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_storage.errors import HoldfastError
 from simulation.fakes import here
+from simulation.policy import Point
 from simulation.processes import Process
 from simulation.scheduler import Waiter
 
@@ -151,14 +152,14 @@ class _Way:
 
     def __init__(self, rpc: Rpc, receiver: Process, take: Callable[[Any, bool], None]) -> None:
         self._rpc, self._receiver, self._take = rpc, receiver, take
-        self._sent: deque[tuple[Any, bool]] = deque()
-        self._arrived: deque[tuple[Any, bool]] = deque()
+        self._sent: deque[tuple[Any, bool, Point | None]] = deque()
+        self._arrived: deque[tuple[Any, bool, Point | None]] = deque()
         self._clear_at = 0.0
 
-    def send(self, message: Any, last: bool, delay: float) -> None:
+    def send(self, message: Any, last: bool, delay: float, point: Point | None = None) -> None:
         scheduler = self._receiver.scheduler
         self._clear_at = max(self._clear_at, scheduler.now + delay)
-        self._sent.append((message, last))
+        self._sent.append((message, last, point))
         scheduler.later(None, self._clear_at - scheduler.now, self._travelled)
 
     def _travelled(self) -> None:
@@ -168,7 +169,10 @@ class _Way:
             self._receiver.scheduler.soon(self._receiver, self._handed_over)
 
     def _handed_over(self) -> None:
-        self._take(*self._arrived.popleft())
+        message, last, point = self._arrived.popleft()
+        self._take(message, last)
+        if point is not None:
+            self._rpc.connection.network.world.policy.reached(point, "done")
 
 
 class Rpc:
@@ -199,7 +203,8 @@ class Rpc:
             self._to_server.send(None, True, 0.0)
             return
         world = connection.network.world
-        fate = world.policy.message(world.point("request", connection.client, self.method, connection.address))
+        point = world.point("request", connection.client, self.method, connection.address)
+        fate = world.policy.message(point)
         connection.client.check_alive()
         match fate.effect:
             case "cut":
@@ -210,7 +215,7 @@ class Rpc:
             case "doubled" if self.method != "Attend":
                 double = Rpc(connection, self.method, lambda error: None)
                 double._to_server.send(payload, last, 3 * fate.delay)
-        self._to_server.send(payload, last, fate.delay)
+        self._to_server.send(payload, last, fate.delay, point)
         if fate.effect == "passed_and_cut":
             world.scheduler.later(None, fate.delay + 0.001, connection.cut, "the connection was reset")
 
@@ -261,7 +266,8 @@ class Rpc:
         if self.over or connection.broken or not server.process.alive:
             return
         world = connection.network.world
-        fate = world.policy.message(world.point("reply", server.process, self.method, connection.client.name))
+        point = world.point("reply", server.process, self.method, connection.client.name)
+        fate = world.policy.message(point)
         if not server.process.alive:
             return
         if fate.effect in ("cut", "passed_and_cut"):
@@ -271,7 +277,7 @@ class Rpc:
             connection.silence()
         if fate.effect == "refused" and isinstance(message, bytes) and last:
             message = _failed()
-        self._to_client.send(message, last, fate.delay)
+        self._to_client.send(message, last, fate.delay, point)
 
 
 class Channel:

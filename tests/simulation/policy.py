@@ -1,7 +1,8 @@
 """What goes wrong, and when: asked at every call of the storage and at every message of the network.
 
 The machinery knows no faults of its own. A `Policy` is asked at each numbered *point*, before anything of it has
-happened, and says how it goes; it may as well kill or stop processes. `Policy` itself lets all go well.
+happened, and says how it goes; and it is told when a point has had its effect. It may as well kill or stop processes.
+`Policy` itself lets all go well.
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ class MessageFate:
     delay: float = 0.0
 
 
+Stage = Literal[
+    "amid",  # a part of what is written is there, or of what is deleted is gone
+    "done",  # the effect has come about, and its caller does not know it yet; of a message: it has arrived
+]
+
+
 class Policy:
     """All goes well, at once."""
 
@@ -80,3 +87,6 @@ class Policy:
     def connects(self, client: Process, address: str) -> float | None:
         """Seconds that it takes to connect; None: it cannot be done now."""
         return 0.0
+
+    def reached(self, point: Point, stage: Stage) -> None:
+        """So far it has come."""

@@ -15,11 +15,14 @@ from typing import Any, NoReturn
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import LOG_FOLDER
 from holdfast_storage.store.base import Buffer, NotCreated
-from simulation.policy import Point, Policy, StorageFate
+from simulation.policy import Point, Policy, Stage, StorageFate
 from simulation.processes import Process
 from simulation.scheduler import Scheduler
 
 URL = "memory://run"
+
+EFFECTIVE = ("done", "lose", "rot")
+"""The fates of a call that has its effect while it lasts."""
 
 
 class Violation(AssertionError):
@@ -89,6 +92,12 @@ class Bucket:
         raise self.violations[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    point: Point
+    fate: StorageFate
+
+
 class View:
     """What one host remembers of not having found."""
 
@@ -122,30 +131,30 @@ class Store:
     # -- the verbs --
 
     def create(self, name: str, data: Buffer) -> bool:
-        fate = self._begin("create", name)
-        return bool(self._change(fate, "create", name, lambda: self._create(name, bytes(data), fate)))
+        call = self._begin("create", name)
+        return bool(self._change(call, lambda: self._create(name, bytes(data))))
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
-        fate = self._begin("write", name)
+        call = self._begin("write", name)
         if name in self._bucket.objects:
             raise StorageError(f"Could not write {self.url}/{name}: it is there already", object=name)
-        parts = [bytes(chunk) for chunk in self._each(name, chunks)]
+        parts = [bytes(chunk) for chunk in self._each(call, chunks)]
         data = b"".join(parts)
-        if fate.effect == "rot" and data:
+        if call.fate.effect == "rot" and data:
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
             self._bucket.rotten.setdefault(name.partition("/")[0], set()).add(name)
-        self._change(fate, "write", name, lambda: self._bucket.put(name, data))
+        self._change(call, lambda: self._bucket.put(name, data))
         return len(data)
 
     def replace(self, name: str, data: Buffer) -> None:
-        fate = self._begin("replace", name)
-        self._change(fate, "replace", name, lambda: self._bucket.put(name, bytes(data)))
+        call = self._begin("replace", name)
+        self._change(call, lambda: self._bucket.put(name, bytes(data)))
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        fate = self._begin("read", name)
-        data = self._found(name, fate)
-        self._end(fate, "read", name)
+        call = self._begin("read", name)
+        data = self._found(name, call.fate)
+        self._end(call)
         if data is None:
             raise FileNotFoundError(f"{self.url}/{name}")
         return data[offset:] if length is None else data[offset : offset + length]
@@ -156,71 +165,81 @@ class Store:
         return len(data)
 
     def size(self, name: str) -> int | None:
-        fate = self._begin("size", name)
-        data = self._found(name, fate)
-        self._end(fate, "size", name)
+        call = self._begin("size", name)
+        data = self._found(name, call.fate)
+        self._end(call)
         return None if data is None else len(data)
 
     def list(self, folder: str = "") -> builtins.list[str]:
-        fate = self._begin("list", folder)
-        names = self._bucket.listed(folder, fate.lag)
-        self._end(fate, "list", folder)
+        call = self._begin("list", folder)
+        names = self._bucket.listed(folder, call.fate.lag)
+        self._end(call)
         return names
 
     def delete_folder(self, folder: str) -> None:
-        fate = self._begin("delete_folder", folder)
-        self._change(fate, "delete_folder", folder, lambda: self._delete(folder))
+        call = self._begin("delete_folder", folder)
+        self._change(call, lambda: self._delete(call))
 
     # -- how they go --
 
-    def _begin(self, verb: str, name: str) -> StorageFate:
+    def _begin(self, verb: str, name: str) -> _Call:
         self._process.check_alive()
-        fate = self._policy().storage(self._point("storage", self._process, verb, name))
+        point = self._point("storage", self._process, verb, name)
+        fate = self._policy().storage(point)
         self._process.check_alive()
         self._process.scheduler.pause(fate.before, ("the storage", verb, name))
-        return fate
+        return _Call(point, fate)
 
-    def _end(self, fate: StorageFate, verb: str, name: str) -> None:
-        self._process.scheduler.pause(fate.after, ("the storage's answer", verb, name))
+    def _end(self, call: _Call) -> None:
+        point, fate = call.point, call.fate
+        if fate.effect in EFFECTIVE:
+            self._reached(point, "done")
+        self._process.scheduler.pause(fate.after, ("the storage's answer", point.verb, point.what))
         if fate.effect not in ("done", "rot"):
-            raise self._error(verb, name, fate)
+            raise self._error(point.verb, point.what, fate)
 
-    def _change(self, fate: StorageFate, verb: str, name: str, effect: Callable[[], Any]) -> Any:
+    def _change(self, call: _Call, effect: Callable[[], Any]) -> Any:
         """Have the effect, or not, or later."""
         result = None
-        if fate.effect in ("done", "lose", "rot"):
+        if call.fate.effect in EFFECTIVE:
             result = effect()
-        elif fate.effect == "late":
-            self._process.scheduler.later(None, fate.late_by, effect)
-        self._end(fate, verb, name)
+        elif call.fate.effect == "late":
+            self._process.scheduler.later(None, call.fate.late_by, effect)
+        self._end(call)
         return result
+
+    def _reached(self, point: Point, stage: Stage) -> None:
+        self._policy().reached(point, stage)
+        self._process.check_alive()
 
     def _error(self, verb: str, name: str, fate: StorageFate) -> StorageError:
         error = NotCreated if fate.effect == "refuse" and verb == "create" else StorageError
         return error(f"Could not {verb} {self.url}/{name}: {fate.effect}", object=f"{self.url}/{name}")
 
-    def _create(self, name: str, data: bytes, fate: StorageFate) -> bool:
+    def _create(self, name: str, data: bytes) -> bool:
         if name in self._bucket.objects:
             return False
         self._bucket.put(name, data)
         self._bucket.created(name)
         return True
 
-    def _delete(self, folder: str) -> None:
-        for name in self._bucket.below(folder):
+    def _delete(self, call: _Call) -> None:
+        for name in self._bucket.below(call.point.what):
             if name in self._bucket.objects:  # somebody else may be at the same work
                 self._bucket.remove(name)
                 if self._process.alive and self._process.scheduler.current is self._process:
+                    self._reached(call.point, "amid")
                     self._process.scheduler.pause(0.0, ("the storage", "delete", name))
 
-    def _each(self, name: str, chunks: Iterable[Buffer]) -> Iterable[Buffer]:
+    def _each(self, call: _Call, chunks: Iterable[Buffer]) -> Iterable[Buffer]:
         """The chunks, with the object growing before everybody's eyes."""
-        there = b""
+        name, there = call.point.what, b""
         for chunk in chunks:
             yield chunk
             if self._in_parts:
                 there += bytes(chunk)
                 self._bucket.objects[name] = Stored(there, self._process.scheduler.now)
+            self._reached(call.point, "amid")
             self._process.scheduler.pause(0.0, ("the storage", "write", name))
 
     def _found(self, name: str, fate: StorageFate) -> bytes | None:
