@@ -17,7 +17,7 @@ def test_help_names_every_command(holdfast: Holdfast) -> None:
     """A command that is missing from the help is found by nobody."""
     result = holdfast("--help")
     assert result.exit_code == 0
-    for command in ("ls", "show", "verify", "coordinator", "demo"):
+    for command in ("ls", "show", "verify", "status", "coordinator", "demo"):
         assert f"\n  {command} " in result.output
 
 
@@ -42,7 +42,7 @@ def test_wrong_use_is_status_2(holdfast: Holdfast, arguments: list[str]) -> None
     assert "Usage: holdfast" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["ls", "show", "verify"])
+@pytest.mark.parametrize("command", ["ls", "show", "verify", "status"])
 @pytest.mark.parametrize(
     ("run", "expected"),
     [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from holdfast_storage.records import LogState, Task
 
 from .attempt import Attempt
-from .membership import ALIVE_FOR, LOST_AFTER, Forming, World
+from .membership import Forming, World
 from .run import Run
 from .talk import RestoreTalk
 from .values import JoinView, LogView, Presence, Standing, Status, names
@@ -41,7 +41,7 @@ def survey(run: Run, forming: Forming | None) -> Status:
         cluster=world.cluster if world else (),
         generation=world.generation.id if world else "",
         leads=world is not None and world.generation.id == run.leading,
-        presence=tuple((p, standing(world, p, now, task in waiting_for, since)) for task, p in world.presence.items())
+        presence=tuple(zip(world.presence.values(), standings(world, now, waiting_for, since), strict=True))
         if world
         else (),
         activity="save" if attempt else "restore" if doing else "",
@@ -52,21 +52,30 @@ def survey(run: Run, forming: Forming | None) -> Status:
         seconds_under_way=now - since,
         seconds_left=doing.deadline - now if doing else 0.0,
         last_save=world.outcomes[max(world.outcomes)] if world and world.outcomes else None,
-        forming=JoinView(tuple(forming.joiners), forming.missing, now - forming.begun) if forming else None,
+        forming=JoinView(tuple(sorted(forming.joiners)), forming.missing, now - forming.begun) if forming else None,
         log=_log_view(run.ledger.number, state) if state else None,
     )
 
 
-def standing(world: World, p: Presence, now: float, waited_for: bool, since: float) -> Standing:
-    """How a worker looks; `since`: monotonic, when that began which it may be waited for with."""
+def standings(world: World, now: float, waiting_for: Collection[Task], since: float) -> list[Standing]:
+    """How each worker looks. `since`: monotonic, when that began which some are waited for with."""
+    gone, waited_for = world.gone(now), set(waiting_for)
+    return [
+        _standing(world, p, now, gone=task in gone, waited_since=since if task in waited_for else None)
+        for task, p in world.presence.items()
+    ]
+
+
+def _standing(world: World, p: Presence, now: float, *, gone: bool, waited_since: float | None) -> Standing:
     if p.task in world.left:
         return Standing.LEFT
     if not p.attached:
-        return Standing.LOST if p.lost is not None and now - p.lost >= LOST_AFTER else Standing.AWAY
-    if p.heard is None or now - p.heard >= ALIVE_FOR:
+        return Standing.LOST if gone else Standing.AWAY
+    if not world.alive(p.task, now):
         return Standing.SILENT
-    moved = max(since, p.progressed or since)
-    return Standing.STUCK if waited_for and now - moved >= STUCK_AFTER else Standing.PRESENT
+    if waited_since is not None and now - max(waited_since, p.progressed or 0.0) >= STUCK_AFTER:
+        return Standing.STUCK
+    return Standing.PRESENT
 
 
 def last_seen(world: World, tasks: Iterable[Task], now: float) -> str:

@@ -2,11 +2,13 @@
 
 Arguments: run directory, index, number of workers, address of the coordinator (empty: embedded in worker 0), and
 anything at all if it is to take the run over.
+The environment may have SAVE_TIMEOUT, in seconds.
 "save STEP" starts a save, "hold" holds up what is written from now on, "open" lets it go on, "restore", "close".
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -18,7 +20,14 @@ from support.light_worker import LightWorker, cluster_of
 
 def main(directory: str, index: str, size: str, coordinator: str, takeover: str = "") -> None:
     store = open_store(directory)
-    worker = LightWorker(store, int(index), cluster_of(int(size)), coordinator=coordinator, takeover=bool(takeover))
+    worker = LightWorker(
+        store,
+        int(index),
+        cluster_of(int(size)),
+        coordinator=coordinator,
+        save_timeout=float(os.environ.get("SAVE_TIMEOUT", "60")),
+        takeover=bool(takeover),
+    )
     gate = Gate("write", ".data-")
 
     def tell(text: str) -> None:

@@ -15,7 +15,7 @@ import click
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 
 # In the order of `holdfast --help`: looking first, then what runs a service, then the tour.
-_COMMANDS = ("ls", "show", "verify", "doctor", "coordinator", "demo")
+_COMMANDS = ("ls", "show", "verify", "status", "doctor", "coordinator", "demo")
 
 
 class _Commands(click.Group):

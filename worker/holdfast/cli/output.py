@@ -54,6 +54,16 @@ def human_time(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def human_duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3.5 h`, `4 days`."""
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
 def count(number: int, noun: str) -> str:
     """`1 object`, `2 objects`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -54,6 +54,19 @@ def parse_target(text: str) -> tuple[str, int | None]:
 
 def open_run(url: str) -> Run:
     """Read what the run directory holds. InvalidRequest if it is not there or not a run directory."""
+    store = open_directory(url)
+    state = read_run(store)
+    if state is None:
+        raise no_run(store)
+    return Run(store, state)
+
+
+def no_run(store: Store) -> InvalidRequest:
+    return InvalidRequest(f"there is no run in {store.url}: neither a checkpoint nor a log of Holdfast is there")
+
+
+def open_directory(url: str) -> Store:
+    """The run directory. InvalidRequest if nothing is there, or something else that is easily told."""
     store = open_store(url)
     if "://" not in store.url and not os.path.isdir(store.url):
         why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
@@ -66,10 +79,7 @@ def open_run(url: str) -> Run:
         attempt = layout.parse_folder(folder)
         meant = f"{parent}@{attempt.number}" if attempt else parent
         raise InvalidRequest(f"{store.url} is the folder of one checkpoint; name it as {meant}")
-    state = read_run(store)
-    if state is None:
-        raise InvalidRequest(f"there is no run in {store.url}: neither a checkpoint nor a log of Holdfast is there")
-    return Run(store, state)
+    return store
 
 
 def read_index(run: Run, prefix: str) -> Index:

@@ -1,0 +1,168 @@
+"""`holdfast status` where no worker is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+import holdfast.inquiry
+from holdfast.hint import Hint
+from holdfast_storage.log import Log, Published
+from holdfast_storage.records import Entry, Generation, Leader, Task
+
+Holdfast = Callable[..., Result]
+HoldfastJson = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdfast.inquiry, "PATIENCE", 0.5)
+    monkeypatch.delenv("HOLDFAST_COORDINATOR", raising=False)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """An address where the kernel takes connections and nobody speaks, as for a process that was stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def led(saved: Any, address: str, host: str = "", **changes: Any) -> None:
+    """A log entry that says who leads."""
+    entry = Log(saved.store).tail()
+    generation = Generation("0a1b2c3d", ((Task("worker", 0), "p.1"),))
+    state = replace(entry.state.lead(Leader("id", address, host or socket.gethostname()), generation), **changes)
+    assert Log(saved.store).publish(Entry(entry.number + 1, "lead", "w", 1.0, state), 5.0) == Published()
+
+
+def test_a_run_that_nobody_works_on_is_good(saved: Any, nobody: str, holdfast_json: HoldfastJson) -> None:
+    """The end of every job wakes somebody up."""
+    led(saved, nobody)
+    told = holdfast_json("status", saved.path)
+    assert told["run"] == str(saved.path)
+    assert told["coordinator"]["address"] is None
+    (asked,) = told["coordinator"]["asked"]
+    assert (asked["address"], asked["from"]) == (nobody, "the log")
+    assert f"nobody answers at {nobody}" in asked["answer"]
+    assert told["log"]["newest"]["step"] == 20
+    assert told["log"]["live"] == 2
+    assert told["log"]["leader"] == {"address": nobody, "host": socket.gethostname()}
+    assert (told["workers"], told["activity"], told["bad"]) == ([], None, [])
+
+
+def test_the_text_says_so_plainly(saved: Any, nobody: str, holdfast: Holdfast) -> None:
+    """An empty table, of which nobody knows whether it is good or bad."""
+    led(saved, nobody)
+    result = holdfast("status", saved.path)
+    assert result.exit_code == 0, result.output
+    assert "2 live; newest ckpt-20.0a1b2c3d.2/ckpt-20, saved" in result.stdout
+    assert f"led by       generation 0a1b2c3d, coordinator at {nobody} on {socket.gethostname()}" in result.stdout
+    assert "none answers: nobody works on this run now" in result.stdout
+    assert "BAD" not in result.stdout
+
+
+def test_a_coordinator_that_takes_connections_and_does_not_answer_is_bad(
+    saved: Any, mute: str, holdfast: Holdfast
+) -> None:
+    """A chief that was stopped, with the coordinator in it, looks like a job that has ended."""
+    led(saved, mute)
+    result = holdfast("status", saved.path)
+    assert result.exit_code == 1
+    assert f"BAD  something holds {mute} and did not answer" in result.stdout
+    assert "named by the log" in result.stdout
+
+
+def test_hint_and_environment_are_asked_too(
+    saved: Any, nobody: str, mute: str, holdfast_json: HoldfastJson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that has not saved yet is not in the log."""
+    Hint(mute, (("worker", ("h:1",)),)).write(saved.store)
+    monkeypatch.setenv("HOLDFAST_COORDINATOR", nobody)
+    told = holdfast_json("status", saved.path, status=1)
+    assert [place["address"] for place in told["coordinator"]["asked"]] == [nobody, mute]
+    assert [place["hangs"] for place in told["coordinator"]["asked"]] == [False, True]
+
+
+def test_a_loopback_address_of_another_host_is_not_asked(saved: Any, mute: str, holdfast_json: HoldfastJson) -> None:
+    """The leader of a run on another machine is looked for on this one, where anybody may hold the port."""
+    led(saved, mute, host="another-host")
+    told = holdfast_json("status", saved.path)
+    assert told["coordinator"]["asked"][0]["answer"] == "it can be asked on another-host alone"
+
+
+def test_damaged_checkpoints_are_a_finding(saved: Any, nobody: str, holdfast: Holdfast) -> None:
+    """`ls` says so, and who looks at `status` alone never hears of it."""
+    newest = Log(saved.store).tail().state.checkpoints[-1].prefix
+    led(saved, nobody, damaged=(newest,))
+    result = holdfast("status", saved.path)
+    assert result.exit_code == 1
+    assert "2 live, 1 DAMAGED; newest ckpt-10." in result.stdout
+    assert "BAD  1 of 2 checkpoints damaged" in result.stdout
+
+
+def test_a_run_before_its_first_save(run_directory: Any, nobody: str, holdfast: Holdfast) -> None:
+    """A job that has just been started has a hint and no log."""
+    Hint(nobody, (("worker", ("h:1",)),)).write(run_directory.store)
+    result = holdfast("status", run_directory.path)
+    assert result.exit_code == 0, result.output
+    assert "none committed yet" in result.stdout
+    assert f"{nobody}, named by _holdfast/coordinator.json: nobody answers at {nobody}" in result.stdout
+
+
+def test_stock_checkpoints_without_a_log(run_directory: Any, holdfast_json: HoldfastJson) -> None:
+    """A directory of TensorFlow's own that was not taken over yet."""
+    run_directory.store.write("ckpt-7.index", [b"an index"])
+    told = holdfast_json("status", run_directory.path)
+    assert (told["log"]["entry"], told["log"]["newest"]["step"]) == (None, 7)
+
+
+def test_an_address_where_nobody_is(nobody: str, holdfast: Holdfast) -> None:
+    """Whoever asks a coordinator by its address expects it to be there."""
+    result = holdfast("status", nobody)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"holdfast: nobody answers at {nobody}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_address_that_is_mute(mute: str, holdfast: Holdfast) -> None:
+    """A wait without end, at 3 a.m."""
+    result = holdfast("status", mute)
+    assert result.exit_code == 1
+    assert f"something holds {mute} and did not answer within" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid:7070", "127.0.0.1:99999", "[::1]:1"])
+def test_addresses_that_lead_nowhere(address: str, holdfast: Holdfast) -> None:
+    """A traceback of gRPC's for a name that is mistyped."""
+    result = holdfast("status", address)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("holdfast: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_directory_with_a_colon_is_a_directory(saved: Any, holdfast_json: HoldfastJson) -> None:
+    """A path is taken for an address."""
+    moved = saved.path.with_name("run:7")
+    saved.path.rename(moved)
+    assert holdfast_json("status", moved)["run"] == str(moved)
+
+
+def test_json_has_every_field_without_a_coordinator(saved: Any, holdfast: Holdfast) -> None:
+    """A program that reads it has to guess which fields there are."""
+    told = json.loads(holdfast("status", saved.path, "--json").stdout)
+    assert set(told) == {
+        "run", "log", "coordinator", "generation", "leads", "workers", "activity", "last_save", "forming", "bad",
+    }  # fmt: skip
