@@ -173,6 +173,15 @@ class Driver:
                     )
                     return ev.Appended(effect.entry)
                 case LostRace(entry):
+                    log.warning(
+                        "%s: log entry %d, which was to be %s %s, is already %s, made by %s",
+                        self.store.url,
+                        entry.number,
+                        effect.entry.kind,
+                        effect.entry.note,
+                        f"{entry.kind} {entry.note}",
+                        f"the coordinator at {entry.state.leader.address}" if entry.state.leader else "another process",
+                    )
                     return ev.Appended(effect.entry, taken_by=entry)
                 case NotPublished(reason):
                     return ev.Appended(effect.entry, refused=reason)
@@ -223,14 +232,17 @@ class Driver:
 
     def _write_state_file_now(self, number: int, state: LogState) -> int:
         """Number of the entry that it was written after."""
+        following = self._log.read(number + 1)
         while True:
+            # Whoever slept until others had taken the run writes what is there now, not what it was about to write;
+            # and looks once more, since they may have written the file before it did.
+            if following is not None:
+                entry = self._log.tail(following.number) or following
+                number, state = entry.number, entry.state
             self.store.replace(STATE_FILE, state_file.to_bytes(state))
-            # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
             following = self._log.read(number + 1)
             if following is None:
                 return number
-            entry = self._log.tail(following.number) or following
-            number, state = entry.number, entry.state
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         def verify() -> ev.ReadBack:
