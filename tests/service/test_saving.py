@@ -8,34 +8,16 @@ import pytest
 
 from holdfast.snapshot import Snapshot
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.bundle.index import Index
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
-from holdfast_storage.layout import data_object, index_object, local_prefix
+from holdfast_storage.layout import local_prefix
 from holdfast_storage.manifest import read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store
+from support.bundles import expected, stored
 from support.coordinators import Coordinator
 from support.gated_store import Gate, GatedStore
 from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor
-
-
-def stored(store: Store, prefix: str) -> dict[str, bytes]:
-    """Every tensor of a bundle, put together from its pieces."""
-    index = Index.parse(store.read(index_object(prefix)))
-    values = {}
-    for key, entry in index.tensors.items():
-        pieces = sorted(index.pieces(key), key=lambda piece: piece[0] or ())
-        values[key] = b"".join(
-            store.read(data_object(prefix, piece.shard, index.num_shards), piece.offset, piece.size)
-            for _, piece in pieces
-        )
-        assert entry.key == key
-    return values
-
-
-def expected(snapshot: Snapshot) -> dict[str, bytes]:
-    return {t.key: bytes(t.data) for t in (*snapshot.tensors, snapshot.object_graph)}
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -1,0 +1,26 @@
+"""What lies in a bundle, and what ought to, tensor by tensor."""
+
+from __future__ import annotations
+
+from holdfast.snapshot import Snapshot
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.layout import data_object, index_object
+from holdfast_storage.store import Store
+
+
+def stored(store: Store, prefix: str) -> dict[str, bytes]:
+    """Every tensor of a bundle, put together from its pieces."""
+    index = Index.parse(store.read(index_object(prefix)))
+    values = {}
+    for key, entry in index.tensors.items():
+        pieces = sorted(index.pieces(key), key=lambda piece: piece[0] or ())
+        values[key] = b"".join(
+            store.read(data_object(prefix, piece.shard, index.num_shards), piece.offset, piece.size)
+            for _, piece in pieces
+        )
+        assert entry.key == key
+    return values
+
+
+def expected(snapshot: Snapshot) -> dict[str, bytes]:
+    return {t.key: bytes(t.data) for t in (*snapshot.tensors, snapshot.object_graph)}
