@@ -16,10 +16,6 @@ from support.cluster import check_log
 if TYPE_CHECKING:
     from simulation.world import World
 
-STALE = 45.0
-"""Seconds by which what one host sees of the log may be behind, at most."""
-
-
 class Checks:
     """Everything that is known of a run, apart from the product.
 
@@ -27,10 +23,12 @@ class Checks:
         entries: of the log, in order.
         committed: (generation, ordinal) of every commit entry.
         contents: what was saved, by the prefix of the checkpoint.
+        stale: seconds by which what one host sees of the log may be behind, at most.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.stale = 45.0
         self.entries: list[Entry] = []
         self.times: list[float] = []
         self.committed: set[tuple[str, int]] = set()
@@ -112,7 +110,7 @@ class Checks:
     def _newest_since(self, began: float) -> set[str]:
         """What may have been the newest good checkpoint at any time since; empty for none."""
         last = 0
-        while last < len(self.times) and self.times[last] <= began - STALE:
+        while last < len(self.times) and self.times[last] <= began - self.stale:
             last += 1
         found = set() if last else {""}
         for entry in self.entries[max(0, last - 1) :]:

@@ -70,6 +70,8 @@ class Faults(Policy):
         if effect != "done":
             self._counted(f"storage {effect}", point)
         before, after = self._delay(), self._delay()
+        if not after and point.verb in CHANGES and draw() < 0.5:
+            after = 0.0001  # for somebody to die in between
         unseen = self._unseen * draw() if self._unseen and draw() < 0.5 else 0.0
         lag = self._lag * draw() if self._lag and point.verb == "list" else 0.0
         return StorageFate(effect, before, after, late_by=LONGEST * draw(), unseen=unseen, lag=lag)

@@ -21,6 +21,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._scheduler = process.scheduler
         self._broken = broken
         self._callbacks: deque[Item] = deque()
+        self._tasks: list[asyncio.Task[Any]] = []  # and some that are done
         process.loop = self
 
     # -- what asyncio asks of a loop --
@@ -48,7 +49,10 @@ class Loop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Any = None) -> Any:
-        return asyncio.Task(coro, loop=self, name=name)
+        if len(self._tasks) > 100:
+            self._tasks = [task for task in self._tasks if not task.done()]
+        self._tasks.append(asyncio.Task(coro, loop=self, name=name))
+        return self._tasks[-1]
 
     def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:
         assert executor is not None, "the default executor has threads that are no greenlets"
@@ -97,12 +101,11 @@ class Loop(asyncio.AbstractEventLoop):
         """End the coroutines of a dead process, as the end of the interpreter would, and nobody hears of it."""
         events._set_running_loop(self)
         try:
-            ended: set[asyncio.Task[Any]] = set()
-            while more := asyncio.all_tasks(self) - ended:
-                for task in more:
+            while self._tasks:
+                task = self._tasks.pop()
+                if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     _close(task.get_coro())
-                ended |= more
             self._callbacks.clear()
         finally:
             events._set_running_loop(None)

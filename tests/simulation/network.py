@@ -164,8 +164,9 @@ class _Way:
 
     def _travelled(self) -> None:
         connection = self._rpc.connection
+        message = self._sent.popleft()
         if not connection.broken and not connection.silent:
-            self._arrived.append(self._sent.popleft())
+            self._arrived.append(message)
             self._receiver.scheduler.soon(self._receiver, self._handed_over)
 
     def _handed_over(self) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
 import secrets
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import grpc
@@ -49,17 +51,19 @@ from simulation.embedded import Embedded
 from simulation.network import fake_grpc
 from simulation.storage import URL
 
+MEMORY = "/dev/shm"  # where staged files go, if it is there
+
 PACKAGES = ("holdfast", "holdfast_coordinator", "holdfast_storage")
 
 SIZES = {
     (holdfast.plan, "_TOLERANCE_FLOOR"): 16,
-    (holdfast.plan, "_SPLIT_FROM"): 160,
+    (holdfast.plan, "_SPLIT_FROM"): 200,
     (holdfast.plan, "_OBJECT_SIZE"): 200,
     (holdfast.write, "_CHUNK"): 96,
     (holdfast.write, "_SMALL"): 64,
     (holdfast.write, "_JOIN"): 80,
     (holdfast_storage.verify, "_BUFFER"): 256,
-    (holdfast_storage.verify, "_PART"): 512,
+    (holdfast_storage.verify, "_PART"): 256,
 }
 
 
@@ -73,6 +77,10 @@ def product_modules() -> Iterator[ModuleType]:
 def _open_store(url: str, options: object = None) -> Any:
     assert url == URL, f"{url} is not the simulated run"
     return fakes.here().store
+
+
+def _nameless() -> Any:
+    return os.fdopen(os.memfd_create("staged"), "w+b")
 
 
 class _Unexpected(logging.Handler):
@@ -114,6 +122,11 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
     yield holdfast.saving, "git_commit", lambda: ""
     yield holdfast_coordinator.embedded, "Embedded", Embedded
+    if os.path.isdir(MEMORY):
+        yield tempfile, "tempdir", MEMORY
+    yield holdfast.staging, "tempfile", SimpleNamespace(
+        mkdtemp=tempfile.mkdtemp, gettempdir=tempfile.gettempdir, TemporaryFile=_nameless
+    )
     yield holdfast_coordinator.server, "reflection", training.NoReflection
     yield holdfast_storage.log.Log.__init__, "__kwdefaults__", {
         "clock": lambda: fakes.time.monotonic(),

@@ -7,16 +7,14 @@ happened, and says how it goes; and it is told when a point has had its effect. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from simulation.processes import Process
 
 Kind = Literal["storage", "request", "reply"]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One call of the storage, or one message of an RPC."""
 
     number: int  # in the order in which they happen, from 1
@@ -39,8 +37,7 @@ StorageEffect = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StorageFate:
+class StorageFate(NamedTuple):
     """How a call of the storage goes."""
 
     effect: StorageEffect = "done"
@@ -61,8 +58,7 @@ MessageEffect = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class MessageFate:
+class MessageFate(NamedTuple):
     """How a message goes."""
 
     effect: MessageEffect = "passed"

@@ -13,7 +13,7 @@ from simulation.world import World
 
 ADDRESS = "coordinator:7070"
 LOOK = 1.0  # seconds between two looks of who runs the jobs
-STORM = 45.0  # seconds for which things go wrong
+STORM = 25.0  # seconds for which things go wrong
 CALM = 900.0  # seconds by which all must be well after that
 
 
@@ -48,9 +48,9 @@ class Story:
             name,
             draw.choice([1, 2, 2, 3]),
             coordinator="" if self._embedded else ADDRESS,
-            goal=EVERY * draw.randrange(2, 5),
+            goal=EVERY * draw.randrange(2, 4),
             options=options,
-            step_time=draw.choice([0.2, 2.0, 6.0]),
+            step_time=draw.choice([0.5, 2.0, 6.0]),
             goes_back=draw.choice([0, 0, 0, 1, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
         )
@@ -85,11 +85,10 @@ class Story:
             failed = [worker for worker in job.workers if job.ended.get(worker, "done") != "done"]
             stuck = [worker for worker in job.workers if worker.stopped]
             if job.over and not dead and not failed:
-                if self._storm or job.goal < 2 * EVERY:
-                    job.goal += EVERY * self._draw.randrange(1, 3)
-                    self._soon(job, self._draw.choice([1.0, 8.0]))
+                job.goal += EVERY * self._draw.randrange(1, 3)
+                self._soon(job, self._draw.choice([1.0, 12.0]))
             elif dead or failed or (stuck and self._draw.random() < 0.1):
-                self._soon(job, self._draw.choice([0.5, 5.0, 15.0]))
+                self._soon(job, self._draw.choice([0.5, 4.0, 10.0]))
         if not self._embedded and self._storm and not any(c.alive for c in self._coordinators):
             if "coordinator" not in self._pending:
                 self._pending.add("coordinator")

@@ -1,0 +1,434 @@
+"""Every call of the storage and every message of a few scenes, and at each of them all that can befall it.
+
+A *scene* is a job's life on a run that is there already, in one order of things, in which nothing goes wrong. Its
+points are numbered. A *case* is the same scene up to one of them, with a fault there; from then on all goes well, and
+whoever runs the cluster restarts what is dead: a coordinator at the same address, and, for one worker, the whole job.
+When the job has come to its end, another life of it saves once more, and then everything must be as if nothing had
+happened, but for the save that was on its way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import median
+from typing import Literal
+
+from holdfast_storage.layout import STATE_FILE, index_object, manifest_object, parse_folder
+from holdfast_storage.records import Entry
+from simulation.faults import CHANGES
+from simulation.policy import Kind, MessageEffect, MessageFate, Point, Policy, Stage, StorageEffect, StorageFate
+from simulation.processes import Process
+from simulation.storage import Stored, Violation
+from simulation.training import EVERY, Job, coordinator, fresh
+from simulation.world import World
+
+ADDRESS = "coordinator:7070"
+OPTIONS = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0}
+STEP_TIME = 0.2
+LIFE = 600.0  # seconds of virtual time within which a life of a job must end, whatever has happened
+LIVES = 3  # within which a job must come to its end
+
+COORDINATOR = "coordinator"
+ACTORS = ("worker 0", "worker 1", COORDINATOR)
+
+Act = Literal["begins", "goes on", "goes back", "finds damage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What happens where nothing goes wrong."""
+
+    act: Act
+    embedded: bool  # the coordinator is in worker 0, and dies with it
+    seed: int = 1  # of the order of things
+    restart: float = 0.5  # seconds after which what is dead is started again
+
+    def __str__(self) -> str:
+        return f"{self.act}, {'embedded' if self.embedded else 'apart'}, order {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A point, without its process: equal in every telling."""
+
+    kind: Kind
+    actor: str
+    verb: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.kind} {self.verb} {self.what}"
+
+
+FaultEffect = Literal["kill", "stays"] | StorageEffect | MessageEffect
+When = Literal["before"] | Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong at one point."""
+
+    number: int
+    effect: FaultEffect  # "stays": this call fails, and so does every one like it for as long as this life lasts
+    actor: str = ""  # who is killed
+    when: When = "before"  # it is killed
+    late_by: float = 0.0  # seconds, of "late"
+
+    def __str__(self) -> str:
+        how = f" by {self.late_by} s" if self.late_by else ""
+        what = f"{self.actor} is killed {self.when}" if self.effect == "kill" else f"{self.effect}{how}"
+        return f"at {self.number}: {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    scene: Scene
+    faults: tuple[Fault, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.scene}; {', '.join(map(str, self.faults)) or 'nothing goes wrong'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a case has ended.
+
+    Attributes:
+        points: of the scene's own lives, in order.
+        violation: what must not have been; empty if nothing.
+        ended_at: virtual time at which the job had come to its end.
+        lives: that the job needed.
+        lost: saves that were told to have failed, or of which a worker could not say what had become of them.
+    """
+
+    case: Case
+    points: tuple[Label, ...]
+    violation: str
+    ended_at: float
+    lives: int
+    lost: int
+
+
+# -- what was there before --
+
+
+@dataclass(slots=True)
+class Past:
+    """A run directory, and what is known of it."""
+
+    now: float = 0.0
+    objects: dict[str, bytes] = field(default_factory=dict)
+    rotten: dict[str, set[str]] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    committed: set[tuple[str, int]] = field(default_factory=set)
+    contents: dict[str, str] = field(default_factory=dict)
+    good: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, world: World) -> Past:
+        checks, bucket = world.checks, world.bucket
+        objects = {name: stored.data for name, stored in bucket.objects.items()}
+        return cls(
+            world.scheduler.now,
+            objects,
+            {},
+            checks.entries,
+            checks.times,
+            checks.committed,
+            checks.contents,
+            checks.good,
+        )
+
+    def rot(self, name: str) -> None:
+        """Flip a bit in the middle of an object."""
+        data = self.objects[name]
+        middle = len(data) // 2
+        self.objects[name] = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
+        self.rotten.setdefault(name.partition("/")[0], set()).add(name)
+
+    def world(self, seed: int) -> World:
+        """One that goes on from here."""
+        world = fresh(World(seed, in_parts=True))
+        world.scheduler.now = self.now
+        bucket, checks = world.bucket, world.checks
+        bucket.objects.update({name: Stored(data, 0.0) for name, data in self.objects.items()})
+        bucket.rotten.update({folder: set(names) for folder, names in self.rotten.items()})
+        checks.entries.extend(self.entries)
+        checks.times.extend(self.times)
+        checks.committed |= self.committed
+        checks.contents.update(self.contents)
+        checks.good |= self.good
+        checks.stale = 0.0
+        if self.entries:
+            bucket.protected = {record.folder for record in self.entries[-1].state.checkpoints}
+        return world
+
+
+class _EndOfTheFirst(Policy):
+    """A job is killed in the middle of its fourth save."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def reached(self, point: Point, stage: Stage) -> None:
+        if point.verb == "write" and point.what.startswith("ckpt-40."):
+            for process in list(self._world.processes):
+                self._world.kill(process)
+
+
+@cache
+def past(act: Act) -> Past:
+    """Nothing; or three saves of a job, one of which is retired, and a fourth that was never committed."""
+    if act == "begins":
+        return Past()
+    world = fresh(World(99, in_parts=True))
+    try:
+        world.policy = _EndOfTheFirst(world)
+        coordinator(world, ADDRESS, "coordinator0")
+        first = Job(world, "first", 2, coordinator=ADDRESS, goal=100, options=OPTIONS, step_time=STEP_TIME)
+        first.start()
+        world.run(lambda: False, 100.0)
+        found = Past.of(world)
+    finally:
+        world.close()
+    steps = [record.step for record in found.entries[-1].state.checkpoints]
+    folders = {name.partition("/")[0] for name in found.objects}
+    assert steps == [20, 30], steps
+    assert [folder for folder in folders if folder.startswith("ckpt-40.")], folders
+    if act == "finds damage":
+        newest = found.entries[-1].state.checkpoints[-1]
+        found.rot(next(name for name in sorted(found.objects) if name.startswith(f"{newest.prefix}.data")))
+    return found
+
+
+# -- a case --
+
+
+class Script(Policy):
+    """Nothing goes wrong but what a case says."""
+
+    def __init__(self, play: Play, faults: tuple[Fault, ...]) -> None:
+        self._play = play
+        self._faults = {fault.number: fault for fault in faults}
+        self._bad: set[tuple[str, str]] = set()
+        self.points: list[Label] = []
+        self.recording = True
+
+    def heal(self) -> None:
+        """What stays wrong ends."""
+        self._bad.clear()
+
+    def storage(self, point: Point) -> StorageFate:
+        fault = self._begin(point)
+        if fault is not None and fault.effect == "stays":
+            self._bad.add((point.verb, point.what))
+        if (point.verb, point.what) in self._bad:
+            return StorageFate("fail")
+        if fault is None or fault.effect == "kill":
+            return StorageFate()
+        return StorageFate(fault.effect, late_by=fault.late_by)  # type: ignore[arg-type]
+
+    def message(self, point: Point) -> MessageFate:
+        fault = self._begin(point)
+        if fault is None or fault.effect == "kill":
+            return MessageFate()
+        return MessageFate(fault.effect)  # type: ignore[arg-type]
+
+    def reached(self, point: Point, stage: Stage) -> None:
+        if point.verb in ("delete_folder", "replace"):
+            self._play.look()
+        fault = self._faults.get(point.number)
+        if fault is not None and fault.effect == "kill" and fault.when == stage:
+            self._play.kill(fault.actor)
+
+    def _begin(self, point: Point) -> Fault | None:
+        if self.recording:
+            self.points.append(self._play.label(point))
+        fault = self._faults.get(point.number)
+        if fault is not None:
+            self._play.world.tell("script", fault)
+            if fault.effect == "kill" and fault.when == "before":
+                self._play.kill(fault.actor)
+        return fault
+
+
+class Play:
+    """One telling of a scene, with the faults of a case."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        scene = case.scene
+        self.world = past(scene.act).world(scene.seed)
+        self._script = self.world.policy = Script(self, case.faults)
+        self._coordinators: list[Process] = []
+        self._job = Job(
+            self.world,
+            "job",
+            2,
+            coordinator="" if scene.embedded else ADDRESS,
+            goal=20 if scene.act == "begins" else 50,
+            options=OPTIONS,
+            step_time=STEP_TIME,
+            goes_back=1 if scene.act == "goes back" else 0,
+        )
+
+    def run(self) -> Result:
+        violation = ""
+        ended_at = 0.0
+        try:
+            if not self.case.scene.embedded:
+                self._start_coordinator()
+            self._live()
+            ended_at = self.world.scheduler.now
+            self._script.recording = False
+            self._settle()
+        except Violation as error:
+            violation = str(error)
+        finally:
+            self.world.close()
+        counts = self.world.counts
+        lost = sum(count for what, count in counts.items() if what.startswith("saves told ") and "committed" not in what)
+        lives = self._job.lives
+        return Result(self.case, tuple(self._script.points), violation, ended_at, lives, lost)
+
+    # -- who runs the cluster --
+
+    def _live(self) -> None:
+        """Until the job has come to its end; started again when somebody of it was killed, or has given up."""
+        world, job = self.world, self._job
+        for _ in range(LIVES):
+            self._script.heal()
+            job.start()
+            world.tell("job", f"begins life {job.lives}, up to step {job.goal}")
+            if not world.run(lambda: job.over or self._is_broken(), LIFE):
+                raise Violation("liveness", f"the job does not come to its end\n{world.waits()}")
+            if job.done:
+                return
+            world.run(lambda: False, self.case.scene.restart)
+            for worker in job.workers:
+                world.kill(worker)
+        how = ", ".join(f"{worker}: {job.ended.get(worker, 'killed')}" for worker in job.workers)
+        raise Violation("liveness", f"the job has not come to its end in {LIVES} lives ({how})")
+
+    def _is_broken(self) -> bool:
+        return any(not worker.alive and worker not in self._job.ended for worker in self._job.workers)
+
+    def _start_coordinator(self) -> None:
+        name = f"coordinator{len(self._coordinators) + 1}"
+        self._coordinators.append(coordinator(self.world, ADDRESS, name))
+
+    # -- what the script asks for --
+
+    def label(self, point: Point) -> Label:
+        process = point.process
+        actor = f"worker {process.place.task.index}" if process.place else COORDINATOR
+        what = re.sub(r"job\d+/", "worker ", point.what)
+        return Label(point.kind, actor, point.verb, what)
+
+    def kill(self, actor: str) -> None:
+        """SIGKILL to who plays that part now."""
+        if actor == COORDINATOR:
+            process = self._coordinators[-1]
+            if process.alive:
+                self.world.scheduler.later(None, self.case.scene.restart, self._start_coordinator)
+        else:
+            process = self._job.workers[int(actor.removeprefix("worker "))]
+        self.world.kill(process)
+
+    def look(self) -> None:
+        """What TensorFlow alone would find is there."""
+        stored = self.world.bucket.objects.get(STATE_FILE)
+        match = re.search(rb'^model_checkpoint_path: "(.*)"', stored.data) if stored else None
+        if match is None:
+            return
+        prefix = match[1].decode()
+        folder = prefix.rpartition("/")[0]
+        missing = [n for n in (index_object(prefix), manifest_object(folder)) if n not in self.world.bucket.objects]
+        if missing:
+            self.world.violate("stock", f"TensorFlow's state file names {prefix}, and {missing} is not there")
+
+    # -- when it is over --
+
+    def _settle(self) -> None:
+        """One more life, in which nothing goes wrong; then all must be in order."""
+        world, job = self.world, self._job
+        late = max((fault.late_by for fault in self.case.faults), default=0.0)
+        if late:
+            world.run(lambda: False, late)
+        job.goal += EVERY
+        job.goes_back = 0
+        before = world.counts["saves told committed"]
+        lives = job.lives
+        self._live()
+        if job.lives != lives + 1 or world.counts["saves told committed"] != before + len(job.workers):
+            raise Violation("liveness", "a life in which nothing goes wrong does not save as it should")
+        world.run(lambda: False, 20.0)
+        world.checks.quiet()
+        self._check_directory()
+
+    def _check_directory(self) -> None:
+        bucket, state = self.world.bucket, self.world.checks.state
+        assert state is not None
+        newest = state.checkpoints[-1]
+        told = set(self._job.last_save.values())
+        if newest.step != self._job.goal or newest.prefix not in told:
+            raise Violation("newest", f"{newest.prefix} is the newest, the last save was {told}")
+        good = [record for record in state.checkpoints if record.folder not in bucket.rotten]
+        if len(good) != OPTIONS["max_to_keep"]:
+            raise Violation("retention", f"{[record.prefix for record in good]} are kept")
+        live = {record.folder for record in state.checkpoints}
+        left = {folder for name in bucket.objects if parse_folder(folder := name.partition("/")[0])} - live
+        if left:
+            raise Violation("leftover", f"{sorted(left)} is no checkpoint of the run and still there")
+        self.look()
+
+
+def play(case: Case) -> Result:
+    """Run a case."""
+    return Play(case).run()
+
+
+# -- all cases --
+
+LATE = (0.03, 5.0, 15.0)
+"""Seconds: before the first repetition of a create, amid them, and after the last."""
+
+
+def cases(scene: Scene, points: tuple[Label, ...]) -> Iterator[Case]:
+    """Every fault at every point."""
+    for number, label in enumerate(points, 1):
+        for fault in faults(number, label, embedded=scene.embedded):
+            yield Case(scene, (fault,))
+
+
+def faults(number: int, label: Label, *, embedded: bool) -> Iterator[Fault]:
+    """All that can go wrong at a point. What has no effect is not followed by anything."""
+    whens: list[When] = ["before"]
+    if label.kind != "storage" or label.verb in CHANGES:
+        whens.append("done")
+    if label.verb in ("write", "delete_folder"):
+        whens.append("amid")
+    for actor in ACTORS[:2] if embedded else ACTORS:
+        for when in whens:
+            yield Fault(number, "kill", actor, when)
+    for effect in _effects(label):
+        yield Fault(number, effect)
+    if label.verb == "create":
+        for seconds in LATE:
+            yield Fault(number, "late", late_by=seconds)
+
+
+def _effects(label: Label) -> tuple[FaultEffect, ...]:
+    if label.kind == "storage":
+        if label.verb == "create":
+            return ("fail", "refuse", "lose", "stays")
+        return ("fail", "lose", "stays") if label.verb in CHANGES else ("fail", "stays")
+    if label.verb == "Attend":
+        return ("cut", "silence")
+    if label.kind == "request":
+        return ("cut", "passed_and_cut", "doubled", "silence")
+    return ("cut", "silence", "refused")
