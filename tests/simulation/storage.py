@@ -41,7 +41,7 @@ class Stored:
 
 @dataclass(slots=True)
 class Bucket:
-    """What lies in the storage. `created` is called with the name of every object that `create` has made."""
+    """What lies in the storage. `created` is called with the name of every object that is new."""
 
     scheduler: Scheduler
     objects: dict[str, Stored] = field(default_factory=dict)
@@ -59,6 +59,8 @@ class Bucket:
                 self._violated("overwritten", f"log entry {name} is replaced")
             self._check(name, "changed")
         self.objects[name] = Stored(data, self.scheduler.now if before is None else before.since)
+        if before is None:
+            self.created(name)
 
     def remove(self, name: str) -> None:
         if name.startswith(LOG_FOLDER):
@@ -220,7 +222,6 @@ class Store:
         if name in self._bucket.objects:
             return False
         self._bucket.put(name, data)
-        self._bucket.created(name)
         return True
 
     def _delete(self, call: _Call) -> None:

@@ -1,0 +1,58 @@
+"""`make sim`: tells so many stories, on all cores, and says what they held."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from simulation import patches
+from simulation.many import Told, little_collecting, tell
+
+PORTION = 50  # seeds that one process takes at a time
+
+
+def portion(first: int, count: int) -> Told:
+    with patches.installed(), little_collecting():
+        return tell(range(first, first + count))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser.add_argument("seeds", type=int, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (default: 0)")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: a core each)")
+    options = parser.parse_args(arguments)
+    began = shown = time.monotonic()
+    told = Told()
+    last = options.first + options.seeds
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        portions = [
+            pool.submit(portion, first, min(PORTION, last - first)) for first in range(options.first, last, PORTION)
+        ]
+        for done in as_completed(portions):
+            told.add(done.result())
+            if time.monotonic() - shown > 10.0:
+                shown = time.monotonic()
+                print(f"{told.seeds} of {options.seeds} seeds, {len(told.failures)} bad ones", flush=True)
+    report(told, time.monotonic() - began)
+    return 1 if told.failures else 0
+
+
+def report(told: Told, seconds: float) -> None:
+    for failure in sorted(told.failures, key=lambda failure: failure.seed)[:1]:
+        print("\n".join(failure.story))
+    for failure in sorted(told.failures, key=lambda failure: failure.seed):
+        print(f"seed {failure.seed}: {failure.what}")
+        print(f"  again: make sim SEEDS=1 FIRST={failure.seed}")
+    print(f"{told.seeds} seeds, {told.events} events, {seconds:.0f} s, {len(told.failures)} violations")
+    for what, count in sorted(told.counts.items()):
+        print(f"  {what:32} {count:9}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

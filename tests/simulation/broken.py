@@ -1,0 +1,124 @@
+"""Protocols that lose something: the product with one rule broken, to show that the simulation would notice.
+
+Each is as small a change as breaks the rule, made where the product keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import holdfast_coordinator.driver
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCheckpoint
+from holdfast_coordinator.core.retention import sweep
+from holdfast_coordinator.core.upkeep import Upkeep
+from holdfast_storage.log import Log
+from holdfast_storage.store.base import Store
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that is not kept.
+
+    kinds: of the violations that show it.
+    seed: of a story in which it is noticed.
+    """
+
+    rule: str
+    kinds: tuple[str, ...]
+    seed: int
+    change: Callable[[], Any]
+
+
+class _Overwriting:
+    """A store whose exclusive create is none."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._store.replace(name, data)
+        return True
+
+
+def _overwritten() -> Any:
+    """Log entries are written over what is there."""
+    publish = Log.publish
+
+    def careless(self: Log, *args: Any) -> Any:
+        log = Log(_Overwriting(self._store))  # type: ignore[arg-type]
+        return publish(log, *args)
+
+    return mock.patch.object(Log, "publish", careless)
+
+
+def _commit_first() -> Any:
+    """The commit entry is made before index and manifest are."""
+    finalize = holdfast_coordinator.driver.finalize
+
+    class Late:
+        """Creates nothing before the entry stands."""
+
+        def __init__(self, store: Any) -> None:
+            self._store = store
+            self.created: dict[str, bytes] = {}
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def create(self, name: str, data: bytes) -> bool:
+            self.created[name] = bytes(data)
+            return True
+
+        def size(self, name: str) -> int | None:
+            return len(self.created[name]) if name in self.created else self._store.size(name)
+
+    def careless(store: Any, effect: Finalize) -> ev.Finalized:
+        late = Late(store)
+        done = finalize(late, effect)  # type: ignore[arg-type]
+        for name, data in late.created.items():
+            store._process.spawn("late", store.create, name, data)
+        return done
+
+    return mock.patch.object(holdfast_coordinator.driver, "finalize", careless)
+
+
+def _deleted_first() -> Any:
+    """A folder is deleted before the entry that retires it."""
+    read_back = Upkeep.read_back
+
+    def careless(self: Upkeep, e: ev.ReadBack) -> None:
+        state = self._run.ledger.state
+        if state is not None and e.verdict == "good":
+            for prefix in sweep(state, self.policy, e.prefix).retire:
+                self._run.emit(DeleteFolder(prefix.partition("/")[0]))
+        read_back(self, e)
+
+    return mock.patch.object(Upkeep, "read_back", careless)
+
+
+def _not_read_back() -> Any:
+    """What a new checkpoint replaces is retired before that has been read back."""
+    consider = Upkeep.consider
+
+    def careless(self: Upkeep) -> None:
+        consider(self)
+        if self._reading_back:
+            self._run.effects[:] = [e for e in self._run.effects if not isinstance(e, ReadBackCheckpoint)]
+            self.read_back(ev.ReadBack(self._reading_back, "good"))
+
+    return mock.patch.object(Upkeep, "consider", careless)
+
+
+BROKEN = (
+    Broken("log entries are created exclusively", ("overwritten",), 0, _overwritten),
+    Broken("the data comes before the commit entry", ("incomplete",), 0, _commit_first),
+    Broken("a folder is deleted after the entry that retires it", ("mutated",), 0, _deleted_first),
+    Broken("nothing is retired before its successor was read back", ("forgotten",), 42, _not_read_back),
+)

@@ -1,0 +1,76 @@
+"""Many stories, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from simulation.storage import Violation
+from simulation.story import Story
+
+COLLECT_EVERY = 25
+
+
+@dataclass(slots=True)
+class Failure:
+    """A story that ended badly, as far as it went."""
+
+    seed: int
+    kind: str
+    what: str
+    story: list[str]
+
+
+@dataclass(slots=True)
+class Told:
+    """What came of some seeds."""
+
+    seeds: int = 0
+    events: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, other: Told) -> None:
+        self.seeds += other.seeds
+        self.events += other.events
+        self.counts += other.counts
+        self.failures += other.failures
+
+
+@contextmanager
+def little_collecting() -> Iterator[None]:
+    """Leave garbage for `tell` to collect: what one story leaves is small, and what is imported is not garbage."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was:
+            gc.enable()
+
+
+def tell(seeds: Iterable[int]) -> Told:
+    """Tell the stories of these seeds, inside `patches.installed()`."""
+    told = Told()
+    for number, seed in enumerate(seeds, 1):
+        story = Story(seed)
+        try:
+            story.run()
+        except Violation as violation:
+            told.failures.append(Failure(seed, violation.kind, str(violation), list(story.world.story())))
+        except Exception:
+            told.failures.append(Failure(seed, "error", traceback.format_exc(), list(story.world.story())))
+        told.seeds += 1
+        told.events += story.world.scheduler.steps
+        told.counts += story.world.counts
+        if number % COLLECT_EVERY == 0:
+            del story
+            gc.collect()
+    return told

@@ -1,0 +1,52 @@
+"""Random histories of the whole product, in which much goes wrong and nothing may be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from simulation import patches
+from simulation.broken import BROKEN, Broken
+from simulation.many import little_collecting, tell
+from simulation.story import Story
+
+SEEDS = range(200)
+SEARCHED = range(400)
+"""Seeds among which a broken rule must be noticed, should a change of the product have changed the story of its own."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_simulation() -> Iterator[None]:
+    with patches.installed(), little_collecting():
+        yield
+
+
+def test_histories() -> None:
+    """Whatever kills, storages and networks do: see `simulation.checks` for what must hold."""
+    told = tell(SEEDS)
+    for failure in told.failures[:1]:
+        pytest.fail("\n".join([*failure.story, f"seed {failure.seed}: {failure.what}"]))
+    # A simulation in which little happens proves little.
+    for what in ("saves told committed", "saves told save_failed", "restores", "kills", "zombies woken", "entries: retire",
+                 "entries: restored", "two coordinators", "fault: storage late", "fault: storage rot",
+                 "fault: reply cut", "fault: request doubled", "saves told superseded"):  # fmt: skip
+        assert told.counts[what] >= 5, what
+
+
+def test_a_seed_replays() -> None:
+    """A story that cannot be told again is of no use to whoever looks for its bug."""
+    for seed in range(20, 26):
+        assert Story(seed).run().digest == Story(seed).run().digest
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.rule)
+def test_a_broken_rule_is_noticed(broken: Broken) -> None:
+    """A proof that cannot fail is none."""
+    with broken.change():
+        for seeds in ([broken.seed], SEARCHED):
+            for seed in seeds:
+                for failure in tell([seed]).failures:
+                    assert failure.kind in broken.kinds, f"seed {seed}: {failure.what}"
+                    return
+    pytest.fail(f"no seed up to {SEARCHED.stop} notices")
