@@ -162,7 +162,7 @@ class Ledger:
         if intent.kind == "import":
             return self.number >= 0
         if intent.kind == "lead":
-            return state.fork_point != intent.base or intent.generation in state.superseded
+            return state.fork_point != intent.base
         leads = state.leader is not None and state.leader.id == self._leader_id
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
 

@@ -30,9 +30,9 @@ class Upkeep:
     def consider(self) -> None:
         """Have the newest checkpoint read back, if something is to go once it is known to be good."""
         run, state = self._run, self._run.ledger.state
-        if not state or not state.restorable or self._reading_back or not run.leading:
+        if not state or not state.checkpoints or self._reading_back or not run.leading:
             return
-        newest = state.restorable[-1]
+        newest = state.checkpoints[-1]
         if not newest.stock and sweep(state, self.policy, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest))

@@ -1,0 +1,355 @@
+"""What a worker finds damaged: read once more, marked, left out of TensorFlow's file, and removed in the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core import values as v
+from holdfast_storage.records import CheckpointRecord, LogState
+from support.cluster import Cluster, Coordinator, Worker, checkpoint
+
+SECOND_READER = fx.ReadBackCheckpoint
+
+
+def start(saves: int = 3) -> tuple[Cluster, list[CheckpointRecord]]:
+    """A run whose job has ended, and its checkpoints."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    for ordinal in range(1, saves + 1):
+        cluster.save(coordinator, workers, ordinal)
+    coordinator.alive = False
+    return cluster, list(cluster.storage.state.checkpoints)
+
+
+def restart(
+    cluster: Cluster, *damaged: CheckpointRecord, second_reader: bool = True
+) -> tuple[Coordinator, list[Worker]]:
+    """The next job, which has restored what is good; without the second reader, what that one says is still to come."""
+    cluster.storage.damaged |= {record.prefix for record in damaged}
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    restore(cluster, coordinator, workers, second_reader=second_reader)
+    return coordinator, workers
+
+
+def restore(
+    cluster: Cluster, coordinator: Coordinator, workers: list[Worker], *, second_reader: bool = True
+) -> v.Apply:
+    answers = [coordinator.ask(worker.restore(1)) for worker in workers]
+    while isinstance(read := answers[0], v.Read):
+        verdict = "damaged" if read.record.prefix in cluster.storage.damaged else "good"
+        calls = [coordinator.call(worker.restore(1, read.record.prefix, verdict, reason="a bit")) for worker in workers]
+        answers = [call.answer for call in calls]
+    assert isinstance(read, v.Apply), read
+    for worker in workers:
+        worker.applied(read)
+    if second_reader:
+        coordinator.run()
+    return read
+
+
+def named(effect: fx.WriteStateFile | None) -> str:
+    """What stock TensorFlow takes for the newest."""
+    assert effect is not None
+    return effect.state.restorable[-1].prefix
+
+
+def test_nobody_waits_for_the_second_reader() -> None:
+    """Workers that stand still while the coordinator reads a hundred gigabytes."""
+    cluster, (_, good, bad) = start()
+    cluster.storage.damaged.add(bad.prefix)
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    applied = restore(cluster, coordinator, workers, second_reader=False)
+    assert applied.record == good
+    assert coordinator.pending == [fx.ReadBackCheckpoint(bad)], "once, though both workers said so"
+
+
+def test_what_two_readers_found_damaged_is_marked_by_the_next_save() -> None:
+    """Every restart reads the same damaged checkpoint again, and lists it as if it could be restored."""
+    cluster, (_, good, bad) = start()
+    entries = len(cluster.storage.entries)
+    coordinator, workers = restart(cluster, bad)
+    assert len(cluster.storage.entries) == entries, "restoring changes nothing in the log"
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[entries:] == ["lead", "damaged", "commit"], "good is the newest by that: no rollback"
+    damaged = cluster.storage.entries[entries + 1]
+    assert (damaged.note, damaged.state.damaged) == (bad.prefix, (bad.prefix,))
+    assert damaged.state.restorable[-1] == good
+    assert bad in damaged.state.checkpoints, "kept for inspection"
+    cluster.save(coordinator, workers, 2)
+    assert cluster.storage.kinds[-1] == "commit", "once"
+
+
+def test_stock_readers_find_the_good_one_before_any_save() -> None:
+    """`tf.train.latest_checkpoint` names what nobody can restore, for as long as the first epoch takes."""
+    cluster, (_, good, bad) = start()
+    assert named(cluster.storage.state_file) == bad.prefix
+    coordinator, workers = restart(cluster, bad)
+    assert named(cluster.storage.state_file) == good.prefix
+    effects = []
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    while coordinator.pending:
+        coordinator.carry_out()
+        effects += coordinator.deliver()
+    assert len([e for e in effects if isinstance(e, fx.WriteStateFile)]) == 2, "with the lead, and with the mark"
+    assert {named(e) for e in effects if isinstance(e, fx.WriteStateFile)} == {good.prefix}, "not for a moment"
+
+
+def test_several_are_marked_in_one_entry() -> None:
+    """An entry for each of them, of which a crash leaves out the last."""
+    cluster, (good, older, newer) = start()
+    coordinator, workers = restart(cluster, older, newer)
+    assert named(cluster.storage.state_file) == good.prefix
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "damaged", "commit"]
+    assert cluster.storage.state.damaged == (older.prefix, newer.prefix)
+
+
+@pytest.mark.parametrize("verdict", ["good", "unreadable"])
+def test_one_reader_condemns_nothing(verdict: str) -> None:
+    """A worker with bad memory, or a coordinator without credentials, takes a good checkpoint from everybody."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = restart(cluster, bad, second_reader=False)
+    if verdict == "good":
+        cluster.storage.damaged.clear()
+    coordinator.run({SECOND_READER: "bad"} if verdict == "unreadable" else None)
+    assert named(cluster.storage.state_file) == bad.prefix
+    assert f"{bad.prefix} damaged and this coordinator finds it {verdict}" in coordinator.remarks[0]
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "restored", "commit"], "the world went back all the same"
+    assert cluster.storage.state.damaged == ()
+    assert cluster.storage.state.checkpoints[-2] == good
+
+
+def test_a_mark_that_comes_late() -> None:
+    """The second reader takes longer than the first save, and what it finds is forgotten."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = restart(cluster, bad, second_reader=False)
+    second_reader = coordinator.pending.pop()
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "restored", "commit"]
+    coordinator.pending.append(second_reader)
+    coordinator.run()
+    cluster.save(coordinator, workers, 2)
+    assert cluster.storage.kinds[-2:] == ["damaged", "commit"]
+    assert [c.step for c in cluster.storage.state.restorable] == [10, good.step, 10, 20]
+
+
+def test_the_mark_is_made_with_the_commit_at_the_latest() -> None:
+    """Storage refuses the entry that marks it, and the damaged one is the newest again after the next crash."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = restart(cluster, bad)
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    while cluster.storage.kinds[-1] != "lead":
+        coordinator.carry_out()
+        coordinator.deliver()
+    coordinator.run({fx.Append: "bad"})
+    for worker in workers:
+        coordinator.call(worker.report(1))
+    coordinator.run()
+    assert cluster.storage.kinds[-2:] == ["lead", "commit"]
+    assert cluster.storage.state.damaged == (bad.prefix,)
+    assert cluster.storage.state.restorable[-2] == good
+
+
+def test_a_mark_that_was_refused_is_tried_again() -> None:
+    """The save that was to carry it fails as well."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = restart(cluster, bad)
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    while cluster.storage.kinds[-1] != "lead":
+        coordinator.carry_out()
+        coordinator.deliver()
+    coordinator.run({fx.Append: "bad"})
+    coordinator.ask(workers[0].give_up(1))
+    for worker in workers:
+        coordinator.call(worker.vote(2))
+    coordinator.run()
+    assert cluster.storage.kinds[-2:] == ["lead", "damaged"]
+    assert cluster.storage.state.restorable[-1] == good
+
+
+def test_a_marked_one_is_not_read_again() -> None:
+    """A restart that reads, for every damaged checkpoint that there is, all of its bytes."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = restart(cluster, bad)
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    coordinator.alive = False
+    coordinator, workers = restart(cluster)
+    assert workers[0].restored == good.prefix
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "retire", "commit"], "only what the save before left behind"
+
+
+def test_going_further_back_is_a_rollback_too() -> None:
+    """A job that chose an older one, and goes on from the newest good one after a crash."""
+    cluster, (chosen, _, bad) = start()
+    coordinator, workers = restart(cluster, bad)
+    cluster.restore(coordinator, workers, 2, target=chosen.prefix)
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    assert cluster.storage.kinds[-3:] == ["lead", "damaged", "restored"]
+    assert cluster.storage.state.restorable[-1] == chosen
+
+
+def test_a_damaged_one_that_was_chosen_is_marked() -> None:
+    """Damage that is known only when the newest has it."""
+    cluster, (bad, _, good) = start()
+    cluster.storage.damaged.add(bad.prefix)
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    target = bad.prefix
+    for worker in workers:
+        coordinator.ask(worker.restore(1, target=target))
+    calls = [coordinator.call(worker.restore(1, bad.prefix, "damaged", target)) for worker in workers]
+    coordinator.run()
+    assert [call.answer.kind for call in calls if isinstance(call.answer, v.Failure)] == ["checkpoint_damaged"] * 2
+    cluster.restore(coordinator, workers, 2)
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "damaged", "commit"]
+    assert cluster.storage.state.damaged == (bad.prefix,)
+    assert good in cluster.storage.state.restorable
+
+
+def test_what_is_not_of_this_run_is_not_judged() -> None:
+    """A mark in this run's log for a checkpoint of another one."""
+    cluster, _ = start()
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    path = "/other/ckpt-4"
+    for worker in workers:
+        coordinator.ask(worker.restore(1, target=path))
+    for worker in workers:
+        coordinator.call(worker.restore(1, path, "damaged", path))
+    assert coordinator.pending == []
+
+
+def test_where_all_are_damaged_the_file_is_left_alone() -> None:
+    """A file that names nothing: stock TensorFlow starts from scratch."""
+    cluster, records = start()
+    cluster.storage.damaged |= {record.prefix for record in records}
+    before = cluster.storage.state_file
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    with pytest.raises(AssertionError, match="checkpoint_damaged"):
+        restore(cluster, coordinator, workers)
+    coordinator.run()
+    assert len(coordinator.machine._run.condemned) == 3
+    assert cluster.storage.state_file == before
+    assert named(before) == records[-1].prefix
+
+
+def test_without_a_log_the_file_is_tensorflows_own() -> None:
+    """A directory of TensorFlow's changed by somebody who only looked."""
+    cluster = Cluster(LogState("run", checkpoints=(checkpoint(1, stock=True), checkpoint(2, stock=True))))
+    coordinator, workers = restart(cluster, checkpoint(2, stock=True))
+    assert cluster.storage.state_file is None
+    cluster.save(coordinator, workers, 1)
+    assert cluster.storage.kinds == ["import", "lead", "damaged", "commit"]
+    assert [record.step for record in cluster.storage.state.restorable] == [1, 10]
+
+
+def test_a_running_job_keeps_its_file() -> None:
+    """Somebody who looks at a run changes what is in the directory of the job that trains."""
+    cluster, _ = start()
+    coordinator = cluster.coordinator()
+    job = cluster.world(coordinator, 2)
+    cluster.restore(coordinator, job)
+    cluster.save(coordinator, job, 1)
+    before = cluster.storage.state_file
+    newest = cluster.storage.state.checkpoints[-1]
+    looker, _ = restart(cluster, newest)
+    assert newest.prefix in looker.machine._run.condemned
+    assert cluster.storage.state_file is before
+    # Once the job has ended, it is theirs.
+    coordinator.alive = False
+    restart(cluster)
+    assert named(cluster.storage.state_file) != newest.prefix
+
+
+def test_one_coordinator_for_the_job_and_who_looks() -> None:
+    """A job goes on without the mark, though its own coordinator knows of the damage."""
+    cluster, (_, good, bad) = start()
+    coordinator = cluster.coordinator()
+    job = cluster.world(coordinator, 2)
+    cluster.restore(coordinator, job)
+    cluster.storage.damaged.add(bad.prefix)
+    restore(cluster, coordinator, cluster.world(coordinator, 2))
+    cluster.save(coordinator, job, 1)
+    assert cluster.storage.kinds[-3:] == ["lead", "damaged", "commit"]
+    assert cluster.storage.state.restorable[-2] == good
+
+
+def test_its_life_under_retention() -> None:
+    """A damaged checkpoint gone before anybody could look at it, or there for ever."""
+    cluster, (_, _, bad) = start()
+    coordinator, workers = restart(cluster, bad)
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(2)}
+    cluster.save(coordinator, workers, 1)
+    assert [c.step for c in cluster.storage.state.checkpoints] == [20, 30, 10]
+    assert cluster.storage.state.damaged == (bad.prefix,)
+    cluster.save(coordinator, workers, 2)
+    assert [c.step for c in cluster.storage.state.checkpoints] == [10, 20]
+    assert cluster.storage.state.damaged == (), "its name is gone, and so is the mark"
+    assert bad.folder not in cluster.storage.folders
+
+
+def test_a_read_back_that_finds_damage_is_a_first_reader() -> None:
+    """A checkpoint condemned by the word of the coordinator alone; or what it replaces removed all the same."""
+    cluster, (_, _, newest) = start()
+    coordinator, workers = restart(cluster)
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+    for worker in workers:
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    for worker in workers:
+        coordinator.call(worker.report(1))
+    while not any(isinstance(effect, fx.ReadBackCheckpoint) for effect in coordinator.pending):
+        coordinator.carry_out()
+        coordinator.deliver()
+    new = cluster.storage.state.checkpoints[-1]
+    cluster.storage.damaged.add(new.prefix)
+    coordinator.run()
+    assert "could not be read back (it is damaged): nothing that it replaces is removed" in coordinator.remarks[0]
+    cluster.save(coordinator, workers, 2)
+    assert cluster.storage.state.damaged == ()
+    assert "retire" in cluster.storage.kinds[-2:], "the next one replaces it"
+    assert newest.folder not in cluster.storage.folders
+
+
+def test_one_reading_for_retention_and_for_a_restore() -> None:
+    """Two readings of one checkpoint at the same time, of which the later changes what the earlier has settled."""
+    cluster, _ = start()
+    coordinator, workers = restart(cluster)
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    for worker in workers:
+        coordinator.call(worker.report(1))
+    while not any(isinstance(effect, fx.ReadBackCheckpoint) for effect in coordinator.pending):
+        coordinator.carry_out()
+        coordinator.deliver()
+    new = cluster.storage.state.checkpoints[-1]
+    cluster.storage.damaged.add(new.prefix)
+    assert isinstance(coordinator.ask(workers[0].restore(2)), v.Read)
+    coordinator.call(workers[0].restore(2, new.prefix, "damaged"))
+    coordinator.run()
+    assert coordinator.machine._run.condemned == {new.prefix}
+    assert not coordinator.machine.busy
+    entries = len(cluster.storage.entries)
+    coordinator.tell(ev.ReadBack(new.prefix, "good"))
+    assert coordinator.pending == []
+    assert len(cluster.storage.entries) == entries
