@@ -158,6 +158,11 @@ class _Way:
 
     def send(self, message: Any, last: bool, delay: float, point: Point | None = None) -> None:
         scheduler = self._receiver.scheduler
+        if not delay and not self._sent:
+            if not self._rpc.connection.silent:
+                self._arrived.append((message, last, point))
+                scheduler.soon(self._receiver, self._handed_over)
+            return
         self._clear_at = max(self._clear_at, scheduler.now + delay)
         self._sent.append((message, last, point))
         scheduler.later(None, self._clear_at - scheduler.now, self._travelled)

@@ -196,7 +196,8 @@ class Store:
         point, fate = call.point, call.fate
         if fate.effect in EFFECTIVE:
             self._reached(point, "done")
-        self._process.scheduler.pause(fate.after, ("the storage's answer", point.verb, point.what))
+        if fate.after:
+            self._process.scheduler.pause(fate.after, ("the storage's answer", point.verb, point.what))
         if fate.effect not in ("done", "rot"):
             raise self._error(point.verb, point.what, fate)
 
