@@ -27,7 +27,7 @@ from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
 
 Build = Callable[[v.RequestId], ev.Event]
 Fate = Literal[
@@ -655,6 +655,7 @@ def folder_of(event: ev.Event) -> str:
 def check_log(entries: list[Entry]) -> None:
     """What must be true of any log."""
     retired: set[str] = set()
+    reigns: list[Generation | None] = [None]
     before: Entry | None = None
     for number, entry in enumerate(entries):
         state, writer = entry.state, entry.write_id.rpartition(".")[0]
@@ -670,8 +671,16 @@ def check_log(entries: list[Entry]) -> None:
         if entry.kind == "commit":
             assert state.generation is not None
             assert f".{state.generation.id}." in state.checkpoints[-1].folder, "a world that does not lead committed"
-        if before is not None and before.state.checkpoints:
-            assert state.checkpoints, "the last checkpoint was given up"
+        if before is not None:
+            assert state.checkpoints or not before.state.checkpoints, "the last checkpoint was given up"
+            freed = set(before.state.damaged) - set(state.damaged)
+            assert not freed & set(prefixes), "what was condemned is restored again"
+            dead = set(state.retired) - set(before.state.retired) - {c.folder for c in before.state.checkpoints}
+            assert {folder.split(".")[-2] for folder in dead} <= set(state.superseded), "it may still be committed"
+        if state.generation != reigns[-1]:
+            assert state.generation not in reigns, "a generation that had lost the lead leads again"
+            reigns.append(state.generation)
+        assert set(state.damaged) <= set(prefixes), "a mark on what is not there"
         if entry.kind == "abort" and before is not None:
             assert state.checkpoints == before.state.checkpoints, "an abort changed something"
         retired |= set(state.retired)
