@@ -74,6 +74,44 @@ def test_who_does_not_ask_again_is_not_waited_for() -> None:
     assert coordinator.ask(two.join()) is None
 
 
+def test_nobody_is_in_a_world_who_is_between_two_calls() -> None:
+    """A job that is restarted while it joins: its first worker in one world with a dead process of the life before."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    coordinator.call(cluster.workers(2)[0].join())
+    cluster.tick(POLL)  # told whom it waits for, and then killed
+    one, two = cluster.workers(2)
+    second = coordinator.call(two.join())
+    coordinator.run()
+    assert second.answer is None
+    cluster.tick(POLL)
+    assert second.answer == v.Waiting((A,))
+    first = coordinator.call(one.join())
+    second = coordinator.call(two.join())
+    coordinator.run()
+    assert isinstance(first.answer, v.Joined)
+    assert first.answer == second.answer
+    assert first.answer.members == ((A, one.incarnation), (B, two.incarnation))
+
+
+def test_who_has_not_heard_that_its_world_has_formed() -> None:
+    """A coordinator killed between two replies: one worker in the world, and the other waits to join it, in vain; and
+    then, although it is in its world, it is in the way of the next job's."""
+    cluster = Cluster()
+    old = cluster.coordinator()
+    one, two = cluster.workers(2)
+    calls = [old.call(one.join()), old.call(two.join())]
+    old.run()
+    assert isinstance(calls[1].answer, v.Joined)
+    two.world = calls[1].answer
+    new = cluster.coordinator()
+    first = new.call(one.join())
+    new.run()
+    assert first.answer is None
+    assert new.ask(two.rejoin()) == first.answer == two.world
+    assert new.machine.forming is None
+
+
 def test_a_call_that_is_gone_is_not_waited_for() -> None:
     """The cluster specification of a job that is gone, held against the next one."""
     cluster = Cluster()

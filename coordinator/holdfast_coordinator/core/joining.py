@@ -109,15 +109,28 @@ class Joining:
                 recorded = state.generation if state and led == e.caller.generation else None
                 generation = recorded or Generation(e.caller.generation, e.members)
                 leader = state.leader.id if state and state.leader else ""
-                self._admit(World(generation, e.cluster, led_by=leader, base=e.base, unsettled=[]))
+                world = World(generation, e.cluster, led_by=leader, base=e.base, unsettled=[])
+                self._admit(world)
+                self._answer_members(world)
             self.rejoin(e)
 
         run.ledger.read(then)
 
+    def _answer_members(self, world: World) -> None:
+        """Those who join because they have not heard that this world has formed with a coordinator process before."""
+        joiners = self.forming.joiners if self.forming else {}
+        members = [task for task, joiner in joiners.items() if world.has(Caller("", task, joiner.incarnation))]
+        for task in members:
+            self._run.reply(joiners[task].request, world.joined())
+        self._forget_joiners(members)
+
     def cancelled(self, e: ev.Cancelled) -> None:
+        joiners = self.forming.joiners if self.forming else {}
+        self._forget_joiners([task for task, joiner in joiners.items() if joiner.request == e.request])
+
+    def _forget_joiners(self, tasks: list[Task]) -> None:
         if self.forming:
-            gone = [task for task, joiner in self.forming.joiners.items() if joiner.request == e.request]
-            for task in gone:
+            for task in tasks:
                 del self.forming.joiners[task]
             if not self.forming.joiners:
                 self.forming = None

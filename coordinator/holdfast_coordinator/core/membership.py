@@ -46,11 +46,15 @@ class Forming:
 
     @property
     def is_complete(self) -> bool:
-        return len(self.joiners) == len(self.tasks)
+        """Whether all have joined, and each is there to hear of it: one between two calls may have died meanwhile."""
+        return len(self.joiners) == len(self.tasks) and all(j.request is not None for j in self.joiners.values())
 
     @property
     def missing(self) -> tuple[Task, ...]:
-        return tuple(task for task in self.tasks if task not in self.joiners)
+        """Who has not joined; where all have, who is to ask again."""
+        return tuple(task for task in self.tasks if task not in self.joiners) or tuple(
+            task for task, joiner in self.joiners.items() if joiner.request is None
+        )
 
     def complete(self, generation: str) -> World:
         members = tuple((task, joiner.incarnation) for task, joiner in sorted(self.joiners.items()))
