@@ -16,7 +16,7 @@ import random
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -232,6 +232,7 @@ class Worker:
         self.crcs: tuple[int, ...] = (1, 2, 3)
         self.guarded = b"\1\1\0"
         self.terms: dict[str, object] = {}  # fields of its ballots that are not the usual
+        self.damaged: Collection[str] = ()  # prefixes that do not read back
 
     @property
     def caller(self) -> v.Caller:
@@ -303,7 +304,7 @@ class Worker:
         self.world = answer
         answer = yield self.restore(1)
         while isinstance(answer, v.Read):
-            answer = yield self.restore(1, answer.record.prefix, "good")
+            answer = yield self.restore(1, answer.record.prefix, self._verdict(answer))
         if not isinstance(answer, v.Apply):
             return
         self.applied(answer)
@@ -311,7 +312,7 @@ class Worker:
             if ordinal == self.goes_back:
                 answer = yield self.restore(2, target="10")
                 while isinstance(answer, v.Read):
-                    answer = yield self.restore(2, answer.record.prefix, "good", target="10")
+                    answer = yield self.restore(2, answer.record.prefix, self._verdict(answer), target="10")
                 if isinstance(answer, v.Apply):
                     self.applied(answer, 2)
             answer = yield self.vote(ordinal)
@@ -320,6 +321,9 @@ class Worker:
             superseded = answer.kind if isinstance(answer, v.Failure) else ""
             if superseded == "superseded":
                 return
+
+    def _verdict(self, read: v.Read) -> str:
+        return "damaged" if read.record.prefix in self.damaged else "good"
 
 
 class Client:
@@ -467,6 +471,7 @@ class Cluster:
                 self._processes += 1
                 incarnation = f"process{self._processes}.1"
             made.append(Worker(Task("worker", i), cluster, incarnation))
+            made[-1].damaged = self.storage.damaged
         return made
 
     def world(self, coordinator: Coordinator, count: int, processes: list[Worker] | None = None) -> list[Worker]:
@@ -545,6 +550,7 @@ class Cluster:
     def check(self) -> None:
         """What must be true of the log and of what was told, at any time."""
         check_log(self.storage.entries)
+        assert set(self.storage.state.damaged) <= self.storage.damaged, "a good one was condemned"
         for (generation, ordinal), told in self.outcomes.items():
             assert set(told.values()) == {self.has_committed(generation, ordinal)}, "what was told is not what stands"
 
@@ -585,7 +591,7 @@ class Cluster:
         client = random_.choice(self.clients)
         coordinator = random_.choice([coordinator for coordinator in self.coordinators if coordinator.alive])
         newest = self.coordinators[-1]
-        match random_.randrange(10):
+        match random_.randrange(11):
             case 0:
                 self.tick(5.0)
             case 1:
@@ -606,6 +612,8 @@ class Cluster:
                 event = random_.choice(coordinator.results)
                 if not isinstance(event, ev.LogRead | ev.Probed):
                     coordinator.tell(event)
+            case 10 if self.storage.state.checkpoints:
+                self.storage.damaged.add(random_.choice(self.storage.state.checkpoints).prefix)
 
     def restart(self, *, killed: bool) -> None:
         """The coordinator is killed; or a second one comes up while it goes on, and the workers find it one by one."""
