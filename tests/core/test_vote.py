@@ -101,7 +101,8 @@ def test_all_that_differs_is_counted() -> None:
     assert verdict.tasks == (CHIEF, ONE, TWO)
     warned = judge({task: replace(each, on_divergence="warn") for task, each in ballots.items()})
     assert isinstance(warned, Go)
-    assert len(warned.warned) == EXAMINED
+    assert [divergence.position for divergence in warned.warned] == list(range(many)), "whose value is saved?"
+    assert sum(bool(divergence.tasks) for divergence in warned.warned) == EXAMINED
 
 
 def test_specs_are_asked_for_when_they_differ() -> None:

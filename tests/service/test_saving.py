@@ -73,16 +73,17 @@ def test_a_replica_that_diverged_is_refused(store: Store, coordinator: Coordinat
     assert outcomes([w.save(2) for w in workers]) == [None] * 3
 
 
+@pytest.mark.parametrize("key", ["model/kernel", "model/small-9"])
 def test_a_divergence_that_is_wanted_is_saved_as_the_chiefs(
-    store: Store, coordinator: Coordinator, world: World, caplog: pytest.LogCaptureFixture
+    store: Store, coordinator: Coordinator, world: World, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
-    """`on_divergence="warn"` refuses all the same, or does not say a word."""
+    """`on_divergence="warn"` refuses all the same, does not say a word, or saves whatever its writer has."""
     workers = world(2, coordinator, on_divergence="warn")
     all_join(workers)
-    saves = [workers[0].save(1, state()), workers[1].save(1, flipped(state(), "model/kernel"))]
+    saves = [workers[0].save(1, state()), workers[1].save(1, flipped(state(), key))]
     assert outcomes(saves) == [None, None]
     assert stored(store, committed(store)[0].prefix) == expected(state())
-    assert any("model/kernel differs on worker-0, worker-1" in r.getMessage() for r in caplog.records)
+    assert any(f"{key} differs on worker-0, worker-1" in r.getMessage() for r in caplog.records)
 
 
 @pytest.mark.parametrize(

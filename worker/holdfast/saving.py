@@ -161,14 +161,16 @@ class Save:
         if reply.HasField("decided"):
             return reply.decided
         go = reply.go
-        for divergence in go.warned:
+        for divergence in (each for each in go.warned if each.tasks):
             names = ", ".join(f"{t.type}-{t.index}" for t in divergence.tasks)
             log.warning(
                 "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
             )
         self._see_log_entry(go.log_entry)
         self._entry = go.log_entry
-        whole = plan(snapshot.specs, len(self.session.place.tasks), go.local)
+        # Parts of one tensor from several workers would be a value that none of them had.
+        chiefs = [*go.local, *(divergence.position for divergence in go.warned)]
+        whole = plan(snapshot.specs, len(self.session.place.tasks), chiefs)
         written = self._write(snapshot, crcs, whole, go.local)
         return self._report(written, whole, [snapshot.tensors[position].key for position in go.local], go.local)
 

@@ -99,7 +99,7 @@ class Divergence:
     """A tensor, by its position in key order, and the workers whose value is not the others'."""
 
     position: int
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...] = ()  # none: it was not looked at, see vote.EXAMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Go:
     """The vote has passed."""
 
     local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
-    warned: tuple[Divergence, ...] = ()  # the first so many: see vote.EXAMINED
+    warned: tuple[Divergence, ...] = ()  # differ and should not: the chief's values are saved
     log_entry: int = -1  # an entry that every worker on the same directory can see
 
 

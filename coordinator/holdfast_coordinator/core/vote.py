@@ -96,7 +96,8 @@ def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure
             tasks=tuple(who),
             positions=tuple(guarded),
         )
-    return Go(local=tuple(p for p in differing if not mine.guarded[p]), warned=suspects)
+    unexamined = (Divergence(position) for position in guarded[EXAMINED:])
+    return Go(local=tuple(p for p in differing if not mine.guarded[p]), warned=(*suspects, *unexamined))
 
 
 def _differing(mine: bytes, others: list[bytes]) -> list[int]:
