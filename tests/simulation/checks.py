@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast_storage import state_file
-from holdfast_storage.errors import HoldfastError
 from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, parse_log_entry
 from holdfast_storage.log import decode
+from holdfast_storage.manifest import read_manifest
 from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 from holdfast_storage.verify import verify_checkpoint
+from simulation.contents import expected, read_bundle
 from simulation.storage import Truth
 from support.cluster import check_log
 
@@ -37,7 +38,7 @@ class Checks:
         self.restores: dict[tuple[str, int], str] = {}
         self.truth = Truth(world.bucket)
         self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
-        world.bucket.created = self._created
+        world.bucket.changed = self._changed
 
     @property
     def state(self) -> LogState | None:
@@ -45,10 +46,14 @@ class Checks:
 
     # -- the log --
 
-    def _created(self, name: str) -> None:
-        folder, _, last = name.rpartition("/")
-        if folder != LOG_FOLDER:
-            return
+    def _changed(self, name: str) -> None:
+        if name == STATE_FILE:
+            self._check_state_file()
+        elif name.startswith(LOG_FOLDER):
+            self._grown(name)
+
+    def _grown(self, name: str) -> None:
+        last = name.rpartition("/")[2]
         entry = decode(self.truth.read(name), name)
         if entry is None or parse_log_entry(last) != len(self.entries):
             self.world.violate("hole", f"{name} is created, and the log ends at {len(self.entries) - 1}")
@@ -74,9 +79,26 @@ class Checks:
             assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
             if record.folder not in self.world.bucket.rotten:
                 self.verify(record)
+                self._check_values(record)
                 self.good.add(record.prefix)
         if self.good and not any(record.prefix in self.good for record in state.checkpoints):
             self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
+
+    def _check_values(self, record: CheckpointRecord) -> None:
+        """That it holds what was to be saved, and nothing that differs between workers and must not."""
+        salt = self.contents[record.prefix]
+        world = read_manifest(self.truth, record).world  # type: ignore[arg-type]
+        found = read_bundle(record.prefix, self.truth.read)
+        for key, value in expected(salt, world[0]).items():
+            if found.get(key) != value:
+                self.world.violate("values", f"{record.prefix} holds another {key} than the chief's")
+
+    def _check_state_file(self) -> None:
+        """TensorFlow's own file names committed checkpoints alone, at any time."""
+        prefixes = {record.prefix for entry in self.entries for record in entry.state.checkpoints}
+        named = {text.split('"')[1] for text in self.truth.read(STATE_FILE).decode().splitlines() if '"' in text}
+        if named - prefixes:
+            self.world.violate("state file", f"it names {named - prefixes}, never committed")
 
     def verify(self, record: CheckpointRecord) -> None:
         """Every byte of a committed checkpoint."""
@@ -159,6 +181,3 @@ class _Told:
         e = self.entry
         live = " ".join(record.folder for record in e.state.checkpoints)
         return f"entry {e.number}: {e.kind} by {e.write_id}, live: [{live}] {e.note}"
-
-
-__all__ = ["Checks", "HoldfastError"]

@@ -70,7 +70,7 @@ def tell(seeds: Iterable[int]) -> Told:
         told.seeds += 1
         told.events += story.world.scheduler.steps
         told.counts += story.world.counts
+        story.world.forget()
         if number % COLLECT_EVERY == 0:
-            del story
             gc.collect()
     return told

@@ -39,16 +39,16 @@ class Stored:
     since: float
 
 
-@dataclass(slots=True)
+@dataclass
 class Bucket:
-    """What lies in the storage. `created` is called with the name of every object that is new."""
+    """What lies in the storage. `changed` is called with the name of every object that was set."""
 
     scheduler: Scheduler
     objects: dict[str, Stored] = field(default_factory=dict)
     gone: list[tuple[str, float, float]] = field(default_factory=list)  # name, since, until
     protected: set[str] = field(default_factory=set)  # folders
     rotten: dict[str, set[str]] = field(default_factory=dict)  # folder to its objects that are not what was written
-    created: Callable[[str], None] = lambda name: None
+    changed: Callable[[str], None] = lambda name: None
     violations: list[Violation] = field(default_factory=list)  # kept: what raises them may be caught by the product
 
     def put(self, name: str, data: bytes) -> None:
@@ -59,8 +59,7 @@ class Bucket:
                 self._violated("overwritten", f"log entry {name} is replaced")
             self._check(name, "changed")
         self.objects[name] = Stored(data, self.scheduler.now if before is None else before.since)
-        if before is None:
-            self.created(name)
+        self.changed(name)
 
     def remove(self, name: str) -> None:
         if name.startswith(LOG_FOLDER):

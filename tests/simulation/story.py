@@ -33,6 +33,8 @@ class Story:
             "max_to_keep": draw.choice([1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),
             "join_timeout": draw.choice([15.0, 30.0]),
+            "keep_checkpoint_every_n_hours": draw.choice([None, None, None, 0.001]),
+            "on_divergence": draw.choice(["refuse", "refuse", "warn"]),
         }
         self._jobs = [self._job("job", options)]
         self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.3 else None
@@ -53,6 +55,7 @@ class Story:
             step_time=draw.choice([0.5, 2.0, 6.0]),
             goes_back=draw.choice([0, 0, 0, 1, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
+            collective=draw.random() < 0.5,
         )
 
     def run(self) -> World:

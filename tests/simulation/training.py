@@ -6,12 +6,8 @@ is the product's. What a checkpoint must hold follows from the job that saved it
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
-import struct
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,25 +16,18 @@ import holdfast.session
 from holdfast.manager import CheckpointManager
 from holdfast.place import Cluster, Place
 from holdfast.saving import SLACK, Save
-from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
+from holdfast.snapshot import Snapshot
 from holdfast.staging import Staged
 from holdfast_coordinator.server import Server
-from holdfast_storage.bundle.crc import crc32c, mask
-from holdfast_storage.bundle.encoded import entry_crc32c
-from holdfast_storage.bundle.index import Index
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
-from holdfast_storage.layout import data_object, index_object
 from holdfast_storage.records import Task
+from simulation.contents import OWN, expected, read_bundle, read_file, snapshot
 from simulation.fakes import Now, here
 from simulation.network import Network
 from simulation.processes import Process
 from simulation.storage import URL
 from simulation.world import MARGIN, World
 
-FLOAT, STRING = 1, 7  # tensorflow.DataType
-SHARED = {"model/kernel": (12, 5), "model/bias": (5,), "model/none": (0, 3), "optimizer/m": (31,)}
-OWN = "statistics/mean"  # differs between workers
-OWN_SHAPE = (6,)
 EVERY = 10  # steps between saves
 
 
@@ -64,66 +53,17 @@ def unraisable(_: object) -> None:
     """Nobody's."""
 
 
-# -- what is in a checkpoint --
-
-
-def content(salt: str, key: str, shape: tuple[int, ...]) -> bytes:
-    """The bytes of a tensor."""
-    size = 4
-    for length in shape:
-        size *= length
-    return hashlib.shake_128(f"{salt}/{key}".encode()).digest(size)
-
-
-def expected(salt: str, task: Task) -> dict[str, bytes]:
-    """What a worker restores."""
-    values = {key: content(salt, key, shape) for key, shape in SHARED.items()}
-    return {**values, OWN: content(f"{salt}/{task}", OWN, OWN_SHAPE)}
-
-
-def _graph() -> SnapshotTensor:
-    text = b"an object graph"
-    data = bytes([len(text)]) + struct.pack("<I", mask(crc32c(struct.pack("<I", len(text))))) + text
-    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), data))
-
-
-GRAPH = _graph()
-
-
-def read_bundle(prefix: str) -> dict[str, bytes]:
-    """All tensors of a checkpoint on the local disk, as TensorFlow would find them."""
-    index = Index.parse(Path(index_object(prefix)).read_bytes())
-    shards: dict[int, bytes] = {}
-
-    def stored(entry: Any) -> bytes:
-        if entry.shard not in shards:
-            descriptor = os.open(data_object(prefix, entry.shard, index.num_shards), os.O_RDONLY)
-            shards[entry.shard] = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            os.close(descriptor)
-        data = shards[entry.shard][entry.offset : entry.offset + entry.size]
-        assert len(data) == entry.size
-        return data
-
-    values: dict[str, bytes] = {}
-    for key, entry in index.tensors.items():
-        if entry.slices:
-            # They are back to back in row-major order: so says the plan.
-            values[key] = b"".join(stored(index.slices[key, extents]) for extents in entry.slices)
-        else:
-            values[key] = stored(entry)
-    return values
-
-
 class Model:
     """Stands for a `tf.train.Checkpoint`, with its values."""
 
-    def __init__(self, task: Task, life: str) -> None:
+    def __init__(self, task: Task, life: str, collective: bool) -> None:
         self.task = task
         self.life = life  # of the job: part of what it saves
         self.step = 0
         self.diverges = False
+        self.collective = collective
+        self.captured: list[int] = []  # the steps of its snapshots
         self.save_counter = SimpleNamespace(assign_add=lambda count: None)
-        self.values: dict[str, bytes] = {}
 
     @property
     def salt(self) -> str:
@@ -134,19 +74,13 @@ class Model:
         assert prefix is None
 
     def capture(self) -> Snapshot:
-        values = expected(self.salt, self.task)
-        if self.diverges:
-            values["model/kernel"] = values["model/kernel"][:-1] + b"\0"
-        shapes = {**SHARED, OWN: OWN_SHAPE}
-        tensors = [
-            SnapshotTensor(key, FLOAT, shapes[key], memoryview(values[key]), guarded=key != OWN) for key in sorted(values)
-        ]
-        return Snapshot(tuple(tensors), GRAPH)
+        self.captured.append(self.step)
+        return snapshot(self.salt, self.task, diverges=self.diverges, collective=self.collective)
 
 
 def apply(model: Model, per_worker: None, staged: Staged) -> None:
     """Stands for `holdfast.restore.apply`: takes the values, and looks whether they are those that were saved."""
-    model.values = read_bundle(staged.prefix)
+    values = read_bundle(staged.prefix, read_file)
     model.step = staged.record.step
     world, prefix = Current.world, staged.record.prefix
     salt = world.checks.contents.get(prefix)
@@ -158,7 +92,7 @@ def apply(model: Model, per_worker: None, staged: Staged) -> None:
     if not staged.world_matches:
         want[OWN] = expected(salt, staged.manifest.world[0])[OWN]
     for key, value in want.items():
-        if model.values.get(key) != value:
+        if values.get(key) != value:
             world.violate("restore", f"{model.task} restores another {key} than was saved as {prefix}")
 
 
@@ -230,6 +164,7 @@ class Job:
         step_time: float = 1.0,
         goes_back: int = 0,
         diverges: int = 0,
+        collective: bool = False,
     ) -> None:
         self.world = world
         self.name = name
@@ -239,6 +174,7 @@ class Job:
         self.step_time = step_time
         self.goes_back = goes_back  # after so many saves it restores an older checkpoint
         self.diverges = diverges  # at its so-manieth save the last worker's weights differ
+        self.collective = collective  # a snapshot that one worker took alone would hang
         self.lives = 0
         self.started_at = 0.0
         self.workers: list[Process] = []
@@ -259,7 +195,7 @@ class Job:
         for index in range(self._size):
             process = self.world.process(f"{life}/{index}", f"{self.name}-host-{index}")
             process.place = Place(Task("worker", index), cluster)
-            process.model = Model(process.place.task, life)
+            process.model = Model(process.place.task, life, self.collective)
             self.workers.append(process)
             process.spawn("main", self._main, process)
 
@@ -282,11 +218,19 @@ class Job:
             world.tell(process, f"ends: {error}")
         if process.alive:
             self.ended[process] = how
+            self._check_snapshots()
             world.tell(process, f"ends: {how}")
             world.counts[f"programs: {how}"] += 1
             process.at_end.clear()
             world.network.died(process, host=False)
             process.kill()
+
+    def _check_snapshots(self) -> None:
+        """Whether all took the same ones, where taking one is a collective."""
+        if self.collective and self.done:
+            taken = {tuple(worker.model.captured) for worker in self.workers}
+            if len(taken) > 1:
+                self.world.violate("snapshots", f"the workers of {self.name} took snapshots at different steps: {taken}")
 
     def _train(self, process: Process) -> None:
         world, model = self.world, process.model

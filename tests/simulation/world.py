@@ -152,6 +152,12 @@ class World:
         for process in self.processes:
             process.at_end.clear()
 
+    def forget(self) -> None:
+        """Let go of everything, so that little is left for the garbage collector. The story is gone as well."""
+        self.close()
+        for part in (*self.processes, self.bucket, self.network, self.checks, self.scheduler, self):
+            vars(part).clear()
+
     # -- for people --
 
     def waits(self) -> str:
