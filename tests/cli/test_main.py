@@ -50,7 +50,7 @@ def test_wrong_use_is_status_2(holdfast: Holdfast, arguments: list[str]) -> None
         ("file", "file is a file, not a directory"),
         ("empty", "empty: nothing is there"),
         ("other", "other: neither a checkpoint nor a log"),
-        ("http://host/run", "http://host/run cannot be used"),
+        ("nope://host/run", "nope:// is not known"),
     ],
 )
 def test_a_run_that_is_none(holdfast: Holdfast, tmp_path: Path, command: str, run: str, expected: str) -> None:

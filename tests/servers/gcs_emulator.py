@@ -2,7 +2,7 @@
 
 Run by the Python of `install.HOME`, with a port. Beyond the emulator: requests on many connections at once; a create
 with `ifGenerationMatch=0` is atomic and refused with 412 (https://cloud.google.com/storage/docs/request-preconditions),
-also at the end of a resumable upload; a range that begins behind the end is refused with 416.
+also at the end of a resumable upload; a range that begins behind the end is refused with 416; an object may be empty.
 """
 
 from __future__ import annotations
@@ -16,9 +16,21 @@ from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage
+
+
+def _with_empty_bodies(read):
+    def read_data(handler, query):
+        data = read(handler, query)
+        return b"" if data is None else data
+
+    return read_data
+
+
+emulator._read_data = _with_empty_bodies(emulator._read_data)
 
 
 class Taken(Exception):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -45,11 +48,86 @@ def test_patterns_are_refused(url: str) -> None:
         open_store(url)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "sftp://host/run"])
-def test_other_protocols_are_named(url: str) -> None:
-    """A URL taken for a local path: everything saved below `./s3:`."""
-    with pytest.raises(InvalidRequest, match=r"(s3|gs|sftp):// is not supported"):
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket/a/run", "s3://bucket/a/run"),
+        ("S3://bucket//a/./b/../run/", "s3://bucket/a/run"),
+        ("s3a://bucket/a/run", "s3://bucket/a/run"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/../../a", "s3://bucket/a"),
+        ("gcs://bucket/a/run", "gs://bucket/a/run"),
+        ("gs://bucket/a/run/", "gs://bucket/a/run"),
+        ("abfs://container/a", "az://container/a"),
+        ("abfss://container@account.dfs.core.windows.net/a/", "az://container@account.dfs.core.windows.net/a"),
+        ("az://container/a", "az://container/a"),
+        ("SFTP://user@host/a//run/", "sftp://user@host/a/run"),
+    ],
+)
+def test_urls_have_one_form(url: str, expected: str) -> None:
+    """Two workers in one bucket, told that their runs differ, or each with a run of its own."""
+    assert normalise(url) == expected
+    assert normalise(expected) == expected
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    """A URL taken for a local path: everything saved below `./s33:`."""
+    with pytest.raises(InvalidRequest, match=r"s33:// is not known.*gs.*memory.*s3, .*sftp"):
+        open_store("s33://bucket/run")
+
+
+@pytest.mark.parametrize("url", ["simplecache::s3://bucket/run", "1s3://bucket"])
+def test_half_a_url_is_refused(url: str) -> None:
+    """The same, where the protocol is one that no regular expression takes for one."""
+    with pytest.raises(InvalidRequest, match="URL of one protocol"):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("abfs", "adlfs", "azure")]
+)
+def test_a_missing_package_is_named(protocol: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ModuleNotFoundError for a package that the user has never heard of."""
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [name for name in sys.modules if name.startswith("holdfast_storage.store.")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(InvalidRequest, match=re.escape(f"pip install 'holdfast[{extra}]'")):
+        open_store(f"{protocol}://bucket/run")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://user:hush@host/run",
+        "s3://key:hush@bucket/run",
+        "s3://:hush@bucket/run",
+        "az://container/run?sv=2&sig=hush",
+        "gs://bucket/run?hush",
+        "x:://user:hush@host/run",
+    ],
+)
+def test_secrets_in_urls_are_refused_and_not_repeated(url: str) -> None:
+    """A password in the log of every worker, in the run's own log, and on the wire."""
+    with pytest.raises(InvalidRequest) as raised:
+        open_store(url)
+    assert "hush" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///run", "gs:///", "az://"])
+def test_a_url_without_a_bucket_is_refused(url: str) -> None:
+    """A run in a bucket called `run`."""
+    with pytest.raises(InvalidRequest, match=r"names no (bucket|container)"):
+        open_store(url)
+
+
+def test_azure_must_know_its_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a library that does not say where to put it."""
+    for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InvalidRequest, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        open_store("az://container/run")
+    with pytest.raises(InvalidRequest, match="account one, and storage_options another"):
+        open_store("abfss://container@one.dfs.core.windows.net/run", {"account_name": "two", "anon": True})
 
 
 @pytest.mark.parametrize("url", ["", "/", "memory://", "file:///"])

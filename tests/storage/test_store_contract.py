@@ -10,16 +10,17 @@ import pytest
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store.base import Store
+from servers.fixtures import ObjectStore
 from support.faulty_store import FaultyStore
-from support.stores import KINDS, new_store
+from support.stores import ALL_KINDS, any_store, new_store
 
 
-@pytest.fixture(params=[*KINDS, "double"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=[*ALL_KINDS, "double"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, object_store: ObjectStore) -> Store:
     """Every storage, and the double that other tests put in its place."""
     if request.param == "double":
         return FaultyStore(new_store("memory", tmp_path))
-    return new_store(request.param, tmp_path)
+    return any_store(request.param, tmp_path, object_store)
 
 
 def test_created_object_reads_back(store: Store) -> None:

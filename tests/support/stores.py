@@ -6,10 +6,23 @@ import secrets
 from pathlib import Path
 
 from holdfast_storage.store import Store, open_store
+from servers.fixtures import KINDS as SERVERS
+from servers.fixtures import ObjectStore
 
 KINDS = ("posix", "memory")
+"""Those that are everywhere."""
+
+ALL_KINDS = (*KINDS, *SERVERS)
 
 
 def new_store(kind: str, folder: Path) -> Store:
-    """An empty store of a kind; `folder` is a new one, for those that lie on the local disk."""
+    """An empty store of one of `KINDS`; `folder` is a new one, for those that lie on the local disk."""
     return open_store(folder / "run" if kind == "posix" else f"memory://{secrets.token_hex(8)}/run")
+
+
+def any_store(kind: str, folder: Path, object_store: ObjectStore) -> Store:
+    """An empty store of one of `ALL_KINDS`."""
+    if kind in KINDS:
+        return new_store(kind, folder)
+    place = object_store(kind).location()
+    return open_store(f"{place.url}/run", place.storage_options)

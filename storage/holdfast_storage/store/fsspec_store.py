@@ -1,41 +1,88 @@
-"""A run directory on anything that fsspec reaches. So far `memory://`, for tests and trials in one process."""
+"""A run directory on anything else that fsspec reaches: SFTP, WebDAV, HDFS, SMB, other object stores, and memory.
+
+By fsspec's general interface, which knows no exclusive create. What makes one here is a lock among the stores of this
+process, which is all there is to `memory://`, and enough elsewhere as long as there is one coordinator.
+"""
 
 from __future__ import annotations
 
 import builtins
+import logging
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-from holdfast_storage.errors import StorageError
+import fsspec
+from fsspec.registry import available_protocols
+
+from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import Buffer
+from holdfast_storage.store.url import split
 
-# fsspec's memory file system checks, then writes: what makes a create exclusive is this, among all stores of a process.
+log = logging.getLogger("holdfast.storage")
+
 _EXCLUSIVE = threading.Lock()
+_DELETERS = 20  # that may meet in one folder
+_warned: set[str] = set()  # URLs
 
 
 class FsspecStore:
-    """A `Store` over an fsspec file system whose objects appear whole."""
+    """A `Store` over an fsspec file system."""
 
-    def __init__(self, url: str, fs: Any) -> None:
-        """fs: the file system that `url`, normalised, belongs to."""
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        """url: normalised."""
         self.url = url
-        self._fs = fs
-        self._root = str(fs._strip_protocol(url))
+        protocol, _ = split(url)
+        try:
+            kind = fsspec.get_filesystem_class(protocol)
+        except ValueError:
+            known = ", ".join(sorted({"s3", "gs", "az", *available_protocols()}))
+            raise InvalidRequest(
+                f"{url} cannot be used: {protocol}:// is not known. Local paths are, and: {known}", object=url
+            ) from None
+        # One connection, and what lies on top of it, is rarely made for several threads.
+        shared = kind.async_impl or protocol == "memory"
+        self._turn: AbstractContextManager[Any] = nullcontext() if shared else threading.RLock()
+        self._root = str(kind._strip_protocol(url)).rstrip("/")
+        self._folders: set[str] = set()  # that were made
+        with self._naming("open", ""):
+            self._fs = kind(**{**kind._get_kwargs_from_urls(url), **storage_options, "skip_instance_cache": True})
+        if protocol != "memory" and url not in _warned:
+            _warned.add(url)
+            log.warning(
+                "%s: nothing that %s:// offers creates an object only if there is none. With one coordinator at a time "
+                "all is well. Two at once, of two jobs in this directory or of one that was started again while the "
+                "old one still ran, can overwrite each other's commits",
+                url,
+                protocol,
+            )
 
     def create(self, name: str, data: Buffer) -> bool:
-        return self._put_new("create", name, bytes(data))
+        with self._naming("create", name) as path, _EXCLUSIVE:
+            if self._info(path) is not None:
+                return False
+            self._make_folder(path)
+            self._fs.pipe_file(path, bytes(data))
+            return True
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
-        data = b"".join(chunks)
-        if not self._put_new("write", name, data):
-            raise StorageError(f"Could not write {self._full(name)}: it is there already", object=self._full(name))
-        return len(data)
+        with self._naming("write", name) as path:
+            if self._info(path) is not None:
+                raise StorageError(f"Could not write {self._full(name)}: it is there already", object=self._full(name))
+            self._make_folder(path)
+            size = 0
+            with self._fs.open(path, "wb") as file:
+                for chunk in chunks:
+                    view = memoryview(chunk).cast("B")
+                    size += len(view)
+                    file.write(view)
+            return size
 
     def replace(self, name: str, data: Buffer) -> None:
         with self._naming("replace", name) as path:
+            self._make_folder(path)
             self._fs.pipe_file(path, bytes(data))
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -48,36 +95,46 @@ class FsspecStore:
         return len(data)
 
     def size(self, name: str) -> int | None:
-        try:
-            with self._naming("look at", name, may_miss=True) as path:
-                info = self._fs.info(path)
-        except FileNotFoundError:
-            return None
-        return int(info["size"]) if info["type"] == "file" else None
+        with self._naming("look at", name) as path:
+            info = self._info(path)
+            return int(info["size"]) if info is not None and info["type"] == "file" else None
 
     def list(self, folder: str = "") -> builtins.list[str]:
         try:
             with self._naming("list", folder, may_miss=True) as path:
+                self._fs.invalidate_cache()
                 found = self._fs.ls(path, detail=True)
         except FileNotFoundError:
             return []
-        if [entry["name"] for entry in found] == [path]:  # `ls` of an object names that object
-            return []
-        return sorted(str(entry["name"]).rpartition("/")[2] + "/" * (entry["type"] == "directory") for entry in found)
+        inside = [e for e in found if str(e["name"]).rstrip("/") != path]  # `ls` of an object names that object
+        return sorted(str(e["name"]).rstrip("/").rpartition("/")[2] + "/" * (e["type"] == "directory") for e in inside)
 
     def delete_folder(self, folder: str) -> None:
-        try:
-            with self._naming("delete", folder, may_miss=True) as path:
-                self._fs.rm(path, recursive=True)
-        except FileNotFoundError:
-            return
+        with self._naming("delete", folder) as path:
+            self._folders = {each for each in self._folders if not f"{each}/".startswith(f"{path}/")}
+            for _ in range(_DELETERS):
+                if self._info(path) is None:
+                    return
+                with suppress(FileNotFoundError):  # somebody else is at it: what they have left is looked at again
+                    self._fs.rm(path, recursive=True)
+                    return
 
-    def _put_new(self, verb: str, name: str, data: bytes) -> bool:
-        with _EXCLUSIVE, self._naming(verb, name) as path:
-            if self._fs.exists(path):
-                return False
-            self._fs.pipe_file(path, data)
-            return True
+    def _info(self, path: str) -> Mapping[str, Any] | None:
+        """What is there now. `exists` would call everything that it cannot read missing."""
+        self._fs.invalidate_cache()
+        try:
+            info: Mapping[str, Any] = self._fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return info
+
+    def _make_folder(self, path: str) -> None:
+        """Make the folder of an object, where there are such things."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._folders:
+            with suppress(Exception):  # the object itself will tell
+                self._fs.makedirs(folder, exist_ok=True)
+            self._folders.add(folder)
 
     def _full(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
@@ -88,10 +145,21 @@ class FsspecStore:
 
         may_miss: FileNotFoundError is an answer, and stays itself.
         """
-        path = f"{self._root}/{check_relative(name)}" if name or verb != "list" else self._root
+        path = f"{self._root}/{check_relative(name)}" if name or verb not in ("list", "open") else self._root
         try:
-            yield path
+            with self._turn:
+                yield path
+        except HoldfastError:
+            raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and may_miss:
+            if may_miss and isinstance(error, FileNotFoundError):
                 raise
-            raise StorageError(f"Could not {verb} {self._full(name)}: {error}", object=self._full(name)) from error
+            if may_miss and isinstance(error, NotADirectoryError):
+                raise FileNotFoundError(str(error)) from error
+            raise StorageError(
+                f"Could not {verb} {self._full(name)}: {_told(error)}", object=self._full(name)
+            ) from error
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

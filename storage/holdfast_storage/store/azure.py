@@ -1,0 +1,173 @@
+"""Azure Blob Storage, by adlfs: its service client and its credentials.
+
+https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-rest-api
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from adlfs import AzureBlobFileSystem
+from azure.core import exceptions as azure
+from azure.storage.blob import BlobBlock, BlobProperties
+from azure.storage.blob.aio import BlobPrefix
+from fsspec.config import apply_config
+
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.store.client import Body, FailureKind, Page, Part, RequestFailed
+
+_OPTIONS = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 60}
+_TAKEN = {"BlobAlreadyExists", "UnauthorizedBlobOverwrite", "ConditionNotMet", "BlobImmutableDueToPolicy"}
+_DELETES = 32  # at a time
+
+
+class AzureClient:
+    """An `ObjectClient` for Azure Blob Storage."""
+
+    parts_in_order = False
+
+    def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
+        """path: `container/prefix`, or `container@account.dfs.core.windows.net/prefix`."""
+        options = apply_config(AzureBlobFileSystem, dict(storage_options))
+        place, _, self.root = path.partition("/")
+        self.container, _, host = place.partition("@")
+        if host:
+            account = host.partition(".")[0]
+            if options.setdefault("account_name", account) != account:
+                raise InvalidRequest(f"the URL names the account {account}, and storage_options another one")
+            options["account_host"] = host.replace(".dfs.", ".blob.", 1)
+        try:
+            self._fs = AzureBlobFileSystem(**options | {"use_listings_cache": False, "skip_instance_cache": True})
+        except ValueError as error:
+            raise InvalidRequest(
+                "Azure needs to know the account: as account_name or connection_string in storage_options, in "
+                "AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, or in the URL "
+                "(abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER)"
+            ) from error
+        self._blobs = self._fs.service_client.get_container_client(self.container)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = self._fs.loop
+        return loop
+
+    async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
+        # Beyond 64 MiB in blocks, and the condition is that of the request which makes them a blob.
+        with self._judged():
+            await self._blobs.get_blob_client(key).upload_blob(body, overwrite=not exclusive, **_OPTIONS)
+
+    async def begin(self, key: str) -> str:
+        return secrets.token_hex(8)
+
+    async def put_part(self, key: str, upload: str, part: Part) -> str:
+        block = f"{upload}.{part.number:05d}"
+        with self._judged():
+            await self._blobs.get_blob_client(key).stage_block(block, part.body, len(part.body), **_OPTIONS)
+        return block
+
+    async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
+        blocks = [BlobBlock(block) for block in parts]
+        with self._judged():
+            await self._blobs.get_blob_client(key).commit_block_list(blocks, **_OPTIONS)
+
+    async def abort(self, key: str, upload: str) -> None:
+        pass  # blocks that no blob is made of are dropped after a week
+
+    async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        try:
+            with self._judged():
+                blob = self._blobs.get_blob_client(key)
+                stream = await blob.download_blob(offset, len(buffer), max_concurrency=1, **_OPTIONS)
+                data = await stream.readall()
+        except _Beyond:
+            return 0, 0
+        buffer[: len(data)] = data
+        return len(data), int(_size(stream.properties.content_range))
+
+    async def size(self, key: str) -> int:
+        with self._judged():
+            return int((await self._blobs.get_blob_client(key).get_blob_properties(**_OPTIONS)).size)
+
+    async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
+        keys, folders = [], []
+        with self._judged():
+            if deep:
+                found = self._blobs.list_blobs(name_starts_with=prefix, **_OPTIONS)
+            else:
+                found = self._blobs.walk_blobs(name_starts_with=prefix, delimiter="/", **_OPTIONS)
+            pages = found.by_page(begin or None)
+            async for page in pages:
+                async for each in page:
+                    if isinstance(each, BlobPrefix):
+                        folders.append(str(each.name))
+                    elif each.name != prefix and not _is_folder(each):
+                        keys.append(str(each.name))
+                return Page(keys, folders, pages.continuation_token or "")
+        return Page(keys, folders, "")
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        async def delete(key: str) -> None:
+            try:
+                with self._judged():
+                    await self._blobs.get_blob_client(key).delete_blob(**_OPTIONS)
+            except RequestFailed as failure:
+                if failure.kind != "missing":
+                    raise
+
+        for start in range(0, len(keys), _DELETES):
+            await asyncio.gather(*(delete(key) for key in keys[start : start + _DELETES]))
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Turn what the libraries raise into RequestFailed."""
+        try:
+            yield
+        except azure.HttpResponseError as error:
+            raise self._failure(error) from error
+        except (azure.AzureError, aiohttp.ClientError, OSError) as error:
+            raise RequestFailed("again", f"{_told(error)}. Check the endpoint and the network") from error
+
+    def _failure(self, error: azure.HttpResponseError) -> RequestFailed:
+        code, status = str(getattr(error, "error_code", "") or ""), error.status_code or 0
+        message = f"{code} ({_told(error)})" if code else _told(error)
+        kind: FailureKind = "refused"
+        if status == 416:
+            return _Beyond()
+        if code in _TAKEN or status == 412:
+            kind = "taken"
+        elif status in (0, 408, 409, 429) or status >= 500:
+            kind = "again"
+        elif isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
+            message += ". Check the credentials, and what they are allowed to do"
+        elif code == "BlobNotFound":
+            kind = "missing"
+        elif code == "ContainerNotFound":
+            message += f". Check the name of the container, {self.container}"
+        return RequestFailed(kind, message)
+
+
+class _Beyond(RequestFailed):
+    """A range that begins where the blob ends, or behind."""
+
+    def __init__(self) -> None:
+        super().__init__("refused", "the range begins behind the end of the blob")
+
+
+def _is_folder(blob: BlobProperties) -> bool:
+    """Whether it stands for a folder, in an account with a hierarchical namespace or by the habits of its tools."""
+    return (blob.metadata or {}).get("hdi_isfolder") == "true"
+
+
+def _told(error: Exception) -> str:
+    """The first line: the others are the server's trace."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _size(content_range: str | None) -> int:
+    """Of the whole blob, by the header of a range of it."""
+    return int((content_range or "/0").rpartition("/")[2])

@@ -1,0 +1,145 @@
+"""What object stores have in common, as single requests: each is tried once, and says how it ended.
+
+Everything that is built on them, retries above all, is `object_store.py`. Keys are whole names within the bucket. All
+methods are coroutines for the event loop `loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FailureKind = Literal["missing", "taken", "refused", "again"]
+
+_PIECE = 1 << 20  # of a body, handed to the connection at once
+
+
+class RequestFailed(Exception):
+    """A request did not do what it was to do.
+
+    Attributes:
+        kind: `missing`: there is no such object, in a bucket that is there. `taken`: there is one, and there was to be
+            none. `refused`: nothing was changed, and to ask again is no use. `again`: no answer, or one that says to
+            ask later; it may have taken effect, or may still.
+    """
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Body:
+    """Bytes to be sent, in buffers that are neither copied nor joined. Can be sent again.
+
+    An asynchronous iterable for aiohttp, and what the libraries of the stores take for a file.
+    """
+
+    def __init__(self, buffers: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._views = [memoryview(buffer).cast("B") for buffer in buffers]
+        self._size = sum(len(view) for view in self._views)
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        for view in self._views:
+            for start in range(0, len(view), _PIECE):
+                yield view[start : start + _PIECE]
+
+    def behind(self, start: int) -> Body:
+        """What comes after the first bytes."""
+        rest = Body([])
+        for view in self._views:
+            rest._views.append(view[start:])
+            start = max(0, start - len(view))
+        rest._size = sum(len(view) for view in rest._views)
+        return rest
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        data, begin = [], 0
+        for view in self._views:
+            data.append(view[max(0, self._at - begin) : max(0, end - begin)])
+            begin += len(view)
+        self._at = end
+        return b"".join(data)
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of an object that is written in several requests."""
+
+    number: int  # from 0
+    offset: int
+    body: Body
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing."""
+
+    keys: Sequence[str]  # objects below the prefix; that of the prefix itself is none
+    folders: Sequence[str]  # what lies deeper, cut off after the next slash
+    following: str  # where the next page begins; empty if this is the last
+
+
+class ObjectClient(Protocol):
+    """One bucket. Every method raises RequestFailed."""
+
+    parts_in_order: bool
+    """Whether the parts of an object can only be sent one after the other."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
+        """Make an object in one request. exclusive: only if there is none, atomically."""
+        ...
+
+    async def begin(self, key: str) -> str:
+        """Begin an upload in parts; what to call it."""
+        ...
+
+    async def put_part(self, key: str, upload: str, part: Part) -> str:
+        """Send a part, perhaps once more; what `finish` wants for it."""
+        ...
+
+    async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
+        """Make the object of all its parts."""
+        ...
+
+    async def abort(self, key: str, upload: str) -> None:
+        """Forget an upload, and what was sent of it."""
+        ...
+
+    async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        """Fill a buffer from an object at an offset: the bytes read, fewer where it ends, and the object's size.
+
+        The size is only told where some byte was read.
+        """
+        ...
+
+    async def size(self, key: str) -> int:
+        """Of an object, in bytes."""
+        ...
+
+    async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
+        """What lies below a prefix that is empty or ends in a slash, from `begin` on. deep: all of it, no folders."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete the objects of a page. Those that are gone already are no failure."""
+        ...

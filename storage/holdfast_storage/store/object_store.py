@@ -1,0 +1,349 @@
+"""A run directory in an object store: what is the same for all of them. See docs/design/007-object-stores.md."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from holdfast_storage.errors import StorageError
+from holdfast_storage.layout import check_relative
+from holdfast_storage.store.base import Buffer, NotCreated
+from holdfast_storage.store.budget import Budget
+from holdfast_storage.store.client import Body, ObjectClient, Part, RequestFailed
+
+log = logging.getLogger("holdfast.storage")
+
+T = TypeVar("T")
+
+PART = 16 << 20
+"""Bytes of a part of an upload. Beyond `PARTS_BEFORE_GROWTH` of them they grow: no store takes more than 10,000."""
+
+PARTS_BEFORE_GROWTH = 1_000
+
+RANGE = 8 << 20
+"""Bytes that are read in one request."""
+
+REQUESTS = 48
+"""At a time, at the most."""
+
+PATIENCE = 60.0
+"""Seconds for which a request is repeated that was not answered, or told to come back later."""
+
+FIRST_PATIENCE = 5.0
+"""The same, as long as no request was ever answered: it is the address that is wrong, not the moment."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+ANSWER_WITHIN = 60.0
+"""Seconds for one try, and one more for each `SLOWEST` bytes that it carries."""
+
+SLOWEST = 256 << 10
+
+
+class ObjectStore:
+    """A `Store` in an object store, given its client."""
+
+    def __init__(self, url: str, client: ObjectClient, root: str, write_buffer: int) -> None:
+        """
+        url: normalised.
+        root: prefix of all keys, without a final slash; empty for the whole bucket.
+        write_buffer: bytes that are on their way to the storage at a time.
+        """
+        self.url = url
+        self._client = client
+        self._root = root
+        self._budget = Budget(write_buffer)
+        self._part = min(PART, max(5 << 20, write_buffer // 4))
+        self._requests = asyncio.Semaphore(REQUESTS)
+        self._answered = False
+        self._keeps_conditions: bool | None = None  # not known before the first create
+
+    # -- verbs --
+
+    def create(self, name: str, data: Buffer) -> bool:
+        with self._naming("create", name) as key:
+            return self._run(self._create(key, bytes(data)))
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> int:
+        with self._naming("write", name) as key:
+            if self._run(self._size(key)) is not None:
+                raise StorageError(f"Could not write {self._full(name)}: it is there already", object=self._full(name))
+            return self._write(key, chunks)
+
+    def replace(self, name: str, data: Buffer) -> None:
+        with self._naming("replace", name) as key:
+            self._run(self._put(key, Body([data])))
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self._naming("read", name) as key:
+            return self._run(self._read(key, offset, length))
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        with self._naming("read", name) as key:
+            return self._run(self._read_into(key, offset, buffer))
+
+    def size(self, name: str) -> int | None:
+        with self._naming("look at", name) as key:
+            return self._run(self._size(key))
+
+    def list(self, folder: str = "") -> builtins.list[str]:
+        with self._naming("list", folder) as key:
+            return self._run(self._list(f"{key}/" if key else ""))
+
+    def delete_folder(self, folder: str) -> None:
+        with self._naming("delete", folder) as key:
+            self._run(self._delete(f"{key}/"))
+
+    # -- create --
+
+    async def _create(self, key: str, data: bytes) -> bool:
+        tries = 0
+
+        async def put() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                await self._client.put(key, Body([data]), exclusive=True)
+                return True
+            except RequestFailed as failure:
+                if failure.kind != "taken":
+                    raise
+                return False
+
+        try:
+            made = await self._persist(put, len(data))
+        except RequestFailed as failure:
+            if failure.kind == "refused" and tries == 1:
+                raise _NothingMade("refused", str(failure)) from failure
+            raise
+        if not made and tries > 1:
+            # Perhaps by an earlier try, whose answer was lost.
+            made = await self._read(key, 0, None) == data
+        if made and self._keeps_conditions is None:
+            await self._check_conditions(key, data)
+        return made
+
+    async def _check_conditions(self, key: str, data: bytes) -> None:
+        """Warn if this server lets a second create of the same object through: nothing has changed by it."""
+        try:
+            await self._client.put(key, Body([data]), exclusive=True)
+            self._keeps_conditions = False
+            log.warning(
+                "%s: this storage does not keep the condition If-None-Match: an object that is there can be created "
+                "again. Two coordinators at work on one run can lose a commit of each other; one alone is safe",
+                self.url,
+            )
+        except RequestFailed as failure:
+            self._keeps_conditions = True if failure.kind == "taken" else None
+
+    # -- write --
+
+    async def _put(self, key: str, body: Body) -> None:
+        await self._persist(lambda: self._client.put(key, body, exclusive=False), len(body))
+
+    def _write(self, key: str, chunks: Iterable[Buffer]) -> int:
+        parts = _parts(chunks, self._part)
+        first = next(parts)
+        if first.last:
+            self._budget.take(len(first.body))
+            try:
+                self._run(self._put(key, first.body))
+            finally:
+                self._budget.give(len(first.body))
+            return len(first.body)
+        upload = self._run(self._persist(lambda: self._client.begin(key)))
+        sent: list[Future[str]] = []
+        size = 0
+        try:
+            for part in _chain(first, parts):
+                size += len(part.body)
+                sent.append(self._send(key, upload, part))
+                if self._client.parts_in_order:
+                    sent[-1].result()
+                if any(future.done() and future.exception() for future in sent):
+                    break
+            self._run(self._finish(key, upload, [future.result() for future in sent], size))
+        except BaseException:
+            for future in sent:
+                future.cancel()
+            wait(sent)
+            with suppress(RequestFailed):
+                self._run(self._persist(lambda: self._client.abort(key, upload)))
+            raise
+        return size
+
+    def _send(self, key: str, upload: str, part: Part) -> Future[str]:
+        """Begin to send a part, as soon as there is memory for it."""
+        size = len(part.body)
+        self._budget.take(size)
+        future = asyncio.run_coroutine_threadsafe(
+            self._persist(lambda: self._client.put_part(key, upload, part), size), self._client.loop
+        )
+        future.add_done_callback(lambda _: self._budget.give(size))
+        return future
+
+    async def _finish(self, key: str, upload: str, parts: builtins.list[str], size: int) -> None:
+        tries = 0
+
+        async def finish() -> None:
+            nonlocal tries
+            tries += 1
+            await self._client.finish(key, upload, parts)
+
+        try:
+            await self._persist(finish)
+        except RequestFailed as failure:
+            # An upload that is no more, after a try whose answer was lost, was finished by it.
+            if failure.kind != "missing" or tries == 1 or await self._size(key) != size:
+                raise
+
+    # -- read --
+
+    async def _read(self, key: str, offset: int, length: int | None) -> bytes:
+        first = bytearray(RANGE if length is None else min(RANGE, length))
+        count, size = await self._get(key, offset, memoryview(first))
+        whole = max(0, size - offset) if length is None else min(length, max(0, size - offset))
+        if count < len(first) or count == whole:
+            return bytes(memoryview(first)[:count])
+        buffer = bytearray(whole)
+        buffer[:count] = first
+        del first
+        count += await self._read_into(key, offset + count, memoryview(buffer)[count:])
+        return bytes(memoryview(buffer)[:count])
+
+    async def _read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        starts = range(0, max(1, len(buffer)), RANGE)
+        counts = await _all([self._get(key, offset + start, buffer[start : start + RANGE]) for start in starts])
+        return sum(count for count, _ in counts)
+
+    async def _get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        if not buffer:
+            return 0, await self._persist(lambda: self._client.size(key))
+        return await self._persist(lambda: self._client.get(key, offset, buffer), len(buffer))
+
+    async def _size(self, key: str) -> int | None:
+        try:
+            return await self._persist(lambda: self._client.size(key))
+        except RequestFailed as failure:
+            if failure.kind == "missing":
+                return None
+            raise
+
+    # -- folders --
+
+    async def _list(self, prefix: str) -> builtins.list[str]:
+        names, begin = [], ""
+        while True:
+            page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=False))  # type: ignore[misc]
+            names += [key.removeprefix(prefix) for key in (*page.keys, *page.folders)]
+            begin = page.following
+            if not begin:
+                return sorted(names)
+
+    async def _delete(self, prefix: str) -> None:
+        begin = ""
+        while True:
+            page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=True))  # type: ignore[misc]
+            if page.keys:
+                await self._persist(lambda keys=page.keys: self._client.delete(keys))  # type: ignore[misc]
+            begin = page.following
+            if not begin:
+                return
+
+    # -- requests --
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Do something on the client's event loop, and wait for it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._client.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _persist(self, request: Callable[[], Awaitable[T]], size: int = 0) -> T:
+        """Try a request, which carries so many bytes, until it is answered, or patience is at its end."""
+        pause, end = FIRST_PAUSE, 0.0
+        while True:
+            try:
+                async with self._requests, asyncio.timeout(ANSWER_WITHIN + size / SLOWEST):
+                    answer = await request()
+                self._answered = True
+                return answer
+            except TimeoutError:
+                failure = RequestFailed("again", "there was no answer in time. Check the endpoint and the network")
+            except RequestFailed as error:
+                failure = error
+                if failure.kind != "again":
+                    self._answered = True
+                    raise
+            end = end or time.monotonic() + (PATIENCE if self._answered else FIRST_PATIENCE)
+            if time.monotonic() + pause > end:
+                raise failure
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    # -- names --
+
+    def _full(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    @contextmanager
+    def _naming(self, verb: str, name: str) -> Iterator[str]:
+        """The key of an object; a failed request becomes a StorageError with the full URL."""
+        key = "/".join(filter(None, (self._root, check_relative(name) if name or verb != "list" else "")))
+        try:
+            yield key
+        except RequestFailed as failure:
+            full = self._full(name)
+            if failure.kind == "missing" and verb == "read":
+                raise FileNotFoundError(f"{full} is missing") from failure
+            error = NotCreated if isinstance(failure, _NothingMade) else StorageError
+            raise error(f"Could not {verb} {full}: {failure}", object=full) from failure
+
+
+class _NothingMade(RequestFailed):
+    """A create that was refused at the first try."""
+
+
+def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[Part]:
+    """What to send of an object, in parts of this size, the last of which may be smaller; one at least."""
+    number = offset = 0
+    buffers: list[memoryview] = []
+    held, limit = 0, size
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        # Only what has something behind it is surely not the last part.
+        while held + len(view) > limit:
+            here, view = view[: limit - held], view[limit - held :]
+            yield Part(number, offset, Body([*buffers, here]), last=False)
+            number, offset = number + 1, offset + limit
+            buffers, held, limit = [], 0, size * (1 + number // PARTS_BEFORE_GROWTH)
+        if view:
+            buffers.append(view)
+            held += len(view)
+    yield Part(number, offset, Body(buffers), last=True)
+
+
+def _chain(first: Part, others: Iterator[Part]) -> Iterator[Part]:
+    yield first
+    yield from others
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, or the first error, when the others have been stopped."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

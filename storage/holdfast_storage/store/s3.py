@@ -1,0 +1,188 @@
+"""S3 and what speaks its protocol, by s3fs: its session and its settings, requests of our own.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from botocore import exceptions as boto
+from fsspec.config import apply_config
+from s3fs import S3FileSystem
+
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.store.client import Body, FailureKind, Page, Part, RequestFailed
+
+CONNECTIONS = 64
+
+_AGAIN = {"InternalError", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "SlowDown", "Throttling"}
+_CREDENTIALS = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
+_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_NO_ANSWER = (boto.HTTPClientError, boto.ConnectionError, boto.ResponseStreamingError, aiohttp.ClientError, OSError)
+
+
+class S3Client:
+    """An `ObjectClient` for S3."""
+
+    parts_in_order = False
+
+    def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
+        """path: `bucket/prefix`."""
+        options = apply_config(S3FileSystem, dict(storage_options))
+        config = {
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "max_pool_connections": CONNECTIONS,
+            # A checksum that the server asks for; the checkpoint's own vouch for the data.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+            **(options.pop("config_kwargs", None) or {}),
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        }
+        # The connection protects the body; over plain HTTP, too, the checkpoint's own checksums do.
+        config["s3"] = {"payload_signing_enabled": False, **(config.get("s3") or {})}
+        options |= {"config_kwargs": config, "use_listings_cache": False, "skip_instance_cache": True}
+        self._fs = S3FileSystem(**options)
+        self._fs.retries = 1
+        self.bucket, self.root, _ = self._fs.split_path(path)
+        self._seen = False  # whether the bucket is known to be there
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = self._fs.loop
+        return loop
+
+    async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
+        condition = {"IfNoneMatch": "*"} if exclusive else {}
+        await self._call("put_object", Key=key, Body=body, **condition)
+
+    async def begin(self, key: str) -> str:
+        return str((await self._call("create_multipart_upload", Key=key))["UploadId"])
+
+    async def put_part(self, key: str, upload: str, part: Part) -> str:
+        answer = await self._call("upload_part", Key=key, UploadId=upload, PartNumber=part.number + 1, Body=part.body)
+        return str(answer["ETag"])
+
+    async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
+        listed = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(parts, 1)]
+        await self._call("complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": listed})
+
+    async def abort(self, key: str, upload: str) -> None:
+        await self._call("abort_multipart_upload", Key=key, UploadId=upload)
+
+    async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        try:
+            answer = await self._call("get_object", Key=key, Range=f"bytes={offset}-{offset + len(buffer) - 1}")
+        except _Beyond:
+            return 0, 0
+        count = 0
+        async with answer["Body"] as stream:
+            with self._judged():
+                while count < len(buffer) and (read := await stream.readinto(buffer[count:])):
+                    count += read
+                if count < answer["ContentLength"]:
+                    raise RequestFailed(
+                        "again", f"the connection ended after {count} of {answer['ContentLength']} bytes"
+                    )
+        return count, int(answer["ContentRange"].rpartition("/")[2])
+
+    async def size(self, key: str) -> int:
+        try:
+            return int((await self._call("head_object", Key=key))["ContentLength"])
+        except RequestFailed as failure:
+            if failure.kind == "missing" and not self._seen:
+                # The answer to HEAD has no body, and does not say whether it is the bucket that is missing.
+                await self._call("list_objects_v2", MaxKeys=1, Prefix=key)
+            raise
+
+    async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
+        options = ({} if deep else {"Delimiter": "/"}) | ({"ContinuationToken": begin} if begin else {})
+        answer = await self._call("list_objects_v2", Prefix=prefix, **options)
+        return Page(
+            [each["Key"] for each in answer.get("Contents", ()) if each["Key"] != prefix],
+            [each["Prefix"] for each in answer.get("CommonPrefixes", ())],
+            answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else "",
+        )
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        answer = await self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+        for error in answer.get("Errors", ()):
+            if error.get("Code") != "NoSuchKey":
+                raise RequestFailed(_kind(error.get("Code", ""), 0), f"{error.get('Key')}: {_told(error)}")
+
+    async def _call(self, method: str, **arguments: Any) -> Any:
+        with self._judged():
+            client = await self._fs.set_session()
+            if "IfNoneMatch" in arguments and not _knows_conditions(client):
+                raise InvalidRequest("this botocore knows no conditional writes: pip install -U 'holdfast[s3]'")
+            answer = await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
+        self._seen = self._seen or method != "head_object"
+        return answer
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Turn what s3fs and botocore raise into RequestFailed."""
+        try:
+            yield
+        except (RequestFailed, InvalidRequest):
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> Exception:
+        cause = error if isinstance(error, boto.ClientError) else error.__cause__
+        if isinstance(cause, boto.ClientError):
+            details = cause.response.get("Error", {})
+            code = details.get("Code", "")
+            status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if status == 416 or code == "InvalidRange":
+                return _Beyond()
+            kind = _kind(code, status)
+            message = _told(details)
+            if code in _CREDENTIALS:
+                message += ". Check the credentials, and what they are allowed to do"
+            elif code == "NoSuchBucket":
+                message += f". Check the name of the bucket, {self.bucket}, and the endpoint"
+            elif code in _REGION:
+                message += f". Check the region: bucket {self.bucket} is in another one"
+            return RequestFailed(kind, message)
+        if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
+            hint = "in storage_options, in the environment, in ~/.aws, or as a role of this host"
+            return RequestFailed("refused", f"{error}. Give them {hint}")
+        if isinstance(error, _NO_ANSWER) or isinstance(cause, _NO_ANSWER):
+            return RequestFailed("again", f"{error}. Check the endpoint and the network")
+        return RequestFailed("refused", f"{type(error).__name__}: {error}")
+
+
+class _Beyond(RequestFailed):
+    """A range that begins where the object ends, or behind."""
+
+    def __init__(self) -> None:
+        super().__init__("refused", "the range begins behind the end of the object")
+
+
+def _kind(code: str, status: int) -> FailureKind:
+    if code in _AGAIN or status in (409, 429) or status >= 500 or code in ("409", "429") or code[:1] == "5":
+        return "again"
+    if code == "PreconditionFailed" or "412" in (code, str(status)):
+        return "taken"
+    if code in ("NoSuchKey", "NoSuchUpload", "404"):
+        return "missing"
+    return "refused"
+
+
+def _told(details: Mapping[str, Any]) -> str:
+    """What the server says of an error."""
+    code, message = details.get("Code", ""), details.get("Message", "")
+    return f"{code} ({message})" if message else str(code)
+
+
+def _knows_conditions(client: Any) -> bool:
+    """s3fs leaves out what botocore does not know, without a word: the object would be overwritten."""
+    operation = client.meta.service_model.operation_model("PutObject")
+    return "IfNoneMatch" in operation.input_shape.members

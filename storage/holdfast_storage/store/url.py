@@ -1,0 +1,79 @@
+"""From what a user writes to the one form of a run directory's URL."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import PATTERN_CHARACTERS
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
+_ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
+"""Protocols of object stores, and what they call what holds the objects."""
+
+
+def split(url: str) -> tuple[str, str]:
+    """Protocol, by its first name, `file` if there is none, and path. InvalidRequest for what is half a URL."""
+    match = _URL.fullmatch(url)
+    if match is not None:
+        protocol = match[1].lower()
+        return _ALIASES.get(protocol, protocol), match[2]
+    if "://" in url:
+        raise InvalidRequest(f"{shown(url)} cannot be used: a run directory is a path, or a URL of one protocol")
+    return "file", url
+
+
+def shown(url: str) -> str:
+    """A URL as it may appear in an error: without what may be a password or a signature."""
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    user = user.partition(":")[0] + ":..." if ":" in user else user
+    path, mark, _ = f"{host}{slash}{path}".partition("?")
+    return f"{protocol}://{user}{at}{path}{mark}{'...' * bool(mark)}"
+
+
+def normalise(url: str | os.PathLike[str]) -> str:
+    """A run directory's URL in the one form in which two of them can be compared.
+
+    An absolute path without symbolic links for a local one, with or without `file://`; else `protocol://path`, with
+    one name for each protocol and no empty, `.` or `..` step in the path. InvalidRequest for what cannot be a run
+    directory. A password in a URL is refused: URLs are sent, stored and logged.
+    """
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text:
+        raise InvalidRequest(f"A run directory is a path or a URL, not {url!r}")
+    protocol, path = split(text)
+    seen = shown(text)
+    user = path.partition("/")[0].rpartition("@")[0] if protocol != "file" else ""
+    if ":" in user:
+        raise InvalidRequest(
+            f"{seen} cannot be used: it holds a password. Give it in storage_options, or where the library of the "
+            "storage looks for it",
+            object=seen,
+        )
+    try:
+        path = os.path.realpath(path) if protocol == "file" else path
+        path.encode()
+    except ValueError as error:  # zero bytes, or a name that is not UTF-8
+        raise InvalidRequest(f"{seen!r} cannot be used: {error}") from error
+    if protocol != "file":
+        place, _, rest = path.partition("/")
+        if protocol in BUCKETS and not place:
+            raise InvalidRequest(f"{seen} cannot be used: it names no {BUCKETS[protocol]}", object=seen)
+        path = posixpath.normpath(f"/{path.lstrip('/')}") if protocol == "memory" else posixpath.normpath(f"/{rest}")
+        path = path.strip("/") if protocol == "memory" else f"{place}/{path.strip('/')}".rstrip("/")
+    if not path or path == "/":
+        raise InvalidRequest(f"{seen} cannot be used: it is the root of its file system; name a folder", object=seen)
+    if found := sorted(set(path) & set(PATTERN_CHARACTERS)):
+        raise InvalidRequest(
+            f"{seen} cannot be a run directory: TensorFlow's own latest_checkpoint would not find checkpoints below a "
+            f"path with {' '.join(found)} in it",
+            object=seen,
+        )
+    return path if protocol == "file" else f"{protocol}://{path}"
