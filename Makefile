@@ -8,11 +8,13 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --c
 INSTALL ?= editable
 PROTOS := $(wildcard protos/holdfast_protos/v1/*.proto)
 TEST ?= tests
+SEEDS ?= 1000
+FIRST ?= 0
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 
-.PHONY: demo test test-cloud servers lint protos bench help clean
+.PHONY: demo test sim test-cloud servers lint protos bench help clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +25,9 @@ demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare wit
 test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INSTALL=wheel against the built wheel)
 	@echo "== running the tests against the $(INSTALL) install"
 	$(VENV)/bin/python -m pytest $(TEST)
+
+sim: $(VENV)/dev-$(INSTALL)  ## Simulate random histories in which much goes wrong (SEEDS=1000; FIRST=0)
+	PYTHONPATH=tests $(VENV)/bin/python -m simulation $(SEEDS) --first $(FIRST)
 
 test-cloud: export HOLDFAST_TEST_SERVERS := required
 test-cloud: servers test  ## The same with S3, GCS and Azure servers, which it installs (Debian; root or sudo)
