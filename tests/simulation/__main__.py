@@ -10,15 +10,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from simulation import patches
-from simulation.many import Told, little_collecting, tell
+from simulation.many import Told, tell_apart
 
 PORTION = 50  # seeds that one process takes at a time
-
-
-def portion(first: int, count: int) -> Told:
-    with patches.installed(), little_collecting():
-        return tell(range(first, first + count))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last = options.first + options.seeds
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         portions = [
-            pool.submit(portion, first, min(PORTION, last - first)) for first in range(options.first, last, PORTION)
+            pool.submit(tell_apart, first, min(PORTION, last - first)) for first in range(options.first, last, PORTION)
         ]
         for done in as_completed(portions):
             told.add(done.result())
