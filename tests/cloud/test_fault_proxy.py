@@ -214,13 +214,10 @@ def test_signed_calls_pass(server: Server) -> None:
             files.pipe_file(f"{root}/new", b"y", mode="create")
         assert sorted(files.ls(root, detail=False)) == [f"{root}/{name}" for name in ("a b+c=%~", "new", "parts")]
         for name in ("a b+c=%~", "parts"):
-            assert (
-                hashlib.sha256(server.file_system().cat_file(f"{root}/{name}")).digest()
-                == hashlib.sha256(data).digest()
-            )
+            assert hashlib.sha256(server.files.cat_file(f"{root}/{name}")).digest() == hashlib.sha256(data).digest()
             assert files.cat_file(f"{root}/{name}", start=5, end=9) == data[5:9]
         files.rm(root, recursive=True)
-        assert server.file_system().find(root) == []
+        assert server.files.find(root) == []
         assert len(proxy.calls) > 10
         assert any(call.is_create for call, _ in proxy.calls)
     finally:

@@ -31,7 +31,7 @@ def path(location: Location, name: str) -> str:
 def test_places_are_empty_and_apart(server: Server) -> None:
     """Tests that find what others have left."""
     one, other = server.location(), server.location()
-    files = server.file_system()
+    files = server.files
     files.pipe_file(path(one, "a"), b"x")
     assert files.find(one.url) == [path(one, "a")]
     assert files.find(other.url) == []
@@ -39,7 +39,7 @@ def test_places_are_empty_and_apart(server: Server) -> None:
 
 def test_one_of_eight_creators_wins(server: Server) -> None:
     """A server that does not do what the product is tested for: then its tests say nothing."""
-    files = server.file_system()
+    files = server.files
     for _ in range(10):
         name = path(server.location(), "a")
         start = threading.Barrier(8)
@@ -68,12 +68,12 @@ def test_reader_may_not_write(object_store: ObjectStore) -> None:
 
     server = object_store("s3")
     name = path(server.location(), "a")
-    server.file_system().pipe_file(name, b"x")
+    server.files.pipe_file(name, b"x")
     files = s3fs.S3FileSystem(**server.reader(), skip_instance_cache=True)
     assert files.cat_file(name) == b"x"
     with pytest.raises(PermissionError):
         files.pipe_file(name, b"y")
-    assert server.file_system().cat_file(name) == b"x"
+    assert server.files.cat_file(name) == b"x"
 
 
 def test_a_store_on_disk(object_store: ObjectStore) -> None:
@@ -81,7 +81,7 @@ def test_a_store_on_disk(object_store: ObjectStore) -> None:
     object_store("s3")  # left out where Ceph is missing
     server = type(object_store("s3"))(objectstore="bluestore")
     try:
-        assert server.file_system().ls(BUCKET) == []
+        assert server.files.ls(BUCKET) == []
     finally:
         server.stop()
 

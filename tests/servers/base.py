@@ -38,12 +38,17 @@ class Server(ABC):
     protocol: ClassVar[str]
     endpoint: str
     """Its HTTP address."""
+    files: fsspec.AbstractFileSystem
+    """All of it, for a look that owes nothing to the product. Caches nothing."""
 
     def __init__(self) -> None:
         self._processes = Processes(self.kind)
         try:
             self._start(self._processes)
-            self.file_system().mkdir(BUCKET)
+            self.files = fsspec.filesystem(
+                self.protocol, **self.options(self.endpoint), use_listings_cache=False, skip_instance_cache=True
+            )
+            self.files.mkdir(BUCKET)
         except ServerFailed:
             raise
         except Exception as error:
@@ -74,12 +79,6 @@ class Server(ABC):
         endpoint = endpoint or self.endpoint
         url = f"{self.protocol}://{BUCKET}/{secrets.token_hex(6)}"
         return Location(url, self.options(endpoint), self.environment(endpoint))
-
-    def file_system(self) -> fsspec.AbstractFileSystem:
-        """A file system on all of it, for a look that owes nothing to the product. Caches nothing."""
-        return fsspec.filesystem(
-            self.protocol, **self.options(self.endpoint), use_listings_cache=False, skip_instance_cache=True
-        )
 
     def stop(self) -> None:
         self._processes.stop()

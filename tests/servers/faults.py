@@ -85,10 +85,12 @@ def no_faults(_: Call) -> None:
     """The plan in which nothing goes wrong."""
 
 
-def at_random(seed: int, rates: Mapping[Fault, float]) -> Plan:
-    """Each fault at so many of all calls, as seed and number of the call decide."""
+def at_random(seed: int, rates: Mapping[Fault, float], among: Callable[[Call], bool] = lambda _: True) -> Plan:
+    """Each fault at so many of the calls that there are to choose among, as seed and number of the call decide."""
 
     def plan(call: Call) -> Fault | None:
+        if not among(call):
+            return None
         drawn = random.Random(f"{seed}/{call.number}").random()
         for fault, rate in rates.items():
             drawn -= rate
