@@ -17,6 +17,7 @@ from support.cluster import check_log
 if TYPE_CHECKING:
     from simulation.world import World
 
+
 class Checks:
     """Everything that is known of a run, apart from the product.
 
@@ -121,11 +122,17 @@ class Checks:
         if not committed and stands:
             self.world.violate("told", f"{task} was told that {save} has failed, and it is committed")
 
-    def restored(self, generation: str, ordinal: int, task: Task, prefix: str, began: float, targeted: bool) -> None:
-        """A worker has applied a checkpoint; empty: there was none."""
+    def restored(self, generation: str, ordinal: int, task: Task, prefix: str, *, began: float, targeted: bool) -> None:
+        """A worker has applied a checkpoint; empty: there was none.
+
+        began: when it asked for it, in virtual time.
+        targeted: it asked for this very one, not for the newest.
+        """
         agreed = self.restores.setdefault((generation, ordinal), prefix)
         if agreed != prefix:
-            self.world.violate("restore", f"{task} restores {prefix or 'nothing'}, another worker {agreed or 'nothing'}")
+            self.world.violate(
+                "restore", f"{task} restores {prefix or 'nothing'}, another worker {agreed or 'nothing'}"
+            )
         if not targeted and prefix not in (possible := self._newest_since(began)):
             self.world.violate("restore", f"{task} restores {prefix or 'nothing'}; the newest good: {possible}")
 

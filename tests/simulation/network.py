@@ -146,7 +146,6 @@ class Connection:
             self.network.world.scheduler.later(None, KEEPALIVE, self.cut, "no answer to a ping")
 
 
-
 class _Way:
     """Messages of one call in one direction, which arrive in the order in which they were sent."""
 
@@ -354,7 +353,9 @@ class Channel:
         call = self.begin(method, finished)
         call.send(_joined([serializers.request_serializer(request) for request in requests]), last=True)
         if not call.over:
-            scheduler.block(("the answer to", method, "from", self._address), max(0.0, end - scheduler.now), waiters.append)
+            scheduler.block(
+                ("the answer to", method, "from", self._address), max(0.0, end - scheduler.now), waiters.append
+            )
         if not call.over:
             call.cancel(Broken(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
         if failed:

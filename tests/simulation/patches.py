@@ -2,7 +2,7 @@
 
 Every module of the product that holds `threading`, `time`, `secrets`, `socket`, `SimpleQueue` or `grpc` under a name of
 its own gets the stand-in under that name. Beyond that, sizes are made small, so that a state of a few hundred bytes is
-sliced, written in several chunks and read in several parts; and what needs TensorFlow is replaced (`simulation.training`).
+sliced, written in several chunks and read in several parts; what needs TensorFlow is replaced (`simulation.training`).
 """
 
 from __future__ import annotations
@@ -124,15 +124,21 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield holdfast_coordinator.embedded, "Embedded", Embedded
     if os.path.isdir(MEMORY):
         yield tempfile, "tempdir", MEMORY
-    yield holdfast.staging, "tempfile", SimpleNamespace(
-        mkdtemp=tempfile.mkdtemp, gettempdir=tempfile.gettempdir, TemporaryFile=_nameless
+    yield (
+        holdfast.staging,
+        "tempfile",
+        SimpleNamespace(mkdtemp=tempfile.mkdtemp, gettempdir=tempfile.gettempdir, TemporaryFile=_nameless),
     )
     yield holdfast_coordinator.server, "reflection", training.NoReflection
-    yield holdfast_storage.log.Log.__init__, "__kwdefaults__", {
-        "clock": lambda: fakes.time.monotonic(),
-        "sleep": lambda seconds: fakes.time.sleep(seconds),
-    }
-    yield holdfast_coordinator.commit.finalize, "__defaults__", (lambda seconds: fakes.time.sleep(seconds),)
+    yield (
+        holdfast_storage.log.Log.__init__,
+        "__kwdefaults__",
+        {
+            "clock": fakes.time.monotonic,
+            "sleep": fakes.time.sleep,
+        },
+    )
+    yield holdfast_coordinator.commit.finalize, "__defaults__", (fakes.time.sleep,)
 
 
 @contextmanager

@@ -97,7 +97,9 @@ class Scheduler:
 
     # -- waiting --
 
-    def block(self, why: object, seconds: float | None = None, register: Callable[[Waiter], object] | None = None) -> bool:
+    def block(
+        self, why: object, seconds: float | None = None, register: Callable[[Waiter], object] | None = None
+    ) -> bool:
         """Have the current greenlet wait until it is woken; False if that took longer than so many seconds.
 
         why: for whoever asks who waits for whom; made a string when it is told.

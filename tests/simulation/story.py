@@ -13,7 +13,7 @@ from simulation.world import World
 
 ADDRESS = "coordinator:7070"
 LOOK = 1.0  # seconds between two looks of who runs the jobs
-STORM = 25.0  # seconds for which things go wrong
+STORM = 20.0  # seconds for which things go wrong
 CALM = 900.0  # seconds by which all must be well after that
 
 
@@ -92,10 +92,10 @@ class Story:
                 self._soon(job, self._draw.choice([1.0, 12.0]))
             elif dead or failed or (stuck and self._draw.random() < 0.1):
                 self._soon(job, self._draw.choice([0.5, 4.0, 10.0]))
-        if not self._embedded and self._storm and not any(c.alive for c in self._coordinators):
-            if "coordinator" not in self._pending:
-                self._pending.add("coordinator")
-                self.world.scheduler.later(None, self._draw.choice([0.2, 2.0, 15.0]), self._start_coordinator)
+        missing = not self._embedded and not any(process.alive for process in self._coordinators)
+        if missing and self._storm and "coordinator" not in self._pending:
+            self._pending.add("coordinator")
+            self.world.scheduler.later(None, self._draw.choice([0.2, 2.0, 15.0]), self._start_coordinator)
         if self._storm:
             self.world.scheduler.later(None, LOOK, self._look)
 
@@ -118,7 +118,8 @@ class Story:
                 self.world.kill(worker)
         if not self._storm:
             state = self.world.checks.state
-            job.goal = 2 * EVERY + max((record.step for record in state.checkpoints), default=0) if state else 2 * EVERY
+            steps = [record.step for record in state.checkpoints] if state else []
+            job.goal = EVERY + max(steps, default=0)
         self._start(job, self._draw.choice([0, 0, 0, 1, 2, 3]))
 
     def _start(self, job: Job, workers: int = 0) -> None:

@@ -230,7 +230,7 @@ class Job:
         if self.collective and self.done:
             taken = {tuple(worker.model.captured) for worker in self.workers}
             if len(taken) > 1:
-                self.world.violate("snapshots", f"the workers of {self.name} took snapshots at different steps: {taken}")
+                self.world.violate("snapshots", f"the workers of {self.name} took them at different steps: {taken}")
 
     def _train(self, process: Process) -> None:
         world, model = self.world, process.model
@@ -277,7 +277,7 @@ class Job:
         world.tell(process, f"restores {prefix or 'nothing'}")
         world.counts["restores"] += 1
         generation, ordinal = manager._session.generation, manager._restores
-        world.checks.restored(generation, ordinal, process.place.task, prefix, began, bool(target))
+        world.checks.restored(generation, ordinal, process.place.task, prefix, began=began, targeted=bool(target))
 
     def _older(self) -> str:
         """The step that all workers go back to: chosen by the first that asks."""
