@@ -71,7 +71,7 @@ class Driver:
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
         self._effects: set[asyncio.Task[None]] = set()
-        self._state_file_number = -1
+        self._state_file = -1, ""  # number of the entry that it was written after, and what it names as the newest
         self._state_file_lock = asyncio.Lock()
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
@@ -218,20 +218,21 @@ class Driver:
     def _write_state_file(self, effect: fx.WriteStateFile) -> None:
         async def write() -> None:
             async with self._state_file_lock:
-                if effect.number >= self._state_file_number:
+                if effect.number >= self._state_file[0]:
                     try:
-                        self._state_file_number = await asyncio.get_running_loop().run_in_executor(
+                        self._state_file = await asyncio.get_running_loop().run_in_executor(
                             self._threads, self._write_state_file_now, effect.number, effect.state
                         )
                     except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
                         log.warning("TensorFlow's state file could not be written: %s", error)
-            self.tell(ev.StateFileWritten(effect.number))
+                        self._state_file = self._state_file[0], ""
+            self.tell(ev.StateFileWritten(effect.number, self._state_file[1]))
 
         self._start(write())
 
-    def _write_state_file_now(self, number: int, state: LogState) -> int:
-        """Number of the entry that it was written after."""
+    def _write_state_file_now(self, number: int, state: LogState) -> tuple[int, str]:
+        """Number of the entry that it was written after, and the newest checkpoint that it names."""
         following = self._log.read(number + 1)
         while True:
             # Whoever slept until others had taken the run writes what is there now, not what it was about to write;
@@ -242,7 +243,7 @@ class Driver:
             self.store.replace(STATE_FILE, state_file.to_bytes(state))
             following = self._log.read(number + 1)
             if following is None:
-                return number
+                return number, state.restorable[-1].prefix if state.restorable else ""
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         def verify() -> ev.ReadBack:

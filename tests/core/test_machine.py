@@ -1217,6 +1217,22 @@ def test_retention_effect_by_effect() -> None:
     assert old.folder not in cluster.storage.state.retired, "deleted, and forgotten with the next entry"
 
 
+def test_nothing_goes_that_stock_readers_still_find() -> None:
+    """A `checkpoint` file that cannot be written goes on naming a checkpoint that retention has deleted."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(1))
+    cluster.save(coordinator, workers, 1)
+    for ordinal in (2, 3):
+        vote(coordinator, workers, ordinal)
+        report(coordinator, workers, ordinal)
+        coordinator.run({fx.WriteStateFile: "bad"})
+    assert [record.step for record in cluster.storage.state.checkpoints] == [10, 20, 30]
+    assert len(cluster.storage.folders) == 3
+    cluster.save(coordinator, workers, 4)
+    assert [record.step for record in cluster.storage.state.checkpoints] == [40]
+    assert len(cluster.storage.folders) == 1
+
+
 def test_without_a_policy_nothing_is_read_back() -> None:
     """Every checkpoint read twice for nothing."""
     cluster, coordinator, workers = start()

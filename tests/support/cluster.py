@@ -202,7 +202,8 @@ class Coordinator:
             case fx.WriteStateFile(number):
                 if not bad and (storage.state_file is None or storage.state_file.number <= number):
                     storage.state_file = effect
-                return ev.StateFileWritten(number)
+                shown = storage.state_file.state.restorable if storage.state_file and not bad else ()
+                return ev.StateFileWritten(number, shown[-1].prefix if shown else "")
             case fx.ReadBackCheckpoint(record):
                 return ev.ReadBack(record.prefix, "unreadable" if bad else storage.verdict(record))
             case fx.FindOrphans(entry):

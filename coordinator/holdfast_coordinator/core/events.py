@@ -159,7 +159,10 @@ class Finalized:
 
 @dataclass(frozen=True, slots=True)
 class StateFileWritten:
+    """TensorFlow's `checkpoint` file was written after an entry, or could not be."""
+
     number: int
+    newest: str  # the checkpoint that it names as the newest; empty for none, or if that is not known
 
 
 @dataclass(frozen=True, slots=True)

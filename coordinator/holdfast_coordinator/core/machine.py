@@ -51,7 +51,7 @@ class Machine:
             ev.Reported: self._saving.reported,
             ev.GaveUp: self._saving.gave_up,
             ev.Finalized: self._saving.finalized,
-            ev.StateFileWritten: self._saving.state_file_written,
+            ev.StateFileWritten: self._state_file_written,
             ev.Probed: leading.probed,
             ev.ReadBack: self._read_back,
             ev.OrphansFound: self._upkeep.orphans_found,
@@ -114,6 +114,10 @@ class Machine:
         if e.taken_by:
             self._leading.meet(e.taken_by)
         self.ledger.was_appended(e, self._run.now)
+
+    def _state_file_written(self, e: ev.StateFileWritten) -> None:
+        self._saving.state_file_written(e)
+        self._upkeep.state_file_written(e)
 
     def _read_back(self, e: ev.ReadBack) -> None:
         # Both may have asked for it; the first answer serves both.

@@ -282,7 +282,6 @@ class Saving:
 
     def _publish(self, world: World, attempt: Attempt) -> None:
         self._run.end_save(world, attempt, Outcome(attempt.ordinal, True))
-        self._upkeep.consider()
 
     # -- the clock --
 

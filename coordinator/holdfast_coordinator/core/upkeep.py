@@ -20,6 +20,7 @@ class Upkeep:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.policy = RetentionPolicy()
+        self._shown = ""  # what TensorFlow's `checkpoint` file names as the newest
         self._reading_back = ""
         self._deleting: set[str] = set()
 
@@ -27,13 +28,20 @@ class Upkeep:
     def busy(self) -> bool:
         return bool(self._reading_back or self._deleting)
 
-    def consider(self) -> None:
-        """Have the newest checkpoint read back, if something is to go once it is known to be good."""
+    def state_file_written(self, e: ev.StateFileWritten) -> None:
+        self._shown = e.newest
+        self._consider()
+
+    def _consider(self) -> None:
+        """Have the newest checkpoint read back, if something is to go once it is known to be good.
+
+        Not before stock readers find it as well: what their file names must not go.
+        """
         run, state = self._run, self._run.ledger.state
         if not state or not state.checkpoints or self._reading_back or not run.leading:
             return
         newest = state.checkpoints[-1]
-        if not newest.stock and sweep(state, self.policy, newest.prefix):
+        if not newest.stock and newest.prefix == self._shown and sweep(state, self.policy, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest))
 
@@ -58,7 +66,7 @@ class Upkeep:
             if isinstance(entry, Entry):
                 run.published(entry)
                 self.delete(entry.state)
-                self.consider()
+                self._consider()
 
         run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
 
