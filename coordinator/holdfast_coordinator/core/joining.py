@@ -121,7 +121,9 @@ class Joining:
         joiners = self.forming.joiners if self.forming else {}
         members = [task for task, joiner in joiners.items() if world.has(Caller("", task, joiner.incarnation))]
         for task in members:
-            self._run.reply(joiners[task].request, world.joined())
+            request = joiners[task].request
+            if request is not None:  # else it is told when it asks again
+                self._run.reply(request, world.joined())
         self._forget_joiners(members)
 
     def cancelled(self, e: ev.Cancelled) -> None:
