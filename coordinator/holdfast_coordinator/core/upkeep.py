@@ -30,9 +30,9 @@ class Upkeep:
 
     def state_file_written(self, e: ev.StateFileWritten) -> None:
         self._shown = e.newest
-        self._consider()
+        self.consider()
 
-    def _consider(self) -> None:
+    def consider(self) -> None:
         """Have the newest checkpoint read back, if something is to go once it is known to be good.
 
         Not before stock readers find it as well: what their file names must not go.
@@ -66,7 +66,7 @@ class Upkeep:
             if isinstance(entry, Entry):
                 run.published(entry)
                 self.delete(entry.state)
-                self._consider()
+                self.consider()
 
         run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
 
