@@ -94,14 +94,14 @@ class Network:
         for address in [address for address, who in self.listeners.items() if who is server]:
             del self.listeners[address]
 
-    def died(self, process: Process, *, host: bool) -> None:
+    def died(self, process: Process, *, host: bool, why: str = "the other side is gone") -> None:
         """A process was killed: its connections break, or, if its host has vanished, fall silent."""
         for connection in list(self.connections):
             if process in (connection.client, connection.server.process):
                 if host:
                     connection.silence()
                 else:
-                    connection.cut("the other side is gone")
+                    connection.cut(why)
 
     def stopped(self, process: Process) -> None:
         """A process was stopped: the others notice, if that lasts."""
@@ -109,7 +109,7 @@ class Network:
 
     def _still(self, process: Process) -> None:
         if process.stopped:
-            self.died(process, host=False)
+            self.died(process, host=False, why="no answer to a ping")
 
     def connect(self, client: Process, address: str) -> Connection | Broken:
         """To who listens there now."""
@@ -195,6 +195,7 @@ class Rpc:
         self._to_server = _Way(self, connection.server.process, self._take)
         self._to_client = _Way(self, connection.client, self._hear)
         self._given_up = False
+        self._unanswered = False
         connection.calls[self] = None
 
     # -- the client's side --
@@ -222,6 +223,7 @@ class Rpc:
                 double._to_server.send(payload, last, 3 * fate.delay)
         self._to_server.send(payload, last, fate.delay, point)
         if fate.effect == "passed_and_cut":
+            self._unanswered = True
             world.scheduler.later(None, fate.delay + 0.001, connection.cut, "the connection was reset")
 
     def end(self, error: Broken | None) -> None:
@@ -268,7 +270,7 @@ class Rpc:
         """A reply, or the end: without an error, or with one."""
         connection = self.connection
         server = connection.server
-        if self.over or connection.broken or not server.process.alive:
+        if self.over or self._unanswered or connection.broken or not server.process.alive:
             return
         world = connection.network.world
         point = world.point("reply", server.process, self.method, connection.client.name)

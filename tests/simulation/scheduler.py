@@ -134,7 +134,7 @@ class Scheduler:
     # -- running --
 
     def run(self, until: Callable[[], bool], end: float) -> None:
-        """Run until a condition holds, nothing can happen any more, or the clock reaches `end`.
+        """Run until a condition holds, or the clock reaches `end`.
 
         The condition is looked at when `noted` has been set.
         """
@@ -143,6 +143,9 @@ class Scheduler:
         at_once = 0
         self.noted = True
         while True:
+            self.current = None
+            while self.urgent:
+                self.urgent.pop(0)()
             if self.noted:
                 self.noted = False
                 if until():
@@ -151,6 +154,7 @@ class Scheduler:
                 while timers and timers[0][2].dropped:
                     heapq.heappop(timers)
                 if not timers or timers[0][0] > end:
+                    self.now = end
                     return
                 self.now, at_once = timers[0][0], 0
                 while timers and timers[0][0] <= self.now:
@@ -173,7 +177,3 @@ class Scheduler:
             at_once += 1
             assert at_once < BUSY, f"{process} is busy for ever: {item.callback} {item.args}"
             item.callback(*item.args)
-            while self.urgent:
-                self.current = None
-                self.urgent.pop(0)()
-        self.current = None
