@@ -1,8 +1,8 @@
 """Every history of a few coordinators over one log, state by state.
 
 An `Actor` is one coordinator process: the project's own `Ledger`, and around it the order in which a coordinator
-reads, leads, writes, commits, reads back, retires and deletes. All transitions of the run's state are those of
-`holdfast_storage.records`, and what may go is what `core.retention.sweep` says. A `State` is the storage, what is
+reads, leads, writes, commits, reads back, retires, cleans up and deletes. All transitions of the run's state are those
+of `holdfast_storage.records`, and what may go is what `core.retention.sweep` says. A `State` is the storage, what is
 still on its way to it, what workers have been told, and the actors. `Search.run` goes through all states that can be
 reached, breadth first, and raises `Violation`, with the shortest story that leads there, at the first that must not be.
 
@@ -47,10 +47,11 @@ class Rules:
     entry_first: bool = True  # a folder is deleted after its retire entry
     read_back: bool = True  # nothing is replaced by what has not been read back
     missing_settles_nothing: bool = True  # an empty slot after a lost reply does not mean that the create failed
-    asks_again: bool = (
-        True  # whoever finds that yet another one has led its job has the workers say again what they want
-    )
+    asks_again: bool = True  # who finds that yet another one has led its job has the workers say again what they want
     same_slot: bool = True  # an entry is for one slot: whoever finds it taken does not try the next one
+    reigns_once: bool = True  # a job that has led and lost the lead does not lead again
+    leads_first: bool = True  # orphans are removed once their job has lost the lead
+    spares_own: bool = True  # a job's own folders are no orphans
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Bounds:
     refusals: int = 0  # creates that the storage refuses for certain
     unknown: int = 0  # creates that lose their reply, or land later, or never
     rollback: bool = False  # the last job goes back to the older of two checkpoints
+    orphans: bool = False  # who takes the lead removes what never was committed
 
 
 class Actor:
@@ -73,6 +75,7 @@ class Actor:
     def __init__(self, job: str, process: int, ordinal: int, *, rules: Rules, bounds: Bounds, base: str) -> None:
         self.job, self.process, self.ordinal, self.base = job, process, ordinal, base
         self.rules, self.last = rules, bounds.saves
+        self.cleans_up = bounds.orphans
         self.rolls_back = bounds.rollback and job == JOBS[bounds.jobs - 1]
         self.leader = Leader(f"{job}-{process}", "", "")
         self.wants: list[tuple[str, Any]] = []
@@ -128,6 +131,15 @@ class Actor:
                 ("delete", (each.folder, record)) for each in state.checkpoints if each.prefix in plan.retire
             ]
 
+    def found(self, folders: tuple[str, ...]) -> None:
+        """Orphans; or, where that is the protocol, what looks as if it were."""
+        state = self.ledger.state
+        assert state is not None
+        if not self.rules.leads_first:
+            self.wants += [("delete", (folder, None)) for folder in folders]
+        elif state.discard(folders) != state and not self.over:
+            self._append("retire", lambda s: s.discard(folders), self._retired)
+
     def deleted(self, what: tuple[str, CheckpointRecord | None]) -> None:
         if what[1] is not None:
             self._retire(what[1])
@@ -178,6 +190,9 @@ class Actor:
         """The log was read: take the lead, unless this job has lost it to another."""
         state = self.ledger.state
         assert state is not None
+        if self.job in state.superseded and self.rules.reigns_once:
+            self._stop()
+            return
         ours = state.generation is not None and state.generation.id == self.job
         leader = state.leader.id if ours and state.leader else ""
         if self.led_by is None or (leader not in ("", self.leader.id, self.led_by) and self.rules.asks_again):
@@ -196,6 +211,8 @@ class Actor:
         elif self.process and state.fork_point != self.base:
             self._stop()
             return
+        if self.cleans_up and not self.rules.leads_first:
+            self.wants.append(("look", (self.ledger.number, state)))
         generation = Generation(self.job, ())
         self._append("lead", lambda s: s.lead(self.leader, generation), self._led)
 
@@ -208,6 +225,8 @@ class Actor:
             return
         self.led = True
         self._delete(entry.state)
+        if self.cleans_up and self.rules.leads_first and entry.state.superseded:
+            self.wants.append(("look", (entry.number, entry.state)))
         oldest = entry.state.checkpoints[0].prefix
         if self.rolls_back and len(entry.state.checkpoints) > 1:
             self._append("restored", lambda s: s.restored(oldest), self._ignore)
@@ -299,6 +318,7 @@ class Search:
         self.entries: list[Entry] = []
         self.kinds: set[str] = set()  # of the entries that came to stand in some log
         self.outcomes: set[tuple[int, bool]] = set()  # that somebody was told
+        self.cleaned: set[str] = set()  # folders that were deleted and never had been committed
         self.endings = 0  # states in which nobody has anything left to do
         self._entry_numbers: dict[Entry, int] = {}
         self._actors: list[Actor] = []
@@ -411,9 +431,27 @@ class Search:
             case "verify":
                 good = what.folder in s.folders - s.rotten or not self.rules.read_back
                 yield f"reads {what.folder} back", tell(s, place, "verified", what, good, done=done)
+            case "look":
+                found = self._orphans(s, self._actors[s.actors[place]].job, *what)
+                yield f"finds {', '.join(found) or 'no orphans'}", tell(s, place, "found", found, done=done)
             case "delete":
                 gone = s._replace(folders=s.folders - {what[0]})
+                self.cleaned |= {what[0]} - self._committed(s, len(s.log))
                 yield f"deletes {what[0]}", tell(gone, place, "deleted", what, done=done)
+
+    def _orphans(self, s: State, job: str, number: int, state: LogState) -> tuple[str, ...]:
+        """What `holdfast_storage.runs.orphans` finds after an entry. A folder is there when the writing begins."""
+        wants = (want for number in s.actors for want in self._actors[number].wants)
+        begun = {what.folder for want, what in wants if want == "write"}
+        known = self._committed(s, number + 1) | set(state.retired)
+        dead = state.superseded if self.rules.leads_first else [each for each in JOBS if each != job]
+        if not self.rules.spares_own:
+            dead = (*dead, job)
+        return tuple(sorted(folder for folder in (s.folders | begun) - known if folder.split(".")[-2] in dead))
+
+    def _committed(self, s: State, entries: int) -> set[str]:
+        """Folders of the checkpoints that the first so many entries tell of."""
+        return {c.folder for number in s.log[:entries] for c in self.entries[number].state.checkpoints}
 
     def _create(self, s: State, number: int) -> tuple[State, Entry | None]:
         """The storage after a create, and what was in its way; nothing if the very same try is there already."""
