@@ -9,18 +9,22 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from typing import ParamSpec
 
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.records import Task
 
-from . import wire
+from . import checks, wire
 from .commit import Payload
 from .core import effects as fx
 from .core import events as ev
 from .core.values import Failure, Report
-from .driver import Refused
+from .driver import Driver, Refused
 from .runs import Runs
+
+P = ParamSpec("P")
 
 
 class Service:
@@ -30,6 +34,7 @@ class Service:
         self._runs = runs
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        _check(checks.check_join, request)
         run = await self._runs.get(request.caller.run)
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
@@ -57,7 +62,8 @@ class Service:
         first = await anext(iterator, None)
         if first is None:
             return
-        run = await self._runs.get(first.caller.run)
+        _check(checks.check_attendance, first)
+        run = self._run(first.caller)
         caller = wire.caller(first.caller)
         if not run.machine.knows(caller):
             raise Refused(Failure(UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
@@ -66,14 +72,14 @@ class Service:
         async def listen() -> None:
             try:
                 async for beat in iterator:
-                    run.tell(_heartbeat(beat))
+                    run.tell(wire.heartbeat(caller, beat))
             finally:
                 notices.put_nowait(None)
 
         with run.listening(caller, lambda notify: notices.put_nowait(_notice(notify))):
             run.tell(ev.Attached(caller))
             try:
-                run.tell(_heartbeat(first))
+                run.tell(wire.heartbeat(caller, first))
                 listener = asyncio.create_task(listen())
                 try:
                     while (notice := await notices.get()) is not None:
@@ -96,12 +102,14 @@ class Service:
             if not last:
                 run.tell(ev.Attached(wire.caller(message.caller)))
                 last.append(message)
-            run.tell(_heartbeat(heartbeat) if heartbeat else ev.Detached(wire.caller(message.caller)))
+            caller = wire.caller(message.caller)
+            run.tell(wire.heartbeat(caller, heartbeat) if heartbeat else ev.Detached(caller))
 
         return beat
 
     async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
-        run = await self._runs.get(request.caller.run)
+        _check(checks.check_vote, request)
+        run = self._run(request.caller)
         caller, ballot = wire.caller(request.caller), wire.ballot(request)
         return wire.vote_reply(await run.ask(lambda r: ev.Vote(r, caller, request.ordinal, ballot)))
 
@@ -113,7 +121,8 @@ class Service:
             payload.objects.extend(chunk.objects)
             payload.entries.extend(chunk.entries)
         payload.num_shards, payload.description = head.num_shards, head.description_json
-        run = await self._runs.get(head.caller.run)
+        _check(checks.check_report, head, payload.objects)
+        run = self._run(head.caller)
         report = Report(
             head.step, head.checkpoint_name, tuple(head.local), payload, head.timeout_s, wire.retention(head.retention)
         )
@@ -121,12 +130,14 @@ class Service:
         return wire.outcome_message(await run.ask(lambda r: ev.Reported(r, caller, head.ordinal, report)))
 
     async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
-        run = await self._runs.get(request.caller.run)
+        _check(checks.check_fail, request)
+        run = self._run(request.caller)
         caller, failure = wire.caller(request.caller), wire.failure(request.failure)
         return wire.outcome_message(await run.ask(lambda r: ev.GaveUp(r, caller, request.ordinal, failure)))
 
     async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
-        run = await self._runs.get(request.caller.run)
+        _check(checks.check_restore, request)
+        run = self._run(request.caller)
         q, caller = request, wire.caller(request.caller)
         return wire.restore_reply(
             await run.ask(
@@ -135,10 +146,18 @@ class Service:
         )
 
     async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
-        run = await self._runs.get(request.caller.run)
+        _check(checks.check_leave, request)
+        run = self._run(request.caller)
         caller = wire.caller(request.caller)
         await run.ask(lambda r: ev.Leave(r, caller, request.wait_for_others_s))
         return pb.LeaveReply()
+
+    def _run(self, caller: pb.Caller) -> Driver:
+        """The caller's run; only a join opens one."""
+        run = self._runs.find(caller.run)
+        if run is None:
+            raise Refused(Failure(UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
+        return run
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
         if not request.run:
@@ -149,8 +168,12 @@ class Service:
         return wire.status_reply(await run.ask(ev.Ask), self._runs.leader.id, time.monotonic())
 
 
-def _heartbeat(beat: pb.Heartbeat) -> ev.Heartbeat:
-    return ev.Heartbeat(wire.caller(beat.caller), beat.phase, beat.step, beat.bytes_done, beat.bytes_total)
+def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        check(*args, **kwargs)
+    except InvalidRequest as error:
+        tasks = tuple(Task.parse(name) for name in error.workers)
+        raise Refused(Failure(error.kind, str(error), tasks=tasks, object=error.object)) from None
 
 
 def _notice(notify: fx.Notify) -> pb.Notice:

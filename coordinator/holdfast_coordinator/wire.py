@@ -6,11 +6,15 @@ from collections.abc import Iterable
 
 import grpc
 
-from holdfast_protos.conventions import UNKNOWN_GENERATION
+from holdfast_protos.conventions import LONGEST_REASON, UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import SaveFailed, StorageError
 from holdfast_storage.records import Task
 
+from .core import events as ev
 from .core import values as v
+
+LONGEST_PHASE = 32
 
 STATUS_OF_KIND = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,14 +57,15 @@ def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
 
 
 def failure(message: pb.Failure) -> v.Failure:
-    return v.Failure(
-        message.kind,
-        message.message,
-        message.phase,
-        tuple(task(t) for t in message.tasks),
-        message.object,
-        tuple(message.positions),
-    )
+    """Of a worker that could not do its part. What only the coordinator can know is not taken from it."""
+    kind = StorageError.kind if message.kind == StorageError.kind else SaveFailed.kind
+    return v.Failure(kind, message.message[:LONGEST_REASON], message.phase, object=message.object)
+
+
+def heartbeat(caller: v.Caller, message: pb.Heartbeat) -> ev.Heartbeat:
+    """For people to read, and believed as far as that goes. The stream's own caller counts."""
+    step, done, total = (max(0, number) for number in (message.step, message.bytes_done, message.bytes_total))
+    return ev.Heartbeat(caller, message.phase[:LONGEST_PHASE], step, done, total)
 
 
 def failure_message(value: v.Failure) -> pb.Failure:

@@ -14,5 +14,8 @@ LARGEST_TRAILER = 1 << 20
 LONGEST_REASON = 128 << 10
 """Characters of a Failure's message, so that it fits into that trailer whatever they are."""
 
+LONGEST_WAIT = 366 * 86_400.0
+"""Seconds: no deadline is farther away. One that never comes is none."""
+
 UNKNOWN_GENERATION = "unknown_generation"
 """Kind of the refusal that tells a worker to rejoin: this coordinator process has not met its generation."""

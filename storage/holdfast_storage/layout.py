@@ -25,6 +25,9 @@ MANIFEST = "manifest.json"
 # TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these are not themselves.
 PATTERN_CHARACTERS = "[]*?\\"
 
+LARGEST_STEP = (1 << 63) - 1
+"""That a message and TensorFlow's own counter carry. A number made of a date and a time may be beyond."""
+
 _FOLDER = re.compile(r"(?P<name>.+)-(?P<number>[0-9]+)\.(?P<generation>[0-9a-f]{8})\.(?P<ordinal>[0-9]+)", re.DOTALL)
 _LOG_ENTRY = re.compile(r"([0-9]{12,})\.json")
 
@@ -63,7 +66,8 @@ def parse_folder(name: str) -> Attempt | None:
     if match is None or "/" in match["name"]:
         return None
     attempt = Attempt(match["name"], int(match["number"]), match["generation"], int(match["ordinal"]))
-    return attempt if attempt.folder == name.removesuffix("/") else None
+    ours = attempt.folder == name.removesuffix("/") and attempt.number <= LARGEST_STEP
+    return attempt if ours else None
 
 
 def data_object(prefix: str, shard: int, num_shards: int) -> str:

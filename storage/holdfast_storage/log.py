@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
-from holdfast_storage.layout import LOG_FOLDER, log_entry, parse_log_entry
+from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry, parse_log_entry
 from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState, Task
 from holdfast_storage.store.base import NotCreated, Store
 
@@ -208,11 +208,11 @@ def _entry(fields: dict[str, Any]) -> Entry:
         checkpoints=tuple(
             CheckpointRecord(
                 prefix=each["prefix"],
-                step=each["step"],
+                step=_whole(each["step"], LARGEST_STEP),
                 time=each["time"],
                 stock=each.get("stock", False),
                 preserved=each.get("preserved", False),
-                manifest_crc32c=each.get("manifest_crc32c", 0),
+                manifest_crc32c=_whole(each.get("manifest_crc32c", 0), 0xFFFFFFFF),
             )
             for each in fields["checkpoints"]
         ),
@@ -221,7 +221,15 @@ def _entry(fields: dict[str, Any]) -> Entry:
         last_preserved=fields["last_preserved"],
         superseded=tuple(fields.get("superseded", ())),
     )
-    return Entry(fields["number"], fields["kind"], fields["write_id"], fields["time"], state, fields["note"])
+    number = _whole(fields["number"], LARGEST_STEP)
+    return Entry(number, fields["kind"], fields["write_id"], fields["time"], state, fields["note"])
+
+
+def _whole(value: Any, most: int) -> int:
+    """A number that a message can carry."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is no number from 0 to {most}")
+    return value
 
 
 def _compact(value: Any) -> str:

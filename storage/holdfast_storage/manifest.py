@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from holdfast_storage.layout import MANIFEST, check_relative, manifest_object
+from holdfast_storage.layout import LARGEST_STEP, MANIFEST, check_relative, manifest_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
 
@@ -100,7 +100,7 @@ class Manifest:
                 )
             return cls(
                 prefix=check_relative(_get(fields, "prefix", str)),
-                step=_get(fields, "step", int),
+                step=_step(_get(fields, "step", int)),
                 time=_finite(float(fields["time"])),
                 generation=_get(fields, "generation", str),
                 world=tuple(Task.parse(each) for each in _get(fields, "world", list)),
@@ -147,6 +147,12 @@ def _object(fields: Any) -> ObjectRecord:
         role=_get(fields, "role", str),
         task=None if task is None else Task.parse(task),
     )
+
+
+def _step(value: int) -> int:
+    if not 0 <= value <= LARGEST_STEP:
+        raise ValueError(f"step {value}")
+    return value
 
 
 def _finite(value: float) -> float:

@@ -10,7 +10,7 @@ import math
 import re
 
 from holdfast_storage.errors import CheckpointDamaged
-from holdfast_storage.layout import STATE_FILE, check_relative, index_object, parse_folder
+from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_relative, index_object, parse_folder
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
 
@@ -19,7 +19,6 @@ _FIELD = re.compile(
 )
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-([0-9]+)$")
-_LARGEST_STEP = (1 << 63) - 1  # that a message carries; a number made of a date and a time may be beyond
 _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
@@ -51,7 +50,7 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
         prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
         times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
     return tuple(
-        CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), _LARGEST_STEP), time=time, stock=True)
+        CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), LARGEST_STEP), time=time, stock=True)
         for prefix, time in times.items()
     )
 

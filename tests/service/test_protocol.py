@@ -167,7 +167,7 @@ def test_a_generation_that_is_not_known_is_refused_as_such(link: Link, store: St
     caller.generation = "0badcafe"
     for call in (
         lambda: link.vote(ballot(caller), 30.0),
-        lambda: link.report([pb.ReportChunk(head=pb.ReportHead(caller=caller, ordinal=1))], 30.0),
+        lambda: link.report(report(caller, store), 30.0),
         lambda: link.restore(pb.RestoreRequest(caller=caller, ordinal=1), 30.0),
     ):
         with pytest.raises(Refusal) as caught:

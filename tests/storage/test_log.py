@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
-from holdfast_storage.layout import LOG_FOLDER, log_entry
+from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown, decode, encode
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
 from holdfast_storage.store.base import Store
@@ -21,10 +21,11 @@ from support.faulty_store import Fault, FaultyStore
 from support.stores import KINDS, new_store
 
 TASKS = st.builds(Task, st.text(min_size=1), st.integers(0, 2000))
+STEPS = st.integers(0, LARGEST_STEP)
 TIMES = st.floats(0, 1e11)
 RECORDS = st.one_of(
-    st.builds(CheckpointRecord, st.text(), st.integers(0), TIMES, st.just(True), st.booleans()),
-    st.builds(CheckpointRecord, st.text(), st.integers(0), TIMES, st.just(False), st.booleans(), st.integers(0, 2**32)),
+    st.builds(CheckpointRecord, st.text(), STEPS, TIMES, st.just(True), st.booleans()),
+    st.builds(CheckpointRecord, st.text(), STEPS, TIMES, st.just(False), st.booleans(), st.integers(0, 2**32 - 1)),
 )
 STATES = st.builds(
     LogState,
@@ -39,7 +40,7 @@ STATES = st.builds(
     superseded=st.lists(st.text()).map(tuple),
 )
 KIND = st.sampled_from(["import", "lead", "commit", "retire", "damaged", "restored", "abort"])
-ENTRIES = st.builds(Entry, st.integers(0), KIND, st.text(), TIMES, STATES, st.text())
+ENTRIES = st.builds(Entry, STEPS, KIND, st.text(), TIMES, STATES, st.text())
 
 
 def entry(number: int, write_id: str = "mine") -> Entry:

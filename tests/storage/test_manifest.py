@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
+from holdfast_storage.layout import LARGEST_STEP
 from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store import Store
@@ -35,7 +36,7 @@ OBJECTS = st.builds(
 MANIFESTS = st.builds(
     Manifest,
     prefix=NAMES,
-    step=st.integers(0),
+    step=st.integers(0, LARGEST_STEP),
     time=st.floats(0, 1e11),
     generation=st.text(),
     world=st.lists(TASKS, max_size=4).map(tuple),

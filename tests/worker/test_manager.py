@@ -32,7 +32,8 @@ class Managers:
 
     def make(self, value: Any = 0.0, **arguments: Any) -> Any:
         checkpoint = tf.train.Checkpoint(v=tf.Variable(value))
-        self._made.append(holdfast.CheckpointManager(checkpoint, self.directory, save_timeout=20.0, **arguments))
+        arguments = {"save_timeout": 20.0, **arguments}
+        self._made.append(holdfast.CheckpointManager(checkpoint, self.directory, **arguments))
         return self._made[-1]
 
     def close(self) -> None:
@@ -133,6 +134,14 @@ def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
     for wrong in (3.7, b"ckpt-7"):
         with pytest.raises(InvalidRequest, match="a path or a step"):
             manager.restore(wrong)
+
+
+@pytest.mark.parametrize("name", ["save_timeout", "join_timeout", "keep_checkpoint_every_n_hours"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_that_never_come(managers: Managers, name: str, value: float) -> None:
+    """A save without a deadline, for which everybody waits for ever; found out when the first worker hangs."""
+    with pytest.raises(InvalidRequest, match=f"{name} is {value}: it must be a number from 0"):
+        managers.make(**{name: value})
 
 
 def test_callbacks_are_refused_and_not_forgotten(managers: Managers) -> None:

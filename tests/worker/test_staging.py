@@ -13,7 +13,10 @@ import pytest
 import tensorflow as tf
 
 from holdfast.staging import stage
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import data_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store import Store, open_store
 from support.checkpoints import WORKERS, commit
@@ -211,3 +214,14 @@ def _open_files(folder: Path) -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(path for path in found if path.startswith(str(folder)))
+
+
+def test_shards_that_nobody_has(tmp_path: Path, scratch: Path) -> None:
+    """An index that says that there are two thousand million shards takes all memory before anything is read."""
+    store = open_store(tmp_path / "run")
+    shards, data = 2**31 - 1, np.float32(7.0).tobytes()
+    key, entry = full_record(A, 1, (), shard=0, offset=0, size=4, crc32c=mask(crc32c(data)))
+    store.write("ckpt-1.index", [write_index(shards, [(key, entry.SerializeToString())])])
+    store.write(data_object("ckpt-1", 0, shards), [data])
+    with stage(store, CheckpointRecord("ckpt-1", 1, 0.0, stock=True), task=CHIEF, world=WORKERS) as staged:
+        assert value(staged.prefix, A) == 7.0

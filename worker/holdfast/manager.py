@@ -18,6 +18,7 @@ from holdfast.place import find_place
 from holdfast.restoring import agree
 from holdfast.saving import Save, Terms
 from holdfast.session import Session
+from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage import layout
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed
 from holdfast_storage.runs import read_run
@@ -97,6 +98,10 @@ class CheckpointManager:
             raise InvalidRequest("checkpoint_interval counts steps: pass step_counter as well")
         if on_divergence not in ("refuse", "warn"):
             raise InvalidRequest(f"on_divergence is {on_divergence!r}: it must be 'refuse' or 'warn'")
+        hours = ("keep_checkpoint_every_n_hours", keep_checkpoint_every_n_hours or 0.0)
+        for name, value in (("save_timeout", save_timeout), ("join_timeout", join_timeout), hours):
+            if not 0 <= value <= LONGEST_WAIT:
+                raise InvalidRequest(f"{name} is {value}: it must be a number from 0 to {LONGEST_WAIT:.0f}")
         address = os.environ.get("HOLDFAST_COORDINATOR", "") if coordinator is None else coordinator
         if address and not _is_address(address):
             raise InvalidRequest(f"the coordinator's address {address!r} is not HOST:PORT", object=address)

@@ -119,18 +119,28 @@ def stage(
         report.raise_if_bad()
         indexes = {name: held.parse_index(prefix) for name, prefix in bundles.items()}
         main, local = indexes[_MAIN], indexes.get(_LOCAL)
-        shards = {
-            name: [data_object(bundles[name], shard, index.num_shards) for shard in range(index.num_shards)]
-            for name, index in indexes.items()
-        }
-        overlaid = main if local is None else _overlaid(main, local, record)
-        held.link(_MAIN, overlaid, [*shards[_MAIN], *shards.get(_LOCAL, [])])
-        if local is not None:
-            held.link(_LOCAL, local, shards[_LOCAL])
+        objects_of = _objects(main, record.prefix)
+        if local is None:
+            held.link(_MAIN, main, objects_of)
+        else:
+            own_objects = _objects(local, bundles[_LOCAL])
+            after = {main.num_shards + shard: name for shard, name in own_objects.items()}
+            held.link(_MAIN, _overlaid(main, local, record), objects_of | after)
+            held.link(_LOCAL, local, own_objects)
         return Staged(record, manifest, world_matches, held, local)
     except BaseException:
         held.close()
         raise
+
+
+def _objects(index: Index, prefix: str) -> dict[int, str]:
+    """The data objects that an index leads to, by shard."""
+    return {shard: data_object(prefix, shard, index.num_shards) for shard in _used(index)}
+
+
+def _used(index: Index) -> set[int]:
+    """The shards that something lies in. How many there are said to be is not believed."""
+    return {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
@@ -179,11 +189,10 @@ class _Held:
         descriptor = self._descriptor(index_object(prefix))
         return Index.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
 
-    def link(self, name: str, index: Index, shards: Sequence[str]) -> None:
-        """Make a bundle of an index and the objects that are its shards."""
-        used = {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
-        for shard in used:
-            target = f"/dev/fd/{self._descriptor(shards[shard])}"
+    def link(self, name: str, index: Index, objects: Mapping[int, str]) -> None:
+        """Make a bundle of an index and the objects that are its shards, by number."""
+        for shard in _used(index):
+            target = f"/dev/fd/{self._descriptor(objects[shard])}"
             os.symlink(target, data_object(str(self.folder / name), shard, index.num_shards))
         records = ((key, entry.SerializeToString()) for key, entry in index.records())
         Path(index_object(str(self.folder / name))).write_bytes(write_index(index.num_shards, records))

@@ -112,8 +112,12 @@ def header_record(key: str, dtype: int, shape: Sequence[int], slices: Sequence[E
     return encode_name(key), BundleEntry(dtype=dtype, shape=_shape(shape), slices=listed)
 
 
-def write_index(num_shards: int, records: Iterable[tuple[bytes, bytes]]) -> bytes:
+def write_index(
+    num_shards: int, records: Iterable[tuple[bytes, bytes]], shard_sizes: Sequence[int] | None = None
+) -> bytes:
     """An index file of table keys and serialized BundleEntries, in any order.
+
+    shard_sizes: bytes of each shard, if the entries are to be held against them.
 
     Raises InvalidIndex, naming the tensor, unless every record is there once, is sound, lies in one of the shards,
     and every sliced tensor is covered by its slices exactly.
@@ -125,7 +129,11 @@ def write_index(num_shards: int, records: Iterable[tuple[bytes, bytes]]) -> byte
         entries[table_key] = record
     if _HEADER_KEY in entries:
         raise InvalidIndex("a tensor has no name")
-    tensors, _ = _assemble(num_shards, entries)
+    tensors, stored_slices = _assemble(num_shards, entries)
+    if shard_sizes is not None:
+        for stored in (*tensors.values(), *stored_slices.values()):
+            if not stored.slices and stored.offset + stored.size > shard_sizes[stored.shard]:
+                raise InvalidIndex(f"{stored.key} lies beyond the end of its shard", object=stored.key)
     for tensor in tensors.values():
         if tensor.slices:
             covered = sum(math.prod(length for _, length in extents) for extents in tensor.slices)

@@ -93,8 +93,9 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage.errors import CheckpointDamaged
 
     index = read_index(run, record.prefix)
+    used = {entry.shard for key in index.tensors for _, entry in index.pieces(key)}
     names = {layout.index_object(record.prefix): "index"} | {
-        layout.data_object(record.prefix, shard, index.num_shards): "data" for shard in range(index.num_shards)
+        layout.data_object(record.prefix, shard, index.num_shards): "data" for shard in sorted(used)
     }
     objects: list[dict[str, Any]] = []
     for name, role in names.items():

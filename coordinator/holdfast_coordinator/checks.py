@@ -1,0 +1,133 @@
+"""What a call must be like before the state machine sees it.
+
+Whatever is not is refused with the worker and the field by name, and nothing has happened: it comes from another
+version of Holdfast, from a mistake, or from somebody who is no worker at all. All raise InvalidRequest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from holdfast_protos.conventions import LONGEST_WAIT
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import MANIFEST, check_checkpoint_name, check_relative
+from holdfast_storage.records import Task
+
+from .core.values import Cluster, tasks_of
+
+_GENERATION = re.compile(r"[0-9a-f]{8}")
+_LONGEST_NAME = 256
+_ROLES = ("data", "local", "asset")
+_VERDICTS = ("good", "damaged", "missing", "unreadable")
+_DIVERGENCE = ("refuse", "warn")
+
+
+def check_join(request: pb.JoinRequest) -> None:
+    who = _check_caller(request.caller)
+    _check_seconds(who, "timeout_s", request.timeout_s)
+    jobs = [job.type for job in request.cluster]
+    if len(set(jobs)) < len(jobs):
+        raise _wrong(who, "cluster", f"names a job twice: {', '.join(jobs)}")
+    if request.caller.generation:
+        _check_members(who, request)
+
+
+def check_vote(request: pb.VoteRequest) -> None:
+    who = _check_save(request)
+    if request.on_divergence not in _DIVERGENCE:
+        raise _wrong(who, "on_divergence", f"is {request.on_divergence!r}: it must be one of {', '.join(_DIVERGENCE)}")
+
+
+def check_report(head: pb.ReportHead, objects: Iterable[pb.StoredObject]) -> None:
+    who = _check_save(head)
+    if head.num_shards < 1:
+        raise _wrong(who, "num_shards", f"is {head.num_shards}")
+    if any(position < 0 for position in head.local):
+        raise _wrong(who, "local", "holds a negative position")
+    for each in objects:
+        try:
+            check_relative(each.name)
+        except ValueError as error:
+            raise _wrong(who, "objects", f"holds a name that cannot be: {error}") from error
+        if each.name == MANIFEST or each.role not in _ROLES or each.size < 0:
+            raise _wrong(who, "objects", f"holds {each.name!r} of {each.size} bytes as {each.role!r}")
+
+
+def check_fail(request: pb.FailRequest) -> None:
+    _check_ordinal(_check_caller(request.caller), request.ordinal)
+
+
+def check_restore(request: pb.RestoreRequest) -> None:
+    who = _check_caller(request.caller)
+    _check_ordinal(who, request.ordinal)
+    _check_seconds(who, "timeout_s", request.timeout_s)
+    if request.prefix and request.verdict not in _VERDICTS:
+        raise _wrong(who, "verdict", f"is {request.verdict!r}: it must be one of {', '.join(_VERDICTS)}")
+
+
+def check_leave(request: pb.LeaveRequest) -> None:
+    _check_seconds(_check_caller(request.caller), "wait_for_others_s", request.wait_for_others_s)
+
+
+def check_attendance(beat: pb.Heartbeat) -> None:
+    _check_caller(beat.caller)
+
+
+def _check_caller(caller: pb.Caller) -> str:
+    """The worker's name."""
+    who = str(Task(caller.task.type[:_LONGEST_NAME], caller.task.index))
+    if not caller.run.startswith("/") and "://" not in caller.run:
+        raise _wrong(who, "run", f"is {caller.run!r}: it must be an absolute path or a URL")
+    if not caller.task.type or caller.task.index < 0:
+        raise _wrong(who, "task", "is none")
+    if caller.generation and not _GENERATION.fullmatch(caller.generation):
+        raise _wrong(who, "generation", f"is {caller.generation!r}, and not eight hexadecimal digits")
+    if not 0 < len(caller.incarnation) <= _LONGEST_NAME:
+        raise _wrong(who, "incarnation", f"is {caller.incarnation!r}")
+    return who
+
+
+def _check_members(who: str, request: pb.JoinRequest) -> None:
+    """They are what its world is made of, where the log does not know that world."""
+    members = [(Task(m.task.type, m.task.index), m.incarnation) for m in request.members]
+    cluster: Cluster = tuple((job.type, tuple(job.addresses)) for job in request.cluster)
+    me = Task(request.caller.task.type, request.caller.task.index), request.caller.incarnation
+    if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
+        raise _wrong(who, "members", "are not the tasks of its cluster")
+    if me not in members:
+        raise _wrong(who, "members", "do not hold this very process")
+    if request.restores < 0:
+        raise _wrong(who, "restores", f"is {request.restores}")
+
+
+def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
+    """What both of them say of a save; the worker's name."""
+    who = _check_caller(message.caller)
+    _check_ordinal(who, message.ordinal)
+    _check_seconds(who, "timeout_s", message.timeout_s)
+    if message.step < 0:
+        raise _wrong(who, "step", f"is {message.step}")
+    try:
+        check_checkpoint_name(message.checkpoint_name)
+    except InvalidRequest as error:
+        raise _wrong(who, "checkpoint_name", f"cannot be used: {error}") from error
+    if message.retention.max_to_keep < 0:
+        raise _wrong(who, "max_to_keep", f"is {message.retention.max_to_keep}")
+    _check_seconds(who, "keep_every_n_hours", message.retention.keep_every_n_hours)
+    return who
+
+
+def _check_ordinal(who: str, ordinal: int) -> None:
+    if ordinal < 1:
+        raise _wrong(who, "ordinal", f"is {ordinal}: calls are counted from 1")
+
+
+def _check_seconds(who: str, field: str, value: float) -> None:
+    if not 0 <= value <= LONGEST_WAIT:  # which NaN is not, either
+        raise _wrong(who, field, f"is {value}: it must be from 0 to {LONGEST_WAIT:.0f}")
+
+
+def _wrong(who: str, field: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{who} sent what no worker sends: {field} {what}", workers=[who], object=field)

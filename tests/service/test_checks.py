@@ -1,0 +1,173 @@
+"""What is refused before the state machine sees it, each by the name of the worker and of the field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from holdfast_coordinator import checks
+from holdfast_protos.conventions import LONGEST_WAIT
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import InvalidRequest
+
+NO_TIMES = [math.nan, math.inf, -1.0, LONGEST_WAIT * 1.1]
+"""A deadline that never passes: all that wait with this worker wait for ever."""
+
+
+def caller() -> pb.Caller:
+    task = pb.Task(type="worker", index=1)
+    return pb.Caller(run="/runs/7", generation="0badcafe", task=task, incarnation="process.1")
+
+
+def join() -> pb.JoinRequest:
+    request = pb.JoinRequest(caller=caller(), timeout_s=1.0)
+    request.cluster.add(type="worker", addresses=["a:1", "b:1"])
+    request.members.add(task=pb.Task(type="worker", index=0), incarnation="other.1")
+    request.members.add(task=caller().task, incarnation="process.1")
+    return request
+
+
+def vote() -> pb.VoteRequest:
+    return pb.VoteRequest(
+        caller=caller(), ordinal=1, step=0, checkpoint_name="ckpt", on_divergence="warn", timeout_s=LONGEST_WAIT
+    )
+
+
+def head() -> pb.ReportHead:
+    return pb.ReportHead(caller=caller(), ordinal=1, step=2**63 - 1, checkpoint_name="ckpt", num_shards=1, timeout_s=0)
+
+
+def fail() -> pb.FailRequest:
+    return pb.FailRequest(caller=caller(), ordinal=1)
+
+
+def restore() -> pb.RestoreRequest:
+    return pb.RestoreRequest(caller=caller(), ordinal=1, prefix="ckpt-1", verdict="good", timeout_s=1.0)
+
+
+def leave() -> pb.LeaveRequest:
+    return pb.LeaveRequest(caller=caller(), wait_for_others_s=1.0)
+
+
+def beat() -> pb.Heartbeat:
+    return pb.Heartbeat(caller=caller())
+
+
+CHECKS: dict[str, Any] = {
+    "join": (join, checks.check_join),
+    "vote": (vote, checks.check_vote),
+    "report": (head, lambda head: checks.check_report(head, [])),
+    "fail": (fail, checks.check_fail),
+    "restore": (restore, checks.check_restore),
+    "leave": (leave, checks.check_leave),
+    "attend": (beat, checks.check_attendance),
+}
+
+
+@pytest.mark.parametrize("call", CHECKS)
+def test_what_workers_send_passes(call: str) -> None:
+    """A check that refuses what is right."""
+    message, check = CHECKS[call]
+    check(message())
+
+
+def test_a_first_join_has_no_members() -> None:
+    """A worker that has just been started is taken for one of a coordinator's that is gone."""
+    request = join()
+    request.caller.generation = ""
+    del request.members[:]
+    checks.check_join(request)
+
+
+@pytest.mark.parametrize(
+    ("call", "field", "value"),
+    [
+        *(("join", "timeout_s", value) for value in NO_TIMES),
+        *(("vote", "timeout_s", value) for value in NO_TIMES),
+        *(("report", "timeout_s", value) for value in NO_TIMES),
+        *(("restore", "timeout_s", value) for value in NO_TIMES),
+        *(("leave", "wait_for_others_s", value) for value in NO_TIMES),
+        *(("vote", "retention.keep_every_n_hours", value) for value in NO_TIMES),
+        *((call, "ordinal", value) for call in ("vote", "report", "fail", "restore") for value in (0, -1, -(2**63))),
+        *((call, "step", value) for call in ("vote", "report") for value in (-1, -(2**63))),
+        *((call, "checkpoint_name", value) for call in ("vote", "report") for value in ("", "a/b", "..", "[a]", "\n")),
+        *((call, "retention.max_to_keep", -1) for call in ("vote", "report")),
+        ("vote", "on_divergence", "ignore"),
+        ("report", "num_shards", 0),
+        ("report", "num_shards", -1),
+        ("restore", "verdict", "fine"),
+        ("join", "restores", -1),
+        *((call, "caller.run", value) for call in CHECKS for value in ("", "runs/7", "../runs/7", "~/runs")),
+        *((call, "caller.generation", value) for call in CHECKS for value in ("../..", "0BADCAFE", "0badcafe0")),
+        *((call, "caller.incarnation", value) for call in CHECKS for value in ("", "x" * 300)),
+        *((call, "caller.task.type", "") for call in CHECKS),
+        *((call, "caller.task.index", -1) for call in CHECKS),
+    ],
+)
+def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
+    """It ends up in the name of a folder, in a deadline, or in what is kept and what is deleted."""
+    make, check = CHECKS[call]
+    message = make()
+    *path, last = field.split(".")
+    where: Message = message
+    for name in path:
+        where = getattr(where, name)
+    setattr(where, last, value)
+    with pytest.raises(InvalidRequest) as caught:
+        check(message)
+    assert caught.value.object in (last, "task")
+    assert caught.value.workers
+    if path[-1:] != ["task"]:
+        assert str(caught.value).startswith("worker-1 sent what no worker sends: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "size"),
+    [
+        ("../../etc/passwd", "data", 1),
+        ("/etc/passwd", "data", 1),
+        ("a//b", "data", 1),
+        ("", "data", 1),
+        ("a\0", "data", 1),
+        ("manifest.json", "data", 1),
+        ("x", "index", 1),
+        ("x", "", 1),
+        ("x", "local", -1),
+    ],
+)
+def test_objects_that_are_none(name: str, role: str, size: int) -> None:
+    """A manifest that lists what lies elsewhere, or the manifest."""
+    with pytest.raises(InvalidRequest, match=r"worker-1 .* objects holds"):
+        checks.check_report(head(), [pb.StoredObject(name=name, role=role, size=size)])
+
+
+def test_members_that_are_not_the_cluster() -> None:
+    """A world that only one of its workers believes in."""
+    twice, other, without = join(), join(), join()
+    twice.members.extend(twice.members[:1])
+    other.members[0].task.type = "ps"
+    without.members[1].incarnation = "somebody.else"
+    for request in (twice, other):
+        with pytest.raises(InvalidRequest, match="members are not the tasks of its cluster"):
+            checks.check_join(request)
+    with pytest.raises(InvalidRequest, match="members do not hold this very process"):
+        checks.check_join(without)
+
+
+def test_a_job_named_twice() -> None:
+    """A cluster of which each reader counts other tasks."""
+    request = join()
+    request.cluster.add(type="worker", addresses=["c:1"])
+    with pytest.raises(InvalidRequest, match="cluster names a job twice"):
+        checks.check_join(request)
+
+
+def test_a_negative_position() -> None:
+    """A position from the end: another tensor than the worker meant is taken for its own."""
+    message = head()
+    message.local.append(-1)
+    with pytest.raises(InvalidRequest, match="local holds a negative position"):
+        checks.check_report(message, [])
