@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TypeVar
 
 from simulation.policy import MessageEffect, MessageFate, Point, Policy, StorageEffect, StorageFate
 from simulation.processes import Process
 from simulation.world import World
 
 Incident = Callable[[Point], None]
+T = TypeVar("T")
 
 CHANGES = ("create", "write", "replace", "delete_folder")
 LONGEST = 8.0
-"""Seconds: a slow call, a message on its way, a change that lands late."""
+"""Seconds that a slow call takes."""
+
+STORAGE: tuple[StorageEffect, ...] = ("fail", "refuse", "lose", "late")
+MESSAGES: tuple[MessageEffect, ...] = ("cut", "passed_and_cut", "doubled", "silence", "refused")
 
 
 class Faults(Policy):
@@ -30,73 +35,86 @@ class Faults(Policy):
         self._world = world
         self._draw = draw
         self.incidents: list[Incident] = []
-        self.incidents_left = draw.choice([0, 1, 1, 2, 2, 3, 5])
-        self._incident_every = draw.choice([40, 100, 200])  # points
-        some = lambda effects: {e: draw.choice([0, 0, 0.004, 0.02, 0.06]) for e in effects}  # noqa: E731
-        if draw.random() < 0.15:
-            some = lambda effects: dict.fromkeys(effects, 0.0)  # noqa: E731
-        storage: list[StorageEffect] = ["fail", "refuse", "lose", "late"]
-        messages: list[MessageEffect] = ["cut", "passed_and_cut", "doubled", "silence", "refused"]
-        self._storage = some(storage)
-        self._messages = some(messages)
+        self.incidents_left = draw.choice([0, 1, 2, 3, 5, 8])
+        self._incident_every = draw.choice([15, 40, 120])  # points
+        shares = [0, 0, 0.004, 0.02, 0.06] if draw.random() < 0.8 else [0]
+        self._storage = {effect: draw.choice(shares) for effect in STORAGE}
+        self._messages = {effect: draw.choice(shares) for effect in MESSAGES}
         self._messages["silence"] /= 4
         self._rot = draw.choice([0, 0, 0, 0.02, 0.1])
         self._slow = draw.choice([0, 0, 0.01, 0.05])
         self._latency = draw.choice([0.0, 0.002, 0.02, 0.2])
+        self._late_by = draw.choice([2.0, 12.0, 40.0])
         self._unseen = draw.choice([0.0, 0.0, 3.0, 10.0])
         self._lag = draw.choice([0.0, 0.0, 5.0, 60.0])
         self._unreachable = draw.choice([0.0, 0.0, 0.1, 0.3])
+        self._out: dict[str, tuple[float, StorageEffect]] = {}  # host: until when, and how
+        self._apart: dict[Process, float] = {}  # until when
+
+    # -- what lasts for a while --
+
+    def storage_out(self, host: str, seconds: float) -> None:
+        """A host's calls of the storage fail, all in one way."""
+        effect = self._draw.choice(STORAGE)
+        self._out[host] = self._world.scheduler.now + seconds, effect
+        self._world.counts["storage outages"] += 1
+        self._world.tell(host, f"has no storage for {seconds:.0f} s: {effect}")
+
+    def part(self, process: Process, seconds: float) -> None:
+        """A process and all others cannot reach each other."""
+        self._apart[process] = self._world.scheduler.now + seconds
+        for connection in self._world.network.connections:
+            if process in (connection.client, connection.server.process):
+                connection.silence()
+        self._world.counts["partitions"] += 1
+        self._world.tell(process, f"is cut off for {seconds:.0f} s")
+
+    def _is_apart(self, process: Process | None) -> bool:
+        return process is not None and self._apart.get(process, 0.0) > self._world.scheduler.now
+
+    # -- what is asked --
 
     def storage(self, point: Point) -> StorageFate:
         self._happen(point)
-        draw = self._draw.random
-        effect: StorageEffect = "done"
-        chance = draw()
-        for each, share in self._storage.items():
-            chance -= share
-            if chance < 0:
-                effect = each
-                break
-        if effect != "done" and point.verb not in CHANGES and draw() < 0.8:
-            effect = "done"  # a restore reads much, and one error ends it
-        if effect == "done" and point.verb == "write" and self._world.checks.good and draw() < self._rot:
-            effect = "rot"
-        if effect in ("lose", "late") and point.verb not in CHANGES:
-            effect = "fail"
-        if effect == "refuse" and point.verb != "create":
-            effect = "fail"
-        if effect == "late" and point.verb == "delete_folder":
-            effect = "lose"
+        effect = self._storage_effect(point)
         if effect != "done":
             self._counted(f"storage {effect}", point)
+        draw = self._draw.random
         before, after = self._delay(), self._delay()
         if not after and point.verb in CHANGES and draw() < 0.5:
             after = 0.0001  # for somebody to die in between
         unseen = self._unseen * draw() if self._unseen and draw() < 0.5 else 0.0
         lag = self._lag * draw() if self._lag and point.verb == "list" else 0.0
-        return StorageFate(effect, before, after, late_by=LONGEST * draw(), unseen=unseen, lag=lag)
+        return StorageFate(effect, before, after, late_by=self._late_by * draw(), unseen=unseen, lag=lag)
+
+    def _storage_effect(self, point: Point) -> StorageEffect:
+        until, effect = self._out.get(point.process.host, (0.0, "done"))
+        changes = point.verb in CHANGES
+        if until <= self._world.scheduler.now:
+            effect = _drawn(self._storage, self._draw, "done")
+            if effect != "done" and not changes and self._draw.random() < 0.8:
+                return "done"  # a restore reads much, and one error ends it
+        if effect == "done":
+            rots = point.verb == "write" and self._world.checks.good and self._draw.random() < self._rot
+            return "rot" if rots else "done"
+        if not changes or (effect == "refuse" and point.verb != "create"):
+            return "fail"
+        return "lose" if effect == "late" and point.verb == "delete_folder" else effect
 
     def message(self, point: Point) -> MessageFate:
         self._happen(point)
-        chance = self._draw.random()
-        effect: MessageEffect = "passed"
-        for each, share in self._messages.items():
-            chance -= share
-            if chance < 0:
-                effect = each
-                break
-        if point.verb == "Attend" and effect not in ("passed", "cut", "silence"):
-            effect = "passed"
-        if effect == "doubled" and point.kind == "reply":
-            effect = "passed"
-        if effect == "refused" and point.kind == "request":
+        effect = _drawn(self._messages, self._draw, "passed")
+        streams = point.verb == "Attend" and effect not in ("cut", "silence")
+        if streams or effect == ("doubled" if point.kind == "reply" else "refused"):
             effect = "passed"
         if effect != "passed":
             self._counted(f"{point.kind} {effect}", point)
         return MessageFate(effect, self._delay())
 
     def connects(self, client: Process, address: str) -> float | None:
-        if self._draw.random() < self._unreachable:
+        server = self._world.network.listeners.get(address)
+        apart = self._is_apart(client) or self._is_apart(server and server.process)
+        if apart or self._draw.random() < self._unreachable:
             self._world.counts["fault: connect"] += 1
             self._world.tell(client, f"cannot reach {address}")
             return None
@@ -117,6 +135,15 @@ class Faults(Policy):
     def _counted(self, what: str, point: Point) -> None:
         self._world.counts[f"fault: {what}"] += 1
         self._world.tell(point.process, f"{point.number}: {what}")
+
+
+def _drawn(shares: dict[T, float], draw: random.Random, otherwise: T) -> T:
+    chance = draw.random()
+    for effect, share in shares.items():
+        chance -= share
+        if chance < 0:
+            return effect
+    return otherwise
 
 
 class Calm(Policy):

@@ -47,6 +47,7 @@ class Bucket:
     objects: dict[str, Stored] = field(default_factory=dict)
     gone: list[tuple[str, float, float]] = field(default_factory=list)  # name, since, until
     protected: set[str] = field(default_factory=set)  # folders
+    landed: float = 0.0  # when all has landed that is late by now
     rotten: dict[str, set[str]] = field(default_factory=dict)  # folder to its objects that are not what was written
     changed: Callable[[str], None] = lambda name: None
     violations: list[Violation] = field(default_factory=list)  # kept: what raises them may be caught by the product
@@ -207,6 +208,7 @@ class Store:
             result = effect()
         elif call.fate.effect == "late":
             self._process.scheduler.later(None, call.fate.late_by, effect)
+            self._bucket.landed = max(self._bucket.landed, self._process.scheduler.now + call.fate.late_by)
         self._end(call)
         return result
 

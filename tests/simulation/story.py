@@ -38,10 +38,13 @@ class Story:
         }
         self._jobs = [self._job("job", options)]
         self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.3 else None
-        self._faults.incidents = [self._kill, self._kill, self._kill_coordinator, self._kill_coordinator,
-                                  self._stop, self._stop_coordinator, self._jump, self._vanish]  # fmt: skip
+        incidents = [
+            self._kill, self._kill, self._kill_coordinator, self._kill_coordinator, self._stop, self._stop_coordinator,
+            self._stop_coordinator, self._jump, self._vanish, self._cut_off, self._no_storage,
+        ]  # fmt: skip
         if not self._embedded:
-            self._faults.incidents += [self._take_address]
+            incidents += [self._take_address] * 2
+        self._faults.incidents = draw.choices(incidents, k=draw.randrange(1, 5))
 
     def _job(self, name: str, options: dict[str, object]) -> Job:
         draw = self._draw
@@ -70,8 +73,6 @@ class Story:
             self._look()
             world.run(lambda: False, STORM)
             self._calm()
-            # What was on its way to the storage arrives before the last save.
-            world.run(lambda: False, 10.0)
             self._end()
         finally:
             world.close()
@@ -179,7 +180,7 @@ class Story:
         self._stop_one(process)
         if process in self._coordinators and self._draw.random() < 0.7:
             # Whoever runs the cluster takes it for dead, and starts another.
-            self.world.scheduler.later(None, 3.0 * self._draw.random(), self._start_coordinator)
+            self.world.scheduler.later(None, 3.0 * self._draw.random(), self._take_address, point)
 
     def _stop_one(self, process: Process | None) -> None:
         if process is not None:
@@ -190,10 +191,19 @@ class Story:
         """A second coordinator comes up, and the name leads to it, while the first one lives."""
         self.world.counts["two coordinators"] += 1
         self._start_coordinator()
-        if self._draw.random() < 0.5:
+        if self._draw.random() < 0.7:
             for connection in list(self.world.network.connections):
-                if self._draw.random() < 0.5:
+                if self._draw.random() < 0.7:
                     connection.cut("a proxy has let go of it")
+
+    def _cut_off(self, point: Point) -> None:
+        process = self._draw.choice([point.process, self._some_worker(), self._some_coordinator()])
+        if process is not None:
+            self._faults.part(process, self._draw.choice([3.0, 15.0, 40.0]))
+
+    def _no_storage(self, point: Point) -> None:
+        process = self._draw.choice([point.process, self._some_coordinator()]) or point.process
+        self._faults.storage_out(process.host, self._draw.choice([2.0, 15.0, 30.0]))
 
     def _jump(self, point: Point) -> None:
         """A wall clock is set."""
@@ -225,6 +235,8 @@ class Story:
         world, job = self.world, self._jobs[0]
         job.goes_back = job.diverges = 0
         calm_since = world.scheduler.now
+        # What is on its way to the storage arrives before the last save.
+        world.run(lambda: False, max(5.0, world.bucket.landed + 1.0 - world.scheduler.now))
         for _ in range(4):
             if job.name not in self._pending and (job.over or self._broken(job)):
                 if job.over and job.done and job.started_at >= calm_since:
