@@ -154,7 +154,7 @@ class Driver:
         log.warning("%s: %s", self.store.url, effect.text)
 
     def _read_log(self, _: fx.ReadLog) -> None:
-        self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=_failure(error)))
+        self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=self._failure(error)))
 
     def _read_log_now(self) -> ev.LogRead:
         entry = self._log.tail(self.machine.ledger.number)
@@ -184,11 +184,11 @@ class Driver:
                     )
                     return ev.Appended(effect.entry, taken_by=entry)
                 case NotPublished(reason):
-                    return ev.Appended(effect.entry, refused=reason)
+                    return ev.Appended(effect.entry, refused=self._named(reason))
                 case Unknown(reason):
-                    return ev.Appended(effect.entry, unknown=reason)
+                    return ev.Appended(effect.entry, unknown=self._named(reason))
 
-        self._in_thread(publish, lambda error: ev.Appended(effect.entry, unknown=str(error)))
+        self._in_thread(publish, lambda error: ev.Appended(effect.entry, unknown=self._named(error)))
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
@@ -211,7 +211,7 @@ class Driver:
 
     def _finalize(self, effect: fx.Finalize) -> None:
         def failed(error: Exception) -> ev.Event:
-            return ev.Finalized(effect.generation.id, effect.ordinal, failure=_failure(error))
+            return ev.Finalized(effect.generation.id, effect.ordinal, failure=self._failure(error))
 
         self._in_thread(lambda: finalize(self.store, effect), failed)
 
@@ -283,6 +283,16 @@ class Driver:
 
         self._start(run())
 
+    def _failure(self, error: Exception) -> Failure:
+        if isinstance(error, HoldfastError):
+            return Failure(error.kind, self._named(error), object=error.object)
+        return Failure(HoldfastError.kind, f"the coordinator failed: {error!r}; its log says where")
+
+    def _named(self, reason: object) -> str:
+        """Who says it: a worker whose own credentials and network are good looks for the fault elsewhere."""
+        address = self.machine.leader.address
+        return f"the coordinator at {address}: {reason}" if address else str(reason)
+
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._effects.add(task)
@@ -307,9 +317,3 @@ class Driver:
         fx.FindOrphans: _find_orphans,
         fx.DeleteFolder: _delete_folder,
     }
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, HoldfastError):
-        return Failure(error.kind, str(error), object=error.object)
-    return Failure(HoldfastError.kind, f"the coordinator failed: {error!r}; its log says where")

@@ -1,0 +1,170 @@
+"""What a training program is told when the storage will not have it: what is wrong, where, and at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+import holdfast
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
+from holdfast_storage.store import open_store
+from servers.base import Location, Server
+from servers.ceph import Ceph
+from servers.fault_proxy import FaultProxy
+from servers.faults import Answer
+from servers.fixtures import KINDS, ObjectStore
+from servers.processes import free_port
+from support.coordinators import Coordinator
+from support.light_worker import LightWorker, cluster_of, outcomes, together
+
+WITHIN = 20.0
+"""Seconds, on a machine that is busy with other things: tenfold what it takes."""
+
+MISSING_BUCKET = {
+    "s3": r"NoSuchBucket\. Check the name of the bucket, missing-bucket",
+    "gcs": r"404\. Check the name of the bucket, missing-bucket",
+    "azure": r"ContainerNotFound .* Check the name of the container, missing-bucket",
+}
+CREDENTIALS = "Check the credentials, and what they are allowed to do"
+ENDPOINT = "Check the endpoint and the network"
+
+
+def told(url: str, options: Mapping[str, Any], coordinator: str = "") -> HoldfastError:
+    """What a job of one worker gets that joins, restores and saves."""
+
+    def job() -> HoldfastError | None:
+        worker = LightWorker(open_store(url, options), 0, cluster_of(1), coordinator=coordinator)
+        worker.session._storage_options = options
+        try:
+            worker.join()
+            worker.restore()
+            (error,) = outcomes([worker.save(1)])
+        except HoldfastError as raised:
+            error = raised
+        finally:
+            worker.close(patience=0.0)
+        assert error is None or isinstance(error, HoldfastError)
+        return error
+
+    (error,) = together([job], timeout=WITHIN)
+    assert isinstance(error, HoldfastError), error
+    return error
+
+
+def match(error: HoldfastError, kind: type[HoldfastError], *parts: str) -> None:
+    pattern = pytest.raises(kind, match=".*".join(parts))
+    with pattern:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [({"secret": "wrong"}, "SignatureDoesNotMatch"), ({"key": "wrong"}, "InvalidAccessKeyId")],
+    ids=["secret", "key"],
+)
+def test_wrong_credentials_of_s3(object_store: ObjectStore, wrong: dict[str, str], code: str) -> None:
+    """Minutes of retries with a key that will never do; or the key in an error that is logged everywhere."""
+    location = object_store("s3").location()
+    error = told(location.url, {**location.storage_options, **wrong})
+    match(error, StorageError, location.url, code, CREDENTIALS)
+    assert Ceph.secret not in str(error)
+
+
+def test_wrong_credentials_of_azure(object_store: ObjectStore) -> None:
+    """The same on Azure."""
+    location = object_store("azure").location()
+    address = location.storage_options["connection_string"]
+    key = address.partition("AccountKey=")[2].partition(";")[0]
+    error = told(location.url, {"connection_string": address.replace(key, "d3Jvbmc=")})
+    match(error, StorageError, location.url, CREDENTIALS)
+    assert key not in str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_bucket(object_store: ObjectStore, kind: str) -> None:
+    """A misspelt bucket taken for a run that has not begun."""
+    server = object_store(kind)
+    url = f"{server.protocol}://missing-bucket/run"
+    error = told(url, server.options(server.endpoint))
+    match(error, StorageError, url, MISSING_BUCKET[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_at_the_endpoint(object_store: ObjectStore, kind: str) -> None:
+    """A mistyped endpoint that is tried for a minute."""
+    server = object_store(kind)
+    url = server.location().url
+    error = told(url, server.options(f"http://127.0.0.1:{free_port()}"))
+    match(error, StorageError, url, ENDPOINT)
+
+
+def test_read_only_user(object_store: ObjectStore) -> None:
+    """A job that trains for days and saves nothing; or that cannot read what it may read."""
+    server = object_store("s3")
+    assert isinstance(server, Ceph)
+    location = server.location()
+    error = told(location.url, server.reader())
+    match(error, SaveFailed, f"create {location.url}", "AccessDenied", CREDENTIALS)
+    assert not server.files.exists(location.url)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about Azure's library
+@pytest.mark.parametrize("kind", KINDS)
+def test_read_only_bucket(
+    object_store: ObjectStore, proxied: Callable[[Server], FaultProxy], tell: Callable[[Location], None], kind: str
+) -> None:
+    """The same, where the coordinator may write and the worker may not: it is the worker that is named."""
+    server = object_store(kind)
+    proxy = proxied(server)
+    proxy.plan = lambda call: Answer(403) if call.writes else None
+    location = server.location()
+    tell(location)
+    coordinator = Coordinator()
+    try:
+        error = told(location.url, server.options(proxy.endpoint), coordinator.address)
+    finally:
+        coordinator.stop()
+    match(error, SaveFailed, f"worker-0: Could not write {location.url}", CREDENTIALS)
+
+
+@pytest.mark.parametrize("kind", ["s3", "azure"])
+def test_wrong_credentials_of_the_coordinator(
+    object_store: ObjectStore, tell: Callable[[Location], None], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """An error that sends its reader to the worker, whose credentials are right."""
+    location = object_store(kind).location()
+    tell(location)
+    for name, value in location.environment.items():
+        for secret in (Ceph.secret, "AccountKey=aG9s"):
+            if secret in value:
+                monkeypatch.setenv(name, value.replace(secret, secret[:-4] + "aaaa"))
+    coordinator = Coordinator()
+    try:
+        error = told(location.url, location.storage_options, coordinator.address)
+    finally:
+        coordinator.stop()
+    match(error, StorageError, "coordinator", coordinator.address, location.url, CREDENTIALS)
+
+
+def test_unknown_protocol() -> None:
+    """A traceback of fsspec; or an hour of training before the first save says it."""
+    with pytest.raises(InvalidRequest, match="nosuch://bucket/run") as raised:
+        holdfast.CheckpointManager(None, "nosuch://bucket/run")
+    assert "nosuch" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [("s3://b/run", "s3fs", "s3"), ("gs://b/run", "gcsfs", "gcs"), ("az://b/run", "adlfs", "azure")],
+)
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str) -> None:
+    """A ModuleNotFoundError for a package that the user has never heard of."""
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [m for m in sys.modules if m.startswith(f"{package}.")]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.{extra}", raising=False)
+    with pytest.raises(InvalidRequest, match=rf"pip install 'holdfast\[{extra}\]'"):
+        holdfast.CheckpointManager(None, url)
