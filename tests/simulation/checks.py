@@ -24,7 +24,7 @@ class Checks:
     Attributes:
         entries: of the log, in order.
         committed: (generation, ordinal) of every commit entry.
-        contents: what was saved, by the prefix of the checkpoint.
+        contents: what was saved, by the prefix of the checkpoint and the worker.
         stale: seconds by which what one host sees of the log may be behind, at most.
     """
 
@@ -35,7 +35,7 @@ class Checks:
         self.times: list[float] = []
         self.committed: set[tuple[str, int]] = set()
         self.told: dict[tuple[str, int], dict[Task, bool]] = {}
-        self.contents: dict[str, str] = {}
+        self.contents: dict[tuple[str, Task], str] = {}
         self.restores: dict[tuple[str, int], str] = {}
         self.truth = Truth(world.bucket)
         self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
@@ -87,10 +87,9 @@ class Checks:
 
     def _check_values(self, record: CheckpointRecord) -> None:
         """That it holds what was to be saved, and nothing that differs between workers and must not."""
-        salt = self.contents[record.prefix]
-        world = read_manifest(self.truth, record).world  # type: ignore[arg-type]
+        chief = read_manifest(self.truth, record).world[0]  # type: ignore[arg-type]
         found = read_bundle(record.prefix, self.truth.read)
-        for key, value in expected(salt, world[0]).items():
+        for key, value in expected(self.contents[record.prefix, chief], chief).items():
             if found.get(key) != value:
                 self.world.violate("values", f"{record.prefix} holds another {key} than the chief's")
 

@@ -206,6 +206,7 @@ class Store:
         result = None
         if call.fate.effect in EFFECTIVE:
             result = effect()
+            self._view.unseen.pop(call.point.what, None)  # what a host has tried to make, it looks at afresh
         elif call.fate.effect == "late":
             self._process.scheduler.later(None, call.fate.late_by, effect)
             self._bucket.landed = max(self._bucket.landed, self._process.scheduler.now + call.fate.late_by)

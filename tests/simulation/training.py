@@ -83,14 +83,14 @@ def apply(model: Model, per_worker: None, staged: Staged) -> None:
     values = read_bundle(staged.prefix, read_file)
     model.step = staged.record.step
     world, prefix = Current.world, staged.record.prefix
-    salt = world.checks.contents.get(prefix)
-    if salt is None:
+    assert staged.manifest is not None
+    chief = staged.manifest.world[0]
+    owner = model.task if staged.world_matches else chief
+    salts = world.checks.contents
+    if (prefix, chief) not in salts:
         world.violate("restore", f"{model.task} restores {prefix}, which nobody has saved")
         return
-    want = expected(salt, model.task)
-    assert staged.manifest is not None
-    if not staged.world_matches:
-        want[OWN] = expected(salt, staged.manifest.world[0])[OWN]
+    want = {**expected(salts[prefix, chief], chief), OWN: expected(salts[prefix, owner], owner)[OWN]}
     for key, value in want.items():
         if values.get(key) != value:
             world.violate("restore", f"{model.task} restores another {key} than was saved as {prefix}")
@@ -122,7 +122,7 @@ class WatchedSave(Save):
 
     def start(self) -> None:
         model = here().model
-        Current.world.checks.contents[self.prefix] = model.salt
+        Current.world.checks.contents[self.prefix, model.task] = model.salt
         super().start()
 
     def _run(self) -> None:
