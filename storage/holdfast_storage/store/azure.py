@@ -133,7 +133,8 @@ class AzureClient:
             raise RequestFailed("again", f"{_told(error)}. Check the endpoint and the network") from error
 
     def _failure(self, error: azure.HttpResponseError) -> RequestFailed:
-        code, status = str(getattr(error, "error_code", "") or ""), error.status_code or 0
+        code = getattr(error, "error_code", None) or ""
+        code, status = str(getattr(code, "value", code)), error.status_code or 0
         message = f"{code} ({_told(error)})" if code else _told(error)
         kind: FailureKind = "refused"
         if status == 416:

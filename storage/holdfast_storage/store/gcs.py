@@ -20,6 +20,7 @@ from fsspec.config import apply_config
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store.client import Body, FailureKind, Page, Part, RequestFailed
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
@@ -37,7 +38,14 @@ class GcsClient:
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
         """path: `bucket/prefix`."""
         options = apply_config(GCSFileSystem, dict(storage_options))
-        self._fs = GCSFileSystem(**options | {"use_listings_cache": False, "skip_instance_cache": True})
+        try:
+            self._fs = GCSFileSystem(**options | {"use_listings_cache": False, "skip_instance_cache": True})
+        except Exception as error:
+            # Not what it says: a token that was refused would be in it.
+            raise InvalidRequest(
+                f"the credentials for Google Cloud Storage cannot be used ({type(error).__name__}). Check `token` in "
+                "storage_options, and GOOGLE_APPLICATION_CREDENTIALS"
+            ) from None
         self.bucket, _, self.root = path.partition("/")
         self._doubtful: set[str] = set()  # uploads, whose last part may have arrived or not
 
@@ -152,7 +160,7 @@ class GcsClient:
                 allow_redirects=False,
             ) as response:
                 if response.status >= 400 and response.status not in (416, _ABORTED):
-                    raise self._failure(response.status, await response.read())
+                    raise self._failure(response.status, await response.read(), of_object=url != self._objects)
                 yield response
         except RequestFailed:
             raise
@@ -164,7 +172,7 @@ class GcsClient:
             told = str(error) or type(error).__name__
             raise RequestFailed("again", f"{told}. Check the endpoint and the network") from error
 
-    def _failure(self, status: int, content: bytes) -> RequestFailed:
+    def _failure(self, status: int, content: bytes, *, of_object: bool) -> RequestFailed:
         details = _details(content)
         reasons = {each.get("reason", "") for each in details.get("errors", ()) if isinstance(each, dict)}
         message = f"{status} ({details['message']})" if details.get("message") else f"HTTP status {status}"
@@ -175,7 +183,7 @@ class GcsClient:
             kind = "taken"
         elif status in (401, 403):
             message += ". Check the credentials, and what they are allowed to do"
-        elif status == 404 and "bucket" in str(details.get("message", "")).lower():
+        elif status == 404 and (not of_object or "bucket" in str(details.get("message", "")).lower()):
             message += f". Check the name of the bucket, {self.bucket}"
         elif status == 404:
             kind = "missing"

@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -63,6 +62,7 @@ class ObjectStore:
         self._part = min(PART, max(5 << 20, write_buffer // 4))
         self._requests = asyncio.Semaphore(REQUESTS)
         self._answered = False
+        self._seen = False  # whether the bucket is known to be there
         self._keeps_conditions: bool | None = None  # not known before the first create
 
     # -- verbs --
@@ -270,12 +270,13 @@ class ObjectStore:
 
     async def _persist(self, request: Callable[[], Awaitable[T]], size: int = 0) -> T:
         """Try a request, which carries so many bytes, until it is answered, or patience is at its end."""
+        clock = asyncio.get_running_loop().time
         pause, end = FIRST_PAUSE, 0.0
         while True:
             try:
                 async with self._requests, asyncio.timeout(ANSWER_WITHIN + size / SLOWEST):
                     answer = await request()
-                self._answered = True
+                self._answered = self._seen = True
                 return answer
             except TimeoutError:
                 failure = RequestFailed("again", "there was no answer in time. Check the endpoint and the network")
@@ -283,11 +284,14 @@ class ObjectStore:
                 failure = error
                 if failure.kind != "again":
                     self._answered = True
+                    if failure.kind == "missing" and not self._seen:
+                        # Or is it the bucket? Some do not say.
+                        await self._persist(lambda: self._client.page(self._root, "", deep=False))
                     raise
-            end = end or time.monotonic() + (PATIENCE if self._answered else FIRST_PATIENCE)
-            if time.monotonic() + pause > end:
+            end = end or clock() + (PATIENCE if self._answered else FIRST_PATIENCE)
+            if clock() >= end:
                 raise failure
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), end - clock()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     # -- names --

@@ -50,7 +50,6 @@ class S3Client:
         self._fs = S3FileSystem(**options)
         self._fs.retries = 1
         self.bucket, self.root, _ = self._fs.split_path(path)
-        self._seen = False  # whether the bucket is known to be there
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -92,13 +91,7 @@ class S3Client:
         return count, int(answer["ContentRange"].rpartition("/")[2])
 
     async def size(self, key: str) -> int:
-        try:
-            return int((await self._call("head_object", Key=key))["ContentLength"])
-        except RequestFailed as failure:
-            if failure.kind == "missing" and not self._seen:
-                # The answer to HEAD has no body, and does not say whether it is the bucket that is missing.
-                await self._call("list_objects_v2", MaxKeys=1, Prefix=key)
-            raise
+        return int((await self._call("head_object", Key=key))["ContentLength"])
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
         options = ({} if deep else {"Delimiter": "/"}) | ({"ContinuationToken": begin} if begin else {})
@@ -120,9 +113,7 @@ class S3Client:
             client = await self._fs.set_session()
             if "IfNoneMatch" in arguments and not _knows_conditions(client):
                 raise InvalidRequest("this botocore knows no conditional writes: pip install -U 'holdfast[s3]'")
-            answer = await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
-        self._seen = self._seen or method != "head_object"
-        return answer
+            return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
 
     @contextmanager
     def _judged(self) -> Iterator[None]:
@@ -143,11 +134,15 @@ class S3Client:
             if status == 416 or code == "InvalidRange":
                 return _Beyond()
             kind = _kind(code, status)
+            if code == "404" and getattr(cause, "operation_name", "") == "HeadObject":  # whose answer has no body
+                kind = "missing"
             message = _told(details)
             if code in _CREDENTIALS:
                 message += ". Check the credentials, and what they are allowed to do"
             elif code == "NoSuchBucket":
                 message += f". Check the name of the bucket, {self.bucket}, and the endpoint"
+            elif "404" in (code, str(status)) and kind == "refused":
+                message += ". Check the endpoint"
             elif code in _REGION:
                 message += f". Check the region: bucket {self.bucket} is in another one"
             return RequestFailed(kind, message)
@@ -171,7 +166,7 @@ def _kind(code: str, status: int) -> FailureKind:
         return "again"
     if code == "PreconditionFailed" or "412" in (code, str(status)):
         return "taken"
-    if code in ("NoSuchKey", "NoSuchUpload", "404"):
+    if code in ("NoSuchKey", "NoSuchUpload"):
         return "missing"
     return "refused"
 

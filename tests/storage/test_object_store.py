@@ -1,0 +1,295 @@
+"""What is built on the single requests of an object store: retries, parts, ranges, memory; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast_storage.store import object_store
+from holdfast_storage.store.base import NotCreated
+from holdfast_storage.store.client import Body
+from holdfast_storage.store.object_store import FIRST_PATIENCE, PATIENCE, ObjectStore
+from support.jumping_loop import JumpingLoop, running
+from support.scripted_client import ScriptedClient
+
+PART = 5 << 20  # with the smallest buffer
+
+Made = tuple[ObjectStore, ScriptedClient]
+Make = Callable[..., Made]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with running(JumpingLoop()) as loop:
+
+        def make(faults: object = None, *, write_buffer: int = 4 * PART, **options: object) -> Made:
+            client = ScriptedClient(loop, faults, **options)
+            return ObjectStore("s3://bucket/run", client, "run", write_buffer), client
+
+        yield make
+
+
+def methods(client: ScriptedClient) -> list[str]:
+    return [method for method, _ in client.calls]
+
+
+# -- create --
+
+
+@pytest.mark.parametrize("fault", ["lose", "hang after"])
+def test_a_create_whose_answer_was_lost_has_succeeded(make: Make, fault: str) -> None:
+    """The second try, refused because of the first, told as a lost race: a leader that thinks it is superseded."""
+    store, client = make({("put", 0): fault})
+    assert store.create("log/1", b"mine")
+    assert client.objects == {"run/log/1": b"mine"}
+
+
+@pytest.mark.parametrize("fault", ["later", "hang"])
+def test_a_create_that_was_overtaken_has_lost(make: Make, fault: str) -> None:
+    """What another one made between two tries, taken for one's own."""
+    store, client = make({("put", 0): fault})
+    client.objects["run/log/1"] = b"theirs"
+    assert not store.create("log/1", b"mine")
+    assert client.objects == {"run/log/1": b"theirs"}
+
+
+def test_the_same_bytes_of_another_are_not_ones_own(make: Make) -> None:
+    """Two winners of one race, where nothing was in doubt."""
+    store, client = make()
+    client.objects["run/log/1"] = b"same"
+    assert not store.create("log/1", b"same")
+    assert "get" not in methods(client)
+
+
+def test_a_refused_create_has_made_nothing(make: Make) -> None:
+    """A save that waits, to its deadline, for an outcome that is known."""
+    store, _ = make({("put", 0): "refuse"})
+    with pytest.raises(NotCreated, match=r"Could not create s3://bucket/run/log/1: refuse"):
+        store.create("log/1", b"mine")
+
+
+@pytest.mark.parametrize("fault", ["lose", "later"])
+def test_a_create_that_is_refused_after_a_doubt_is_unknown(make: Make, fault: str) -> None:
+    """Told as not made, while the first try stands in the slot, or is still on its way."""
+    store, _ = make({("put", 0): fault, ("put", 1): "refuse"})
+    with pytest.raises(StorageError) as raised:
+        store.create("log/1", b"mine")
+    assert not isinstance(raised.value, NotCreated)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_storage_that_ignores_conditions_is_told_once(
+    make: Make, keeps: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two coordinators that overwrite each other's commits on a server that only looks like S3."""
+    store, client = make(keeps_conditions=keeps)
+    with caplog.at_level(logging.WARNING, "holdfast.storage"):
+        assert store.create("log/1", b"one")
+        assert store.create("log/2", b"two")
+    assert len(caplog.records) == (0 if keeps else 1)
+    assert client.objects == {"run/log/1": b"one", "run/log/2": b"two"}
+    assert methods(client) == ["put"] * 3
+
+
+# -- retries --
+
+
+def test_what_never_answers_is_given_up_soon(make: Make) -> None:
+    """A wrong address that holds up the start of the program for a minute."""
+    store, client = make({("page", "always"): "later"})
+    with pytest.raises(StorageError, match=r"Could not list s3://bucket/run: later"):
+        store.list()
+    assert FIRST_PATIENCE <= client.loop.time() < FIRST_PATIENCE + 1
+
+
+def test_what_has_answered_once_gets_patience(make: Make) -> None:
+    """A save that is lost because of ten seconds of throttling."""
+    faults = {("page", number): "later" for number in range(1, 10)}
+    store, client = make(faults)
+    store.list()
+    assert store.list() == []
+    assert 10 < client.loop.time() < PATIENCE
+    store, client = make({("page", number): "later" for number in range(1, 100)})
+    store.list()
+    began = client.loop.time()
+    with pytest.raises(StorageError, match="later"):
+        store.list()
+    assert PATIENCE <= client.loop.time() - began < PATIENCE + 1
+
+
+def test_a_request_that_hangs_is_repeated(make: Make) -> None:
+    """A connection that nobody ever closes: a restore without an end."""
+    store, client = make({("get", 0): "hang"})
+    client.objects["run/a"] = b"data"
+    assert store.read("a") == b"data"
+
+
+def test_a_final_no_is_not_repeated(make: Make) -> None:
+    """A minute of the same wrong credentials."""
+    store, client = make({("get", "always"): "refuse"})
+    with pytest.raises(StorageError, match="Could not read s3://bucket/run/a: refuse"):
+        store.read("a")
+    assert methods(client) == ["get"]
+
+
+def test_a_missing_bucket_is_no_missing_object(make: Make) -> None:
+    """A misspelt bucket that looks like a new run: training starts from nothing."""
+    store, _ = make(bucket=False)
+    with pytest.raises(StorageError, match="no such bucket"):
+        store.read("a")
+    with pytest.raises(StorageError, match="no such bucket"):
+        store.size("a")
+    store, client = make()
+    assert store.size("a") is None
+    with pytest.raises(FileNotFoundError, match="s3://bucket/run/a"):
+        store.read("a")
+    assert methods(client).count("page") == 1
+
+
+# -- write --
+
+
+def chunks_of(data: bytes, size: int) -> list[memoryview]:
+    return [memoryview(data)[start : start + size] for start in range(0, len(data), size)]
+
+
+DATA = bytes(range(251)) * (3 * PART // 251)  # two parts and most of a third
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("fault", [None, "later", "lose", "hang", "hang after"])
+def test_parts_are_repeated_alone(make: Make, in_order: bool, fault: str | None) -> None:
+    """A part that is missing, doubled or misplaced; a whole object sent again because of one of its parts."""
+    store, client = make({("put_part", 1): fault} if fault else {}, in_order=in_order)
+    assert store.write("a", chunks_of(DATA, 1 << 20)) == len(DATA)
+    assert client.objects == {"run/a": DATA}
+    assert not client.uploads
+    assert methods(client).count("put_part") == (4 if fault else 3)
+
+
+def test_small_objects_are_one_request(make: Make) -> None:
+    """Three requests where one does."""
+    store, client = make()
+    store.write("a", [b"abc", b"", b"d"])
+    assert client.objects == {"run/a": b"abcd"}
+    assert methods(client) == ["size", "page", "put"]
+
+
+def test_an_object_of_exactly_two_parts(make: Make) -> None:
+    """An empty third part, which some stores refuse."""
+    store, client = make()
+    data = DATA[: 2 * PART]
+    store.write("a", chunks_of(data, 3 << 20))
+    assert client.objects == {"run/a": data}
+    assert methods(client).count("put_part") == 2
+
+
+def test_parts_grow_before_they_are_too_many(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object of 200 GB that fails at its ten thousandth part."""
+    monkeypatch.setattr(object_store, "PARTS_BEFORE_GROWTH", 2)
+    store, client = make()
+    store.write("a", chunks_of(DATA * 3, 1 << 20))
+    assert client.objects == {"run/a": DATA * 3}
+    assert methods(client).count("put_part") == 5  # 1, 1, 2, 2 and 3 times as large
+
+
+@pytest.mark.parametrize("method", ["begin", "put_part", "finish"])
+def test_a_failed_upload_is_aborted(make: Make, method: str) -> None:
+    """Parts that nobody sees and everybody pays for."""
+    store, client = make({(method, 0): "refuse"})
+    with pytest.raises(StorageError, match="Could not write s3://bucket/run/a: refuse") as raised:
+        store.write("a", chunks_of(DATA, 1 << 20))
+    assert raised.value.object == "s3://bucket/run/a"
+    assert not client.uploads
+    assert not client.objects
+    assert client.in_flight == 0
+
+
+def test_what_the_caller_raises_ends_the_upload(make: Make) -> None:
+    """A save that was given up and goes on writing, or whose reason is lost."""
+
+    def chunks() -> Iterator[bytes]:
+        yield DATA
+        raise SaveFailed("given up")
+
+    store, client = make()
+    with pytest.raises(SaveFailed, match="given up"):
+        store.write("a", chunks())
+    assert not client.uploads
+    assert not client.objects
+
+
+@pytest.mark.parametrize("fault", ["lose", "hang after"])
+def test_an_upload_whose_end_was_not_answered_has_succeeded(make: Make, fault: str) -> None:
+    """The second try finds no upload any more: a save that failed for having succeeded."""
+    store, client = make({("finish", 0): fault})
+    assert store.write("a", chunks_of(DATA, 1 << 20)) == len(DATA)
+    assert client.objects == {"run/a": DATA}
+
+
+def test_writers_share_the_memory() -> None:
+    """Buffers that grow with the number of objects that are written at a time."""
+    with running(asyncio.new_event_loop()) as loop:
+        client = ScriptedClient(loop)
+        store = ObjectStore("s3://bucket/run", client, "run", 4 * PART)
+        writers = [
+            threading.Thread(target=store.write, args=(f"{number}", chunks_of(DATA, 1 << 20))) for number in range(6)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    assert client.objects == {f"run/{number}": DATA for number in range(6)}
+    assert 2 * PART < client.most_in_flight <= 4 * PART
+
+
+# -- read --
+
+
+@pytest.mark.parametrize("fault", [None, "later", "hang"])
+def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
+    """A range in the wrong place, or left out where its first try failed."""
+    monkeypatch.setattr(object_store, "RANGE", 100)
+    store, client = make({("get", 2): fault} if fault else {})
+    data = DATA[:1234]
+    client.objects["run/a"] = data
+    assert store.read("a") == data
+    assert methods(client).count("get") == (14 if fault else 13)
+    for offset, length in [(0, 1234), (1, 99), (100, 100), (37, 800), (1200, 500), (1234, 10), (2000, 300)]:
+        assert store.read("a", offset, length) == data[offset : offset + length]
+        buffer = memoryview(bytearray(length))
+        count = store.read_into("a", offset, buffer)
+        assert buffer[:count] == data[offset : offset + length]
+
+
+def test_pages_are_put_together(make: Make) -> None:
+    """A log of which only the first thousand entries are seen; a folder of which as many are deleted."""
+    store, client = make({("page", 1): "later", ("delete", 1): "lose"})
+    client.objects = {f"run/a/{number}": b"" for number in range(7)} | {"run/ab": b""}
+    assert store.list("a") == [str(number) for number in range(7)]
+    store.delete_folder("a")
+    assert list(client.objects) == ["run/ab"]
+
+
+# -- bodies --
+
+
+def test_a_body_reads_like_its_bytes() -> None:
+    """A library that reads it in pieces, or once more, and sends something else."""
+    parts = [b"abc", b"", bytearray(b"defg"), memoryview(b"hij")]
+    whole = b"abcdefghij"
+    body = Body(parts)
+    for start in range(12):
+        for size in range(12):
+            body.seek(start)
+            assert body.read(size) == whole[start : start + size]
+            assert body.tell() == min(start + size, 10) or start > 10
+        assert b"".join(body.behind(start)._views) == whole[start:]
+        assert len(body.behind(start)) == len(whole[start:])
+    body.seek(0, 2)
+    assert (body.tell(), body.read()) == (10, b"")
