@@ -1,26 +1,30 @@
 """Damage of every kind to every object of a committed checkpoint: found, and passed over by all workers together.
 
 The newest of three checkpoints of two workers is damaged; then everything is asked that judges a checkpoint:
-`verify_checkpoint`, the staging of each worker, and the conversation in which the world agrees on what to restore.
+`verify_checkpoint`, the staging of each worker, and the next start, in which the world agrees on what to restore and
+the coordinator, as the second reader, has stock TensorFlow find that as well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from holdfast.staging import stage
-from holdfast_coordinator.core.talk import RestoreTalk
-from holdfast_coordinator.core.values import Apply, Failure, Read
-from holdfast_storage import layout
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.values import Answer, Apply, Caller, Failure, Joined, Read
+from holdfast_coordinator.driver import Driver, Refused
+from holdfast_storage import layout, state_file
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.log import Log, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState, Task
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store, open_store
 from holdfast_storage.verify import verify_checkpoint
@@ -73,33 +77,71 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def agree(run: Run, world: Sequence[Task] = WORLD) -> Apply | Failure:
-    """What the workers of a world come to agree on, each by staging what is proposed."""
-    state = read_run(run.store)
-    talk = RestoreTalk(1, "", tuple(world), deadline=1.0)
-    decision = talk.propose(state) or Read(talk.current)
-    while isinstance(decision, Read):
-        record = decision.record
-        for task in world:
+    """What the workers of the next start come to agree on, each by staging what is proposed.
+
+    Its coordinator has then come to the end of all that it does.
+    """
+    return asyncio.run(_agree(run.store, world))
+
+
+async def _agree(store: Store, world: Sequence[Task]) -> Apply | Failure:
+    driver = Driver(store, Leader("next", "", ""))
+    cluster = (("worker", tuple(f"host-{task.index}:1" for task in world)),)
+
+    async def restore(task: Task) -> Answer:
+        incarnation = f"process{task.index}.1"
+        joined = await driver.ask(lambda r: ev.Join(r, task, incarnation, cluster, "0000beef", 60.0))
+        assert isinstance(joined, Joined)
+        caller = Caller(joined.generation, task, incarnation)
+
+        def say(prefix: str, verdict: str, reason: str) -> Awaitable[Answer]:
+            return driver.ask(lambda r: ev.Restore(r, caller, 1, "", prefix, verdict, reason, 60.0))
+
+        answer = await say("", "", "")
+        while isinstance(answer, Read):
             try:
-                stage(run.store, record, task=task, world=world).close()
-                heard = talk.hear(task, "good", "")
+                stage(store, answer.record, task=task, world=world).close()
+                answer = await say(answer.record.prefix, "good", "")
             except CheckpointDamaged as error:
-                heard = talk.hear(task, "damaged", str(error))
-        assert heard is not None
-        decision = heard
-    return decision
+                answer = await say(answer.record.prefix, "damaged", str(error))
+        return answer
+
+    try:
+        answers = await asyncio.gather(*(restore(task) for task in world), return_exceptions=True)
+        await driver.settle(60.0)
+    finally:
+        await driver.close()
+    decisions = [answer.failure if isinstance(answer, Refused) else answer for answer in answers]
+    assert decisions == decisions[:1] * len(world)
+    assert isinstance(decisions[0], Apply | Failure)
+    return decisions[0]
+
+
+def named(run: Run) -> tuple[str, list[str]]:
+    """What stock TensorFlow takes for the newest checkpoint, and for all, by its `checkpoint` file."""
+    newest, all_, _ = state_file._parse(run.path(layout.STATE_FILE).read_bytes())
+    return newest, all_
 
 
 def check_found(run: Run, name: str) -> None:
-    """The damage of an object is found by whoever reads it, and the world goes back to the checkpoint before."""
+    """The damage of an object is found by whoever reads it, and everybody goes back to the checkpoint before: the
+    world with its next start, and with that stock TensorFlow."""
     report = verify_checkpoint(run.store, run.newest)
     assert report.verdict == "damaged"
     assert name in {problem.object for problem in report.problems}
-    decision = agree(run)
-    assert isinstance(decision, Apply), decision
-    assert decision.record == run.state.checkpoints[-2]
-    assert len(decision.passed_over) == 1
-    assert name.rpartition("/")[2] in decision.passed_over[0], "the reason does not name the object"
+    *older, good, _ = (record.prefix for record in run.state.checkpoints)
+
+    def start() -> None:
+        decision = agree(run)
+        assert isinstance(decision, Apply), decision
+        assert decision.record is not None
+        assert decision.record.prefix == good
+        assert len(decision.passed_over) == 1
+        assert name.rpartition("/")[2] in decision.passed_over[0], "the reason does not name the object"
+        assert named(run) == (good, [*older, good])
+
+    run.with_content(layout.STATE_FILE, state_file.to_bytes(run.state), start)
+    assert named(run)[0] == run.newest.prefix, "as it was"
 
 
 def spread(run: Run, count: int, seed: str) -> Iterator[tuple[str, bytes, random.Random]]:
@@ -115,6 +157,7 @@ def test_a_sound_run(run: Run) -> None:
     """Checks that call everything damaged would pass all the tests below."""
     assert verify_checkpoint(run.store, run.newest).verdict == "good"
     assert agree(run) == Apply(run.newest, ())
+    assert named(run) == (run.newest.prefix, [record.prefix for record in run.state.checkpoints])
     kinds = Counter(name.rpartition(".")[2].partition("-")[0] for name in run.objects)
     assert kinds == {"data": 4, "index": 3, "json": 1}, "common data and index, a local bundle each, and the manifest"
 
@@ -202,8 +245,10 @@ def test_all_damaged_is_an_error(run: Run) -> None:
         assert isinstance(decision, Failure)
         assert decision.kind == "checkpoint_damaged"
         assert all(record.prefix in decision.message for record in run.state.checkpoints)
+        assert named(run)[0], "a file that names nothing would be a start from nothing"
 
-    run.with_content(one, b"", lambda: run.with_content(two, None, lambda: run.with_content(three, b"x", ask)))
+    with_all = partial(run.with_content, layout.STATE_FILE, state_file.to_bytes(run.state), ask)
+    run.with_content(one, b"", lambda: run.with_content(two, None, lambda: run.with_content(three, b"x", with_all)))
 
 
 def test_what_is_another_workers_own_is_that_workers_to_report(run: Run) -> None:

@@ -18,7 +18,10 @@ from holdfast.capture import Snapshotter
 from holdfast.session import Session
 from holdfast.snapshot import Snapshot
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
+from support.light_worker import until
 
 pytestmark = pytest.mark.tensorflow
 
@@ -46,6 +49,36 @@ def managers(tmp_path: Path) -> Iterator[Managers]:
     managers = Managers(tmp_path / "run")
     yield managers
     managers.close()
+
+
+def test_tensorflow_too_finds_the_good_one_after_the_next_start(managers: Managers) -> None:
+    """A damaged checkpoint that Holdfast passes over, and everything else in the world goes on loading."""
+    first = managers.make()
+    saved = []
+    for value in (1.0, 2.0, 3.0):
+        first.checkpoint.v.assign(value)
+        saved.append(first.save(blocking=True))
+    first.close()
+    older, good, bad = saved
+    data = Path(f"{bad}.data-00000-of-00001")
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    assert tf.train.latest_checkpoint(managers.directory) == bad
+
+    second = managers.make()
+    assert second.restore_or_initialize() == good
+    until(lambda: tf.train.latest_checkpoint(managers.directory) == good)
+    stock = tf.train.Checkpoint(v=tf.Variable(0.0))
+    stock.restore(tf.train.latest_checkpoint(managers.directory)).assert_consumed()
+    assert stock.v == 2.0
+
+    newest = second.save(blocking=True)
+    assert second.checkpoints == [older, good, newest]
+    found = tf.train.get_checkpoint_state(managers.directory)
+    assert found.model_checkpoint_path == newest
+    assert list(found.all_model_checkpoint_paths) == [older, good, newest]
+    state = read_run(open_store(managers.directory))
+    assert state is not None
+    assert state.damaged == (bad.removeprefix(f"{managers.directory}/"),)
 
 
 def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:
