@@ -232,15 +232,16 @@ class Driver:
         self._start(write())
 
     def _write_state_file_now(self, number: int, state: LogState) -> tuple[int, str]:
-        """Number of the entry that it was written after, and the newest checkpoint that it names."""
+        """Number of the entry that it was written after, and the newest checkpoint that it names, if that is known."""
         following = self._log.read(number + 1)
+        if following and following.state.leader and following.state.leader.id != self.machine.leader.id:
+            return following.number, ""  # it is a newer leader's to write, and may have been long ago
         while True:
-            # Whoever slept until others had taken the run writes what is there now, not what it was about to write;
-            # and looks once more, since they may have written the file before it did.
             if following is not None:
                 entry = self._log.tail(following.number) or following
                 number, state = entry.number, entry.state
             self.store.replace(STATE_FILE, state_file.to_bytes(state))
+            # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
             following = self._log.read(number + 1)
             if following is None:
                 return number, state.restorable[-1].prefix if state.restorable else ""
