@@ -88,9 +88,9 @@ def test_half_a_url_is_refused(url: str) -> None:
 )
 def test_a_missing_package_is_named(protocol: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ModuleNotFoundError for a package that the user has never heard of."""
-    monkeypatch.setitem(sys.modules, package, None)
-    for module in [name for name in sys.modules if name.startswith("holdfast_storage.store.")]:
-        monkeypatch.delitem(sys.modules, module)
+    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.{extra}", raising=False)
     with pytest.raises(InvalidRequest, match=re.escape(f"pip install 'holdfast[{extra}]'")):
         open_store(f"{protocol}://bucket/run")
 

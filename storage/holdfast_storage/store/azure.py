@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 from adlfs import AzureBlobFileSystem
+from azure.core import MatchConditions
 from azure.core import exceptions as azure
 from azure.storage.blob import BlobBlock, BlobProperties
 from azure.storage.blob.aio import BlobPrefix
@@ -23,12 +24,14 @@ from holdfast_storage.store.client import Body, FailureKind, Page, Part, Request
 
 _OPTIONS = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 60}
 _TAKEN = {"BlobAlreadyExists", "UnauthorizedBlobOverwrite", "ConditionNotMet", "BlobImmutableDueToPolicy"}
+_ONE_REQUEST = 1 << 20  # beyond, the library would copy and aiohttp complain
 _DELETES = 32  # at a time
 
 
 class AzureClient:
     """An `ObjectClient` for Azure Blob Storage."""
 
+    page_size = 1_000  # of a listing; no store deletes more at once
     parts_in_order = False
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
@@ -57,9 +60,16 @@ class AzureClient:
         return loop
 
     async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
-        # Beyond 64 MiB in blocks, and the condition is that of the request which makes them a blob.
+        blob = self._blobs.get_blob_client(key)
         with self._judged():
-            await self._blobs.get_blob_client(key).upload_blob(body, overwrite=not exclusive, **_OPTIONS)
+            if len(body) <= _ONE_REQUEST:
+                await blob.upload_blob(body, overwrite=not exclusive, **_OPTIONS)
+            else:
+                # The condition is that of the request which makes the block a blob.
+                condition = {"match_condition": MatchConditions.IfMissing} if exclusive else {}
+                block = secrets.token_hex(8)
+                await blob.stage_block(block, body, len(body), **_OPTIONS)
+                await blob.commit_block_list([BlobBlock(block)], **condition, **_OPTIONS)
 
     async def begin(self, key: str) -> str:
         return secrets.token_hex(8)
@@ -97,9 +107,11 @@ class AzureClient:
         keys, folders = [], []
         with self._judged():
             if deep:
-                found = self._blobs.list_blobs(name_starts_with=prefix, **_OPTIONS)
+                found = self._blobs.list_blobs(name_starts_with=prefix, results_per_page=self.page_size, **_OPTIONS)
             else:
-                found = self._blobs.walk_blobs(name_starts_with=prefix, delimiter="/", **_OPTIONS)
+                found = self._blobs.walk_blobs(
+                    name_starts_with=prefix, delimiter="/", results_per_page=self.page_size, **_OPTIONS
+                )
             pages = found.by_page(begin or None)
             async for page in pages:
                 async for each in page:

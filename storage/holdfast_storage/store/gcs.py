@@ -33,6 +33,7 @@ _RATE = {"rateLimitExceeded", "userRateLimitExceeded"}
 class GcsClient:
     """An `ObjectClient` for Google Cloud Storage."""
 
+    page_size = 1_000  # of a listing; no store deletes more at once
     parts_in_order = True
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
@@ -103,7 +104,7 @@ class GcsClient:
             return int((await response.json())["size"])
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
-        query = {"prefix": prefix, "fields": "items/name,prefixes,nextPageToken"}
+        query = {"prefix": prefix, "fields": "items/name,prefixes,nextPageToken", "maxResults": str(self.page_size)}
         query |= ({} if deep else {"delimiter": "/"}) | ({"pageToken": begin} if begin else {})
         async with self._request("GET", self._objects, query) as response:
             answer = await response.json()

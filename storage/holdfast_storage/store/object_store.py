@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from holdfast_storage.errors import StorageError
+from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import Buffer, NotCreated
 from holdfast_storage.store.budget import Budget
@@ -288,6 +288,10 @@ class ObjectStore:
                         # Or is it the bucket? Some do not say.
                         await self._persist(lambda: self._client.page(self._root, "", deep=False))
                     raise
+            except HoldfastError:
+                raise
+            except Exception as error:  # of a library, which did not foresee it: whatever has happened is not known
+                raise RequestFailed("again", f"{type(error).__name__}: {error}") from error
             end = end or clock() + (PATIENCE if self._answered else FIRST_PATIENCE)
             if clock() >= end:
                 raise failure

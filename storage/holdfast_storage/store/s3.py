@@ -29,6 +29,7 @@ _NO_ANSWER = (boto.HTTPClientError, boto.ConnectionError, boto.ResponseStreaming
 class S3Client:
     """An `ObjectClient` for S3."""
 
+    page_size = 1_000  # of a listing; no store deletes more at once
     parts_in_order = False
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ class S3Client:
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
         options = ({} if deep else {"Delimiter": "/"}) | ({"ContinuationToken": begin} if begin else {})
-        answer = await self._call("list_objects_v2", Prefix=prefix, **options)
+        answer = await self._call("list_objects_v2", Prefix=prefix, MaxKeys=self.page_size, **options)
         return Page(
             [each["Key"] for each in answer.get("Contents", ()) if each["Key"] != prefix],
             [each["Prefix"] for each in answer.get("CommonPrefixes", ())],
@@ -120,12 +121,10 @@ class S3Client:
         """Turn what s3fs and botocore raise into RequestFailed."""
         try:
             yield
-        except (RequestFailed, InvalidRequest):
-            raise
-        except Exception as error:
+        except (boto.BotoCoreError, boto.ClientError, aiohttp.ClientError, OSError) as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: Exception) -> Exception:
+    def _failure(self, error: Exception) -> RequestFailed:
         cause = error if isinstance(error, boto.ClientError) else error.__cause__
         if isinstance(cause, boto.ClientError):
             details = cause.response.get("Error", {})
@@ -151,7 +150,7 @@ class S3Client:
             return RequestFailed("refused", f"{error}. Give them {hint}")
         if isinstance(error, _NO_ANSWER) or isinstance(cause, _NO_ANSWER):
             return RequestFailed("again", f"{error}. Check the endpoint and the network")
-        return RequestFailed("refused", f"{type(error).__name__}: {error}")
+        return RequestFailed("refused", str(error))
 
 
 class _Beyond(RequestFailed):
