@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import ExitStack
 from typing import ParamSpec
 
 from holdfast_protos.conventions import UNKNOWN_GENERATION
@@ -20,7 +21,7 @@ from . import checks, wire
 from .commit import Payload
 from .core import effects as fx
 from .core import events as ev
-from .core.values import Failure, Report
+from .core.values import Caller, Failure, Report
 from .driver import Driver, Refused
 from .runs import Runs
 
@@ -90,20 +91,27 @@ class Service:
             finally:
                 run.tell(ev.Detached(caller))
 
-    def present(self) -> Callable[[pb.Heartbeat | None], None]:
-        """Presence of a worker in this very process: call it with each heartbeat, and with None at the end."""
-        last: list[pb.Heartbeat] = []
+    def present(self, hear: Callable[[pb.Notice], None]) -> Callable[[pb.Heartbeat | None], None]:
+        """Presence of a worker in this very process: call it with each heartbeat, and with None at the end.
+
+        hear: is called, as that is, on the coordinator's loop, with what concerns the worker.
+        """
+        attending = ExitStack()
+        attended: list[Caller] = []
 
         def beat(heartbeat: pb.Heartbeat | None) -> None:
-            message = heartbeat or (last[0] if last else None)
-            run = self._runs.find(message.caller.run) if message else None
-            if run is None or message is None:
+            if heartbeat is None:
+                attending.close()
                 return
-            if not last:
-                run.tell(ev.Attached(wire.caller(message.caller)))
-                last.append(message)
-            caller = wire.caller(message.caller)
-            run.tell(wire.heartbeat(caller, heartbeat) if heartbeat else ev.Detached(caller))
+            run, caller = self._runs.find(heartbeat.caller.run), wire.caller(heartbeat.caller)
+            if run is None:
+                return
+            if not attended:
+                attended.append(caller)
+                attending.enter_context(run.listening(caller, lambda notify: hear(_notice(notify))))
+                run.tell(ev.Attached(caller))
+                attending.callback(run.tell, ev.Detached(caller))
+            run.tell(wire.heartbeat(caller, heartbeat))
 
         return beat
 

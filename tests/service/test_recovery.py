@@ -67,6 +67,27 @@ def test_a_worker_that_died_before_it_voted_is_named(
     assert store.list() == []
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_chief_stops_writing_what_has_failed(
+    store: Store, coordinator: Coordinator, world: World, embedded: bool
+) -> None:
+    """All wait at the next save until the chief has written its part of a save that was lost long ago."""
+    chief, other = workers = world(2, "" if embedded else coordinator)
+    all_join(workers)
+    gates = [held_up(worker) for worker in workers]
+    saves = [worker.save(1) for worker in workers]
+    for gate in gates:
+        assert gate.reached.wait(60.0)
+    other.close()
+    until(lambda: 1 in chief.session.aborted)
+    for gate in gates:
+        gate.open()
+    (error,) = outcomes(saves[:1])
+    assert isinstance(error, SaveFailed)
+    assert "worker-1 closed its manager before its part of the save was done" in str(error)
+    saves[1].wait()
+
+
 def test_a_worker_that_closed_its_manager_is_named(store: Store, coordinator: Coordinator, world: World) -> None:
     """Workers that do not make the same save calls are told so only by a deadline."""
     workers = world(2, coordinator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
@@ -151,12 +153,24 @@ class LocalLink:
         return self._run(self._service.leave(request), timeout)
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
-        # Notices tell what the next call would be answered anyway; here nothing delays that call.
-        presence: Callable[[pb.Heartbeat | None], None] = self._service.present()
-        for beat in beats:
-            self._embedded.tell(presence, beat)
-        self._embedded.tell(presence, None)
-        yield from ()
+        notices: SimpleQueue[pb.Notice | Exception | None] = SimpleQueue()
+        presence: Callable[[pb.Heartbeat | None], None] = self._service.present(notices.put)
+
+        def beat() -> None:
+            end = None
+            try:
+                for each in beats:
+                    self._embedded.tell(presence, each)
+                self._embedded.tell(presence, None)
+            except Exception as error:  # of whoever attends, as all else that goes wrong with it
+                end = error
+            notices.put(end)
+
+        threading.Thread(target=beat, name="holdfast-beat", daemon=True).start()
+        while isinstance(notice := notices.get(), pb.Notice):
+            yield notice
+        if notice is not None:
+            raise notice
 
     def close(self) -> None:
         pass
