@@ -345,7 +345,7 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """Prefixes of the committed checkpoints, oldest first, read from storage."""
+        """Prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage."""
         state = read_run(self._store)
         return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
 
