@@ -94,6 +94,28 @@ def test_nobody_is_in_a_world_who_is_between_two_calls() -> None:
     assert first.answer.members == ((A, one.incarnation), (B, two.incarnation))
 
 
+def test_a_large_world_whose_workers_come_one_by_one_forms() -> None:
+    """Sixty-four workers of which at any moment some are between two calls: never all there at once, for hours."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    workers = cluster.workers(64)
+    calls = {number: coordinator.call(worker.join()) for number, worker in enumerate(workers[:1])}
+    again: dict[int, float] = {}
+    while not all(isinstance(call.answer, v.Joined) for call in calls.values()):
+        assert cluster.now.monotonic < 64 * 0.5 + 3.0
+        cluster.tick(0.5)
+        if len(calls) < len(workers):
+            calls[len(calls)] = coordinator.call(workers[len(calls)].join())
+        for number, call in calls.items():
+            if isinstance(call.answer, v.Waiting) and again.setdefault(number, cluster.now.monotonic + 1.0) <= (
+                cluster.now.monotonic
+            ):
+                del again[number]
+                calls[number] = coordinator.call(workers[number].join())
+        coordinator.run()
+    assert len({call.answer.generation for call in calls.values() if isinstance(call.answer, v.Joined)}) == 1
+
+
 def test_who_has_not_heard_that_its_world_has_formed() -> None:
     """A coordinator killed between two replies: one worker in the world, and the other waits to join it, in vain; and
     then, although it is in its world, it is in the way of the next job's."""

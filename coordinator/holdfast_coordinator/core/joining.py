@@ -5,10 +5,12 @@ Joining fences nobody: several worlds of a run may be known at once, and the fir
 
 from __future__ import annotations
 
+import math
+
 from holdfast_storage.records import Generation, Task
 
 from . import events as ev
-from .membership import ALIVE_FOR, POLL, Forming, Joiner, World, disagreement
+from .membership import ALIVE_FOR, BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
 from .restoring import Restoring
 from .run import Run, generation_of, replaced, superseded
 from .values import Caller, Failure, Waiting
@@ -54,9 +56,7 @@ class Joining:
             run.refuse(before.request, replaced(e.task))
         elif before and before.request is not None:
             run.reply(before.request, Waiting(forming.missing))
-        # Half of its time, so that it hears whom it waits for before it gives up.
-        patience = min(POLL, e.timeout / 2)
-        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic, patience)
+        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic, e.timeout)
         if forming.is_complete:
             self._form(forming, e.fresh_generation)
 
@@ -143,13 +143,17 @@ class Joining:
         self._untold = {who: told for who, told in self._untold.items() if now - told[1] < ALIVE_FOR}
         if forming is None:
             return
-        missing = forming.missing
         for task, joiner in list(forming.joiners.items()):
-            waited = now - joiner.since
-            if joiner.request is not None and waited >= joiner.patience:
-                self._run.reply(joiner.request, Waiting(missing))
-                joiner.request, joiner.since = None, now
-            elif joiner.request is None and waited >= ALIVE_FOR:
+            if joiner.request is None and now - joiner.since >= BACK_WITHIN:
                 del forming.joiners[task]
         if not forming.joiners:
             self.forming = None
+        # Where all have joined, those between two calls are about to be back and must then find the others there: of
+        # a large world some are always away, if each leaves by its own clock.
+        patience = POLL if len(forming.joiners) < len(forming.tasks) else math.inf
+        missing = forming.missing
+        for joiner in forming.joiners.values():
+            # Half of its time, so that it hears whom it waits for before it gives up.
+            if joiner.request is not None and now - joiner.since >= min(patience, joiner.timeout / 2):
+                self._run.reply(joiner.request, Waiting(missing))
+                joiner.request, joiner.since = None, now

@@ -23,13 +23,16 @@ REMEMBERED = 16
 POLL = 5.0
 """Seconds after which a join that cannot be answered yet is told whom it waits for, if it has as many left."""
 
+BACK_WITHIN = 3.0
+"""Seconds after which one that was told so, and has not asked again, has given up, or died."""
+
 
 @dataclass(slots=True)
 class Joiner:
     incarnation: str
     request: RequestId | None  # None: told to ask again, and has not yet
     since: float  # monotonic, of its last call
-    patience: float  # seconds after which that call is told whom it waits for
+    timeout: float  # seconds that it still waited then
 
 
 @dataclass(slots=True)
