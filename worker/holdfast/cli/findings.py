@@ -15,6 +15,7 @@ from holdfast.cli.output import count, human_duration, human_size
 from holdfast.cli.target import no_run, open_directory
 from holdfast.hint import read_hint
 from holdfast.inquiry import NoAnswer, NotServed, ask
+from holdfast_coordinator.probe import LOOPBACK
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable
 from holdfast_storage.layout import HINT
@@ -27,8 +28,6 @@ UNJOINED_FOR = 60.0
 
 OVERDUE_FOR = 5.0
 """Seconds beyond its deadline for which a save may still be there: the coordinator looks at its clock now and then."""
-
-LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 def of_coordinator(address: str) -> dict[str, Any]:
