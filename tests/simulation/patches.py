@@ -62,7 +62,6 @@ SIZES = {
     (holdfast.write, "_CHUNK"): 96,
     (holdfast.write, "_SMALL"): 64,
     (holdfast.write, "_JOIN"): 80,
-    (holdfast_storage.verify, "_BUFFER"): 256,
     (holdfast_storage.verify, "_PART"): 256,
 }
 
@@ -74,7 +73,7 @@ def product_modules() -> Iterator[ModuleType]:
             yield module
 
 
-def _open_store(url: str, options: object = None) -> Any:
+def _open_store(url: str, options: object = None, **_: object) -> Any:
     assert url == URL, f"{url} is not the simulated run"
     return fakes.here().store
 
@@ -168,7 +167,7 @@ def installed() -> Iterator[None]:
         logger.propagate = propagate
         for name, module in before.items():
             if module is None:
-                del sys.modules[name]
+                sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
         for target, name, value in reversed(saved):

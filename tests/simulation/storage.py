@@ -111,6 +111,10 @@ class Store:
     """The run directory as one process has it."""
 
     url = URL
+    parallel = 2
+    block = 256
+    parallel = 2
+    block = 2 << 20
 
     def __init__(
         self,
@@ -262,6 +266,8 @@ class Truth:
     """The bucket as it is, read without anybody noticing: for checks alone."""
 
     url = URL
+    parallel = 2
+    block = 256
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket

@@ -30,7 +30,7 @@ class Story:
         self._storm = True
         self._pending: set[str] = set()
         options = {
-            "max_to_keep": draw.choice([1, 1, 2, 3, None]),
+            "max_to_keep": draw.choice([1, 1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),
             "join_timeout": draw.choice([15.0, 30.0]),
             "keep_checkpoint_every_n_hours": draw.choice([None, None, None, 0.001]),
@@ -241,6 +241,7 @@ class Story:
             if job.name not in self._pending and (job.over or self._broken(job)):
                 if job.over and job.done and job.started_at >= calm_since:
                     break
+                world.run(lambda: False, LOOK)
                 self._restart(job)
             world.run(lambda: (job.over or self._broken(job)) and not self._pending, CALM)
         if not job.done:
