@@ -9,11 +9,11 @@ happened, but for the save that was on its way.
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from statistics import median
 from typing import Literal
 
 from holdfast_storage.layout import STATE_FILE, index_object, manifest_object, parse_folder
@@ -30,12 +30,14 @@ ADDRESS = "coordinator:7070"
 OPTIONS = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0}
 STEP_TIME = 0.2
 LIFE = 600.0  # seconds of virtual time within which a life of a job must end, whatever has happened
-LIVES = 3  # within which a job must come to its end
+LIVES = 4  # within which a job must come to its end
 
 COORDINATOR = "coordinator"
 ACTORS = ("worker 0", "worker 1", COORDINATOR)
 
-Act = Literal["begins", "goes on", "goes back", "finds damage"]
+Act = Literal["begins", "goes back", "finds damage"]
+GOALS: dict[Act, int] = {"begins": 20, "goes back": 50, "finds damage": 40}
+"""Steps that the job comes to, with a save at every tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class Scene:
     embedded: bool  # the coordinator is in worker 0, and dies with it
     seed: int = 1  # of the order of things
     restart: float = 0.5  # seconds after which what is dead is started again
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        return ACTORS[:2] if self.embedded else ACTORS
 
     def __str__(self) -> str:
         return f"{self.act}, {'embedded' if self.embedded else 'apart'}, order {self.seed}"
@@ -73,6 +79,7 @@ class Fault:
     """What goes wrong at one point."""
 
     number: int
+    label: Label
     effect: FaultEffect  # "stays": this call fails, and so does every one like it for as long as this life lasts
     actor: str = ""  # who is killed
     when: When = "before"  # it is killed
@@ -81,16 +88,26 @@ class Fault:
     def __str__(self) -> str:
         how = f" by {self.late_by} s" if self.late_by else ""
         what = f"{self.actor} is killed {self.when}" if self.effect == "kill" else f"{self.effect}{how}"
-        return f"at {self.number}: {what}"
+        return f"at {self.number} ({self.label}): {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """Another fault, so many points after the first: any that the point can have, by a seed."""
+
+    after: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     scene: Scene
-    faults: tuple[Fault, ...] = ()
+    fault: Fault | None = None
+    second: Second | None = None
 
     def __str__(self) -> str:
-        return f"{self.scene}; {', '.join(map(str, self.faults)) or 'nothing goes wrong'}"
+        more = f", and {self.second.after} points later another ({self.second.seed})" if self.second else ""
+        return f"{self.scene}; {self.fault or 'nothing goes wrong'}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +115,7 @@ class Result:
     """How a case has ended.
 
     Attributes:
-        points: of the scene's own lives, in order.
+        points: of the scene, in order, where nothing goes wrong.
         violation: what must not have been; empty if nothing.
         ended_at: virtual time at which the job had come to its end.
         lives: that the job needed.
@@ -212,9 +229,10 @@ def past(act: Act) -> Past:
 class Script(Policy):
     """Nothing goes wrong but what a case says."""
 
-    def __init__(self, play: Play, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, play: Play, case: Case) -> None:
         self._play = play
-        self._faults = {fault.number: fault for fault in faults}
+        self._case = case
+        self.faults = {case.fault.number: case.fault} if case.fault else {}
         self._bad: set[tuple[str, str]] = set()
         self.points: list[Label] = []
         self.recording = True
@@ -242,15 +260,21 @@ class Script(Policy):
     def reached(self, point: Point, stage: Stage) -> None:
         if point.verb in ("delete_folder", "replace"):
             self._play.look()
-        fault = self._faults.get(point.number)
+        fault = self.faults.get(point.number)
         if fault is not None and fault.effect == "kill" and fault.when == stage:
             self._play.kill(fault.actor)
 
     def _begin(self, point: Point) -> Fault | None:
         if self.recording:
             self.points.append(self._play.label(point))
-        fault = self._faults.get(point.number)
+            case = self._case
+            if case.fault and case.second and point.number == case.fault.number + case.second.after:
+                possible = list(faults(point.number, self.points[-1], case.scene))
+                self.faults[point.number] = random.Random(case.second.seed).choice(possible)
+        fault = self.faults.get(point.number)
         if fault is not None:
+            if fault.label != self.points[-1]:
+                self._play.world.violate("order", f"{fault.label} is {self.points[-1]} this time")
             self._play.world.tell("script", fault)
             if fault.effect == "kill" and fault.when == "before":
                 self._play.kill(fault.actor)
@@ -264,14 +288,14 @@ class Play:
         self.case = case
         scene = case.scene
         self.world = past(scene.act).world(scene.seed)
-        self._script = self.world.policy = Script(self, case.faults)
+        self._script = self.world.policy = Script(self, case)
         self._coordinators: list[Process] = []
         self._job = Job(
             self.world,
             "job",
             2,
             coordinator="" if scene.embedded else ADDRESS,
-            goal=20 if scene.act == "begins" else 50,
+            goal=GOALS[scene.act],
             options=OPTIONS,
             step_time=STEP_TIME,
             goes_back=1 if scene.act == "goes back" else 0,
@@ -291,7 +315,8 @@ class Play:
             violation = str(error)
         finally:
             self.world.close()
-        return Result(self.case, tuple(self._script.points), violation, ended_at, lives, lost)
+        points = () if self.case.fault else tuple(self._script.points)
+        return Result(self.case, points, violation, ended_at, lives, lost)
 
     @property
     def _lost(self) -> int:
@@ -360,7 +385,7 @@ class Play:
     def _settle(self) -> None:
         """One more life, in which nothing goes wrong; then all must be in order."""
         world, job = self.world, self._job
-        for fault in self.case.faults:
+        for fault in self._script.faults.values():
             # What is late arrives, and who hears nothing from somebody who has gone learns that he has.
             world.run(lambda: False, KEEPALIVE + 1.0 if fault.effect == "silence" else fault.late_by)
         job.goal += EVERY
@@ -368,7 +393,9 @@ class Play:
         lives, lost = job.lives, self._lost
         self._live()
         if job.lives != lives + 1 or self._lost != lost:
-            raise Violation("liveness", f"{job.lives - lives} lives and {self._lost - lost} losses where nothing is wrong")
+            raise Violation(
+                "liveness", f"{job.lives - lives} lives and {self._lost - lost} losses where nothing is wrong"
+            )
         world.run(lambda: False, 20.0)
         world.checks.quiet()
         self._check_directory()
@@ -404,25 +431,37 @@ LATE = (0.03, 5.0, 15.0)
 def cases(scene: Scene, points: tuple[Label, ...]) -> Iterator[Case]:
     """Every fault at every point."""
     for number, label in enumerate(points, 1):
-        for fault in faults(number, label, embedded=scene.embedded):
-            yield Case(scene, (fault,))
+        for fault in faults(number, label, scene):
+            yield Case(scene, fault)
 
 
-def faults(number: int, label: Label, *, embedded: bool) -> Iterator[Fault]:
-    """All that can go wrong at a point. What has no effect is not followed by anything."""
+def pairs(scene: Scene, points: tuple[Label, ...], count: int, seed: int) -> Iterator[Case]:
+    """So many cases in which two things go wrong, drawn by a seed."""
+    draw = random.Random(f"{scene} {seed}")
+    for _ in range(count):
+        number = draw.randrange(len(points)) + 1
+        fault = draw.choice(list(faults(number, points[number - 1], scene)))
+        yield Case(scene, fault, Second(1 + int(draw.expovariate(1 / 40)), draw.randrange(1 << 32)))
+
+
+def faults(number: int, label: Label, scene: Scene) -> Iterator[Fault]:
+    """All that can go wrong at a point."""
+    changes = label.kind != "storage" or label.verb in CHANGES
     whens: list[When] = ["before"]
-    if label.kind != "storage" or label.verb in CHANGES:
+    if changes:
         whens.append("done")
     if label.verb in ("write", "delete_folder"):
         whens.append("amid")
-    for actor in ACTORS[:2] if embedded else ACTORS:
+    # Whoever only looks changes nothing: if another dies then, it is as if it had at the next change or message.
+    mortals = scene.actors if changes else (label.actor,)
+    for actor in mortals:
         for when in whens:
-            yield Fault(number, "kill", actor, when)
+            yield Fault(number, label, "kill", actor, when)
     for effect in _effects(label):
-        yield Fault(number, effect)
+        yield Fault(number, label, effect)
     if label.verb == "create":
         for seconds in LATE:
-            yield Fault(number, "late", late_by=seconds)
+            yield Fault(number, label, "late", late_by=seconds)
 
 
 def _effects(label: Label) -> tuple[FaultEffect, ...]:
