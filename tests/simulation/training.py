@@ -149,7 +149,7 @@ class Job:
     Args:
         name: of the job; a job that is restarted has another life.
         coordinator: its address; empty: embedded in the chief.
-        goal: the step at which it ends.
+        goal: the step at which it ends, after one save at least.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Job:
             process.place = Place(Task("worker", index), cluster)
             process.model = Model(process.place.task, life, self.collective)
             self.workers.append(process)
-            process.spawn("main", self._main, process)
+            process.spawn("main", self._main, process, self.goal)
 
     @property
     def over(self) -> bool:
@@ -208,10 +208,10 @@ class Job:
         """Whether all workers of its last life have come to their end in good order."""
         return all(self.ended.get(worker) == "done" for worker in self.workers)
 
-    def _main(self, process: Process) -> None:
+    def _main(self, process: Process, goal: int) -> None:
         world = self.world
         try:
-            self._train(process)
+            self._train(process, goal)
             how = "done"
         except HoldfastError as error:
             how = error.kind
@@ -232,7 +232,7 @@ class Job:
             if len(taken) > 1:
                 self.world.violate("snapshots", f"the workers of {self.name} took them at different steps: {taken}")
 
-    def _train(self, process: Process) -> None:
+    def _train(self, process: Process, goal: int) -> None:
         world, model = self.world, process.model
         options = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0, **self.options}
         joined = options["join_timeout"]
@@ -240,7 +240,8 @@ class Job:
         manager._session._incarnation = f"{process.name.replace('/', '-')}.1"
         self._restore(process, manager, "", joined)
         saves = 0
-        while model.step < self.goal:
+        goal = max(goal, model.step + EVERY)
+        while model.step < goal:
             Now.scheduler.pause(self.step_time * (0.5 + Now.scheduler.random.random()), "its next step")
             if saves and saves == self.goes_back:
                 self._restore(process, manager, self._older(), joined)
