@@ -15,10 +15,11 @@ import os
 import queue
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,12 @@ class Worker:
 
 
 class TrainingWorld:
-    """The workers of one cluster; one alone is a process without a strategy."""
+    """The workers of one cluster; one alone is a process without a strategy.
 
-    def __init__(self, size: int, logs: Path) -> None:
+    environments: variables of each worker, beside those that all have.
+    """
+
+    def __init__(self, size: int, logs: Path, environments: Sequence[Mapping[str, str]] = ()) -> None:
         self.size = size
         logs.mkdir(parents=True, exist_ok=True)
         cluster = {"worker": free_addresses(size)}
@@ -96,7 +100,8 @@ class TrainingWorld:
         for index in range(size):
             task = {"type": "worker", "index": index}
             config = json.dumps({"cluster": cluster, "task": task}) if size > 1 else "{}"
-            self.workers.append(Worker(f"worker-{index}", logs / f"worker-{index}.log", {"TF_CONFIG": config, **QUIET}))
+            environment = {"TF_CONFIG": config, **QUIET, **(environments[index] if environments else {})}
+            self.workers.append(Worker(f"worker-{index}", logs / f"worker-{index}.log", environment))
 
     def run(self, scenario: str, deadline_s: float = DEADLINE, **arguments: Any) -> list[Any]:
         """Run a scenario in all workers; what it returned in each, chief first. WorldFailed ends the world."""
@@ -130,6 +135,7 @@ def free_addresses(count: int) -> list[str]:
 def _obey(commands: Connection, log: str, environment: Mapping[str, str]) -> None:
     """The main loop of a worker."""
     os.environ.update(environment)
+    tempfile.tempdir = None  # what was forked has looked already, perhaps
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

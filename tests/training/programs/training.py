@@ -102,6 +102,7 @@ def train(
             done = training.steps_done
             if done % save_every == 0:
                 if killed == world.index and when == "writing" and done == 2 * save_every:
+                    manager.wait()  # the first one may be being written still
                     product.write_objects = dying(product.write_objects)
                 manager.save(checkpoint_number=done)
             if killed == world.index and when == "between" and done == 2 * save_every + 1:
