@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+import holdfast.saving
 from holdfast.snapshot import Snapshot
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
@@ -17,7 +18,7 @@ from holdfast_storage.store import Store
 from support.bundles import expected, stored
 from support.coordinators import Coordinator
 from support.gated_store import Gate, GatedStore
-from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor
+from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor, until
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -240,3 +241,26 @@ def test_tensors_without_bytes_and_workers_without_tensors(
     record = committed(store)[0]
     assert isinstance(record, CheckpointRecord)
     assert crc32c(stored(store, record.prefix)["b"]) == crc32c(expected(tiny)["b"])
+
+
+def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
+    world: World, coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call to a dead mount never returns, and the training of that one worker stands still for ever in save()."""
+    monkeypatch.setattr(holdfast.saving, "LETS_GO_WITHIN", 0.1)
+    workers = world(2, coordinator, save_timeout=1.0)
+    all_join(workers)
+    gate = Gate("write", ".data-")
+    workers[1].store = GatedStore(store, gate)
+    saves = [worker.save(1) for worker in workers]
+    for error in outcomes(saves):
+        assert isinstance(error, SaveFailed)
+        assert error.workers == ("worker-1",)
+        assert error.phase == "write"
+    assert [save.left for save in saves] == [False, True]
+    assert saves[1].is_busy
+    gate.open()
+    until(lambda: not saves[1].is_busy)
+    assert isinstance(saves[1].error, SaveFailed)
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+    assert [record.step for record in committed(store)] == [2]

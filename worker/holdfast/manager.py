@@ -20,7 +20,7 @@ from holdfast.saving import Save, Terms
 from holdfast.session import Session
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage import layout
-from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import normalise, open_store
 
@@ -129,6 +129,7 @@ class CheckpointManager:
         self._snapshotters: tuple[Any, Any] | None = None
         self._collective = False
         self._save: Save | None = None
+        self._left: Save | None = None  # one that is over, and was left in a call to its storage
         self._saves = 0
         self._restores = 0
         self._staged: list[Any] = []
@@ -237,6 +238,11 @@ class CheckpointManager:
         except Exception as error:
             # Told to the others by the save itself: raising here would leave them waiting for this worker.
             save.local_error = error
+        if self._left is not None and self._left.is_busy:
+            # One thread that may never come back is enough.
+            save.local_error = save.local_error or StorageError(
+                f"its storage has still not answered the save of step {self._left.step}", phase="write"
+            )
         return save
 
     def _describe(self, save: Save, metadata: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> None:
@@ -262,7 +268,7 @@ class CheckpointManager:
             since = self._session.unreachable_since
             if not for_ever and not self._collective and since and time.monotonic() - since > PATIENCE:
                 return None
-        self._save = None
+        self._save, self._left = None, save if save.left else self._left
         return save.error
 
     def _give_up(self, number: int) -> SaveFailed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import traceback
@@ -36,6 +37,9 @@ SLACK = 30.0
 
 CHUNK_ENTRIES = 5_000
 """Index entries in one message of a report."""
+
+LETS_GO_WITHIN = 5.0
+"""Seconds for which a save that is over may still be in a call to its storage before it is left alone there."""
 
 VISIBLE_WITHIN = 20.0
 """Seconds within which a log entry must be visible on this worker's mount."""
@@ -76,7 +80,11 @@ class Save:
     taken: float = field(default_factory=time.time)
     _thread: threading.Thread | None = None
     _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
+    left: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
+    _begun: float = 0.0  # monotonic
+    _aborted: float | None = None  # monotonic: since when the others are known to have given it up
     _reported: bool = False  # perhaps: it was sent
+    _decided: bool = False
     _done_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,37 +94,77 @@ class Save:
         return layout.prefix(self.terms.checkpoint_name, self.step, self.session.generation, self.ordinal)
 
     def start(self) -> None:
+        self._begun = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="holdfast-save", daemon=True)
         self._thread.start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its thread is still at work, perhaps for a save that is over."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether its outcome is known, within `timeout` seconds."""
         assert self._thread is not None
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self._thread.is_alive() and not self._leaves():
+            pause = min(0.2, end - time.monotonic())
+            if pause <= 0:
+                return False
+            self._thread.join(pause)
+        return True
+
+    def _leaves(self) -> bool:
+        """Whether the save is over for the training program although its thread is still at it.
+
+        A storage may never answer a call. The others have given the save up then, and this worker goes on with them.
+        """
+        now = time.monotonic()
+        failure = self.session.aborted.get(self.ordinal)
+        if failure and self._aborted is None:
+            self._aborted = now
+        with self._lock:
+            if self.left or self._decided:
+                return self.left
+            if failure and self._aborted is not None and now - self._aborted >= LETS_GO_WITHIN:
+                error = to_error(failure, self._keys())
+                # Not the log: it lies on that storage.
+                self.error = error if isinstance(error, Superseded) else self._named(error)
+            elif now - self._begun >= 2 * (self.terms.save_timeout + SLACK):
+                error = StorageError(f"the storage of {self.session.place.task} does not answer", phase="write")
+                self.error = self._in_doubt(error) if self._reported else self._named(error)
+            else:
+                return False
+            self.left = True
+        return True
 
     def _run(self) -> None:
+        error: HoldfastError | None = None
         try:
             outcome = self._attempt()
             if not outcome.committed:
-                self.error = self._named(to_error(outcome.failure, self._keys()))
-        except Superseded as error:
-            self.error = self._named(error)
-        except CoordinatorUnavailable as error:
-            self.error = self._settle_alone(error)
-        except HoldfastError as error:
+                error = self._named(to_error(outcome.failure, self._keys()))
+        except Superseded as superseded:
+            error = self._named(superseded)
+        except CoordinatorUnavailable as unavailable:
+            error = self._settle_alone(unavailable)
+        except HoldfastError as refused:
             # Without this worker's report nothing is committed. Once it was sent, a refusal is no outcome: whoever had
             # it may have gone on to the commit, and a successor that cannot read the log does not know.
-            self.error = self._settle_alone(error) if self._reported else self._named(error)
-        except Exception as error:
+            error = self._settle_alone(refused) if self._reported else self._named(refused)
+        except Exception as broken:
             log.exception("%s: the save of step %d broke", self.session.place.task, self.step)
-            self.error = self._settle_alone(error)
+            error = self._settle_alone(broken)
         finally:
             self.snapshot = self.per_worker = self.local_error = None
-            _let_go(self.error)
+            _let_go(error)
             self.session.progress("train", self.step)
-        if self.error:
-            log.warning("%s", self.error)
+            with self._lock:
+                self._decided = True
+                if not self.left:
+                    self.error = error
+        if error:
+            log.warning("%s", error)
 
     def _attempt(self) -> pb.SaveOutcome:
         """Do this worker's part; whatever goes wrong locally is told, so that all workers fail alike."""
@@ -147,7 +195,10 @@ class Save:
         # What was written is durable: training may have the memory back.
         self.snapshot = self.per_worker = None
         self.session.progress("commit", self.step)
-        self._reported = True
+        with self._lock:
+            if self.left:
+                raise SaveFailed("the others have gone on without this worker's part", phase="write")
+            self._reported = True
         return self.session.report(done, self.terms.save_timeout + SLACK)
 
     def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
@@ -270,6 +321,9 @@ class Save:
         """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
         if self._is_in_log():
             return None
+        return self._in_doubt(error)
+
+    def _in_doubt(self, error: Exception) -> CoordinatorUnavailable:
         return CoordinatorUnavailable(
             f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
             "committed it, it appears in latest_checkpoint",
