@@ -173,15 +173,6 @@ class Driver:
                     )
                     return ev.Appended(effect.entry)
                 case LostRace(entry):
-                    log.warning(
-                        "%s: log entry %d, which was to be %s %s, is already %s, made by %s",
-                        self.store.url,
-                        entry.number,
-                        effect.entry.kind,
-                        effect.entry.note,
-                        f"{entry.kind} {entry.note}",
-                        f"the coordinator at {entry.state.leader.address}" if entry.state.leader else "another process",
-                    )
                     return ev.Appended(effect.entry, taken_by=entry)
                 case NotPublished(reason):
                     return ev.Appended(effect.entry, refused=self._named(reason))

@@ -13,7 +13,7 @@ from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
 from .attempt import Attempt, Phase
-from .effects import Probe
+from .effects import Probe, Remark
 from .membership import World
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
@@ -224,6 +224,7 @@ class Leading:
 
     def _fence(self, world: World, failure: Failure) -> None:
         world.fenced = failure
+        self._run.emit(Remark(f"generation {world.generation.id}: {failure.message}"))
         if world.attempt and world.attempt.undecided:
             self._run.end_save(world, world.attempt, Outcome(world.attempt.ordinal, False, failure))
         self._run.notify(world, failure)
