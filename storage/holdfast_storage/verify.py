@@ -29,7 +29,6 @@ ProblemKind = Literal["damaged", "unreadable"]
 Verdict = Literal["good", "damaged", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
 
-_BUFFER = 2 << 20
 _PART = 64 << 20  # what one thread reads at a time: large objects are shared
 
 
@@ -76,7 +75,7 @@ def verify_checkpoint(
     objects: Collection[str] | None = None,
     progress: Callable[[int], None] | None = None,
     sink: Sink | None = None,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Report:
     """Read a checkpoint and check every digest. What is wrong with it is not raised: the report says it.
 
@@ -87,11 +86,12 @@ def verify_checkpoint(
     sink: given (object relative to the run directory, offset, bytes) of all that is read of these objects, before the
         verdict. The bytes are valid during the call alone.
     Both are called from several threads, and what they raise is raised here.
+    threads: reading at a time; default: as many as suit the store.
     """
     run = _Verification(store, progress or (lambda count: None), sink or (lambda name, offset, chunk: None))
     jobs = run.stock_jobs(record, objects) if record.stock else run.jobs(record, objects)
     try:
-        _do(jobs, threads)
+        _do(jobs, threads or store.parallel, store.block)
     except _FromCaller as error:
         raise error.args[0] from None
     # In an order that does not depend on which thread was faster.
@@ -322,13 +322,13 @@ def _is_gone(store: Store) -> bool:
         return True
 
 
-def _do(jobs: Iterable[Job], threads: int) -> None:
-    """Do all jobs, each thread with a buffer of its own."""
+def _do(jobs: Iterable[Job], threads: int, block: int) -> None:
+    """Do all jobs, each thread with a buffer of so many bytes of its own."""
     own = threading.local()
 
     def do(job: Job) -> None:
         if not hasattr(own, "buffer"):
-            own.buffer = memoryview(bytearray(_BUFFER))
+            own.buffer = memoryview(bytearray(block))
         job(own.buffer)
 
     in_parallel(do, jobs, threads)

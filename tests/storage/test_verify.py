@@ -27,12 +27,13 @@ CONTENTS = {"big": bytes(range(256)) * 40, "small": b"abc", "local/worker-0.inde
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that a few kilobytes are many parts and many chunks, none of which ends where another does."""
     monkeypatch.setattr(verify, "_PART", 3001)
-    monkeypatch.setattr(verify, "_BUFFER", 700)
 
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return new_store(request.param, tmp_path)
+    store = new_store(request.param, tmp_path)
+    store.block = 700
+    return store
 
 
 def put(store: Store) -> CheckpointRecord:

@@ -15,7 +15,7 @@ class PassingStore:
     """A `Store` that passes every call on to `inner`. Doubles change `_call`."""
 
     def __init__(self, inner: Store) -> None:
-        self.url = inner.url
+        self.url, self.parallel, self.block = inner.url, inner.parallel, inner.block
         self._inner = inner
 
     def create(self, name: str, data: Buffer) -> bool:

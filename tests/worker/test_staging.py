@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from holdfast import staging
 from holdfast.staging import stage
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
@@ -184,8 +185,27 @@ def test_unreadable_is_not_damaged(stock: str, tmp_path: Path, scratch: Path) ->
         stage(FaultyStore(store, {("read_into", 0): "fail"}), record, task=CHIEF, world=WORKERS)
 
 
-def test_no_room_for_the_copy(stock: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_where_it_is_kept(
+    free: int, stock: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy on a disk that the host may not have; or a process that is killed for what it read."""
+    monkeypatch.setattr(staging, "available", lambda: free)
+    store = new_store("memory", tmp_path)
+    with stage(store, commit(store, stock), task=CHIEF, world=WORKERS) as staged:
+        data = os.readlink(f"{staged.prefix}.data-00000-of-00001")
+        kept = os.readlink(data)
+        assert kept.startswith(str(scratch) if free == 0 else "/memfd:holdfast ")
+        assert len([name for name in os.listdir(scratch) if not name.startswith("holdfast-")]) == 0
+        assert tf.train.load_checkpoint(staged.prefix).has_tensor(B)
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_no_room_for_the_copy(
+    free: int, stock: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full temporary folder is taken for damage of the checkpoint, or goes unnoticed."""
+    monkeypatch.setattr(staging, "available", lambda: free)
     store = new_store("memory", tmp_path)
     record = commit(store, stock)
 
@@ -193,7 +213,7 @@ def test_no_room_for_the_copy(stock: str, tmp_path: Path, scratch: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(StorageError, match="TMPDIR"):
+    with pytest.raises(StorageError, match="in memory" if free else "TMPDIR"):
         stage(store, record, task=CHIEF, world=WORKERS)
 
 
@@ -213,7 +233,7 @@ def _open_files(folder: Path) -> list[str]:
             found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         except FileNotFoundError:
             continue
-    return sorted(path for path in found if path.startswith(str(folder)))
+    return sorted(path for path in found if path.startswith((str(folder), "/memfd:holdfast")))
 
 
 def test_shards_that_nobody_has(tmp_path: Path, scratch: Path) -> None:

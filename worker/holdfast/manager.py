@@ -22,7 +22,7 @@ from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage import layout
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
 from holdfast_storage.runs import read_run
-from holdfast_storage.store import normalise, open_store
+from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 
 log = logging.getLogger("holdfast")
 
@@ -66,6 +66,7 @@ class CheckpointManager:
         on_divergence: "refuse" a save where a variable that must be equal on all workers is not, or "warn".
         require_finite: do not commit a state that holds NaN or infinity.
         takeover: lead the run even if another job seems to be at work in it.
+        write_buffer: bytes that may be on their way to an object store at a time; at least 20 MiB.
 
     Raises InvalidRequest for arguments that cannot work.
     """
@@ -91,6 +92,7 @@ class CheckpointManager:
         on_divergence: str = "refuse",
         require_finite: bool = False,
         takeover: bool = False,
+        write_buffer: int = WRITE_BUFFER,
     ) -> None:
         if max_to_keep is not None and max_to_keep <= 0:
             raise InvalidRequest(f"max_to_keep is {max_to_keep}: it must be a positive integer, or None to keep all")
@@ -107,7 +109,7 @@ class CheckpointManager:
             raise InvalidRequest(f"the coordinator's address {address!r} is not HOST:PORT", object=address)
         self._checkpoint = checkpoint
         self._per_worker = per_worker
-        self._store = open_store(normalise(directory), storage_options)
+        self._store = open_store(normalise(directory), storage_options, write_buffer=write_buffer)
         self._terms = Terms(
             layout.check_checkpoint_name(checkpoint_name),
             save_timeout,

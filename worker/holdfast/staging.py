@@ -4,7 +4,7 @@ TensorFlow restores some variables long after `restore` has returned: those that
 may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it
 reads a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
 descriptors that this process holds open. They are the checkpoint's own files, where it lies in a file system, else
-nameless temporary files that it was copied into. So a kill leaves nothing behind but a few kilobytes.
+nameless files, in memory if there is enough, that it was read into. So a kill leaves nothing but a few kilobytes.
 
 Where the world is the one that saved, the staged index gives this worker's own value of each worker-local tensor in
 place of the chief's. See docs/design/004-restore.md.
@@ -12,6 +12,7 @@ place of the chief's. See docs/design/004-restore.md.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from holdfast.memory import available
 from holdfast.snapshot import OBJECT_GRAPH_KEY, OWN_SUFFIX
 from holdfast_storage.bundle.index import Index, write_index
 from holdfast_storage.errors import CheckpointDamaged, StorageError
@@ -32,9 +34,14 @@ from holdfast_storage.manifest import Manifest, read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.posix import PosixStore
-from holdfast_storage.verify import verify_checkpoint
+from holdfast_storage.verify import verify_checkpoint, verify_size
+
+log = logging.getLogger("holdfast")
 
 _REPLICA = "/.REPLICA/"
+_SHARE = 0.8
+"""Of the free memory, that a checkpoint may take. The first save after it needs as much once more, at times."""
+
 _MAIN, _LOCAL = "checkpoint", "local"  # names of the two bundles in the staging folder
 
 
@@ -82,7 +89,7 @@ def stage(
     task: Task,
     world: Sequence[Task],
     progress: Callable[[int], None] | None = None,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Staged:
     """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
 
@@ -92,13 +99,14 @@ def stage(
         task: the worker.
         world: all workers there are now. If the checkpoint was saved by the same ones, each gets back its own values.
         progress: told the bytes of each chunk read, from several threads.
-        threads: reading at a time.
+        threads: reading at a time; default: as many as suit the store.
 
-    What lies on no local file system is copied into nameless files in the folder for temporary files (`TMPDIR`).
+    What lies on no local file system is read into memory; where that is short, into nameless files in the folder for
+    temporary files (`TMPDIR`).
 
     Raises:
         CheckpointDamaged: an object is missing or not what was committed.
-        StorageError: the storage did not answer, or there is no room for the copy.
+        StorageError: the storage did not answer, or there is no room for what is read.
         InvalidRequest: a newer Holdfast or TensorFlow wrote it.
     """
     manifest = None if record.stock else read_manifest(store, record)
@@ -110,7 +118,7 @@ def stage(
         objects = [*(each.name for each in manifest.objects if each.role in ("data", "index")), *own]
         if own:
             bundles[_LOCAL] = local_prefix(record.folder, task)
-    held = _Held(store)
+    held = _Held(store, 0 if isinstance(store, PosixStore) else _size(store, record, manifest, objects))
     try:
         if isinstance(store, PosixStore):
             # Before they are verified, so that nobody can delete them between the two.
@@ -143,6 +151,13 @@ def _used(index: Index) -> set[int]:
     return {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
 
 
+def _size(store: Store, record: CheckpointRecord, manifest: Manifest | None, objects: Sequence[str] | None) -> int:
+    """About the bytes that will be read."""
+    if manifest is None:
+        return verify_size(store, record)
+    return sum(each.size for each in manifest.objects if each.name in (objects or ()))
+
+
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
     """The main index, with the worker's own values, in shards that come after the main ones, under the stock keys."""
     own = {
@@ -170,13 +185,17 @@ def _replicas(local: Index | None) -> Mapping[str, int]:
 class _Held:
     """Objects that are held open, and the folder that leads TensorFlow to them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, size: int) -> None:
+        """size: bytes that will be read, about."""
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
         self.sink = None if isinstance(store, PosixStore) else self._copy
         self._store = store
         self._process = os.getpid()
         self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
         self._lock = threading.Lock()
+        self._in_memory = size <= available() * _SHARE
+        if not self._in_memory:
+            log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
 
     def open_existing(self, names: Iterable[str]) -> None:
         """Open objects in a file system. What is missing is for the verification to judge."""
@@ -212,16 +231,20 @@ class _Held:
                 chunk, offset = chunk[written:], offset + written
         except OSError as error:
             raise StorageError(
-                f"Could not copy {self._store.url}/{name} into a temporary file in {tempfile.gettempdir()} "
-                f"(TMPDIR chooses another folder): {error.strerror}",
+                f"Could not keep what was read of {self._store.url}/{name} in {self._place()}: {error.strerror}",
                 object=name,
             ) from error
+
+    def _place(self) -> str:
+        return "memory" if self._in_memory else f"{tempfile.gettempdir()} (TMPDIR chooses another folder)"
 
     def _descriptor(self, name: str) -> int:
         with self._lock:
             if name not in self._descriptors:
                 if isinstance(self._store, PosixStore):
                     self._descriptors[name] = self._store.open(name)
+                elif self._in_memory:
+                    self._descriptors[name] = os.memfd_create(f"holdfast {name}"[:200], os.MFD_CLOEXEC)
                 else:
                     with tempfile.TemporaryFile() as file:
                         self._descriptors[name] = os.dup(file.fileno())

@@ -55,7 +55,7 @@ def write_objects(
     snapshot: Snapshot,
     *,
     crcs: Sequence[int],
-    threads: int = 2,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Make one worker's data objects durable.
@@ -66,7 +66,7 @@ def write_objects(
         plan: of the specs of this snapshot; `worker` is the number of the part to be written, 0 the chief's.
         snapshot: the state.
         crcs: CRC32C, not masked, of each of its tensors.
-        threads: objects written at a time.
+        threads: objects written at a time; default: as many as suit the store.
         progress: see `Progress`.
 
     Raises:
@@ -78,7 +78,7 @@ def write_objects(
         name = layout.data_object(prefix, item.shard, plan.num_shards)
         return _store(store, name, _folder(prefix), runs, role="data", progress=progress), records
 
-    written = in_parallel(write, plan.parts[worker].objects, threads)
+    written = in_parallel(write, plan.parts[worker].objects, threads or store.parallel)
     entries = [record for _, records in written for record in records]
     if worker == 0:
         for position, slices in plan.sliced.items():

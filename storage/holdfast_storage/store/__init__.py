@@ -15,6 +15,9 @@ __all__ = ["WRITE_BUFFER", "Store", "normalise", "open_store"]
 WRITE_BUFFER = 256 << 20
 """Bytes that may be on their way to an object store at a time."""
 
+SMALLEST_PART = 5 << 20
+"""Bytes of a part of an upload, but for the last: S3 takes no smaller ones."""
+
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 
 
@@ -31,6 +34,8 @@ def open_store(
 
     InvalidRequest if the protocol is not known, or if a package or an option that it needs is missing.
     """
+    if write_buffer < 4 * SMALLEST_PART:
+        raise InvalidRequest(f"write_buffer is {write_buffer}: it must be {4 * SMALLEST_PART} bytes at least")
     normal = normalise(url)
     protocol, path = split(normal)
     options = dict(storage_options or {})

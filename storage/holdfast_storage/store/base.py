@@ -25,17 +25,26 @@ class Store(Protocol):
     url: str
     """The directory, normalised: an absolute local path without `file://`, or `protocol://path`."""
 
+    parallel: int
+    """How many objects are worth writing, or ranges worth reading, at a time."""
+
+    block: int
+    """Bytes that are worth reading at once."""
+
     def create(self, name: str, data: Buffer) -> bool:
         """Make a small object durable under a name that must be free: True if this call made it, False if taken.
 
         Atomic: of any number of callers exactly one gets True, and no reader ever sees a part of the object. Raises
         `StorageError` when the outcome is unknown; the caller then reads the object back. Raises `NotCreated` (no
-        space, no permission) where it is certain that this call made nothing.
+        space, no permission) where it is certain that this call made nothing. Where the answer to a try was lost, to
+        find just these bytes there counts as having made them: bytes that must be one's own carry something unique.
         """
         ...
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         """Make a new, large object durable and return its size in bytes. The name is free by construction.
+
+        The chunks are not copied where that can be avoided: they must not change before this returns.
 
         Not atomic: what a crash leaves behind is part of no commit. Raises `StorageError` if the name is taken.
         """

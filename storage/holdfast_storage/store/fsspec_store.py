@@ -31,6 +31,9 @@ _warned: set[str] = set()  # URLs
 class FsspecStore:
     """A `Store` over an fsspec file system."""
 
+    parallel = 4
+    block = 8 << 20
+
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         """url: normalised."""
         self.url = url

@@ -49,6 +49,9 @@ SLOWEST = 256 << 10
 class ObjectStore:
     """A `Store` in an object store, given its client."""
 
+    parallel = 8
+    block = 2 * RANGE
+
     def __init__(self, url: str, client: ObjectClient, root: str, write_buffer: int) -> None:
         """
         url: normalised.

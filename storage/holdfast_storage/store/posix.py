@@ -27,6 +27,9 @@ _TEMPORARY = ".tmp"
 class PosixStore:
     """A `Store` over a folder, which is made when the first object is."""
 
+    parallel = 2
+    block = 2 << 20  # memory that is touched for the first time costs more than reading
+
     def __init__(self, root: str) -> None:
         self.url = root
 

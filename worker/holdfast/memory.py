@@ -1,0 +1,34 @@
+"""How much memory this process may still take, as Linux and its control groups tell.
+
+https://docs.kernel.org/filesystems/proc.html and https://docs.kernel.org/admin-guide/cgroup-v2.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_GROUPS = (  # limit, usage, and what counts as used and can be had back, of both versions of control groups
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes. A limit that cannot be read is none."""
+    free = [_field(proc / "meminfo", "MemAvailable:") << 10]
+    for limit, usage, idle in _GROUPS:
+        try:
+            most, used = int((groups / limit).read_text()), int((groups / usage).read_text())
+        except (OSError, ValueError):
+            continue
+        free.append(most - used + _field((groups / limit).with_name("memory.stat"), idle))
+    return max(0, min(free))
+
+
+def _field(file: Path, name: str) -> int:
+    """The number behind a name in a file of lines; 0 if it is not there."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
