@@ -3,77 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from collections.abc import Callable
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from holdfast_storage.store import Store, open_store
+from holdfast_storage.store import Store
 from support.child import Child
+from support.light_job import PROGRAMS, Start, expect, joined, tell
 from support.light_worker import committed, log_kinds
 
 pytestmark = pytest.mark.processes
-
-PROGRAMS = Path(__file__).parent / "programs"
-Start = Callable[..., Child]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "run")
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts programs."""
-    children: list[Child] = []
-
-    def start(*arguments: object, **environment: str) -> Child:
-        children.append(Child([str(a) for a in arguments], environment))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
-
-
-@pytest.fixture
-def address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
-
-
-@pytest.fixture
-def coordinate(start: Start, store: Store, address: str) -> Callable[[], Child]:
-    """Starts a coordinator at `address`."""
-
-    def coordinate() -> Child:
-        command = ["-m", "holdfast.cli", "coordinator", "--root", os.path.dirname(store.url), "--listen", address]
-        child = start(*command)
-        child.expect(f"listens on {address}")
-        return child
-
-    return coordinate
-
-
-def joined(start: Start, store: Store, size: int, address: str) -> list[Child]:
-    workers = [start(PROGRAMS / "worker.py", store.url, n, size, address) for n in range(size)]
-    for worker in workers:
-        worker.expect("joined")
-    return workers
-
-
-def tell(workers: list[Child], line: str) -> None:
-    for worker in workers:
-        worker.say(line)
-
-
-def expect(workers: list[Child], line: str) -> None:
-    for worker in workers:
-        worker.expect(line)
 
 
 def test_a_coordinator_killed_in_mid_save(
@@ -129,7 +69,7 @@ def test_a_worker_killed_in_mid_save(start: Start, store: Store, coordinate: Cal
 
 def test_a_chief_killed_with_the_coordinator_in_it(start: Start, store: Store) -> None:
     """The hint leads to a port where nobody is, or somebody else."""
-    workers = joined(start, store, 2, "")
+    workers = joined(start, store, 2)
     tell(workers, "save 1")
     expect(workers, "step 1: committed")
     workers[1].say("hold")
@@ -138,7 +78,7 @@ def test_a_chief_killed_with_the_coordinator_in_it(start: Start, store: Store) -
     for worker in workers:
         worker.send(SIGKILL)
         worker.wait()
-    again = joined(start, store, 2, "")
+    again = joined(start, store, 2)
     tell(again, "restore")
     expect(again, "restored 1")
     tell(again, "save 2")
@@ -149,42 +89,6 @@ def test_a_chief_killed_with_the_coordinator_in_it(start: Start, store: Store) -
     again[1].say("close")
     expect(again, "closed")
     assert [worker.wait() for worker in again] == [0, 0]
-
-
-def test_workers_that_slept_while_the_world_went_on_disturb_nothing(
-    start: Start, store: Store, coordinate: Callable[[], Child], address: str
-) -> None:
-    """Processes that were stopped in mid-save and wake up after their successors have committed."""
-    coordinate()
-    zombies = joined(start, store, 2, address)
-    tell(zombies, "save 1")
-    expect(zombies, "step 1: committed")
-    zombies[1].say("hold")
-    tell(zombies, "save 2")
-    zombies[1].expect("writing")
-    for zombie in zombies:
-        zombie.send(SIGSTOP)
-    workers = [start(PROGRAMS / "worker.py", store.url, n, 2, address, "takeover") for n in range(2)]
-    expect(workers, "joined")
-    tell(workers, "save 5")
-    expect(workers, "step 5: committed")
-    before = files(store)
-    for zombie in zombies:
-        zombie.send(SIGCONT)
-    tell(zombies, "open")
-    for zombie in zombies:
-        assert "Superseded" in zombie.expect("step 2:")
-    after = files(store)
-    # What it was about to write lies in the folder of its own attempt, which is part of nothing.
-    assert {name: data for name, data in after.items() if not name.startswith("ckpt-2.")} == {
-        name: data for name, data in before.items() if not name.startswith("ckpt-2.")
-    }
-    assert [record.step for record in committed(store)] == [1, 5]
-
-
-def files(store: Store) -> dict[str, bytes]:
-    root = Path(store.url)
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_a_coordinator_that_is_ended_finishes_its_save(

@@ -7,50 +7,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
 
 import pytest
 
-from holdfast_storage.store import Store, open_store
-from support.child import Child
+from holdfast_storage.store import Store
+from support.light_job import Start, joined
 from support.light_worker import committed
 from support.training_world import free_addresses
 
 pytestmark = pytest.mark.processes
 
-PROGRAMS = Path(__file__).parent / "programs"
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "run")
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
-    """Starts programs."""
-    children: list[Child] = []
-
-    def start(*arguments: object, **environment: str) -> Child:
-        children.append(Child([str(a) for a in arguments], environment))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
-
-
-def joined(start: Callable[..., Child], store: Store, size: int, address: str = "", **environment: str) -> list[Child]:
-    workers = [start(PROGRAMS / "worker.py", store.url, n, size, address, **environment) for n in range(size)]
-    for worker in workers:
-        worker.expect("joined")
-    return workers
-
-
-def coordinator(start: Callable[..., Child], store: Store) -> str:
+def coordinator(start: Start, store: Store) -> str:
     """The address of one in a process of its own."""
     (address,) = free_addresses(1)
     child = start("-m", "holdfast.cli", "coordinator", "--root", os.path.dirname(store.url), "--listen", address)
@@ -78,9 +49,7 @@ def standing(told: dict[str, Any], worker: int) -> str:
     return str(told["workers"][worker]["standing"])
 
 
-def test_a_worker_that_was_stopped_is_named_at_once_and_ends_the_save(
-    start: Callable[..., Child], store: Store
-) -> None:
+def test_a_worker_that_was_stopped_is_named_at_once_and_ends_the_save(start: Start, store: Store) -> None:
     """The kernel keeps its connection: for the others it is there, and everything waits."""
     workers = joined(start, store, 3, coordinator(start, store))
     for worker in workers:
@@ -112,9 +81,9 @@ def test_a_worker_that_was_stopped_is_named_at_once_and_ends_the_save(
     assert [record.step for record in committed(store)] == [1, 3]
 
 
-def test_a_worker_that_is_stuck_in_writing_is_named_by_the_error(start: Callable[..., Child], store: Store) -> None:
+def test_a_worker_that_is_stuck_in_writing_is_named_by_the_error(start: Start, store: Store) -> None:
     """A mount that hangs on one host: its heartbeats come, and the save is lost for no reason that anybody is told."""
-    workers = joined(start, store, 2, coordinator(start, store), SAVE_TIMEOUT="6")
+    workers = joined(start, store, 2, coordinator(start, store), save_timeout=6.0)
     workers[1].say("hold")
     for worker in workers:
         worker.say("save 1")
@@ -136,7 +105,7 @@ def test_a_worker_that_is_stuck_in_writing_is_named_by_the_error(start: Callable
     assert "SaveFailed" in workers[1].expect("step 1:")
 
 
-def test_a_chief_that_was_stopped_with_the_coordinator_in_it(start: Callable[..., Child], store: Store) -> None:
+def test_a_chief_that_was_stopped_with_the_coordinator_in_it(start: Start, store: Store) -> None:
     """It looks like a job that has ended: its port is taken, and nobody speaks."""
     workers = joined(start, store, 2)
     for worker in workers:

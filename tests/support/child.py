@@ -7,10 +7,13 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import Signals
+
+import psutil
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -57,6 +60,13 @@ class Child:
 
     def send(self, signal: Signals) -> None:
         self._process.send_signal(signal)
+
+    def await_stop(self) -> None:
+        """Until a signal has stopped it."""
+        end = time.monotonic() + PATIENCE
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < end, "it goes on:\n" + "\n".join(self.output)
+            time.sleep(0.002)
 
     def wait(self) -> int:
         """Its exit status, and all of its output is there."""

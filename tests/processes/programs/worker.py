@@ -1,14 +1,14 @@
 """One light worker as a process, told what to do line by line.
 
 Arguments: run directory, index, number of workers, address of the coordinator (empty: embedded in worker 0), and
-anything at all if it is to take the run over.
-The environment may have SAVE_TIMEOUT, in seconds.
-"save STEP" starts a save, "hold" holds up what is written from now on, "open" lets it go on, "restore", "close".
+other arguments of a `LightWorker`, as JSON.
+"save STEP" starts a save, "hold" holds up what is written from now on, "open" lets it go on, "stop CALL PATTERN" has
+the process stop itself (see `support.stopping`), "restore", "close".
 """
 
 from __future__ import annotations
 
-import os
+import json
 import sys
 import threading
 
@@ -16,18 +16,12 @@ from holdfast.saving import Save
 from holdfast_storage.store import open_store
 from support.gated_store import Gate, GatedStore
 from support.light_worker import LightWorker, cluster_of
+from support.stopping import stop_before
 
 
-def main(directory: str, index: str, size: str, coordinator: str, takeover: str = "") -> None:
+def main(directory: str, index: str, size: str, coordinator: str, options: str) -> None:
     store = open_store(directory)
-    worker = LightWorker(
-        store,
-        int(index),
-        cluster_of(int(size)),
-        coordinator=coordinator,
-        save_timeout=float(os.environ.get("SAVE_TIMEOUT", "60")),
-        takeover=bool(takeover),
-    )
+    worker = LightWorker(store, int(index), cluster_of(int(size)), coordinator=coordinator, **json.loads(options))
     gate = Gate("write", ".data-")
 
     def tell(text: str) -> None:
@@ -53,6 +47,9 @@ def main(directory: str, index: str, size: str, coordinator: str, takeover: str 
             case ["open"]:
                 worker.store = store
                 gate.open()
+            case ["stop", call, pattern]:
+                stop_before(call, pattern)
+                tell("will stop")
             case ["restore"]:
                 staged = worker.restore()
                 tell(f"restored {staged.record.step if staged else None}")
