@@ -74,9 +74,13 @@ class Child:
         self._reader.join(PATIENCE)
         return status
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """SIGKILL, if it still runs; it is gone, and all of its output is there."""
         self._process.kill()
         self.wait()
+
+    def end(self) -> None:
+        self.kill()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
