@@ -1,0 +1,121 @@
+"""A part of the cases of `simulation.every_point`, and that it would notice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pytest
+
+from holdfast.link import Unreachable
+from holdfast.session import Session
+from holdfast_coordinator.core.upkeep import Upkeep
+from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast_storage.layout import log_entry
+from holdfast_storage.log import Log, NotPublished, Outcome, Published, encode
+from holdfast_storage.records import Entry
+from simulation import patches
+from simulation.every_point import SCENES, Tally, tell
+from simulation.exhaustion import Case, Fault, Label, Play, Scene, cases
+from simulation.many import little_collecting
+from support.figures import Figure
+
+SHARE = 300
+"""Cases of some seven thousand: one in twenty or so."""
+
+APART = Scene("begins", embedded=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_simulation() -> Iterator[None]:
+    with patches.installed(), little_collecting():
+        yield
+
+
+def test_some_of_all_cases(figure: Figure) -> None:
+    """Whoever dies, and whatever goes wrong, at any point: see `simulation.exhaustion` for what must hold."""
+    tally = Tally()
+    tally.survey(SCENES)
+    every = [*tally.every(), *tally.pairs(100, seed=0)]
+    for result in tell(random.Random(1).sample(every, SHARE)):
+        tally.add(result)
+    report = list(tally.report())
+    assert not tally.bad, "\n".join(report)
+    assert len(tally.cases) > 20, "some kind of fault does not occur"
+    figure("points of a save and a restore at which something goes wrong", sum(map(len, tally.points.values())))
+    figure("cases there are, and tried here (all: make sim)", f"{len(every)}, {tally.cases.total()}")
+
+
+def violated(wanted: Callable[[Fault], bool]) -> dict[Fault, str]:
+    """Of the faults of a scene those that end badly, with the kind of violation."""
+    points = tell([Case(APART)])[0].points
+    some = [case for case in cases(APART, points) if case.fault and wanted(case.fault)]
+    assert some
+    return {r.case.fault: r.violation.partition(":")[0] for r in tell(some) if r.case.fault and r.violation}
+
+
+def kinds_of_entries() -> dict[str, str]:
+    """By name, in a scene in which nothing goes wrong."""
+    play = Play(Case(APART))
+    play.run()
+    return {log_entry(entry.number): entry.kind for entry in play.world.checks.entries}
+
+
+def test_a_lost_answer_of_the_log_taken_for_a_failure_is_noticed() -> None:
+    """A proof that cannot fail is none. Where it is wrong to say so is where the entry is that of a commit."""
+
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        try:
+            self._store.create(log_entry(entry.number), encode(entry))
+        except StorageError as error:
+            return NotPublished(str(error))
+        return Published()
+
+    kinds = kinds_of_entries()
+    with mock.patch.object(Log, "publish", careless):
+        found = violated(lambda fault: fault.effect == "lose" and fault.label.what in kinds)
+    told = {fault.label.what for fault, kind in found.items() if kind == "told"}
+    assert told == {name for name, kind in kinds.items() if kind == "commit" and name <= max(told)}
+    assert len(told) == 2
+
+
+def test_a_lost_reply_taken_for_a_failure_is_noticed() -> None:
+    """A proof that cannot fail is none: where the coordinator has committed, and its word of it does not arrive."""
+    call = Session._call
+
+    def careless(self: Session, once: Callable[..., object], *args: object) -> object:
+        def ask(link: object, timeout: float) -> object:
+            try:
+                return once(link, timeout)
+            except Unreachable as error:
+                raise SaveFailed(str(error)) from None
+
+        return call(self, ask, *args)
+
+    with mock.patch.object(Session, "_call", careless):
+        found = violated(lambda fault: fault.label.verb == "Report" and fault.effect in ("cut", "passed_and_cut"))
+    assert set(found.values()) <= {"told", "split"}
+    assert {(fault.label.kind, fault.effect) for fault in found} == {("request", "passed_and_cut"), ("reply", "cut")}
+
+
+def test_orphans_that_nobody_looks_for_are_noticed() -> None:
+    """A proof that cannot fail is none: a worker killed between the first byte of a save and its commit."""
+
+    def wanted(fault: Fault) -> bool:
+        return fault.effect == "kill" and fault.actor == "worker 1" and fault.label.verb == "write"
+
+    with mock.patch.object(Upkeep, "look_for_orphans"):
+        found = violated(wanted)
+    assert set(found.values()) == {"leftover"}
+    assert {fault.when for fault in found} == {"before", "amid", "done"}
+    assert not violated(wanted)
+
+
+def test_what_a_point_is_called() -> None:
+    """A case that nobody can tell from its name."""
+    label = Label("reply", "coordinator", "Report", "worker 1")
+    fault = Fault(7, label, "kill", "worker 0", "done")
+    assert str(Case(APART, fault)) == (
+        "begins, apart, order 1; at 7 (coordinator: reply Report worker 1): worker 0 is killed done"
+    )
