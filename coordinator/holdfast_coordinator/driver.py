@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -204,7 +205,12 @@ class Driver:
         def failed(error: Exception) -> ev.Event:
             return ev.Finalized(effect.generation.id, effect.ordinal, failure=self._failure(error))
 
-        self._in_thread(lambda: finalize(self.store, effect), failed)
+        def work() -> ev.Event:
+            done = finalize(self.store, effect)
+            failure = done.failure and replace(done.failure, message=self._named(done.failure.message))
+            return replace(done, failure=failure)
+
+        self._in_thread(work, failed)
 
     def _write_state_file(self, effect: fx.WriteStateFile) -> None:
         async def write() -> None:

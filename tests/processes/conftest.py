@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ def start() -> Iterator[Start]:
     """Starts programs."""
     children: list[Child] = []
 
-    def start(*arguments: object, **environment: str) -> Child:
-        children.append(Child([str(a) for a in arguments], environment))
+    def start(*arguments: object, prefix: Sequence[str] = (), **environment: str) -> Child:
+        children.append(Child([str(a) for a in arguments], environment, prefix))
         return children[-1]
 
     yield start

@@ -25,11 +25,14 @@ class Child:
     Args:
         arguments: of the interpreter: "-m" and a module, or a file, and what it is to be told.
         environment: added to this process's own.
+        prefix: of the command, such as that of a `SmallDisk`.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*prefix, sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ from support.child import TESTS, Child
 PROGRAMS = TESTS / "processes" / "programs"
 
 Start = Callable[..., Child]
-"""`start(*arguments, **environment)`: the fixture that starts Python programs."""
+"""`start(*arguments, prefix=(), **environment)`: the fixture that starts Python programs."""
 
 
 def worker(start: Start, store: Store, index: int, size: int, address: str = "", **options: Any) -> Child:

@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from support.small_disk import SmallDisk
+
 PROGRAMS = Path(__file__).parent.parent / "training" / "programs"
 QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 DEADLINE = 120.0
@@ -40,11 +42,12 @@ class WorldFailed(AssertionError):
 class Worker:
     """One process of a world."""
 
-    def __init__(self, name: str, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, log: Path, environment: Mapping[str, str], disk: SmallDisk | None) -> None:
         self.name = name
         self._log = log
         self._commands, theirs = _processes.Pipe()
-        self._process = _processes.Process(target=_obey, args=(theirs, str(log), environment), name=name, daemon=True)
+        arguments = (theirs, str(log), environment, disk)
+        self._process = _processes.Process(target=_obey, args=arguments, name=name, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -132,8 +135,10 @@ def free_addresses(count: int) -> list[str]:
     return addresses
 
 
-def _obey(commands: Connection, log: str, environment: Mapping[str, str]) -> None:
+def _obey(commands: Connection, log: str, environment: Mapping[str, str], disk: SmallDisk | None) -> None:
     """The main loop of a worker."""
+    if disk is not None:
+        disk.enter()
     os.environ.update(environment)
     tempfile.tempdir = None  # what was forked has looked already, perhaps
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
