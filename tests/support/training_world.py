@@ -92,9 +92,17 @@ class TrainingWorld:
     """The workers of one cluster; one alone is a process without a strategy.
 
     environments: variables of each worker, beside those that all have.
+    disk: which they live inside.
     """
 
-    def __init__(self, size: int, logs: Path, environments: Sequence[Mapping[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        size: int,
+        logs: Path,
+        environments: Sequence[Mapping[str, str]] = (),
+        *,
+        disk: SmallDisk | None = None,
+    ) -> None:
         self.size = size
         logs.mkdir(parents=True, exist_ok=True)
         cluster = {"worker": free_addresses(size)}
@@ -104,7 +112,7 @@ class TrainingWorld:
             task = {"type": "worker", "index": index}
             config = json.dumps({"cluster": cluster, "task": task}) if size > 1 else "{}"
             environment = {"TF_CONFIG": config, **QUIET, **(environments[index] if environments else {})}
-            self.workers.append(Worker(f"worker-{index}", logs / f"worker-{index}.log", environment))
+            self.workers.append(Worker(f"worker-{index}", logs / f"worker-{index}.log", environment, disk))
 
     def run(self, scenario: str, deadline_s: float = DEADLINE, **arguments: Any) -> list[Any]:
         """Run a scenario in all workers; what it returned in each, chief first. WorldFailed ends the world."""
