@@ -13,13 +13,18 @@ import pytest
 
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
+from servers.base import Location
+from servers.fixtures import ObjectStore
 from support.training_world import PROGRAMS, QUIET, free_addresses
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
 
-def test_the_last_save_is_committed(tmp_path: Path) -> None:
-    """The interpreter's end, at which thread pools refuse work, took the last checkpoint with it; or it hung."""
+@pytest.mark.parametrize("kind", ["posix", "s3"])
+def test_the_last_save_is_committed(kind: str, tmp_path: Path, object_store: ObjectStore) -> None:
+    """The interpreter's end, at which thread pools and event loops refuse work, took the last checkpoint along."""
+    place = Location(str(tmp_path), {}, {}) if kind == "posix" else object_store(kind).location()
+    run = f"{place.url}/run"
     cluster = {"worker": free_addresses(2)}
     with ExitStack() as stack:
         processes = []
@@ -27,8 +32,8 @@ def test_the_last_save_is_committed(tmp_path: Path) -> None:
             config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
             log = stack.enter_context(open(tmp_path / f"{index}.log", "wb"))
             process = subprocess.Popen(
-                [sys.executable, str(PROGRAMS / "just_end.py"), str(tmp_path / "run"), "3"],
-                env={**os.environ, **QUIET, "TF_CONFIG": json.dumps(config)},
+                [sys.executable, str(PROGRAMS / "just_end.py"), run, "3"],
+                env={**os.environ, **QUIET, **place.environment, "TF_CONFIG": json.dumps(config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -39,6 +44,6 @@ def test_the_last_save_is_committed(tmp_path: Path) -> None:
     logs = [(tmp_path / f"{index}.log").read_text() for index in range(2)]
     assert statuses == [0, 0], logs
     assert "Traceback" not in "".join(logs)
-    state = read_run(open_store(str(tmp_path / "run")))
+    state = read_run(open_store(run, place.storage_options))
     assert state is not None
     assert [c.step for c in state.checkpoints] == [3]
