@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from holdfast.staging import Staged
 from holdfast_storage.store import Store, open_store
 from servers.base import BUCKET, Location, Server
 from servers.fault_proxy import FaultProxy
-from servers.faults import Answer, Call, CutReply, CutRequest, LoseReply, Plan, Stall, at_random, no_faults
+from servers.faults import Answer, Call, CutReply, CutRequest, Fault, LoseReply, Plan, Stall, at_random, no_faults
 from servers.fixtures import ObjectStore
 from support.bundles import expected, stored
+from support.child import Child
 from support.coordinators import Coordinator
 from support.light_worker import (
     LightWorker,
@@ -146,5 +148,56 @@ def test_parts_that_are_cut(object_store: ObjectStore, proxied: Proxied, tell: T
     plan = at_random(6, {CutRequest(): 0.2, LoseReply(): 0.1}, is_of_an_upload)
     root = survive(server, proxy, plan, tell, rounds=5, megabytes=40)
     assert len(proxy.faults()) > 10
-    uploads = server.files.call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=root.partition("/")[2])
-    assert "Uploads" not in uploads
+    assert uploads(server, root) == []
+
+
+PROGRAM = """
+import json, sys
+from holdfast_storage.store import open_store
+from support.light_worker import LightWorker, cluster_of, state, tensor
+url, options, coordinator = json.loads(sys.argv[1])
+worker = LightWorker(open_store(url, options, write_buffer=20 << 20), 0, cluster_of(1), coordinator=coordinator)
+worker.join()
+worker.save(1, state(more=[tensor("model/large", (40, 250_000))])).wait(600.0)
+"""
+
+
+@pytest.mark.processes
+def test_uploads_of_a_killed_worker_are_removed(object_store: ObjectStore, proxied: Proxied, tell: Tell) -> None:
+    """Parts in no listing, which are paid for for ever."""
+    server = object_store("s3")
+    proxy = proxied(server)
+    location = server.location(proxy.endpoint)
+    root = location.url.partition("://")[2]
+    tell(server.location())
+    arrived = threading.Event()
+
+    def plan(call: Call) -> Fault | None:
+        if "partNumber" not in call.query:
+            return None
+        if call.query["partNumber"] == ["1"]:
+            return None
+        arrived.set()
+        return Stall(600.0)
+
+    proxy.plan = plan
+    coordinator = Coordinator()
+    killed = Child(["-c", PROGRAM, json.dumps([location.url, location.storage_options, coordinator.address])])
+    try:
+        assert arrived.wait(60.0)
+    finally:
+        killed.end()
+        coordinator.stop()
+    assert uploads(server, root)
+
+    with new_job(open_store(location.url, server.options(server.endpoint))) as after:
+        after.save_and_restore(2, 0)
+        live = after.told[0].partition("/")[0]
+        until(lambda: not uploads(server, root))
+        assert children(server, root) == sorted(["_holdfast", "checkpoint", live])
+
+
+def uploads(server: Server, root: str) -> list[str]:
+    """Keys of uploads that were begun and not ended."""
+    found = server.files.call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=root.partition("/")[2])
+    return [each["Key"] for each in found.get("Uploads", [])]

@@ -74,6 +74,7 @@ class FaultProxy:
         self.calls: list[tuple[Call, Fault | None]] = []
         self._upstream = upstream
         self._kind = kind
+        self._in_flight: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
@@ -106,6 +107,8 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
+        for call in self._in_flight:
+            call.cancel()
         await self._runner.cleanup()
         await self._session.close()
 
@@ -113,6 +116,9 @@ class FaultProxy:
         call = Call(len(self.calls), request.method, request.raw_path, request.headers)
         fault = self.plan(call)
         self.calls.append((call, fault))
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
         response: web.StreamResponse = web.Response()
         try:
             match fault:
@@ -139,6 +145,8 @@ class FaultProxy:
         except (Cut, aiohttp.ClientError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()
+        finally:
+            self._in_flight.discard(task)
         return response
 
     def _answer(self, status: int) -> web.Response:

@@ -224,6 +224,23 @@ def test_what_the_caller_raises_ends_the_upload(make: Make) -> None:
     assert not client.objects
 
 
+@pytest.mark.parametrize("fault", [None, "refuse", "later", "hang"])
+def test_uploads_of_the_dead_go_with_their_folder(make: Make, fault: str | None) -> None:
+    """Parts of a writer that was killed, which are in no listing and are paid for for ever.
+
+    Or a run that cannot be read since the server does not tell of uploads.
+    """
+    store, client = make({("unfinished", 0): fault, ("unfinished", 1): fault} if fault else {})
+    client.objects = {"run/b": b"y"}
+    client.uploads = {"run/a/x#0": {}, "running/a/x#1": {}}
+    assert store.list() == (["b"] if fault else ["a/", "b"])
+    assert store.list("a") == []
+    store.delete_folder("a")
+    assert set(client.uploads) == ({"run/a/x#0"} if fault else set()) | {"running/a/x#1"}
+    store.delete_folder("a")
+    assert set(client.uploads) == {"running/a/x#1"}
+
+
 @pytest.mark.parametrize("fault", ["lose", "hang after"])
 def test_an_upload_whose_end_was_not_answered_has_succeeded(make: Make, fault: str) -> None:
     """The second try finds no upload any more: a save that failed for having succeeded."""

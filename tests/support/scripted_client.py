@@ -57,7 +57,7 @@ class ScriptedClient:
 
     async def begin(self, key: str) -> str:
         fault = await self._before("begin", key)
-        upload = f"upload-{next(self._numbers)}"
+        upload = f"{key}#{next(self._numbers)}"
         self.uploads[upload] = {}
         await self._after(fault)
         return upload
@@ -86,6 +86,11 @@ class ScriptedClient:
         fault = await self._before("abort", key)
         self.uploads.pop(upload, None)
         await self._after(fault)
+
+    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
+        fault = await self._before("unfinished", prefix)
+        await self._after(fault)
+        return [(upload.partition("#")[0], upload) for upload in self.uploads if upload.startswith(prefix)]
 
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         fault = await self._before("get", f"{key}@{offset}")

@@ -88,6 +88,12 @@ class AzureClient:
     async def abort(self, key: str, upload: str) -> None:
         pass  # blocks that no blob is made of are dropped after a week
 
+    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
+        return ()  # they are dropped after a week
+
+    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
+        return ()  # a week later it is forgotten
+
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         try:
             with self._judged():

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -98,7 +98,7 @@ class ObjectStore:
 
     def list(self, folder: str = "") -> builtins.list[str]:
         with self._naming("list", folder) as key:
-            return self._run(self._list(f"{key}/" if key else ""))
+            return self._run(self._list(f"{key}/" if key else "", unfinished=not folder))
 
     def delete_folder(self, folder: str) -> None:
         with self._naming("delete", folder) as key:
@@ -241,11 +241,15 @@ class ObjectStore:
 
     # -- folders --
 
-    async def _list(self, prefix: str) -> builtins.list[str]:
-        names, begin = [], ""
+    async def _list(self, prefix: str, *, unfinished: bool) -> builtins.list[str]:
+        """unfinished: also folders where nothing lies but uploads that were cut short: somebody has to delete them."""
+        names, begin = set(), ""
+        if unfinished:
+            below = (key.removeprefix(prefix) for key, _ in await self._unfinished(prefix))
+            names = {f"{folder}/" for folder, slash, _ in (key.partition("/") for key in below) if slash}
         while True:
             page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=False))  # type: ignore[misc]
-            names += [key.removeprefix(prefix) for key in (*page.keys, *page.folders)]
+            names |= {key.removeprefix(prefix) for key in (*page.keys, *page.folders)}
             begin = page.following
             if not begin:
                 return sorted(names)
@@ -258,7 +262,19 @@ class ObjectStore:
                 await self._persist(lambda keys=page.keys: self._client.delete(keys))  # type: ignore[misc]
             begin = page.following
             if not begin:
-                return
+                break
+        for key, upload in await self._unfinished(prefix):
+            with suppress(RequestFailed):  # ended by somebody else, or to be found the next time
+                await self._persist(lambda key=key, upload=upload: self._client.abort(key, upload))  # type: ignore[misc]
+
+    async def _unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
+        """Uploads whose writers may be gone. None where the server cannot tell, or may not: they harm no run."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await self._client.unfinished(prefix)
+        except (RequestFailed, TimeoutError) as failure:
+            log.info("%s: unfinished uploads cannot be looked for: %s", self.url, failure)
+            return ()
 
     # -- requests --
 
