@@ -91,9 +91,6 @@ class AzureClient:
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         return ()  # they are dropped after a week
 
-    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        return ()  # a week later it is forgotten
-
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         try:
             with self._judged():

@@ -129,10 +129,6 @@ class ObjectClient(Protocol):
         """Key and upload of what was begun below a prefix and not ended, if the store would keep it for ever."""
         ...
 
-    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        """Key and upload of what was begun below a prefix, and neither finished nor aborted, if it stays for ever."""
-        ...
-
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         """Fill a buffer from an object at an offset: the bytes read, fewer where it ends, and the object's size.
 

@@ -91,9 +91,6 @@ class GcsClient:
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         return ()  # they are dropped after a week
 
-    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        return ()  # a week later it is forgotten
-
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         span = {"Range": f"bytes={offset}-{offset + len(buffer) - 1}"}
         async with self._request("GET", self._object(key), {"alt": "media"}, headers=span) as response:

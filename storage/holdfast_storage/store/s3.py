@@ -85,16 +85,6 @@ class S3Client:
                 return found
             begin = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
-    async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
-        markers: dict[str, str] = {}
-        while True:
-            answer = await self._call("list_multipart_uploads", Prefix=prefix, **markers)
-            found += [(each["Key"], each["UploadId"]) for each in answer.get("Uploads", ())]
-            if not answer.get("IsTruncated"):
-                return found
-            markers = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
-
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         try:
             answer = await self._call("get_object", Key=key, Range=f"bytes={offset}-{offset + len(buffer) - 1}")
