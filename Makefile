@@ -14,7 +14,7 @@ FIRST ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 
-.PHONY: demo test sim test-cloud servers lint protos bench help clean
+.PHONY: demo test kills sim test-cloud servers lint protos bench help clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare wit
 test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INSTALL=wheel against the built wheel)
 	@echo "== running the tests against the $(INSTALL) install"
 	$(VENV)/bin/python -m pytest $(TEST)
+
+kills: TEST := $(addprefix tests/,processes/test_random_kills.py processes/test_zombies.py processes/test_full_disk.py \
+  training/test_many_kills.py training/test_full_disk.py)
+kills: test  ## The tests that kill, stop and fill up the disk of real processes, and the figures they measure
 
 sim: $(VENV)/dev-$(INSTALL)  ## Simulate random histories in which much goes wrong (SEEDS=1000; FIRST=0)
 	PYTHONPATH=tests $(VENV)/bin/python -m simulation $(SEEDS) --first $(FIRST)

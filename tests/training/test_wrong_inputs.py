@@ -9,6 +9,7 @@ import pytest
 
 from holdfast_storage.layout import HINT, log_entry, parse_folder
 from support.coordinator_process import coordinator
+from support.small_disk import not_permitted
 from support.training_world import free_addresses
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
@@ -116,7 +117,7 @@ def test_one_worker_has_another_file_system_mounted(worlds: Any, tmp_path: Path,
     with coordinator(tmp_path, start=apart) as address:
         failures = worlds.get(2).run("wrong.another_mount", directory=str(run), coordinator=address, **PATIENT)
     if failures[1]["call"] == "not permitted":
-        pytest.skip("needs the right to mount")
+        not_permitted("to mount a file system")
     name = log_entry(1) if apart else HINT
     assert str(run / name) in failures[1]["message"]
     assert "have the same storage mounted" in failures[1]["message"]
