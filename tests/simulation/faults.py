@@ -21,6 +21,9 @@ CHANGES = ("create", "write", "replace", "delete_folder")
 LONGEST = 8.0
 """Seconds that a slow call takes."""
 
+DECISIVE = 5.0
+"""How much more often than elsewhere something happens at the few calls by which all is decided."""
+
 STORAGE: tuple[StorageEffect, ...] = ("fail", "refuse", "lose", "late")
 MESSAGES: tuple[MessageEffect, ...] = ("cut", "passed_and_cut", "doubled", "silence", "refused")
 
@@ -36,12 +39,12 @@ class Faults(Policy):
         self._draw = draw
         self.incidents: list[Incident] = []
         self.incidents_left = draw.choice([0, 1, 2, 3, 5, 8])
-        self._incident_every = draw.choice([15, 40, 120])  # points
+        self._incident_every = draw.choice([30, 80, 200])  # points
         shares = [0, 0, 0.004, 0.02, 0.06] if draw.random() < 0.8 else [0]
         self._storage = {effect: draw.choice(shares) for effect in STORAGE}
         self._messages = {effect: draw.choice(shares) for effect in MESSAGES}
         self._messages["silence"] /= 4
-        self._rot = draw.choice([0, 0, 0, 0.02, 0.1])
+        self._rot = draw.choice([0, 0, 0.03, 0.15])
         self._slow = draw.choice([0, 0, 0.01, 0.05])
         self._latency = draw.choice([0.0, 0.002, 0.02, 0.2])
         self._late_by = draw.choice([2.0, 12.0, 40.0])
@@ -91,7 +94,7 @@ class Faults(Policy):
         until, effect = self._out.get(point.process.host, (0.0, "done"))
         changes = point.verb in CHANGES
         if until <= self._world.scheduler.now:
-            effect = _drawn(self._storage, self._draw, "done")
+            effect = _drawn(self._storage, self._draw, "done", DECISIVE if point.verb == "create" else 1.0)
             if effect != "done" and not changes and self._draw.random() < 0.8:
                 return "done"  # a restore reads much, and one error ends it
         if effect == "done":
@@ -103,7 +106,7 @@ class Faults(Policy):
 
     def message(self, point: Point) -> MessageFate:
         self._happen(point)
-        effect = _drawn(self._messages, self._draw, "passed")
+        effect = _drawn(self._messages, self._draw, "passed", DECISIVE / 2 if point.verb == "Report" else 1.0)
         streams = point.verb == "Attend" and effect not in ("cut", "silence")
         if streams or effect == ("doubled" if point.kind == "reply" else "refused"):
             effect = "passed"
@@ -128,7 +131,8 @@ class Faults(Policy):
         return self._latency * draw() if self._latency and draw() < 0.3 else 0.0
 
     def _happen(self, point: Point) -> None:
-        if self.incidents_left > 0 and self.incidents and self._draw.random() * self._incident_every < 1:
+        every = self._incident_every / (DECISIVE if point.verb in ("create", "Report") else 1.0)
+        if self.incidents_left > 0 and self.incidents and self._draw.random() * every < 1:
             self.incidents_left -= 1
             self._draw.choice(self.incidents)(point)
 
@@ -137,8 +141,8 @@ class Faults(Policy):
         self._world.tell(point.process, f"{point.number}: {what}")
 
 
-def _drawn(shares: dict[T, float], draw: random.Random, otherwise: T) -> T:
-    chance = draw.random()
+def _drawn(shares: dict[T, float], draw: random.Random, otherwise: T, weight: float) -> T:
+    chance = draw.random() / weight
     for effect, share in shares.items():
         chance -= share
         if chance < 0:

@@ -37,7 +37,7 @@ class Story:
             "on_divergence": draw.choice(["refuse", "refuse", "warn"]),
         }
         self._jobs = [self._job("job", options)]
-        self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.3 else None
+        self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
         incidents = [
             self._kill, self._kill, self._kill_coordinator, self._kill_coordinator, self._stop, self._stop_coordinator,
             self._stop_coordinator, self._jump, self._vanish, self._cut_off, self._no_storage,
@@ -53,10 +53,10 @@ class Story:
             name,
             draw.choice([1, 2, 2, 3]),
             coordinator="" if self._embedded else ADDRESS,
-            goal=EVERY * draw.randrange(2, 4),
+            goal=EVERY * draw.randrange(2, 5),
             options=options,
             step_time=draw.choice([0.5, 2.0, 6.0]),
-            goes_back=draw.choice([0, 0, 0, 1, 2]),
+            goes_back=draw.choice([0, 0, 1, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
             collective=draw.random() < 0.5,
         )
