@@ -20,8 +20,8 @@ from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.layout import STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import Leader, LogState
-from holdfast_storage.runs import import_state, orphans
+from holdfast_storage.records import Entry, Leader, LogState
+from holdfast_storage.runs import orphans, tail_or_import
 from holdfast_storage.store.base import Store
 from holdfast_storage.verify import verify_checkpoint
 
@@ -158,8 +158,8 @@ class Driver:
         self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=self._failure(error)))
 
     def _read_log_now(self) -> ev.LogRead:
-        entry = self._log.tail(self.machine.ledger.number)
-        return ev.LogRead(entry, imported=None if entry else import_state(self.store, secrets.token_hex(8)))
+        found = tail_or_import(self.store, secrets.token_hex(8), self.machine.ledger.number)
+        return ev.LogRead(found) if isinstance(found, Entry) else ev.LogRead(None, imported=found)
 
     def _append(self, effect: fx.Append) -> None:
         def publish() -> ev.Appended:

@@ -19,11 +19,21 @@ def read_run(store: Store) -> LogState | None:
 
     None where there is neither a log nor a checkpoint. Only reads.
     """
-    entry = Log(store).tail()
+    found = tail_or_import(store, "")
+    if isinstance(found, Entry):
+        return found.state
+    return found if found.checkpoints else None
+
+
+def tail_or_import(store: Store, run_id: str, hint: int = -1) -> Entry | LogState:
+    """The last entry of the log, as `Log.tail`; where there is no log, what `import_state` finds."""
+    log = Log(store)
+    entry = log.tail(hint)
     if entry is not None:
-        return entry.state
-    state = import_state(store, "")
-    return state if state.checkpoints else None
+        return entry
+    state = import_state(store, run_id)
+    # A job that has begun the log in the meantime has manifests there of what it has not committed.
+    return log.tail() or state
 
 
 def import_state(store: Store, run_id: str) -> LogState:

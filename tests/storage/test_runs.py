@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -15,7 +17,10 @@ from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader
 from holdfast_storage.runs import import_state, orphans, read_run
 from holdfast_storage.store import Store
 from support.faulty_store import FaultyStore
+from support.passing_store import PassingStore
 from support.stores import KINDS, new_store
+
+T = TypeVar("T")
 
 
 @pytest.fixture(params=KINDS)
@@ -43,6 +48,20 @@ def test_the_log_decides(store: Store) -> None:
     state = LogState("id")
     Log(store).publish(Entry(0, "lead", "w", 1.0, state), 0)
     assert read_run(store) == state
+
+
+def test_a_log_that_is_begun_while_one_looks(store: Store) -> None:
+    """The manifest of a save that is on its way, taken for a checkpoint of a copied run: restored, never committed."""
+    state = LogState("id")
+
+    class Begun(PassingStore):
+        def _call(self, verb: str, name: str, effect: Callable[[], T]) -> T:
+            if (verb, name) == ("list", "") and not store.list():
+                Log(store).publish(Entry(0, "lead", "w", 1.0, state), 0)
+                put(store, 1, 1.0)
+            return effect()
+
+    assert read_run(Begun(store)) == state
 
 
 def test_a_copy_without_its_log(store: Store) -> None:
