@@ -113,8 +113,6 @@ class Store:
     url = URL
     parallel = 2
     block = 256
-    parallel = 2
-    block = 2 << 20
 
     def __init__(
         self,
