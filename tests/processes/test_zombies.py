@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
 from holdfast.hint import read_hint
-from holdfast_storage.layout import Attempt, parse_folder
+from holdfast_storage.layout import STATE_FILE, parse_folder
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 from support.child import Child
@@ -67,8 +68,8 @@ def test_a_coordinator_wakes_up(start: Start, store: Store, place: str) -> None:
     if known[-1].step == 2:
         # It may have been about to give the state file its name, past its last look at the log. It looks again after
         # that, and writes what is true now.
-        assert contents(store)["checkpoint"][0] == before["checkpoint"][0]
-        changed -= {"checkpoint"}
+        assert contents(store)[STATE_FILE][0] == before[STATE_FILE][0]
+        changed -= {STATE_FILE}
     assert not changed
     said = [line for line in coordinator.process.output if "a newer leader" in line]
     assert len(said) == 1, coordinator.process.output
@@ -135,13 +136,18 @@ def newer_job(start: Start, store: Store, coordinator: Coordinator | None) -> li
     tell(workers, "save 5")
     expect(workers, "step 5: committed")
     # Then all else goes: what it replaces, and what the other job had begun.
-    until(lambda: [attempt.number for attempt in attempts(store)] == [5])
+    until(lambda: folders(store) == state_file(store) == [5])
     return before
 
 
-def attempts(store: Store) -> list[Attempt]:
-    """Whose folders there are."""
-    return [attempt for name in store.list() if (attempt := parse_folder(name.rstrip("/")))]
+def folders(store: Store) -> list[int]:
+    """Steps of the attempts whose folders there are."""
+    return [attempt.number for name in store.list() if (attempt := parse_folder(name.rstrip("/")))]
+
+
+def state_file(store: Store) -> list[int]:
+    """Steps of all checkpoints that TensorFlow's file names."""
+    return [int(step) for step in re.findall(rb'all_model_checkpoint_paths: ".*-(\d+)"', store.read(STATE_FILE))]
 
 
 def learn(zombies: list[Child], known: list[CheckpointRecord]) -> None:
