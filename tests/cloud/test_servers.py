@@ -99,21 +99,27 @@ def test_failure_names_the_log() -> None:
     assert not processes.folder.exists()
 
 
-@pytest.mark.processes
-def test_servers_end_with_the_tests(tmp_path: Path) -> None:
-    """Servers that go on for ever after the tests were killed."""
-    program = """
-import psutil, servers.processes
-servers.processes.Processes("test").start(["sleep", "1000"])
-print("server", psutil.Process().children()[0].pid, flush=True)
+PROGRAM = """
+import sys, psutil, servers.fixtures
+server = servers.fixtures.SERVERS[sys.argv[1]]()
+print("processes", *[process.pid for process in psutil.Process().children(recursive=True)], flush=True)
 input()
 """
-    child = Child(["-c", program], {"TMPDIR": str(tmp_path)})
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kind", KINDS)
+def test_servers_end_with_the_tests(object_store: ObjectStore, tmp_path: Path, kind: str) -> None:
+    """Servers that go on for ever after the tests were killed."""
+    object_store(kind)  # left out where it is missing
+    child = Child(["-c", PROGRAM, kind], {"TMPDIR": str(tmp_path)})
     try:
-        server = psutil.Process(int(child.expect("server").split()[1]))
+        processes = [psutil.Process(int(pid)) for pid in child.expect("processes").split()[1:]]
+        assert processes
         child.send(signal.SIGKILL)
         child.wait()
-        server.wait(30)
+        _, alive = psutil.wait_procs(processes, timeout=30)
+        assert alive == []
     finally:
         child.end()
 
