@@ -613,6 +613,40 @@ def test_a_lead_of_unknown_outcome() -> None:
     assert cluster.storage.kinds == ["import", "lead"]
 
 
+@pytest.mark.parametrize("kind", ["lead", "restored"])
+def test_what_a_job_that_has_gone_wanted_in_the_log_is_given_up(kind: str) -> None:
+    """The log cannot be written for a while; a job ends, and the next one restores. Then the entry of the first stands
+    after all: it leads the run, or has rolled it back, and the job that lives may save nothing any more."""
+    cluster, coordinator, workers = start()
+    assert cluster.save(coordinator, workers, 1).committed
+    assert cluster.save(coordinator, workers, 2).committed
+    gone = workers
+    if kind == "lead":
+        gone = cluster.world(coordinator, 2)
+        for worker in workers:
+            coordinator.tell(worker.detached())
+    cluster.restore(coordinator, gone, 1, "10" if kind == "restored" else "")
+    calls = [coordinator.call(worker.vote(3)) for worker in gone]
+    while not (isinstance(effect := coordinator.pending[0], fx.Append) and effect.entry.kind == kind):
+        coordinator.carry_out()
+        coordinator.deliver()
+    coordinator.run({fx.Append: "never"})
+    if kind == "restored":
+        calls = report(coordinator, gone, 3)
+    while calls[0].answer is None:
+        cluster.beat(gone, coordinator, 5.0)
+        coordinator.run({fx.Append: "never"})
+    assert {failed(call).kind for call in calls} == {"save_failed"}
+    for worker in gone:
+        coordinator.tell(worker.detached())
+    new = cluster.world(coordinator, 2)
+    cluster.restore(coordinator, new)
+    cluster.tick()
+    coordinator.run()
+    assert cluster.storage.kinds[-1] == "abort"
+    assert cluster.save(coordinator, new, 1).committed
+
+
 def test_repeated_results_are_taken_once() -> None:
     """The result of an append, told twice, finishes the entry after it."""
     cluster, coordinator, workers = start()

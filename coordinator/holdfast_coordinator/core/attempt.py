@@ -74,7 +74,7 @@ class Attempt:
     reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None
     went_back_to: str = ""  # what its world had restored before it, until the log tells of it
-    intent: Intent | None = None  # to create the commit entry
+    intents: list[Intent] = field(default_factory=list)  # to create the entries that it needs, that of its commit last
     entry: Entry | None = None  # the commit entry, once it has been built
 
     def advance(self, to: Phase) -> None:

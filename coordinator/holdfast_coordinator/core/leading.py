@@ -14,6 +14,7 @@ from holdfast_storage.records import Entry, LogState
 from . import events as ev
 from .attempt import Attempt, Phase
 from .effects import Probe, Remark
+from .ledger import Intent
 from .membership import World
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
@@ -125,7 +126,7 @@ class Leading:
             else:
                 self._run.fail_save(world, attempt, replace(failure, phase="lead"))
 
-        self._take(world, then)
+        attempt.intents.append(self._take(world, then))
 
     # -- for a world that was led by another coordinator process --
 
@@ -182,7 +183,7 @@ class Leading:
 
     # -- taking and losing it --
 
-    def _take(self, world: World, then: Callable[[Failure | None], None]) -> None:
+    def _take(self, world: World, then: Callable[[Failure | None], None]) -> Intent:
         """Create a lead entry on top of the state last read. "superseded": somebody else was faster."""
         run = self._run
 
@@ -194,6 +195,9 @@ class Leading:
         def done(entry: Entry | Failure) -> None:
             if isinstance(entry, Failure):
                 then(entry)
+                return
+            if entry.kind == "abort":
+                then(Failure("save_failed", "the lead entry could not be created in time"))
                 return
             for other in run.worlds.values():
                 if other is not world and run.leading == other.generation.id:
@@ -209,7 +213,7 @@ class Leading:
         generation = world.generation.id
         if run.ledger.number < 0:
             run.append("import", generation, lambda state: state, lambda _: None, note="first entry")
-        run.append("lead", generation, change, done, note=f"generation {generation}")
+        return run.append("lead", generation, change, done, note=f"generation {generation}")
 
     def meet(self, entry: Entry) -> None:
         """An entry of the log was seen: if somebody newer leads, this coordinator leads no more."""

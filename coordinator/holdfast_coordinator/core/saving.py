@@ -206,11 +206,11 @@ class Saving:
         attempt.went_back_to = back
 
         def done(entry: Entry | Failure) -> None:
-            if isinstance(entry, Entry):
+            if isinstance(entry, Entry) and entry.kind == "restored":
                 attempt.went_back_to = ""
             run.published(entry)
 
-        run.append("restored", run.leading, lambda s: s.restored(back), done, note=back)
+        attempt.intents.append(run.append("restored", run.leading, lambda s: s.restored(back), done, note=back))
 
     def _finalize(self, world: World, attempt: Attempt) -> None:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
@@ -259,7 +259,7 @@ class Saving:
             self._upkeep.policy = attempt.retention
             run.published(entry)
 
-        attempt.intent = run.append("commit", e.generation, change, done, note=record.prefix)
+        attempt.intents.append(run.append("commit", e.generation, change, done, note=record.prefix))
 
     def _failed(self, world: World, attempt: Attempt, failure: Failure) -> None:
         """End a save that could not be written, unless the log says what is behind that: whoever takes the run from a
@@ -296,15 +296,21 @@ class Saving:
             self._publish(world, attempt)
         elif attempt.phase is Phase.COMMITTING and late:
             attempt.advance(Phase.ABORTING)
-            assert attempt.intent is not None
-            self._run.ledger.give_up(attempt.intent, attempt.timed_out())
+            self._give_up(attempt)
         elif attempt.undecided and late:
             told = last_seen(world, attempt.missing if attempt.waits_for_workers else (), self._run.now.monotonic)
             self._run.fail_save(world, attempt, attempt.timed_out(told))
+            self._give_up(attempt)
         elif attempt.waits_for_workers:
             lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
             if lost:
                 self._run.fail_save(world, attempt, _lost(world, lost, attempt.phase))
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """Have no entry made any more that it wanted. Its job may be gone, and the next one would find the run led by
+        nobody alive, or with another newest checkpoint than it has restored."""
+        for intent in attempt.intents:
+            self._run.ledger.give_up(intent, attempt.timed_out())
 
 
 def _lost(world: World, lost: tuple[Task, ...], phase: Phase) -> Failure:
