@@ -30,7 +30,7 @@ class Story:
         self._storm = True
         self._pending: set[str] = set()
         options = {
-            "max_to_keep": draw.choice([1, 1, 1, 2, 3, None]),
+            "max_to_keep": draw.choice([1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),
             "join_timeout": draw.choice([15.0, 30.0]),
             "keep_checkpoint_every_n_hours": draw.choice([None, None, None, 0.001]),
@@ -56,7 +56,7 @@ class Story:
             goal=EVERY * draw.randrange(2, 5),
             options=options,
             step_time=draw.choice([0.5, 2.0, 6.0]),
-            goes_back=draw.choice([0, 0, 1, 2]),
+            goes_back=draw.choice([0, 0, 1, 2, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
             collective=draw.random() < 0.5,
         )
