@@ -54,11 +54,11 @@ protos: .venv-protos/ready  ## Generate the Python code of the protocol
 	  --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
 	  --grpc_python_out=protos --mypy_grpc_out=quiet:protos protos/holdfast_protos/v1/coordinator.proto
 
-bench: $(VENV)/dev-editable  ## Measure saves and restores beside TensorFlow's own (ARGS=--quick for a glance)
+bench: $(VENV)/dev-editable  ## Measure saves and restores beside others (ARGS=--quick for a glance, ARGS='--storage s3')
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## Remove what the other targets have made
-	rm -rf .venv .venv-protos .venv-servers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+	rm -rf .venv .venv-protos .venv-servers .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
 
 $(VENV)/python:
 	@echo "== making a virtual environment with $(PYTHON)"

@@ -8,19 +8,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from benchmarks import environment
-from benchmarks.cases import FULL, QUICK, Case
-from benchmarks.contestants import LABELS
+from benchmarks import environment, peers
+from benchmarks.cases import FULL, Case, cases
 from benchmarks.memory import touch
-from benchmarks.race import Race
 from benchmarks.report import markdown
 from benchmarks.results import Results
+from benchmarks.storages import Files, Objects, Storage, memory_needed
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -29,23 +26,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when every contestant finished, 1 when one did not, 2 when it cannot run here."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Holdfast beside TensorFlow's own checkpoints. Half an hour on two cores; --quick: two minutes.",
+        description="Holdfast beside others that save the same. Half an hour on two cores; --quick: two minutes.",
     )
-    parser.add_argument("--quick", action="store_true", help="64 MiB and 2 rounds: a smoke test, not a measurement")
-    parser.add_argument("--rounds", type=int, help="rounds to take (default 5; 2 with --quick)")
+    parser.add_argument(
+        "--storage", choices=("files", "s3"), default="files", help="file systems, or an S3 server started here"
+    )
+    parser.add_argument("--quick", action="store_true", help="64 MiB, few rounds: a smoke test, not a measurement")
+    parser.add_argument("--rounds", type=int, help="rounds to take (default 5; with --quick 2, or 1 on s3)")
     parser.add_argument("--case", choices=[case.name for case in FULL], help="one case instead of all")
     parser.add_argument("--tmpfs", type=Path, default=Path("/dev/shm"), help="folder in memory (default %(default)s)")
     parser.add_argument(
         "--disk", type=Path, default=_RESULTS, help="folder on the disk to measure (default %(default)s)"
     )
+    parser.add_argument("--peers", action="store_true", help="install PyTorch for s3, apart from the project: 5.4 GB")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="where reports go (default %(default)s)")
     options = parser.parse_args(arguments)
 
-    cases = [case for case in (QUICK if options.quick else FULL) if options.case in (None, case.name)]
-    rounds = options.rounds or (2 if options.quick else 5)
-    media = {"tmpfs": options.tmpfs, "disk": options.disk}
+    if options.peers:
+        peers.install()
     options.results.mkdir(parents=True, exist_ok=True)
-    if problem := _problem(cases, media):
+    storage: Storage
+    if options.storage == "files":
+        storage = Files({"tmpfs": options.tmpfs, "disk": options.disk})
+    else:
+        storage = Objects(pause=0.0 if options.quick else 4.0)
+    chosen = [case for case in cases(options.storage, options.quick) if options.case in (None, case.name)]
+    rounds = options.rounds or ((2 if options.storage == "files" else 1) if options.quick else 5)
+    if problem := _problem(storage, chosen):
         print(problem, file=sys.stderr)
         return 2
 
@@ -56,18 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-    where = {name: environment.file_system(path) for name, path in media.items()}
-    results = Results(environment.describe(), cases, where, rounds, quick=options.quick)
+    results = Results(
+        environment.describe(), chosen, storage.media, rounds, options.quick, storage.contestants, storage.absent
+    )
     begin = time.monotonic()
-    touch(_memory_needed(cases))
-    with ExitStack() as stack:
-        # Removed at the end whatever happens, also what a process that was killed has left.
-        scratch = {
-            name: Path(stack.enter_context(TemporaryDirectory(prefix="holdfast-bench-", dir=path)))
-            for name, path in media.items()
-        }
-        for case in cases:
-            Race(case, scratch, results, say=lambda line: print(line, file=sys.stderr, flush=True)).run()
+    touch(memory_needed(storage, chosen))
+    storage.run(results, say=lambda line: print(line, file=sys.stderr, flush=True))
     results.environment = {
         **results.environment,
         "load after it": environment.load(),
@@ -77,25 +78,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if results.failures else 0
 
 
-def _problem(cases: Sequence[Case], media: Mapping[str, Path]) -> str | None:
-    for path in media.values():
-        if not path.is_dir():
-            return f"{path} is not a folder"
-    need, available = _memory_needed(cases), environment.available_memory()
+def _problem(storage: Storage, chosen: Sequence[Case]) -> str | None:
+    if not chosen:
+        return "there is no such case on this storage"
+    if problem := storage.problem():
+        return problem
+    need, available = memory_needed(storage, chosen), environment.available_memory()
     if available < need:
         return f"about {need / 2**30:.0f} GiB of memory are needed and {available / 2**30:.0f} available; try --quick"
     return None
 
 
-def _memory_needed(cases: Sequence[Case]) -> int:
-    # Each contestant's process: TensorFlow itself, the state, and gradients or a copy that it keeps; besides, four
-    # saves of the one whose turn it is, on tmpfs.
-    return max(case.state_bytes for case in cases) * (2 * len(LABELS) + 4) + len(LABELS) * 700 * 2**20
-
-
 def _write(results: Results, folder: Path) -> None:
     text = markdown(results)
     stem = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}{'-quick' if results.quick else ''}"
+    if results.contestants.name != "files":
+        stem += f"-{results.contestants.name}"
     (folder / f"{stem}.md").write_text(text)
     (folder / f"{stem}.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
     print(text)

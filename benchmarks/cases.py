@@ -1,4 +1,4 @@
-"""The states that are saved: how many variables, of which size, and how long the training loop is."""
+"""The states that are saved: how many variables, of which size, and how long the training loop is, if there is one."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def _binary(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} GiB"
+
+
+def cases(storage: str, quick: bool) -> tuple[Case, ...]:
+    """What is saved to `files` or `s3`. On an object store nobody's time depends on what a variable costs."""
+    both = QUICK if quick else FULL
+    return both if storage == "files" else both[:1]
 
 
 # "large" is bound by bytes, "small" by what each variable costs.

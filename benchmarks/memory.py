@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import threading
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _KIB = 1024
+_INTERVAL = 0.01
 
 
 class PeakMemory:
@@ -21,16 +27,47 @@ class PeakMemory:
 
     def restart(self) -> None:
         """Forget earlier peaks."""
-        gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
-        if trim is not None:
-            trim(0)
+        self._floor = resident()
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present size
-        self._floor = _status("VmRSS")
 
     def extra(self) -> int:
         """Bytes by which the peak since `restart` exceeds the size at that moment."""
         return _status("VmHWM") - self._floor
+
+
+class Watch:
+    """What a process has at most meanwhile, nameless files in memory included, which are in no process's size.
+
+    Looks a hundred times a second: whoever is timed is not watched.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while True:
+            self.peak = max(self.peak, _status("VmRSS") + _in_files())
+            if self._done.wait(_INTERVAL):
+                return
+
+
+def resident() -> int:
+    """Bytes that this process has in memory, after everything that can be given back has been."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
+    if trim is not None:
+        trim(0)
+    return _status("VmRSS")
 
 
 def touch(size: int) -> None:
@@ -41,6 +78,15 @@ def touch(size: int) -> None:
     """
     block = bytearray(b"\xff") * size
     del block
+
+
+def _in_files() -> int:
+    size = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed in between
+            if os.readlink(link).startswith("/memfd:"):
+                size += link.stat().st_blocks * 512
+    return size
 
 
 def _status(field: str) -> int:

@@ -1,13 +1,17 @@
-"""A contestant in a process of its own, which takes a turn when told to."""
+"""A contestant in a process of its own, which does what it is told."""
 
 from __future__ import annotations
 
 import multiprocessing
+import time
 import traceback
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
-from benchmarks.cases import Case
+PATIENCE = 900.0
+"""Seconds for one thing that is told: many times what the slowest takes."""
 
 
 class TurnFailed(Exception):
@@ -15,57 +19,81 @@ class TurnFailed(Exception):
 
 
 class ContestantProcess:
-    """Starts a process that builds the training job and the contestant, and waits there without using a processor."""
+    """Starts a process that makes an object and calls its methods, and waits there without using a processor.
 
-    def __init__(self, name: str, case: Case) -> None:
+    make: can be pickled; called in the process, before the first method.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
         # Spawned, not forked: nothing of one contestant may be in the memory of another.
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, case), daemon=True)
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         self._process.start()
         theirs.close()
 
     def take_turn(self, medium: Path, number: int) -> dict[str, float]:
-        """The figures of one turn.
-
-        Raises:
-            TurnFailed: with the reason; the process is of no use afterwards.
-        """
-        try:
-            self._connection.send((medium, number))
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._process.join()
-            raise TurnFailed(f"the process ended with exit code {self._process.exitcode}") from error
-        if isinstance(answer, str):
-            raise TurnFailed(answer)
-        figures: dict[str, float] = answer
+        """The figures of one turn of a `Turn`. Raises TurnFailed."""
+        self.tell("take", medium, number)
+        figures: dict[str, float] = answers([self])[0]
         return figures
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Have a method called; `answers` has what it returns."""
+        try:
+            self.connection.send((method, arguments))
+        except OSError as error:
+            raise self._ended() from error
+
+    def answer(self) -> Any:
+        """What the method returned. Raises TurnFailed with what it raised; the process is then of no use."""
+        try:
+            returned, raised = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if raised:
+            raise TurnFailed(raised)
+        return returned
 
     def stop(self) -> None:
         """End the process."""
-        self._connection.close()
+        self.connection.close()
         self._process.join(timeout=30)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
+    def _ended(self) -> TurnFailed:
+        self._process.join()
+        return TurnFailed(f"the process ended with exit code {self._process.exitcode}")
 
-def _serve(connection: Connection, name: str, case: Case) -> None:
-    from benchmarks.contestants import create
-    from benchmarks.training import Training
-    from benchmarks.turn import Turn
 
-    turn: Turn | None = None
+def answers(processes: Sequence[ContestantProcess]) -> list[Any]:
+    """What all of them answer; TurnFailed as soon as one has failed, for the others may wait for it."""
+    returned: dict[ContestantProcess, Any] = {}
+    waiting = {process.connection: process for process in processes}
+    end = time.monotonic() + PATIENCE
+    while waiting:
+        ready = wait(list(waiting), max(0.0, end - time.monotonic()))
+        if not ready:
+            raise TurnFailed(f"no answer within {PATIENCE:.0f} s")
+        for connection in ready:
+            process = waiting.pop(connection)  # type: ignore[call-overload]
+            returned[process] = process.answer()
+    return [returned[process] for process in processes]
+
+
+def _serve(connection: Connection, make: Callable[[], Any]) -> None:
+    made: Any = None
     while True:
         try:
-            medium, number = connection.recv()
+            method, arguments = connection.recv()
         except EOFError:
             return
         try:
-            turn = turn or Turn(create(name, Training(case)))
-            connection.send(turn.take(medium, number))
+            made = made or make()
+            connection.send((getattr(made, method)(*arguments), ""))
         except Exception as error:
             traceback.print_exc()
-            connection.send(f"{type(error).__name__}: {error}")
+            connection.send((None, f"{type(error).__name__}: {error}"))
             return

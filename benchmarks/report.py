@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases import Case
-from benchmarks.contestants import LABELS, REFERENCE
 from benchmarks.results import Results, Summary
 from benchmarks.targets import verdicts
 
@@ -17,9 +16,16 @@ FIGURES = {
     "restore": ("restore", "ms", 1e3),
     "extra_bytes": ("peak extra memory while saving", "MiB", 1 / 2**20),
     "extra_training_bytes": ("the same while training goes on (copy-on-write)", "MiB", 1 / 2**20),
+    "save_cpu": ("processor time of a save, workers", "s", 1.0),
+    "save_server": ("processor time of a save, store", "s", 1.0),
+    "restore_cpu": ("processor time of a restore, workers", "s", 1.0),
+    "restore_server": ("processor time of a restore, store", "s", 1.0),
+    "save_bytes": ("peak extra memory of a worker while saving", "MiB", 1 / 2**20),
+    "restore_bytes": ("the same while restoring", "MiB", 1 / 2**20),
 }
 
 _NOTHING = "-"
+_ABSENT = "not in the race"
 
 # Figures that move the whole state, for which a throughput says something.
 _THROUGHPUT = ("durable", "restore")
@@ -27,12 +33,12 @@ _THROUGHPUT = ("durable", "restore")
 
 def markdown(results: Results) -> str:
     """The whole report: one table a case and medium, the targets, what failed, and where it ran."""
+    field = results.contestants
     lines = [
         "# Benchmark",
         "",
-        f"Median (lowest - highest) of {results.rounds} interleaved rounds, one worker; below it the ratio of the "
-        f"medians to {LABELS[REFERENCE]}'s: smaller is better. Durable against durable: TensorFlow's files are fsynced "
-        'by the harness in "save to durable", and nowhere else. Restores read from the page cache. '
+        f"Median (lowest - highest) of {results.rounds} interleaved rounds; below it the ratio of the medians to that "
+        f"of {field.labels[field.reference]}: smaller is better. {field.remarks} "
         "One warm-up turn per contestant and case is not counted, except for memory, which only a fresh process shows.",
     ]
     if results.quick:
@@ -41,10 +47,13 @@ def markdown(results: Results) -> str:
         for medium, where in results.media.items():
             lines += ["", f"## {case.label}, {medium} ({where})", "", *_comparison(results, case, medium)]
     lines += ["", "## Targets", "", *_targets(results)]
+    if results.absent:
+        lines += ["", "## Not in the race", ""]
+        lines += [f"- {field.labels[name]}: {reason}" for name, reason in results.absent.items()]
     if results.failures:
         lines += ["", "## Out of the race", ""]
         lines += [
-            f"- {LABELS[failure.contestant]}, {failure.case}, {failure.medium}, "
+            f"- {field.labels[failure.contestant]}, {failure.case}, {failure.medium}, "
             f"{f'round {failure.round}' if failure.round else 'warm-up'}: {failure.reason}"
             for failure in results.failures
         ]
@@ -54,19 +63,24 @@ def markdown(results: Results) -> str:
 
 def _comparison(results: Results, case: Case, medium: str) -> list[str]:
     rows = []
+    field = results.contestants
     for figure, (name, unit, scale) in FIGURES.items():
         cells = []
-        for contestant in LABELS:
+        for contestant in field.labels:
             summary = results.summary(case.name, medium, contestant, figure)
-            ratio = results.ratio(case.name, medium, figure, contestant, REFERENCE)
+            ratio = results.ratio(case.name, medium, figure, contestant, field.reference)
             cells.append(
                 _cell(
                     summary, scale, ratio, case.state_bytes if figure in _THROUGHPUT and case.bound_by_bytes else None
                 )
             )
         if any(cell != _NOTHING for cell in cells):
+            cells = [
+                _ABSENT if contestant in results.absent else cell
+                for contestant, cell in zip(field.labels, cells, strict=True)
+            ]
             rows.append([f"{name}, {unit}", *cells])
-    lines = _table(["", *LABELS.values()], rows)
+    lines = _table(["", *field.labels.values()], rows)
     noise = results.lost_noise(case, medium)
     if noise is not None:
         lines += [
@@ -86,7 +100,8 @@ def _targets(results: Results) -> list[str]:
             for value in (verdict.ours, verdict.bound, verdict.limit)
         )
         rows.append([verdict.target.what, verdict.medium, ours, bound, limit, outcome])
-    return _table(["target", "medium", "Holdfast", "at most", LABELS["raw"], ""], rows)
+    field = results.contestants
+    return _table(["target", "medium", "Holdfast", "at most", field.labels[field.limit], ""], rows)
 
 
 def _cell(summary: Summary | None, scale: float, ratio: float | None, size: int | None) -> str:

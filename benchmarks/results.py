@@ -8,9 +8,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.contestants import FILES, Field
 
 # Figures of a fresh process: only its first turn, the warm-up, can measure them.
-MEMORY = frozenset({"extra_bytes", "extra_training_bytes"})
+MEMORY = frozenset({"extra_bytes", "extra_training_bytes", "save_bytes", "restore_bytes"})
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Results:
     media: Mapping[str, str]
     rounds: int
     quick: bool = False
+    contestants: Field = FILES
+    absent: Mapping[str, str] = field(default_factory=dict)  # contestant -> why it does not run
     turns: list[Figures] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -110,6 +113,8 @@ class Results:
             "media": dict(self.media),
             "rounds": self.rounds,
             "quick": self.quick,
+            "storage": self.contestants.name,
+            "absent": dict(self.absent),
             "cases": [asdict(case) for case in self.cases],
             "warmup": [asdict(turn) for turn in self.turns if turn.round == 0],
             "turns": [asdict(turn) for turn in self.turns if turn.round > 0],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmarks.cases import FULL, Case
-from benchmarks.report import markdown
+from benchmarks.cases import Case, cases
+from benchmarks.contestants import FILES, OBJECTS
+from benchmarks.report import FIGURES, markdown
 from benchmarks.results import Failure, Figures, Results, Summary
 from benchmarks.targets import TARGETS, verdicts
 
 LARGE = Case("large", variables=64, width=2048, batch=8, saves=2, steps_per_save=6)
 TENSORFLOW = {"blocking": 0.5, "durable": 0.6, "lost": 0.5, "restore": 0.3, "extra_bytes": 2.0**23, "loop": 10.0}
+CLIENT = {"durable": 1.0, "restore": 0.5, "save_cpu": 1.0, "save_server": 2.0, "save_bytes": 2.0**24}
 HOLDFAST = {"blocking": 0.01, "durable": 0.2, "lost": 0.02, "restore": 0.3, "extra_bytes": 2.0**26, "loop": 10.0}
 
 
@@ -21,6 +23,16 @@ def results(**contestants: list[dict[str, float]]) -> Results:
     for name, turns in contestants.items():
         for number, values in enumerate(turns):
             made.turns.append(Figures("large", "tmpfs", name, number, values))
+    return made
+
+
+def results_on_s3(**contestants: dict[str, float]) -> Results:
+    """A run on an object store, without PyTorch, in which each measured this in its warm-up and in one turn."""
+    made = Results(
+        {}, [LARGE], {"2 workers": "S3"}, rounds=1, contestants=OBJECTS, absent={"dcp": "not installed: it is large"}
+    )
+    for name, values in contestants.items():
+        made.turns += [Figures("large", "2 workers", name, number, values) for number in (0, 1)]
     return made
 
 
@@ -82,10 +94,10 @@ def test_targets_are_judged_by_medians() -> None:
         for factor in (1, 5)
     }
 
-    for target in TARGETS:
+    for target in TARGETS[FILES.name]:
         if target.case != "large":
             assert target.what not in outcomes[1], "a case that was not run has no verdict"
-        elif target.other == "tensorflow_async":
+        elif "tensorflow_async" in target.others:
             assert outcomes[1][target.what] == "not measured", "without the peer it is neither met nor missed"
         else:
             assert (outcomes[1][target.what], outcomes[5][target.what]) == ("met", "missed")
@@ -96,7 +108,7 @@ def test_a_lost_time_within_the_noise_is_neither_met_nor_missed() -> None:
     rounds = [{**TENSORFLOW, "loop": value} for value in (9.0, 8.0, 9.5, 10.5, 11.0)]
     run = results(tensorflow=rounds, holdfast=[{**HOLDFAST, "lost": -0.1, "loop": 10.0}] * 2)
     outcomes = {
-        verdict.target.figure: verdict.outcome for verdict in verdicts(run) if verdict.target.other == "tensorflow"
+        verdict.target.figure: verdict.outcome for verdict in verdicts(run) if verdict.target.others == ("tensorflow",)
     }
 
     assert outcomes["lost"] == "within noise"
@@ -113,8 +125,11 @@ def test_memory_is_that_of_the_fresh_process() -> None:
 
 def test_targets_speak_of_cases_and_figures_that_exist() -> None:
     """A renamed case or figure would turn a target into "not measured" for ever."""
-    assert {target.case for target in TARGETS} == {case.name for case in FULL}
-    assert {target.figure for target in TARGETS} <= set(HOLDFAST)
+    for field in (FILES, OBJECTS):
+        targets = TARGETS[field.name]
+        assert {target.case for target in targets} == {case.name for case in cases(field.name, quick=False)}
+        assert {target.figure for target in targets} <= set(FIGURES)
+        assert {other for target in targets for other in target.others} <= set(field.labels)
 
 
 def test_the_report_says_what_is_missing() -> None:
@@ -141,3 +156,41 @@ def test_the_report_shows_median_extremes_ratio_and_throughput() -> None:
 def test_results_can_be_written_as_json() -> None:
     """A value that JSON cannot hold would lose a run of many minutes at its very end."""
     json.dumps(results(tensorflow=[TENSORFLOW, TENSORFLOW]).as_json())
+
+
+def test_on_an_object_store_the_fastest_raw_client_sets_the_bound() -> None:
+    """A bound by a slow client would be met by anybody."""
+    run = results_on_s3(
+        s3fs_open=scaled(CLIENT, 4), s3fs_pipe=scaled(CLIENT, 2), obstore=CLIENT, holdfast=scaled(CLIENT, 1.2)
+    )
+    outcomes = {(verdict.target.figure, verdict.target.at_most): verdict for verdict in verdicts(run)}
+
+    assert {key: verdict.outcome for key, verdict in outcomes.items()} == {
+        ("durable", 1 / 2.7): "met",
+        ("durable", 1 / 0.8): "met",
+        ("durable", 1 / 0.95): "missed",
+        ("restore", 1 / 0.8): "met",
+        ("restore", 1 / 0.95): "missed",
+        ("save_bytes", 256 * 2**20): "met",
+    }
+    assert outcomes["durable", 1 / 0.8].bound == pytest.approx(1.25)
+    assert outcomes["durable", 1 / 0.8].limit == 1.0
+
+
+def test_without_one_of_the_raw_clients_nothing_is_met() -> None:
+    """When the fastest client fails, Holdfast would be compared with the slow ones alone, and win."""
+    run = results_on_s3(s3fs_open=scaled(CLIENT, 4), s3fs_pipe=scaled(CLIENT, 2), holdfast=CLIENT)
+    outcomes = {(verdict.target.figure, verdict.target.at_most): verdict.outcome for verdict in verdicts(run)}
+
+    assert outcomes["durable", 1 / 0.8] == outcomes["restore", 1 / 0.8] == "not measured"
+    assert outcomes["durable", 1 / 2.7] == "met"
+
+
+def test_the_report_says_who_could_not_run() -> None:
+    """A peer that is left out silently looks like one that nobody thought of."""
+    text = markdown(results_on_s3(s3fs_open=CLIENT, holdfast=CLIENT))
+
+    assert "- PyTorch DCP, `FsspecWriter`: not installed: it is large" in text
+    rows = [line for line in text.splitlines() if line.startswith("| save to durable")]
+    assert rows
+    assert all("not in the race" in row for row in rows)
