@@ -1267,6 +1267,37 @@ def test_nothing_goes_that_stock_readers_still_find() -> None:
     assert len(cluster.storage.folders) == 1
 
 
+@pytest.mark.parametrize("retired", [False, True])
+def test_nothing_goes_while_the_world_goes_back(retired: bool) -> None:
+    """A job goes back to its oldest checkpoint right after a save, and finds it half deleted."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(2))
+    for ordinal in (1, 2):
+        cluster.save(coordinator, workers, ordinal)
+    oldest = cluster.storage.state.checkpoints[0]
+    vote(coordinator, workers, 3)
+    report(coordinator, workers, 3)
+    last = fx.Append if retired else fx.ReadBackCheckpoint
+    while not (
+        isinstance(effect := coordinator.pending[0], last)
+        and (not isinstance(effect, fx.Append) or effect.entry.kind == "retire")
+    ):
+        coordinator.carry_out()
+        coordinator.deliver()
+    held = coordinator.pending.pop()
+    calls = [coordinator.call(worker.restore(1, target="10")) for worker in workers]
+    coordinator.run()
+    assert [call.answer for call in calls] == [v.Read(oldest)] * 2
+    coordinator.pending.append(held)
+    coordinator.run()
+    assert oldest.folder in cluster.storage.folders
+    cluster.restore(coordinator, workers, 1, "10")
+    cluster.save(coordinator, workers, 4)
+    steps = [record.step for record in cluster.storage.state.checkpoints]
+    assert steps == ([30, 40] if retired else [10, 40])
+    assert cluster.storage.folders == {record.folder for record in cluster.storage.state.checkpoints}
+
+
 def test_without_a_policy_nothing_is_read_back() -> None:
     """Every checkpoint read twice for nothing."""
     cluster, coordinator, workers = start()

@@ -38,7 +38,7 @@ class Upkeep:
         Not before stock readers find it as well: what their file names must not go.
         """
         run, state = self._run, self._run.ledger.state
-        if not state or not state.checkpoints or self._reading_back or not run.leading:
+        if not state or not state.checkpoints or self._reading_back or not run.leading or self._goes_back:
             return
         newest = state.checkpoints[-1]
         if not newest.stock and newest.prefix == self._shown and sweep(state, self.policy, newest.prefix):
@@ -55,7 +55,7 @@ class Upkeep:
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
             return
-        if not run.leading or state is None or not sweep(state, self.policy, e.prefix):
+        if not run.leading or state is None or self._goes_back or not sweep(state, self.policy, e.prefix):
             return
 
         def change(s: LogState) -> LogState:
@@ -65,10 +65,21 @@ class Upkeep:
         def done(entry: Entry | Failure) -> None:
             if isinstance(entry, Entry):
                 run.published(entry)
-                self.delete(entry.state)
+                if not self._goes_back:  # else whoever retires next deletes these as well
+                    self.delete(entry.state)
                 self.consider()
 
         run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
+
+    @property
+    def _goes_back(self) -> bool:
+        """Whether the world that leads restores, or has gone back and the log does not tell of it yet: what it has chosen
+        may be the next to go."""
+        world = self._run.worlds.get(self._run.leading)
+        if world is None:
+            return False
+        chosen = world.went_back_to or (world.attempt and world.attempt.went_back_to)
+        return bool(chosen) or any(talk.decision is None for talk in world.talks.values())
 
     def look_for_orphans(self, entry: Entry) -> None:
         """Once a lead entry stands: have found what the generations before have left behind."""
