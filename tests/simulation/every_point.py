@@ -73,8 +73,6 @@ class Tally:
 
     def report(self) -> Iterator[str]:
         """For people."""
-        for result in sorted(self.bad, key=lambda result: str(result.case)):
-            yield f"{result.case}\n    {result.violation}"
         points = [label for labels in self.points.values() for label in labels]
         kinds = Counter(label.kind for label in points)
         yield f"{len(points)} points in {len(self.points)} scenes: " + ", ".join(f"{n} {k}" for k, n in kinds.items())
@@ -84,6 +82,11 @@ class Tally:
             longer = f"{median(delays):.1f} s, at most {max(delays):.0f} s"
             yield f"{kind:<40} {count:>6} {self.lost[kind]:>17} {self.restarts[kind]:>14} {longer:>22}"
         yield f"{self.cases.total()} cases, {len(self.bad)} violations"
+
+
+def told(result: Result) -> str:
+    """What must not have been."""
+    return f"{result.case}\n    {result.violation}"
 
 
 def kind_of(case: Case) -> str:
@@ -137,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for portion in as_completed(portions):
             for result in portion.result():
                 tally.add(result)
+                if result.violation:
+                    print(told(result), flush=True)
             if time.monotonic() - shown > 10.0:
                 shown = time.monotonic()
                 print(f"{tally.cases.total()} of {len(todo)} cases, {len(tally.bad)} bad ones", flush=True)

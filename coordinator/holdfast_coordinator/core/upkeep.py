@@ -73,8 +73,10 @@ class Upkeep:
 
     @property
     def _goes_back(self) -> bool:
-        """Whether the world that leads restores, or has gone back and the log does not tell of it yet: what it has chosen
-        may be the next to go."""
+        """Whether the world that leads restores, or has gone back and the log does not tell of it yet.
+
+        What it has chosen may be the next to go.
+        """
         world = self._run.worlds.get(self._run.leading)
         if world is None:
             return False
