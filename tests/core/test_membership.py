@@ -6,6 +6,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
 from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import Generation, LogState, Task
 from support.cluster import Cluster, Worker, checkpoint
 
@@ -450,3 +451,37 @@ def test_a_job_that_has_ended_is_not_alive_because_of_another() -> None:
     coordinator.ask(first[0].leave())
     cluster.world(coordinator, 1)
     assert cluster.save(other, cluster.world(other, 1), 1).committed
+
+
+def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
+    """A world goes to another coordinator process and comes back, over connections that were there all along: every
+    worker counts as lost, and each save that takes longer than a moment fails."""
+    cluster = Cluster()
+    coordinator, other = cluster.coordinator(), cluster.coordinator()
+    workers = cluster.world(coordinator, 2)
+    assert cluster.save(coordinator, workers, 1).committed
+    for worker in workers:
+        other.ask(worker.rejoin())
+    assert cluster.save(other, workers, 2).committed
+    calls = [coordinator.call(worker.vote(3)) for worker in workers]
+    coordinator.run()
+    calls = [coordinator.call(worker.report(3)) for worker in workers]
+    coordinator.run()
+    assert [refused(call.answer).kind for call in calls] == [UNKNOWN_GENERATION] * 2
+    for worker in workers:
+        assert coordinator.ask(worker.rejoin()) == worker.world
+    calls = [coordinator.call(worker.report(3)) for worker in workers]
+    coordinator.run()
+    assert [call.answer for call in calls] == [v.Outcome(3, True)] * 2
+    cluster.beat(workers, coordinator, 2 * LOST_AFTER)
+    for worker in workers:
+        coordinator.call(worker.vote(4))
+    coordinator.run()
+    cluster.beat(workers, coordinator, 1.0)
+    calls = [coordinator.call(worker.report(4)) for worker in workers]
+    coordinator.run()
+    assert [call.answer for call in calls] == [v.Outcome(4, True)] * 2
+    for worker in workers:
+        coordinator.tell(worker.detached())
+    cluster.tick(LOST_AFTER)
+    assert coordinator.machine.worlds[workers[0].caller.generation].gone(cluster.now.monotonic) == {A, B}

@@ -25,6 +25,10 @@ class Attendance:
             begins = before.since is None or (e.phase, e.step) != (before.phase, before.step)
             world.update(
                 e.caller.task,
+                # Its connection may be older than what is known of its world here: that went to another coordinator
+                # process and came back.
+                connections=max(1, before.connections),
+                lost=None,
                 heard=now,
                 since=now if begins else before.since,
                 progressed=now if begins or e.bytes_done != before.bytes_done else before.progressed,
