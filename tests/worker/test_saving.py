@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,31 @@ def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: boo
     assert save.wait(10.0)
     assert isinstance(save.error, CoordinatorUnavailable) is not committed
     assert (save.error is None) is committed
+
+
+def test_what_was_reported_may_be_committed_after_it_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator gives a save up and dies; its successor is told all reports and commits. A worker that has heard
+    the first, and waits a while for the second, is told that the save has failed."""
+    monkeypatch.setattr("holdfast.saving.LETS_GO_WITHIN", 0.1)
+    session: Any = StubbornSession(SaveFailed("not asked"), votes=True)
+    session.aborted = {}
+    commits = threading.Event()
+
+    def report(*_: Any) -> pb.SaveOutcome:
+        session.aborted[3] = pb.Failure(kind="save_failed", message="not finished in time")
+        assert commits.wait(10.0)
+        return pb.SaveOutcome(ordinal=3, committed=True)
+
+    session.report = report
+    save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    log_of(PosixStore(str(tmp_path)), save, committed=True)
+    save.start()
+    assert not save.wait(0.5)
+    commits.set()
+    assert save.wait(10.0)
+    assert save.error is None
 
 
 def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:

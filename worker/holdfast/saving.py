@@ -118,6 +118,7 @@ class Save:
         """Whether the save is over for the training program although its thread is still at it.
 
         A storage may never answer a call. The others have given the save up then, and this worker goes on with them.
+        Not once it has reported: a successor of the coordinator that gave the save up may have all reports, and commit.
         """
         now = time.monotonic()
         failure = self.session.aborted.get(self.ordinal)
@@ -126,7 +127,8 @@ class Save:
         with self._lock:
             if self.left or self._decided:
                 return self.left
-            if failure and self._aborted is not None and now - self._aborted >= LETS_GO_WITHIN:
+            waited = 0.0 if self._aborted is None or self._reported else now - self._aborted
+            if failure and waited >= LETS_GO_WITHIN:
                 error = to_error(failure, self._keys())
                 # Not the log: it lies on that storage.
                 self.error = error if isinstance(error, Superseded) else self._named(error)
