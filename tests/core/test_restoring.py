@@ -293,6 +293,16 @@ def test_a_log_that_cannot_be_read(target: str) -> None:
     assert failure(call.answer).phase == "restore"
 
 
+def test_a_log_that_is_not_read_in_time_is_nobodys_fault() -> None:
+    """The coordinator's storage hangs, and people look for what is wrong with workers that have all done their part."""
+    cluster, coordinator, workers = start()
+    calls = [coordinator.call(worker.restore(1)) for worker in workers]
+    cluster.beat(workers, coordinator, 605.0)
+    assert calls[0].answer == calls[1].answer
+    assert "the coordinator could not read the log" in failure(calls[0].answer).message
+    assert failure(calls[0].answer).tasks == ()
+
+
 def test_going_back_is_recorded_when_the_next_save_leads() -> None:
     """A crash after going back, and the restart goes on from what was abandoned."""
     cluster, coordinator, workers = start()
@@ -454,6 +464,34 @@ def test_going_back_is_recorded_with_the_commit_at_the_latest() -> None:
     coordinator.run()
     assert cluster.storage.kinds == ["import", "lead", "commit", "commit"]
     assert [record.step for record in cluster.storage.state.checkpoints] == [2, 3, 10, 1, 30]
+
+
+def test_going_back_is_given_up_with_a_job_that_is_gone() -> None:
+    """The entry that tells of a rollback cannot be made for a while; a worker is killed, and the job restarted. Then it
+    stands after all, and the new job, which has restored the newest, is told that it has been superseded."""
+    cluster, coordinator, workers = start()
+    assert cluster.save(coordinator, workers, 1).committed
+    cluster.restore(coordinator, workers, target="1")
+    for worker in workers:
+        coordinator.call(worker.vote(2))
+    while not (isinstance(effect := coordinator.pending[0], fx.Append) and effect.entry.kind == "restored"):
+        coordinator.carry_out()
+        coordinator.deliver()
+    coordinator.run({fx.Append: "never"})
+    call = coordinator.call(workers[0].report(2))
+    for worker in workers:
+        coordinator.tell(worker.detached())
+    while call.answer is None:
+        cluster.tick()
+        coordinator.run({fx.Append: "never"})
+    new = cluster.world(coordinator, 2)
+    applied = cluster.restore(coordinator, new)
+    assert applied.record is not None
+    assert applied.record.step == 10
+    cluster.tick()
+    coordinator.run()
+    assert cluster.storage.kinds[-1] == "abort"
+    assert cluster.save(coordinator, new, 1).committed
 
 
 def test_a_restore_during_a_save_counts_for_the_next() -> None:

@@ -305,6 +305,7 @@ class Saving:
             lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
             if lost:
                 self._run.fail_save(world, attempt, _lost(world, lost, attempt.phase))
+                self._give_up(attempt)
 
     def _give_up(self, attempt: Attempt) -> None:
         """Have no entry made any more that it wanted. Its job may be gone, and the next one would find the run led by

@@ -105,6 +105,9 @@ class RestoreTalk:
         return self.decision
 
     def timed_out(self) -> Failure:
+        if self.candidates is None:
+            message = "the coordinator could not read the log of the run in time: its storage does not answer"
+            return Failure("coordinator_unavailable", message, phase="restore")
         return Failure(
             "coordinator_unavailable",
             f"not all workers took part in the restore in time: waiting for {names(self.missing)}",
