@@ -306,7 +306,7 @@ def test_a_body_reads_like_its_bytes() -> None:
             body.seek(start)
             assert body.read(size) == whole[start : start + size]
             assert body.tell() == min(start + size, 10) or start > 10
-        assert b"".join(body.behind(start)._views) == whole[start:]
+        assert b"".join(body.behind(start).views) == whole[start:]
         assert len(body.behind(start)) == len(whole[start:])
     body.seek(0, 2)
     assert (body.tell(), body.read()) == (10, b"")

@@ -62,6 +62,8 @@ class AzureClient:
     async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
         blob = self._blobs.get_blob_client(key)
         with self._judged():
+            if exclusive:
+                await self._send_once()
             if len(body) <= _ONE_REQUEST:
                 await blob.upload_blob(body, overwrite=not exclusive, **_OPTIONS)
             else:
@@ -70,6 +72,12 @@ class AzureClient:
                 block = secrets.token_hex(8)
                 await blob.stage_block(block, body, len(body), **_OPTIONS)
                 await blob.commit_block_list([BlobBlock(block)], **condition, **_OPTIONS)
+
+    async def _send_once(self) -> None:
+        """Keep aiohttp from repeating a request by itself: a create would be refused by its own first try."""
+        transport = self._fs.service_client._pipeline._transport
+        await transport.open()
+        transport.session._retry_connection = False
 
     async def begin(self, key: str) -> str:
         return secrets.token_hex(8)
@@ -158,12 +166,12 @@ class AzureClient:
             kind = "taken"
         elif status in (0, 408, 409, 429) or status >= 500:
             kind = "again"
-        elif isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
-            message += ". Check the credentials, and what they are allowed to do"
         elif code == "BlobNotFound":
             kind = "missing"
         elif code == "ContainerNotFound":
             message += f". Check the name of the container, {self.container}"
+        if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
+            message += ". Check the credentials, and what they are allowed to do"
         return RequestFailed(kind, message)
 
 

@@ -37,32 +37,32 @@ class Body:
     """
 
     def __init__(self, buffers: Iterable[bytes | bytearray | memoryview]) -> None:
-        self._views = [memoryview(buffer).cast("B") for buffer in buffers]
-        self._size = sum(len(view) for view in self._views)
+        self.views = [memoryview(buffer).cast("B") for buffer in buffers]
+        self._size = sum(len(view) for view in self.views)
         self._at = 0
 
     def __len__(self) -> int:
         return self._size
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for view in self._views:
+        for view in self.views:
             for start in range(0, len(view), _PIECE):
                 yield view[start : start + _PIECE]
 
     def behind(self, start: int) -> Body:
         """What comes after the first bytes."""
         rest = Body([])
-        for view in self._views:
-            rest._views.append(view[start:])
+        for view in self.views:
+            rest.views.append(view[start:])
             start = max(0, start - len(view))
-        rest._size = sum(len(view) for view in rest._views)
+        rest._size = sum(len(view) for view in rest.views)
         return rest
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
         data, begin = [], 0
-        for view in self._views:
+        for view in self.views:
             data.append(view[max(0, self._at - begin) : max(0, end - begin)])
             begin += len(view)
         self._at = end

@@ -38,6 +38,7 @@ class FsspecStore:
         """url: normalised."""
         self.url = url
         protocol, _ = split(url)
+        self.exclusive = protocol == "memory"  # whether `create` is so for other processes, too
         try:
             kind = fsspec.get_filesystem_class(protocol)
         except ValueError:
@@ -52,7 +53,7 @@ class FsspecStore:
         self._folders: set[str] = set()  # that were made
         with self._naming("open", ""):
             self._fs = kind(**{**kind._get_kwargs_from_urls(url), **storage_options, "skip_instance_cache": True})
-        if protocol != "memory" and url not in _warned:
+        if not self.exclusive and url not in _warned:
             _warned.add(url)
             log.warning(
                 "%s: nothing that %s:// offers creates an object only if there is none. With one coordinator at a time "

@@ -26,6 +26,7 @@ from holdfast_storage.store.client import Body, FailureKind, Page, Part, Request
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
 _UNFINISHED = 308
 _ABORTED = 499
+_BEYOND = 416
 _DELETES = 32  # at a time
 _RATE = {"rateLimitExceeded", "userRateLimitExceeded"}
 
@@ -71,21 +72,23 @@ class GcsClient:
         while done is not None and done < end:
             span = f"bytes {done}-{end - 1}/{end if part.last else '*'}"
             body = part.body.behind(done - part.offset)
-            async with self._request("PUT", upload, body=body, headers={"Content-Range": span}) as response:
+            headers = {"Content-Range": span}
+            async with self._request("PUT", upload, body=body, headers=headers, also=_UNFINISHED) as response:
                 done = _arrived(response)
         self._doubtful.discard(upload)
         return ""
 
     async def _arrived(self, upload: str) -> int | None:
         """How much of an upload has arrived; None if it is complete."""
-        async with self._request("PUT", upload, headers={"Content-Range": "bytes */*"}) as response:
+        headers = {"Content-Range": "bytes */*"}
+        async with self._request("PUT", upload, headers=headers, also=_UNFINISHED) as response:
             return _arrived(response)
 
     async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
         pass  # with the last part
 
     async def abort(self, key: str, upload: str) -> None:
-        async with self._request("DELETE", upload):
+        async with self._request("DELETE", upload, also=_ABORTED):
             pass
 
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
@@ -93,8 +96,8 @@ class GcsClient:
 
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         span = {"Range": f"bytes={offset}-{offset + len(buffer) - 1}"}
-        async with self._request("GET", self._object(key), {"alt": "media"}, headers=span) as response:
-            if response.status == 416:
+        async with self._request("GET", self._object(key), {"alt": "media"}, headers=span, also=_BEYOND) as response:
+            if response.status == _BEYOND:
                 return 0, 0
             count = 0
             while data := await response.content.readany():
@@ -149,8 +152,9 @@ class GcsClient:
         *,
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
+        also: int = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response that is no error; RequestFailed for one that is, or if there is none."""
+        """A response that says that it was done, or has this other status; RequestFailed if there is none."""
         length = {"Content-Length": str(len(body))} if body is not None else {}
         try:
             session = await self._fs._set_session()
@@ -163,7 +167,7 @@ class GcsClient:
                 timeout=_TIMEOUT,
                 allow_redirects=False,
             ) as response:
-                if response.status >= 400 and response.status not in (416, _ABORTED):
+                if response.status >= 300 and response.status != also:
                     raise self._failure(response.status, await response.read(), of_object=url != self._objects)
                 yield response
         except RequestFailed:
@@ -187,10 +191,12 @@ class GcsClient:
             kind = "taken"
         elif status in (401, 403):
             message += ". Check the credentials, and what they are allowed to do"
-        elif status == 404 and (not of_object or "bucket" in str(details.get("message", "")).lower()):
+        elif status == 404 and (not of_object or "bucket does not exist" in str(details.get("message", ""))):
             message += f". Check the name of the bucket, {self.bucket}"
         elif status == 404:
             kind = "missing"
+        elif status < 400:
+            message += ". Check the endpoint"
         return RequestFailed(kind, message)
 
 

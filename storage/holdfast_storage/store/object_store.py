@@ -26,7 +26,7 @@ PART = 16 << 20
 
 PARTS_BEFORE_GROWTH = 1_000
 
-RANGE = 8 << 20
+RANGE = 16 << 20
 """Bytes that are read in one request."""
 
 REQUESTS = 48
@@ -49,8 +49,8 @@ SLOWEST = 256 << 10
 class ObjectStore:
     """A `Store` in an object store, given its client."""
 
-    parallel = 8
-    block = 2 * RANGE
+    parallel = 16
+    block = RANGE
 
     def __init__(self, url: str, client: ObjectClient, root: str, write_buffer: int) -> None:
         """

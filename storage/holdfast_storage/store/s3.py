@@ -17,6 +17,8 @@ from s3fs import S3FileSystem
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store.client import Body, FailureKind, Page, Part, RequestFailed
+from holdfast_storage.store.s3_wire import S3Wire
+from holdfast_storage.store.transfer import Transfer
 
 CONNECTIONS = 64
 
@@ -50,6 +52,8 @@ class S3Client:
         options |= {"config_kwargs": config, "use_listings_cache": False, "skip_instance_cache": True}
         self._fs = S3FileSystem(**options)
         self._fs.retries = 1
+        self._verify = (options.get("client_kwargs") or {}).get("verify")
+        self._wires: dict[Any, S3Wire] = {}  # by botocore client
         self.bucket, self.root, _ = self._fs.split_path(path)
 
     @property
@@ -59,13 +63,14 @@ class S3Client:
 
     async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
         condition = {"IfNoneMatch": "*"} if exclusive else {}
-        await self._call("put_object", Key=key, Body=body, **condition)
+        await self._call("put_object", Transfer(body), Key=key, Body=body, **condition)
 
     async def begin(self, key: str) -> str:
         return str((await self._call("create_multipart_upload", Key=key))["UploadId"])
 
     async def put_part(self, key: str, upload: str, part: Part) -> str:
-        answer = await self._call("upload_part", Key=key, UploadId=upload, PartNumber=part.number + 1, Body=part.body)
+        named = {"Key": key, "UploadId": upload, "PartNumber": part.number + 1}
+        answer = await self._call("upload_part", Transfer(part.body), Body=part.body, **named)
         return str(answer["ETag"])
 
     async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
@@ -86,20 +91,17 @@ class S3Client:
             begin = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
+        transfer = Transfer(buffer=buffer)
+        span = f"bytes={offset}-{offset + len(buffer) - 1}"
         try:
-            answer = await self._call("get_object", Key=key, Range=f"bytes={offset}-{offset + len(buffer) - 1}")
+            answer = await self._call("get_object", transfer, Key=key, Range=span)
         except _Beyond:
             return 0, 0
-        count = 0
-        async with answer["Body"] as stream:
-            with self._judged():
-                while count < len(buffer) and (read := await stream.readinto(buffer[count:])):
-                    count += read
-                if count < answer["ContentLength"]:
-                    raise RequestFailed(
-                        "again", f"the connection ended after {count} of {answer['ContentLength']} bytes"
-                    )
-        return count, int(answer["ContentRange"].rpartition("/")[2])
+        first, _, size = str(answer["ContentRange"]).removeprefix("bytes ").replace("/", "-").split("-")
+        if transfer.count is None or int(first) != offset or transfer.count != answer["ContentLength"]:
+            told = f"{transfer.count} bytes from {first} on came instead of {answer['ContentLength']} from {offset} on"
+            raise RequestFailed("again", told)
+        return transfer.count, int(size)
 
     async def size(self, key: str) -> int:
         return int((await self._call("head_object", Key=key))["ContentLength"])
@@ -119,12 +121,21 @@ class S3Client:
             if error.get("Code") != "NoSuchKey":
                 raise RequestFailed(_kind(error.get("Code", ""), 0), f"{error.get('Key')}: {_told(error)}")
 
-    async def _call(self, method: str, **arguments: Any) -> Any:
+    async def _call(self, method: str, transfer: Transfer | None = None, /, **arguments: Any) -> Any:
         with self._judged():
-            client = await self._fs.set_session()
+            await self._fs.set_session()
+            client = await self._fs.get_s3(self.bucket)
             if "IfNoneMatch" in arguments and not _knows_conditions(client):
                 raise InvalidRequest("this botocore knows no conditional writes: pip install -U 'holdfast[s3]'")
-            return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
+            with self._wire(client).carrying(transfer):
+                return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
+
+    def _wire(self, client: Any) -> S3Wire:
+        """That of s3fs's client, which it may exchange for another one."""
+        if client not in self._wires:
+            verify = self._fs.session.get_config_variable("ca_bundle") if self._verify is None else self._verify
+            self._wires = {client: S3Wire(client, verify, CONNECTIONS)}
+        return self._wires[client]
 
     @contextmanager
     def _judged(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import PATTERN_CHARACTERS
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
+_HALF = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/.*", re.DOTALL)  # what pathlib makes of a URL
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
 """Protocols of object stores, and what they call what holds the objects."""
@@ -23,6 +24,8 @@ def split(url: str) -> tuple[str, str]:
         return _ALIASES.get(protocol, protocol), match[2]
     if "://" in url:
         raise InvalidRequest(f"{shown(url)} cannot be used: a run directory is a path, or a URL of one protocol")
+    if _HALF.fullmatch(url):
+        raise InvalidRequest(f"{url} cannot be used: a URL has two slashes, of which pathlib takes one; give a string")
     return "file", url
 
 

@@ -1,0 +1,81 @@
+"""How S3 requests with much data reach the server: signed by botocore, sent by threads.
+
+botocore lets a handler of its event `before-send` answer a request in place of its own HTTP session
+(https://botocore.amazonaws.com/v1/documentation/api/latest/topics/events.html).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import HTTPClientError
+from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
+
+from holdfast_storage.store.transfer import Transfer
+
+_carried: ContextVar[Transfer | None] = ContextVar("carried", default=None)
+
+
+class S3Wire:
+    """The connections of one botocore client."""
+
+    def __init__(self, client: Any, verify: bool | str | None, connections: int) -> None:
+        """verify: as botocore takes it; None if nothing was said."""
+        config = client.meta.config
+        self._session = URLLib3Session(
+            verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if verify is None else verify,
+            proxies=config.proxies if config.proxies is not None else get_environ_proxies(client.meta.endpoint_url),
+            timeout=(config.connect_timeout, config.read_timeout),
+            max_pool_connections=connections,
+            client_cert=config.client_cert,
+            proxies_config=config.proxies_config,
+        )
+        client.meta.events.register("before-send.s3", self._send)
+
+    @contextmanager
+    def carrying(self, transfer: Transfer | None) -> Iterator[None]:
+        """In this context, requests carry this."""
+        token = _carried.set(transfer)
+        try:
+            yield
+        finally:
+            _carried.reset(token)
+
+    async def _send(self, request: Any, **_: Any) -> _Answer | None:
+        transfer = _carried.get()
+        if transfer is None:
+            return None
+        return await transfer.carried_out(lambda: self._exchange(request, transfer))
+
+    def _exchange(self, request: Any, transfer: Transfer) -> _Answer:
+        if transfer.body is not None:
+            request.body = transfer.pieces()
+        response = self._session.send(request)
+        try:
+            if transfer.buffer is None or response.status_code != 206:
+                return _Answer(response, response.content)
+            transfer.fill(response.raw.read)
+            return _Answer(response, b"")
+        except (HTTPError, OSError) as error:
+            raise HTTPClientError(error=error) from error
+        finally:
+            response.raw.close()  # a connection that can be used again has left it by now
+
+
+class _Answer(AWSResponse):  # type: ignore[misc]
+    """What aiobotocore takes for the response."""
+
+    def __init__(self, response: AWSResponse, content: bytes) -> None:
+        super().__init__(response.url, response.status_code, response.headers, None)
+        self._whole = content
+
+    @property
+    async def content(self) -> bytes:
+        return self._whole

@@ -1,0 +1,94 @@
+"""Data that threads send and take in."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+
+import pytest
+
+from holdfast_storage.store import transfer as module
+from holdfast_storage.store.client import Body
+from holdfast_storage.store.transfer import Stopped, Transfer
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 4)
+
+
+def test_a_body_in_pieces() -> None:
+    """Bytes that are lost or doubled between two buffers."""
+    assert [bytes(piece) for piece in Transfer(Body([b"abcdef", b"", b"ghij", b"k"])).pieces()] == [
+        b"abcd",
+        b"ef",
+        b"ghij",
+        b"k",
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 10, 11])
+def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
+    """A buffer that is written beyond its end, or said to be full when it is not."""
+    buffer = memoryview(bytearray(b"." * 12))
+    transfer = Transfer(buffer=buffer[:10])
+    transfer.fill(io.BytesIO(b"x" * size).read)
+    assert transfer.count == min(size, 10)
+    assert bytes(buffer) == (b"x" * min(size, 10)).ljust(12, b".")
+
+
+def test_nobody_writes_into_a_buffer_that_was_given_up() -> None:
+    """What came too late, in the memory of what was read and verified since."""
+    buffer = memoryview(bytearray(12))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(count: int) -> bytes:
+        begun.set()
+        go_on.wait()
+        return b"x" * count
+
+    async def give_up() -> bytes:
+        transfer = Transfer(buffer=buffer)
+        task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read)))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return bytes(buffer)
+
+    assert asyncio.run(give_up()) == b"x" * 4 + bytes(8)
+
+
+def test_a_body_that_nobody_waits_for_is_not_sent() -> None:
+    """A part that goes on for minutes after its save has failed."""
+
+    async def give_up() -> None:
+        transfer = Transfer(Body([bytes(8)]))
+        pieces = transfer.pieces()
+        next(pieces)
+        go_on = threading.Event()
+        task = asyncio.ensure_future(transfer.carried_out(go_on.wait))
+        await asyncio.sleep(0)
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(Stopped):
+            next(pieces)
+
+    asyncio.run(give_up())
+
+
+def test_what_the_thread_raises_is_raised() -> None:
+    """A failed part that counts as sent."""
+
+    def fail() -> None:
+        raise OSError("cut")
+
+    with pytest.raises(OSError, match="cut"):
+        asyncio.run(Transfer(Body([])).carried_out(fail))
