@@ -14,7 +14,7 @@ FIRST ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 
-.PHONY: demo test kills sim test-cloud servers lint protos bench help clean
+.PHONY: demo test kills sim points test-cloud servers lint protos bench help clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ kills: test  ## The tests that kill, stop and fill up the disk of real processes
 
 sim: $(VENV)/dev-$(INSTALL)  ## Simulate random histories in which much goes wrong (SEEDS=1000; FIRST=0)
 	PYTHONPATH=tests $(VENV)/bin/python -m simulation $(SEEDS) --first $(FIRST)
+
+points: $(VENV)/dev-$(INSTALL)  ## Simulate every fault at every point of a save and a restore (ARGS=--again TEXT)
+	PYTHONPATH=tests $(VENV)/bin/python -m simulation.every_point $(ARGS)
 
 test-cloud: export HOLDFAST_TEST_SERVERS := required
 test-cloud: servers test  ## The same with S3, GCS and Azure servers, which it installs (Debian; root or sudo)

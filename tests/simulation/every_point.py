@@ -1,4 +1,4 @@
-"""`make sim`, its second half: every fault at every point of every scene, on all cores, and how that went."""
+"""`make points`: every fault at every point of every scene, on all cores, and how that went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import gc
 import multiprocessing
 import os
-import random
 import sys
 import time
 from collections import Counter, defaultdict
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulation.every_point", description=__doc__)
     parser.add_argument("--pairs", type=int, default=100, help="cases with two faults, of each scene (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of these pairs (default: 0)")
-    parser.add_argument("--share", type=float, default=1.0, help="of all cases, drawn by the seed (default: 1)")
+    parser.add_argument("--again", metavar="TEXT", default="", help="only the cases in whose description this stands")
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: a core each)"
     )
@@ -133,15 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with patches.installed():
         tally.survey(SCENES)
     todo = [*tally.every(), *tally.pairs(options.pairs, options.seed)]
-    draw = random.Random(options.seed)
-    todo = draw.sample(todo, int(len(todo) * options.share))
+    todo = [case for case in todo if options.again in str(case)]
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         portions = [pool.submit(tell_apart, todo[start : start + PORTION]) for start in range(0, len(todo), PORTION)]
         for portion in as_completed(portions):
             for result in portion.result():
                 tally.add(result)
                 if result.violation:
-                    print(told(result), flush=True)
+                    story = result.story if len(tally.bad) == 1 else ()
+                    print("\n".join((*story, told(result))), flush=True)
             if time.monotonic() - shown > 10.0:
                 shown = time.monotonic()
                 print(f"{tally.cases.total()} of {len(todo)} cases, {len(tally.bad)} bad ones", flush=True)

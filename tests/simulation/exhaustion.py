@@ -105,6 +105,11 @@ class Case:
     fault: Fault | None = None
     second: Second | None = None
 
+    @property
+    def is_kill(self) -> bool:
+        """Whether somebody is killed, and nothing else happens."""
+        return self.fault is not None and self.fault.effect == "kill" and self.second is None
+
     def __str__(self) -> str:
         more = f", and {self.second.after} points later another ({self.second.seed})" if self.second else ""
         return f"{self.scene}; {self.fault or 'nothing goes wrong'}{more}"
@@ -117,6 +122,7 @@ class Result:
     Attributes:
         points: of the scene, in order, where nothing goes wrong.
         violation: what must not have been; empty if nothing.
+        story: of a violation, a line for each event.
         ended_at: virtual time at which the job had come to its end.
         lives: that the job needed.
         lost: how often a worker was told that a save has failed, or could not be told what has become of it.
@@ -125,6 +131,7 @@ class Result:
     case: Case
     points: tuple[Label, ...]
     violation: str
+    story: tuple[str, ...]
     ended_at: float
     lives: int
     lost: int
@@ -310,13 +317,16 @@ class Play:
             self._live()
             ended_at, lives, lost = self.world.scheduler.now, self._job.lives, self._lost
             self._script.recording = False
+            if self.case.is_kill and lost > len(self._job.workers):
+                raise Violation("lost", f"{lost} times a save was not told to be committed, by {len(self._job.workers)}")
             self._settle()
         except Violation as error:
             violation = str(error)
         finally:
             self.world.close()
         points = () if self.case.fault else tuple(self._script.points)
-        return Result(self.case, points, violation, ended_at, lives, lost)
+        story = tuple(self.world.story()) if violation else ()
+        return Result(self.case, points, violation, story, ended_at, lives, lost)
 
     @property
     def _lost(self) -> int:
