@@ -318,7 +318,7 @@ class Play:
             ended_at, lives, lost = self.world.scheduler.now, self._job.lives, self._lost
             self._script.recording = False
             if self.case.is_kill and lost > len(self._job.workers):
-                raise Violation("lost", f"{lost} times a save was not told to be committed, by {len(self._job.workers)}")
+                raise Violation("lost", f"{lost} times a save was not told to be committed")
             self._settle()
         except Violation as error:
             violation = str(error)
