@@ -11,6 +11,7 @@ import pytest
 
 import holdfast.session
 import holdfast_coordinator.core.joining
+import holdfast_coordinator.driver
 from holdfast.hint import Hint, read_hint
 from holdfast_storage.errors import CoordinatorUnavailable, InvalidRequest, StorageError
 from holdfast_storage.layout import HINT
@@ -202,6 +203,19 @@ def test_managers_of_one_process_share_its_coordinator(store: Store, world: Worl
     for worker in reversed(first):
         worker.close()
     assert outcomes([worker.save(1) for worker in second]) == [None, None]
+
+
+def test_a_coordinator_whose_storage_hangs_may_be_the_reason(
+    coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have joined, the log is not read, and people look for a coordinator that is not there, in the network."""
+    answers = threading.Event()
+    read = holdfast_coordinator.driver.tail_or_import
+    monkeypatch.setattr(holdfast_coordinator.driver, "tail_or_import", lambda *args: answers.wait(60.0) and read(*args))
+    (worker,) = world(1, coordinator, join_timeout=1.0)
+    with pytest.raises(CoordinatorUnavailable, match=f"answers at {coordinator.address}, or its storage does not"):
+        worker.join()
+    answers.set()
 
 
 # -- where a coordinator may work --

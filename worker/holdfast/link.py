@@ -123,7 +123,9 @@ class GrpcLink:
             if key == FAILURE_TRAILER:
                 return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
         details = f"{error.code().name}: {error.details() or 'no answer'}"
-        return Unreachable(f"no coordinator answers at {self.address} ({details})")
+        # Where a call only took too long, the coordinator may be there, and wait for its storage itself.
+        late = ", or its storage does not answer it" if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else ""
+        return Unreachable(f"no coordinator answers at {self.address}{late} ({details})")
 
 
 class LocalLink:
