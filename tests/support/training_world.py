@@ -117,17 +117,20 @@ class TrainingWorld:
     def run(self, scenario: str, deadline_s: float = DEADLINE, **arguments: Any) -> list[Any]:
         """Run a scenario in all workers; what it returned in each, chief first. WorldFailed ends the world."""
         self.start(scenario, **arguments)
-        end = time.monotonic() + deadline_s
-        try:
-            return [worker.answer(end) for worker in self.workers]
-        except WorldFailed:
-            self.failed = True
-            raise
+        return self.answers(deadline_s)
 
     def start(self, scenario: str, **arguments: Any) -> None:
-        """Begin a scenario that is not meant to end."""
+        """Begin a scenario, which need not end."""
+        self.failed = True  # for others, until it has ended
         for worker in self.workers:
             worker.tell(scenario, arguments)
+
+    def answers(self, deadline_s: float = DEADLINE) -> list[Any]:
+        """What the scenario that was started returned, as from `run`."""
+        end = time.monotonic() + deadline_s
+        answers = [worker.answer(end) for worker in self.workers]
+        self.failed = False
+        return answers
 
     def close(self) -> None:
         for worker in self.workers:

@@ -85,8 +85,7 @@ def test_the_coordinator_is_killed_in_fifty_saves(worlds: Any, tmp_path: Path, f
             if hit:
                 phases[phase] += 1
                 seconds += [heard - restarted] * (phase != "committed, not told yet")
-        end = time.monotonic() + PATIENCE
-        states = [worker.answer(end) for worker in world.workers]
+        states = world.answers(PATIENCE)
     finally:
         coordinator.kill()
     assert phases.total() == kills
@@ -164,8 +163,7 @@ def test_a_random_worker_is_killed_thirty_times(worlds: Any, tmp_path: Path, fig
         victims[victim] += 1
         time.sleep(chance.uniform(0.0, 0.5))
         worlds.end(2)  # the other cannot go on without it: it is ended too, as a job scheduler would
-    end = time.monotonic() + PATIENCE
-    states = [worker.answer(end) for worker in world.workers]
+    states = world.answers(PATIENCE)
     assert states == wanted
     committed(open_store(run))
 
