@@ -647,6 +647,61 @@ def test_what_a_job_that_has_gone_wanted_in_the_log_is_given_up(kind: str) -> No
     assert cluster.save(coordinator, new, 1).committed
 
 
+def test_a_leader_goes_on_behind_the_abort_of_one_that_gave_up_taking_the_run() -> None:
+    """Another job tries to take the run over, cannot write its entry, and gives up; the job that leads is told that it
+    has been superseded, by nobody."""
+    cluster, coordinator, workers = start()
+    assert cluster.save(coordinator, workers, 1).committed
+    other = cluster.coordinator()
+    rivals = cluster.world(other, 2)
+    cluster.restore(other, rivals)
+    calls = [other.call(rival.vote(1, takeover=True, timeout=30.0)) for rival in rivals]
+    while calls[0].answer is None:
+        other.run({fx.Append: "never"})
+        cluster.beat(rivals, other, 5.0)
+        for worker in workers:
+            coordinator.tell(worker.heartbeat())
+    assert {failed(call).kind for call in calls} == {"save_failed"}
+    other.run()
+    assert cluster.storage.kinds[-1] == "abort"
+    assert cluster.save(coordinator, workers, 2).committed
+    assert cluster.save(coordinator, workers, 3).committed
+    cluster.check()
+
+
+def test_a_commit_that_is_given_up_fails_where_somebody_elses_abort_stands() -> None:
+    """Its slot is taken by the abort of a job that gave up taking the run: it is tried again, after it was given up."""
+    cluster, coordinator, workers = start()
+    assert cluster.save(coordinator, workers, 1).committed
+    other = cluster.coordinator()
+    rivals = cluster.world(other, 2)
+    cluster.restore(other, rivals)
+    lost = [other.call(rival.vote(1, takeover=True, timeout=30.0)) for rival in rivals]
+    for worker in workers:
+        coordinator.call(worker.vote(2))
+    coordinator.run()
+    calls = report(coordinator, workers, 2)
+    while not isinstance(coordinator.pending[0], fx.Append):
+        coordinator.carry_out()
+        coordinator.deliver()
+    coordinator.run({fx.Append: "never"})
+    attempt = coordinator.machine.worlds[workers[0].caller.generation].attempt
+    assert attempt is not None
+    while lost[0].answer is None or attempt.phase is not Phase.ABORTING:
+        other.run({fx.Append: "never"})
+        cluster.beat(rivals, other, 5.0)
+        coordinator.run({fx.Append: "never"})
+        for worker in workers:
+            coordinator.tell(worker.heartbeat())
+    other.run()
+    assert cluster.storage.kinds[-1] == "abort"
+    cluster.tick()
+    coordinator.run()
+    assert {failed(call).kind for call in calls} == {"save_failed"}
+    assert cluster.save(coordinator, workers, 3).committed
+    cluster.check()
+
+
 def test_repeated_results_are_taken_once() -> None:
     """The result of an append, told twice, finishes the entry after it."""
     cluster, coordinator, workers = start()

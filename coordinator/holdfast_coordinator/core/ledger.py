@@ -24,7 +24,7 @@ class Intent:
 
     kind: EntryKind
     change: Callable[[LogState], LogState]
-    done: Callable[[Entry | Failure], None]  # called with our entry that stands, an abort one included
+    done: Callable[[Entry | Failure], None]  # called with our entry that stands, or with an abort one
     generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
     note: str = ""
     base: str = ""  # of a lead entry: LogState.fork_point of the state in view of which it was decided
@@ -128,10 +128,19 @@ class Ledger:
             intent.done(Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
             self._pump(now)
             return
-        stands = event.entry if event.taken_by is None else intent.tries.get(event.taken_by.write_id)
-        if stands is None:
-            self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
-            return
+        stands = event.taken_by or event.entry
+        if stands.write_id not in intent.tries:
+            if self._overtaken(intent, stands.state):
+                self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
+                return
+            if not intent.given_up:
+                # Somebody who gave up taking the run has filled the slot, and changed nothing: the next one it is.
+                if stands.number > self.number:
+                    self.number, self.state = stands.number, stands.state
+                intent.uncertain = False
+                self._queue.appendleft(intent)
+                self._pump(now)
+                return
         if stands.number > self.number:
             self.number, self.state = stands.number, stands.state
         self._deleted &= set(stands.state.retired)
