@@ -236,7 +236,7 @@ class Driver:
         while True:
             if following is not None:
                 entry = self._log.tail(following.number) or following
-                number, state = entry.number, entry.state
+                number, state = entry.number, entry.state.condemn(state.damaged)  # it may not tell of all damage yet
             self.store.replace(STATE_FILE, state_file.to_bytes(state))
             # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
             following = self._log.read(number + 1)

@@ -155,3 +155,22 @@ def test_what_the_coordinator_reads_well_is_not_marked(
     assert outcomes([worker.save(4) for worker in workers]) == [None, None]
     assert state(store).damaged == ()
     assert [c.step for c in committed(store)] == [1, 3, 2, 4], "but the world went back"
+
+
+def test_a_later_entry_does_not_bring_damage_back(
+    store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+) -> None:
+    """Damage is confirmed while an entry is on its way that does not tell of it: stock TensorFlow finds it again."""
+    workers, _ = restart(world, coordinator)
+    assert outcomes([worker.save(4) for worker in workers]) == [None, None]
+    settle(coordinator, store)
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    entry = driver.machine.ledger.number
+    before = driver._log.read(entry - 1)
+    assert before is not None
+    shown = driver._write_state_file_now(entry - 1, before.state.condemn([records[-1].prefix]))
+    assert shown[0] == entry
+    assert [record.prefix for record in records if record.prefix in store.read("checkpoint").decode()] == [
+        record.prefix for record in records[:-1]
+    ]
