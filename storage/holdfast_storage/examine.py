@@ -19,6 +19,7 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store import Store, open_store
+from holdfast_storage.store.fsspec_store import FsspecStore
 
 Verdict = Literal["works", "slow", "not protected", "fails"]
 
@@ -92,6 +93,9 @@ def _access(store: Store) -> Says:
 
 def _exclusive_create(store: Store) -> Says:
     """Of any number of callers exactly one may win: this is the commit."""
+    if isinstance(store, FsspecStore) and not store.exclusive:
+        says = "nothing that this storage offers creates an object only if there is none: two coordinators at work on "
+        return "not protected", says + "one run directory can lose a commit. With one coordinator it works", {}
     winners = []
     for race in range(RACES):
         ready = threading.Barrier(RACERS)

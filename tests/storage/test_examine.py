@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
 
 from holdfast_storage import examine as module
 from holdfast_storage.errors import InvalidRequest, StorageError
@@ -136,6 +138,22 @@ def test_what_is_wrong_is_found(place: str, double: type[PassingStore], check: s
     assert says in found[check].says
     others = [finding.check for finding in found.values() if finding.bad and finding.check != check]
     assert others == [], found
+
+
+def test_what_protects_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Races within one process, which a lock decides there, say that a storage is safe for two."""
+
+    class Share(LocalFileSystem):
+        protocol = "share"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("share:/")
+
+    monkeypatch.setitem(_registry, "share", Share)
+    found = findings(f"share:/{tmp_path}")
+    assert found["exclusive create"].verdict == "not protected"
+    assert [finding.check for finding in found.values() if finding.bad] == ["exclusive create"]
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path: Path) -> None:

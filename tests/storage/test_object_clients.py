@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
+from holdfast_storage.errors import StorageError
 from holdfast_storage.store import open_store
+from holdfast_storage.store.base import NotCreated
 from holdfast_storage.store.object_store import ObjectStore
 from servers.base import Server
+from servers.fault_proxy import FaultProxy
+from servers.faults import LoseReply, in_turn
 from servers.fixtures import KINDS
 from servers.fixtures import ObjectStore as Servers
 
@@ -57,6 +64,81 @@ def test_large_creates_are_exclusive(store: ObjectStore) -> None:
     assert not store.create("index", bytes(size))
     assert store.read("index", size - 3) == bytes([won[0]]) * 3
     assert store.size("index") == size
+
+
+def test_a_create_whose_answer_is_lost_has_succeeded(server: Server) -> None:
+    """A library, or one below it, that sends the request once more and hands on the refusal of its own first try."""
+    proxy = FaultProxy(server.endpoint, server.kind)
+    try:
+        place = server.location(proxy.endpoint)
+        store = open_store(place.url, place.storage_options)
+        for size in (1, 2 << 20):
+            assert store.create(f"{size}/first", bytes(size))  # on a connection that can be used again
+            proxy.plan = in_turn(lambda call: call.is_create, LoseReply())
+            assert store.create(f"{size}/second", bytes(size))
+        assert proxy.faults() == [LoseReply()] * 2
+    finally:
+        proxy.stop()
+
+
+Google = tuple[Any, ObjectStore]
+
+
+@pytest.fixture
+def google() -> Iterator[Google]:
+    """Google Cloud Storage whose answers a test chooses: by method, status and text."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, text = server.answers[self.command]  # type: ignore[attr-defined]
+            self.send_response(status)
+            self.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_GET = do_POST = do_PUT = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    options = {"token": "anon", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
+    store = open_store("gs://my-bucket/run", options, write_buffer=20 << 20)
+    assert isinstance(store, ObjectStore)
+    yield server, store
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_missing_object_of_google(google: Google) -> None:
+    """A new run that can never begin, since `bucket` is in the name of its bucket."""
+    server, store = google
+    store._seen = True
+    server.answers = {"GET": (404, '{"error": {"code": 404, "message": "No such object: my-bucket/run/a"}}')}
+    assert store.size("a") is None
+    server.answers = {"GET": (404, '{"error": {"code": 404, "message": "The specified bucket does not exist."}}')}
+    with pytest.raises(StorageError, match="Check the name of the bucket, my-bucket"):
+        store.size("a")
+
+
+@pytest.mark.parametrize("status", [301, 308, 416, 499])
+def test_what_google_did_not_do(google: Google, status: int) -> None:
+    """A proxy that sends the caller elsewhere, or an upload that is no more, taken for a success."""
+    server, store = google
+    store._answered = store._seen = True
+    server.answers = {"POST": (status, "")}
+    with pytest.raises(NotCreated, match=str(status)):
+        store.create("a", b"x")
+    if status != 308:  # which says that some of it has arrived
+        server.answers = {"GET": (404, "{}"), "POST": (200, ""), "PUT": (status, ""), "DELETE": (499, "")}
+        with pytest.raises(StorageError, match=str(status)):
+            store.write("a", [bytes(12 << 20)])
 
 
 def test_strange_names(store: ObjectStore) -> None:

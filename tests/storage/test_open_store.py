@@ -76,6 +76,13 @@ def test_an_unknown_protocol_is_refused() -> None:
         open_store("s33://bucket/run")
 
 
+@pytest.mark.parametrize("url", [Path("s3://bucket/run"), "file:/tmp/run"])
+def test_a_url_made_a_path_is_refused(url: str | Path) -> None:
+    """Checkpoints on every worker's own disk, below `./s3:`, where the job that takes over does not find them."""
+    with pytest.raises(InvalidRequest, match="two slashes"):
+        open_store(url)
+
+
 @pytest.mark.parametrize("url", ["simplecache::s3://bucket/run", "1s3://bucket"])
 def test_half_a_url_is_refused(url: str) -> None:
     """The same, where the protocol is one that no regular expression takes for one."""
