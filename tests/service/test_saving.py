@@ -201,7 +201,7 @@ def test_an_object_that_the_coordinator_does_not_see_is_named(
     class Lost:
         """Says that it wrote, and has not."""
 
-        url = store.url
+        url, parallel, block = store.url, store.parallel, store.block
 
         def write(self, name: str, chunks: object) -> int:
             return sum(len(chunk) for chunk in chunks)  # type: ignore[attr-defined]
