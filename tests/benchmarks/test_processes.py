@@ -70,18 +70,20 @@ def test_a_process_that_dies_is_a_failed_turn(start: Callable[[int], list[Contes
         tell(start(1), "die")
 
 
-def test_files_in_memory_count() -> None:
-    """A restore that keeps the checkpoint in nameless files is no restore without memory."""
+def test_files_in_memory_count_once() -> None:
+    """A restore that keeps the checkpoint in nameless files takes memory; TensorFlow opens them a second time."""
     descriptor = os.memfd_create("held")
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     try:
         os.posix_fallocate(descriptor, 0, 256 << 20)
         before = resident()
         with Watch() as watch:
             pass
     finally:
+        os.close(again)
         os.close(descriptor)
 
-    assert watch.peak - before > 200 << 20
+    assert 200 << 20 < watch.peak - before < 300 << 20
 
 
 class Recording(RawSharer):
