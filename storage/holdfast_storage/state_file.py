@@ -25,9 +25,10 @@ _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 def to_bytes(state: LogState) -> bytes:
     """The file for a state of a run, to be stored under `layout.STATE_FILE`.
 
-    Paths are relative, so that a copied folder is complete, and oldest first. What is known to be damaged is left out.
+    Paths are relative, so that a copied folder is complete, and oldest first. What is known to be damaged is left out,
+    unless all are: to a stock reader a file that names nothing looks like a run that has nothing, to be begun anew.
     """
-    records = state.restorable
+    records = state.restorable or state.checkpoints
     lines = [_quoted(b"model_checkpoint_path", records[-1].prefix)] if records else []
     lines += [_quoted(b"all_model_checkpoint_paths", record.prefix) for record in records]
     lines += [b"all_model_checkpoint_timestamps: %s" % repr(float(record.time)).encode() for record in records]

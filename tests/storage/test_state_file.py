@@ -62,6 +62,18 @@ def test_stock_tensorflow_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorflow
+def test_where_all_are_damaged_the_file_still_names_them() -> None:
+    """A file that names nothing: stock TensorFlow starts from scratch, and the last checkpoints are overwritten."""
+    records = (
+        CheckpointRecord("ckpt-1.0a1b2c3d.1/ckpt-1", 1, 1.0),
+        CheckpointRecord("ckpt-2.0a1b2c3d.2/ckpt-2", 2, 2.0),
+    )
+    state = LogState("run", checkpoints=records)
+    whole = to_bytes(state)
+    assert to_bytes(state.condemn([records[1].prefix])) != whole
+    assert to_bytes(state.condemn([record.prefix for record in records])) == whole
+
+
 def test_what_tensorflows_manager_wrote_is_found(tmp_path: Path) -> None:
     """A directory that is to be taken over, in which nothing or too much is found."""
     import tensorflow as tf

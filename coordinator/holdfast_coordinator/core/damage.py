@@ -46,6 +46,6 @@ class Damage:
     def _show(self, living: str) -> None:
         """Have stock readers find a good checkpoint, unless the file is that of another job, which is at work."""
         run, state = self._run, self._run.ledger.state
-        # Without a log the file is TensorFlow's own. One that names nothing would look like a run that has nothing.
-        if not living and run.ledger.number >= 0 and state and state.condemn(run.condemned).restorable:
+        # Without a log the file is TensorFlow's own.
+        if not living and run.ledger.number >= 0 and state:
             run.show(run.ledger.number, state)
