@@ -119,6 +119,6 @@ def _not_read_back() -> Any:
 BROKEN = (
     Broken("log entries are created exclusively", ("overwritten",), 10, _overwritten),
     Broken("the data comes before the commit entry", ("incomplete",), 1, _commit_first),
-    Broken("a folder is deleted after the entry that retires it", ("mutated",), 9, _deleted_first),
-    Broken("nothing is retired before its successor was read back", ("forgotten",), 97, _not_read_back),
+    Broken("a folder is deleted after the entry that retires it", ("mutated",), 2, _deleted_first),
+    Broken("nothing is retired before its successor was read back", ("forgotten",), 101, _not_read_back),
 )

@@ -79,8 +79,8 @@ class Checks:
             told = self.told.get((generation, int(ordinal)), {})
             assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
             if record.folder not in self.world.bucket.rotten:
-                self.verify(record)
-                self._check_values(record)
+                if self.verify(record):
+                    self._check_values(record)
                 self.good.add(record.prefix)
         if self.good and not any(record.prefix in self.good for record in state.checkpoints):
             self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
@@ -100,12 +100,13 @@ class Checks:
         if named - prefixes:
             self.world.violate("state file", f"it names {named - prefixes}, never committed")
 
-    def verify(self, record: CheckpointRecord) -> None:
-        """Every byte of a committed checkpoint."""
+    def verify(self, record: CheckpointRecord) -> bool:
+        """Every byte of a committed checkpoint: whether all is well."""
         report = verify_checkpoint(self.truth, record, threads=1)  # type: ignore[arg-type]
         if report.problems:
             told = "; ".join(f"{problem.object} {problem.reason}" for problem in report.problems)
             self.world.violate("incomplete", f"{record.prefix} is committed and {report.verdict}: {told}")
+        return not report.problems
 
     # -- what workers are told --
 
