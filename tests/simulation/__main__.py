@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pool.submit(tell_apart, first, min(PORTION, last - first)) for first in range(options.first, last, PORTION)
         ]
         for done in as_completed(portions):
-            told.add(done.result())
+            new = done.result()
+            told.add(new)
+            for failure in new.failures:
+                print(f"seed {failure.seed}: {failure.what}", flush=True)
             if time.monotonic() - shown > 10.0:
                 shown = time.monotonic()
                 print(f"{told.seeds} of {options.seeds} seeds, {len(told.failures)} bad ones", flush=True)
@@ -40,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(told: Told, seconds: float) -> None:
-    for failure in sorted(told.failures, key=lambda failure: failure.seed)[:1]:
+    failures = sorted(told.failures, key=lambda failure: failure.seed)
+    for failure in failures[:1]:
         print("\n".join(failure.story))
-    for failure in sorted(told.failures, key=lambda failure: failure.seed):
-        print(f"seed {failure.seed}: {failure.what}")
-        print(f"  again: make sim SEEDS=1 FIRST={failure.seed}")
+    for failure in failures:
+        print(f"seed {failure.seed}: {failure.what}\n  again: make sim SEEDS=1 FIRST={failure.seed}")
     print(f"{told.seeds} seeds, {told.events} events, {seconds:.0f} s, {len(told.failures)} violations")
     for what, count in sorted(told.counts.items()):
         print(f"  {what:32} {count:9}")
