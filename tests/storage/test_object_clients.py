@@ -13,6 +13,7 @@ from holdfast_storage.errors import StorageError
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import NotCreated
 from holdfast_storage.store.object_store import ObjectStore
+from holdfast_storage.store.s3 import _kind
 from servers.base import Server
 from servers.fault_proxy import FaultProxy
 from servers.faults import LoseReply, in_turn
@@ -139,6 +140,15 @@ def test_what_google_did_not_do(google: Google, status: int) -> None:
         server.answers = {"GET": (404, "{}"), "POST": (200, ""), "PUT": (status, ""), "DELETE": (499, "")}
         with pytest.raises(StorageError, match=str(status)):
             store.write("a", [bytes(12 << 20)])
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [("NotImplemented", 501, "refused"), ("InternalError", 500, "again"), ("ConditionalRequestConflict", 409, "again")],
+)
+def test_what_s3_will_never_do(code: str, status: int, kind: str) -> None:
+    """A server without conditional writes that is asked for a minute, and whose no is taken for an unknown outcome."""
+    assert _kind(code, status) == kind
 
 
 def test_strange_names(store: ObjectStore) -> None:

@@ -13,7 +13,7 @@ from holdfast_storage.errors import SaveFailed, StorageError
 from holdfast_storage.store import object_store
 from holdfast_storage.store.base import NotCreated
 from holdfast_storage.store.client import Body
-from holdfast_storage.store.object_store import FIRST_PATIENCE, PATIENCE, ObjectStore
+from holdfast_storage.store.object_store import FIRST_ANSWER_WITHIN, FIRST_PATIENCE, PATIENCE, ObjectStore
 from support.jumping_loop import JumpingLoop, running
 from support.scripted_client import ScriptedClient
 
@@ -96,6 +96,15 @@ def test_a_storage_that_ignores_conditions_is_told_once(
     assert methods(client) == ["put"] * 3
 
 
+@pytest.mark.parametrize("fault", ["later", "hang", "refuse"])
+def test_a_create_has_succeeded_whatever_becomes_of_the_second(make: Make, fault: str) -> None:
+    """A commit that waits for ever, or fails, since the storage could not be tried for conditions."""
+    store, client = make({("put", 1): fault})
+    assert store.create("log/1", b"mine")
+    assert store.create("log/2", b"mine")
+    assert methods(client) == ["put"] * 4
+
+
 # -- retries --
 
 
@@ -105,6 +114,14 @@ def test_what_never_answers_is_given_up_soon(make: Make) -> None:
     with pytest.raises(StorageError, match=r"Could not list s3://bucket/run: later"):
         store.list()
     assert FIRST_PATIENCE <= client.loop.time() < FIRST_PATIENCE + 1
+
+
+def test_what_never_says_anything_is_given_up_soon(make: Make) -> None:
+    """The same with an address where somebody takes connections and is silent."""
+    store, client = make({(method, "always"): "hang" for method in ("page", "unfinished")})
+    with pytest.raises(StorageError, match="no answer in time"):
+        store.list()
+    assert client.loop.time() < 3 * FIRST_ANSWER_WITHIN + 1
 
 
 def test_what_has_answered_once_gets_patience(make: Make) -> None:
@@ -148,7 +165,7 @@ def test_a_missing_bucket_is_no_missing_object(make: Make) -> None:
     assert store.size("a") is None
     with pytest.raises(FileNotFoundError, match="s3://bucket/run/a"):
         store.read("a")
-    assert methods(client).count("page") == 1
+    assert [call for call in client.calls if call[0] == "page"] == [("page", "run/")]  # no store lists half a name
 
 
 # -- write --
@@ -187,6 +204,14 @@ def test_an_object_of_exactly_two_parts(make: Make) -> None:
     store.write("a", chunks_of(data, 3 << 20))
     assert client.objects == {"run/a": data}
     assert methods(client).count("put_part") == 2
+
+
+def test_parts_are_of_whole_grains(make: Make) -> None:
+    """Parts of which Google Cloud Storage keeps all but the end, which is then sent again and again."""
+    store, client = make(write_buffer=30_000_000)
+    store.write("a", chunks_of(DATA, 1 << 20))
+    assert client.objects == {"run/a": DATA}
+    assert store._part == 7_340_032
 
 
 def test_parts_grow_before_they_are_too_many(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +297,7 @@ def test_writers_share_the_memory() -> None:
 def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
     """A range in the wrong place, or left out where its first try failed."""
     monkeypatch.setattr(object_store, "RANGE", 100)
+    monkeypatch.setattr(object_store, "FIRST_RANGE", 100)
     store, client = make({("get", 2): fault} if fault else {})
     data = DATA[:1234]
     client.objects["run/a"] = data

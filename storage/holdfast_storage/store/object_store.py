@@ -29,6 +29,9 @@ PARTS_BEFORE_GROWTH = 1_000
 RANGE = 16 << 20
 """Bytes that are read in one request."""
 
+FIRST_RANGE = 256 << 10
+"""Bytes that are asked for of an object whose size is not known: most of those are log entries and manifests."""
+
 REQUESTS = 48
 """At a time, at the most."""
 
@@ -43,7 +46,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 ANSWER_WITHIN = 60.0
 """Seconds for one try, and one more for each `SLOWEST` bytes that it carries."""
 
+FIRST_ANSWER_WITHIN = 20.0
+"""The same, as long as no request was ever answered."""
+
 SLOWEST = 256 << 10
+
+GRAIN = 256 << 10
+"""Of the parts of an upload: Google Cloud Storage takes whole ones of these alone, but for the last part."""
 
 
 class ObjectStore:
@@ -62,7 +71,7 @@ class ObjectStore:
         self._client = client
         self._root = root
         self._budget = Budget(write_buffer)
-        self._part = min(PART, max(5 << 20, write_buffer // 4))
+        self._part = min(PART, max(5 << 20, write_buffer // 4 // GRAIN * GRAIN))
         self._requests = asyncio.Semaphore(REQUESTS)
         self._answered = False
         self._seen = False  # whether the bucket is known to be there
@@ -136,15 +145,17 @@ class ObjectStore:
     async def _check_conditions(self, key: str, data: bytes) -> None:
         """Warn if this server lets a second create of the same object through: nothing has changed by it."""
         try:
-            await self._client.put(key, Body([data]), exclusive=True)
+            async with asyncio.timeout(self._answer_within()):
+                await self._client.put(key, Body([data]), exclusive=True)
             self._keeps_conditions = False
             log.warning(
                 "%s: this storage does not keep the condition If-None-Match: an object that is there can be created "
                 "again. Two coordinators at work on one run can lose a commit of each other; one alone is safe",
                 self.url,
             )
-        except RequestFailed as failure:
-            self._keeps_conditions = True if failure.kind == "taken" else None
+        except Exception as failure:  # of the second create: the first has succeeded
+            taken = isinstance(failure, RequestFailed) and failure.kind == "taken"
+            self._keeps_conditions = True if taken else None
 
     # -- write --
 
@@ -210,7 +221,7 @@ class ObjectStore:
     # -- read --
 
     async def _read(self, key: str, offset: int, length: int | None) -> bytes:
-        first = bytearray(RANGE if length is None else min(RANGE, length))
+        first = bytearray(FIRST_RANGE if length is None else min(RANGE, length))
         count, size = await self._get(key, offset, memoryview(first))
         whole = max(0, size - offset) if length is None else min(length, max(0, size - offset))
         if count < len(first) or count == whole:
@@ -270,9 +281,9 @@ class ObjectStore:
     async def _unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         """Uploads whose writers may be gone. None where the server cannot tell, or may not: they harm no run."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(self._answer_within()):
                 return await self._client.unfinished(prefix)
-        except (RequestFailed, TimeoutError) as failure:
+        except Exception as failure:
             log.info("%s: unfinished uploads cannot be looked for: %s", self.url, failure)
             return ()
 
@@ -293,7 +304,7 @@ class ObjectStore:
         pause, end = FIRST_PAUSE, 0.0
         while True:
             try:
-                async with self._requests, asyncio.timeout(ANSWER_WITHIN + size / SLOWEST):
+                async with self._requests, asyncio.timeout(self._answer_within() + size / SLOWEST):
                     answer = await request()
                 self._answered = self._seen = True
                 return answer
@@ -305,7 +316,7 @@ class ObjectStore:
                     self._answered = True
                     if failure.kind == "missing" and not self._seen:
                         # Or is it the bucket? Some do not say.
-                        await self._persist(lambda: self._client.page(self._root, "", deep=False))
+                        await self._persist(lambda: self._client.page(f"{self._root}/".lstrip("/"), "", deep=False))
                     raise
             except HoldfastError:
                 raise
@@ -316,6 +327,9 @@ class ObjectStore:
                 raise failure
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), end - clock()))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _answer_within(self) -> float:
+        return ANSWER_WITHIN if self._answered else FIRST_ANSWER_WITHIN
 
     # -- names --
 

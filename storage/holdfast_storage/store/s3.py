@@ -82,13 +82,13 @@ class S3Client:
 
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         found: list[tuple[str, str]] = []
-        begin: dict[str, str] = {}
+        begin: dict[str, Any] = {}
         while True:
             answer = await self._call("list_multipart_uploads", Prefix=prefix, **begin)
             found += [(each["Key"], each["UploadId"]) for each in answer.get("Uploads", ())]
-            if not answer.get("IsTruncated"):
+            begin = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker")}
+            if not answer.get("IsTruncated") or not all(begin.values()):
                 return found
-            begin = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         transfer = Transfer(buffer=buffer)
@@ -182,6 +182,8 @@ class _Beyond(RequestFailed):
 
 
 def _kind(code: str, status: int) -> FailureKind:
+    if code in ("NotImplemented", "501"):  # what servers say of conditions that they do not know
+        return "refused"
     if code in _AGAIN or status in (409, 429) or status >= 500 or code in ("409", "429") or code[:1] == "5":
         return "again"
     if code == "PreconditionFailed" or "412" in (code, str(status)):
