@@ -37,10 +37,9 @@ def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     errors = [r.getMessage() for r in caplog.get_records("call") if r.name == "asyncio" and r.levelno >= logging.ERROR]
     assert not errors
     end = time.monotonic() + 10.0
-    for thread in set(threading.enumerate()) - before:
-        if thread.name.startswith("holdfast"):
-            thread.join(max(0.0, end - time.monotonic()))
-            assert not thread.is_alive(), f"{thread.name} goes on"
+    while left := [t.name for t in set(threading.enumerate()) - before if t.name.startswith("holdfast")]:
+        assert time.monotonic() < end, f"{left} go on"
+        time.sleep(0.01)
     connections = psutil.Process(os.getpid()).net_connections("tcp")
     assert not [c for c in connections if c.status == psutil.CONN_LISTEN]
 
