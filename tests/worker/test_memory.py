@@ -43,6 +43,25 @@ def test_of_a_container(host: tuple[Path, Path], folder: str, limit: str, usage:
     assert available(*host) == 8 * GIB
 
 
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "usage"),
+    [
+        ("0::/{}", ".", "memory.max", "memory.current"),
+        ("4:cpu,memory:/{}", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+@pytest.mark.parametrize("limited", ["job/step", "job", "."])
+def test_of_a_job(host: tuple[Path, Path], line: str, folder: str, limit: str, usage: str, limited: str) -> None:
+    """The same on a host where Slurm or systemd limits what they start, or whoever started that."""
+    (host[0] / "self").mkdir()
+    (host[0] / "self" / "cgroup").write_text(f"1:name=systemd:/elsewhere\n{line.format('job/step')}\n")
+    group = host[1] / folder / limited
+    group.mkdir(parents=True, exist_ok=True)
+    (group / limit).write_text(f"{4 * GIB}\n")
+    (group / usage).write_text(f"{3 * GIB}\n")
+    assert available(*host) == GIB
+
+
 def test_nothing_is_left(host: tuple[Path, Path]) -> None:
     """A negative number of bytes."""
     (host[1] / "memory.max").write_text("1000")

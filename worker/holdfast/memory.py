@@ -5,24 +5,36 @@ https://docs.kernel.org/filesystems/proc.html and https://docs.kernel.org/admin-
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-_GROUPS = (  # limit, usage, and what counts as used and can be had back, of both versions of control groups
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+_GROUPS = (  # controller, limit, usage, and what counts as used and can be had back, of both versions
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes. A limit that cannot be read is none."""
     free = [_field(proc / "meminfo", "MemAvailable:") << 10]
-    for limit, usage, idle in _GROUPS:
-        try:
-            most, used = int((groups / limit).read_text()), int((groups / usage).read_text())
-        except (OSError, ValueError):
-            continue
-        free.append(most - used + _field((groups / limit).with_name("memory.stat"), idle))
+    for controller, limit, usage, idle in _GROUPS:
+        group = _group(proc / "self" / "cgroup", controller)
+        for folder in (groups / controller / each for each in (group, *group.parents)):
+            try:
+                most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            except (OSError, ValueError):
+                continue
+            free.append(most - used + _field(folder / "memory.stat", idle))
     return max(0, min(free))
+
+
+def _group(file: Path, controller: str) -> PurePosixPath:
+    """The group of this process, relative to that of all; in a container that may be what it has for all."""
+    try:
+        lines = [line.split(":", 2) for line in file.read_text().splitlines()]
+    except OSError:
+        lines = []
+    found = next((path for _, names, path in lines if controller in names.split(",")), "/").lstrip("/")
+    return PurePosixPath("" if ".." in found else found)
 
 
 def _field(file: Path, name: str) -> int:
