@@ -1353,6 +1353,29 @@ def test_nothing_goes_while_the_world_goes_back(retired: bool) -> None:
     assert cluster.storage.folders == {record.folder for record in cluster.storage.state.checkpoints}
 
 
+def test_retention_goes_on_after_a_restore() -> None:
+    """A job that restores after each save, as one that evaluates does, and whose storage fills up."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(2))
+    for ordinal in (1, 2):
+        cluster.save(coordinator, workers, ordinal)
+    vote(coordinator, workers, 3)
+    report(coordinator, workers, 3)
+    while not isinstance(coordinator.pending[0], fx.ReadBackCheckpoint):
+        coordinator.carry_out()
+        coordinator.deliver()
+    held = coordinator.pending.pop()
+    for worker in workers:
+        coordinator.call(worker.restore(1, target=""))
+    coordinator.run()
+    coordinator.pending.append(held)
+    coordinator.run()
+    assert len(cluster.storage.folders) == 3
+    cluster.restore(coordinator, workers, 1, "")
+    assert [record.step for record in cluster.storage.state.checkpoints] == [20, 30]
+    assert cluster.storage.folders == {record.folder for record in cluster.storage.state.checkpoints}
+
+
 def test_without_a_policy_nothing_is_read_back() -> None:
     """Every checkpoint read twice for nothing."""
     cluster, coordinator, workers = start()

@@ -34,7 +34,7 @@ class Machine:
         self._upkeep = Upkeep(run)
         leading = self._leading = Leading(run, self._upkeep)
         self._damage = Damage(run, leading)
-        self._restoring = Restoring(run, self._damage)
+        self._restoring = Restoring(run, self._damage, self._upkeep)
         self._joining = Joining(run, self._restoring)
         self._attendance = Attendance(run)
         self._saving = Saving(run, leading, self._upkeep)

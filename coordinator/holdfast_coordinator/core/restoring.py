@@ -11,15 +11,17 @@ from .damage import Damage
 from .membership import REMEMBERED, World
 from .run import Run
 from .talk import Decision, RestoreTalk
+from .upkeep import Upkeep
 from .values import Apply, Caller, Failure, Read, names
 
 
 class Restoring:
     """Keeps `World.talks`, and what a world builds on once it has restored."""
 
-    def __init__(self, run: Run, damage: Damage) -> None:
+    def __init__(self, run: Run, damage: Damage, upkeep: Upkeep) -> None:
         self._run = run
         self._damage = damage
+        self._upkeep = upkeep
 
     def restore(self, e: ev.Restore) -> None:
         run = self._run
@@ -118,6 +120,8 @@ class Restoring:
                 self._run.refuse(request, decision)
             else:
                 self._run.reply(request, decision)
+        if not isinstance(decision, Read):
+            self._upkeep.consider()  # which waits for a restore to be over
 
     def watch(self, world: World, gone: set[Task]) -> None:
         """End a talk that misses somebody who is gone, or whose time is over."""
