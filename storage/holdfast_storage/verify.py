@@ -8,6 +8,7 @@ than reading it.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -328,7 +329,7 @@ def _do(jobs: Iterable[Job], threads: int, block: int) -> None:
 
     def do(job: Job) -> None:
         if not hasattr(own, "buffer"):
-            own.buffer = memoryview(bytearray(block))
+            own.buffer = memoryview(mmap.mmap(-1, block))  # of which a small checkpoint touches little
         job(own.buffer)
 
     in_parallel(do, jobs, threads)
