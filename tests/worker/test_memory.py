@@ -44,21 +44,21 @@ def test_of_a_container(host: tuple[Path, Path], folder: str, limit: str, usage:
 
 
 @pytest.mark.parametrize(
-    ("line", "folder", "limit", "usage"),
+    ("line", "limit", "usage"),
     [
-        ("0::/{}", ".", "memory.max", "memory.current"),
-        ("4:cpu,memory:/{}", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("0::/{}", "{}/memory.max", "{}/memory.current"),
+        ("4:cpu,memory:/{}", "memory/{}/memory.limit_in_bytes", "memory/{}/memory.usage_in_bytes"),
     ],
 )
 @pytest.mark.parametrize("limited", ["job/step", "job", "."])
-def test_of_a_job(host: tuple[Path, Path], line: str, folder: str, limit: str, usage: str, limited: str) -> None:
+def test_of_a_job(host: tuple[Path, Path], line: str, limit: str, usage: str, limited: str) -> None:
     """The same on a host where Slurm or systemd limits what they start, or whoever started that."""
     (host[0] / "self").mkdir()
     (host[0] / "self" / "cgroup").write_text(f"1:name=systemd:/elsewhere\n{line.format('job/step')}\n")
-    group = host[1] / folder / limited
-    group.mkdir(parents=True, exist_ok=True)
-    (group / limit).write_text(f"{4 * GIB}\n")
-    (group / usage).write_text(f"{3 * GIB}\n")
+    for name, size in ((limit, 4 * GIB), (usage, 3 * GIB)):
+        file = host[1] / name.format(limited)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{size}\n")
     assert available(*host) == GIB
 
 
