@@ -144,10 +144,17 @@ def test_what_google_did_not_do(google: Google, status: int) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
-    [("NotImplemented", 501, "refused"), ("InternalError", 500, "again"), ("ConditionalRequestConflict", 409, "again")],
+    [
+        ("NotImplemented", 501, "refused"),
+        ("AccessDenied", 403, "refused"),
+        ("InternalError", 500, "again"),
+        ("ConditionalRequestConflict", 409, "again"),
+        ("ThrottlingException", 400, "again"),  # of the keys that encrypt the bucket
+        ("IncompleteBody", 400, "again"),
+    ],
 )
-def test_what_s3_will_never_do(code: str, status: int, kind: str) -> None:
-    """A server without conditional writes that is asked for a minute, and whose no is taken for an unknown outcome."""
+def test_what_s3_means(code: str, status: int, kind: str) -> None:
+    """A server without conditional writes that is asked for a minute; a save lost to a moment of throttling."""
     assert _kind(code, status) == kind
 
 

@@ -22,7 +22,8 @@ from holdfast_storage.store.transfer import Transfer
 
 CONNECTIONS = 64
 
-_AGAIN = {"InternalError", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "SlowDown", "Throttling"}
+_AGAIN = {"InternalError", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "IncompleteBody"}
+_AGAIN |= {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"}
 _CREDENTIALS = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
 _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _NO_ANSWER = (boto.HTTPClientError, boto.ConnectionError, boto.ResponseStreamingError, aiohttp.ClientError, OSError)
