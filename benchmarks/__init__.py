@@ -1,7 +1,8 @@
 """What a save costs a training job: Holdfast beside TensorFlow's own checkpoints, in one run.
 
-    make bench                          # or: python -m benchmarks
-    python -m benchmarks --quick        # 64 MiB and two rounds: does everything work, not a measurement
+    make bench                                  # or: python -m benchmarks
+    python -m benchmarks --quick                # 64 MiB and two rounds: does everything work, not a measurement
+    python -m benchmarks --storage s3 --peers   # the same question on an object store, see below
 
 **Who runs.** Holdfast, `tf.train.CheckpointManager`, the same with `enable_async`, and, as the limit of what the
 machine can do, two plain threads that write the same bytes, take their CRC32C and fsync. All save the same state,
@@ -23,6 +24,17 @@ JSON file as `warmup`, and nothing else is left out. Memory is the other way rou
 harness does it for TensorFlow's files and folder, and counts it in "durable". The training loop is what users run:
 there TensorFlow's saves stay without fsync while Holdfast's have it. That favours TensorFlow.
 
+**On S3** the store is Ceph's radosgw with its data in memory, started for the run as the tests start it (`make servers`
+installs it). Holdfast, with its coordinator, digests and commit, runs beside clients that only move the bytes: s3fs one
+object after the other and several at a time, and, as the limit, obstore; and beside PyTorch's distributed checkpoints
+over fsspec. PyTorch is no dependency: `--peers` installs it, once, into a folder of its own, and without it the table
+says that it is missing. With one worker and with two: they divide a save, and each restores all of it. Every turn is in
+a fresh place of one bucket, all processes know the store from earlier turns and cache nothing, and between two turns
+the objects are deleted and the store is left alone until it has nothing to do. Store and workers share the processors,
+so each figure of time has the processor time of both beside it. There is no training loop: what a save costs it does
+not depend on where the bytes go. See `team.py` for the figures.
+
 **What is checked.** After every restore the CRC32C of all variables must be the one that they had at the save, with a
-training step in between; a contestant that fails once is out of the case, and the report says so.
+training step in between (on S3: everything overwritten); a contestant that fails once is out of the case, and the
+report says so.
 """
