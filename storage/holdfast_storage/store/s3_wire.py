@@ -16,7 +16,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, IncompleteRead
 
 from holdfast_storage.store.transfer import Transfer
 
@@ -60,7 +60,11 @@ class S3Wire:
         response = self._session.send(request)
         try:
             if transfer.buffer is None or response.status_code != 206:
-                return _Answer(response, response.content)
+                content = response.content
+                # An error that was cut short would be read as another one.
+                if len(content) < int(response.headers.get("Content-Length", 0)):
+                    raise IncompleteRead(len(content), int(response.headers["Content-Length"]) - len(content))
+                return _Answer(response, content)
             transfer.fill(response.raw.read)
             return _Answer(response, b"")
         except (HTTPError, OSError) as error:
