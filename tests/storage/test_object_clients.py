@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -16,7 +17,7 @@ from holdfast_storage.store.object_store import ObjectStore
 from holdfast_storage.store.s3 import _kind
 from servers.base import Server
 from servers.fault_proxy import FaultProxy
-from servers.faults import LoseReply, in_turn
+from servers.faults import Answer, CutRequest, Fault, LoseReply, in_turn
 from servers.fixtures import KINDS
 from servers.fixtures import ObjectStore as Servers
 
@@ -83,6 +84,27 @@ def test_a_create_whose_answer_is_lost_has_succeeded(server: Server) -> None:
 
 
 Google = tuple[Any, ObjectStore]
+
+
+@pytest.mark.parametrize("size", [1, 800_000, 2 << 20])
+@pytest.mark.parametrize("fault", [Answer(503), CutRequest(), LoseReply()], ids=lambda fault: type(fault).__name__)
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about Azure's library
+def test_a_second_try_sends_all_of_it(server: Server, size: int, fault: Fault) -> None:
+    """A body that the first try has read to its end: the second one promises it, sends nothing, and hangs."""
+    proxy = FaultProxy(server.endpoint, server.kind)
+    try:
+        place = server.location(proxy.endpoint)
+        store = open_store(place.url, place.storage_options)
+        store.replace("a", b"first")
+        proxy.plan = in_turn(lambda call: call.writes, fault)
+        data = bytes(range(256)) * (size // 256) + b"x"
+        began = time.monotonic()
+        store.replace("a", data)
+        assert time.monotonic() - began < 15.0
+        assert store.read("a") == data
+        assert proxy.faults() == [fault]
+    finally:
+        proxy.stop()
 
 
 @pytest.fixture
