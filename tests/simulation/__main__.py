@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from simulation.many import Told, tell_apart
 
-PORTION = 50  # seeds that one process takes at a time
+PORTION = 100  # seeds that one process takes at a time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

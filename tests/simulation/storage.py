@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import LOG_FOLDER
@@ -94,8 +94,7 @@ class Bucket:
         raise self.violations[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     point: Point
     fate: StorageFate
 
