@@ -108,9 +108,9 @@ class Objects:
         return f"{missing} not installed: `make servers` does it" if missing else None
 
     def memory(self, case: Case) -> int:
-        # Only who is in a turn has the state, and while it restores perhaps two copies more; the store has it, too.
+        # Only who is in a turn has the state, and while it restores perhaps two copies more; the store has it twice.
         workers = max(self.worlds.values())
-        return case.state_bytes * (3 * workers + 2) + workers * len(self.contestants.labels) * _PROCESS // 2
+        return case.state_bytes * (3 * workers + 3) + workers * len(self.contestants.labels) * _PROCESS // 2
 
     def run(self, results: Results, say: Say) -> None:
         from benchmarks.server import Server

@@ -27,8 +27,8 @@ class HoldfastWorker(Sharer):
         self._variables = [tf.Variable(each) for each in state]
         self._checkpoint = tf.train.Checkpoint(variables=self._variables)
         self._manager = self._new_manager()
-        # As every job does first: it joins the world, and takes the lead of the run.
-        self._manager.restore_or_initialize()
+        # The first save of a run also takes the lead of it. A job does that once: as with files, it is not timed.
+        self._manager.save(blocking=True)
 
     def save(self) -> None:
         """`save(blocking=True)` returns after the commit."""
@@ -39,6 +39,9 @@ class HoldfastWorker(Sharer):
             variable.assign(tf.zeros_like(variable))
         self._manager.close()
         self._manager = self._new_manager()
+        # Has it connect to the store, as all others did in earlier turns.
+        if self._manager.latest_checkpoint is None:
+            raise RuntimeError(f"Holdfast has saved nothing to {self._place[0]}")
 
     def restore(self) -> None:
         """By a new manager, as after a restart, every byte of it verified; joining the world is in the time."""

@@ -68,7 +68,8 @@ bluestore block size = 17179869184
 
 [client.rgw]
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port}
+# Without tcp_nodelay every answer that says no comes 40 ms late: its body waits for the acknowledgement of its header.
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw thread pool size = 64
 rgw dynamic resharding = false
 rgw enable usage log = false
