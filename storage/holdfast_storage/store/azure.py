@@ -118,12 +118,9 @@ class AzureClient:
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
         keys, folders = [], []
         with self._judged():
-            if deep:
-                found = self._blobs.list_blobs(name_starts_with=prefix, results_per_page=self.page_size, **_OPTIONS)
-            else:
-                found = self._blobs.walk_blobs(
-                    name_starts_with=prefix, delimiter="/", results_per_page=self.page_size, **_OPTIONS
-                )
+            list_ = self._blobs.list_blobs if deep else self._blobs.walk_blobs  # which stops at the next slash
+            options = {"results_per_page": self.page_size, "include": ["metadata"], **_OPTIONS}
+            found = list_(name_starts_with=prefix, **options)
             pages = found.by_page(begin or None)
             async for page in pages:
                 async for each in page:
