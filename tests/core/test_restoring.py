@@ -198,11 +198,27 @@ def test_different_targets() -> None:
 
 
 def test_a_different_target_after_nothing_was_found() -> None:
-    """A chosen checkpoint that one worker is told not to restore, because the others had nothing to restore."""
+    """One worker that begins from nothing, and another from a chosen checkpoint."""
     _, coordinator, workers = start(LogState("run"))
-    assert coordinator.ask(workers[0].restore(1)) == Apply(None)
+    call = coordinator.call(workers[0].restore(1))
+    coordinator.run()
+    assert call.answer is None
     assert failure(coordinator.ask(workers[1].restore(1, target="/other/ckpt-4"))).kind == "invalid_request"
-    assert coordinator.ask(workers[0].restore(1)) == Apply(None)
+    assert failure(call.answer).kind == "invalid_request"
+
+
+def test_nothing_to_restore_is_agreed_on_by_all() -> None:
+    """A world that has formed with a process that is dead by now: its only living worker trains on alone, and the new
+    process waits for it to join, as long as the patience for that."""
+    cluster, coordinator, workers = start(LogState("run"))
+    call = coordinator.call(workers[0].restore(1))
+    coordinator.run()
+    assert call.answer is None
+    coordinator.tell(workers[1].detached())
+    for _ in range(3):
+        coordinator.tell(workers[0].heartbeat())
+        cluster.tick(LOST_AFTER / 2)
+    assert "worker-1 went away" in failure(call.answer).message
 
 
 def test_a_step_that_is_not_there_is_told_to_all() -> None:

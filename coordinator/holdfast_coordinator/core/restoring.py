@@ -53,13 +53,13 @@ class Restoring:
         if talk.decision is not None:
             self._announce(talk, talk.decision)
         elif talk.candidates is not None:
-            if e.prefix != talk.current.prefix:
+            if talk.candidates and e.prefix != talk.current.prefix:
                 del talk.waiting[e.request]
                 run.reply(e.request, Read(talk.current))
             else:
                 if e.verdict == "damaged":
                     self._damage.suspect(e.prefix)
-                decision = talk.hear(e.caller.task, e.verdict, e.reason)
+                decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
                 if decision is not None:
                     self._decide(world, talk, decision)
 
@@ -95,10 +95,14 @@ class Restoring:
         def then(failure: Failure | None) -> None:
             if failure and talk.decision is None:
                 talk.decision = replace(failure, phase="restore")
-            if talk.decision is None:
-                self._decide(world, talk, talk.propose(self._run.ledger.state) or Read(talk.current))
-            else:
+            if talk.decision is not None:
                 self._announce(talk, talk.decision)
+                return
+            decision = talk.propose(self._run.ledger.state)
+            if decision is None and talk.candidates:
+                decision = Read(talk.current)
+            if decision is not None:
+                self._decide(world, talk, decision)
 
         self._run.ledger.read(then)
         return talk

@@ -32,7 +32,11 @@ class RestoreTalk:
     decision: Decision | None = None
 
     def propose(self, state: LogState | None) -> Decision | None:
-        """Find the candidates, newest first. A decision, if there is nothing to read."""
+        """Find the candidates, newest first. A decision, if there is none to be made.
+
+        Where there is nothing to restore, whoever waits has said all that there is to say. All agree on that too: a
+        worker that goes on alone trains in a world in which somebody may be dead.
+        """
         found = candidates(state, self.target or "")
         if isinstance(found, Failure):
             self.decision = found
@@ -40,7 +44,8 @@ class RestoreTalk:
         self.candidates = found
         self.base = state.fork_point if state else ""
         if not found:
-            self.decision = Apply(None, base=self.base)
+            for task in self.waiting.values():
+                self.hear(task, "good", "")
         return self.decision
 
     @property
@@ -62,7 +67,7 @@ class RestoreTalk:
             return None
         said = {each for each, _ in self.verdicts.values()}
         if said == {"good"}:
-            self.decision = Apply(self.current, tuple(self.passed_over), self.base)
+            self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.base)
         elif said <= {"good", "damaged"}:
             return self._pass_over(self._reasons(self._who("damaged")))
         elif said == {"missing"}:
