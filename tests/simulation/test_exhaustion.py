@@ -44,7 +44,7 @@ def test_some_of_all_cases(figure: Figure) -> None:
     assert not tally.bad, "\n".join(map(told, tally.bad))
     assert len(tally.cases) > 20, "some kind of fault does not occur"
     figure("points of a save and a restore at which something goes wrong", sum(map(len, tally.points.values())))
-    figure("cases there are, and tried here (all: make sim)", f"{len(every)}, {tally.cases.total()}")
+    figure("cases there are, and tried here (all: make points)", f"{len(every)}, {tally.cases.total()}")
 
 
 def violated(wanted: Callable[[Fault], bool]) -> dict[Fault, str]:
