@@ -27,7 +27,9 @@ class HoldfastWorker(Sharer):
         self._variables = [tf.Variable(each) for each in state]
         self._checkpoint = tf.train.Checkpoint(variables=self._variables)
         self._manager = self._new_manager()
-        # The first save of a run also takes the lead of it. A job does that once: as with files, it is not timed.
+
+    def prepare(self) -> None:
+        """The first save of a run also takes the lead of it. A job does that once: as with files, it is not timed."""
         self._manager.save(blocking=True)
 
     def save(self) -> None:

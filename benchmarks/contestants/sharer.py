@@ -26,6 +26,9 @@ class Sharer(ABC):
     def open(self, state: State, url: str, storage_options: Mapping[str, Any]) -> None:
         """Get ready, as a job does at its start, to save this state below a URL where nothing is yet."""
 
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """Do what comes once in a run, before its saves are all alike."""
+
     @abstractmethod
     def save(self) -> None:
         """Save this worker's part; returns when the store has acknowledged it, and it counts."""
