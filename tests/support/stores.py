@@ -5,6 +5,9 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
 from holdfast_storage.store import Store, open_store
 from servers.fixtures import KINDS as SERVERS
 from servers.fixtures import ObjectStore
@@ -12,7 +15,20 @@ from servers.fixtures import ObjectStore
 KINDS = ("posix", "memory")
 """Those that are everywhere."""
 
-ALL_KINDS = (*KINDS, *SERVERS)
+ALL_KINDS = (*KINDS, "fsspec", *SERVERS)
+
+
+class PlainFileSystem(LocalFileSystem):
+    """A backend that fsspec knows and Holdfast knows nothing of; `plain:///folder` is the local folder."""
+
+    protocol = "plain"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("plain://")))
+
+
+fsspec.register_implementation("plain", PlainFileSystem)
 
 
 def new_store(kind: str, folder: Path) -> Store:
@@ -24,5 +40,7 @@ def any_store(kind: str, folder: Path, object_store: ObjectStore) -> Store:
     """An empty store of one of `ALL_KINDS`."""
     if kind in KINDS:
         return new_store(kind, folder)
+    if kind == "fsspec":
+        return open_store(f"plain://{folder}/run")
     place = object_store(kind).location()
     return open_store(f"{place.url}/run", place.storage_options)

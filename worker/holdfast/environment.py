@@ -11,7 +11,10 @@ from typing import Any
 
 from holdfast.variables import variable_of
 
-PACKAGES = ("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "fsspec", "grpcio", "protobuf")
+PACKAGES = (
+    *("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "grpcio", "protobuf"),
+    *("fsspec", "s3fs", "aiobotocore", "gcsfs", "adlfs"),
+)
 
 
 @functools.cache
