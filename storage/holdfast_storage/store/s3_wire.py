@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 from botocore.awsrequest import AWSResponse
@@ -77,7 +78,9 @@ class _Answer(AWSResponse):  # type: ignore[misc]
     """What aiobotocore takes for the response."""
 
     def __init__(self, response: AWSResponse, content: bytes) -> None:
-        super().__init__(response.url, response.status_code, response.headers, None)
+        # Where older versions look for the headers.
+        raw = SimpleNamespace(raw_headers=[(key.encode(), value.encode()) for key, value in response.headers.items()])
+        super().__init__(response.url, response.status_code, response.headers, raw)
         self._whole = content
 
     @property
