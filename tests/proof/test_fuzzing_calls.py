@@ -97,7 +97,10 @@ class Beside:
         assert {path.name for path in self.root.iterdir()} <= {"living", "victim"}
         run = read_run(self.victim)
         for record in run.checkpoints if run else ():
-            verify_checkpoint(self.victim, record).raise_if_bad()
+            report = verify_checkpoint(self.victim, record)
+            after = read_run(self.victim)
+            if after and after.find(record.prefix):  # retention, which is also fuzzed, has not removed it meanwhile
+                report.raise_if_bad()
         known = {self.living.url, self.victim.url}
         assert set(self.coordinator.server.runs.urls) <= known, "runs of hostile names pile up"
 
