@@ -30,7 +30,7 @@ ProblemKind = Literal["damaged", "unreadable"]
 Verdict = Literal["good", "damaged", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
 
-_PART = 64 << 20  # what one thread reads at a time: large objects are shared
+_PART = 64 << 20  # what one thread reads at a time, at the most: large objects are shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,13 @@ class _Verification:
     problems: dict[str, Problem] = field(default_factory=dict)  # by object, the first of each
     seen: set[str] = field(default_factory=set)
     size: int = 0
+    part: int = 0  # bytes of a job
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def divide(self, total: int) -> None:
+        """Have so many bytes shared by all threads that suit the store, in whole blocks."""
+        blocks = -(-total // (self.store.parallel * self.store.block))
+        self.part = min(_PART, self.store.block * max(1, blocks))
 
     def jobs(self, record: CheckpointRecord, objects: Collection[str] | None) -> Iterator[Job]:
         """What there is to do for a checkpoint of ours."""
@@ -144,12 +150,12 @@ class _Verification:
         if manifest is None:
             return
         wanted = None if objects is None else set(objects)
-        for each in manifest.objects:
-            if wanted is not None and each.name not in wanted:
-                continue
-            whole = _Whole(each, f"{record.folder}/{each.name}", max(1, len(range(0, each.size, _PART))))
+        found = [each for each in manifest.objects if wanted is None or each.name in wanted]
+        self.divide(sum(each.size for each in found))
+        for each in found:
+            whole = _Whole(each, f"{record.folder}/{each.name}", max(1, len(range(0, each.size, self.part))))
             self.seen.add(whole.name)
-            for start in range(0, max(each.size, 1), _PART):
+            for start in range(0, max(each.size, 1), self.part):
                 yield partial(self._part, whole, start)
         for missing in (wanted or set()) - {each.name for each in manifest.objects}:
             self._tell(f"{record.folder}/{missing}", "damaged", "is not in the manifest")
@@ -172,6 +178,7 @@ class _Verification:
         for entry in (*index.tensors.values(), *index.slices.values()):
             if not entry.slices:
                 by_shard.setdefault(entry.shard, []).append(entry)
+        self.divide(sum(entry.size for entries in by_shard.values() for entry in entries))
         for shard, entries in sorted(by_shard.items()):
             data_name = data_object(record.prefix, shard, index.num_shards)
             if objects is not None and data_name.removeprefix(folder) not in objects:
@@ -180,7 +187,7 @@ class _Verification:
             for entry in entries:
                 if itemsize(entry.dtype) is None:
                     yield partial(self._encoded, data_name, entry)
-            for group in _groups(entry for entry in entries if itemsize(entry.dtype) is not None):
+            for group in _groups((entry for entry in entries if itemsize(entry.dtype) is not None), self.part):
                 yield partial(self._tensors, data_name, group)
 
     def _part(self, whole: _Whole, start: int, buffer: memoryview) -> None:
@@ -195,7 +202,7 @@ class _Verification:
                     raise CheckpointDamaged(f"has {found} bytes, and {record.size} were committed")
             if whole.name in self.problems:
                 return
-            length = min(_PART, record.size - start)
+            length = min(self.part, record.size - start)
             crc = 0
             for _, chunk in self._read(whole.name, start, length, buffer):
                 crc = crc32c(chunk, crc)
@@ -300,12 +307,12 @@ def _compare(entry: TensorEntry, crc: int) -> None:
         raise CheckpointDamaged(f"has CRC32C {crc:08x} in {entry.key}, and {unmask(entry.crc32c):08x} was written")
 
 
-def _groups(entries: Iterable[TensorEntry]) -> Iterator[list[TensorEntry]]:
-    """Runs of tensors that lie one behind the other, each to be read in one go."""
+def _groups(entries: Iterable[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
+    """Runs of tensors that lie one behind the other, each to be read in one go, of about so many bytes."""
     group: list[TensorEntry] = []
     end = size = 0
     for entry in sorted(entries, key=lambda each: (each.offset, each.size)):
-        if group and (entry.offset != end or size + entry.size > _PART):
+        if group and (entry.offset != end or size + entry.size > limit):
             yield group
             group, size = [], 0
         group.append(entry)

@@ -26,7 +26,7 @@ PART = 16 << 20
 
 PARTS_BEFORE_GROWTH = 1_000
 
-RANGE = 16 << 20
+RANGE = 8 << 20
 """Bytes that are read in one request."""
 
 FIRST_RANGE = 256 << 10
