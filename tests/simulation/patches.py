@@ -7,6 +7,7 @@ sliced, written in several chunks and read in several parts; what needs TensorFl
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -163,6 +164,7 @@ def installed() -> Iterator[None]:
         sys.unraisablehook = training.unraisable
         yield
     finally:
+        gc.collect()
         sys.unraisablehook = hook
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -155,8 +155,11 @@ class World:
     def forget(self) -> None:
         """Let go of everything, so that little is left for the garbage collector. The story is gone as well."""
         self.close()
-        for part in (*self.processes, self.bucket, self.network, self.checks, self.scheduler, self):
+        processes = self.processes
+        for part in (*processes, self.bucket, self.network, self.checks, self.scheduler, self):
             vars(part).clear()
+        for process in processes:
+            process.alive = False  # that much is still asked
 
     # -- for people --
 
