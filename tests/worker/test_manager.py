@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,11 @@ def test_an_error_keeps_no_snapshot(managers: Managers) -> None:
     before = snapshots()
     manager.save(blocking=True)
     newer.save(blocking=True)
-    manager.save()
-    with pytest.raises(Superseded):
+    with suppress(Superseded):  # it may have heard of the newer one by now
         manager.save()
-    with pytest.raises(Superseded):
-        manager.save()
+    for _ in range(2):
+        with pytest.raises(Superseded):
+            manager.save()
     assert snapshots() == before
 
 
