@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -40,14 +41,8 @@ class GcsClient:
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
         """path: `bucket/prefix`."""
         options = apply_config(GCSFileSystem, dict(storage_options))
-        try:
-            self._fs = GCSFileSystem(**options | {"use_listings_cache": False, "skip_instance_cache": True})
-        except Exception as error:
-            # Not what it says: a token that was refused would be in it.
-            raise InvalidRequest(
-                f"the credentials for Google Cloud Storage cannot be used ({type(error).__name__}). Check `token` in "
-                "storage_options, and GOOGLE_APPLICATION_CREDENTIALS"
-            ) from None
+        options |= {"use_listings_cache": False, "skip_instance_cache": True}
+        self._fs = _file_system(options) if options.get("token") else _with_credentials_found(options)
         self.bucket, _, self.root = path.partition("/")
         self._doubtful: set[str] = set()  # uploads, whose last part may have arrived or not
 
@@ -157,6 +152,7 @@ class GcsClient:
         """A response that says that it was done, or has this other status; RequestFailed if there is none."""
         length = {"Content-Length": str(len(body))} if body is not None else {}
         try:
+            await self._authorise()
             session = await self._fs._set_session()
             async with session.request(
                 method,
@@ -172,13 +168,24 @@ class GcsClient:
                 yield response
         except RequestFailed:
             raise
-        except TransportError as error:
-            raise RequestFailed("again", f"{error}. Check the network") from error
-        except GoogleAuthError as error:
-            raise RequestFailed("refused", f"{error}. Check the credentials") from error
         except (aiohttp.ClientError, OSError) as error:
             told = str(error) or type(error).__name__
             raise RequestFailed("again", f"{told}. Check the endpoint and the network") from error
+
+    async def _authorise(self) -> None:
+        """Have a token that is valid. In a thread: gcsfs would renew it with all else on its event loop waiting."""
+        if self._fs.credentials.credentials is None:
+            return
+        try:
+            await asyncio.to_thread(self._fs.credentials.maybe_refresh)
+        except Exception as error:
+            # gcsfs wraps what google-auth has said.
+            reason = error.__cause__ if isinstance(error.__cause__, GoogleAuthError) else error
+            told = str(reason.args[0]) if reason.args else type(reason).__name__
+            unheard = any(isinstance(each, TransportError) for each in (reason, reason.__cause__))
+            if unheard or getattr(reason, "retryable", False):
+                raise RequestFailed("again", f"{told}. Check the network") from error
+            raise RequestFailed("refused", f"{told}. Check the credentials") from error
 
     def _failure(self, status: int, content: bytes, *, of_object: bool) -> RequestFailed:
         details = _details(content)
@@ -198,6 +205,41 @@ class GcsClient:
         elif status < 400:
             message += ". Check the endpoint"
         return RequestFailed(kind, message)
+
+
+def _file_system(options: Mapping[str, Any]) -> GCSFileSystem:
+    try:
+        return GCSFileSystem(**options)
+    except Exception as error:
+        # Not what it says: a token that was refused would be in it.
+        raise InvalidRequest(
+            f"the `token` in storage_options cannot be used for Google Cloud Storage ({type(error).__name__})"
+        ) from None
+
+
+def _with_credentials_found(options: Mapping[str, Any]) -> GCSFileSystem:
+    """Where gcsfs looks by itself, but without what it does when nothing is there.
+
+    It would ask Google's metadata server, which google-auth has just found not to be there, for half a minute more, and
+    then go on without credentials.
+    """
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "default")
+    if emulator not in ("", "default") and not options.get("endpoint_url"):
+        return _file_system({**options, "token": "anon"})  # as Google's own client does
+    try:
+        return GCSFileSystem(**{**options, "token": "google_default"})
+    except Exception as error:
+        file_system = GCSFileSystem(**{**options, "token": "anon"})
+        with suppress(ValueError):
+            file_system.credentials.connect("cache")  # of an earlier token="browser"
+        if file_system.credentials.credentials is not None:
+            return file_system
+        told = " ".join(str(error).split()).rstrip(".")
+        raise InvalidRequest(
+            f"There are no credentials for Google Cloud Storage: {told}. Set GOOGLE_APPLICATION_CREDENTIALS, or log in "
+            "with `gcloud auth application-default login`, or give `token` in storage_options: the file of a key, "
+            "'cloud' to wait longer for Google's metadata server, or 'anon' for a bucket that is open to everybody"
+        ) from None
 
 
 def _arrived(response: aiohttp.ClientResponse) -> int | None:
