@@ -111,7 +111,6 @@ def test_read_only_user(object_store: ObjectStore) -> None:
     assert not server.files.exists(location.url)
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about Azure's library
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_only_bucket(
     object_store: ObjectStore, proxied: Callable[[Server], FaultProxy], tell: Callable[[Location], None], kind: str

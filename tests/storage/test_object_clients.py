@@ -88,7 +88,6 @@ Google = tuple[Any, ObjectStore]
 
 @pytest.mark.parametrize("size", [1, 800_000, 2 << 20])
 @pytest.mark.parametrize("fault", [Answer(503), CutRequest(), LoseReply()], ids=lambda fault: type(fault).__name__)
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about Azure's library
 def test_a_second_try_sends_all_of_it(server: Server, size: int, fault: Fault) -> None:
     """A body that the first try has read to its end: the second one promises it, sends nothing, and hangs."""
     proxy = FaultProxy(server.endpoint, server.kind)

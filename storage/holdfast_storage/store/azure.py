@@ -53,6 +53,7 @@ class AzureClient:
                 "(abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER)"
             ) from error
         self._blobs = self._fs.service_client.get_container_client(self.container)
+        self._authorised = False  # whether the credentials have ever been good for anything
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -148,6 +149,7 @@ class AzureClient:
         """Turn what the libraries raise into RequestFailed."""
         try:
             yield
+            self._authorised = True
         except azure.HttpResponseError as error:
             raise self._failure(error) from error
         except (azure.AzureError, aiohttp.ClientError, OSError) as error:
@@ -160,6 +162,11 @@ class AzureClient:
         kind: FailureKind = "refused"
         if status == 416:
             return _Beyond()
+        if isinstance(error, azure.ClientAuthenticationError) and not status:
+            # No token. One that cannot be renewed may be had in a while; where there never was one, it is told at once.
+            message = f"{message.rstrip('.')}. Check the credentials: log in with `az login`, or give account_key, "
+            message += "sas_token or connection_string in storage_options"
+            return RequestFailed("again" if self._authorised else "refused", message)
         if code in _TAKEN or status == 412:
             kind = "taken"
         elif status in (0, 408, 409, 429) or status >= 500:
