@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from holdfast_storage.errors import StorageError
+from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.store.base import Store
+from holdfast_storage.store.posix import PosixStore
 from servers.fixtures import ObjectStore
 from support.faulty_store import FaultyStore
 from support.stores import ALL_KINDS, any_store, new_store
@@ -208,6 +211,25 @@ def test_deleters_may_meet(store: Store) -> None:
         thread.join()
     assert failures == []
     assert store.list() == []
+
+
+def test_a_forked_process(store: Store) -> None:
+    """A process of `multiprocessing` that waits for ever for the threads of its parent, or ends in a traceback."""
+    works, refused = 0, 1
+    store.create("log/1", b"first")
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            os._exit(works if store.create("log/2", b"second") else 2)
+        except InvalidRequest as error:
+            os._exit(refused if "before this process was forked" in str(error) else 3)
+        except BaseException:
+            os._exit(4)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (works if isinstance(store, PosixStore) else refused)
+    assert (store.size("log/2") is not None) is isinstance(store, PosixStore)
+    assert store.create("log/3", b"third")
 
 
 @pytest.mark.parametrize("name", ["", "/a", "../a", "a/../../b", "a//b", "./a", "a/", "a\0b"])

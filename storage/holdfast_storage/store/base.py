@@ -7,16 +7,27 @@ the answer: an unreadable object is never reported as a missing one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Protocol
 
-from holdfast_storage.errors import StorageError
+from holdfast_storage.errors import InvalidRequest, StorageError
 
 Buffer = bytes | bytearray | memoryview
 
 
 class NotCreated(StorageError):
     """`create` failed before anything could become visible: the outcome is known, nothing was made."""
+
+
+def check_process(process: int, url: str) -> None:
+    """InvalidRequest in a process that was forked from the one which opened a store: it has none of its connections."""
+    if os.getpid() != process:
+        raise InvalidRequest(
+            f"{url} was opened before this process was forked, and its connections belong to the other one: open it "
+            "here again, or let multiprocessing start processes by 'spawn'",
+            object=url,
+        )
 
 
 class Store(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -18,7 +19,7 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer
+from holdfast_storage.store.base import Buffer, check_process
 from holdfast_storage.store.url import split
 
 log = logging.getLogger("holdfast.storage")
@@ -37,6 +38,7 @@ class FsspecStore:
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         """url: normalised."""
         self.url = url
+        self._process = os.getpid()
         protocol, _ = split(url)
         self.exclusive = protocol == "memory"  # whether `create` is so for other processes, too
         try:
@@ -149,6 +151,7 @@ class FsspecStore:
 
         may_miss: FileNotFoundError is an answer, and stays itself.
         """
+        check_process(self._process, self.url)
         path = f"{self._root}/{check_relative(name)}" if name or verb not in ("list", "open") else self._root
         try:
             with self._turn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, NotCreated
+from holdfast_storage.store.base import Buffer, NotCreated, check_process
 from holdfast_storage.store.budget import Budget
 from holdfast_storage.store.client import Body, ObjectClient, Part, RequestFailed
 
@@ -68,6 +69,7 @@ class ObjectStore:
         write_buffer: bytes that are on their way to the storage at a time.
         """
         self.url = url
+        self._process = os.getpid()
         self._client = client
         self._root = root
         self._budget = Budget(write_buffer)
@@ -339,6 +341,7 @@ class ObjectStore:
     @contextmanager
     def _naming(self, verb: str, name: str) -> Iterator[str]:
         """The key of an object; a failed request becomes a StorageError with the full URL."""
+        check_process(self._process, self.url)
         key = "/".join(filter(None, (self._root, check_relative(name) if name or verb != "list" else "")))
         try:
             yield key
