@@ -42,9 +42,8 @@ def _ceph() -> None:
         sys.exit(f"To install Ceph takes root, and there is no sudo here: as root, run {' '.join(command)}")
     settings = ["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"]
     update = [*as_root, *settings, "apt-get", "update", "--quiet"]
-    _run(
-        "the newest lists of packages, with apt-get", update, again_if=b"Could not get lock"
-    )  # `update` itself does not wait
+    # `update` does not wait by itself.
+    _run("the newest lists of packages, with apt-get", update, again_if=b"Could not get lock")
     _run("Ceph, with apt-get", [*as_root, *settings, *command, "-o", f"DPkg::Lock::Timeout={LOCKED}"])
 
 
