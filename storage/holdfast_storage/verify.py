@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -21,7 +22,7 @@ from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import data_object, index_object, manifest_object
-from holdfast_storage.manifest import ObjectRecord, read_manifest
+from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
@@ -29,6 +30,7 @@ from holdfast_storage.store.base import Store
 ProblemKind = Literal["damaged", "unreadable"]
 Verdict = Literal["good", "damaged", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
+Room = Callable[[str, int, int], memoryview | None]
 
 _PART = 64 << 20  # what one thread reads at a time, at the most: large objects are shared
 
@@ -73,24 +75,37 @@ def verify_checkpoint(
     store: Store,
     record: CheckpointRecord,
     *,
+    known: Manifest | Index | None = None,
     objects: Collection[str] | None = None,
     progress: Callable[[int], None] | None = None,
     sink: Sink | None = None,
+    room: Room | None = None,
     threads: int | None = None,
 ) -> Report:
     """Read a checkpoint and check every digest. What is wrong with it is not raised: the report says it.
 
     InvalidRequest if a newer Holdfast or TensorFlow wrote it, in a form not known here.
 
+    known: the manifest, or the index of one that TensorFlow wrote, if the caller has read it: it is not read again.
     objects: names relative to the folder of the prefix, as the manifest has them, to look at; all if None.
     progress: told the bytes of each chunk read.
     sink: given (object relative to the run directory, offset, bytes) of all that is read of these objects, before the
         verdict. The bytes are valid during the call alone.
-    Both are called from several threads, and what they raise is raised here.
+    room: asked for memory for (object, offset, so many bytes), to read them to it, or as many as it is long, and not to
+        the sink. None: there is none.
+    All three are called from several threads, and what they raise is raised here.
     threads: reading at a time; default: as many as suit the store.
     """
-    run = _Verification(store, progress or (lambda count: None), sink or (lambda name, offset, chunk: None))
-    jobs = run.stock_jobs(record, objects) if record.stock else run.jobs(record, objects)
+    run = _Verification(
+        store,
+        progress or (lambda count: None),
+        sink or (lambda name, offset, chunk: None),
+        room or (lambda name, offset, size: None),
+    )
+    if record.stock:
+        jobs = run.stock_jobs(record, objects, known if isinstance(known, Index) else None)
+    else:
+        jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
     try:
         _do(jobs, threads or store.parallel, store.block)
     except _FromCaller as error:
@@ -107,16 +122,49 @@ def verify_size(store: Store, record: CheckpointRecord) -> int:
     """About the bytes that `verify_checkpoint` would read, for a progress bar. Raises as `read_manifest` does."""
     if not record.stock:
         return read_manifest(store, record).size
-    index = index_object(record.prefix)
+    return stored_size(read_index(store, record.prefix))
+
+
+def stored_size(index: Index) -> int:
+    """Bytes of all tensors of a bundle."""
+    return sum(entry.size for entry in _stored(index))
+
+
+def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> Index:
+    """The index of a bundle: the one that was committed, where there is a manifest to tell.
+
+    CheckpointDamaged if it is missing, or not what it should be; StorageError if it cannot be read.
+    """
+    name = index_object(prefix)
+    full = f"{store.url}/{name}"
     try:
-        found = Index.parse(store.read(index))
+        data = store.read(name)
     except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{store.url}/{index} is missing", object=index) from error
-    return sum(entry.size for entry in (*found.tensors.values(), *found.slices.values()))
+        raise CheckpointDamaged(f"{full} is missing", object=full) from error
+    if manifest is not None:
+        folder = manifest.prefix.rpartition("/")[0]
+        committed = next((each.crc32c for each in manifest.objects if f"{folder}/{each.name}" == name), None)
+        if committed is None:
+            raise CheckpointDamaged(f"{full} is not in the manifest", object=full)
+        if (found := crc32c(data)) != committed:
+            raise CheckpointDamaged(f"{full} has CRC32C {found:08x}, and {committed:08x} was committed", object=full)
+    try:
+        return Index.parse(data)
+    except CheckpointDamaged as error:
+        raise CheckpointDamaged(f"{full}: {error}", object=full) from error
 
 
 class _FromCaller(Exception):
-    """What `sink` or `progress` raised: no judgement on the checkpoint."""
+    """What `sink`, `room` or `progress` raised: no judgement on the checkpoint."""
+
+
+@contextmanager
+def _calling() -> Iterator[None]:
+    """In this context the caller's functions are called."""
+    try:
+        yield
+    except Exception as error:
+        raise _FromCaller(error) from error
 
 
 Job = Callable[[memoryview], None]  # what a thread does with its buffer
@@ -129,6 +177,7 @@ class _Verification:
     store: Store
     progress: Callable[[int], None]
     sink: Sink
+    room: Room
     problems: dict[str, Problem] = field(default_factory=dict)  # by object, the first of each
     seen: set[str] = field(default_factory=set)
     size: int = 0
@@ -140,13 +189,14 @@ class _Verification:
         blocks = -(-total // (self.store.parallel * self.store.block))
         self.part = min(_PART, self.store.block * max(1, blocks))
 
-    def jobs(self, record: CheckpointRecord, objects: Collection[str] | None) -> Iterator[Job]:
+    def jobs(
+        self, record: CheckpointRecord, objects: Collection[str] | None, manifest: Manifest | None
+    ) -> Iterator[Job]:
         """What there is to do for a checkpoint of ours."""
         name = manifest_object(record.folder)
-        manifest = None
         self.seen.add(name)
         with _Telling(self, name):
-            manifest = read_manifest(self.store, record)
+            manifest = manifest or read_manifest(self.store, record)
         if manifest is None:
             return
         wanted = None if objects is None else set(objects)
@@ -160,24 +210,20 @@ class _Verification:
         for missing in (wanted or set()) - {each.name for each in manifest.objects}:
             self._tell(f"{record.folder}/{missing}", "damaged", "is not in the manifest")
 
-    def stock_jobs(self, record: CheckpointRecord, objects: Collection[str] | None) -> Iterator[Job]:
+    def stock_jobs(
+        self, record: CheckpointRecord, objects: Collection[str] | None, index: Index | None
+    ) -> Iterator[Job]:
         """What there is to do for a checkpoint that TensorFlow wrote."""
         name = index_object(record.prefix)
         folder = f"{record.folder}/" if record.folder else ""
-        index = None
+        self.seen.add(name)
         with _Telling(self, name):
-            try:
-                data = self.store.read(name)
-            except FileNotFoundError as error:
-                raise CheckpointDamaged("is missing") from error
-            self._took(name, 0, memoryview(data))
-            index = Index.parse(data)
+            index = index or read_index(self.store, record.prefix)
         if index is None:
             return
         by_shard: dict[int, list[TensorEntry]] = {}
-        for entry in (*index.tensors.values(), *index.slices.values()):
-            if not entry.slices:
-                by_shard.setdefault(entry.shard, []).append(entry)
+        for entry in _stored(index):
+            by_shard.setdefault(entry.shard, []).append(entry)
         self.divide(sum(entry.size for entries in by_shard.values() for entry in entries))
         for shard, entries in sorted(by_shard.items()):
             data_name = data_object(record.prefix, shard, index.num_shards)
@@ -246,25 +292,24 @@ class _Verification:
         offset, end = start, start + length
         while offset < end:
             wanted = min(len(buffer), end - offset)
+            with _calling():
+                room = self.room(name, offset, wanted)
             try:
-                count = self.store.read_into(name, offset, buffer[:wanted])
+                count = self.store.read_into(name, offset, buffer[:wanted] if room is None else room)
             except FileNotFoundError as error:
                 raise CheckpointDamaged("is missing") from error
             if count == 0:
                 raise CheckpointDamaged(f"ends at byte {offset}, before its contents do")
-            self._took(name, offset, buffer[:count])
-            yield offset, buffer[:count]
+            chunk = (buffer if room is None else room)[:count]
+            with self.lock:
+                self.seen.add(name)
+                self.size += count
+            with _calling():
+                if room is None:
+                    self.sink(name, offset, chunk)
+                self.progress(count)
+            yield offset, chunk
             offset += count
-
-    def _took(self, name: str, offset: int, chunk: memoryview) -> None:
-        with self.lock:
-            self.seen.add(name)
-            self.size += len(chunk)
-        try:
-            self.sink(name, offset, chunk)
-            self.progress(len(chunk))
-        except Exception as error:
-            raise _FromCaller(error) from error
 
     def _tell(self, name: str, kind: ProblemKind, reason: str) -> None:
         with self.lock:
@@ -305,6 +350,11 @@ class _Telling:
 def _compare(entry: TensorEntry, crc: int) -> None:
     if mask(crc) != entry.crc32c:
         raise CheckpointDamaged(f"has CRC32C {crc:08x} in {entry.key}, and {unmask(entry.crc32c):08x} was written")
+
+
+def _stored(index: Index) -> list[TensorEntry]:
+    """What has bytes of its own: whole tensors and slices."""
+    return [entry for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices]
 
 
 def _groups(entries: Iterable[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:

@@ -100,6 +100,7 @@ CAPTURE = ModuleType("holdfast.capture")
 CAPTURE.Snapshotter = lambda model: model  # type: ignore[attr-defined]
 RESTORE = ModuleType("holdfast.restore")
 RESTORE.apply = apply  # type: ignore[attr-defined]
+RESTORE.Values = None  # type: ignore[attr-defined]
 
 
 class NoReflection:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from holdfast import values
 from holdfast.restore import apply
 from holdfast.staging import Staged, stage
+from holdfast.values import Values
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store import Store, open_store
 from support.checkpoints import WORKERS, commit
+from support.stores import KINDS, new_store
 from support.two_cpus import DEVICES
 
 pytestmark = pytest.mark.tensorflow
@@ -23,9 +26,15 @@ CHIEF, OTHER = WORKERS
 V = "v/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "run")
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+@pytest.fixture(params=["all in files", "large in memory"], autouse=True)
+def what_is_large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow reads some tensors from files, and gets the large ones from memory: here all or none are large."""
+    monkeypatch.setattr(values, "LARGE", 1 << 40 if request.param == "all in files" else 1)
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def save(tmp_path: Path, **objects: Any) -> str:
 
 
 def staged(store: Store, record: CheckpointRecord, world: tuple[Task, ...] = WORKERS) -> Staged:
-    return stage(store, record, task=OTHER, world=world)
+    return stage(store, record, task=OTHER, world=world, values=Values)
 
 
 def numbers() -> Any:
@@ -134,11 +143,11 @@ def test_replicas_get_their_own_values(
                 aggregation=tf.VariableAggregation[aggregation],
             )
 
-    values = [np.float32([0.1, 1e8]), np.float32([3.0, 7.0])]
+    components = [np.float32([0.1, 1e8]), np.float32([3.0, 7.0])]
     record = commit(
         store,
         save(tmp_path, v=tf.Variable([1.0, 2.0])),
-        own={OTHER: {f"{V}/.REPLICA/{i}": value for i, value in enumerate(values)}},
+        own={OTHER: {f"{V}/.REPLICA/{i}": value for i, value in enumerate(components)}},
     )
     with staged(store, record) as found:
         checkpoint = tf.train.Checkpoint()
@@ -148,7 +157,7 @@ def test_replicas_get_their_own_values(
         if when == "after":
             checkpoint.v = create()
         status.assert_consumed()
-        for component, value in zip(strategy.experimental_local_results(checkpoint.v), values, strict=True):
+        for component, value in zip(strategy.experimental_local_results(checkpoint.v), components, strict=True):
             np.testing.assert_array_equal(component, value)
 
 

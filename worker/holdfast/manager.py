@@ -313,7 +313,7 @@ class CheckpointManager:
         return self._restore(self._target(path_or_step))[1]
 
     def _restore(self, target: str) -> tuple[str | None, Any]:
-        from holdfast.restore import apply
+        from holdfast.restore import Values, apply
 
         self._check_open()
         with self._calls:
@@ -321,7 +321,7 @@ class CheckpointManager:
             if self._save is not None:
                 self._save.wait()  # its error, if it failed, is for the next `save`, `wait` or `close` to raise
             self._restores += 1
-            staged = agree(self._session, self._store, self._restores, target, self._join_timeout)
+            staged = agree(self._session, self._store, self._restores, target, self._join_timeout, values=Values)
             if staged is None:
                 return None, self._checkpoint.restore(None)
             # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.

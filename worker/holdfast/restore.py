@@ -8,8 +8,11 @@ from typing import Any
 
 from holdfast.snapshot import replica_key
 from holdfast.staging import Staged
+from holdfast.values import Values, read_value
 from holdfast.variables import local_components, variable_of
 from holdfast_storage.errors import InvalidRequest
+
+__all__ = ["Values", "apply"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
         statuses.append(per_worker.read(staged.local_prefix))
     if not replicas.waiting and all(map(_is_spent, statuses)):
         staged.close()
+    else:
+        staged.settle()
     return status
 
 
@@ -101,7 +106,7 @@ class _Replicas:
             return
         import tensorflow as tf
 
-        reader = None
+        assert self._staged.local_prefix is not None
         for node, trackable in _bound(self._status).items():
             key = self.waiting.pop(node, None)
             if key is None or trackable._update_uid > self._status._checkpoint.restore_uid:
@@ -110,10 +115,9 @@ class _Replicas:
             if len(components) != self._staged.replicas[key]:
                 _log.info("%s: saved by %d replicas, now %d", key, self._staged.replicas[key], len(components))
                 continue
-            reader = reader or tf.train.load_checkpoint(self._staged.local_prefix)
             for i, component in enumerate(components):
                 with tf.device(component.device):
-                    component.assign(reader.get_tensor(replica_key(key, i)))
+                    component.assign(read_value(self._staged.local_prefix, replica_key(key, i), component.dtype))
 
 
 def _why_not_per_worker(staged: Staged) -> str:

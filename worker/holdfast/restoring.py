@@ -5,27 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.layout import index_object
-from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store
 
+if TYPE_CHECKING:
+    from holdfast.values import Values
+
 log = logging.getLogger("holdfast")
 
 
-def agree(session: Session, store: Store, ordinal: int, target: str, timeout: float) -> Staged | None:
+def agree(
+    session: Session,
+    store: Store,
+    ordinal: int,
+    target: str,
+    timeout: float,
+    *,
+    values: type[Values] | None = None,
+) -> Staged | None:
     """Stage the checkpoint that all workers agree on; None if there is nothing to restore.
 
     Args:
         target: empty for the newest; else a step, a prefix below the run directory, or a path elsewhere.
         timeout: seconds for which the workers wait for each other.
+        values: for large tensors; None: see `stage`.
 
     Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
     InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
@@ -50,7 +64,8 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            staged, request.verdict, request.reason = _read(store, record, place.task, place.tasks, _Progress(session))
+            read = partial(stage, task=place.task, world=place.tasks, progress=_Progress(session), values=values)
+            staged, request.verdict, request.reason = _read(store, record, read)
     finally:
         session.progress("train", 0)
         if staged is not None:
@@ -76,7 +91,7 @@ class _Progress:
 
 
 def _read(
-    store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], progress: Callable[[int], None]
+    store: Store, record: CheckpointRecord, read: Callable[[Store, CheckpointRecord], Staged]
 ) -> tuple[Staged | None, str, str]:
     """A candidate and this worker's verdict on it, with the reason."""
     try:
@@ -84,7 +99,7 @@ def _read(
             store, record = _elsewhere(record.prefix)
         elif record.step < 0 and store.size(index_object(record.prefix)) is None:
             raise _Missing(f"{store.url}/{index_object(record.prefix)} does not exist")
-        return stage(store, record, task=task, world=world, progress=progress), "good", ""
+        return read(store, record), "good", ""
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
     except _Missing as error:

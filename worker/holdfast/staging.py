@@ -1,10 +1,12 @@
-"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own reader takes it.
+"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own restore takes it.
 
 TensorFlow restores some variables long after `restore` has returned: those that are created later. By then retention
-may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it
-reads a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
+may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it is
+given a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
 descriptors that this process holds open. They are the checkpoint's own files, where it lies in a file system, else
 nameless files, in memory if there is enough, that it was read into. So a kill leaves nothing but a few kilobytes.
+
+Large tensors are not read into a file, if there is memory for them, but into TensorFlow's own memory (`values.py`).
 
 Where the world is the one that saved, the staged index gives this worker's own value of each worker-local tensor in
 place of the chief's. See docs/design/004-restore.md.
@@ -20,10 +22,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from holdfast.memory import available
 from holdfast.snapshot import OBJECT_GRAPH_KEY, OWN_SUFFIX
@@ -34,7 +36,10 @@ from holdfast_storage.manifest import Manifest, read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.posix import PosixStore
-from holdfast_storage.verify import verify_checkpoint, verify_size
+from holdfast_storage.verify import read_index, stored_size, verify_checkpoint
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from holdfast.values import Values
 
 log = logging.getLogger("holdfast")
 
@@ -59,17 +64,21 @@ class Staged:
         world_matches: whether the checkpoint was saved by the tasks that there are now.
     """
 
-    def __init__(
-        self, record: CheckpointRecord, manifest: Manifest | None, world_matches: bool, held: _Held, local: Index | None
-    ) -> None:
+    def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
+        local = contents.local
         self.record = record
-        self.manifest = manifest
-        self.world_matches = world_matches
+        self.manifest = contents.manifest
+        self.world_matches = contents.world_matches
         self.prefix = str(held.folder / _MAIN)
         self.local_prefix = None if local is None else str(held.folder / _LOCAL)
         self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
         self.replicas = _replicas(local)
+        self._held = held
         self._close = weakref.finalize(self, held.close)
+
+    def settle(self) -> None:
+        """After the restore: let go of what it has not taken, if it can be read from the checkpoint's own files."""
+        self._held.settle()
 
     def close(self) -> None:
         """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
@@ -90,6 +99,7 @@ def stage(
     world: Sequence[Task],
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
+    values: type[Values] | None = None,
 ) -> Staged:
     """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
 
@@ -100,6 +110,7 @@ def stage(
         world: all workers there are now. If the checkpoint was saved by the same ones, each gets back its own values.
         progress: told the bytes of each chunk read, from several threads.
         threads: reading at a time; default: as many as suit the store.
+        values: for large tensors, where TensorFlow is there; None: they are files for it like the others.
 
     What lies on no local file system is read into memory; where that is short, into nameless files in the folder for
     temporary files (`TMPDIR`).
@@ -109,53 +120,82 @@ def stage(
         StorageError: the storage did not answer, or there is no room for what is read.
         InvalidRequest: a newer Holdfast or TensorFlow wrote it.
     """
-    manifest = None if record.stock else read_manifest(store, record)
-    world_matches = manifest is not None and set(manifest.world) == set(world)
-    bundles = {_MAIN: record.prefix}
-    objects = None
-    if manifest is not None:
-        own = [each.name for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
-        objects = [*(each.name for each in manifest.objects if each.role in ("data", "index")), *own]
-        if own:
-            bundles[_LOCAL] = local_prefix(record.folder, task)
-    held = _Held(store, 0 if isinstance(store, PosixStore) else _size(store, record, manifest, objects))
+    contents = _Contents.of(store, record, task, world)
+    held = _Held(store, contents.size)
     try:
         if isinstance(store, PosixStore):
             # Before they are verified, so that nobody can delete them between the two.
-            held.open_existing(f"{record.folder}/{name}" for name in objects or ())
-        report = verify_checkpoint(store, record, objects=objects, progress=progress, sink=held.sink, threads=threads)
+            held.open_existing(contents.sizes or ())
+        if values is not None:
+            held.make_room(values, contents)
+        report = verify_checkpoint(
+            store,
+            record,
+            known=contents.manifest or contents.bundles[_MAIN].index,
+            objects=None if contents.sizes is None else [n.removeprefix(f"{record.folder}/") for n in contents.sizes],
+            progress=progress,
+            sink=held.take,
+            room=held.room,
+            threads=threads,
+        )
         report.raise_if_bad()
-        indexes = {name: held.parse_index(prefix) for name, prefix in bundles.items()}
-        main, local = indexes[_MAIN], indexes.get(_LOCAL)
-        objects_of = _objects(main, record.prefix)
-        if local is None:
-            held.link(_MAIN, main, objects_of)
-        else:
-            own_objects = _objects(local, bundles[_LOCAL])
-            after = {main.num_shards + shard: name for shard, name in own_objects.items()}
-            held.link(_MAIN, _overlaid(main, local, record), objects_of | after)
-            held.link(_LOCAL, local, own_objects)
-        return Staged(record, manifest, world_matches, held, local)
+        for name, bundle in contents.bundles.items():
+            held.link(name, bundle)
+        return Staged(record, contents, held)
     except BaseException:
         held.close()
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """What TensorFlow is to be told of a bundle."""
+
+    index: Index
+    objects: Mapping[int, str]  # by shard, relative to the run directory; only those that something lies in
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What of a checkpoint a worker needs."""
+
+    manifest: Manifest | None  # None for a stock one
+    world_matches: bool
+    bundles: Mapping[str, _Bundle]  # by name in the staging folder
+    local: Index | None  # of what is the worker's own
+    sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock one, which has no list
+
+    @classmethod
+    def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
+        if record.stock:
+            index = read_index(store, record.prefix)
+            return cls(None, False, {_MAIN: _Bundle(index, _objects(index, record.prefix))}, None, None)
+        manifest = read_manifest(store, record)
+        world_matches = set(manifest.world) == set(world)
+        own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
+        data = [each for each in manifest.objects if each.role == "data"]
+        main, local = read_index(store, record.prefix, manifest), None
+        bundles = {_MAIN: _Bundle(main, _objects(main, record.prefix))}
+        if own:
+            prefix = local_prefix(record.folder, task)
+            local = read_index(store, prefix, manifest)
+            bundles[_LOCAL] = _Bundle(local, _objects(local, prefix))
+            after = {main.num_shards + shard: name for shard, name in bundles[_LOCAL].objects.items()}
+            bundles[_MAIN] = _Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
+            data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
+        sizes = {f"{record.folder}/{each.name}": each.size for each in data}
+        return cls(manifest, world_matches, bundles, local, sizes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data."""
+        return stored_size(self.bundles[_MAIN].index) if self.sizes is None else sum(self.sizes.values())
+
+
 def _objects(index: Index, prefix: str) -> dict[int, str]:
-    """The data objects that an index leads to, by shard."""
-    return {shard: data_object(prefix, shard, index.num_shards) for shard in _used(index)}
-
-
-def _used(index: Index) -> set[int]:
-    """The shards that something lies in. How many there are said to be is not believed."""
-    return {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
-
-
-def _size(store: Store, record: CheckpointRecord, manifest: Manifest | None, objects: Sequence[str] | None) -> int:
-    """About the bytes that will be read."""
-    if manifest is None:
-        return verify_size(store, record)
-    return sum(each.size for each in manifest.objects if each.name in (objects or ()))
+    """The data objects that an index leads to, by shard. How many there are said to be is not believed."""
+    used = {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
+    return {shard: data_object(prefix, shard, index.num_shards) for shard in used}
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
@@ -188,13 +228,14 @@ class _Held:
     def __init__(self, store: Store, size: int) -> None:
         """size: bytes that will be read, about."""
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
-        self.sink = None if isinstance(store, PosixStore) else self._copy
         self._store = store
+        self._in_files = isinstance(store, PosixStore)
         self._process = os.getpid()
         self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
         self._lock = threading.Lock()
+        self._values: Values | None = None
         self._in_memory = size <= available() * _SHARE
-        if not self._in_memory:
+        if not self._in_memory and not self._in_files:
             log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
 
     def open_existing(self, names: Iterable[str]) -> None:
@@ -203,27 +244,46 @@ class _Held:
             with suppress(FileNotFoundError):
                 self._descriptor(name)
 
-    def parse_index(self, prefix: str) -> Index:
-        """The index of a bundle that has been verified."""
-        descriptor = self._descriptor(index_object(prefix))
-        return Index.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+    def make_room(self, values: type[Values], contents: _Contents) -> None:
+        """Take memory for large tensors, if there is enough."""
+        if self._in_memory:
+            bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
+            self._values = values(bundles, contents.sizes)
 
-    def link(self, name: str, index: Index, objects: Mapping[int, str]) -> None:
-        """Make a bundle of an index and the objects that are its shards, by number."""
-        for shard in _used(index):
-            target = f"/dev/fd/{self._descriptor(objects[shard])}"
+    def room(self, name: str, offset: int, size: int) -> memoryview | None:
+        """Where the verification is to read to."""
+        return self._values.room(name, offset, size) if self._values else None
+
+    def take(self, name: str, offset: int, chunk: memoryview) -> None:
+        """Take in what the verification has read to a buffer of its own."""
+        for at, piece in self._values.take(name, offset, chunk) if self._values else ((offset, chunk),):
+            if not self._in_files:
+                self._keep(name, at, piece)
+
+    def link(self, name: str, bundle: _Bundle) -> None:
+        """Make a bundle, in which TensorFlow finds what has been taken."""
+        index = bundle.index
+        for shard, object in bundle.objects.items():
+            target = f"/dev/fd/{self._descriptor(object)}"
             os.symlink(target, data_object(str(self.folder / name), shard, index.num_shards))
         records = ((key, entry.SerializeToString()) for key, entry in index.records())
         Path(index_object(str(self.folder / name))).write_bytes(write_index(index.num_shards, records))
+        if self._values:
+            self._values.hold()
+
+    def settle(self) -> None:
+        if self._values and self._in_files:
+            self._values.let_go()
 
     def close(self) -> None:
+        if self._values:
+            self._values.let_go()
         if os.getpid() == self._process:  # a forked process has descriptors of its own, but the folder is its parent's
             shutil.rmtree(self.folder, ignore_errors=True)
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def _copy(self, name: str, offset: int, chunk: memoryview) -> None:
-        """Take in what the verification reads."""
+    def _keep(self, name: str, offset: int, chunk: memoryview) -> None:
         descriptor = self._descriptor(name)
         try:
             while chunk:

@@ -31,6 +31,17 @@ def decode_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def run_start(shape: Sequence[int], extents: Extents) -> int | None:
+    """The number of a slice's first element in row-major order, where its elements come one after the other there."""
+    start = run = 0
+    for size, (first, length) in zip(shape, extents, strict=True):
+        # Behind a dimension of which it takes several, it must take all of the others.
+        if run > 1 and length != size:
+            return None
+        start, run = start * size + first, max(run, length)
+    return start
+
+
 def slice_key(key: str, extents: Sequence[Extent]) -> bytes:
     """The table key of one slice of the tensor `key`."""
     out = bytearray(b"\x00")

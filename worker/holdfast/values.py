@@ -1,0 +1,251 @@
+"""The large tensors of a checkpoint, read straight into TensorFlow's memory, and given to its restore as they are.
+
+However a variable is restored, now or when it is created, TensorFlow asks for its value by the operation RestoreV2, in
+one function of its own. We stand in for that function: what has been read to be verified need not be read again, from
+files that would be one more copy of the state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.ops import io_ops
+
+from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.bundle.slices import run_start
+
+LARGE = 64 << 10
+"""Bytes from which on a tensor is read so. To make an empty one takes TensorFlow as long as to read this one."""
+
+_DIRECT = 1 << 20  # bytes that are worth a read of their own
+
+_DTYPES = (
+    *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
+    *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
+)
+
+_read_files = io_ops.restore_v2
+_held: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
+
+
+class Bundle(Protocol):
+    """Where the tensors of a bundle lie."""
+
+    @property
+    def index(self) -> Index: ...
+
+    @property
+    def objects(self) -> Mapping[int, str]:
+        """By shard, the object that it is."""
+        ...
+
+
+class Values:
+    """The large tensors of some bundles: made here, filled by whoever reads the objects, each byte once.
+
+    Thread-safe for calls that do not overlap in the bytes that they are about.
+    """
+
+    def __init__(self, bundles: Mapping[str, Bundle], sizes: Mapping[str, int] | None) -> None:
+        """
+        bundles: by prefix, as TensorFlow is told it.
+        sizes: of all objects that will be read, in bytes; None: as many as the tensors need.
+        """
+        wanted = list(_wanted(bundles, sizes))
+        places: dict[str, list[_Place]] = defaultdict(list)
+        made: dict[tuple[_Range, ...], Any] = {}
+        self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
+        overlapping = _overlapping(ranges for _, _, ranges in wanted)
+        for prefix, entry, ranges in wanted:
+            if overlapping.isdisjoint(each.object for each in ranges):
+                if ranges not in made:
+                    tensor, memory = _empty(entry)
+                    for each in ranges:
+                        places[each.object].append(_Place(each.begin, each.end, memory[each.at : each.at + each.size]))
+                    made[ranges] = tensor
+                self._tensors[prefix][entry.key] = made[ranges]
+        self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
+
+    def room(self, name: str, offset: int, size: int) -> memoryview | None:
+        """Memory for bytes of an object, for so many at the most. None where it is not worth while: see `take`."""
+        for place in self._at(name, offset, offset + 1):
+            room = place.memory[offset - place.begin :][:size]
+            if len(room) >= min(size, _DIRECT):
+                return memoryview(room)
+        return None
+
+    def take(self, name: str, offset: int, chunk: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Copy bytes of an object to where they belong; what belongs to no large tensor comes back, with offsets."""
+        begin, end = offset, offset + len(chunk)
+        for place in self._at(name, begin, end):
+            if begin < place.begin:
+                yield begin, chunk[begin - offset : place.begin - offset]
+                begin = place.begin
+            stop = min(end, place.end)
+            # By numpy, which lets other threads run meanwhile.
+            place.memory[begin - place.begin : stop - place.begin] = np.frombuffer(chunk[begin - offset :], np.uint8)[
+                : stop - begin
+            ]
+            begin = stop
+        if begin < end:
+            yield begin, chunk[begin - offset :]
+
+    def hold(self) -> None:
+        """Have TensorFlow get these tensors, which are all filled, from now on."""
+        self._places.clear()  # they would count as users of the memory: no variable could be updated in place
+        _held.update(self._tensors)
+
+    def let_go(self) -> None:
+        """Have TensorFlow read the bundles' files again."""
+        for prefix in self._tensors:
+            _held.pop(prefix, None)
+        self._tensors.clear()
+
+    def _at(self, name: str, begin: int, end: int) -> Iterator[_Place]:
+        """The places of an object that such a range of it touches, in order."""
+        places = self._places.get(name, [])
+        first = bisect_right(places, begin, key=lambda place: place.begin)
+        for place in places[max(0, first - 1) :]:
+            if place.begin >= end:
+                return
+            if place.end > begin:
+                yield place
+
+
+def read_value(prefix: str, key: str, dtype: Any) -> Any:
+    """A tensor of a staged bundle."""
+    return _restore_v2(prefix, [key], [""], [dtype])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Bytes of an object, and where in the tensor they belong."""
+
+    object: str
+    begin: int
+    size: int
+    at: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where some bytes of an object go."""
+
+    begin: int
+    end: int
+    memory: Any  # an array of bytes, which keeps the tensor alive
+
+
+def _wanted(
+    bundles: Mapping[str, Bundle], sizes: Mapping[str, int] | None
+) -> Iterator[tuple[str, TensorEntry, tuple[_Range, ...]]]:
+    """Prefix, entry and stored ranges of each tensor that can be read so. All others are left to TensorFlow."""
+    for prefix, bundle in bundles.items():
+        for key, entry in bundle.index.tensors.items():
+            itemsize = _itemsize(entry.dtype)
+            pieces = bundle.index.pieces(key)
+            size = sum(piece.size for _, piece in pieces)
+            if size < LARGE or size != math.prod(entry.shape) * itemsize:
+                continue
+            starts = [0 if extents is None else run_start(entry.shape, extents) for extents, _ in pieces]
+            ranges = tuple(
+                _Range(bundle.objects[piece.shard], piece.offset, piece.size, start * itemsize)
+                for (_, piece), start in zip(pieces, starts, strict=True)
+                if start is not None
+            )
+            # What is behind the end of an object, or in one that is not read, would stay what it was.
+            read = sizes is None or all(each.end <= sizes.get(each.object, 0) for each in ranges)
+            if read and len(ranges) == len(pieces):
+                yield prefix, entry, ranges
+
+
+def _overlapping(found: Iterable[tuple[_Range, ...]]) -> set[str]:
+    """Objects in which stored ranges overlap: no writer makes such, but an index may say so."""
+    by_object: dict[str, set[_Range]] = defaultdict(set)
+    for each in itertools.chain.from_iterable(found):
+        by_object[each.object].add(each)
+    return {
+        name
+        for name, ranges in by_object.items()
+        if any(b.begin < a.end for a, b in itertools.pairwise(sorted(ranges, key=lambda each: each.begin)))
+    }
+
+
+def _itemsize(number: int) -> int:
+    """Bytes of an element in memory; 0 for a dtype whose tensors are not made here."""
+    try:
+        dtype = tf.as_dtype(number)
+    except TypeError:
+        return 0
+    return int(dtype.size) if dtype in _DTYPES else 0
+
+
+def _empty(entry: TensorEntry) -> tuple[Any, Any]:
+    """A tensor that holds nothing yet, and its memory, as an array of bytes."""
+    dtype = tf.as_dtype(entry.dtype)
+    with tf.device("CPU:0"):
+        tensor = tf.raw_ops.Empty(shape=entry.shape, dtype=dtype)
+        # The same memory: Python has no name for this dtype.
+        readable = tf.bitcast(tensor, tf.uint16) if dtype == tf.bfloat16 else tensor
+    return tensor, np.asarray(_Memory(readable))
+
+
+class _Memory:
+    """The memory of a tensor, to be written, in numpy's array interface. TensorFlow lets it be read alone."""
+
+    def __init__(self, tensor: Any) -> None:
+        view = np.frombuffer(memoryview(tensor), np.uint8)
+        self._tensor = tensor  # numpy keeps this object for as long as there is an array on it
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": view.shape,
+            "typestr": view.dtype.str,
+            "data": (view.ctypes.data, False),
+        }
+
+
+def _restore_v2(
+    prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
+) -> list[Any]:
+    """Stands for `io_ops.restore_v2`."""
+    tensors = _held.get(_text(prefix)) if _held else None
+    if not tensors or not isinstance(tensor_names, Sequence):
+        return list(_read_files(prefix, tensor_names, shape_and_slices, dtypes, name))
+    wanted = list(zip(tensor_names, shape_and_slices, dtypes, strict=True))
+    # One of another dtype is left to TensorFlow, which has an error for it.
+    found = [t if (t := tensors.get(key)) is not None and t.dtype == dtype else None for key, _, dtype in wanted]
+    others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
+    read = iter(_read_files(prefix, *map(list, zip(*others, strict=True)), name) if others else ())
+    return [
+        next(read) if tensor is None else _sliced(tensor, spec)
+        for tensor, (_, spec, _) in zip(found, wanted, strict=True)
+    ]
+
+
+def _sliced(tensor: Any, spec: str) -> Any:
+    """Part of a tensor, as RestoreV2 has it told: `6 4 0,3:-` is the first three of six rows of four."""
+    if not spec:
+        return tensor
+    extents = [extent.split(",") for extent in spec.rsplit(maxsplit=1)[-1].split(":")]
+    begins, sizes = zip(*((0, -1) if extent == ["-"] else map(int, extent) for extent in extents), strict=True)
+    return tf.slice(tensor, begins, sizes)
+
+
+def _text(prefix: Any) -> str:
+    value = prefix if isinstance(prefix, str) else tf.get_static_value(prefix)
+    return value if isinstance(value, str) else "" if value is None else bytes(np.asarray(value).item()).decode()
+
+
+io_ops.restore_v2 = _restore_v2
