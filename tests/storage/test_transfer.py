@@ -33,30 +33,28 @@ def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
     """A buffer that is written beyond its end, or said to be full when it is not."""
     buffer = memoryview(bytearray(b"." * 12))
     transfer = Transfer(buffer=buffer[:10])
-    transfer.fill(io.BytesIO(b"x" * size).read)
+    transfer.fill(io.BytesIO(b"x" * size).readinto, lambda: None)
     assert transfer.count == min(size, 10)
     assert bytes(buffer) == (b"x" * min(size, 10)).ljust(12, b".")
 
 
 def test_nobody_writes_into_a_buffer_that_was_given_up() -> None:
-    """What came too late, in the memory of what was read and verified since."""
+    """What came too late, in the memory of what was read and verified since; a wait for a stream without an end."""
     buffer = memoryview(bytearray(12))
-    begun, go_on = threading.Event(), threading.Event()
+    begun, interrupted = threading.Event(), threading.Event()
 
-    def read(count: int) -> bytes:
+    def read_into(rest: memoryview) -> int:
         begun.set()
-        go_on.wait()
-        return b"x" * count
+        interrupted.wait()
+        rest[:4] = b"x" * 4
+        return 4
 
     async def give_up() -> bytes:
         transfer = Transfer(buffer=buffer)
-        task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read)))
+        task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read_into, interrupted.set)))
         while not begun.is_set():
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-        go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         return bytes(buffer)
@@ -64,17 +62,55 @@ def test_nobody_writes_into_a_buffer_that_was_given_up() -> None:
     assert asyncio.run(give_up()) == b"x" * 4 + bytes(8)
 
 
-def test_a_body_that_nobody_waits_for_is_not_sent() -> None:
-    """A part that goes on for minutes after its save has failed."""
+@pytest.mark.parametrize("sends", [True, False])
+def test_nobody_waits_for_a_thread_that_has_let_go(sends: bool) -> None:
+    """A request that is repeated, or given up, only when a silent server has spoken; a late answer that is read."""
+    buffer = memoryview(bytearray(4))
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            if sends:
+                assert list(transfer.pieces()) == [bytes(4)]
+            begun.set()
+            go_on.wait()
+            if not sends:
+                transfer.fill(io.BytesIO(b"late").readinto, lambda: None)
+        finally:
+            ended.set()
+
+    transfer = Transfer(Body([bytes(4)])) if sends else Transfer(buffer=buffer)
+
+    async def give_up() -> None:
+        task = asyncio.ensure_future(transfer.carried_out(work))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    assert (transfer.body, transfer.buffer) == (None, None)
+    go_on.set()
+    ended.wait()
+    assert bytes(buffer) == bytes(4)
+
+
+@pytest.mark.parametrize("sent", [1, 2])
+def test_a_body_that_nobody_waits_for_is_not_sent(sent: int) -> None:
+    """A part that goes on for minutes after its save has failed; a wait for the answer to it."""
 
     async def give_up() -> None:
         transfer = Transfer(Body([bytes(8)]))
         pieces = transfer.pieces()
-        next(pieces)
+        for _ in range(sent):
+            next(pieces)
         go_on = threading.Event()
         task = asyncio.ensure_future(transfer.carried_out(go_on.wait))
         await asyncio.sleep(0)
         task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task

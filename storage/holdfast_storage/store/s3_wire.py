@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.client import HTTPException
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, IncompleteRead
 
-from holdfast_storage.store.transfer import Transfer
+from holdfast_storage.store.transfer import Fill, Transfer
 
 _carried: ContextVar[Transfer | None] = ContextVar("carried", default=None)
 
@@ -53,22 +54,27 @@ class S3Wire:
         transfer = _carried.get()
         if transfer is None:
             return None
-        return await transfer.carried_out(lambda: self._exchange(request, transfer))
-
-    def _exchange(self, request: Any, transfer: Transfer) -> _Answer:
         if transfer.body is not None:
             request.body = transfer.pieces()
+        fill = None if transfer.buffer is None else transfer.fill
+        return await transfer.carried_out(lambda: self._exchange(request, fill))
+
+    def _exchange(self, request: Any, fill: Fill | None) -> _Answer:
         response = self._session.send(request)
         try:
-            if transfer.buffer is None or response.status_code != 206:
+            if fill is None or response.status_code != 206:
                 content = response.content
                 # An error that was cut short would be read as another one.
                 if len(content) < int(response.headers.get("Content-Length", 0)):
                     raise IncompleteRead(len(content), int(response.headers["Content-Length"]) - len(content))
                 return _Answer(response, content)
-            transfer.fill(response.raw.read)
+            # From the socket into the buffer: what urllib3 itself offers copies all of it twice.
+            source = response.raw._original_response
+            fill(source.readinto, response.raw.shutdown)
+            if source.length == 0:
+                response.raw.release_conn()
             return _Answer(response, b"")
-        except (HTTPError, OSError) as error:
+        except (HTTPError, HTTPException, OSError) as error:
             raise HTTPClientError(error=error) from error
         finally:
             response.raw.close()  # a connection that can be used again has left it by now

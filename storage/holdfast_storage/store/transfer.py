@@ -10,14 +10,17 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from holdfast_storage.store.client import Body
 
 T = TypeVar("T")
 
+Fill = Callable[[Callable[[memoryview], int], Callable[[], None]], None]
+
 PIECE = 1 << 20
-"""Bytes that are handed to a connection, or taken from it, at once."""
+"""Bytes that are handed to a connection at once."""
 
 
 class Stopped(Exception):
@@ -34,30 +37,42 @@ class Transfer:
         self.body = body
         self.buffer = buffer
         self.count: int | None = None
-        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._interrupt: Callable[[], None] | None = None  # while the thread is at the body or the buffer
 
     def pieces(self) -> Iterator[memoryview]:
         """Of the body, in order."""
+        self._begin(lambda: None)  # no piece takes longer than the connection's time limit
         assert self.body is not None
         for view in self.body.views:
             for start in range(0, len(view), PIECE):
                 self._check()
                 yield view[start : start + PIECE]
+        self._end()
 
-    def fill(self, read: Callable[[int], bytes]) -> None:
-        """Fill the buffer from a stream, of which `read(n)` gives up to n bytes, and none at its end."""
+    def fill(self, read_into: Callable[[memoryview], int], interrupt: Callable[[], None]) -> None:
+        """Fill the buffer from a stream.
+
+        read_into: fills a buffer as far as there is anything; how many bytes there were.
+        interrupt: has `read_into` end soon, from another thread.
+        """
+        self._begin(interrupt)
         assert self.buffer is not None
         self.count = 0
         while self.count < len(self.buffer):
+            count = read_into(self.buffer[self.count :])
             self._check()
-            data = read(min(PIECE, len(self.buffer) - self.count))
-            if not data:
-                return
-            self.buffer[self.count : self.count + len(data)] = data
-            self.count += len(data)
+            if not count:
+                break
+            self.count += count
+        self._end()
 
     async def carried_out(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done in a thread. If this is cancelled, the thread has let go of the buffers first."""
+        """The result of `work`, done in a thread. If this is cancelled, the thread has let go of the buffers first.
+
+        It may then still wait for an answer, in which nobody is interested any more.
+        """
         future: Future[T] = Future()
 
         def run() -> None:
@@ -71,12 +86,32 @@ class Transfer:
         try:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            self._stopped.set()
-            await asyncio.wait([waiting])  # as long as the connection's own time limit, at the most
-            if not waiting.cancelled():
-                waiting.exception()  # nobody asks for it
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it
+            if self._stop():
+                await asyncio.wait([waiting])
             raise
 
+    def _begin(self, interrupt: Callable[[], None]) -> None:
+        with self._lock:
+            self._check()
+            self._interrupt = interrupt
+
+    def _end(self) -> None:
+        with self._lock:
+            self._check()
+            self._interrupt = None
+
     def _check(self) -> None:
-        if self._stopped.is_set():
+        if self._stopped:
             raise Stopped
+
+    def _stop(self) -> bool:
+        """Whether the thread is at the body or the buffer still, and is going to end soon."""
+        with self._lock:
+            self._stopped = True
+            if self._interrupt is None:
+                self.body = self.buffer = None  # whose memory is not to wait for an answer
+                return False
+            with suppress(OSError):  # the connection is at its end already
+                self._interrupt()
+            return True
