@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.records import Leader
@@ -24,15 +22,15 @@ class Runs:
     def __init__(self, leader: Leader, root: str = "") -> None:
         self.leader = leader
         self._root = normalise(root) if root else ""
-        self._options: dict[str, Mapping[str, Any] | None] = {}
+        self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
         self._drivers: dict[str, Driver] = {}  # by directory
         self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
-    def configure(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
-        """Options for one run directory, from its own process; they never travel."""
-        self._options[normalise(url)] = storage_options
+    def adopt(self, store: Store) -> None:
+        """Use a run directory that this process has open: its options, which never travel, and its connections."""
+        self._adopted[store.url] = store
 
     def find(self, url: str) -> Driver | None:
         """A run that a worker has called for, by that URL or by the one in `urls`."""
@@ -76,7 +74,7 @@ class Runs:
 
     def _open(self, url: str) -> Store:
         directory = self._check(url)
-        return open_store(directory, self._options.get(directory))
+        return self._adopted.get(directory) or open_store(directory)
 
     def _check(self, url: str) -> str:
         directory = normalise(url)

@@ -106,6 +106,17 @@ def test_a_coordinator_that_is_late_is_waited_for(start: StartCoordinator, world
 # -- embedded in the chief --
 
 
+def test_its_coordinator_uses_the_chiefs_store(store: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator asks for a bucket without the credentials that the manager was given; or connects once more."""
+
+    def none(*_: object) -> None:
+        raise AssertionError("opened once more")
+
+    monkeypatch.setattr("holdfast_coordinator.runs.open_store", none)
+    assert outcomes([worker.save(1) for worker in world(2)]) == [None] * 2
+    assert [record.step for record in committed(store)] == [1]
+
+
 def test_the_chief_is_found_through_its_hint(store: Store, world: World) -> None:
     """A job without a coordinator's address does not start."""
     workers = world(3)

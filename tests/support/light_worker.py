@@ -104,7 +104,7 @@ class LightWorker:
     ) -> None:
         self.store = store
         self.process = process or secrets.token_hex(6)
-        self.session = Session(Place(Task("worker", index), cluster), store, coordinator, None, join_timeout)
+        self.session = Session(Place(Task("worker", index), cluster), store, coordinator, join_timeout)
         number = self.session._incarnation.rpartition(".")[2]
         self.session._incarnation = f"{self.process}.{number}"
         self.terms = Terms("ckpt", save_timeout, max_to_keep, None, on_divergence, False, takeover)

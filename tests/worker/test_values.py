@@ -34,7 +34,6 @@ FLOAT = 1
 def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large is what has a byte, and all is read in small pieces."""
     monkeypatch.setattr(values, "LARGE", 1)
-    monkeypatch.setattr(values, "_DIRECT", 100)
     monkeypatch.setattr(verify, "_PART", 1000)
     monkeypatch.setattr(PosixStore, "block", 300)
 

@@ -127,7 +127,7 @@ class CheckpointManager:
         self._join_timeout = join_timeout
         place = find_place()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
-        self._session = Session(place, self._store, "" if place.reader else address, storage_options, join_timeout)
+        self._session = Session(place, self._store, "" if place.reader else address, join_timeout)
         self._snapshotters: tuple[Any, Any] | None = None
         self._collective = False
         self._save: Save | None = None

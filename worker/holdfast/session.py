@@ -6,8 +6,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.hint import Hint, read_hint
 from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
@@ -42,22 +42,13 @@ class Session:
         place: of this process in its cluster.
         store: the run directory.
         coordinator: "host:port" of a coordinator that was started apart; empty: embedded in the chief.
-        storage_options: for the chief's embedded coordinator.
         join_timeout: seconds to wait for the coordinator and for the other workers.
     """
 
-    def __init__(
-        self,
-        place: Place,
-        store: Store,
-        coordinator: str,
-        storage_options: Mapping[str, Any] | None,
-        join_timeout: float,
-    ) -> None:
+    def __init__(self, place: Place, store: Store, coordinator: str, join_timeout: float) -> None:
         self.place = place
         self._store = store
         self._coordinator = coordinator
-        self._storage_options = storage_options
         self._join_timeout = join_timeout
         self._incarnation = f"{PROCESS}.{next(_incarnations)}"
         self._link: Link | None = None
@@ -179,7 +170,7 @@ class Session:
 
         if self._embedded is None:
             self._embedded = Embedded.acquire("127.0.0.1" if self.place.alone else self.place.chief_host)
-            self._embedded.server.runs.configure(self._store.url, self._storage_options)
+            self._embedded.server.runs.adopt(self._store)
         link = LocalLink(self._embedded)
         if not self.place.alone:
             Hint(link.address, self.place.cluster).write(self._store)

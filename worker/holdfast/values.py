@@ -25,8 +25,6 @@ from holdfast_storage.bundle.slices import run_start
 LARGE = 64 << 10
 """Bytes from which on a tensor is read so. To make an empty one takes TensorFlow as long as to read this one."""
 
-_DIRECT = 1 << 20  # bytes that are worth a read of their own
-
 _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
@@ -75,10 +73,13 @@ class Values:
         self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
-        """Memory for bytes of an object, for so many at the most. None where it is not worth while: see `take`."""
+        """Memory for so many bytes of an object, or for as many as go to the same tensor.
+
+        None where these are less than half: more than one read instead would cost more than to copy. See `take`.
+        """
         for place in self._at(name, offset, offset + 1):
             room = place.memory[offset - place.begin :][:size]
-            if len(room) >= min(size, _DIRECT):
+            if 2 * len(room) >= size:
                 return memoryview(room)
         return None
 
