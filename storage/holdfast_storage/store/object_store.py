@@ -22,7 +22,7 @@ log = logging.getLogger("holdfast.storage")
 
 T = TypeVar("T")
 
-PART = 16 << 20
+PART = 32 << 20
 """Bytes of a part of an upload. Beyond `PARTS_BEFORE_GROWTH` of them they grow: no store takes more than 10,000."""
 
 PARTS_BEFORE_GROWTH = 1_000
