@@ -113,7 +113,9 @@ def test_its_coordinator_uses_the_chiefs_store(store: Store, world: World, monke
         raise AssertionError("opened once more")
 
     monkeypatch.setattr("holdfast_coordinator.runs.open_store", none)
-    assert outcomes([worker.save(1) for worker in world(2)]) == [None] * 2
+    workers = world(2)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None] * 2
     assert [record.step for record in committed(store)] == [1]
 
 
