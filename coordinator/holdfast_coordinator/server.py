@@ -30,6 +30,9 @@ CLOSE_PATIENCE = 60.0
 GRACE = 0.5
 """Seconds for answers that are on their way when the server ends."""
 
+LINGER = 1.0
+"""Seconds, many times what it takes, for gRPC to let go of the calls that it has ended."""
+
 OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
@@ -86,6 +89,10 @@ class Server:
             # Before the runs end: a call that came in afterwards would wait for an answer that nobody gives.
             await self._server.stop(GRACE)
         await self.runs.close()
+        # gRPC's own tasks outlive that for a moment. What they wait for would come to a loop that is closed by then:
+        # an error in whichever other loop of this process uses gRPC.
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=LINGER)
 
 
 def serve(root: str, listen: str, advertise: str = "") -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -26,7 +28,7 @@ from holdfast_storage.bundle.index import Index, full_record
 from holdfast_storage.layout import index_object
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store
-from support.coordinators import Coordinator
+from support.coordinators import Coordinator, StartCoordinator
 from support.light_worker import World, all_join, cluster_of, log_kinds, outcomes, together, until
 
 DESCRIPTION = json.dumps(
@@ -452,6 +454,22 @@ def test_health(coordinator: Coordinator) -> None:
         stopping.start()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         stopping.join(60.0)
+
+
+def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCoordinator) -> None:
+    """gRPC's answer to a call of a closed loop: an error in whichever other coordinator of this process is at work."""
+    coordinator = start()
+    with ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(coordinator.address)) for _ in range(8)]
+        watches = [health_pb2_grpc.HealthStub(each).Watch(health_pb2.HealthCheckRequest()) for each in channels]
+        for watch in watches:
+            next(watch)
+
+        async def stop() -> list[str]:
+            await coordinator.server.stop(0.0)
+            return [task.get_coro().__qualname__ for task in asyncio.all_tasks() - {asyncio.current_task()}]
+
+        assert coordinator.run(stop()) == []
 
 
 def test_reflection(coordinator: Coordinator) -> None:
