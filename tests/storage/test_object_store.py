@@ -139,6 +139,17 @@ def test_what_has_answered_once_gets_patience(make: Make) -> None:
     assert PATIENCE <= client.loop.time() - began < PATIENCE + 1
 
 
+@pytest.mark.parametrize("fault", ["later", "lose", "hang after"])
+def test_a_second_try_sends_all_of_it(make: Make, fault: str) -> None:
+    """A body that the first try has read to its end: an object without bytes."""
+    store, client = make({("put", 0): fault})
+    store.replace("a", b"data")
+    assert client.objects == {"run/a": b"data"}
+    store, client = make({("put", 0): fault})
+    store.write("a", [b"da", b"ta"])
+    assert client.objects == {"run/a": b"data"}
+
+
 def test_a_request_that_hangs_is_repeated(make: Make) -> None:
     """A connection that nobody ever closes: a restore without an end."""
     store, client = make({("get", 0): "hang"})
@@ -288,6 +299,16 @@ def test_writers_share_the_memory() -> None:
             writer.join()
     assert client.objects == {f"run/{number}": DATA for number in range(6)}
     assert 2 * PART < client.most_in_flight <= 4 * PART
+
+
+def test_a_failed_write_ends_with_its_last_part(make: Make) -> None:
+    """Parts that arrive behind the abort, and are kept and paid for; memory that is given to others, and still held."""
+    store, client = make({("put_part", 0): "hang", ("put_part", 1): "refuse"})
+    with pytest.raises(StorageError, match="refuse"):
+        store.write("a", chunks_of(DATA, 1 << 20))
+    assert methods(client).count("abort") == 1
+    assert client.in_flight == client.too_late == 0
+    assert store._budget._free == store._budget.size
 
 
 # -- read --

@@ -41,6 +41,7 @@ class ScriptedClient:
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.calls: list[tuple[str, str | int]] = []
         self.in_flight = self.most_in_flight = 0  # bytes of parts
+        self.too_late = 0  # such ones that were still in flight when their upload was aborted
         self._faults = dict(faults or {})
         self._counts: Counter[str] = Counter()
         self._numbers = itertools.count()
@@ -52,7 +53,6 @@ class ScriptedClient:
         if exclusive and self._keeps_conditions and key in self.objects:
             raise RequestFailed("taken", "there is one")
         self.objects[key] = body.read()
-        body.seek(0)
         await self._after(fault)
 
     async def begin(self, key: str) -> str:
@@ -68,8 +68,11 @@ class ScriptedClient:
         try:
             fault = await self._before("put_part", part.number)
             tag = f"{part.number}:{part.offset}:{part.last}"
-            self.uploads[upload][tag] = b"".join([bytes(view) async for view in part.body])
+            self.uploads[upload][tag] = part.body.read()
             await self._after(fault)
+        except asyncio.CancelledError:
+            await asyncio.sleep(5.0)  # as a thread in the middle of something
+            raise
         finally:
             self.in_flight -= len(part.body)
         return tag
@@ -84,6 +87,7 @@ class ScriptedClient:
 
     async def abort(self, key: str, upload: str) -> None:
         fault = await self._before("abort", key)
+        self.too_late += self.in_flight
         self.uploads.pop(upload, None)
         await self._after(fault)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 FailureKind = Literal["missing", "taken", "refused", "again"]
@@ -31,7 +31,7 @@ class RequestFailed(Exception):
 
 
 class Body:
-    """Bytes to be sent, in buffers that are neither copied nor joined. Can be sent again.
+    """Bytes to be sent, in buffers that are neither copied nor joined. Each try sends one of its own, `unread()`.
 
     An asynchronous iterable for aiohttp, and what the libraries of the stores take for a file.
     """
@@ -48,6 +48,10 @@ class Body:
         for view in self.views:
             for start in range(0, len(view), _PIECE):
                 yield view[start : start + _PIECE]
+
+    def unread(self) -> Body:
+        """The same bytes, from the beginning."""
+        return Body(self.views)
 
     def behind(self, start: int) -> Body:
         """What comes after the first bytes."""
@@ -85,6 +89,10 @@ class Part:
     offset: int
     body: Body
     last: bool
+
+    def unread(self) -> Part:
+        """The same part, its body from the beginning."""
+        return replace(self, body=self.body.unread())
 
 
 @dataclass(frozen=True, slots=True)

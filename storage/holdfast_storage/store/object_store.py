@@ -8,7 +8,6 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import Buffer, NotCreated, check_process
 from holdfast_storage.store.budget import Budget
+from holdfast_storage.store.call import Call, results, stop_all
 from holdfast_storage.store.client import Body, ObjectClient, Part, RequestFailed
 
 log = logging.getLogger("holdfast.storage")
@@ -162,7 +162,7 @@ class ObjectStore:
     # -- write --
 
     async def _put(self, key: str, body: Body) -> None:
-        await self._persist(lambda: self._client.put(key, body, exclusive=False), len(body))
+        await self._persist(lambda: self._client.put(key, body.unread(), exclusive=False), len(body))
 
     def _write(self, key: str, chunks: Iterable[Buffer]) -> int:
         parts = _parts(chunks, self._part)
@@ -175,7 +175,7 @@ class ObjectStore:
                 self._budget.give(len(first.body))
             return len(first.body)
         upload = self._run(self._persist(lambda: self._client.begin(key)))
-        sent: list[Future[str]] = []
+        sent: list[Call[str]] = []
         size = 0
         try:
             for part in _chain(first, parts):
@@ -183,27 +183,22 @@ class ObjectStore:
                 sent.append(self._send(key, upload, part))
                 if self._client.parts_in_order:
                     sent[-1].result()
-                if any(future.done() and future.exception() for future in sent):
+                if any(call.failed for call in sent):
                     break
-            self._run(self._finish(key, upload, [future.result() for future in sent], size))
+            self._run(self._finish(key, upload, results(sent), size))
         except BaseException:
-            for future in sent:
-                future.cancel()
-            wait(sent)
+            stop_all(sent)  # before the upload ends: a part that comes later would be kept, and paid for
             with suppress(RequestFailed):
                 self._run(self._persist(lambda: self._client.abort(key, upload)))
             raise
         return size
 
-    def _send(self, key: str, upload: str, part: Part) -> Future[str]:
+    def _send(self, key: str, upload: str, part: Part) -> Call[str]:
         """Begin to send a part, as soon as there is memory for it."""
         size = len(part.body)
         self._budget.take(size)
-        future = asyncio.run_coroutine_threadsafe(
-            self._persist(lambda: self._client.put_part(key, upload, part), size), self._client.loop
-        )
-        future.add_done_callback(lambda _: self._budget.give(size))
-        return future
+        sending = self._persist(lambda: self._client.put_part(key, upload, part.unread()), size)
+        return Call(sending, self._client.loop, at_end=lambda: self._budget.give(size))
 
     async def _finish(self, key: str, upload: str, parts: builtins.list[str], size: int) -> None:
         tries = 0
@@ -294,12 +289,7 @@ class ObjectStore:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Do something on the client's event loop, and wait for it."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._client.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return Call(coroutine, self._client.loop).result()
 
     async def _persist(self, request: Callable[[], Awaitable[T]], size: int = 0) -> T:
         """Try a request, which carries so many bytes, until it is answered, or patience is at its end."""

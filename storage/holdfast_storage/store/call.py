@@ -1,0 +1,73 @@
+"""A coroutine on an event loop, as another thread sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+STOPS_WITHIN = 15.0
+"""Seconds in which a call that was stopped comes to its end, and has let go of all that it was given."""
+
+
+class Call(Generic[T]):
+    """Begins at once, and ends when the coroutine does: asyncio's own future is done as soon as it is cancelled."""
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        loop: asyncio.AbstractEventLoop,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """at_end: called on the loop, however it ends."""
+        self._coroutine = coroutine
+        self._loop = loop
+        self._at_end = at_end
+        self._future: Future[T] = Future()
+        loop.call_soon_threadsafe(self._begin)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has come to its end, with an error."""
+        return self._future.done() and self._future.exception() is not None
+
+    def result(self) -> T:
+        """Wait for it. If this is interrupted, it is stopped."""
+        try:
+            return self._future.result()
+        finally:
+            stop_all([self])
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        self._at_end()
+        error = CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self._future.set_result(task.result())
+        else:
+            self._future.set_exception(error)
+
+
+def results(calls: Sequence[Call[T]]) -> list[T]:
+    """What they all return; or what the first to fail raises, however long the others may take."""
+    done, _ = wait([call._future for call in calls], return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+    return [call.result() for call in calls]
+
+
+def stop_all(calls: Sequence[Call[Any]]) -> None:
+    """See that these come to their end, and wait for that."""
+    pending = [call for call in calls if not call._future.done()]
+    for call in pending:
+        call._loop.call_soon_threadsafe(call._cancel)
+    wait([call._future for call in pending], STOPS_WITHIN)
