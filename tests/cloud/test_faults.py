@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -143,6 +144,18 @@ def test_the_same_on_other_stores(object_store: ObjectStore, proxied: Proxied, t
     survive(server, proxy, plan, tell, rounds=15)
     assert set(proxy.faults()) == set(faults)
     assert any(call.is_create and fault == LoseReply() for call, fault in proxy.calls)
+
+
+def test_a_server_without_conditions(
+    object_store: ObjectStore, proxied: Proxied, tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A storage that would do for one coordinator, and is refused; or used, without a word of what can happen."""
+    server = object_store("s3")
+    proxy = proxied(server)
+    with caplog.at_level(logging.WARNING, "holdfast.storage"):
+        survive(server, proxy, lambda call: Answer(501) if call.is_create else None, tell, rounds=3)
+    assert proxy.faults()
+    assert "does not know the condition If-None-Match" in caplog.text
 
 
 def test_parts_that_are_cut(object_store: ObjectStore, proxied: Proxied, tell: Tell) -> None:

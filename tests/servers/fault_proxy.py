@@ -42,6 +42,7 @@ ERRORS = {
     ("s3", 409): "ConditionalRequestConflict",
     ("s3", 429): "TooManyRequests",
     ("s3", 500): "InternalError",
+    ("s3", 501): "NotImplemented",
     ("s3", 503): "SlowDown",
     # https://cloud.google.com/storage/docs/json_api/v1/status-codes
     ("gcs", 403): "forbidden",

@@ -166,7 +166,8 @@ def test_what_google_did_not_do(google: Google, status: int) -> None:
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
     [
-        ("NotImplemented", 501, "refused"),
+        ("NotImplemented", 501, "unsupported"),
+        ("MethodNotAllowed", 501, "unsupported"),
         ("AccessDenied", 403, "refused"),
         ("InternalError", 500, "again"),
         ("ConditionalRequestConflict", 409, "again"),
@@ -177,6 +178,13 @@ def test_what_google_did_not_do(google: Google, status: int) -> None:
 def test_what_s3_means(code: str, status: int, kind: str) -> None:
     """A server without conditional writes that is asked for a minute; a save lost to a moment of throttling."""
     assert _kind(code, status) == kind
+
+
+def test_a_header_that_s3_does_not_know() -> None:
+    """A server that cannot be used at all, since it says the same with another status."""
+    told = "A header you provided implies functionality that is not implemented"
+    assert _kind("InvalidRequest", 400, told) == "unsupported"
+    assert _kind("InvalidRequest", 400, "no") == "refused"
 
 
 def test_strange_names(store: ObjectStore) -> None:

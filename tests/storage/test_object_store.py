@@ -82,18 +82,75 @@ def test_a_create_that_is_refused_after_a_doubt_is_unknown(make: Make, fault: st
     assert not isinstance(raised.value, NotCreated)
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_storage_that_ignores_conditions_is_told_once(
-    make: Make, keeps: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("conditions", "requests"),
+    [
+        ("kept", ["put", "put", "put", "put"]),
+        ("ignored", ["put", "put", "size", "put", "size"]),
+        ("unsupported", ["put", "size", "page", "put", "size", "put", "size"]),
+    ],
+)
+def test_a_storage_without_conditions_is_told_once(
+    make: Make, conditions: str, requests: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two coordinators that overwrite each other's commits on a server that only looks like S3."""
-    store, client = make(keeps_conditions=keeps)
+    """Two coordinators that overwrite each other's commits on a server that only looks like S3.
+
+    Or one that could do well with it, and is refused.
+    """
+    store, client = make(conditions=conditions)
+    assert store.exclusive
     with caplog.at_level(logging.WARNING, "holdfast.storage"):
         assert store.create("log/1", b"one")
         assert store.create("log/2", b"two")
-    assert len(caplog.records) == (0 if keeps else 1)
+        assert not store.create("log/2", b"two")
+    assert [record.message.partition(" the condition")[0] for record in caplog.records] == {
+        "kept": [],
+        "ignored": ["s3://bucket/run: this storage does not keep"],
+        "unsupported": ["s3://bucket/run: this storage does not know"],
+    }[conditions]
+    assert store.exclusive == (conditions == "kept")
     assert client.objects == {"run/log/1": b"one", "run/log/2": b"two"}
-    assert methods(client) == ["put"] * 3
+    assert methods(client) == requests
+
+
+@pytest.mark.parametrize("conditions", ["ignored", "unsupported"])
+def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: str) -> None:
+    """A leader and the one that comes after it, both in this process, that both win."""
+    store, client = make(conditions=conditions)
+    assert store.create("first", b"")
+    start = threading.Barrier(8)
+    won: list[int] = []
+
+    def create(who: int) -> None:
+        start.wait()
+        if store.create("log/1", b"%d" % who):
+            won.append(who)
+
+    threads = [threading.Thread(target=create, args=(who,)) for who in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [client.objects["run/log/1"]] == [b"%d" % who for who in won]
+
+
+def test_a_create_after_a_doubt_is_not_begun_anew(make: Make) -> None:
+    """An entry of one's own, taken for that of another: what stands before the server was the second to answer."""
+    store, _ = make({("put", 0): "later"}, conditions="unsupported")
+    with pytest.raises(StorageError) as raised:
+        store.create("log/1", b"one")
+    assert not isinstance(raised.value, NotCreated)
+    assert store.exclusive
+
+
+def test_conditions_that_were_kept_are_insisted_on(make: Make) -> None:
+    """A proxy that says once that something is not implemented: from then on, two leaders can both win."""
+    store, client = make()
+    assert store.create("log/1", b"one")
+    client._conditions = "unsupported"
+    with pytest.raises(NotCreated, match="what is If-None-Match"):
+        store.create("log/2", b"two")
+    assert store.exclusive
 
 
 @pytest.mark.parametrize("fault", ["later", "hang", "refuse"])

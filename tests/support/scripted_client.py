@@ -32,7 +32,7 @@ class ScriptedClient:
         faults: Mapping[tuple[str, int | str], Fault] | None = None,
         *,
         in_order: bool = False,
-        keeps_conditions: bool = True,
+        conditions: Literal["kept", "ignored", "unsupported"] = "kept",
         bucket: bool = True,
     ) -> None:
         self.loop = loop
@@ -45,12 +45,14 @@ class ScriptedClient:
         self._faults = dict(faults or {})
         self._counts: Counter[str] = Counter()
         self._numbers = itertools.count()
-        self._keeps_conditions = keeps_conditions
+        self._conditions = conditions
         self._bucket = bucket
 
     async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
         fault = await self._before("put", key)
-        if exclusive and self._keeps_conditions and key in self.objects:
+        if exclusive and self._conditions == "unsupported":
+            raise RequestFailed("unsupported", "what is If-None-Match?")
+        if exclusive and self._conditions == "kept" and key in self.objects:
             raise RequestFailed("taken", "there is one")
         self.objects[key] = body.read()
         await self._after(fault)

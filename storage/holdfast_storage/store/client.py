@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-FailureKind = Literal["missing", "taken", "refused", "again"]
+FailureKind = Literal["missing", "taken", "refused", "unsupported", "again"]
 
 _PIECE = 1 << 20  # of a body, handed to the connection at once
 
@@ -21,8 +21,9 @@ class RequestFailed(Exception):
 
     Attributes:
         kind: `missing`: there is no such object, in a bucket that is there. `taken`: there is one, and there was to be
-            none. `refused`: nothing was changed, and to ask again is no use. `again`: no answer, or one that says to
-            ask later; it may have taken effect, or may still.
+            none. `refused`: nothing was changed, and to ask again is no use. `unsupported`: the same, since the store
+            does not know what is asked of it. `again`: no answer, or one that says to ask later; it may have taken
+            effect, or may still.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:

@@ -7,6 +7,7 @@ import builtins
 import logging
 import os
 import random
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -52,6 +53,8 @@ FIRST_ANSWER_WITHIN = 20.0
 
 SLOWEST = 256 << 10
 
+_CREATING = threading.Lock()  # what makes a create exclusive, in this process, where the storage does not
+
 GRAIN = 256 << 10
 """Of the parts of an upload: Google Cloud Storage takes whole ones of these alone, but for the last part."""
 
@@ -83,7 +86,11 @@ class ObjectStore:
 
     def create(self, name: str, data: Buffer) -> bool:
         with self._naming("create", name) as key:
-            return self._run(self._create(key, bytes(data)))
+            made = self._run(self._create(key, bytes(data))) if self.exclusive else None
+            if made is None:
+                with _CREATING:
+                    made = self._run(self._create(key, bytes(data)))
+            return bool(made)
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         with self._naming("write", name) as key:
@@ -117,14 +124,22 @@ class ObjectStore:
 
     # -- create --
 
-    async def _create(self, key: str, data: bytes) -> bool:
-        tries = 0
+    @property
+    def exclusive(self) -> bool:
+        """Whether `create` is so for other processes, too, as far as is known: it is found out by the first one."""
+        return self._keeps_conditions is not False
+
+    async def _create(self, key: str, data: bytes) -> bool | None:
+        """None: nothing is made, as this storage turns out to know no conditions."""
+        tries, exclusive = 0, self.exclusive
+        if not exclusive and await self._size(key) is not None:
+            return False
 
         async def put() -> bool:
             nonlocal tries
             tries += 1
             try:
-                await self._client.put(key, Body([data]), exclusive=True)
+                await self._client.put(key, Body([data]), exclusive=exclusive)
                 return True
             except RequestFailed as failure:
                 if failure.kind != "taken":
@@ -134,9 +149,12 @@ class ObjectStore:
         try:
             made = await self._persist(put, len(data))
         except RequestFailed as failure:
-            if failure.kind == "refused" and tries == 1:
-                raise _NothingMade("refused", str(failure)) from failure
-            raise
+            if tries > 1 or failure.kind == "again":
+                raise
+            if failure.kind == "unsupported" and self._keeps_conditions is None:
+                self._do_without_conditions("does not know")
+                return None
+            raise _NothingMade("refused", str(failure)) from failure
         if not made and tries > 1:
             # Perhaps by an earlier try, whose answer was lost.
             made = await self._read(key, 0, None) == data
@@ -145,19 +163,25 @@ class ObjectStore:
         return made
 
     async def _check_conditions(self, key: str, data: bytes) -> None:
-        """Warn if this server lets a second create of the same object through: nothing has changed by it."""
+        """See if this server lets a second create of the same object through: nothing has changed by it."""
         try:
             async with asyncio.timeout(self._answer_within()):
                 await self._client.put(key, Body([data]), exclusive=True)
-            self._keeps_conditions = False
-            log.warning(
-                "%s: this storage does not keep the condition If-None-Match: an object that is there can be created "
-                "again. Two coordinators at work on one run can lose a commit of each other; one alone is safe",
-                self.url,
-            )
+            self._do_without_conditions("does not keep")
         except Exception as failure:  # of the second create: the first has succeeded
             taken = isinstance(failure, RequestFailed) and failure.kind == "taken"
             self._keeps_conditions = True if taken else None
+
+    def _do_without_conditions(self, what: str) -> None:
+        if self.exclusive:
+            log.warning(
+                "%s: this storage %s the condition If-None-Match, so that nothing creates an object only if there is "
+                "none. With one coordinator at a time all is well. Two at once, of two jobs in this directory or of one "
+                "that was started again while the old one still ran, can overwrite each other's commits",
+                self.url,
+                what,
+            )
+        self._keeps_conditions = False
 
     # -- write --
 

@@ -120,7 +120,8 @@ class S3Client:
         answer = await self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         for error in answer.get("Errors", ()):
             if error.get("Code") != "NoSuchKey":
-                raise RequestFailed(_kind(error.get("Code", ""), 0), f"{error.get('Key')}: {_told(error)}")
+                kind = _kind(error.get("Code", ""), 0, error.get("Message") or "")
+                raise RequestFailed(kind, f"{error.get('Key')}: {_told(error)}")
 
     async def _call(self, method: str, transfer: Transfer | None = None, /, **arguments: Any) -> Any:
         with self._judged():
@@ -154,7 +155,7 @@ class S3Client:
             status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             if status == 416 or code == "InvalidRange":
                 return _Beyond()
-            kind = _kind(code, status)
+            kind = _kind(code, status, details.get("Message") or "")
             if code == "404" and getattr(cause, "operation_name", "") == "HeadObject":  # whose answer has no body
                 kind = "missing"
             message = _told(details)
@@ -182,9 +183,10 @@ class _Beyond(RequestFailed):
         super().__init__("refused", "the range begins behind the end of the object")
 
 
-def _kind(code: str, status: int) -> FailureKind:
-    if code in ("NotImplemented", "501"):  # what servers say of conditions that they do not know
-        return "refused"
+def _kind(code: str, status: int, message: str = "") -> FailureKind:
+    # What servers say of conditions that they do not know: with status 501, or 400.
+    if code in ("NotImplemented", "501") or status == 501 or "not implemented" in message:
+        return "unsupported"
     if code in _AGAIN or status in (409, 429) or status >= 500 or code in ("409", "429") or code[:1] == "5":
         return "again"
     if code == "PreconditionFailed" or "412" in (code, str(status)):
