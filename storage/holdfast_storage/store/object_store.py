@@ -176,8 +176,8 @@ class ObjectStore:
         if self.exclusive:
             log.warning(
                 "%s: this storage %s the condition If-None-Match, so that nothing creates an object only if there is "
-                "none. With one coordinator at a time all is well. Two at once, of two jobs in this directory or of one "
-                "that was started again while the old one still ran, can overwrite each other's commits",
+                "none. With one coordinator at a time all is well. Two at once, of two jobs in this directory or of "
+                "one that was started again while the old one still ran, can overwrite each other's commits",
                 self.url,
                 what,
             )

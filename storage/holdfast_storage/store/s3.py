@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,8 @@ class S3Client:
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
         """path: `bucket/prefix`."""
         options = apply_config(S3FileSystem, dict(storage_options))
+        given = [options.get("endpoint_url"), (options.get("client_kwargs") or {}).get("endpoint_url")]
+        _check_endpoints(*given, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
         config = {
             "connect_timeout": 5,
             "read_timeout": 60,
@@ -135,6 +138,7 @@ class S3Client:
     def _wire(self, client: Any) -> S3Wire:
         """That of s3fs's client, which it may exchange for another one."""
         if client not in self._wires:
+            _check_endpoints(client.meta.endpoint_url)  # from wherever it is
             verify = self._fs.session.get_config_variable("ca_bundle") if self._verify is None else self._verify
             self._wires = {client: S3Wire(client, verify, CONNECTIONS)}
         return self._wires[client]
@@ -200,6 +204,16 @@ def _told(details: Mapping[str, Any]) -> str:
     """What the server says of an error."""
     code, message = details.get("Code", ""), details.get("Message", "")
     return f"{code} ({message})" if message else str(code)
+
+
+def _check_endpoints(*endpoints: str | None) -> None:
+    """InvalidRequest if one holds what may be a password: libraries repeat it in their errors, and none can use it."""
+    for endpoint in endpoints:
+        if endpoint and ("@" in endpoint or "?" in endpoint):
+            raise InvalidRequest(
+                "The endpoint of S3 cannot be used: it holds a user, or a query, and so perhaps a password. Give the "
+                "address alone, and credentials in storage_options, in the environment or in ~/.aws"
+            )
 
 
 def _knows_conditions(client: Any) -> bool:
