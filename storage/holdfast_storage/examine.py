@@ -10,7 +10,7 @@ import secrets
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store import Store, open_store
 from holdfast_storage.store.fsspec_store import FsspecStore
+from holdfast_storage.store.object_store import ObjectStore
 
 Verdict = Literal["works", "slow", "not protected", "fails"]
 
@@ -34,6 +35,8 @@ LARGE_MIB = 128
 READERS = 4
 SLOW_CALL_S = 1.0
 SLOW_MIB_S = 50.0
+
+_ONE_IS_SAFE = "One at a time is safe: never start a job on a run that another one may still be working on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +57,28 @@ class Finding:
 Says = tuple[Verdict, str, Mapping[str, float]]
 
 
-def examine(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+def examine(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Generator[Finding, None, None]:
     """Try all that Holdfast asks of a storage, check by check; each is reported as soon as it is done.
 
-    Ends after the first check if the storage cannot be written to at all. InvalidRequest for what cannot be a place
-    for runs.
+    If nothing can be written, nothing more is tried. InvalidRequest for what cannot be a place for runs.
     """
     place = open_store(url, storage_options)
     if "://" not in place.url and not os.path.isdir(place.url):
         raise InvalidRequest(f"{place.url} is not a directory; name one that exists, such as the one above your runs")
     folder = f"holdfast-doctor-{secrets.token_hex(4)}"
     store = open_store(f"{place.url.rstrip('/')}/{folder}", storage_options)
+    reached = _finding("access", lambda: _reached(store))
+    if reached.bad:  # nothing was made
+        yield reached
+        return
     try:
         for check, look in _CHECKS.items():
             finding = _finding(check, lambda look=look: look(store))  # type: ignore[misc]
             yield finding
             if check == "access" and finding.bad:
-                return
+                break
     finally:
         last = _finding("clean-up", lambda: _clean_up(place, folder))
     yield last
@@ -81,21 +89,29 @@ def _finding(check: str, look: Callable[[], Says]) -> Finding:
         return Finding(check, *look())
     except (HoldfastError, FileNotFoundError) as error:
         return Finding(check, "fails", str(error), {})
+    except Exception as error:  # of a library, which did not foresee it
+        return Finding(check, "fails", f"{type(error).__name__}: {error}", {})
+
+
+def _reached(store: Store) -> Says:
+    store.list()
+    return "works", "objects can be listed here", {}
 
 
 def _access(store: Store) -> Says:
     began = time.monotonic()
-    store.list()
     if not store.create("access", b"made"):
         return "fails", f"{store.url}/access is taken, in a folder that was made just now", {}
-    return "works", "objects can be listed and made here", {"seconds": time.monotonic() - began}
+    says = "objects can be listed and made here"
+    says += ", until this process ends; no other one sees them" * store.url.startswith("memory://")
+    return "works", says, {"seconds": time.monotonic() - began}
 
 
 def _exclusive_create(store: Store) -> Says:
     """Of any number of callers exactly one may win: this is the commit."""
-    if isinstance(store, FsspecStore) and not store.exclusive:
+    if isinstance(store, FsspecStore | ObjectStore) and not store.exclusive:
         says = "nothing that this storage offers creates an object only if there is none: two coordinators at work on "
-        return "not protected", says + "one run directory can lose a commit. With one coordinator it works", {}
+        return "not protected", f"{says}one run directory can lose a commit. {_ONE_IS_SAFE}", {}
     winners = []
     for race in range(RACES):
         ready = threading.Barrier(RACERS)
@@ -114,7 +130,7 @@ def _exclusive_create(store: Store) -> Says:
     if bad:
         says = (
             f"{bad} of {RACES} races between {RACERS} callers had {min(winners)} to {max(winners)} winners instead of "
-            "one: two coordinators at work on one run directory can lose a commit. With one coordinator it works"
+            f"one: two coordinators at work on one run directory can lose a commit. {_ONE_IS_SAFE}"
         )
         return "not protected", says, {"races": RACES, "races_without_one_winner": bad}
     says = f"{RACES} races between {RACERS} callers had exactly one winner each"
@@ -194,7 +210,10 @@ def _large_object(store: Store) -> Says:
 
 def _clean_up(place: Store, folder: str) -> Says:
     began = time.monotonic()
-    place.delete_folder(folder)
+    try:
+        place.delete_folder(folder)
+    except HoldfastError as error:
+        return "fails", f"{error}. Remove {place.url}/{folder} by hand; what retention deletes would stay as well", {}
     took = time.monotonic() - began
     left = place.list(folder)
     if left:

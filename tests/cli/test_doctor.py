@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from click.testing import Result
 
 from holdfast_storage import examine
 from holdfast_storage.store.posix import PosixStore
+from support.stores import PlainFileSystem
 
 Holdfast = Callable[..., Result]
 HoldfastJson = Callable[..., Any]
@@ -41,8 +45,42 @@ def test_an_unsafe_place(
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 1
     assert "NOT PROTECTED exclusive create" in result.stdout
-    assert "is not a safe place for a run: exclusive create" in result.stdout
+    assert result.stdout.endswith(f"{tmp_path} is safe for a run with one coordinator alone: see exclusive create\n")
     assert not holdfast_json("doctor", tmp_path, status=1)["good"]
+
+
+def test_a_place_that_does_not_work(tmp_path: Path, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that loses bytes, called good enough for one coordinator."""
+    monkeypatch.setattr(PosixStore, "read_into", lambda self, name, offset, buffer: 0)
+    result = holdfast("doctor", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.endswith(f"{tmp_path} cannot hold a run as it is: see large object\n")
+
+
+def test_a_backend_without_exclusive_create(tmp_path: Path, holdfast: Holdfast) -> None:
+    """The same sentence three times, once as a finding and twice in the log."""
+    assert fsspec.get_filesystem_class("plain") is PlainFileSystem
+    result = holdfast("doctor", f"plain://{tmp_path}")
+    assert result.exit_code == 1
+    assert result.output.count("creates an object only if there is none") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_doctor_who_is_told_to_stop(tmp_path: Path, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of MiB left in a bucket by a job that ran out of its time."""
+    seen = []
+
+    def write(self: PosixStore, name: str, chunks: Iterable[bytes]) -> int:
+        seen.extend(tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(PosixStore, "write", write)
+    before = signal.getsignal(signal.SIGTERM)
+    assert holdfast("doctor", tmp_path).exit_code == 143
+    assert seen
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_place_that_is_not_there(tmp_path: Path, holdfast: Holdfast) -> None:

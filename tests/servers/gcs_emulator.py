@@ -2,7 +2,9 @@
 
 Run by the Python of `install.HOME`, with a port. Beyond the emulator: requests on many connections at once; a create
 with `ifGenerationMatch=0` is atomic and refused with 412 (https://cloud.google.com/storage/docs/request-preconditions),
-also at the end of a resumable upload; a range that begins behind the end is refused with 416; an object may be empty.
+also at the end of a resumable upload, which can be cancelled
+(https://cloud.google.com/storage/docs/performing-resumable-uploads#cancel-upload); a range that begins behind the end
+is refused with 416; an object may be empty.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import io
 import json
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
@@ -97,9 +100,13 @@ class Handler(RequestHandler):
         self.rfile, self.wfile = io.BytesIO(incoming.read(length)), io.BytesIO()
         if len(self.rfile.getvalue()) == length:  # else the client is gone
             with self.turn:
-                self.storage.must_be_new = parse_qs(urlsplit(self.path).query).get("ifGenerationMatch") == ["0"]
+                query = parse_qs(urlsplit(self.path).query)
+                self.storage.must_be_new = query.get("ifGenerationMatch") == ["0"]
                 try:
-                    Router(self).handle(method)
+                    if method == "DELETE" and "upload_id" in query:
+                        self._cancel(query["upload_id"][0])
+                    else:
+                        Router(self).handle(method)
                 except Taken:
                     self._refuse(HTTPStatus.PRECONDITION_FAILED, "conditionNotMet")
             head, _, body = self.wfile.getvalue().partition(b"\r\n\r\n")
@@ -108,6 +115,13 @@ class Handler(RequestHandler):
         answer = self.wfile.getvalue()
         self.rfile, self.wfile = incoming, outgoing
         outgoing.write(answer)
+
+    def _cancel(self, upload):
+        with suppress(NotFound):  # cancelled before
+            self.storage.delete_resumable_file_obj(upload)
+        self.send_response(499, "Client Closed Request")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _refuse(self, status, reason):
         """Answer with an error of the JSON API, instead of whatever the answer was so far."""

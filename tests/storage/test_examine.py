@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,8 +166,46 @@ def test_what_cannot_be_deleted_is_named(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_nothing_can_be_written(tmp_path: Path) -> None:
-    """A minute of errors, one for each thing that cannot be tried."""
-    assert list(findings(tmp_path, Closed)) == ["access"]
+    """A minute of errors, one for each thing that cannot be tried; or not a word about what may have been made."""
+    found = findings(tmp_path, Closed)
+    assert [(finding.check, finding.bad) for finding in found.values()] == [("access", True), ("clean-up", False)]
+
+
+class Unreachable(PassingStore):
+    """One at which nobody answers."""
+
+    def _call(self, verb: str, name: str, effect: Callable[[], T]) -> T:
+        raise StorageError(f"{self.url}/{name}: no answer", object=name)
+
+
+def test_it_ends_when_nobody_answers(tmp_path: Path) -> None:
+    """A second error, on what was never made."""
+    assert list(findings(tmp_path, Unreachable)) == ["access"]
+
+
+class Breaking(PassingStore):
+    """One at which the n-th call to change something has its effect, and then ends in an error nobody has foreseen."""
+
+    changes = itertools.count(1)
+    fails_at = 0
+
+    def _call(self, verb: str, name: str, effect: Callable[[], T]) -> T:
+        result = effect()
+        if verb in ("create", "write", "replace") and next(Breaking.changes) == Breaking.fails_at:
+            raise KeyError("what is this")
+        return result
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 82, 102, 122])  # at least once in each check that makes anything
+def test_nothing_is_left_behind_when_a_check_breaks(place: str, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    """The traceback of a library, and hundreds of MiB in a bucket."""
+    monkeypatch.setattr(Breaking, "changes", itertools.count(1))
+    monkeypatch.setattr(Breaking, "fails_at", fails_at)
+    found = findings(place, Breaking)
+    (bad,) = [finding for finding in found.values() if finding.bad]
+    assert bad.verdict == "fails"
+    assert "KeyError" in bad.says
+    assert found["clean-up"].verdict == "works"
 
 
 def test_who_stops_listening_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import click
 
 from holdfast.cli.output import JSON
+
+
+@contextmanager
+def _heedful() -> Iterator[None]:
+    """SIGTERM is an exception, so that what was made is deleted; and what the findings say is not logged as well."""
+    log = logging.getLogger("holdfast.storage")
+    level, handler = log.level, signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        signal.signal(signal.SIGTERM, handler)
 
 
 @click.command(name="doctor")
@@ -13,9 +32,9 @@ from holdfast.cli.output import JSON
 def command(url: str, as_json: bool) -> None:
     """Try out whether the storage at URL does what Holdfast relies on, and how fast.
 
-    URL is where runs are to be kept: a bucket, a folder in one, or a directory that exists. Some hundred MiB are
-    written below a folder of their own, read and deleted again; nothing is left behind. Exit status 1 if a run there
-    could lose something.
+    URL is where runs are to be kept: a bucket, a folder in one, or a directory that exists. Credentials and endpoint
+    are those of this shell. Some hundred MiB are written below a folder of their own, read and deleted again; nothing
+    is left behind. Exit status 1 if a run there could lose something.
     """
     from holdfast.cli.output import console, print_json
     from holdfast_storage.examine import examine
@@ -23,11 +42,12 @@ def command(url: str, as_json: bool) -> None:
 
     out = console()
     findings = []
-    for finding in examine(url):
-        findings.append(finding)
-        if not as_json:
-            verdict = finding.verdict.upper() if finding.bad else finding.verdict
-            out.print(f"{verdict:<14}{finding.check}: {finding.says}")
+    with _heedful(), closing(examine(url)) as examination:
+        for finding in examination:
+            findings.append(finding)
+            if not as_json:
+                verdict = finding.verdict.upper() if finding.bad else finding.verdict
+                out.print(f"{verdict:<14}{finding.check}: {finding.says}")
     bad = [finding.check for finding in findings if finding.bad]
     if as_json:
         print_json(
@@ -40,8 +60,10 @@ def command(url: str, as_json: bool) -> None:
                 ],
             }
         )
+    elif any(finding.verdict == "fails" for finding in findings):
+        out.print(f"{normalise(url)} cannot hold a run as it is: see {', '.join(bad)}")
     elif bad:
-        out.print(f"{normalise(url)} is not a safe place for a run: {', '.join(bad)}")
+        out.print(f"{normalise(url)} is safe for a run with one coordinator alone: see {', '.join(bad)}")
     else:
         out.print(f"{normalise(url)} does all that Holdfast relies on")
     if bad:
