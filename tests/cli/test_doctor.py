@@ -57,12 +57,15 @@ def test_a_place_that_does_not_work(tmp_path: Path, holdfast: Holdfast, monkeypa
     assert result.stdout.endswith(f"{tmp_path} cannot hold a run as it is: see large object\n")
 
 
-def test_a_backend_without_exclusive_create(tmp_path: Path, holdfast: Holdfast) -> None:
+def test_a_backend_without_exclusive_create(
+    tmp_path: Path, holdfast: Holdfast, caplog: pytest.LogCaptureFixture
+) -> None:
     """The same sentence three times, once as a finding and twice in the log."""
     assert fsspec.get_filesystem_class("plain") is PlainFileSystem
     result = holdfast("doctor", f"plain://{tmp_path}")
     assert result.exit_code == 1
     assert result.output.count("creates an object only if there is none") == 1
+    assert not [record for record in caplog.records if record.name == "holdfast.storage"]
     assert not list(tmp_path.iterdir())
 
 

@@ -117,7 +117,8 @@ class AzureClient:
             return int((await self._blobs.get_blob_client(key).get_blob_properties(**_OPTIONS)).size)
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
-        keys, folders = [], []
+        """deep: with the blobs that stand for folders, at the end that for the prefix itself."""
+        keys, folders, following = [], [], ""
         with self._judged():
             list_ = self._blobs.list_blobs if deep else self._blobs.walk_blobs  # which stops at the next slash
             options = {"results_per_page": self.page_size, "include": ["metadata"], **_OPTIONS}
@@ -127,22 +128,42 @@ class AzureClient:
                 async for each in page:
                     if isinstance(each, BlobPrefix):
                         folders.append(str(each.name))
-                    elif each.name != prefix and not _is_folder(each):
+                    elif each.name != prefix and (deep or not _is_folder(each)):
                         keys.append(str(each.name))
-                return Page(keys, folders, pages.continuation_token or "")
-        return Page(keys, folders, "")
+                following = pages.continuation_token or ""
+                break
+        if deep and not following and await self._stands_for_folder(prefix.rstrip("/")):
+            keys.append(prefix.rstrip("/"))
+        return Page(keys, folders, following)
+
+    async def _stands_for_folder(self, key: str) -> bool:
+        try:
+            with self._judged():
+                return _is_folder(await self._blobs.get_blob_client(key).get_blob_properties(**_OPTIONS))
+        except RequestFailed as failure:
+            if failure.kind != "missing":
+                raise
+            return False
 
     async def delete(self, keys: Sequence[str]) -> None:
+        """What stands for a folder goes after what is in it. One that is in use again stays."""
+
         async def delete(key: str) -> None:
             try:
                 with self._judged():
                     await self._blobs.get_blob_client(key).delete_blob(**_OPTIONS)
+            except _NotEmpty:
+                pass
             except RequestFailed as failure:
                 if failure.kind != "missing":
                     raise
 
-        for start in range(0, len(keys), _DELETES):
-            await asyncio.gather(*(delete(key) for key in keys[start : start + _DELETES]))
+        parents = {parent for key in keys for parent in _parents(key)}.intersection(keys)
+        others = [key for key in keys if key not in parents]
+        for start in range(0, len(others), _DELETES):
+            await asyncio.gather(*(delete(key) for key in others[start : start + _DELETES]))
+        for parent in sorted(parents, reverse=True):
+            await delete(parent)
 
     @contextmanager
     def _judged(self) -> Iterator[None]:
@@ -167,6 +188,8 @@ class AzureClient:
             message = f"{message.rstrip('.')}. Check the credentials: log in with `az login`, or give account_key, "
             message += "sas_token or connection_string in storage_options"
             return RequestFailed("again" if self._authorised else "refused", message)
+        if code == "DirectoryIsNotEmpty":
+            return _NotEmpty("refused", message)
         if code in _TAKEN or status == 412:
             kind = "taken"
         elif status in (0, 408, 409, 429) or status >= 500:
@@ -187,9 +210,19 @@ class _Beyond(RequestFailed):
         super().__init__("refused", "the range begins behind the end of the blob")
 
 
+class _NotEmpty(RequestFailed):
+    """A folder in which there is something."""
+
+
 def _is_folder(blob: BlobProperties) -> bool:
     """Whether it stands for a folder, in an account with a hierarchical namespace or by the habits of its tools."""
     return (blob.metadata or {}).get("hdi_isfolder") == "true"
+
+
+def _parents(key: str) -> Iterator[str]:
+    """The folders that it is in."""
+    while key := key.rpartition("/")[0]:
+        yield key
 
 
 def _told(error: Exception) -> str:
