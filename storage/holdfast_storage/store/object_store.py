@@ -63,7 +63,7 @@ class ObjectStore:
     """A `Store` in an object store, given its client."""
 
     parallel = 16
-    block = 8 << 20
+    block = RANGE
 
     def __init__(self, url: str, client: ObjectClient, root: str, write_buffer: int) -> None:
         """
