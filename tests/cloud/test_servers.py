@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -35,45 +34,6 @@ def test_places_are_empty_and_apart(server: Server) -> None:
     files.pipe_file(path(one, "a"), b"x")
     assert files.find(one.url) == [path(one, "a")]
     assert files.find(other.url) == []
-
-
-def test_one_of_eight_creators_wins(server: Server) -> None:
-    """A server that does not do what the product is tested for: then its tests say nothing."""
-    files = server.files
-    for _ in range(10):
-        name = path(server.location(), "a")
-        start = threading.Barrier(8)
-        won: list[int] = []
-
-        def create(who: int, name: str = name, start: threading.Barrier = start, won: list[int] = won) -> None:
-            start.wait()
-            try:
-                files.pipe_file(name, b"%d" % who, mode="create")
-            except OSError:
-                return
-            won.append(who)
-
-        threads = [threading.Thread(target=create, args=(who,)) for who in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert files.cat_file(name) == b"%d" % won[0]
-
-
-def test_reader_may_not_write(object_store: ObjectStore) -> None:
-    """A test of read-only buckets on one that can be written."""
-    import s3fs
-
-    server = object_store("s3")
-    name = path(server.location(), "a")
-    server.files.pipe_file(name, b"x")
-    files = s3fs.S3FileSystem(**server.reader(), skip_instance_cache=True)
-    assert files.cat_file(name) == b"x"
-    with pytest.raises(PermissionError):
-        files.pipe_file(name, b"y")
-    assert server.files.cat_file(name) == b"x"
 
 
 def test_a_store_on_disk(object_store: ObjectStore) -> None:
