@@ -2,8 +2,8 @@
 
 A checkpoint of ours is checked object by object against its manifest, and the manifest against the log. One that
 TensorFlow wrote has a digest of every tensor in its index, and of every block of the index. Bytes go through one
-small buffer per thread, never into a copy of an object: memory that is touched for the first time costs more here
-than reading it.
+small buffer per thread, or to where the caller wants them, never into a copy of an object: memory that is touched for
+the first time costs more here than reading it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from holdfast_storage.store import Store
 from holdfast_storage.store.posix import PosixStore
 from support.checkpoints import WORKERS, commit
 from support.stores import KINDS, new_store
+from support.two_cpus import DEVICES
 
 pytestmark = pytest.mark.tensorflow
 
@@ -76,21 +78,59 @@ def test_every_dtype(store: Store, tmp_path: Path) -> None:
         np.testing.assert_array_equal(blank[name].numpy(), variable.numpy())
 
 
-def test_other_dtypes_and_strings_are_tensorflows(store: Store, tmp_path: Path) -> None:
-    """A tensor that cannot be made here is lost."""
-    quantized = tf.bitcast(tf.constant([1, 2, 3], tf.int8), tf.qint8)
+def test_what_is_left_to_tensorflow(store: Store, tmp_path: Path) -> None:
+    """A tensor of an unusual dtype is lost; or one that its object, such as a registered saver, reads by itself."""
     stock = str(tmp_path / "stock")
-    tensors = {"quantized": quantized, "text": tf.constant(["a", "bc"]), "plain": tf.range(1000)}
+    tensors = {
+        key("quantized"): tf.bitcast(tf.constant([1, 2, 3], tf.int8), tf.qint8),
+        key("text"): tf.constant(["a", "bc"]),
+        key("plain"): tf.range(1000),
+        "dense/kernel": tf.range(2000),
+    }
     tf.raw_ops.SaveV2(
-        prefix=stock, tensor_names=list(tensors), shape_and_slices=[""] * 3, tensors=list(tensors.values())
+        prefix=stock, tensor_names=list(tensors), shape_and_slices=[""] * 4, tensors=list(tensors.values())
     )
     with staged(store, commit(store, stock)) as found:
         assert found._held._values is not None
-        assert set(found._held._values._tensors[found.prefix]) == {"plain"}
+        assert set(found._held._values._tensors[found.prefix]) == {key("plain")}
         names, dtypes = list(tensors)[::-1], [each.dtype for each in tensors.values()][::-1]
-        read = io_ops.restore_v2(found.prefix, names, [""] * 3, dtypes)
+        read = io_ops.restore_v2(found.prefix, names, [""] * 4, dtypes)
         for tensor, name in zip(read, names, strict=True):
             np.testing.assert_array_equal(tensor, tensors[name])
+        np.testing.assert_array_equal(tf.train.load_checkpoint(found.prefix).get_tensor("dense/kernel"), range(2000))
+
+
+def test_other_checkpoints_meanwhile(store: Store, tmp_path: Path) -> None:
+    """TensorFlow's own restores, of anything by any name, fail for as long as a checkpoint is held."""
+    saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
+    record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
+    saved.write(str(tmp_path / "other" / "ckpt"))
+    elsewhere = os.fsencode(tmp_path) + b"/\xff/ckpt"
+    os.rename(tmp_path / "other", os.path.dirname(elsewhere))
+    with staged(store, record):
+        saved.v.assign(np.zeros(1000))
+        saved.read(elsewhere).assert_consumed()
+        np.testing.assert_array_equal(saved.v, np.arange(1000.0))
+
+
+def test_whatever_device_the_caller_works_with(store: Store, tmp_path: Path) -> None:
+    """What is read goes to a copy, and the tensor, on another device, stays what it was."""
+    saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
+    record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
+    with tf.device(DEVICES[1]), staged(store, record) as found:
+        tensor = read_value(found.prefix, key("v"), tf.float64)
+        assert tensor.backing_device.endswith(DEVICES[0])
+        np.testing.assert_array_equal(tensor, np.arange(1000.0))
+
+
+def test_a_restore_that_fails(store: Store, tmp_path: Path) -> None:
+    """The whole checkpoint stays in memory, though there are files, when a variable has another shape."""
+    saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
+    record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
+    with staged(store, record) as found:
+        with pytest.raises(ValueError, match="shape"):
+            apply(tf.train.Checkpoint(v=tf.Variable(np.zeros(999))), None, found)
+        assert (found.prefix in values._held) == (not isinstance(store, PosixStore))
 
 
 def test_files_are_not_read_again(tmp_path: Path) -> None:
@@ -134,40 +174,55 @@ def test_variables_created_later(store: Store, tmp_path: Path) -> None:
         store.delete_folder(record.folder)
         checkpoint.b = tf.Variable(np.zeros(1000))
         status.assert_consumed()
+        found.tidy()
+        assert values._held == {}, "nothing waits any more"
     np.testing.assert_array_equal(checkpoint.a, np.arange(1000.0))
     np.testing.assert_array_equal(checkpoint.b, np.ones(1000))
-    assert values._held == {}
 
 
 def test_part_of_a_tensor(store: Store, tmp_path: Path) -> None:
     """A variable that is spread over devices gets the whole, or another part."""
     tensor = np.arange(24.0).reshape(6, 4)
     stock = str(tmp_path / "stock")
-    tf.raw_ops.SaveV2(prefix=stock, tensor_names=["v"], shape_and_slices=[""], tensors=[tensor])
+    tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tensor])
     with staged(store, commit(store, stock)) as found:
         specs = ["6 4 0,3:-", "6 4 2,2:1,3", "6 4 -:-"]
-        read = io_ops.restore_v2(found.prefix, ["v"] * 3, specs, [tf.float64] * 3)
+        read = io_ops.restore_v2(found.prefix, [key("v")] * 3, specs, [tf.float64] * 3)
         for part, expected in zip(read, (tensor[:3], tensor[2:4, 1:4], tensor), strict=True):
             np.testing.assert_array_equal(part, expected)
-        for part, expected in zip(
-            read,
-            tf.raw_ops.RestoreV2(prefix=stock, tensor_names=["v"] * 3, shape_and_slices=specs, dtypes=[tf.float64] * 3),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("spec", ["5 4 0,3:-", "6 5 -:0,4", "6 0,3", "6 4 0,0:-", "6 4 0,7:-"])
+def test_a_part_that_there_is_not(store: Store, tmp_path: Path, spec: str) -> None:
+    """An embedding of another size is cut off, or filled up, without a word."""
+    stock = str(tmp_path / "stock")
+    tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tf.zeros((6, 4))])
+    with (
+        staged(store, commit(store, stock)) as found,
+        pytest.raises((tf.errors.InvalidArgumentError, tf.errors.InternalError)),
+    ):
+        io_ops.restore_v2(found.prefix, [key("v")], [spec], [tf.float32])
 
 
 def test_another_dtype_is_refused_as_tensorflow_does(store: Store, tmp_path: Path) -> None:
     """A model whose weights have become bfloat16 is given float32 bits, or told of a broken file."""
     stock = str(tmp_path / "stock")
-    tf.raw_ops.SaveV2(prefix=stock, tensor_names=["v"], shape_and_slices=[""], tensors=[tf.zeros(1000)])
+    tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tf.zeros(1000)])
     with staged(store, commit(store, stock)) as found, pytest.raises(tf.errors.InvalidArgumentError, match="dtype"):
-        read_value(found.prefix, "v", tf.float64)
+        read_value(found.prefix, key("v"), tf.float64)
 
 
-def test_too_little_memory(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_too_little_memory(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     """A process that could restore a part of a checkpoint is killed for all that it reads of it."""
-    monkeypatch.setattr(staging, "available", lambda: 0)
+
+    def none(**_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    if told:
+        monkeypatch.setattr(staging, "available", lambda: 0)
+    else:
+        monkeypatch.setattr(tf.raw_ops, "Empty", none)
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
     checkpoint = tf.train.Checkpoint(v=tf.Variable(np.zeros(1000)))
@@ -181,15 +236,15 @@ def test_too_little_memory(store: Store, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def index_of(records: list[Any], shards: int = 2) -> Index:
-    return Index.parse(write_index(shards, [(key, entry.SerializeToString()) for key, entry in records]))
+    return Index.parse(write_index(shards, [(name, entry.SerializeToString()) for name, entry in records]))
 
 
 def make(records: list[Any], sizes: dict[str, int] | None = None) -> Values:
     return Values({"p": SimpleNamespace(index=index_of(records), objects={0: "zero", 1: "one"})}, sizes)
 
 
-def whole(key: str, count: int, shard: int, offset: int) -> Any:
-    return full_record(key, FLOAT, [count], shard=shard, offset=offset, size=4 * count, crc32c=0)
+def whole(name: str, count: int, shard: int, offset: int) -> Any:
+    return full_record(key(name), FLOAT, [count], shard=shard, offset=offset, size=4 * count, crc32c=0)
 
 
 def fill(made: Values, contents: dict[str, bytes], chance: random.Random) -> dict[str, bytearray]:
@@ -242,12 +297,12 @@ def test_every_byte_goes_where_it_belongs(seed: int, monkeypatch: pytest.MonkeyP
         tensor = state.random((rows, columns), np.float32)
         large = tensor.nbytes >= 80
         if large:
-            expected[f"t{number:02}"] = tensor
+            expected[key(f"t{number:02}")] = tensor
         if chance.random() < 0.5:
             shard, offset = put(tensor.tobytes(), large)
             records.append(
                 full_record(
-                    f"t{number:02}", FLOAT, tensor.shape, shard=shard, offset=offset, size=tensor.nbytes, crc32c=0
+                    key(f"t{number:02}"), FLOAT, tensor.shape, shard=shard, offset=offset, size=tensor.nbytes, crc32c=0
                 )
             )
             continue
@@ -255,13 +310,13 @@ def test_every_byte_goes_where_it_belongs(seed: int, monkeypatch: pytest.MonkeyP
         cut = chance.randint(1, columns)
         boxes = [((0, 1), (0, cut)), ((0, 1), (cut, columns - cut)), ((1, rows - 1), (0, columns))]
         boxes = [box for box in boxes if all(length for _, length in box)]
-        records.append(header_record(f"t{number:02}", FLOAT, tensor.shape, boxes))
+        records.append(header_record(key(f"t{number:02}"), FLOAT, tensor.shape, boxes))
         for box in boxes:
             (row, height), (column, width) = box
             data = tensor[row : row + height, column : column + width].tobytes()
             shard, offset = put(data, large)
             records.append(
-                slice_record(f"t{number:02}", FLOAT, box, shard=shard, offset=offset, size=len(data), crc32c=0)
+                slice_record(key(f"t{number:02}"), FLOAT, box, shard=shard, offset=offset, size=len(data), crc32c=0)
             )
     contents = {name: b"".join(found) + b"the end" for name, found in pieces.items()}
     made = make(records, {name: len(content) for name, content in contents.items()})
@@ -277,9 +332,9 @@ def test_every_byte_goes_where_it_belongs(seed: int, monkeypatch: pytest.MonkeyP
 def test_slices_that_are_no_run_of_bytes() -> None:
     """Columns of a matrix are written one behind the other, as if they were rows."""
     columns = [((0, 4), (0, 3)), ((0, 4), (3, 3))]
-    records = [header_record("v", FLOAT, (4, 6), columns)]
+    records = [header_record(key("v"), FLOAT, (4, 6), columns)]
     records += [
-        slice_record("v", FLOAT, box, shard=0, offset=48 * i, size=48, crc32c=0) for i, box in enumerate(columns)
+        slice_record(key("v"), FLOAT, box, shard=0, offset=48 * i, size=48, crc32c=0) for i, box in enumerate(columns)
     ]
     assert make(records)._tensors == {"p": {}}
 
@@ -289,8 +344,8 @@ def test_slices_with_a_gap() -> None:
     box = ((0, 3), (0, 6))
     index = Index(
         1,
-        {"v": TensorEntry("v", FLOAT, (4, 6), shard=0, offset=0, size=0, crc32c=0, slices=(box,))},
-        {("v", box): TensorEntry("v", FLOAT, (3, 6), shard=0, offset=0, size=72, crc32c=0)},
+        {key("v"): TensorEntry(key("v"), FLOAT, (4, 6), shard=0, offset=0, size=0, crc32c=0, slices=(box,))},
+        {(key("v"), box): TensorEntry(key("v"), FLOAT, (3, 6), shard=0, offset=0, size=72, crc32c=0)},
     )
     assert Values({"p": SimpleNamespace(index=index, objects={0: "zero"})}, None)._tensors == {"p": {}}
 
@@ -298,18 +353,40 @@ def test_slices_with_a_gap() -> None:
 def test_what_is_not_read() -> None:
     """An index leads behind the end of an object, or into one that the manifest does not list: never filled."""
     records = [whole("a", 100, 0, 0), whole("b", 100, 0, 400), whole("c", 100, 1, 0)]
-    assert make(records, {"zero": 799})._tensors["p"].keys() == {"a"}
+    assert make(records, {"zero": 799})._tensors["p"].keys() == {key("a")}
 
 
 def test_tensors_that_overlap() -> None:
     """Bytes that belong to two tensors go to one of them alone."""
     records = [whole("a", 100, 0, 0), whole("b", 100, 0, 396), whole("c", 100, 1, 0)]
-    assert make(records)._tensors["p"].keys() == {"c"}
+    assert make(records)._tensors["p"].keys() == {key("c")}
+
+
+def test_one_range_of_two_tensors() -> None:
+    """Bytes that are a tensor, and a slice of another one: one of the two is never filled."""
+    halves = [((0, 100),), ((100, 100),)]
+    records = [whole("a", 100, 0, 0), header_record(key("b"), FLOAT, (200,), halves), whole("c", 100, 1, 0)]
+    records += [
+        slice_record(key("b"), FLOAT, box, shard=0, offset=400 * i, size=400, crc32c=0) for i, box in enumerate(halves)
+    ]
+    assert make(records)._tensors["p"].keys() == {key("c")}
+
+
+def test_one_range_in_two_shapes() -> None:
+    """A tensor is given the shape of another one with the same bytes."""
+    other = full_record(key("b"), FLOAT, [10, 10], shard=0, offset=0, size=400, crc32c=0)
+    assert make([whole("a", 100, 0, 0), other])._tensors == {"p": {}}
+
+
+def test_a_small_tensor_within_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow is to read the small one, where nothing has been written."""
+    monkeypatch.setattr(values, "LARGE", 80)
+    assert make([whole("a", 100, 0, 0), whole("b", 4, 0, 40)])._tensors == {"p": {}}
 
 
 def test_two_bundles_with_one_tensor() -> None:
     """A worker's own value has a key of its own in the one bundle, and the stock key in the other: it is read once."""
-    main, local = index_of([whole("v", 100, 1, 0)]), index_of([whole("v/.OWN", 100, 0, 0)])
+    main, local = index_of([whole("v", 100, 1, 0)]), index_of([(f"{key('v')}/.OWN".encode(), whole("v", 100, 0, 0)[1])])
     made = Values(
         {
             "main": SimpleNamespace(index=main, objects={1: "own"}),
@@ -317,5 +394,5 @@ def test_two_bundles_with_one_tensor() -> None:
         },
         {"own": 400},
     )
-    assert made._tensors["main"]["v"] is made._tensors["local"]["v/.OWN"]
+    assert made._tensors["main"][key("v")] is made._tensors["local"][f"{key('v')}/.OWN"]
     assert made.room("own", 0, 400) is not None

@@ -181,6 +181,8 @@ class CheckpointManager:
             if not self._is_due(check_interval):
                 return None
             self._session.join()
+            for staged in self._staged:
+                staged.tidy()
             failure = self._settle()
             self._checkpoint.save_counter.assign_add(1)
             number = self._number(checkpoint_number)

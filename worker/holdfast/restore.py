@@ -28,6 +28,13 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     """
     if per_worker is not None and not staged.has_per_worker:
         raise InvalidRequest(_why_not_per_worker(staged), phase="restore", object=staged.record.prefix)
+    try:
+        return _applied(checkpoint, per_worker, staged)
+    finally:
+        staged.tidy()
+
+
+def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     status = checkpoint.restore(staged.prefix)
     bound = _bound(status)
     # The root sees to itself.
@@ -42,10 +49,7 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     if per_worker is not None:
         # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
         statuses.append(per_worker.read(staged.local_prefix))
-    if not replicas.waiting and all(map(_is_spent, statuses)):
-        staged.close()
-    else:
-        staged.settle()
+    staged.is_spent = lambda: not replicas.waiting and all(map(_is_spent, statuses))
     return status
 
 

@@ -62,6 +62,7 @@ class Staged:
         replicas: checkpoint keys of variables whose local replicas have values of their own in `local_prefix`, and how
             many each.
         world_matches: whether the checkpoint was saved by the tasks that there are now.
+        is_spent: tells whether everything in it has found its object.
     """
 
     def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
@@ -73,12 +74,16 @@ class Staged:
         self.local_prefix = None if local is None else str(held.folder / _LOCAL)
         self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
         self.replicas = _replicas(local)
+        self.is_spent: Callable[[], bool] = lambda: False
         self._held = held
         self._close = weakref.finalize(self, held.close)
 
-    def settle(self) -> None:
-        """After the restore: let go of what it has not taken, if it can be read from the checkpoint's own files."""
-        self._held.settle()
+    def tidy(self) -> None:
+        """After a restore: let go of what none needs any more, or can read from the checkpoint's own files."""
+        if self.is_spent():
+            self.close()
+        else:
+            self._held.settle()
 
     def close(self) -> None:
         """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
@@ -139,8 +144,7 @@ def stage(
             threads=threads,
         )
         report.raise_if_bad()
-        for name, bundle in contents.bundles.items():
-            held.link(name, bundle)
+        held.link(contents.bundles)
         return Staged(record, contents, held)
     except BaseException:
         held.close()
@@ -248,7 +252,8 @@ class _Held:
         """Take memory for large tensors, if there is enough."""
         if self._in_memory:
             bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
-            self._values = values(bundles, contents.sizes)
+            with suppress(MemoryError):  # a limit that nobody could tell
+                self._values = values(bundles, contents.sizes)
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
         """Where the verification is to read to."""
@@ -260,18 +265,19 @@ class _Held:
             if not self._in_files:
                 self._keep(name, at, piece)
 
-    def link(self, name: str, bundle: _Bundle) -> None:
-        """Make a bundle, in which TensorFlow finds what has been taken."""
-        index = bundle.index
-        for shard, object in bundle.objects.items():
-            target = f"/dev/fd/{self._descriptor(object)}"
-            os.symlink(target, data_object(str(self.folder / name), shard, index.num_shards))
-        records = ((key, entry.SerializeToString()) for key, entry in index.records())
-        Path(index_object(str(self.folder / name))).write_bytes(write_index(index.num_shards, records))
+    def link(self, bundles: Mapping[str, _Bundle]) -> None:
+        """Make the bundles, in which TensorFlow finds what has been taken."""
+        for name, bundle in bundles.items():
+            prefix, index = str(self.folder / name), bundle.index
+            for shard, object in bundle.objects.items():
+                os.symlink(f"/dev/fd/{self._descriptor(object)}", data_object(prefix, shard, index.num_shards))
+            records = ((key, entry.SerializeToString()) for key, entry in index.records())
+            Path(index_object(prefix)).write_bytes(write_index(index.num_shards, records))
         if self._values:
             self._values.hold()
 
     def settle(self) -> None:
+        """Have TensorFlow read the rest from the checkpoint's own files, if there are any."""
         if self._values and self._in_files:
             self._values.let_go()
 

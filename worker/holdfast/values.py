@@ -1,14 +1,15 @@
 """The large tensors of a checkpoint, read straight into TensorFlow's memory, and given to its restore as they are.
 
-However a variable is restored, now or when it is created, TensorFlow asks for its value by the operation RestoreV2, in
-one function of its own. We stand in for that function: what has been read to be verified need not be read again, from
-files that would be one more copy of the state.
+However a variable is restored, now or when it is created, TensorFlow asks for its value through `io_ops.restore_v2`. We
+stand in for that function: what has been read to be verified need not be read again, from files that would be one more
+copy of the state.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import io_ops
 
-from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
 
 LARGE = 64 << 10
@@ -29,6 +30,9 @@ _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
 )
+
+# What TensorFlow saves of a variable, and nothing else: other objects may read theirs by other ways.
+_VARIABLE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 _read_files = io_ops.restore_v2
 _held: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
@@ -57,19 +61,21 @@ class Values:
         bundles: by prefix, as TensorFlow is told it.
         sizes: of all objects that will be read, in bytes; None: as many as the tensors need.
         """
-        wanted = list(_wanted(bundles, sizes))
+        stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
+        # An object in which tensors overlap, as no writer makes it but an index may say, is left to TensorFlow.
+        left = _overlapping({what for _, _, what in stored})
         places: dict[str, list[_Place]] = defaultdict(list)
-        made: dict[tuple[_Range, ...], Any] = {}
+        made: dict[_Stored, Any] = {}
         self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
-        overlapping = _overlapping(ranges for _, _, ranges in wanted)
-        for prefix, entry, ranges in wanted:
-            if overlapping.isdisjoint(each.object for each in ranges):
-                if ranges not in made:
-                    tensor, memory = _empty(entry)
-                    for each in ranges:
+        for prefix, key, what in stored:
+            if not what.is_large or _VARIABLE not in key or not what.is_read(sizes):
+                continue
+            if left.isdisjoint(each.object for each in what.ranges):
+                if what not in made:
+                    made[what], memory = _empty(what)
+                    for each in what.ranges:
                         places[each.object].append(_Place(each.begin, each.end, memory[each.at : each.at + each.size]))
-                    made[ranges] = tensor
-                self._tensors[prefix][entry.key] = made[ranges]
+                self._tensors[prefix][key] = made[what]
         self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
@@ -109,6 +115,7 @@ class Values:
         for prefix in self._tensors:
             _held.pop(prefix, None)
         self._tensors.clear()
+        self._places.clear()
 
     def _at(self, name: str, begin: int, end: int) -> Iterator[_Place]:
         """The places of an object that such a range of it touches, in order."""
@@ -128,7 +135,7 @@ def read_value(prefix: str, key: str, dtype: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Bytes of an object, and where in the tensor they belong."""
+    """Bytes of an object, and where in the tensor they belong; -1: not together."""
 
     object: str
     begin: int
@@ -141,6 +148,26 @@ class _Range:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor, and where all of it is stored."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    ranges: tuple[_Range, ...]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is worth while, and its memory consists of these ranges."""
+        size = sum(each.size for each in self.ranges)
+        whole = size == math.prod(self.shape) * _itemsize(self.dtype) and all(each.at >= 0 for each in self.ranges)
+        return whole and size >= LARGE
+
+    def is_read(self, sizes: Mapping[str, int] | None) -> bool:
+        """Whether none of it lies behind the end of an object, or in one that is not read: it would stay as it was."""
+        return sizes is None or all(each.end <= sizes.get(each.object, 0) for each in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where some bytes of an object go."""
 
@@ -149,34 +176,23 @@ class _Place:
     memory: Any  # an array of bytes, which keeps the tensor alive
 
 
-def _wanted(
-    bundles: Mapping[str, Bundle], sizes: Mapping[str, int] | None
-) -> Iterator[tuple[str, TensorEntry, tuple[_Range, ...]]]:
-    """Prefix, entry and stored ranges of each tensor that can be read so. All others are left to TensorFlow."""
-    for prefix, bundle in bundles.items():
-        for key, entry in bundle.index.tensors.items():
-            itemsize = _itemsize(entry.dtype)
-            pieces = bundle.index.pieces(key)
-            size = sum(piece.size for _, piece in pieces)
-            if size < LARGE or size != math.prod(entry.shape) * itemsize:
-                continue
-            starts = [0 if extents is None else run_start(entry.shape, extents) for extents, _ in pieces]
-            ranges = tuple(
-                _Range(bundle.objects[piece.shard], piece.offset, piece.size, start * itemsize)
-                for (_, piece), start in zip(pieces, starts, strict=True)
-                if start is not None
-            )
-            # What is behind the end of an object, or in one that is not read, would stay what it was.
-            read = sizes is None or all(each.end <= sizes.get(each.object, 0) for each in ranges)
-            if read and len(ranges) == len(pieces):
-                yield prefix, entry, ranges
+def _stored(bundle: Bundle) -> Iterator[tuple[str, _Stored]]:
+    """All tensors of a bundle, by key."""
+    for key, entry in bundle.index.tensors.items():
+        ranges = []
+        for extents, piece in bundle.index.pieces(key):
+            start = 0 if extents is None else run_start(entry.shape, extents)
+            at = -1 if start is None else start * _itemsize(entry.dtype)
+            ranges.append(_Range(bundle.objects[piece.shard], piece.offset, piece.size, at))
+        yield key, _Stored(entry.dtype, entry.shape, tuple(ranges))
 
 
-def _overlapping(found: Iterable[tuple[_Range, ...]]) -> set[str]:
-    """Objects in which stored ranges overlap: no writer makes such, but an index may say so."""
-    by_object: dict[str, set[_Range]] = defaultdict(set)
-    for each in itertools.chain.from_iterable(found):
-        by_object[each.object].add(each)
+def _overlapping(found: Iterable[_Stored]) -> set[str]:
+    """Objects in which bytes belong to several of these."""
+    by_object: dict[str, list[_Range]] = defaultdict(list)
+    for each in itertools.chain.from_iterable(what.ranges for what in found):
+        if each.size:
+            by_object[each.object].append(each)
     return {
         name
         for name, ranges in by_object.items()
@@ -193,11 +209,15 @@ def _itemsize(number: int) -> int:
     return int(dtype.size) if dtype in _DTYPES else 0
 
 
-def _empty(entry: TensorEntry) -> tuple[Any, Any]:
-    """A tensor that holds nothing yet, and its memory, as an array of bytes."""
-    dtype = tf.as_dtype(entry.dtype)
-    with tf.device("CPU:0"):
-        tensor = tf.raw_ops.Empty(shape=entry.shape, dtype=dtype)
+def _empty(what: _Stored) -> tuple[Any, Any]:
+    """A tensor that holds nothing yet, and its memory, as an array of bytes. MemoryError if there is none."""
+    dtype = tf.as_dtype(what.dtype)
+    # Whatever device the caller works with: the memory of another host's would be a copy of it.
+    with tf.init_scope(), tf.device(None), tf.device("CPU:0"):
+        try:
+            tensor = tf.raw_ops.Empty(shape=what.shape, dtype=dtype)
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(str(error)) from error
         # The same memory: Python has no name for this dtype.
         readable = tf.bitcast(tensor, tf.uint16) if dtype == tf.bfloat16 else tensor
     return tensor, np.asarray(_Memory(readable))
@@ -217,36 +237,41 @@ class _Memory:
         }
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def _restore_v2(
     prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
 ) -> list[Any]:
     """Stands for `io_ops.restore_v2`."""
-    tensors = _held.get(_text(prefix)) if _held else None
+    tensors = _held.get(_text(prefix) or "") if _held else None
     if not tensors or not isinstance(tensor_names, Sequence):
         return list(_read_files(prefix, tensor_names, shape_and_slices, dtypes, name))
     wanted = list(zip(tensor_names, shape_and_slices, dtypes, strict=True))
-    # One of another dtype is left to TensorFlow, which has an error for it.
-    found = [t if (t := tensors.get(key)) is not None and t.dtype == dtype else None for key, _, dtype in wanted]
+    found = [_found(tensors, *each) for each in wanted]
     others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
     read = iter(_read_files(prefix, *map(list, zip(*others, strict=True)), name) if others else ())
-    return [
-        next(read) if tensor is None else _sliced(tensor, spec)
-        for tensor, (_, spec, _) in zip(found, wanted, strict=True)
-    ]
+    return [next(read) if tensor is None else tensor for tensor in found]
 
 
-def _sliced(tensor: Any, spec: str) -> Any:
-    """Part of a tensor, as RestoreV2 has it told: `6 4 0,3:-` is the first three of six rows of four."""
+def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
+    """The tensor, or the part of it, that RestoreV2 is asked for; None where TensorFlow has it, or an error for it."""
+    tensor, spec = tensors.get(_text(name) or ""), _text(spec)
+    if spec is None or tensor is None or tensor.dtype != tf.as_dtype(dtype).base_dtype:
+        return None
     if not spec:
         return tensor
-    extents = [extent.split(",") for extent in spec.rsplit(maxsplit=1)[-1].split(":")]
-    begins, sizes = zip(*((0, -1) if extent == ["-"] else map(int, extent) for extent in extents), strict=True)
-    return tf.slice(tensor, begins, sizes)
+    # `6 4 0,3:-` is the first three of six rows of four.
+    *shape, extents = spec.split()
+    if shape != [str(size) for size in tensor.shape]:
+        return None
+    parts = [(0, -1) if each == "-" else tuple(map(int, each.split(","))) for each in extents.split(":")]
+    return tf.slice(tensor, *zip(*parts, strict=True)) if all(length for _, length in parts) else None
 
 
-def _text(prefix: Any) -> str:
-    value = prefix if isinstance(prefix, str) else tf.get_static_value(prefix)
-    return value if isinstance(value, str) else "" if value is None else bytes(np.asarray(value).item()).decode()
+def _text(value: Any) -> str | None:
+    """Of a string that may be a tensor; None where that has no value yet."""
+    if not isinstance(value, str | bytes):
+        value = tf.get_static_value(value)
+    return None if value is None else os.fsdecode(np.asarray(value).item())
 
 
 io_ops.restore_v2 = _restore_v2
