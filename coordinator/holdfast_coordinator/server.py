@@ -8,6 +8,7 @@ import resource
 import secrets
 import signal
 import socket
+from types import CoroutineType
 
 import grpc
 import grpc.aio
@@ -89,9 +90,9 @@ class Server:
             # Before the runs end: a call that came in afterwards would wait for an answer that nobody gives.
             await self._server.stop(GRACE)
         await self.runs.close()
-        # gRPC's own tasks outlive that for a moment. What they wait for would come to a loop that is closed by then:
-        # an error in whichever other loop of this process uses gRPC.
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+        # gRPC's own tasks, known by their compiled coroutines, outlive that for a moment. What they wait for would come
+        # to a loop that is closed by then: an error in whichever other loop of this process uses gRPC.
+        if rest := [task for task in asyncio.all_tasks() if not isinstance(task.get_coro(), CoroutineType)]:
             await asyncio.wait(rest, timeout=LINGER)
 
 
