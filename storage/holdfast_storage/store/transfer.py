@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 Fill = Callable[[Callable[[memoryview], int], Callable[[], None]], None]
 
-PIECE = 1 << 20
-"""Bytes that are handed to a connection at once."""
+PIECE = 512 << 10
+"""Bytes that are handed to a connection at once: urllib3 gives them as long as it gives a connection to be made, 5 s."""
 
 
 class Stopped(Exception):
@@ -43,7 +43,7 @@ class Transfer:
 
     def pieces(self) -> Iterator[memoryview]:
         """Of the body, in order."""
-        self._begin(lambda: None)  # no piece takes longer than the connection's time limit
+        self._begin(lambda: None)  # it ends with the piece
         assert self.body is not None
         for view in self.body.views:
             for start in range(0, len(view), PIECE):
