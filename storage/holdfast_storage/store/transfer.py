@@ -20,7 +20,7 @@ T = TypeVar("T")
 Fill = Callable[[Callable[[memoryview], int], Callable[[], None]], None]
 
 PIECE = 512 << 10
-"""Bytes that are handed to a connection at once: urllib3 gives them as long as it gives a connection to be made, 5 s."""
+"""Bytes that are handed to a connection at once: urllib3 gives them as long as a connection has to be made, 5 s."""
 
 
 class Stopped(Exception):
