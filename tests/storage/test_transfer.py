@@ -38,10 +38,16 @@ def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
     assert bytes(buffer) == (b"x" * min(size, 10)).ljust(12, b".")
 
 
-def test_nobody_writes_into_a_buffer_that_was_given_up() -> None:
+@pytest.mark.parametrize("error", [None, OSError, ValueError])
+def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | None) -> None:
     """What came too late, in the memory of what was read and verified since; a wait for a stream without an end."""
     buffer = memoryview(bytearray(12))
     begun, interrupted = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        if error is not None:
+            raise error
 
     def read_into(rest: memoryview) -> int:
         begun.set()
@@ -51,7 +57,7 @@ def test_nobody_writes_into_a_buffer_that_was_given_up() -> None:
 
     async def give_up() -> bytes:
         transfer = Transfer(buffer=buffer)
-        task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read_into, interrupted.set)))
+        task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read_into, interrupt)))
         while not begun.is_set():
             await asyncio.sleep(0)
         task.cancel()

@@ -112,6 +112,6 @@ class Transfer:
             if self._interrupt is None:
                 self.body = self.buffer = None  # whose memory is not to wait for an answer
                 return False
-            with suppress(OSError):  # the connection is at its end already
+            with suppress(OSError, ValueError):  # a connection that has ended, or is TLS in TLS
                 self._interrupt()
             return True
