@@ -1,5 +1,6 @@
 # The coordinator, without TensorFlow. Build it from the root of the repository:
 #   docker build -f deploy/coordinator.Dockerfile -t holdfast-coordinator .
+# For runs on an object store: --build-arg EXTRAS=s3 (or gcs, azure).
 
 FROM python:3.11-slim-bookworm AS build
 RUN pip install --no-cache-dir "build>=1.2,<2"
@@ -17,7 +18,10 @@ RUN groupadd --gid 10001 holdfast \
     && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
     && install -d -o holdfast -g holdfast /checkpoints
 COPY --from=build /dist /dist
-RUN pip install --no-cache-dir /dist/*.whl
+ARG EXTRAS=""
+# The wheel just built has one version only.
+# hadolint ignore=DL3013
+RUN set -- /dist/*.whl && pip install --no-cache-dir "$1${EXTRAS:+[$EXTRAS]}"
 COPY deploy/healthcheck.py /opt/holdfast/
 ENV PYTHONUNBUFFERED=1
 USER 10001:10001

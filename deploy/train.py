@@ -22,9 +22,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(directory: str, steps: int, save_every: int) -> None:
-    if last_step(tf.train.latest_checkpoint(directory)) >= steps:
-        print(f"{directory} has ended at step {steps}")
-        return
+    with holdfast.CheckpointManager(tf.train.Checkpoint(), directory) as run:  # which joins no world, only to look
+        if last_step(run.latest_checkpoint) >= steps:
+            print(f"{directory} has ended at step {steps}")
+            return
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():

@@ -1,6 +1,7 @@
 # A worker of a training job: TensorFlow (CPU), Holdfast, and a small training program that stands where yours will.
 # Build it from the root of the repository:
 #   docker build -f deploy/worker.Dockerfile -t holdfast-worker .
+# For runs on an object store: --build-arg EXTRAS=s3 (or gcs, azure).
 
 FROM python:3.11-slim-bookworm AS build
 RUN pip install --no-cache-dir "build>=1.2,<2"
@@ -18,9 +19,10 @@ RUN groupadd --gid 10001 holdfast \
     && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
     && install -d -o holdfast -g holdfast /checkpoints
 COPY --from=build /dist /dist
+ARG EXTRAS=""
 # The wheel just built has one version only.
 # hadolint ignore=DL3013
-RUN set -- /dist/*.whl && pip install --no-cache-dir "$1[tensorflow]"
+RUN set -- /dist/*.whl && pip install --no-cache-dir "$1[tensorflow${EXTRAS:+,$EXTRAS}]"
 COPY deploy/launch.py deploy/train.py /opt/holdfast/
 # Keras writes its settings to the home directory, and this user has none of its own.
 ENV PYTHONUNBUFFERED=1 HOME=/tmp
