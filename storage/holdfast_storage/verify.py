@@ -32,6 +32,7 @@ Verdict = Literal["good", "damaged", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
 Room = Callable[[str, int, int], memoryview | None]
 
+_BUFFER = 8 << 20  # of a thread's own, at the most
 _PART = 64 << 20  # what one thread reads at a time, at the most: large objects are shared
 
 
@@ -107,7 +108,7 @@ def verify_checkpoint(
     else:
         jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
     try:
-        _do(jobs, threads or store.parallel, store.block)
+        _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
     except _FromCaller as error:
         raise error.args[0] from None
     # In an order that does not depend on which thread was faster.
@@ -291,16 +292,16 @@ class _Verification:
         """The chunks of a range of an object and their offsets, each valid until the next."""
         offset, end = start, start + length
         while offset < end:
-            wanted = min(len(buffer), end - offset)
             with _calling():
-                room = self.room(name, offset, wanted)
+                room = self.room(name, offset, min(self.store.block, end - offset))
+            target = buffer[: end - offset] if room is None else room
             try:
-                count = self.store.read_into(name, offset, buffer[:wanted] if room is None else room)
+                count = self.store.read_into(name, offset, target)
             except FileNotFoundError as error:
                 raise CheckpointDamaged("is missing") from error
             if count == 0:
                 raise CheckpointDamaged(f"ends at byte {offset}, before its contents do")
-            chunk = (buffer if room is None else room)[:count]
+            chunk = target[:count]
             with self.lock:
                 self.seen.add(name)
                 self.size += count
