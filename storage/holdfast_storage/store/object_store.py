@@ -23,13 +23,13 @@ log = logging.getLogger("holdfast.storage")
 
 T = TypeVar("T")
 
-PART = 32 << 20
+PART = 16 << 20
 """Bytes of a part of an upload. Beyond `PARTS_BEFORE_GROWTH` of them they grow: no store takes more than 10,000."""
 
 PARTS_BEFORE_GROWTH = 1_000
 
 RANGE = 16 << 20
-"""Bytes that are read in one request; of much, up to twice as many."""
+"""Bytes that are read in one request."""
 
 FIRST_RANGE = 256 << 10
 """Bytes that are asked for of an object whose size is not known: most of those are log entries and manifests."""
@@ -254,9 +254,8 @@ class ObjectStore:
         return bytes(memoryview(buffer)[:count])
 
     async def _read_into(self, key: str, offset: int, buffer: memoryview) -> int:
-        size = min(max(RANGE, len(buffer) // self.parallel), 2 * RANGE)
-        starts = range(0, max(1, len(buffer)), size)
-        counts = await _all([self._get(key, offset + start, buffer[start : start + size]) for start in starts])
+        starts = range(0, max(1, len(buffer)), RANGE)
+        counts = await _all([self._get(key, offset + start, buffer[start : start + RANGE]) for start in starts])
         return sum(count for count, _ in counts)
 
     async def _get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
