@@ -388,18 +388,6 @@ def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fa
         assert buffer[:count] == data[offset : offset + length]
 
 
-def test_much_is_read_in_larger_ranges(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor of a GiB in as many requests as if it were to be read by others as well."""
-    monkeypatch.setattr(object_store, "RANGE", 10)
-    store, client = make()
-    client.objects["run/a"] = DATA[:1000]
-    for length, requests in [(100, 10), (160, 16), (161, 17), (240, 16), (999, 50)]:
-        buffer = memoryview(bytearray(length))
-        assert store.read_into("a", 1, buffer) == length
-        assert buffer == DATA[1 : 1 + length]
-        assert methods(client).count("get") == requests
-        client.calls.clear()
-
 
 def test_pages_are_put_together(make: Make) -> None:
     """A log of which only the first thousand entries are seen; a folder of which as many are deleted."""
