@@ -388,7 +388,6 @@ def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fa
         assert buffer[:count] == data[offset : offset + length]
 
 
-
 def test_pages_are_put_together(make: Make) -> None:
     """A log of which only the first thousand entries are seen; a folder of which as many are deleted."""
     store, client = make({("page", 1): "later", ("delete", 1): "lose"})
