@@ -80,7 +80,11 @@ def examine(
             if check == "access" and finding.bad:
                 break
     finally:
-        last = _finding("clean-up", lambda: _clean_up(place, folder))
+        try:
+            last = _finding("clean-up", lambda: _clean_up(place, folder))
+        except BaseException:  # stopped while it was at it
+            _finding("clean-up", lambda: _clean_up(place, folder))
+            raise
     yield last
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -113,11 +113,13 @@ def test_a_storage_without_conditions_is_told_once(
     assert methods(client) == requests
 
 
+@pytest.mark.parametrize("at_first", [True, False])
 @pytest.mark.parametrize("conditions", ["ignored", "unsupported"])
-def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: str) -> None:
-    """A leader and the one that comes after it, both in this process, that both win."""
+def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: str, at_first: bool) -> None:
+    """A leader and the one that comes after it, both in this process, that both win; or fail, before it is known."""
     store, client = make(conditions=conditions)
-    assert store.create("first", b"")
+    if not at_first:
+        assert store.create("first", b"")
     start = threading.Barrier(8)
     won: list[int] = []
 
@@ -141,6 +143,31 @@ def test_a_create_after_a_doubt_is_not_begun_anew(make: Make) -> None:
         store.create("log/1", b"one")
     assert not isinstance(raised.value, NotCreated)
     assert store.exclusive
+
+
+def test_a_refused_create_shows_that_conditions_are_kept(make: Make) -> None:
+    """A proxy that says once that something is not implemented, to a store that has not made anything yet."""
+    store, client = make()
+    client.objects["run/log/1"] = b"one"
+    assert not store.create("log/1", b"mine")
+    client._conditions = "unsupported"
+    with pytest.raises(NotCreated):
+        store.create("log/2", b"mine")
+    assert client.objects == {"run/log/1": b"one"}
+
+
+def test_a_folder_whose_contents_are_on_a_later_page_goes_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands for a folder stays, since it was not empty yet when it was to be deleted."""
+    store, client = make()
+    client.objects = dict.fromkeys(["run/old/local", *(f"run/old/local/{n}" for n in range(9))], b"")
+    delete = client.delete
+
+    async def but_folders(keys: Sequence[str]) -> None:
+        await delete([key for key in keys if not any(other.startswith(f"{key}/") for other in client.objects)])
+
+    monkeypatch.setattr(client, "delete", but_folders)
+    store.delete_folder("old")
+    assert client.objects == {}
 
 
 def test_conditions_that_were_kept_are_insisted_on(make: Make) -> None:

@@ -14,6 +14,8 @@ from holdfast_storage.store.base import Store
 
 DATA = bytes(range(256)) * 64
 
+MOVED = b"<Error><Code>PermanentRedirect</Code><Message>It is elsewhere</Message></Error>"
+
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -28,6 +30,9 @@ class Server(ThreadingHTTPServer):
                 answer(self)
 
             def do_PUT(self) -> None:
+                answer(self)
+
+            def do_HEAD(self) -> None:
                 answer(self)
 
             def log_message(self, *_: object) -> None:
@@ -120,6 +125,56 @@ def test_a_connection_that_ends_too_early_is_not_used_again(serve: Serve) -> Non
         assert store.read_into("a", start, buffer) == 1000
         assert bytes(buffer) == DATA[start : start + 1000]
     assert server.connections == 3
+
+
+def test_less_than_was_asked_for_is_asked_for_again(serve: Serve) -> None:
+    """An answer that HTTP allows, taken for the end of the object: a log entry that was never finished."""
+    short = iter([True, True])
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if next(short, False):
+            request.headers.replace_header("Range", "bytes=0-99")
+        request.wfile.write(begin_range(request))
+
+    buffer = memoryview(bytearray(1000))
+    assert serve(answer).store().read_into("a", 0, buffer) == 1000
+    assert bytes(buffer) == DATA[:1000]
+
+
+def test_a_server_without_ranges(serve: Serve) -> None:
+    """A KeyError for a server that sends all of an object, whatever part is asked for."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(DATA)))
+        request.end_headers()
+        request.wfile.write(DATA)
+
+    with pytest.raises(StorageError, match="the server does not know ranges"):
+        serve(answer).store().read_into("a", 0, memoryview(bytearray(1000)))
+
+
+def test_a_bucket_in_another_region(serve: Serve) -> None:
+    """The library asks where the bucket is, and then once more for what it was told to: each with its own body."""
+    bodies: list[tuple[str, int]] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        region = request.headers["Authorization"].split("/")[2]
+        size = int(request.headers.get("Content-Length") or 0)
+        bodies.append((request.command, len(request.rfile.read(size))))
+        assert "Transfer-Encoding" not in request.headers
+        body = b"" if region == "eu-west-1" or request.command == "HEAD" else MOVED
+        request.send_response(200 if region == "eu-west-1" else 301)
+        if request.command == "HEAD":
+            request.send_header("x-amz-bucket-region", "eu-west-1")
+        request.send_header("Content-Length", str(len(body)))
+        request.send_header("ETag", '"tag"')
+        request.end_headers()
+        request.wfile.write(body)
+
+    serve(answer).store().replace("a", b"data")
+    assert {("HEAD", 0)} | set(bodies) == {("HEAD", 0), ("PUT", 4)}
+    assert bodies.count(("PUT", 4)) == 2
 
 
 def trickle(request: BaseHTTPRequestHandler) -> None:

@@ -38,20 +38,22 @@ def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
     assert bytes(buffer) == (b"x" * min(size, 10)).ljust(12, b".")
 
 
-@pytest.mark.parametrize("error", [None, OSError, ValueError])
-def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | None) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("error", [None, OSError, ValueError, RuntimeError])
+def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | None, times: int) -> None:
     """What came too late, in the memory of what was read and verified since; a wait for a stream without an end."""
     buffer = memoryview(bytearray(12))
-    begun, interrupted = threading.Event(), threading.Event()
+    begun, let_go = threading.Event(), threading.Event()
 
     def interrupt() -> None:
-        interrupted.set()
+        if times == 1:
+            let_go.set()
         if error is not None:
             raise error
 
     def read_into(rest: memoryview) -> int:
         begun.set()
-        interrupted.wait()
+        let_go.wait()
         rest[:4] = b"x" * 4
         return 4
 
@@ -60,7 +62,13 @@ def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | 
         task = asyncio.ensure_future(transfer.carried_out(lambda: transfer.fill(read_into, interrupt)))
         while not begun.is_set():
             await asyncio.sleep(0)
-        task.cancel()
+        for _ in range(times):  # a time limit, and then somebody who waits no longer
+            task.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        if times > 1:
+            assert not task.done()
+            let_go.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         return bytes(buffer)

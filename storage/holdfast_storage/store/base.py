@@ -8,6 +8,7 @@ the answer: an unreadable object is never reported as a missing one.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -18,6 +19,15 @@ Buffer = bytes | bytearray | memoryview
 
 class NotCreated(StorageError):
     """`create` failed before anything could become visible: the outcome is known, nothing was made."""
+
+
+_creating: dict[str, threading.Lock] = {}  # by URL
+os.register_at_fork(after_in_child=_creating.clear)  # whoever held one is not there
+
+
+def creating(url: str) -> threading.Lock:
+    """What makes a create exclusive among the stores of this process with one URL, where the storage does not."""
+    return _creating.setdefault(url, threading.Lock())
 
 
 def check_process(process: int, url: str) -> None:

@@ -19,12 +19,11 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, check_process
+from holdfast_storage.store.base import Buffer, check_process, creating
 from holdfast_storage.store.url import split
 
 log = logging.getLogger("holdfast.storage")
 
-_EXCLUSIVE = threading.Lock()
 _DELETERS = 20  # that may meet in one folder
 _warned: set[str] = set()  # URLs
 
@@ -39,6 +38,7 @@ class FsspecStore:
         """url: normalised."""
         self.url = url
         self._process = os.getpid()
+        self._creating = creating(url)
         protocol, _ = split(url)
         self.exclusive = protocol == "memory"  # whether `create` is so for other processes, too
         try:
@@ -66,7 +66,7 @@ class FsspecStore:
             )
 
     def create(self, name: str, data: Buffer) -> bool:
-        with self._naming("create", name) as path, _EXCLUSIVE:
+        with self._naming("create", name) as path, self._creating:
             if self._info(path) is not None:
                 return False
             self._make_folder(path)
@@ -74,16 +74,24 @@ class FsspecStore:
             return True
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
-        with self._naming("write", name) as path:
-            if self._info(path) is not None:
-                raise StorageError(f"Could not write {self._full(name)}: it is there already", object=self._full(name))
-            self._make_folder(path)
+        # Turn by turn: what a coordinator in this process asks for need not wait for all of it.
+        with self._naming("write", name, turn=nullcontext()) as path:
+            with self._turn:
+                if self._info(path) is not None:
+                    full = self._full(name)
+                    raise StorageError(f"Could not write {full}: it is there already", object=full)
+                self._make_folder(path)
+                file = self._fs.open(path, "wb")
             size = 0
-            with self._fs.open(path, "wb") as file:
+            try:
                 for chunk in chunks:
                     view = memoryview(chunk).cast("B")
                     size += len(view)
-                    file.write(view)
+                    with self._turn:
+                        file.write(view)
+            finally:
+                with self._turn:
+                    file.close()
             return size
 
     def replace(self, name: str, data: Buffer) -> None:
@@ -146,15 +154,18 @@ class FsspecStore:
         return f"{self.url}/{name}" if name else self.url
 
     @contextmanager
-    def _naming(self, verb: str, name: str, *, may_miss: bool = False) -> Iterator[str]:
+    def _naming(
+        self, verb: str, name: str, *, may_miss: bool = False, turn: AbstractContextManager[Any] | None = None
+    ) -> Iterator[str]:
         """The path of an object; turns whatever the backend raises into a StorageError with the full URL.
 
         may_miss: FileNotFoundError is an answer, and stays itself.
+        turn: in which it is used; default: one turn for all.
         """
         check_process(self._process, self.url)
         path = f"{self._root}/{check_relative(name)}" if name or verb not in ("list", "open") else self._root
         try:
-            with self._turn:
+            with turn or self._turn:
                 yield path
         except HoldfastError:
             raise

@@ -7,14 +7,13 @@ import builtins
 import logging
 import os
 import random
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, NotCreated, check_process
+from holdfast_storage.store.base import Buffer, NotCreated, check_process, creating
 from holdfast_storage.store.budget import Budget
 from holdfast_storage.store.call import Call, results, stop_all
 from holdfast_storage.store.client import Body, ObjectClient, Part, RequestFailed
@@ -53,8 +52,6 @@ FIRST_ANSWER_WITHIN = 20.0
 
 SLOWEST = 256 << 10
 
-_CREATING = threading.Lock()  # what makes a create exclusive, in this process, where the storage does not
-
 GRAIN = 256 << 10
 """Of the parts of an upload: Google Cloud Storage takes whole ones of these alone, but for the last part."""
 
@@ -73,6 +70,7 @@ class ObjectStore:
         """
         self.url = url
         self._process = os.getpid()
+        self._creating = creating(url)
         self._client = client
         self._root = root
         self._budget = Budget(write_buffer)
@@ -85,11 +83,10 @@ class ObjectStore:
     # -- verbs --
 
     def create(self, name: str, data: Buffer) -> bool:
-        with self._naming("create", name) as key:
-            made = self._run(self._create(key, bytes(data))) if self.exclusive else None
+        with self._naming("create", name) as key, nullcontext() if self._keeps_conditions else self._creating:
+            made = self._run(self._create(key, bytes(data)))
             if made is None:
-                with _CREATING:
-                    made = self._run(self._create(key, bytes(data)))
+                made = self._run(self._create(key, bytes(data)))
             return bool(made)
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
@@ -144,6 +141,7 @@ class ObjectStore:
             except RequestFailed as failure:
                 if failure.kind != "taken":
                     raise
+                self._keeps_conditions = True
                 return False
 
         try:
@@ -169,8 +167,8 @@ class ObjectStore:
                 await self._client.put(key, Body([data]), exclusive=True)
             self._do_without_conditions("does not keep")
         except Exception as failure:  # of the second create: the first has succeeded
-            taken = isinstance(failure, RequestFailed) and failure.kind == "taken"
-            self._keeps_conditions = True if taken else None
+            if isinstance(failure, RequestFailed) and failure.kind == "taken":
+                self._keeps_conditions = True
 
     def _do_without_conditions(self, what: str) -> None:
         if self.exclusive:
@@ -261,7 +259,14 @@ class ObjectStore:
     async def _get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
         if not buffer:
             return 0, await self._persist(lambda: self._client.size(key))
-        return await self._persist(lambda: self._client.get(key, offset, buffer), len(buffer))
+
+        async def get() -> tuple[int, int]:
+            count, size = await self._client.get(key, offset, buffer)
+            if count < min(len(buffer), size - offset):
+                raise RequestFailed("again", f"{count} bytes from {offset} on came, of {size} in all")
+            return count, size
+
+        return await self._persist(get, len(buffer))
 
     async def _size(self, key: str) -> int | None:
         try:
@@ -287,13 +292,14 @@ class ObjectStore:
                 return sorted(names)
 
     async def _delete(self, prefix: str) -> None:
-        begin = ""
-        while True:
-            page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=True))  # type: ignore[misc]
-            if page.keys:
-                await self._persist(lambda keys=page.keys: self._client.delete(keys))  # type: ignore[misc]
-            begin = page.following
-            if not begin:
+        for _ in range(2):  # what stands for a folder goes only after what is in it, which may be on a later page
+            begin, pages = "", 0
+            while begin or not pages:
+                page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=True))  # type: ignore[misc]
+                if page.keys:
+                    await self._persist(lambda keys=page.keys: self._client.delete(keys))  # type: ignore[misc]
+                begin, pages = page.following, pages + 1
+            if pages == 1:
                 break
         for key, upload in await self._unfinished(prefix):
             with suppress(RequestFailed):  # ended by somebody else, or to be found the next time

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from holdfast_storage.store.s3_wire import S3Wire
 from holdfast_storage.store.transfer import Transfer
 
 CONNECTIONS = 64
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 _AGAIN = {"InternalError", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "IncompleteBody"}
 _AGAIN |= {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"}
@@ -101,11 +104,13 @@ class S3Client:
             answer = await self._call("get_object", transfer, Key=key, Range=span)
         except _Beyond:
             return 0, 0
-        first, _, size = str(answer["ContentRange"]).removeprefix("bytes ").replace("/", "-").split("-")
-        if transfer.count is None or int(first) != offset or transfer.count != answer["ContentLength"]:
-            told = f"{transfer.count} bytes from {first} on came instead of {answer['ContentLength']} from {offset} on"
-            raise RequestFailed("again", told)
-        return transfer.count, int(size)
+        told = _RANGE.fullmatch(answer.get("ContentRange", ""))
+        if told is None:
+            raise RequestFailed("refused", "the server does not know ranges. Check the endpoint")
+        first, last, size = map(int, told.groups())
+        if transfer.count is None or first != offset or transfer.count != last + 1 - first:
+            raise RequestFailed("again", f"{transfer.count} bytes came for {told[0]}, asked for from {offset} on")
+        return transfer.count, size
 
     async def size(self, key: str) -> int:
         return int((await self._call("head_object", Key=key))["ContentLength"])

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from http.client import HTTPException
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,8 @@ class S3Wire:
             client_cert=config.client_cert,
             proxies_config=config.proxies_config,
         )
-        client.meta.events.register("before-send.s3", self._send)
+        for operation in ("PutObject", "UploadPart", "GetObject"):  # not what the library asks for in between
+            client.meta.events.register(f"before-send.s3.{operation}", self._send)
 
     @contextmanager
     def carrying(self, transfer: Transfer | None) -> Iterator[None]:
@@ -55,6 +57,7 @@ class S3Wire:
         if transfer is None:
             return None
         if transfer.body is not None:
+            request = copy(request)  # for a redirection the library begins once more with the body that it has
             request.body = transfer.pieces()
         fill = None if transfer.buffer is None else transfer.fill
         return await transfer.carried_out(lambda: self._exchange(request, fill))

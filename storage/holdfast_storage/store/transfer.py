@@ -87,8 +87,10 @@ class Transfer:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it
-            if self._stop():
-                await asyncio.wait([waiting])
+            at_it = self._stop()
+            while at_it and not waiting.done():
+                with suppress(asyncio.CancelledError):  # once more, which ends it no sooner
+                    await asyncio.wait([waiting])
             raise
 
     def _begin(self, interrupt: Callable[[], None]) -> None:
@@ -112,6 +114,6 @@ class Transfer:
             if self._interrupt is None:
                 self.body = self.buffer = None  # whose memory is not to wait for an answer
                 return False
-            with suppress(OSError, ValueError):  # a connection that has ended, or is TLS in TLS
+            with suppress(Exception):  # of a connection that has ended, or is TLS in TLS
                 self._interrupt()
             return True
