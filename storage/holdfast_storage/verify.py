@@ -128,7 +128,7 @@ def verify_size(store: Store, record: CheckpointRecord) -> int:
 
 def stored_size(index: Index) -> int:
     """Bytes of all tensors of a bundle."""
-    return sum(entry.size for entry in _stored(index))
+    return sum(entry.size for entry in index.stored)
 
 
 def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> Index:
@@ -223,7 +223,7 @@ class _Verification:
         if index is None:
             return
         by_shard: dict[int, list[TensorEntry]] = {}
-        for entry in _stored(index):
+        for entry in index.stored:
             by_shard.setdefault(entry.shard, []).append(entry)
         self.divide(sum(entry.size for entries in by_shard.values() for entry in entries))
         for shard, entries in sorted(by_shard.items()):
@@ -351,11 +351,6 @@ class _Telling:
 def _compare(entry: TensorEntry, crc: int) -> None:
     if mask(crc) != entry.crc32c:
         raise CheckpointDamaged(f"has CRC32C {crc:08x} in {entry.key}, and {unmask(entry.crc32c):08x} was written")
-
-
-def _stored(index: Index) -> list[TensorEntry]:
-    """What has bytes of its own: whole tensors and slices."""
-    return [entry for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices]
 
 
 def _groups(entries: Iterable[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:

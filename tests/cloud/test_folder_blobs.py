@@ -8,14 +8,19 @@ from azure.storage.blob.aio import BlobClient
 from fsspec.asyn import sync
 
 from holdfast_storage.store import open_store
-from servers.base import Location, Server
+from servers.base import Server
 from servers.fixtures import ObjectStore
 
 
 class Blobs:
-    """The blobs of a place, and what Azurite cannot do with them."""
+    """The blobs of a place, as Azurite has them.
 
-    def __init__(self, server: Server, place: Location) -> None:
+    store: Holdfast's, of the same place.
+    """
+
+    def __init__(self, server: Server) -> None:
+        place = server.location()
+        self.store = open_store(place.url, place.storage_options)
         container, _, self._root = place.url.partition("://")[2].partition("/")
         self._container = server.files.service_client.get_container_client(container)
         self._loop = server.files.loop
@@ -41,10 +46,8 @@ def refusal() -> HttpResponseError:
 
 def test_folders_are_no_objects(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder taken for an object; deleted before what lies in it, which such an account refuses; or left there."""
-    server = object_store("azure")
-    place = server.location()
-    store, blobs = open_store(place.url, place.storage_options), Blobs(server, place)
-    delete = BlobClient.delete_blob
+    blobs = Blobs(object_store("azure"))
+    store, delete = blobs.store, BlobClient.delete_blob
 
     async def strict(blob: BlobClient, **options: object) -> None:
         if any(name.startswith(f"{blob.blob_name}/") for name in await blobs.all()):
@@ -66,10 +69,8 @@ def test_folders_are_no_objects(object_store: ObjectStore, monkeypatch: pytest.M
 
 def test_a_folder_in_use_again_stays(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deletion that is tried for a minute, and fails, since somebody writes where it deletes."""
-    server = object_store("azure")
-    place = server.location()
-    store, blobs = open_store(place.url, place.storage_options), Blobs(server, place)
-    delete = BlobClient.delete_blob
+    blobs = Blobs(object_store("azure"))
+    store, delete = blobs.store, BlobClient.delete_blob
 
     async def refuse(blob: BlobClient, **options: object) -> None:
         if blob.blob_name.endswith("ckpt-1"):

@@ -20,6 +20,7 @@ from servers.fault_proxy import FaultProxy
 from servers.faults import Answer, CutRequest, Fault, LoseReply, in_turn
 from servers.fixtures import KINDS
 from servers.fixtures import ObjectStore as Servers
+from support.stores import winners
 
 
 @pytest.fixture(params=KINDS)
@@ -49,19 +50,7 @@ def test_listings_of_several_pages(store: ObjectStore, monkeypatch: pytest.Monke
 def test_large_creates_are_exclusive(store: ObjectStore) -> None:
     """An index of many tensors, sent in parts, at whose end some stores forget the condition."""
     size = 101 << 20
-    start = threading.Barrier(3)
-    won: list[int] = []
-
-    def create(who: int) -> None:
-        start.wait()
-        if store.create("index", bytes([who]) * size):
-            won.append(who)
-
-    threads = [threading.Thread(target=create, args=(who,)) for who in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won = winners(store, "index", [bytes([who]) * size for who in range(3)])
     assert len(won) == 1
     assert not store.create("index", bytes(size))
     assert store.read("index", size - 3) == bytes([won[0]]) * 3

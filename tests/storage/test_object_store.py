@@ -16,6 +16,7 @@ from holdfast_storage.store.client import Body
 from holdfast_storage.store.object_store import FIRST_ANSWER_WITHIN, FIRST_PATIENCE, PATIENCE, ObjectStore
 from support.jumping_loop import JumpingLoop, running
 from support.scripted_client import ScriptedClient
+from support.stores import winners
 
 PART = 5 << 20  # with the smallest buffer
 
@@ -120,19 +121,7 @@ def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: s
     store, client = make(conditions=conditions)
     if not at_first:
         assert store.create("first", b"")
-    start = threading.Barrier(8)
-    won: list[int] = []
-
-    def create(who: int) -> None:
-        start.wait()
-        if store.create("log/1", b"%d" % who):
-            won.append(who)
-
-    threads = [threading.Thread(target=create, args=(who,)) for who in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won = winners(store, "log/1", [b"%d" % who for who in range(8)])
     assert [client.objects["run/log/1"]] == [b"%d" % who for who in won]
 
 

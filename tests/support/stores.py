@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store import Store, open_store
 from servers.fixtures import KINDS as SERVERS
 from servers.fixtures import ObjectStore
@@ -29,6 +32,18 @@ class PlainFileSystem(LocalFileSystem):
 
 
 fsspec.register_implementation("plain", PlainFileSystem)
+
+
+def winners(store: Store, name: str, contents: Sequence[bytes]) -> list[int]:
+    """Create one object from as many threads at once as there are contents for it: the numbers of those that won."""
+    start = threading.Barrier(len(contents))
+
+    def create(who: int) -> bool:
+        start.wait()
+        return store.create(name, contents[who])
+
+    won = in_parallel(create, range(len(contents)), len(contents))
+    return [who for who, made in enumerate(won) if made]
 
 
 def new_store(kind: str, folder: Path) -> Store:

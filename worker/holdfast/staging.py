@@ -198,7 +198,7 @@ class _Contents:
 
 def _objects(index: Index, prefix: str) -> dict[int, str]:
     """The data objects that an index leads to, by shard. How many there are said to be is not believed."""
-    used = {entry.shard for entry in (*index.tensors.values(), *index.slices.values()) if not entry.slices}
+    used = {entry.shard for entry in index.stored}
     return {shard: data_object(prefix, shard, index.num_shards) for shard in used}
 
 

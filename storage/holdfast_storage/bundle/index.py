@@ -68,6 +68,11 @@ class Index:
         except InvalidIndex as error:
             raise CheckpointDamaged(f"the index contradicts itself: {error}", object=error.object) from error
 
+    @property
+    def stored(self) -> list[TensorEntry]:
+        """What has bytes of its own: whole tensors, and slices."""
+        return [entry for entry in (*self.tensors.values(), *self.slices.values()) if not entry.slices]
+
     def pieces(self, key: str) -> list[tuple[Extents | None, TensorEntry]]:
         """What of a tensor is stored where: `[(None, entry)]`, or each slice. KeyError if there is no such tensor."""
         tensor = self.tensors[key]

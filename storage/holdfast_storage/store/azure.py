@@ -66,7 +66,6 @@ class AzureClient:
             if exclusive:
                 await self._send_once()
             if len(body) <= _ONE_REQUEST:
-                body.seek(0)  # the library reads on from where an earlier try has ended
                 await blob.upload_blob(body, overwrite=not exclusive, **_OPTIONS)
             else:
                 # The condition is that of the request which makes the block a blob.

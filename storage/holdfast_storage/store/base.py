@@ -21,6 +21,12 @@ class NotCreated(StorageError):
     """`create` failed before anything could become visible: the outcome is known, nothing was made."""
 
 
+UNPROTECTED = (
+    "With one coordinator at a time all is well. Two at once, of two jobs in this directory or of one that was started "
+    "again while the old one still ran, can overwrite each other's commits"
+)
+"""What it means that nothing creates an object only if there is none."""
+
 _creating: dict[str, threading.Lock] = {}  # by URL
 os.register_at_fork(after_in_child=_creating.clear)  # whoever held one is not there
 

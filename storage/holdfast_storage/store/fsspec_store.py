@@ -19,7 +19,7 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, check_process, creating
+from holdfast_storage.store.base import UNPROTECTED, Buffer, check_process, creating
 from holdfast_storage.store.url import split
 
 log = logging.getLogger("holdfast.storage")
@@ -58,11 +58,7 @@ class FsspecStore:
         if not self.exclusive and url not in _warned:
             _warned.add(url)
             log.warning(
-                "%s: nothing that %s:// offers creates an object only if there is none. With one coordinator at a time "
-                "all is well. Two at once, of two jobs in this directory or of one that was started again while the "
-                "old one still ran, can overwrite each other's commits",
-                url,
-                protocol,
+                "%s: nothing that %s:// offers creates an object only if there is none. %s", url, protocol, UNPROTECTED
             )
 
     def create(self, name: str, data: Buffer) -> bool:

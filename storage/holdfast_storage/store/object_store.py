@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, NotCreated, check_process, creating
+from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, check_process, creating
 from holdfast_storage.store.budget import Budget
 from holdfast_storage.store.call import Call, results, stop_all
 from holdfast_storage.store.client import Body, ObjectClient, Part, RequestFailed
@@ -174,10 +174,10 @@ class ObjectStore:
         if self.exclusive:
             log.warning(
                 "%s: this storage %s the condition If-None-Match, so that nothing creates an object only if there is "
-                "none. With one coordinator at a time all is well. Two at once, of two jobs in this directory or of "
-                "one that was started again while the old one still ran, can overwrite each other's commits",
+                "none. %s",
                 self.url,
                 what,
+                UNPROTECTED,
             )
         self._keeps_conditions = False
 
