@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -23,56 +24,63 @@ class DaemonThreads(Executor):
 
     Unlike a `ThreadPoolExecutor`'s, they keep no process alive: one that hangs in a call to a dead mount would, for
     ever. So `shutdown` does not wait, and whoever wants a result waits for its future.
+
+    Where the host can start no more threads, a job waits for those that there are. If there are none, `submit` raises
+    RuntimeError, and the next one tries again. A forked child has no threads, and gets a RuntimeError as well.
     """
+
+    # All of it is under the one lock of `_changed`, so that jobs and threads cannot lose sight of each other: while
+    # there is a job there is a thread, and each idle one looks for a job before it waits again or ends.
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
         self._name = name
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._lock = threading.Lock()
-        self._started = 0
+        self._process = os.getpid()
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._threads = 0
+        self._idle = 0  # of them: those that wait, also those that have been woken and have not come to it yet
         self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if os.getpid() != self._process:  # before the lock, which somebody may have held when it was copied
+            raise RuntimeError(f"{self._name} is of the process from which this one was forked")
         future: Future[T] = Future()
-        with self._lock:
+        with self._changed:
             if self._ended:
                 raise RuntimeError(f"{self._name} has ended")
-            self._jobs.put((future, lambda: fn(*args, **kwargs)))
-            if not self._idle.acquire(blocking=False) and self._started < self._count:
-                self._started += 1
-                threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+            self._jobs.append((future, lambda: fn(*args, **kwargs)))
+            if len(self._jobs) <= self._idle:
+                self._changed.notify()
+            elif self._threads < self._count:
+                self._begin()
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Take no more work; what has not begun is dropped if asked to."""
-        with self._lock:
+        dropped: list[_Job] = []
+        with self._changed:
             self._ended = True
-        while cancel_futures:
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                break
-            if job is not None:
-                job[0].cancel()
-        self._jobs.put(None)
+            if cancel_futures:
+                dropped.extend(self._jobs)
+                self._jobs.clear()
+            self._changed.notify_all()
+        for future, _ in dropped:
+            future.cancel()
+
+    def _begin(self) -> None:
+        """Start a thread for the job that came last."""
+        self._threads += 1
+        try:
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+        except Exception:
+            self._threads -= 1
+            if not self._threads:
+                self._jobs.pop()
+                raise
 
     def _work(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                self._idle.release()
-                try:
-                    job = self._jobs.get(timeout=IDLE_FOR)
-                except Empty:
-                    if self._leave():
-                        return
-                    job = self._jobs.get()
-            if job is None:
-                self._jobs.put(None)  # for the next thread
-                return
+        while (job := self._next()) is not None:
             future, call = job
             if future.set_running_or_notify_cancel():
                 try:
@@ -81,9 +89,15 @@ class DaemonThreads(Executor):
                     future.set_exception(error)
             del job, future, call  # or the last result lives until the next job
 
-    def _leave(self) -> bool:
-        """End this idle thread, unless a job has been handed to it meanwhile."""
-        with self._lock:
-            idle = self._idle.acquire(blocking=False)
-            self._started -= idle
-            return idle
+    def _next(self) -> _Job | None:
+        """A job; None when this thread is to end, which it has done as far as anybody here is concerned."""
+        with self._changed:
+            waited = False
+            while not self._jobs:
+                if self._ended or waited:
+                    self._threads -= 1
+                    return None
+                self._idle += 1
+                waited = not self._changed.wait(IDLE_FOR)
+                self._idle -= 1
+            return self._jobs.popleft()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_no_more_threads_than_are_needed() -> None:
     with DaemonThreads(3, "holdfast-test-few") as threads:
         for number in range(20):
             assert threads.submit(lambda n: n + 1, number).result(60.0) == number + 1
-            until(lambda: threads._idle._value > 0)
+            until(lambda: threads._idle > 0)
         assert len(threads_of("holdfast-test-few")) == 1
         together = threading.Barrier(3)
         waits = [threads.submit(together.wait, 60.0) for _ in range(3)]
@@ -53,6 +54,70 @@ def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: not threads_of("holdfast-test-idle"))
     assert threads.submit(lambda: 1).result(60.0) == 1
     threads.shutdown()
+
+
+def test_no_job_is_lost_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that waits for a job that nobody runs; idle threads that never end, some for each run.
+
+    As a coordinator uses them: what a job has found leads to the next ones, and after a while there is nothing to do.
+    """
+    monkeypatch.setattr(holdfast_coordinator.threads, "IDLE_FOR", 0.001)
+    for number in range(60):
+        threads = DaemonThreads(4, f"holdfast-test-lost-{number}-")
+        found: SimpleQueue[int] = SimpleQueue()
+        for step in range(40):
+            jobs = [threads.submit(sum, range(1000 * (step % 3))) for _ in range(1 + step % 2)]
+            jobs[-1].add_done_callback(lambda job: found.put(job.result()))
+            found.get(timeout=60.0)
+        assert threads.submit(lambda: 1).result(60.0) == 1
+        threads.shutdown()
+    until(lambda: not threads_of("holdfast-test-lost"))
+
+
+def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment without threads to be had, in a container with a limit, after which a run never saves again."""
+    threads = DaemonThreads(2, "holdfast-test-none")
+    begun, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return go.wait(60.0)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", _no_more_threads)
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="start new thread"):
+            threads.submit(print)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    first = threads.submit(wait)
+    assert begun.wait(60.0)
+    monkeypatch.setattr(threading.Thread, "start", _no_more_threads)
+    second = threads.submit(lambda: threading.current_thread().name)
+    go.set()
+    assert first.result(60.0)
+    assert second.result(60.0) == "holdfast-test-none-1"  # by the thread that there is
+    monkeypatch.setattr(threading.Thread, "start", start)
+    together = threading.Barrier(2)
+    assert sorted(job.result(60.0) for job in [threads.submit(together.wait, 60.0) for _ in range(2)]) == [0, 1]
+    threads.shutdown()
+    until(lambda: not threads_of("holdfast-test-none"))
+
+
+def _no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.processes
+def test_a_fork_has_none_of_the_threads() -> None:
+    """A job of a forked child that waits for a thread which only its parent has."""
+    code = (
+        "import os, sys; from holdfast_coordinator.threads import DaemonThreads; threads = DaemonThreads(1, 'mine')\n"
+        "threads.submit(int).result(); child = os.fork()\n"
+        "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "try: threads.submit(int).result()\n"
+        "except RuntimeError as error: os._exit('forked' not in str(error))"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60.0)
 
 
 def test_the_end_drops_what_has_not_begun() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from queue import SimpleQueue
+from types import FrameType
 
 import pytest
 
@@ -36,3 +39,47 @@ def test_the_first_error_ends_it() -> None:
 def test_nothing_to_do() -> None:
     """A worker without a part writes nothing, and starts no thread for it."""
     assert in_parallel(lambda item: item, [], threads=4) == []
+
+
+def test_an_interrupt_waits_for_those_who_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that goes on writing to descriptors that its interrupted caller has closed, and that are others by now.
+
+    `Thread.join` takes a running thread for ended once it was interrupted there.
+    """
+    begun: SimpleQueue[None] = SimpleQueue()
+    go, ended = threading.Event(), threading.Event()
+    mine = threading.get_ident()
+    interrupts = []
+
+    def job(number: int) -> None:
+        if threading.get_ident() == mine:
+            begun.get(timeout=60.0)  # and then there is nothing left to do for the caller
+            return
+        begun.put(None)
+        for _ in range(3):  # nor does it help to insist
+            signal.pthread_kill(mine, signal.SIGINT)
+            assert not go.wait(0.1)
+        ended.set()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_parallel(job, range(2), threads=2)
+        assert ended.is_set()
+        assert len(interrupts) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that fails because the host has no threads to give, although the caller could do it all."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert in_parallel(lambda item: item + 1, range(5), threads=4) == [1, 2, 3, 4, 5]
