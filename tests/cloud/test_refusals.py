@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ MISSING_BUCKET = {
     "gcs": r"404\. Check the name of the bucket, missing-bucket",
     "azure": r"ContainerNotFound .* Check the name of the container, missing-bucket",
 }
+CHECKPOINT = SimpleNamespace(save_counter=0, restore=print)
+"""Stands for a tf.train.Checkpoint that nobody comes to save."""
+
 CREDENTIALS = "Check the credentials, and what they are allowed to do"
 ENDPOINT = "Check the endpoint and the network"
 
@@ -151,7 +155,7 @@ def test_wrong_credentials_of_the_coordinator(
 def test_unknown_protocol() -> None:
     """A traceback of fsspec; or an hour of training before the first save says it."""
     with pytest.raises(InvalidRequest, match="nosuch://bucket/run") as raised:
-        holdfast.CheckpointManager(None, "nosuch://bucket/run")
+        holdfast.CheckpointManager(CHECKPOINT, "nosuch://bucket/run")
     assert "nosuch" in str(raised.value)
 
 
@@ -166,4 +170,4 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, url: str, package: str, 
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"holdfast_storage.store.{extra}", raising=False)
     with pytest.raises(InvalidRequest, match=rf"pip install 'holdfast\[{extra}\]'"):
-        holdfast.CheckpointManager(None, url)
+        holdfast.CheckpointManager(CHECKPOINT, url)

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from holdfast.arguments import Arguments
 from holdfast.environment import strategy_name
 from holdfast.place import find_place
 from holdfast.restoring import agree
 from holdfast.saving import Save, Terms
 from holdfast.session import Session
-from holdfast_protos.conventions import LONGEST_WAIT
-from holdfast_storage import layout
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
@@ -94,40 +93,48 @@ class CheckpointManager:
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
     ) -> None:
-        if max_to_keep is not None and max_to_keep <= 0:
-            raise InvalidRequest(f"max_to_keep is {max_to_keep}: it must be a positive integer, or None to keep all")
-        if checkpoint_interval is not None and step_counter is None:
-            raise InvalidRequest("checkpoint_interval counts steps: pass step_counter as well")
-        if on_divergence not in ("refuse", "warn"):
-            raise InvalidRequest(f"on_divergence is {on_divergence!r}: it must be 'refuse' or 'warn'")
-        hours = ("keep_checkpoint_every_n_hours", keep_checkpoint_every_n_hours or 0.0)
-        for name, value in (("save_timeout", save_timeout), ("join_timeout", join_timeout), hours):
-            if not 0 <= value <= LONGEST_WAIT:
-                raise InvalidRequest(f"{name} is {value}: it must be a number from 0 to {LONGEST_WAIT:.0f}")
-        address = os.environ.get("HOLDFAST_COORDINATOR", "") if coordinator is None else coordinator
-        if address and not _is_address(address):
-            raise InvalidRequest(f"the coordinator's address {address!r} is not HOST:PORT", object=address)
-        self._checkpoint = checkpoint
-        self._per_worker = per_worker
-        self._store = open_store(normalise(directory), storage_options, write_buffer=write_buffer)
-        self._terms = Terms(
-            layout.check_checkpoint_name(checkpoint_name),
-            save_timeout,
-            max_to_keep,
-            keep_checkpoint_every_n_hours,
-            on_divergence,
-            require_finite,
-            takeover,
+        given = Arguments.checked(
+            checkpoint=checkpoint,
+            directory=directory,
+            max_to_keep=max_to_keep,
+            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
+            checkpoint_name=checkpoint_name,
+            step_counter=step_counter,
+            checkpoint_interval=checkpoint_interval,
+            init_fn=init_fn,
+            last_checkpoint_step=last_checkpoint_step,
+            per_worker=per_worker,
+            coordinator=coordinator,
+            storage_options=storage_options,
+            blocking=blocking,
+            save_timeout=save_timeout,
+            join_timeout=join_timeout,
+            on_divergence=on_divergence,
+            require_finite=require_finite,
+            takeover=takeover,
+            write_buffer=write_buffer,
         )
-        self._step_counter = step_counter
-        self._checkpoint_interval = checkpoint_interval
-        self._last_checkpoint_step = last_checkpoint_step
-        self._init_fn = init_fn
-        self._blocking = blocking
-        self._join_timeout = join_timeout
+        self._checkpoint = given.checkpoint
+        self._per_worker = given.per_worker
+        self._store = open_store(given.directory, given.storage_options, write_buffer=given.write_buffer)
+        self._terms = Terms(
+            given.checkpoint_name,
+            given.save_timeout,
+            given.max_to_keep,
+            given.keep_checkpoint_every_n_hours,
+            given.on_divergence,
+            given.require_finite,
+            given.takeover,
+        )
+        self._step_counter = given.step_counter
+        self._checkpoint_interval = given.checkpoint_interval
+        self._last_checkpoint_step = given.last_checkpoint_step
+        self._init_fn = given.init_fn
+        self._blocking = given.blocking
+        self._join_timeout = given.join_timeout
         place = find_place()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
-        self._session = Session(place, self._store, "" if place.reader else address, join_timeout)
+        self._session = Session(place, self._store, "" if place.reader else given.coordinator, given.join_timeout)
         self._snapshotters: tuple[Any, Any] | None = None
         self._collective = False
         self._save: Save | None = None
@@ -429,11 +436,6 @@ def _integer(number: Any) -> int | None:
         return operator.index(number.numpy() if hasattr(number, "numpy") else number)
     except TypeError:
         return None
-
-
-def _is_address(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
 
 
 def _check_options(options: Any) -> None:
