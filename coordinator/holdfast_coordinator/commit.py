@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
@@ -19,6 +17,7 @@ from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import Task
@@ -27,9 +26,6 @@ from holdfast_storage.store.base import Store
 from .core.effects import Finalize
 from .core.events import Finalized
 from .core.values import Failure
-
-SEEN_WITHIN = 20.0
-"""Seconds within which an object that a worker made durable must be visible here: NFS clients cache that long."""
 
 STATS = 8
 """Objects looked at at a time."""
@@ -57,11 +53,11 @@ class Payload:
     entries: list[IndexEntry] = field(default_factory=list)
 
 
-def finalize(store: Store, effect: Finalize, sleep: Callable[[float], None] = time.sleep) -> Finalized:
+def finalize(store: Store, effect: Finalize) -> Finalized:
     """Write index and manifest durably and see every object at its size."""
     prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
     try:
-        crc = _finalize(store, effect, prefix, sleep)
+        crc = _finalize(store, effect, prefix)
     except HoldfastError as error:
         workers = tuple(Task.parse(name) for name in error.workers)
         kind = "storage" if isinstance(error, StorageError) else "save_failed"
@@ -70,7 +66,7 @@ def finalize(store: Store, effect: Finalize, sleep: Callable[[float], None] = ti
     return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc)
 
 
-def _finalize(store: Store, effect: Finalize, prefix: str, sleep: Callable[[float], None]) -> int:
+def _finalize(store: Store, effect: Finalize, prefix: str) -> int:
     payloads = [(task, payload(report.payload)) for task, report in effect.reports]
     for task, report in effect.reports:
         if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
@@ -101,7 +97,7 @@ def _finalize(store: Store, effect: Finalize, prefix: str, sleep: Callable[[floa
         raise _not_a_save(chief, f"describes its save by what JSON cannot hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
     _create(store, layout.manifest_object(folder), manifest)
-    _see(store, folder, objects, sleep)
+    _see(store, folder, objects)
     return crc32c(manifest)
 
 
@@ -171,22 +167,24 @@ def _create(store: Store, name: str, data: bytes) -> None:
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 
 
-def _see(store: Store, folder: str, objects: list[ObjectRecord], sleep: Callable[[float], None]) -> None:
-    def unseen(wanted: list[ObjectRecord]) -> list[tuple[ObjectRecord, int | None]]:
+def _see(store: Store, folder: str, objects: list[ObjectRecord]) -> None:
+    def unseen(wanted: list[ObjectRecord]) -> list[tuple[ObjectRecord, str]]:
         sizes = in_parallel(lambda o: store.size(f"{folder}/{o.name}"), wanted, STATS)
-        return [(o, size) for o, size in zip(wanted, sizes, strict=True) if size != o.size]
+        found = zip(wanted, sizes, strict=True)
+        return [(o, described(o, size)) for o, size in found if size != o.size]
 
-    missing, pause, waited = unseen(objects), 0.1, 0.0
-    while missing and waited < SEEN_WITHIN:
-        sleep(pause)
-        waited, pause = waited + pause, min(2 * pause, 2.0)
+    def described(o: ObjectRecord, size: int | None) -> str:
+        state = "is not there" if size is None else f"has {size} bytes"
+        name = f"{store.url}/{folder}/{o.name}"
+        return f"{name}, written by {o.task} with {o.size} bytes, {state} as the coordinator sees it"
+
+    missing, wait = unseen(objects), Wait()
+    while missing and wait.again(missing[0][1]):
         missing = unseen([o for o, _ in missing])
     if missing:
-        first, size = missing[0]
-        state = "is not there" if size is None else f"has {size} bytes"
+        first, what = missing[0]
         raise StorageError(
-            f"{store.url}/{folder}/{first.name}, written by {first.task} with {first.size} bytes, {state} as the "
-            "coordinator sees it. Check that all workers and the coordinator have the same directory mounted",
+            f"{what}. Check that all workers and the coordinator have the same directory mounted",
             workers=[str(first.task)] if first.task else [],
             object=f"{folder}/{first.name}",
         )

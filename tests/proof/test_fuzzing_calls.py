@@ -24,9 +24,9 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import holdfast_coordinator.commit
 import holdfast_coordinator.driver
 import holdfast_coordinator.server
+import holdfast_storage.lag
 from holdfast_coordinator.driver import Refused
 from holdfast_coordinator.service import Service
 from holdfast_protos.conventions import UNKNOWN_GENERATION
@@ -148,7 +148,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
         patch.setattr(holdfast_coordinator.driver, "TICK", 0.02)
         patch.setattr(holdfast_coordinator.server, "GRACE", 0.05)
         # What was reported and is not there is waited for in case that a cache hides it.
-        patch.setattr(holdfast_coordinator.commit, "SEEN_WITHIN", 0.0)
+        patch.setattr(holdfast_storage.lag, "LAG", 0.0)
         made = Beside(tmp_path_factory.mktemp("calls"))
         yield made
         for worker in reversed(made.workers):

@@ -178,7 +178,7 @@ def test_a_worker_that_sees_another_directory_is_told(
     """A host without the mount writes its part to its own disk: a checkpoint with a hole."""
     from support.stores import new_store
 
-    monkeypatch.setattr("holdfast.saving.VISIBLE_WITHIN", 0.0)
+    monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
     workers = world(2, coordinator)
     all_join(workers)
     elsewhere = new_store("memory", None)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_an_object_that_the_coordinator_does_not_see_is_named(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint is committed whose bytes lie on a disk that nobody else has."""
-    monkeypatch.setattr("holdfast_coordinator.commit.SEEN_WITHIN", 0.0)
+    monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
     workers = world(2, coordinator)
     all_join(workers)
 

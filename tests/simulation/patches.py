@@ -34,7 +34,6 @@ import holdfast.saving
 import holdfast.session
 import holdfast.staging
 import holdfast.write
-import holdfast_coordinator.commit
 import holdfast_coordinator.driver
 import holdfast_coordinator.embedded
 import holdfast_coordinator.probe
@@ -140,7 +139,6 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
             "sleep": fakes.time.sleep,
         },
     )
-    yield holdfast_coordinator.commit.finalize, "__defaults__", (fakes.time.sleep,)
 
 
 @contextmanager

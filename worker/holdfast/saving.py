@@ -27,6 +27,7 @@ from holdfast_storage.errors import (
     StorageError,
     Superseded,
 )
+from holdfast_storage.lag import Wait
 from holdfast_storage.log import Log
 from holdfast_storage.store.base import Store
 
@@ -40,9 +41,6 @@ CHUNK_ENTRIES = 5_000
 
 LETS_GO_WITHIN = 5.0
 """Seconds for which a save that is over may still be in a call to its storage before it is left alone there."""
-
-VISIBLE_WITHIN = 20.0
-"""Seconds within which a log entry must be visible on this worker's mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +248,16 @@ class Save:
 
     def _see_log_entry(self, number: int) -> None:
         """Make sure that this worker's directory is the coordinator's, before anything is written into it."""
-        name, pause, waited = layout.log_entry(number), 0.05, 0.0
+        name, wait = layout.log_entry(number), Wait()
+        missing = f"{self.store.url}/{name}, which the coordinator has written, is not there"
         while self.store.size(name) is None:
-            if waited >= VISIBLE_WITHIN:
+            if not wait.again(missing):
                 raise StorageError(
-                    f"{self.store.url}/{name}, which the coordinator has written, is not there: this worker does not "
-                    "see the coordinator's directory. Check that all workers and the coordinator have the same storage "
-                    "mounted at this path",
+                    f"{missing}: this worker does not see the coordinator's directory. Check that all workers and the "
+                    "coordinator have the same storage mounted at this path",
                     phase="write",
                     object=name,
                 )
-            time.sleep(pause)
-            waited, pause = waited + pause, min(2 * pause, 2.0)
 
     def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, local: Sequence[int]) -> Written:
         """Write this worker's part of the whole, and what is its own."""
@@ -321,7 +317,7 @@ class Save:
 
     def _settle_alone(self, error: Exception) -> HoldfastError | None:
         """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
-        if self._is_in_log():
+        if self._is_in_log(Wait(0.0)):
             return None
         return self._in_doubt(error)
 
@@ -332,14 +328,14 @@ class Save:
             phase="commit",
         )
 
-    def _is_in_log(self, patience: float = 0.0) -> bool:
+    def _is_in_log(self, wait: Wait) -> bool:
         """Whether the commit entry of this save is seen to stand.
 
         It is looked for from where the writing began, not in the last entry alone: a newer job may have retired the
-        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, up to
-        `patience` seconds, since this worker's mount may show it late.
+        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, since
+        this worker's mount may show it late.
         """
-        log, number, pause, waited = Log(self.store), self._entry + 1, 0.05, 0.0
+        log, number = Log(self.store), self._entry + 1
         while number > 0:
             try:
                 entry = log.read(number)
@@ -351,18 +347,15 @@ class Save:
                     return True
                 if state.generation is None or state.generation.id != self.session.generation:
                     return False
-            elif waited >= patience:
+            elif not wait.again(f"{self.store.url}/{layout.log_entry(number)} is not there"):
                 return False
-            else:
-                time.sleep(pause)
-                waited, pause = waited + pause, min(2 * pause, 2.0)
         return False  # it has not begun to write
 
     def _named(self, error: HoldfastError) -> HoldfastError | None:
         """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
         if isinstance(error, Superseded):
             # It may have come instead of the word that this save was committed, before the newer job took the run.
-            return None if self._is_in_log(VISIBLE_WITHIN) else error
+            return None if self._is_in_log(Wait()) else error
         kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
         named = kind(
             f"the save of step {self.step} failed and nothing of it is visible: {error}",

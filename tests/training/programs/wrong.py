@@ -13,7 +13,7 @@ import tensorflow as tf
 from refusals import failure_of
 
 import holdfast
-from holdfast import saving
+from holdfast_storage import lag
 from holdfast_storage.store import open_store
 
 CLONE_NEWNS = 0x20000
@@ -56,11 +56,11 @@ def another_cluster(world: Any, **arguments: Any) -> dict[str, Any] | None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """What is not visible yet will not be so after a second."""
-    patience, saving.VISIBLE_WITHIN = saving.VISIBLE_WITHIN, 1.0
+    patience, lag.LAG = lag.LAG, 1.0
     try:
         yield
     finally:
-        saving.VISIBLE_WITHIN = patience
+        lag.LAG = patience
 
 
 def another_storage(world: Any, *, directory: str, coordinator: str) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Waiting for what a mount shows late."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+
+from holdfast_storage import lag
+from holdfast_storage.lag import LAG, Wait
+
+
+@dataclass
+class Clock:
+    """Passes when somebody sleeps."""
+
+    now: float = 1000.0
+    pauses: int = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lag, "time", made)
+    return made
+
+
+def test_it_ends(clock: Clock) -> None:
+    """A wait without an end, or one that gives up before the last look that it promised."""
+    wait = Wait()
+    while wait.again("it is not there"):
+        pass
+    assert clock.now == pytest.approx(1000.0 + LAG)
+    assert clock.pauses < 50
+
+
+def test_none(clock: Clock) -> None:
+    """A pause where nothing was to be waited for."""
+    assert not Wait(0.0).again("it is not there")
+    assert not Wait(-5.0).again("it is not there")
+    assert clock.pauses == 0
+
+
+def test_what_is_as_old_is_waited_for_once(clock: Clock) -> None:
+    """A minute for each of a hundred objects."""
+    wait = Wait(10.0)
+    while wait.again("one is not there"):
+        pass
+    assert not wait.again("the other is not there")
+    assert clock.now == pytest.approx(1010.0)
+
+
+def test_a_long_one_is_told_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Silence for a minute; or a line for each look."""
+    with caplog.at_level(logging.WARNING):
+        short = Wait(3.0)
+        while short.again("soon"):
+            pass
+        assert not caplog.records
+        wait = Wait()
+        while wait.again("/mnt/run/manifest.json is not there"):
+            pass
+    (record,) = caplog.records
+    assert record.getMessage().startswith("/mnt/run/manifest.json is not there; waiting up to 5")
