@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,8 +70,10 @@ class Writer:
         self.shards = [bytearray() for _ in range(num_shards)]
         self.records: list[tuple[bytes, bytes]] = []
 
-    def append(self, key: str, value: np.ndarray, shard: int, extents: Extents | None = None) -> None:
-        dtype = tf.as_dtype(value.dtype).as_datatype_enum
+    def append(
+        self, key: str, value: np.ndarray, shard: int, extents: Extents | None = None, dtype: int | None = None
+    ) -> None:
+        dtype = dtype or tf.as_dtype(value.dtype).as_datatype_enum
         data = value.tobytes()
         place = {"shard": shard, "offset": len(self.shards[shard]), "size": len(data), "crc32c": mask(crc32c(data))}
         self.shards[shard] += data
@@ -79,14 +83,15 @@ class Writer:
             table_key, entry = slice_record(key, dtype, extents, **place)
         self.records.append((table_key, entry.SerializeToString()))
 
-    def append_rows(self, key: str, value: np.ndarray, cuts: Sequence[int]) -> None:
+    def append_rows(self, key: str, value: np.ndarray, cuts: Sequence[int], dtype: int | None = None) -> None:
         rest = [(0, size) for size in value.shape[1:]]
         slices = []
         for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
             extents = ((begin, end - begin), *rest)
             slices.append(extents)
-            self.append(key, value[begin:end], number % len(self.shards), extents)
-        table_key, entry = header_record(key, tf.as_dtype(value.dtype).as_datatype_enum, value.shape, slices)
+            self.append(key, value[begin:end], number % len(self.shards), extents, dtype)
+        dtype = dtype or tf.as_dtype(value.dtype).as_datatype_enum
+        table_key, entry = header_record(key, dtype, value.shape, slices)
         self.records.append((table_key, entry.SerializeToString()))
 
     def finish(self) -> None:
@@ -121,6 +126,43 @@ def test_every_numeric_dtype_is_stored_as_its_bytes(number: int, tmp_path: Path)
     index = assert_same_bytes_as_tensorflow(tmp_path / "t")
     assert index.tensors["k"].dtype == number
     assert shard_path(tmp_path / "t", 0, 1).read_bytes() == value.numpy().tobytes()
+
+
+@pytest.mark.parametrize("number", NUMERIC)
+def test_which_dtypes_tensorflow_joins(number: int, tmp_path: Path) -> None:
+    """A large float16 variable that is stored in slices is committed, and no stock reader can read it."""
+    value = np.ones((4, 6), tf.as_dtype(number).as_numpy_dtype)
+    writer = Writer(tmp_path / "ours", SHARDS)
+    writer.append("whole", value, 0, dtype=number)
+    writer.append_rows("slices", value, [0, 1, 4], dtype=number)
+    writer.finish()
+    reader = tf.train.load_checkpoint(str(writer.prefix))
+    assert reader.get_tensor("whole").tobytes() == value.tobytes()
+
+    def restored() -> bytes:
+        prefix, dtype = str(writer.prefix), tf.as_dtype(number)
+        read = tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=["slices"], shape_and_slices=[""], dtypes=[dtype])
+        return bytes(read[0].numpy().tobytes())
+
+    for read in (lambda: reader.get_tensor("slices").tobytes(), restored):
+        if dtypes.are_slices_joined(number, 2):
+            assert read() == value.tobytes()
+        else:
+            with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="not supported"):
+                read()
+
+
+def test_how_many_dimensions_tensorflow_joins(tmp_path: Path) -> None:
+    """A reader of a sliced tensor of nine dimensions does not get an error: its process ends."""
+    value = np.arange(6, dtype=np.float32)
+    writer = Writer(tmp_path / "ours", SHARDS)
+    for dimensions in (8, 9):
+        writer.append_rows(f"{dimensions}", value.reshape(2, *[1] * (dimensions - 2), 3), [0, 1, 2])
+    writer.finish()
+    for dimensions in (8, 9):
+        read = f"import tensorflow as tf; tf.train.load_checkpoint({str(writer.prefix)!r}).get_tensor('{dimensions}')"
+        done = subprocess.run([sys.executable, "-c", read], check=False, capture_output=True)
+        assert (done.returncode == 0) == dtypes.are_slices_joined(1, dimensions), done.stderr
 
 
 def test_three_thousand_keys_over_four_shards(tmp_path: Path) -> None:

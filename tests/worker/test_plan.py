@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from holdfast.plan import Plan, Spec, plan
 
 KIB, MIB = 1 << 10, 1 << 20
-FLOAT, STRING = 1, 7
+FLOAT, HALF, STRING = 1, 19, 7
 
 
-def tensor(number: int, shape: tuple[int, ...], item: int = 4) -> Spec:
-    return Spec(f"v{number:05d}", FLOAT, shape, prod(shape) * item)
+def tensor(number: int, shape: tuple[int, ...], item: int = 4, dtype: int = FLOAT) -> Spec:
+    return Spec(f"v{number:05d}", dtype, shape, prod(shape) * item)
 
 
 def encoded(number: int, size: int) -> Spec:
@@ -30,8 +30,8 @@ def shapes() -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def states(draw: st.DrawFn) -> list[Spec]:
-    numeric = draw(st.lists(st.tuples(shapes(), st.sampled_from([1, 2, 4, 8, 16])), max_size=30))
-    specs = [tensor(number, shape, item) for number, (shape, item) in enumerate(numeric)]
+    kinds = st.tuples(shapes(), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([FLOAT, HALF]))
+    specs = [tensor(number, *kind) for number, kind in enumerate(draw(st.lists(kinds, max_size=30)))]
     for size in draw(st.lists(st.integers(1, 10 * MIB), max_size=3)):
         specs.insert(draw(st.integers(0, len(specs))), encoded(len(specs), size))
     return specs
@@ -85,6 +85,7 @@ def test_every_byte_is_written_exactly_once(specs: list[Spec], workers: int, dat
     made = plan(specs, workers, pinned)
     check(specs, made)
     assert not pinned & made.sliced.keys()
+    assert all(specs[position].dtype == FLOAT for position in made.sliced)
     elsewhere = {piece.position for part in made.parts[1:] for o in part.objects for piece in o.pieces}
     assert not pinned & elsewhere
 
@@ -131,6 +132,34 @@ def test_slices_hold_the_bytes_that_they_say(rows: tuple[int, ...], workers: int
             first = piece.begin // (item * 64)
             numbers = elements(piece.extents, shape)
             assert numbers == list(range(first, first + len(numbers)))
+
+
+@given(states(), st.integers(1, 16))
+@settings(max_examples=100, deadline=None)
+def test_what_cannot_be_sliced_costs_no_more_balance_than_it_has(specs: list[Spec], workers: int) -> None:
+    """One table of float16 is one worker's; all that the others have must not go there, too."""
+    largest = sorted((spec.size for spec in specs if spec.dtype == HALF), reverse=True)[:2]
+    made = plan(specs, workers)
+    shares = [part.size for part in made.parts]
+    shares[0] += sum(spec.size for spec in specs if spec.encoded)
+    fair = sum(shares) / workers
+    text = sum(spec.size for spec in specs if spec.encoded)
+    assert max(shares) <= max(fair, text) * 1.05 + 64 * KIB + sum(largest)
+
+
+def test_only_what_tensorflow_joins_is_sliced() -> None:
+    """Its reader refuses slices of some dtypes; of nine dimensions and more they end its process."""
+    for one, is_sliced in (
+        (tensor(0, (1 << 20, 8)), True),
+        (tensor(0, (1 << 20, 8), 2, HALF), False),
+        (tensor(0, (1 << 20, *[1] * 6, 8)), True),
+        (tensor(0, (1 << 20, *[1] * 7, 8)), False),
+    ):
+        specs = [one, tensor(1, (100,))]
+        made = plan(specs, 4)
+        check(specs, made)
+        assert bool(made.sliced) == is_sliced
+    assert not plan([tensor(0, (24 << 20,), 1, HALF)], 1).sliced  # nor for the sake of several objects at once
 
 
 def test_small_tensors_are_not_sliced() -> None:

@@ -192,6 +192,22 @@ def test_part_of_a_tensor(store: Store, tmp_path: Path) -> None:
             np.testing.assert_array_equal(part, expected)
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.uint16, tf.uint32, tf.uint64])
+def test_slices_that_tensorflow_cannot_join(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    """A checkpoint that was committed before such tensors were kept whole cannot be restored by anybody."""
+    monkeypatch.setattr(values, "LARGE", 1 << 40)
+    tensor = np.arange(24, dtype=dtype.as_numpy_dtype).reshape(6, 4)
+    stock = str(tmp_path / "stock")
+    slices = ["6 4 0,2:0,4", "6 4 2,4:0,4"]
+    tf.raw_ops.SaveV2(
+        prefix=stock, tensor_names=[key("v")] * 2, shape_and_slices=slices, tensors=[tensor[:2], tensor[2:]]
+    )
+    with staged(store, commit(store, stock)) as found:
+        np.testing.assert_array_equal(read_value(found.prefix, key("v"), dtype), tensor)
+
+
 @pytest.mark.parametrize("spec", ["5 4 0,3:-", "6 5 -:0,4", "6 0,3", "6 4 0,0:-", "6 4 0,7:-"])
 def test_a_part_that_there_is_not(store: Store, tmp_path: Path, spec: str) -> None:
     """An embedding of another size is cut off, or filled up, without a word."""

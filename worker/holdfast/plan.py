@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 
+from holdfast_storage.bundle import dtypes
+
 Extents = tuple[tuple[int, int], ...]
 """A slice of a tensor: start and length along each dimension."""
 
@@ -91,7 +93,8 @@ def plan(specs: Sequence[Spec], num_workers: int, pinned: Collection[int] = ()) 
 
     Returns:
         The plan. Parts differ by at most 5 % or 64 KiB, except where the chief's own tensors alone are more than its
-        part of the whole. A tensor is sliced only if it is larger than about a hundredth of a part, never if pinned.
+        part of the whole, and by up to as much again as the two largest tensors have whose slices TensorFlow cannot
+        join. A tensor is sliced only if it is larger than about a hundredth of a part, never if pinned.
     """
     if num_workers < 1:
         raise ValueError(f"there is no world of {num_workers} workers")
@@ -143,7 +146,7 @@ class _Line:
         spec = self._specs[self._order[index]]
         begin, end = self._ends[index] - spec.size, self._ends[index]
         border = begin if target - begin <= end - target else end
-        if abs(border - target) <= tolerance or target < self.whole:
+        if abs(border - target) <= tolerance or target < self.whole or not _may_be_cut(spec):
             return border
         unit = _unit(spec, tolerance)
         return begin + (target - begin + unit // 2) // unit * unit
@@ -190,6 +193,10 @@ def _ends_of_objects(line: _Line, begin: int, end: int, encoded: int) -> list[in
         if (ends[-1] if ends else begin) < cut < end:
             ends.append(cut)
     return [*ends, end]
+
+
+def _may_be_cut(spec: Spec) -> bool:
+    return dtypes.are_slices_joined(spec.dtype, len(spec.shape))
 
 
 def _unit(spec: Spec, limit: int) -> int:

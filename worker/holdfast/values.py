@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import io_ops
 
+from holdfast_storage.bundle.dtypes import are_slices_joined
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
 
@@ -157,10 +158,15 @@ class _Stored:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is worth while, and its memory consists of these ranges."""
+        """Whether it is worth while, and its memory consists of these ranges.
+
+        However small, it is where TensorFlow could not read its slices, which were made before that was looked at.
+        """
         size = sum(each.size for each in self.ranges)
         whole = size == math.prod(self.shape) * _itemsize(self.dtype) and all(each.at >= 0 for each in self.ranges)
-        return whole and size >= LARGE
+        in_slices = len(self.ranges) > 1
+        needed = in_slices and not are_slices_joined(self.dtype, len(self.shape))
+        return whole and (size >= LARGE or needed)
 
     def is_read(self, sizes: Mapping[str, int] | None) -> bool:
         """Whether none of it lies behind the end of an object, or in one that is not read: it would stay as it was."""
