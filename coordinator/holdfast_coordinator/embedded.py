@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, ClassVar, TypeVar
@@ -79,3 +80,12 @@ class Embedded:
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
+
+
+def _start_anew() -> None:
+    """In a forked process: the parent's coordinator lives on a thread that is not here."""
+    Embedded._shared = {}
+    Embedded._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_start_anew)

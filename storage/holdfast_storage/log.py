@@ -128,7 +128,8 @@ class Log:
             except (StorageError, CheckpointDamaged) as error:
                 found, reason = None, str(error)
             if found is not None:
-                return Published() if found.write_id == entry.write_id else LostRace(found)
+                # The whole of it: of two processes that were restored from one, both may use an id.
+                return Published() if found == entry else LostRace(found)
             if self._clock() >= end:
                 return Unknown(reason)
             self._sleep(min(pause, max(0.0, end - self._clock())))

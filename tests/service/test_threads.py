@@ -67,7 +67,7 @@ def test_no_job_is_lost_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -
         found: SimpleQueue[int] = SimpleQueue()
         for step in range(40):
             jobs = [threads.submit(sum, range(1000 * (step % 3))) for _ in range(1 + step % 2)]
-            jobs[-1].add_done_callback(lambda job: found.put(job.result()))
+            jobs[-1].add_done_callback(lambda job, found=found: found.put(job.result()))
             found.get(timeout=60.0)
         assert threads.submit(lambda: 1).result(60.0) == 1
         threads.shutdown()

@@ -108,6 +108,9 @@ class RLock:
 
 
 class Lock(RLock):
+    def locked(self) -> bool:
+        return self.owner is not None
+
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         assert self.owner is not greenlet.getcurrent(), "a thread waits for a lock that it holds"
         return super().acquire(blocking, timeout)
@@ -273,7 +276,14 @@ def _token_hex(size: int) -> str:
 
 
 threading = SimpleNamespace(
-    Thread=Thread, Lock=Lock, RLock=RLock, Condition=Condition, Event=Event, Semaphore=Semaphore, local=Local
+    Thread=Thread,
+    current_thread=lambda: None,
+    Lock=Lock,
+    RLock=RLock,
+    Condition=Condition,
+    Event=Event,
+    Semaphore=Semaphore,
+    local=Local,
 )
 time = SimpleNamespace(monotonic=lambda: here().monotonic(), time=lambda: here().wall(), sleep=_sleep)
 secrets = SimpleNamespace(token_hex=_token_hex)

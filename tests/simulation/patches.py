@@ -26,8 +26,10 @@ from typing import Any
 import grpc
 
 import holdfast.digest
+import holdfast.lane
 import holdfast.link
 import holdfast.manager
+import holdfast.open_sessions
 import holdfast.plan
 import holdfast.restoring
 import holdfast.saving
@@ -118,7 +120,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield manager, "find_place", lambda: fakes.here().place
     yield manager, "Save", training.WatchedSave
     yield manager, "strategy_name", lambda checkpoint: "simulated"
-    yield manager, "_open", {}
+    yield holdfast.open_sessions, "_open", {}
     yield holdfast.session, "_incarnations", itertools.count(1)
     yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
     yield holdfast.saving, "git_commit", lambda: ""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-import holdfast.manager
+import holdfast.open_sessions
 import holdfast.session
 from holdfast.manager import CheckpointManager
 from holdfast.place import Cluster, Place
@@ -53,6 +53,18 @@ def unraisable(_: object) -> None:
     """Nobody's."""
 
 
+class Counter:
+    """Stands for the save counter."""
+
+    value = 0
+
+    def assign_add(self, count: int) -> None:
+        self.value += count
+
+    def __int__(self) -> int:
+        return self.value
+
+
 class Model:
     """Stands for a `tf.train.Checkpoint`, with its values."""
 
@@ -63,7 +75,8 @@ class Model:
         self.diverges = False
         self.collective = collective
         self.captured: list[int] = []  # the steps of its snapshots
-        self.save_counter = SimpleNamespace(assign_add=lambda count: None)
+        self.save_counter = Counter()
+        self.last_save = ""  # its prefix
 
     @property
     def salt(self) -> str:
@@ -121,16 +134,17 @@ class WatchedSave(Save):
     def __init__(self, *args: Any, **fields: Any) -> None:
         super().__init__(*args, taken=here().wall(), **fields)
 
-    def start(self) -> None:
+    def run(self) -> None:
         model = here().model
-        Current.world.checks.contents[self.prefix, model.task] = model.salt
-        super().start()
+        Current.world.checks.contents[self.prefix, model.task] = f"{model.life}/{self.step}"
+        model.last_save = self.prefix
+        super().run()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         world, process = Current.world, here()
         # Twice each deadline that it has: a vote that is repeated with specs, and the report.
         with world.bounded(f"save {self.ordinal}", 3 * (self.terms.save_timeout + SLACK) + MARGIN):
-            super()._run()
+            super()._work()
         if not process.alive:
             return
         generation, task, error = self.session.generation, self.session.place.task, self.error
@@ -256,7 +270,6 @@ class Job:
                 world.tell(process, f"save() raises {error.kind}")
             except CoordinatorUnavailable as error:
                 world.tell(process, f"save() raises {error.kind}")
-        save = manager._save
         try:
             with world.bounded("close()", 3 * (options["save_timeout"] + SLACK) + 4 * MARGIN):
                 manager.close()
@@ -265,7 +278,7 @@ class Job:
             if isinstance(error, Superseded):
                 raise
         else:
-            self.last_save[process] = save.prefix if save else ""
+            self.last_save[process] = model.last_save
 
     def _restore(self, process: Process, manager: CheckpointManager, target: str, patience: float) -> None:
         world, began = self.world, Now.scheduler.now
@@ -312,7 +325,7 @@ def fresh(world: World) -> World:
     """Make this the world that runs now, with nothing left of the one before."""
     Current.world = world
     Now.scheduler = world.scheduler
-    holdfast.manager._open.clear()
+    holdfast.open_sessions._open.clear()
     holdfast.session._incarnations = itertools.count(1)
     return world
 

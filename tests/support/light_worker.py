@@ -120,8 +120,8 @@ class LightWorker:
     def save(self, step: int, snapshot: Snapshot | None = None, **fields: Any) -> Save:
         """Start the next save."""
         self._saves += 1
-        save = Save(self.session, self.store, self.terms, self._saves, step, snapshot or state(seed=step), **fields)
-        save.start()
+        save = Save(self.session, self.store, self.terms, step, snapshot or state(seed=step), self._saves, **fields)
+        threading.Thread(target=save.run, name="light-save", daemon=True).start()
         return save
 
     def restore(self, target: str = "", timeout: float = 60.0) -> Staged | None:

@@ -15,7 +15,7 @@ from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, StorageError, Superseded
 from holdfast_storage.log import Log
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
 from holdfast_storage.store.posix import PosixStore
 
 TERMS = Terms("ckpt", 1.0, 5, None, "refuse", False, False)
@@ -27,6 +27,7 @@ class StubbornSession:
 
     place = ALONE
     generation = "0123abcd"
+    member = (Task("worker", 0), "p.1")
     aborted: Mapping[int, Any] = {}
 
     def __init__(self, error: HoldfastError, *, votes: bool = False) -> None:
@@ -34,6 +35,9 @@ class StubbornSession:
         self._votes = votes
 
     def progress(self, *_: Any) -> None:
+        pass
+
+    def forget(self, ordinal: int) -> None:
         pass
 
     def vote(self, *_: Any) -> pb.VoteReply:
@@ -50,7 +54,7 @@ class StubbornSession:
 
 def log_of(store: PosixStore, save: Save, *, committed: bool) -> None:
     """Make a log in which the save was committed, or not, and a newer job has taken the run and retired it since."""
-    leads = LogState("run").lead(Leader("w", "", ""), Generation(save.session.generation, ()))
+    leads = LogState("run").lead(Leader("w", "", ""), Generation(save.session.generation, (save.session.member,)))
     states = [leads]
     if committed:
         states.append(leads.commit(CheckpointRecord(save.prefix, 30, 1.0)))
@@ -66,7 +70,7 @@ def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, c
     session: Any = StubbornSession(Superseded("a newer leader has taken the run"), votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     log_of(store, save, committed=committed)
-    save.start()
+    threading.Thread(target=save.run, daemon=True).start()
     assert save.wait(10.0)
     assert isinstance(save.error, Superseded) is not committed
     assert (save.error is None) is committed
@@ -79,7 +83,7 @@ def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: boo
     session: Any = StubbornSession(StorageError("the log cannot be read"), votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     log_of(store, save, committed=committed)
-    save.start()
+    threading.Thread(target=save.run, daemon=True).start()
     assert save.wait(10.0)
     assert isinstance(save.error, CoordinatorUnavailable) is not committed
     assert (save.error is None) is committed
@@ -103,7 +107,7 @@ def test_what_was_reported_may_be_committed_after_it_was_given_up(
     session.report = report
     save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     log_of(PosixStore(str(tmp_path)), save, committed=True)
-    save.start()
+    threading.Thread(target=save.run, daemon=True).start()
     assert not save.wait(0.5)
     commits.set()
     assert save.wait(10.0)
@@ -114,6 +118,6 @@ def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:
     """A save that cannot have been committed, its worker having reported nothing, is told as one that is in doubt."""
     session: Any = StubbornSession(StorageError("the log cannot be read"))
     save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
-    save.start()
+    threading.Thread(target=save.run, daemon=True).start()
     assert save.wait(10.0)
     assert type(save.error) is SaveFailed

@@ -62,6 +62,7 @@ class Link(Protocol):
     def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome: ...
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply: ...
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply: ...
+    def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply: ...
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
         """Present as long as `beats` goes on."""
@@ -95,6 +96,9 @@ class GrpcLink:
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
         return self._call(lambda: self._stub.Leave(request, timeout=timeout))
+
+    def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply:
+        return self._call(lambda: self._stub.Status(request, timeout=timeout))
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
         call = self._call(lambda: self._stub.Attend(beats))
@@ -153,6 +157,9 @@ class LocalLink:
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
         return self._run(self._service.leave(request), timeout)
+
+    def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply:
+        return self._run(self._service.status(request), timeout)
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
         notices: SimpleQueue[pb.Notice | Exception | None] = SimpleQueue()

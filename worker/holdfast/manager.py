@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - see the end of this module
 import json
 import logging
 import operator
@@ -10,33 +9,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from holdfast import open_sessions
 from holdfast.arguments import Arguments
 from holdfast.environment import strategy_name
+from holdfast.identity import process_id
+from holdfast.lane import Lane, Pending, wait_for
 from holdfast.place import find_place
 from holdfast.restoring import agree
 from holdfast.saving import Save, Terms
-from holdfast.session import Session
+from holdfast.session import ASK_WITHIN, Session
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 
 log = logging.getLogger("holdfast")
 
+T = TypeVar("T")
+
 PATIENCE = 30.0
 """Seconds for which a save waits for a coordinator that is out of reach, before training goes on without it."""
-
-CLOSE_PATIENCE = 60.0
-"""Seconds for which closing waits: for the save in flight beyond its deadline, and for the other workers."""
-
-_open: dict[Session, Save | None] = {}
-"""What is to be ended in order when the program ends, with the save in flight: sessions, for the manager itself, a
-local variable of a function that has returned, may be gone by then."""
-
-_inherited: list[Session] = []
-"""In a forked process: what the parent has open, and will end. Kept, for to let go of it is to end it."""
 
 
 class CheckpointManager:
@@ -135,16 +130,20 @@ class CheckpointManager:
         place = find_place()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(place, self._store, "" if place.reader else given.coordinator, given.join_timeout)
+        self._lane = open_sessions.enter(self._session)
+        self._calls = threading.RLock()  # one at a time; again from within, as from a signal handler, is let through
+        self._closed = False
+        # Kept by the threads that call.
         self._snapshotters: tuple[Any, Any] | None = None
         self._collective = False
-        self._save: Save | None = None
-        self._left: Save | None = None  # one that is over, and was left in a call to its storage
+        self._counted = (0, 0)  # what save counter the next save has, if the call that has raised it was interrupted
+        self._staged: list[Any] = []
+        # Kept by the lane.
         self._saves = 0
         self._restores = 0
-        self._staged: list[Any] = []
-        self._closed = False
-        self._calls = threading.RLock()  # one at a time; again from within, as from a signal handler, is let through
-        _open[self._session] = None
+        self._failed: list[Save] = []
+        self._left: Save | None = None  # one that is over, and was left in a call to its storage
+        self._agreed: tuple[str, Any] | None = None  # what all workers restore, by target, until it is applied
 
     # -- saving --
 
@@ -179,32 +178,37 @@ class CheckpointManager:
             Superseded: a newer job leads the run; this manager can save nothing any more.
             CoordinatorUnavailable: at the first call: not all workers have joined in time.
         """
-        self._check_open()
         _check_options(options)
         reader = self._session.place.reader
         if reader:
             raise InvalidRequest(f"{reader} has no part in saves: chief and workers save, it can only restore")
+        self._check_inherited()
         with self._calls:
+            self._check_open()
             if not self._is_due(check_interval):
                 return None
-            self._session.join()
+            self._join()
             for staged in self._staged:
                 staged.tidy()
-            failure = self._settle()
-            self._checkpoint.save_counter.assign_add(1)
+            settled = self._settle()
             number = self._number(checkpoint_number)
-            self._saves += 1
-            if failure is None and self._save is not None:
+            if not settled:
+                self._lane.submit(self._skip)
                 raise self._give_up(number)
+            failure = self._failure()
             save = self._snapshot(number)
             # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
             final = self._final(failure)
             if final is not None:
+                self._lane.submit(self._skip)
                 del save  # the error would keep it, and is kept itself
                 raise final.with_traceback(None) from (None if failure is final else failure)
             self._describe(save, metadata, metrics)
-            save.start()
-            self._save = _open[self._session] = save
+            begun: Pending[None] = Pending()
+            self._lane.submit(partial(self._make, save, begun))
+            self._wait(begun, "the save before to end")
+            if self._checkpoint_interval is not None:
+                self._last_checkpoint_step = _value(self._step_counter)
             if failure is not None:
                 raise failure
             if self._blocking if blocking is None else blocking:
@@ -213,31 +217,36 @@ class CheckpointManager:
 
     def wait(self) -> None:
         """Wait until no save is in flight; raises the error of one that failed, once."""
+        self._check_inherited()
         with self._calls:
-            failure = self._settle(for_ever=True)
-            if failure is not None:
-                raise failure
+            if not self._closed:
+                self._settle(for_ever=True)
+            self._raise_failure()
 
     def _is_due(self, check_interval: bool) -> bool:
         if self._checkpoint_interval is None:
             return True
         step = _value(self._step_counter)
         last = self._last_checkpoint_step
-        if last is not None and (step == last or (check_interval and step - last < self._checkpoint_interval)):
-            return False
-        self._last_checkpoint_step = step
-        return True
+        return last is None or not (step == last or (check_interval and step - last < self._checkpoint_interval))
 
     def _number(self, checkpoint_number: Any) -> int:
-        number = _integer(self._checkpoint.save_counter if checkpoint_number is None else checkpoint_number)
-        if number is None or not 0 <= number < 1 << 63:
+        """The number of this save. Raises the save counter by one, once for each save that comes to its snapshot."""
+        number = None if checkpoint_number is None else _integer(checkpoint_number)
+        if checkpoint_number is not None and (number is None or not 0 <= number < 1 << 63):
             raise InvalidRequest(f"the checkpoint number {checkpoint_number} is no integer from 0 to 2^63 - 1")
-        return number
+        counter, ordinal = self._checkpoint.save_counter, self._saves + 1
+        before = _value(counter)
+        if self._counted != (ordinal, before):
+            if self._counted != (ordinal, before + 1):
+                self._counted = (ordinal, before + 1)
+            counter.assign_add(1)
+        return self._counted[1] if number is None else number
 
     def _snapshot(self, number: int) -> Save:
         from holdfast.capture import Snapshotter
 
-        save = Save(self._session, self._store, self._terms, self._saves, number, snapshot=None)
+        save = Save(self._session, self._store, self._terms, number, snapshot=None)
         try:
             if self._snapshotters is None:
                 own = Snapshotter(self._per_worker) if self._per_worker is not None else None
@@ -249,11 +258,6 @@ class CheckpointManager:
         except Exception as error:
             # Told to the others by the save itself: raising here would leave them waiting for this worker.
             save.local_error = error
-        if self._left is not None and self._left.is_busy:
-            # One thread that may never come back is enough.
-            save.local_error = save.local_error or StorageError(
-                f"its storage has still not answered the save of step {self._left.step}", phase="write"
-            )
         return save
 
     def _describe(self, save: Save, metadata: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> None:
@@ -266,21 +270,80 @@ class CheckpointManager:
         except Exception as error:
             save.local_error = save.local_error or error
 
-    def _settle(self, for_ever: bool = False) -> HoldfastError | None:
-        """Wait for the outcome of the save in flight, and take it: its error, if it failed.
+    def _settle(self, for_ever: bool = False) -> bool:
+        """Wait until no save is in flight, whoever has begun it.
 
         Unless `for_ever`, gives up when the coordinator is out of reach and the snapshot is no collective; the save
         then stays in flight.
         """
-        save = self._save
-        if save is None:
-            return None
-        while not save.wait(0.2):
+
+        def given_up(_: float) -> bool:
             since = self._session.unreachable_since
-            if not for_ever and not self._collective and since and time.monotonic() - since > PATIENCE:
-                return None
-        self._save, self._left = None, save if save.left else self._left
-        return save.error
+            if for_ever or self._collective or since is None:
+                return False
+            return time.monotonic() - since > PATIENCE
+
+        return self._wait(self._lane.submit(lambda: None), "the save in flight", given_up)
+
+    def _wait(self, pending: Pending[T], what: str, given_up: Callable[[float], bool] = lambda seconds: False) -> bool:
+        """Wait for something on the lane, and say so when it takes long."""
+
+        def tell(seconds: float) -> None:
+            asking = Lane("holdfast-ask")
+            try:
+                answer = asking.submit(self._session.waits_for)
+                reason = answer.result() if answer.wait(2 * ASK_WITHIN) else "the coordinator does not say for whom"
+            except HoldfastError as error:
+                reason = str(error)
+            asking.end()
+            if not pending.is_known:
+                log.warning("%s has been waiting %.0f s for %s: %s", self._session.place.task, seconds, what, reason)
+
+        return wait_for(pending, tell, given_up)
+
+    def _failure(self) -> HoldfastError | None:
+        """The error of a failed save that nobody has been told yet: one that was raised has a traceback."""
+        return next((save.error for save in self._failed if _is_untold(save.error)), None)
+
+    def _raise_failure(self) -> None:
+        failure = self._failure()
+        if failure is not None:
+            raise failure
+
+    # -- on the lane --
+
+    def _make(self, save: Save, begun: Pending[None]) -> None:
+        self._agreed = None
+        self._saves += 1
+        save.ordinal = self._saves
+        begun.set(None)
+        if self._left is not None and self._left.is_busy:
+            # One thread that may never come back is enough.
+            save.local_error = save.local_error or StorageError(
+                f"its storage has still not answered the save of step {self._left.step}", phase="write"
+            )
+        save.run()
+        if save.left:
+            self._left = save
+        if save.error is not None:
+            self._failed = [*(other for other in self._failed if _is_untold(other.error)), save]
+
+    def _skip(self) -> None:
+        """The save call was made, and nothing of it: the other workers count it, too."""
+        self._saves += 1
+
+    def _agree(self, target: str) -> Any:
+        """What all workers restore. If a call was interrupted before it had applied that, it is still to be."""
+        from holdfast.restore import Values
+
+        if self._agreed is None or self._agreed[0] != target:
+            self._agreed = None
+            self._restores += 1
+            staged = agree(self._session, self._store, self._restores, target, self._join_timeout, values=Values)
+            self._agreed = (target, staged)
+        return self._agreed[1]
+
+    # -- errors --
 
     def _give_up(self, number: int) -> SaveFailed:
         return SaveFailed(
@@ -322,26 +385,40 @@ class CheckpointManager:
         return self._restore(self._target(path_or_step))[1]
 
     def _restore(self, target: str) -> tuple[str | None, Any]:
-        from holdfast.restore import Values, apply
+        from holdfast.restore import apply
 
-        self._check_open()
+        self._check_inherited()
         with self._calls:
-            self._session.join()
-            if self._save is not None:
-                self._save.wait()  # its error, if it failed, is for the next `save`, `wait` or `close` to raise
-            self._restores += 1
-            staged = agree(self._session, self._store, self._restores, target, self._join_timeout, values=Values)
+            self._check_open()
+            self._join()
+            agreed = self._lane.submit(partial(self._agree, target))
+            self._wait(agreed, "all workers to restore")
+            staged = agreed.result()
             if staged is None:
-                return None, self._checkpoint.restore(None)
+                status = self._checkpoint.restore(None)
+                self._agreed = None
+                return None, status
             # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.
-            self._staged.append(staged)
-            status = apply(self._checkpoint, self._per_worker, staged)
+            if staged not in self._staged:
+                self._staged.append(staged)
+            try:
+                status = apply(self._checkpoint, self._per_worker, staged)
+            except Exception:
+                self._agreed = None  # it is the same on all workers; not so where this one was interrupted
+                raise
             while len(self._staged) > 1:
                 self._staged.pop(0).close()
             if self._checkpoint_interval is not None:
                 self._last_checkpoint_step = _value(self._step_counter)
+            self._agreed = None
             prefix = staged.record.prefix
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
+
+    def _join(self) -> None:
+        if not self._session.has_joined:  # not even handed over: the coordinator may be away, and training goes on
+            joined = self._lane.submit(self._session.join)
+            self._wait(joined, "all workers to join")
+            joined.result()
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:
@@ -394,16 +471,17 @@ class CheckpointManager:
 
     def close(self) -> None:
         """Finish the save in flight, leave the world and give everything back. Raises the error of a failed save."""
-        if self._closed or self._session in _inherited:
+        if self._is_inherited:
             return
-        self._closed = True
-        failure = self._settle(for_ever=True)
-        self._session.close(CLOSE_PATIENCE)
-        _open.pop(self._session, None)
-        for staged in self._staged:
-            staged.close()
-        if failure is not None:
-            raise failure
+        with self._calls:
+            if not self._closed:
+                left = open_sessions.leave(self._session)
+                self._wait(left, "the save in flight, and for the other workers to end")
+                left.result()
+                for staged in self._staged:
+                    staged.close()
+                self._closed = True
+            self._raise_failure()
 
     def __enter__(self) -> Self:
         return self
@@ -418,11 +496,26 @@ class CheckpointManager:
                 raise
             log.warning("%s", failure)
 
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether it is another process's, of which this one is a copy."""
+        return self._session.process != process_id()
+
+    def _check_inherited(self) -> None:
+        if self._is_inherited:
+            raise InvalidRequest(
+                "this CheckpointManager is that of the process from which this one was forked, or restored: make a new "
+                "one here"
+            )
+
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this CheckpointManager is closed")
-        if self._session in _inherited:
-            raise InvalidRequest("this CheckpointManager is that of the process from which this one was forked")
+
+
+def _is_untold(error: HoldfastError | None) -> bool:
+    """An error that has been raised has a traceback, from that very instruction on: no interrupt comes between."""
+    return error is not None and error.__traceback__ is None
 
 
 def _value(counter: Any) -> int:
@@ -454,25 +547,3 @@ def _as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
     return copy
-
-
-def _close_all() -> None:
-    while _open:
-        session, save = _open.popitem()
-        if save is not None:
-            save.wait()
-        session.close(CLOSE_PATIENCE)
-
-
-def _leave_to_parent() -> None:
-    _inherited.extend(_open)
-    _open.clear()
-
-
-# A forked process, such as one of `multiprocessing`, would take its parent out of the world when it ends, or wait for
-# threads that it does not have.
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-# Before thread pools, the coordinator's and fsspec's among them, refuse work, which is earlier than `atexit`: they do
-# so from a callback of the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.
-threading._register_atexit(_close_all)  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +11,6 @@ from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 
 Cluster = tuple[tuple[str, tuple[str, ...]], ...]
-
-PROCESS = secrets.token_hex(6)
-"""Identifies this process. Its n-th manager is the incarnation `PROCESS.n`."""
 
 CHECKPOINTING_JOBS = ("chief", "worker", "master")
 

@@ -1,10 +1,13 @@
-"""One save on its way in this worker, on a thread of its own: vote, plan, write, report, outcome."""
+"""One save on its way in this worker: vote, plan, write, report, outcome.
+
+Its work is done by a thread of its own, which a storage that never answers may keep for ever. Whoever runs the save
+watches that thread, and goes on without it once all others have.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import threading
 import time
 import traceback
@@ -14,6 +17,7 @@ from typing import Any
 
 from holdfast.digest import pack, spec_digest, tensor_crcs
 from holdfast.environment import git_commit, versions
+from holdfast.lane import Pending
 from holdfast.plan import Plan, plan
 from holdfast.session import Session, to_error
 from holdfast.snapshot import Snapshot
@@ -61,14 +65,14 @@ class Terms:
 
 @dataclass(slots=True)
 class Save:
-    """One save call. `start()` it, then `wait()`; `error` is None if it was committed."""
+    """One save call: `run()` it once. `outcome` is known when it is over; `error` is None if it was committed."""
 
     session: Session
     store: Store
     terms: Terms
-    ordinal: int
     step: int
     snapshot: Snapshot | None
+    ordinal: int = 0  # of the save call in its world; given when its turn has come
     per_worker: Snapshot | None = None
     strategy: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +80,8 @@ class Save:
     local_error: Exception | None = None  # this worker could not take its snapshot
     error: HoldfastError | None = None
     taken: float = field(default_factory=time.time)
-    _thread: threading.Thread | None = None
+    outcome: Pending[None] = field(default_factory=Pending)
+    _ended: Pending[None] = field(default_factory=Pending)  # its thread has
     _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
     left: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
     _begun: float = 0.0  # monotonic
@@ -91,26 +96,28 @@ class Save:
         """Relative to the run directory."""
         return layout.prefix(self.terms.checkpoint_name, self.step, self.session.generation, self.ordinal)
 
-    def start(self) -> None:
+    def run(self) -> None:
+        """Make it; returns when its outcome is known. Not on a thread that signals interrupt."""
         self._begun = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="holdfast-save", daemon=True)
-        self._thread.start()
+        try:
+            threading.Thread(target=self._work, name="holdfast-save", daemon=True).start()
+        except RuntimeError as error:
+            # The others are told, which takes no other thread than this.
+            self.local_error = self.local_error or StorageError(f"no thread can be started: {error}", phase="write")
+            self._work()
+        while not self._ended.wait(0.2) and not self._leaves():
+            pass
+        self.session.forget(self.ordinal)
+        self.outcome.set(None)
 
     @property
     def is_busy(self) -> bool:
         """Whether its thread is still at work, perhaps for a save that is over."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._ended.is_known
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether its outcome is known, within `timeout` seconds."""
-        assert self._thread is not None
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while self._thread.is_alive() and not self._leaves():
-            pause = min(0.2, end - time.monotonic())
-            if pause <= 0:
-                return False
-            self._thread.join(pause)
-        return True
+        return self.outcome.wait(timeout)
 
     def _leaves(self) -> bool:
         """Whether the save is over for the training program although its thread is still at it.
@@ -138,12 +145,11 @@ class Save:
             self.left = True
         return True
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         error: HoldfastError | None = None
         try:
             outcome = self._attempt()
-            if not outcome.committed:
-                error = self._named(to_error(outcome.failure, self._keys()))
+            error = self._committed() if outcome.committed else self._named(to_error(outcome.failure, self._keys()))
         except Superseded as superseded:
             error = self._named(superseded)
         except CoordinatorUnavailable as unavailable:
@@ -163,6 +169,7 @@ class Save:
                 self._decided = True
                 if not self.left:
                     self.error = error
+            self._ended.set(None)
         if error:
             log.warning("%s", error)
 
@@ -315,13 +322,19 @@ class Save:
             }
         )
 
+    def _committed(self) -> HoldfastError | None:
+        """The coordinator says so: believed if the log does, of a save that this very process has written."""
+        if self._reported and self._is_in_log(Wait()):
+            return None
+        return self._in_doubt(f"the coordinator says so, and the log of {self.store.url} does not, as seen here")
+
     def _settle_alone(self, error: Exception) -> HoldfastError | None:
         """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
         if self._is_in_log(Wait(0.0)):
             return None
         return self._in_doubt(error)
 
-    def _in_doubt(self, error: Exception) -> CoordinatorUnavailable:
+    def _in_doubt(self, error: object) -> CoordinatorUnavailable:
         return CoordinatorUnavailable(
             f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
             "committed it, it appears in latest_checkpoint",
@@ -340,12 +353,13 @@ class Save:
             try:
                 entry = log.read(number)
             except HoldfastError:
-                return False
+                entry = None
             if entry is not None:
                 state, number = entry.state, number + 1
+                ours = state.generation if state.generation and state.generation.id == self.session.generation else None
                 if state.find(self.prefix) is not None:
-                    return True
-                if state.generation is None or state.generation.id != self.session.generation:
+                    return ours is None or self.session.member in ours.members
+                if ours is None:
                     return False
             elif not wait.again(f"{self.store.url}/{layout.log_entry(number)} is not there"):
                 return False
@@ -371,10 +385,14 @@ class Save:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Of the snapshot: a traceback keeps the variables of the functions that it went through."""
-    while error is not None:
+    """Of the snapshot: a traceback keeps the variables of the functions that it went through.
+
+    The error itself has none from here on, until the training program gets it.
+    """
+    if error is not None:
+        error.__traceback__ = None
+    while (error := error and (error.__cause__ or error.__context__)) is not None:
         traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _check_finite(snapshot: Snapshot) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.hint import Hint, read_hint
+from holdfast.identity import process_id
 from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
-from holdfast.place import PROCESS, Place, describe
+from holdfast.place import Place, describe
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError
@@ -32,6 +33,9 @@ BEAT = 3.0
 JOIN_CALL = 20.0
 """Seconds for which one join call waits: the coordinator says earlier whom it waits for."""
 
+ASK_WITHIN = 3.0
+"""Seconds for an answer to what this worker waits for."""
+
 _incarnations = itertools.count(1)
 
 
@@ -50,7 +54,8 @@ class Session:
         self._store = store
         self._coordinator = coordinator
         self._join_timeout = join_timeout
-        self._incarnation = f"{PROCESS}.{next(_incarnations)}"
+        self.process = process_id()
+        self._incarnation = f"{self.process}.{next(_incarnations)}"
         self._link: Link | None = None
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
@@ -58,6 +63,7 @@ class Session:
         self._restores = 0  # ordinal of the restore call that this was
         self._joining = threading.RLock()
         self._connecting = threading.Lock()
+        self._joining_waits_for = "its coordinator's answer"
         self._beat = pb.Heartbeat()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -73,6 +79,15 @@ class Session:
         """The world that was joined."""
         assert self._membership is not None
         return self._membership.generation
+
+    @property
+    def has_joined(self) -> bool:
+        return self._membership is not None
+
+    @property
+    def member(self) -> tuple[Task, str]:
+        """This worker, as the generation that it is of names it."""
+        return self.place.task, self._incarnation
 
     def caller(self) -> pb.Caller:
         return pb.Caller(
@@ -98,7 +113,7 @@ class Session:
 
     def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
         end = time.monotonic() + timeout
-        reason, told, warned = "", False, 0.0
+        reason, told = "", False
         for pause in _pauses():
             remaining = end - time.monotonic()
             if remaining <= 0 or self._closed.is_set():
@@ -128,9 +143,7 @@ class Session:
                     f"waiting for {_names(reply.waiting_for)} to join {self._store.url} (coordinator at "
                     f"{link.address}). Check that they run, and that all workers have the same directory"
                 )
-            if time.monotonic() - warned > 30.0:
-                log.info("%s: %s", self.place.task, reason)
-                warned = time.monotonic()
+            self._joining_waits_for = reason
             self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
         raise AssertionError("pauses never end")
 
@@ -181,6 +194,17 @@ class Session:
         with self._joining:
             log.info("%s: the coordinator was restarted, joining it again", self.place.task)
             self._join(timeout, rejoin=self._membership)
+
+    def waits_for(self) -> str:
+        """Whom this worker waits for, and why, as the coordinator tells it. May take a few seconds."""
+        link = self._link
+        if self._membership is None or link is None:
+            return self._joining_waits_for
+        try:
+            status = link.status(pb.StatusRequest(run=self._store.url), ASK_WITHIN)
+        except (Unreachable, Refusal) as error:
+            return str(error)
+        return status.reason
 
     # -- presence --
 
@@ -242,6 +266,11 @@ class Session:
             self.superseded = to_error(notice.superseded)
         else:
             self.aborted[notice.aborted.ordinal] = notice.aborted.failure
+
+    def forget(self, ordinal: int) -> None:
+        """A save is over: what was said of it, and of those before, is of no use any more."""
+        for other in [other for other in list(self.aborted) if other <= ordinal]:
+            self.aborted.pop(other, None)
 
     # -- calls --
 

@@ -201,7 +201,7 @@ class Leading:
                 return
             for other in run.worlds.values():
                 if other is not world and run.leading == other.generation.id:
-                    self._fence(other, superseded(f"generation {world.generation.id} leads the run now"))
+                    self._fence(other, superseded(_why_over(other, world)))
             if run.leading != world.generation.id:
                 self._upkeep.policy = RetentionPolicy()
             run.leading, run.led_since = world.generation.id, entry.number
@@ -250,3 +250,13 @@ class Leading:
             for request in waiting:
                 run.refuse(request, unknown(world.generation.id))
         run.release(world)
+
+
+def _why_over(before: World, after: World) -> str:
+    """Why a world has lost the lead to another of the same coordinator."""
+    if before.same_processes(after.generation):
+        return (
+            "another manager of this program has saved into the same directory since, and leads the run now; a run is "
+            "saved by one manager at a time: give each a directory of its own, such as RUN/latest and RUN/best"
+        )
+    return f"generation {after.generation.id} leads the run now"

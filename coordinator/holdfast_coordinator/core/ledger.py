@@ -129,8 +129,8 @@ class Ledger:
             self._pump(now)
             return
         stands = event.taken_by or event.entry
-        if stands.write_id not in intent.tries:
-            if self._overtaken(intent, stands.state):
+        if stands != intent.tries.get(stands.write_id):
+            if self._overtaken(intent, stands.state) or self._is_twins(stands):
                 self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
                 return
             if not intent.given_up:
@@ -174,6 +174,10 @@ class Ledger:
             return state.fork_point != intent.base
         leads = state.leader is not None and state.leader.id == self._leader_id
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
+
+    def _is_twins(self, entry: Entry) -> bool:
+        """Whether a copy of this very process has made it: two that were restored from one checkpoint of a machine."""
+        return entry.write_id.rpartition(".")[0] == self._leader_id
 
     def _abort(self, intent: Intent, entry: Entry, now: Now) -> Entry:
         if entry.kind == "abort":

@@ -1,0 +1,138 @@
+"""A manager's work, one job after the other, on a thread of its own that no signal interrupts.
+
+Python runs signal handlers in the main thread, between any two of its instructions. A handler may raise (Ctrl-C does),
+or call the manager that it has interrupted. So a thread that trains keeps no books here: it hands a job over, which is
+one instruction, and waits for the result, which it may stop doing at any time. What it has handed over goes on.
+
+Nothing in here that such a thread runs is a lock, a condition or a join of `threading`: these are Python code, and an
+exception between two of their lines leaves them wrong. CPython 3.11's `Thread.join` marks a running thread as stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from holdfast_storage.errors import InvalidRequest, StorageError
+
+T = TypeVar("T")
+
+_NOTHING: Any = object()
+
+
+class Pending(Generic[T]):
+    """What one thread will say, once, and others wait for: a value, or an error."""
+
+    def __init__(self) -> None:
+        self._value: T = _NOTHING
+        self._error: BaseException | None = None
+        self._waiting: list[SimpleQueue[None]] = []
+
+    @property
+    def is_known(self) -> bool:
+        return self._value is not _NOTHING or self._error is not None
+
+    def set(self, value: T) -> None:
+        self._value = value
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it is known, within `timeout` seconds. An interrupt of the waiting thread changes nothing here."""
+        if self.is_known:
+            return True
+        woken: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(woken)
+        if not self.is_known:  # it may have been said just before anybody knew of this queue
+            with suppress(Empty):
+                woken.get(timeout=timeout)
+        self._waiting.remove(woken)
+        return self.is_known
+
+    def result(self) -> T:
+        """The value, which is known; or the error, raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _wake(self) -> None:
+        for woken in list(self._waiting):
+            woken.put(None)
+
+
+class Lane:
+    """Jobs in the order in which they were handed over.
+
+    Args:
+        name: of its thread, which starts with the first job and keeps no process alive.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.caller: threading.Thread | None = None  # the last that has handed a job over
+        self._name = name
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None] = SimpleQueue()
+        self._taken = threading.Lock()  # held by the one thread that works, from its first instruction on
+        self._ended = False
+
+    def submit(self, job: Callable[[], T]) -> Pending[T]:
+        """Hand a job over: it will be done even if the caller is interrupted right after.
+
+        Raises StorageError if no thread can be started, and InvalidRequest after `end`; the job is not done then.
+        """
+        if self._ended:
+            raise InvalidRequest("this CheckpointManager is closed")
+        self.caller = threading.current_thread()
+        if not self._taken.locked():
+            # A caller that is interrupted in here does not know whether it has started a thread. The next one starts
+            # another, and whichever finds the place taken ends.
+            try:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            except RuntimeError as error:
+                raise StorageError(
+                    f"{self._name}, the thread for this call, cannot be started: {error}. Nothing was begun. Does the "
+                    "process have as many threads as it may (ulimit -u, or the container's limit of pids)?"
+                ) from error
+        pending: Pending[T] = Pending()
+        self._jobs.put((job, pending))
+        return pending
+
+    def end(self) -> None:
+        """Take no more jobs; the thread ends with those that it has."""
+        self._ended = True
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        if not self._taken.acquire(blocking=False):
+            return
+        while (item := self._jobs.get()) is not None:
+            job, pending = item
+            try:
+                pending.set(job())
+            except BaseException as error:
+                pending.fail(error)
+            del item, job, pending  # or what the last one holds lives until the next
+
+
+def wait_for(
+    pending: Pending[T], tell: Callable[[float], None], given_up: Callable[[float], bool] = lambda seconds: False
+) -> bool:
+    """Wait until it is known, or `given_up`, which is called with the seconds so far: whether it is known.
+
+    `tell` is called with them after 5 seconds, and whenever as many more have passed: who waits wants to know for whom.
+    """
+    begun, patience = time.monotonic(), 5.0
+    while not pending.wait(0.2):
+        waited = time.monotonic() - begun
+        if given_up(waited):
+            return False
+        if waited >= patience:
+            tell(waited)
+            patience *= 2
+    return True
