@@ -9,6 +9,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, ClassVar, TypeVar
 
+from holdfast_storage.errors import InvalidRequest
+
 from .server import Server
 
 log = logging.getLogger("holdfast.coordinator")
@@ -23,6 +25,7 @@ class Embedded:
 
     _shared: ClassVar[dict[str, Embedded]] = {}  # by host
     _lock = threading.Lock()
+    _inherited = False  # in a forked process, whose parent had one at that time
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -39,7 +42,16 @@ class Embedded:
 
     @classmethod
     def acquire(cls, host: str) -> Embedded:
-        """The coordinator of this process, listening on `host`; started if there is none."""
+        """The coordinator of this process, listening on `host`; started if there is none.
+
+        Raises InvalidRequest in a process that was forked from one with a coordinator at work: gRPC's server, which
+        that one has begun, works on threads that a fork does not have.
+        """
+        if cls._inherited:
+            raise InvalidRequest(
+                "this process was forked from one that had a CheckpointManager open, and can have none of its own: "
+                "start it by multiprocessing's 'spawn' or 'forkserver', or fork before the manager is made"
+            )
         with cls._lock:
             if host not in cls._shared:
                 cls._shared[host] = cls(host)
@@ -84,6 +96,7 @@ class Embedded:
 
 def _start_anew() -> None:
     """In a forked process: the parent's coordinator lives on a thread that is not here."""
+    Embedded._inherited |= bool(Embedded._shared)
     Embedded._shared = {}
     Embedded._lock = threading.Lock()
 
