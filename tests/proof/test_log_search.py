@@ -34,6 +34,8 @@ from support.log_search import Bounds, Rules, Search, Violation
         Bounds(jobs=1, saves=3, kills=1),
         Bounds(jobs=2, saves=1, orphans=True, unknown=1, kills=1),
         Bounds(jobs=2, saves=1, orphans=True, left_behind=1),
+        Bounds(jobs=2, saves=1, pages=True, unknown=1, kills=1),
+        Bounds(jobs=1, saves=2, pages=True, unknown=1, left_behind=1),
     ],
     ids=lambda bounds: ",".join(
         f"{name}={getattr(bounds, name)}" for name in Bounds.__slots__ if getattr(bounds, name)
@@ -105,6 +107,21 @@ BROKEN = {
         Rules(same_slot=False),
         Bounds(jobs=2, saves=1),
         "entry 3 drops",
+    ),
+    "an entry is sent before its page is there": (
+        Rules(page_first=False),
+        Bounds(jobs=1, saves=1, pages=True),
+        "a page is not there",
+    ),
+    "who lost the race for a slot removes the page that it made": (
+        Rules(pages_stay=False),
+        Bounds(jobs=1, saves=1, pages=True, left_behind=1),
+        "a page is not there",
+    ),
+    "pages that the last entry does not need are removed": (
+        Rules(pages_outlive=False),
+        Bounds(jobs=1, saves=1, pages=True),
+        "a page is not there",
     ),
 }
 

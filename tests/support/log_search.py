@@ -11,6 +11,8 @@ succeeds, fails for certain, loses its reply, or is to land at any later time or
 given up; an actor is killed and a successor started, or is left behind alive while its workers turn to a successor; a
 checkpoint turns out not to hold what was written. Storage is a set of faultless names; the protocol is searched.
 
+With `Bounds.pages`, an entry says all but its newest checkpoint in a page, an object of its own named by its contents.
+
 Actors are deterministic: what one does with one event is computed once, and a state holds only their numbers.
 """
 
@@ -52,6 +54,9 @@ class Rules:
     reigns_once: bool = True  # a job that has led and lost the lead does not lead again
     leads_first: bool = True  # orphans are removed once their job has lost the lead
     spares_own: bool = True  # a job's own folders are no orphans
+    page_first: bool = True  # an entry is sent when its pages are there
+    pages_stay: bool = True  # whoever has lost the race for a slot leaves the pages that it made
+    pages_outlive: bool = True  # pages that the last entry does not need any more stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Bounds:
     unknown: int = 0  # creates that lose their reply, or land later, or never
     rollback: bool = False  # the last job goes back to the older of two checkpoints
     orphans: bool = False  # who takes the lead removes what never was committed
+    pages: bool = False  # entries are not whole by themselves
 
 
 class Actor:
@@ -297,6 +303,7 @@ class State(NamedTuple):
     folders: frozenset[str]  # that hold all their data
     rotten: frozenset[str]  # that do not read back
     late: frozenset[int]  # entries that may still land
+    pages: frozenset[str]
     told: frozenset[tuple[str, int, bool]]  # job, ordinal, committed
     actors: tuple[int, ...]
     attended: int  # so many of the actors are the jobs' present ones, the rest was left behind
@@ -360,6 +367,7 @@ class Search:
             frozenset(record.folder for record in records),
             frozenset(),
             frozenset(),
+            self._pages(first),
             frozenset(),
             tuple(self._number(actor) for actor in actors),
             len(actors),
@@ -405,7 +413,18 @@ class Search:
             case "append":
                 number = self._entry(what)
                 name = self._named(number)
+                missing = self._pages(what.state) - s.pages
+                paged = s._replace(pages=s.pages | missing)
+                if missing:
+                    # Told or not: whoever is not sure makes it again, and it is the same.
+                    yield f"writes the page of {name}", paged
+                    if self.rules.page_first:
+                        return
                 created, taken = self._create(s, number)
+                if taken and not self.rules.pages_stay:
+                    s = created = s._replace(pages=s.pages - self._pages(what.state))
+                if not taken and not self.rules.pages_outlive:
+                    created = created._replace(pages=self._pages(what.state))
                 settled = ev.Appended(what, taken)
                 yield f"creates {name}{' in vain' * bool(taken)}", tell(created, place, "appended", settled, done=done)
                 if s.refusals:
@@ -438,6 +457,11 @@ class Search:
                 gone = s._replace(folders=s.folders - {what[0]})
                 self.cleaned |= {what[0]} - self._committed(s, len(s.log))
                 yield f"deletes {what[0]}", tell(gone, place, "deleted", what, done=done)
+
+    def _pages(self, state: LogState) -> frozenset[str]:
+        """The pages of an entry, by what they say."""
+        sealed = ", ".join(record.prefix for record in state.checkpoints[:-1])
+        return frozenset({sealed} if sealed and self.bounds.pages else ())
 
     def _orphans(self, s: State, job: str, number: int, state: LogState) -> tuple[str, ...]:
         """What `holdfast_storage.runs.orphans` finds after an entry. A folder is there when the writing begins."""
@@ -500,6 +524,8 @@ class Search:
             self._check_entries(log)
             self._logs.add(s.log)
             self.kinds |= {log[-1].kind}
+        torn = [entry.number for entry in log if not self._pages(entry.state) <= s.pages]
+        assert not torn, f"entries {torn} cannot be read: a page is not there"
         live = {record.folder for record in log[-1].state.checkpoints}
         assert live <= s.folders, f"{live - s.folders} is live, and its data is not there"
         assert live - s.rotten, "no live checkpoint is good"
