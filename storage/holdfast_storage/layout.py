@@ -6,6 +6,7 @@ ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation
   local/worker-2.index, local/worker-2.data-00000-of-00001
   manifest.json
 _holdfast/log/000000000042.json              the log
+_holdfast/pages/<32 hex digits>.json         what its entries have in common
 _holdfast/coordinator.json                   the hint: where an embedded coordinator listens
 """
 
@@ -18,6 +19,8 @@ from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 
 LOG_FOLDER = "_holdfast/log"
+PAGE_FOLDER = "_holdfast/pages"
+PAGE_DIGITS = 32
 HINT = "_holdfast/coordinator.json"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
@@ -102,6 +105,11 @@ def parse_log_entry(name: str) -> int | None:
         return None
     number = int(match[1])
     return number if f"{LOG_FOLDER}/{name}" == log_entry(number) else None
+
+
+def page_object(page: str) -> str:
+    """The object of a page of the log."""
+    return f"{PAGE_FOLDER}/{page}.json"
 
 
 def check_checkpoint_name(name: str) -> str:

@@ -92,14 +92,16 @@ class LogState:
     @property
     def restorable(self) -> tuple[CheckpointRecord, ...]:
         """Live checkpoints that nobody has condemned, in commit order."""
-        return tuple(c for c in self.checkpoints if c.prefix not in self.damaged)
+        damaged = set(self.damaged)
+        return tuple(c for c in self.checkpoints if c.prefix not in damaged) if damaged else self.checkpoints
 
     def last_committed(self, generation: str) -> int:
         """Ordinal of a generation's last committed save, 0 if there is none, by the name of its folder (layout).
 
         Retention leaves that one alone for as long as the generation leads.
         """
-        owners = (record.folder.rsplit(".", 2)[-2:] for record in self.checkpoints)
+        mark = f".{generation}."  # looked for first: there may be very many
+        owners = (record.folder.rsplit(".", 2)[-2:] for record in self.checkpoints if mark in record.prefix)
         return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
 
     def lead(self, leader: Leader, generation: Generation) -> LogState:
@@ -112,11 +114,12 @@ class LogState:
     def commit(self, record: CheckpointRecord) -> LogState:
         return replace(self, checkpoints=(*self.checkpoints, record))
 
-    def retire(self, prefixes: tuple[str, ...], preserved: tuple[str, ...], last_preserved: float | None) -> LogState:
+    def retire(self, prefixes: Collection[str], preserved: Collection[str], last_preserved: float | None) -> LogState:
         """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever.
 
         The files of a stock checkpoint are never deleted, even where it is taken out.
         """
+        prefixes, preserved = set(prefixes), set(preserved)
         gone = [c for c in self.checkpoints if c.prefix in prefixes]
         kept = tuple(
             replace(c, preserved=True) if c.prefix in preserved else c
@@ -136,12 +139,16 @@ class LogState:
         known = {*self.retired, *(record.folder for record in self.checkpoints)}
         return replace(self, retired=(*self.retired, *(folder for folder in folders if folder not in known)))
 
-    def forget(self, folders: tuple[str, ...]) -> LogState:
+    def forget(self, folders: Collection[str]) -> LogState:
         """Drop retired folders that have been deleted."""
+        folders = set(folders)
         return replace(self, retired=tuple(f for f in self.retired if f not in folders))
 
     def condemn(self, prefixes: Collection[str]) -> LogState:
         """Mark live checkpoints as damaged, for ever. They are kept until retention would have removed them."""
+        if not prefixes:
+            return self
+        prefixes = set(prefixes)
         found = (c.prefix for c in self.checkpoints if c.prefix in prefixes and c.prefix not in self.damaged)
         return replace(self, damaged=(*self.damaged, *found))
 

@@ -26,8 +26,8 @@ from holdfast_storage import layout, state_file
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record, header_record, slice_record, write_index
 from holdfast_storage.bundle.table import read_table, write_table
+from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from holdfast_storage.log import decode, encode
 from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
 from holdfast_storage.runs import import_state
@@ -44,6 +44,7 @@ RECORD = CheckpointRecord("ckpt-1.0000000a.1/ckpt-1", 1, 2.0, manifest_crc32c=3)
 STATE = LogState("run", Leader("id", "host:1", "host"), GENERATION, (RECORD,), ("gone",), (RECORD.prefix,), 4.0)
 ENTRY = encode(Entry(3, "commit", "id.3", 5.0, STATE, "a note"))
 INNER = ENTRY[ENTRY.index(b'"entry":') + 8 : -2]
+PAGE = encode_page((RECORD, CheckpointRecord("ckpt-2", 2, 2.5, stock=True)))
 MANIFEST = Manifest(
     RECORD.prefix,
     1,
@@ -124,6 +125,14 @@ def parse_entry(data: bytes) -> Entry | None:
     try:
         return decode(data, "entry")
     except (CheckpointDamaged, InvalidRequest):
+        return None
+
+
+def parse_page(data: bytes) -> Records | None:
+    """A page of any contents that are those of its name."""
+    try:
+        return decode_page(data, page_name(data), "page")
+    except CheckpointDamaged:
         return None
 
 
@@ -265,6 +274,18 @@ def test_log_entries(data: bytes) -> None:
     """A traceback where the log is read, which every restart meets again."""
     with bounded():
         parse_entry(data)
+
+
+@EXAMPLES
+@given(
+    data=st.one_of(st.binary(max_size=200), mutated(PAGE), changed(PAGE).map(lambda each: json.dumps(each).encode()))
+)
+@example(data=b"[" * 200_000)
+def test_pages(data: bytes) -> None:
+    """A run that ends with a traceback because of what lies in a page of its log."""
+    with bounded():
+        records = parse_page(data)
+    assert records is None or all(isinstance(record, CheckpointRecord) for record in records)
 
 
 def test_entries_are_sealed_here_as_there() -> None:

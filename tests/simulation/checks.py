@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from holdfast_storage import state_file
-from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, parse_log_entry
-from holdfast_storage.log import decode
+from holdfast_storage.entries import Records, decode, decode_page
+from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, page_object, parse_log_entry
 from holdfast_storage.manifest import read_manifest
 from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 from holdfast_storage.verify import verify_checkpoint
@@ -55,7 +56,7 @@ class Checks:
 
     def _grown(self, name: str) -> None:
         last = name.rpartition("/")[2]
-        entry = decode(self.truth.read(name), name)
+        entry = decode(self.truth.read(name), name, self._pages)
         if entry is None or parse_log_entry(last) != len(self.entries):
             self.world.violate("hole", f"{name} is created, and the log ends at {len(self.entries) - 1}")
             return
@@ -69,6 +70,11 @@ class Checks:
             self._check_commits(entry)
         except AssertionError as error:
             self.world.violate("log", f"entry {entry.number} ({entry.kind}): {error}")
+
+    def _pages(self, names: Sequence[str]) -> list[Records]:
+        """What an entry holds in pages: it is there before the entry."""
+        self.world.counts["pages needed"] += len(names)
+        return [decode_page(self.truth.read(page_object(name)), name, name) for name in names]
 
     def _check_commits(self, entry: Entry) -> None:
         state = entry.state

@@ -2,7 +2,8 @@
 
 Every module of the product that holds `threading`, `time`, `secrets`, `socket`, `SimpleQueue` or `grpc` under a name of
 its own gets the stand-in under that name. Beyond that, sizes are made small, so that a state of a few hundred bytes is
-sliced, written in several chunks and read in several parts; what needs TensorFlow is replaced (`simulation.training`).
+sliced, written in several chunks and read in several parts, and two checkpoints are enough for a page of the log; what
+needs TensorFlow is replaced (`simulation.training`).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ import holdfast_coordinator.service
 import holdfast_coordinator.servicer
 import holdfast_coordinator.threads
 import holdfast_storage.log
+import holdfast_storage.pages
 import holdfast_storage.parallel
 import holdfast_storage.verify
 from holdfast_storage.errors import HoldfastError
@@ -65,6 +67,8 @@ SIZES = {
     (holdfast.write, "_SMALL"): 64,
     (holdfast.write, "_JOIN"): 80,
     (holdfast_storage.verify, "_PART"): 256,
+    (holdfast_storage.pages, "FEWEST"): 2,
+    (holdfast_storage.pages, "_BITS"): 1,
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from holdfast_storage.errors import StorageError
-from holdfast_storage.layout import LOG_FOLDER
+from holdfast_storage.layout import LOG_FOLDER, PAGE_FOLDER
 from holdfast_storage.store.base import Buffer, NotCreated
 from simulation.policy import Point, Policy, Stage, StorageFate
 from simulation.processes import Process
@@ -56,15 +56,15 @@ class Bucket:
         """Set an object, whether it is there or not."""
         before = self.objects.get(name)
         if before is not None:
-            if name.startswith(LOG_FOLDER):
-                self._violated("overwritten", f"log entry {name} is replaced")
+            if name.startswith(LOG_FOLDER) or (name.startswith(PAGE_FOLDER) and before.data != data):
+                self._violated("overwritten", f"{name}, of the log, is replaced")
             self._check(name, "changed")
         self.objects[name] = Stored(data, self.scheduler.now if before is None else before.since)
         self.changed(name)
 
     def remove(self, name: str) -> None:
-        if name.startswith(LOG_FOLDER):
-            self._violated("deleted", f"log entry {name} is deleted")
+        if name.startswith((LOG_FOLDER, PAGE_FOLDER)):
+            self._violated("deleted", f"{name}, of the log, is deleted")
         self._check(name, "deleted")
         stored = self.objects.pop(name, None)
         if stored is not None:

@@ -31,7 +31,7 @@ def test_histories() -> None:
     for what in (
         "saves told committed", "saves told save_failed", "saves told superseded", "restores", "kills", "zombies woken",
         "two coordinators", "entries: retire", "entries: restored", "entries: damaged", "fault: storage late",
-        "fault: storage rot", "fault: reply cut", "fault: request doubled",
+        "fault: storage rot", "fault: reply cut", "fault: request doubled", "pages needed",
     ):  # fmt: skip
         assert told.counts[what], what
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.entries import decode, encode
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry
-from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown, decode, encode
+from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
 from holdfast_storage.store.base import Store
 from support.faulty_store import Fault, FaultyStore
@@ -118,7 +119,7 @@ def test_unknown_fields_are_ignored() -> None:
 def test_a_newer_format_is_refused() -> None:
     """A newer log half understood, and its checkpoints deleted."""
     with pytest.raises(InvalidRequest, match="newer Holdfast"):
-        decode(resealed(format=2), "entry")
+        decode(resealed(format=3), "entry")
 
 
 @pytest.mark.parametrize("changes", [{"kind": "other"}, {"checkpoints": 1}, {"leader": {"id": "x"}}, {"format": "x"}])

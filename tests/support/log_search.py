@@ -411,36 +411,7 @@ class Search:
             case "read":
                 yield "reads the log", tell(s, place, "read", self.entries[s.log[-1]], done=done)
             case "append":
-                number = self._entry(what)
-                name = self._named(number)
-                missing = self._pages(what.state) - s.pages
-                paged = s._replace(pages=s.pages | missing)
-                if missing:
-                    # Told or not: whoever is not sure makes it again, and it is the same.
-                    yield f"writes the page of {name}", paged
-                    if self.rules.page_first:
-                        return
-                created, taken = self._create(s, number)
-                if taken and not self.rules.pages_stay:
-                    s = created = s._replace(pages=s.pages - self._pages(what.state))
-                if not taken and not self.rules.pages_outlive:
-                    created = created._replace(pages=self._pages(what.state))
-                settled = ev.Appended(what, taken)
-                yield f"creates {name}{' in vain' * bool(taken)}", tell(created, place, "appended", settled, done=done)
-                if s.refusals:
-                    refused = s._replace(refusals=s.refusals - 1)
-                    no = ev.Appended(what, refused="no space")
-                    yield f"is refused {name}", tell(refused, place, "appended", no, done=done)
-                if s.unknown:
-                    created, unsent = (each._replace(unknown=s.unknown - 1) for each in (created, s))
-                    lost, late = ev.Appended(what, unknown="no answer"), ev.Appended(what, unknown="no answer")
-                    if not self.rules.missing_settles_nothing:
-                        lost = settled
-                        late = ev.Appended(what, taken, refused="" if taken else "it is not there")
-                    yield f"creates {name}, reply lost", tell(created, place, "appended", lost, done=done)
-                    dead = taken is not None and self.rules.same_slot
-                    sent = unsent if dead else unsent._replace(late=s.late | {number})
-                    yield f"sends {name}, no reply", tell(sent, place, "appended", late, done=done)
+                yield from self._appends(s, place, what)
             case "write":
                 written = s._replace(folders=s.folders | {what.folder})
                 yield f"writes {what.folder}", tell(written, place, "wrote", what, done=done)
@@ -457,6 +428,40 @@ class Search:
                 gone = s._replace(folders=s.folders - {what[0]})
                 self.cleaned |= {what[0]} - self._committed(s, len(s.log))
                 yield f"deletes {what[0]}", tell(gone, place, "deleted", what, done=done)
+
+    def _appends(self, s: State, place: int, what: Entry) -> Iterator[tuple[str, State]]:
+        """Each way in which the create of an entry can go."""
+        tell, done = self._tell, ("append", what)
+        number = self._entry(what)
+        name = self._named(number)
+        missing = self._pages(what.state) - s.pages
+        paged = s._replace(pages=s.pages | missing)
+        if missing:
+            # Told or not: whoever is not sure makes it again, and it is the same.
+            yield f"writes the page of {name}", paged
+            if self.rules.page_first:
+                return
+        created, taken = self._create(s, number)
+        if taken and not self.rules.pages_stay:
+            s = created = s._replace(pages=s.pages - self._pages(what.state))
+        if not taken and not self.rules.pages_outlive:
+            created = created._replace(pages=self._pages(what.state))
+        settled = ev.Appended(what, taken)
+        yield f"creates {name}{' in vain' * bool(taken)}", tell(created, place, "appended", settled, done=done)
+        if s.refusals:
+            refused = s._replace(refusals=s.refusals - 1)
+            no = ev.Appended(what, refused="no space")
+            yield f"is refused {name}", tell(refused, place, "appended", no, done=done)
+        if s.unknown:
+            created, unsent = (each._replace(unknown=s.unknown - 1) for each in (created, s))
+            lost, late = ev.Appended(what, unknown="no answer"), ev.Appended(what, unknown="no answer")
+            if not self.rules.missing_settles_nothing:
+                lost = settled
+                late = ev.Appended(what, taken, refused="" if taken else "it is not there")
+            yield f"creates {name}, reply lost", tell(created, place, "appended", lost, done=done)
+            dead = taken is not None and self.rules.same_slot
+            sent = unsent if dead else unsent._replace(late=s.late | {number})
+            yield f"sends {name}, no reply", tell(sent, place, "appended", late, done=done)
 
     def _pages(self, state: LogState) -> frozenset[str]:
         """The pages of an entry, by what they say."""

@@ -163,7 +163,7 @@ class Ledger:
                 continue
             self._current = intent
             intent.before = self.state
-            state = intent.change(self.state).forget(tuple(self._deleted))
+            state = intent.change(self.state).forget(self._deleted)
             self._emit(Append(self._entry(intent, self.number + 1, intent.kind, state, now)))
 
     def _overtaken(self, intent: Intent, state: LogState) -> bool:

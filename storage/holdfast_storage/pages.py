@@ -1,0 +1,206 @@
+"""Pages: how an entry of the log stays small, however many checkpoints there are. See docs/design/001-log.md.
+
+Where the list of checkpoints is cut into pages follows from the list alone, so that every writer cuts it alike and no
+page is ever written again with other borders. A checkpoint's *level* is drawn by the hash of its prefix: one in 16 is
+at least of level 1, one in 256 of level 2, one in 4,096 of level 3. What lies between two checkpoints of one level, the
+latter included, is a page. The largest pages that fit are taken; what is before the first and after the last of a level
+is cut by the level below, and in the end stands in the entry itself. So to append seldom makes a page, to take away at
+the front makes none that has not been made before, and a change in the middle makes one.
+
+Retention takes away behind what is kept for ever. So these are cut apart from the others, as lists of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from holdfast_storage.entries import Records, decode_page, encode_page, page_name
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import page_object
+from holdfast_storage.parallel import in_parallel
+from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.store.base import Store
+
+FEWEST = 64
+"""Checkpoints below which an entry holds them all."""
+
+SHOWN_WITHIN = 20.0
+"""Seconds within which a page must be visible where its entry is: NFS clients cache that long."""
+
+_LEVELS = 3
+_BITS = 4  # by which a level is rarer than the one below
+_LONGEST_PAUSE_S = 2.0
+
+
+class Pages:
+    """The pages of one log.
+
+    Several threads may use it at once. It remembers the last list that was cut and the pages of the last entry, so that
+    a commit costs as little as what it changes.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._held: dict[str, Records] = {}  # by the name of a page; those that were used last
+        self._durable: set[str] = set()  # of these, those that are known to be there
+        self._cut = _Cut()
+
+    def cut(self, records: Records) -> tuple[list[CheckpointRecord | str], dict[str, Records]]:
+        """The records, with the names of pages in the place of those that these hold; and these. Makes none: `keep`."""
+        shown: list[CheckpointRecord | str] = []
+        held: dict[str, Records] = {}
+        if len(records) < FEWEST:
+            return list(records), held
+        with self._lock:
+            named = {(page[0].prefix, len(page)): (page, name) for name, page in self._held.items()}
+            for part, is_page in self._cut.parts(records):
+                if not is_page:
+                    shown += part
+                    continue
+                page, name = named.get((part[0].prefix, len(part)), ((), ""))
+                if page != part:  # mostly they are the very same objects
+                    page, name = part, page_name(encode_page(part))
+                shown.append(name)
+                held[name] = page
+            self._hold(held)
+        return shown, held
+
+    def keep(self, pages: Mapping[str, Records]) -> None:
+        """Have pages that were cut durable. StorageError if one may not be: to be called again."""
+        for name, records in pages.items():
+            with self._lock:
+                known = name in self._durable
+            if not known:
+                self._create(page_object(name), encode_page(records))
+                with self._lock:
+                    self._durable.add(name)
+
+    def read(self, names: Sequence[str]) -> list[Records]:
+        """What pages hold.
+
+        Waits for one that a mount does not show yet. CheckpointDamaged if it does not come, or is not what was written.
+        """
+        with self._lock:
+            known = {name: self._held[name] for name in names if name in self._held}
+        missing = [name for name in dict.fromkeys(names) if name not in known]
+        until = self._clock() + SHOWN_WITHIN
+        known |= zip(missing, in_parallel(lambda n: self._read(n, until), missing, self._store.parallel), strict=True)
+        with self._lock:
+            self._hold(known)
+            self._durable |= known.keys()
+        return [known[name] for name in names]
+
+    def _hold(self, held: dict[str, Records]) -> None:
+        self._held = held
+        self._durable &= held.keys()
+
+    def _create(self, name: str, data: bytes) -> None:
+        try:
+            if not self._store.create(name, data) and self._store.read(name) != data:
+                # A part, of somebody who was killed, where there are no hard links. Whoever writes it, it is the same.
+                self._store.replace(name, data)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self._store.url}/{name} was there and cannot be found", object=name) from error
+
+    def _read(self, page: str, until: float) -> Records:
+        name = page_object(page)
+        full, pause = f"{self._store.url}/{name}", 0.05
+        while True:
+            try:
+                return decode_page(self._store.read(name), page, full)
+            except FileNotFoundError:
+                left = until - self._clock()
+                if left <= 0:
+                    raise CheckpointDamaged(
+                        f"{full} is missing, which the log needs: a copy of a run is whole with all of `_holdfast`, or "
+                        "with none of it",
+                        object=name,
+                    ) from None
+                self._sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+class _Cut:
+    """Where a list of records is cut, remembered for the next one, which is likely to begin alike."""
+
+    def __init__(self) -> None:
+        self._records: Records = ()
+        self._borders: list[list[int]] = [[] for _ in range(_LEVELS)]  # of level 1, 2, ...: where a page would end
+        self._runs: list[int] = []  # where others begin to be kept for ever, or no longer
+        self._levels: dict[str, int] = {}  # by prefix
+
+    def parts(self, records: Records) -> Iterator[tuple[Records, bool]]:
+        """Parts of the list, in order, and whether each is a page."""
+        self._mark(records)
+        for start, end in pairwise([*self._runs, len(records)]):
+            for first, last, is_page in self._spans(start, end, _LEVELS, after_border=False):
+                yield records[first:last], is_page
+
+    def _spans(self, start: int, end: int, level: int, *, after_border: bool) -> Iterator[tuple[int, int, bool]]:
+        """How a run is cut: first, last + 1, and whether it is a page."""
+        if start == end:
+            return
+        if level == 0:
+            yield start, end, False
+            return
+        borders = self._borders[level - 1]
+        cuts = [start] if after_border else []
+        cuts += borders[bisect_left(borders, start + 1) : bisect_left(borders, end + 1)]
+        if not cuts:
+            yield from self._spans(start, end, level - 1, after_border=False)
+            return
+        yield from self._spans(start, cuts[0], level - 1, after_border=False)
+        for first, last in pairwise(cuts):
+            yield first, last, True
+        yield from self._spans(cuts[-1], end, level - 1, after_border=True)
+
+    def _mark(self, records: Records) -> None:
+        """Find borders and runs, from where the list begins to differ from the last one."""
+        same = _common(self._records, records)
+        for borders in self._borders:
+            del borders[bisect_left(borders, same + 1) :]
+        del self._runs[bisect_left(self._runs, same) :]
+        if len(self._levels) > 2 * len(records) + FEWEST:
+            self._levels = {}
+        levels = self._levels
+        kept = _is_kept(records[same - 1]) if same else None
+        for end, record in enumerate(records[same:], same + 1):
+            level = levels.get(record.prefix)
+            if level is None:
+                level = levels[record.prefix] = _level(record.prefix)
+            for borders in self._borders[:level]:
+                borders.append(end)
+            if _is_kept(record) is not kept:
+                kept = _is_kept(record)
+                self._runs.append(end - 1)
+        self._records = records
+
+
+def _level(prefix: str) -> int:
+    drawn = int.from_bytes(hashlib.blake2b(prefix.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+    return next((level for level in range(_LEVELS) if drawn >> _BITS * level & ((1 << _BITS) - 1)), _LEVELS)
+
+
+def _is_kept(record: CheckpointRecord) -> bool:
+    return record.stock or record.preserved
+
+
+def _common(one: Records, other: Records) -> int:
+    """With how many records both begin."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

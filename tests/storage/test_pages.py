@@ -1,0 +1,288 @@
+"""Pages of the log: how the list of checkpoints is cut, and what is written and read of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast_storage import pages
+from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
+from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.layout import PAGE_FOLDER, log_entry, page_object
+from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.pages import FEWEST, Pages
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.store import open_store
+from holdfast_storage.store.base import Store
+from support.faulty_store import FaultyStore
+from support.stores import KINDS, new_store
+
+
+def record(number: int, **fields: object) -> CheckpointRecord:
+    prefix = f"ckpt-{number}.0000000a.{number}/ckpt-{number}"
+    return CheckpointRecord(prefix, number, 60.0 * number, **{"manifest_crc32c": number, **fields})  # type: ignore[arg-type]
+
+
+def records(count: int, start: int = 0) -> Records:
+    return tuple(record(number) for number in range(start, start + count))
+
+
+def entry(number: int, checkpoints: Records, write_id: str = "mine") -> Entry:
+    return Entry(number, "commit", write_id, 1.0, LogState("run", checkpoints=checkpoints))
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "run")
+
+
+def names(store: Store) -> list[str]:
+    return store.list(PAGE_FOLDER)
+
+
+def test_a_long_list_reads_back(store: Store) -> None:
+    """A checkpoint that a page has swallowed, or one that comes twice or in another place."""
+    log = Log(store)
+    written = entry(0, records(700))
+    assert log.publish(written, 0) == Published()
+    assert names(store)
+    assert Log(store).tail() == log.tail() == written
+    assert json.loads(store.read(log_entry(0)))["entry"]["format"] == 2
+
+
+def test_a_short_list_stands_in_the_entry(store: Store) -> None:
+    """Runs that keep a few checkpoints made slower, and unreadable to the version before, for nothing."""
+    assert Log(store).publish(entry(0, records(FEWEST - 1)), 0) == Published()
+    assert names(store) == []
+    assert json.loads(store.read(log_entry(0)))["entry"]["format"] == 1
+
+
+def test_an_entry_of_the_first_format_is_read_and_gone_on_with(folder: Store) -> None:
+    """A run of the version before that ends with the new one."""
+    old = entry(0, records(500))
+    assert folder.create(log_entry(0), encode(old))
+    assert Log(folder).tail() == old
+    assert Log(folder).publish(entry(1, records(501)), 0) == Published()
+    assert Log(folder).read(1) == entry(1, records(501))
+
+
+class Model:
+    """A list of checkpoints as a run has it, and what has been written of it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.log = store, Log(store)
+        self.number, self.made, self.state = 0, 0, LogState("run")
+
+    def commit(self) -> None:
+        self.state = self.state.commit(record(self.made))
+        self.made += 1
+
+    def publish(self, log: Log | None = None) -> None:
+        written = Entry(self.number, "commit", "w", 1.0, self.state)
+        assert (log or self.log).publish(written, 0) == Published()
+        self.number += 1
+        assert Log(self.store).read(written.number) == written
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(["commit", "commit", "commit", "front", "keep", "middle", "back", "anew"]), max_size=60)
+)
+def test_any_history_reads_back(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+    """An incremental shortcut that holds for lists that grow, and not for what retention and rollbacks make of them."""
+    model = Model(open_store(tmp_path_factory.mktemp("pages") / "run"))
+    for _ in range(150):
+        model.commit()
+    for step in steps:
+        live = model.state.checkpoints
+        free = [each.prefix for each in live if not each.preserved]
+        match step:
+            case "commit":
+                model.commit()
+            case "front" if free:
+                model.state = model.state.retire(free[:9], (), None)
+            case "keep" if free:
+                model.state = model.state.retire((), free[:1], None)
+            case "middle":
+                model.state = model.state.retire((live[len(live) // 2].prefix,), (), None)
+            case "back":
+                model.state = model.state.restored(live[len(live) // 3].prefix)
+            case "anew":
+                model.log = Log(model.store)
+        model.state = replace(model.state, retired=())
+        model.publish()
+
+
+def test_who_writes_makes_no_difference(folder: Store) -> None:
+    """Two coordinators whose pages have other borders: everything is written again at each change of the lead."""
+    first, second = (Pages(folder, Clock(), Clock().sleep) for _ in range(2))
+    for count in range(0, 3000, 7):
+        first.cut(records(count))
+    assert first.cut(records(3000)) == second.cut(records(3000))
+
+
+def test_what_grows_is_written_about_once(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of which each entry holds all checkpoints: 211 MiB after 2,000 saves."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    log, state, sizes = Log(folder), LogState("run"), []
+    for number in range(2000):
+        state = state.commit(record(number))
+        assert log.publish(Entry(number, "commit", "w", 1.0, state), 0) == Published()
+        sizes.append(folder.size(log_entry(number)) or 0)
+    assert max(sizes) < 20_000
+    assert sum(sizes) / len(sizes) < 8_000
+    assert sum(folder.size(f"{PAGE_FOLDER}/{name}") or 0 for name in names(folder)) < 4 * len(
+        encode(entry(0, records(2000)))
+    )
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_window_that_moves_makes_no_page_twice(folder: Store, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """Retention at the front that has all that follows written anew at each save."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    log, state = Log(folder), LogState("run")
+    for number in range(1500):
+        state = state.commit(record(number))
+        oldest = next(each.prefix for each in state.checkpoints if not each.preserved)
+        if number >= 400 and kept and number % 5 == 0:
+            state = state.retire((), (oldest,), None)
+        elif number >= 400:
+            state = replace(state.retire((oldest,), (), None), retired=())
+        assert log.publish(Entry(number, "commit", "w", 1.0, state), 0) == Published()
+    sizes = [folder.size(f"{PAGE_FOLDER}/{name}") or 0 for name in names(folder)]
+    assert len(sizes) < 1500 / 8
+    assert sum(sizes) < 3 * len(encode(entry(0, records(1500))))
+
+
+def test_a_page_is_there_before_its_entry(store: Store) -> None:
+    """A crash between the two: an entry that stands for ever and cannot be read."""
+    faulty = FaultyStore(store)
+    assert Log(faulty).publish(entry(0, records(300)), 0) == Published()
+    created = [name for verb, name in faulty.calls if verb == "create"]
+    assert created[-1] == log_entry(0)
+    assert created.count(log_entry(0)) == 1
+    assert len(created) == 1 + len(names(store))
+
+
+def test_no_entry_is_sent_without_its_pages(store: Store) -> None:
+    """An entry published although the answer to a page's create was an error; and a failure that is called unknown,
+    though nothing can appear in the slot."""
+    faulty, clock = FaultyStore(store, {("create", n): "fail" for n in range(99)}), Clock()
+    outcome = Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 10)
+    assert isinstance(outcome, NotPublished)
+    assert log_entry(0) not in [name for verb, name in faulty.calls if verb == "create"]
+    assert Log(store).tail() is None
+
+
+@pytest.mark.parametrize("fault", ["fail", "lose", "delay"])
+def test_a_page_is_tried_again(store: Store, fault: str) -> None:
+    """A save that fails because of one lost reply."""
+    faulty, clock = FaultyStore(store, {("create", 0): fault, ("create", 3): fault}), Clock()  # type: ignore[dict-item]
+    assert Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 10) == Published()
+    assert Log(store).read(0) == entry(0, records(300))
+
+
+def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
+    """A failure reported because a later page was refused, of an entry that was sent and lands afterwards."""
+    count = len(Pages(store, Clock(), Clock().sleep).cut(records(300))[1])
+    faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(count, count + 99)}), Clock()
+    assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 1), Unknown)
+    faulty.land()
+    assert Log(store).read(0) == entry(0, records(300))
+
+
+def test_the_loser_of_a_race_leaves_its_pages(store: Store) -> None:
+    """A clean-up that takes the winner's pages with it: both have cut the same list."""
+    assert Log(store).publish(entry(0, records(300), "theirs"), 0) == Published()
+    before = names(store)
+    assert Log(store).publish(entry(0, records(300)), 0) == LostRace(entry(0, records(300), "theirs"))
+    assert names(store) == before
+
+
+def test_a_part_of_a_page_is_made_whole(folder: Store) -> None:
+    """A kill in the middle of a page, where there are no hard links, that ends the run: its name is taken for ever."""
+    shown, cut = Pages(folder, Clock(), Clock().sleep).cut(records(300))
+    assert shown
+    first = next(iter(cut))
+    folder.write(page_object(first), [encode_page(cut[first])[:40]])
+    assert Log(folder).publish(entry(0, records(300)), 0) == Published()
+    assert Log(folder).read(0) == entry(0, records(300))
+
+
+def one_page(store: Store) -> str:
+    assert Log(store).publish(entry(0, records(300)), 0) == Published()
+    return names(store)[0]
+
+
+def test_a_page_that_is_not_what_its_name_says_is_damage(folder: Store) -> None:
+    """Checkpoints that were never committed, or a commit that is passed over, because a bit has flipped in a page."""
+    name = f"{PAGE_FOLDER}/{one_page(folder)}"
+    data = bytearray(folder.read(name))
+    data[20] ^= 1
+    folder.replace(name, data)
+    with pytest.raises(CheckpointDamaged, match=name):
+        Log(folder).tail()
+
+
+def test_a_page_that_is_missing_is_waited_for(folder: Store) -> None:
+    """A mount that shows the entry and not yet its page, taken for damage; or a wait without end."""
+    clock, page = Clock(), one_page(folder)
+    name = f"{PAGE_FOLDER}/{page}"
+    path = Path(folder.url) / name
+    data = path.read_bytes()
+    path.unlink()
+
+    def appears(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now >= 3.0 and not path.exists():
+            path.write_bytes(data)
+
+    assert Log(folder, clock=clock, sleep=appears).tail() == entry(0, records(300))
+    path.unlink()
+    begun = clock.now
+    with pytest.raises(CheckpointDamaged, match=f"{name} is missing"):
+        Log(folder, clock=clock, sleep=clock.sleep).tail()
+    assert clock.now - begun == pytest.approx(pages.SHOWN_WITHIN)
+
+
+def test_a_page_that_cannot_be_read_is_no_damage(folder: Store) -> None:
+    """A run that is given up because its storage did not answer for a moment."""
+    one_page(folder)
+    with pytest.raises(StorageError):
+        Log(FaultyStore(folder, {("read", 1): "fail"})).read(0)
+
+
+@pytest.mark.parametrize("contents", [b"{}", b"[]", b'{"checkpoints":[]}', b'{"checkpoints":[{"prefix":1}]}', b"\xff"])
+def test_a_page_of_nonsense_is_damage(contents: bytes) -> None:
+    """A traceback out of the parser."""
+    with pytest.raises(CheckpointDamaged):
+        decode_page(contents, page_name(contents), "page")
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 31, "G" * 32])
+def test_a_page_of_no_such_name_is_damage(name: str) -> None:
+    """An entry that has a reader open any file."""
+    with pytest.raises(CheckpointDamaged):
+        decode(encode(entry(0, ()), [name]), "entry", lambda names: [() for _ in names])
