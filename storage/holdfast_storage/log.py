@@ -59,7 +59,7 @@ class Log:
         self._store = store
         self._clock = clock
         self._sleep = sleep
-        self._pages = Pages(store, clock, sleep)
+        self._pages = Pages(store)
 
     def read(self, number: int) -> Entry | None:
         """The entry in a slot, None if there is none, or one that was never finished.

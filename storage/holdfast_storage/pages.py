@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from holdfast_storage.entries import Records, decode_page, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import page_object
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
@@ -28,12 +29,8 @@ from holdfast_storage.store.base import Store
 FEWEST = 64
 """Checkpoints below which an entry holds them all."""
 
-SHOWN_WITHIN = 20.0
-"""Seconds within which a page must be visible where its entry is: NFS clients cache that long."""
-
 _LEVELS = 3
 _BITS = 4  # by which a level is rarer than the one below
-_LONGEST_PAUSE_S = 2.0
 
 
 class Pages:
@@ -43,10 +40,8 @@ class Pages:
     a commit costs as little as what it changes.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._clock = clock
-        self._sleep = sleep
         self._lock = threading.Lock()
         self._held: dict[str, Records] = {}  # by the name of a page; those that were used last
         self._durable: set[str] = set()  # of these, those that are known to be there
@@ -90,8 +85,8 @@ class Pages:
         with self._lock:
             known = {name: self._held[name] for name in names if name in self._held}
         missing = [name for name in dict.fromkeys(names) if name not in known]
-        until = self._clock() + SHOWN_WITHIN
-        known |= zip(missing, in_parallel(lambda n: self._read(n, until), missing, self._store.parallel), strict=True)
+        wait = Wait()
+        known |= zip(missing, in_parallel(lambda n: self._read(n, wait), missing, self._store.parallel), strict=True)
         with self._lock:
             self._hold(known)
             self._durable |= known.keys()
@@ -109,22 +104,16 @@ class Pages:
         except FileNotFoundError as error:
             raise StorageError(f"{self._store.url}/{name} was there and cannot be found", object=name) from error
 
-    def _read(self, page: str, until: float) -> Records:
+    def _read(self, page: str, wait: Wait) -> Records:
         name = page_object(page)
-        full, pause = f"{self._store.url}/{name}", 0.05
+        full = f"{self._store.url}/{name}"
+        missing = f"{full} is missing, which the log needs"
         while True:
             try:
                 return decode_page(self._store.read(name), page, full)
             except FileNotFoundError:
-                left = until - self._clock()
-                if left <= 0:
-                    raise CheckpointDamaged(
-                        f"{full} is missing, which the log needs: a copy of a run is whole with all of `_holdfast`, or "
-                        "with none of it",
-                        object=name,
-                    ) from None
-                self._sleep(min(pause, left))
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                if not wait.again(missing):
+                    raise CheckpointDamaged(f"{missing}: was only a part of `_holdfast` copied?", object=name) from None
 
 
 class _Cut:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_storage import pages
+from holdfast_storage import lag
 from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import PAGE_FOLDER, log_entry, page_object
@@ -137,7 +138,7 @@ def test_any_history_reads_back(tmp_path_factory: pytest.TempPathFactory, steps:
 
 def test_who_writes_makes_no_difference(folder: Store) -> None:
     """Two coordinators whose pages have other borders: everything is written again at each change of the lead."""
-    first, second = (Pages(folder, Clock(), Clock().sleep) for _ in range(2))
+    first, second = (Pages(folder) for _ in range(2))
     for count in range(0, 3000, 7):
         first.cut(records(count))
     assert first.cut(records(3000)) == second.cut(records(3000))
@@ -206,7 +207,7 @@ def test_a_page_is_tried_again(store: Store, fault: str) -> None:
 
 def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
     """A failure reported because a later page was refused, of an entry that was sent and lands afterwards."""
-    count = len(Pages(store, Clock(), Clock().sleep).cut(records(300))[1])
+    count = len(Pages(store).cut(records(300))[1])
     faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(count, count + 99)}), Clock()
     assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 1), Unknown)
     faulty.land()
@@ -223,7 +224,7 @@ def test_the_loser_of_a_race_leaves_its_pages(store: Store) -> None:
 
 def test_a_part_of_a_page_is_made_whole(folder: Store) -> None:
     """A kill in the middle of a page, where there are no hard links, that ends the run: its name is taken for ever."""
-    shown, cut = Pages(folder, Clock(), Clock().sleep).cut(records(300))
+    shown, cut = Pages(folder).cut(records(300))
     assert shown
     first = next(iter(cut))
     folder.write(page_object(first), [encode_page(cut[first])[:40]])
@@ -246,7 +247,7 @@ def test_a_page_that_is_not_what_its_name_says_is_damage(folder: Store) -> None:
         Log(folder).tail()
 
 
-def test_a_page_that_is_missing_is_waited_for(folder: Store) -> None:
+def test_a_page_that_is_missing_is_waited_for(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mount that shows the entry and not yet its page, taken for damage; or a wait without end."""
     clock, page = Clock(), one_page(folder)
     name = f"{PAGE_FOLDER}/{page}"
@@ -259,12 +260,14 @@ def test_a_page_that_is_missing_is_waited_for(folder: Store) -> None:
         if clock.now >= 3.0 and not path.exists():
             path.write_bytes(data)
 
-    assert Log(folder, clock=clock, sleep=appears).tail() == entry(0, records(300))
+    monkeypatch.setattr(lag, "time", SimpleNamespace(monotonic=clock, sleep=appears))
+    assert Log(folder).tail() == entry(0, records(300))
     path.unlink()
+    monkeypatch.setattr(lag, "time", SimpleNamespace(monotonic=clock, sleep=clock.sleep))
     begun = clock.now
     with pytest.raises(CheckpointDamaged, match=f"{name} is missing"):
-        Log(folder, clock=clock, sleep=clock.sleep).tail()
-    assert clock.now - begun == pytest.approx(pages.SHOWN_WITHIN)
+        Log(folder).tail()
+    assert clock.now - begun == pytest.approx(lag.LAG)
 
 
 def test_a_page_that_cannot_be_read_is_no_damage(folder: Store) -> None:
