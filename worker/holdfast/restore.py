@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from typing import Any
 
+from holdfast.load import Load, has_value
 from holdfast.snapshot import replica_key
 from holdfast.staging import Staged
 from holdfast.values import Values, read_value
@@ -36,70 +36,33 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
 
 def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     status = checkpoint.restore(staged.prefix)
-    bound = _bound(status)
-    # The root sees to itself.
-    states = [each for each in bound.values() if hasattr(each, "late_attacher") and each is not checkpoint]
-    replicas = _Replicas(staged, status)
-    replicas.assign()
-    for state in states:
-        on_restored(status, state.late_attacher())
-    if replicas.waiting:
-        on_restored(status, lambda _: replicas.assign())
-    statuses = [status]
+    load = Load.of(status)
+    loads, replicas = [load], None
+    if load is not None:
+        # The root sees to itself.
+        states = [each for each in load.objects.values() if hasattr(each, "late_attacher") and each is not checkpoint]
+        replicas = _Replicas(staged, load)
+        replicas.assign()
+        for state in states:
+            load.on_restored(state.late_attacher())
+        if replicas.waiting:
+            load.on_restored(lambda _: replicas.assign())
     if per_worker is not None:
         # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
-        statuses.append(per_worker.read(staged.local_prefix))
-    staged.is_spent = lambda: not replicas.waiting and all(map(_is_spent, statuses))
+        loads.append(Load.of(per_worker.read(staged.local_prefix)))
+    staged.is_spent = lambda: not (replicas and replicas.waiting) and all(each and each.is_spent for each in loads)
     return status
-
-
-def on_restored(status: Any, then: Callable[[Iterable[Any]], None]) -> None:
-    """Have `then` called with the objects that deferred restoration has reached, each time after it has restored.
-
-    TensorFlow offers no hook for it. Every restoration, of objects that are there and of ones that are created later,
-    ends in `restore_saveables` of the object that a load status is about.
-    """
-    load: Any = getattr(status, "_checkpoint", None)
-    if not hasattr(load, "restore_saveables"):
-        return  # a name-based checkpoint of TensorFlow 1 knows no deferred restoration
-    restore_saveables = load.restore_saveables
-    seen = set(load.matched_proto_ids)
-
-    def restore_and_tell(*args: Any, **kwargs: Any) -> Any:
-        operations = restore_saveables(*args, **kwargs)
-        new = load.matched_proto_ids - seen
-        seen.update(new)  # before the call: what it attaches is restored in its turn
-        then([load.object_by_proto_id[node] for node in new if node in load.object_by_proto_id])
-        return operations
-
-    load.restore_saveables = restore_and_tell
-
-
-def _bound(status: Any) -> dict[int, Any]:
-    """The live objects that a load has reached so far, by their node in the checkpoint's object graph."""
-    return dict(getattr(getattr(status, "_checkpoint", None), "object_by_proto_id", {}))
-
-
-def _is_spent(status: Any) -> bool:
-    """Whether everything in the checkpoint has found its object, so that nothing is left to be read."""
-    load: Any = getattr(status, "_checkpoint", None)
-    try:
-        waiting = load.deferred_slot_restorations or load.slot_restorations or load.unused_attributes
-        return not waiting and len(load.matched_proto_ids) == len(load.object_graph_proto.nodes)
-    except AttributeError:  # what a load status looks like inside is TensorFlow's own business
-        return False
 
 
 class _Replicas:
     """Gives each local replica of a variable the value that it had, where TensorFlow gives all of them one."""
 
-    def __init__(self, staged: Staged, status: Any) -> None:
+    def __init__(self, staged: Staged, load: Load) -> None:
         self._staged = staged
-        self._status = status
+        self._load = load
         self.waiting: dict[int, str] = {}  # node of the object graph -> checkpoint key
         if staged.replicas:
-            graph = status._checkpoint.object_graph_proto
-            for node, proto in enumerate(graph.nodes):
+            for node, proto in enumerate(load.graph.nodes):
                 for attribute in proto.attributes:
                     if attribute.checkpoint_key in staged.replicas:
                         self.waiting[node] = attribute.checkpoint_key
@@ -111,10 +74,12 @@ class _Replicas:
         import tensorflow as tf
 
         assert self._staged.local_prefix is not None
-        for node, trackable in _bound(self._status).items():
+        for node, trackable in self._load.objects.items():
+            if not has_value(trackable):
+                continue
             key = self.waiting.pop(node, None)
-            if key is None or trackable._update_uid > self._status._checkpoint.restore_uid:
-                continue  # not one of these, or it has got another value since
+            if key is None or self._load.has_changed(trackable):
+                continue  # not one of these
             components = local_components(variable_of(trackable))
             if len(components) != self._staged.replicas[key]:
                 _log.info("%s: saved by %d replicas, now %d", key, self._staged.replicas[key], len(components))

@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast.restore import on_restored
+from holdfast.load import Load
 from holdfast_storage.errors import InvalidRequest
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
     def read(self, save_path: Any, options: Any = None) -> Any:
         """As TensorFlow's. `restore` goes through this too."""
         status = super().read(save_path, options)
-        on_restored(status, self.late_attacher())
+        if load := Load.of(status):
+            load.on_restored(self.late_attacher())
         return status
 
     def late_attacher(self) -> Callable[[Iterable[Any]], None]:
@@ -159,10 +160,8 @@ def _attach(layer: Any) -> None:
 
 
 def _track(layer: Any, name: str, value: Any) -> None:
-    # In Keras's symbolic scope a variable has no value yet, and could not take one.
-    if getattr(value, "_value", value) is not None:
-        with _untracked(layer):
-            layer._track_trackable(value, name, overwrite=True)
+    with _untracked(layer):
+        layer._track_trackable(value, name, overwrite=True)
 
 
 def _watch_build(layer: Any, container: Any) -> None:

@@ -1,0 +1,108 @@
+"""A restore of TensorFlow's from inside: what of a checkpoint has found which object, and what is still to come.
+
+TensorFlow shows little of it. All that we know of its load status beyond what it is documented to do is here.
+
+It is also mended in one point. Keras 3 builds a model that has no `build` of its own by calling it with symbols first.
+The variables made there get their values when that is over; TensorFlow, which sees them being attached to their layer,
+restores at once, fails, and has given the value away. Keras takes the failure for one of the model's, and goes on with
+a variable that was never restored. Here such a variable is restored as soon as it is initialized.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import tensorflow as tf
+from tensorflow.python.checkpoint.restore import CheckpointPosition
+
+_log = logging.getLogger("holdfast")
+
+
+class Load:
+    """What a load status is about. None of it keeps an object alive."""
+
+    def __init__(self, status: Any) -> None:
+        self._load = status._checkpoint
+
+    @classmethod
+    def of(cls, status: Any) -> Load | None:
+        """None where there is nothing to be known: nothing was restored, or a name-based checkpoint of TensorFlow 1."""
+        return cls(status) if hasattr(getattr(status, "_checkpoint", None), "restore_saveables") else None
+
+    @property
+    def graph(self) -> Any:
+        """The checkpoint's object graph. A node is an index into its nodes."""
+        return self._load.object_graph_proto
+
+    @property
+    def objects(self) -> dict[int, Any]:
+        """The live objects that have been reached so far, by their node."""
+        return dict(self._load.object_by_proto_id)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether everything in the checkpoint has found its object, so that nothing is left to be read."""
+        load = self._load
+        waiting = load.deferred_slot_restorations or load.slot_restorations or load.unused_attributes
+        return not waiting and len(load.matched_proto_ids) == len(self.graph.nodes)
+
+    def has_changed(self, trackable: Any) -> bool:
+        """Whether an object that was reached has got another value since."""
+        return bool(trackable._update_uid > self._load.restore_uid)
+
+    def on_restored(self, then: Callable[[Iterable[Any]], None]) -> None:
+        """Have `then` called with the objects that were reached, each time after some have been restored.
+
+        TensorFlow offers no hook for it. Every restoration, of objects that are there and of ones that are created
+        later, ends in `restore_saveables` of the object that a load status is about.
+        """
+        load = self._load
+        restore_saveables = load.restore_saveables
+        seen = set(load.matched_proto_ids)
+
+        def restore_and_tell(*args: Any, **kwargs: Any) -> Any:
+            operations = restore_saveables(*args, **kwargs)
+            new = load.matched_proto_ids - seen
+            seen.update(new)  # before the call: what it attaches is restored in its turn
+            then([load.object_by_proto_id[node] for node in new if node in load.object_by_proto_id])
+            return operations
+
+        load.restore_saveables = restore_and_tell
+
+
+def has_value(trackable: Any) -> bool:
+    """Whether it is no variable of Keras 3 that is still to be initialized."""
+    return getattr(trackable, "_value", trackable) is not None or not hasattr(trackable, "_deferred_initialize")
+
+
+_restore = CheckpointPosition._single_restore
+
+
+def _restore_with_value(position: Any) -> Any:
+    """Stands for `CheckpointPosition._single_restore`."""
+    trackable = position.trackable
+    if has_value(trackable):
+        return _restore(position)
+    trackable._maybe_initialize_trackable()
+    initialize = trackable._deferred_initialize
+
+    def initialize_and_restore() -> None:
+        vars(trackable).pop("_deferred_initialize", None)
+        initialize()
+        try:
+            with tf.init_scope():
+                position._restore_descendants()
+        except Exception as error:
+            # Raised here it would be lost, and with it the values of all variables that are initialized after it.
+            _failures.setdefault(position.checkpoint, []).append(f"{trackable.path}: {error}")
+            _log.error("%s could not be restored: %s", trackable.path, error)
+
+    trackable._deferred_initialize = initialize_and_restore
+    return (), {}, (), {}
+
+
+CheckpointPosition._single_restore = _restore_with_value
+_failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
