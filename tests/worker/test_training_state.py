@@ -65,6 +65,69 @@ class Contained(keras.Model):
         return self.head(x)
 
 
+class Block(keras.layers.Layer):
+    """A layer without `build`, and one that it has made and built before it attaches it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [keras.layers.Dense(5), keras.layers.Dropout(0.2)]
+        self.norm = keras.layers.BatchNormalization()
+        self.late = LateChild()
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        for part in self.parts:
+            x = part(x)
+        return self.late(self.norm(x, training=training))
+
+
+class LateChild(keras.layers.Layer):
+    def build(self, shape: Any) -> None:
+        child = keras.layers.Dense(3)
+        child.build(shape)
+        self.child = child
+
+    def call(self, x: Any) -> Any:
+        return self.child(x)
+
+
+class Subclassed(keras.Model):
+    """The commonest kind of model: layers made by `__init__`, and built by the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+        self.lstm = keras.layers.LSTM(2)
+        self.head = keras.layers.Dense(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.head(self.lstm(self.block(x, training=training)[:, :, None]))
+
+
+class Plain(keras.Model):
+    """All that it has TensorFlow sees by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = LateChild()
+        self.head = keras.layers.Dense(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.head(self.block(x))
+
+
+class Untraceable(keras.Model):
+    """Its call needs values, so that Keras cannot build it by symbols; and its `build` builds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nested = Subclassed()
+
+    def build(self, shape: Any) -> None: ...
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.nested(x * float(tf.size(x) > 0), training=training)
+
+
 def sequential(k: Any) -> Any:
     layers = k.layers
     return k.Sequential([layers.Dense(3), layers.Dropout(0.5), layers.BatchNormalization(), layers.Dense(1)])
@@ -81,6 +144,7 @@ MODELS = {
     "keras-sequential": lambda: sequential(keras),
     "keras-functional": lambda: functional(keras),
     "keras-contained": Contained,
+    "keras-subclassed": Subclassed,
     "tf_keras-sequential": lambda: sequential(tf_keras),
     "tf_keras-functional": lambda: functional(tf_keras),
 }
@@ -158,6 +222,55 @@ def test_resumed_is_bit_equal(kind: str, restored: str, tmp_path: Path) -> None:
     status.assert_consumed()
     for variable, expected in zip(everything(again), values(model), strict=True):
         np.testing.assert_array_equal(variable.numpy(), expected, err_msg=str(variable))
+
+
+@pytest.fixture(params=["float32", "mixed_bfloat16"])
+def precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    keras.config.set_dtype_policy(request.param)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(
+    ("make", "whole", "loop"),
+    [
+        (Subclassed, training_state, "eager"),
+        (Subclassed, training_state, "graph"),
+        (Untraceable, training_state, "eager"),
+        (Plain, lambda model: tf.train.Checkpoint(model=model), "eager"),
+    ],
+    ids=["eager", "graph", "untraceable", "plain checkpoint"],
+)
+def test_a_model_is_built_by_its_first_step_after_the_restore(make: Any, whole: Any, loop: str, tmp_path: Path) -> None:
+    """Its weights stayed random, nobody said so, and training saved over the good checkpoints."""
+
+    def create(seed: int) -> tuple[Any, Any, Any]:
+        keras.utils.set_random_seed(seed)
+        model, optimizer = make(), keras.optimizers.Adam(0.01)
+
+        def step() -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((tf.cast(model(X, training=True), tf.float32) - Y) ** 2)
+            weights = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return loss
+
+        state = whole(model)
+        state.optimizer = optimizer
+        return model, state, tf.function(step) if loop == "graph" else step
+
+    model, state, step = create(1)
+    step()
+    saved = state.save(str(tmp_path / "ckpt"))
+    expected = [step().numpy() for _ in range(3)]
+
+    again, state, step = create(2)
+    status = state.restore(saved)
+    assert [step().numpy() for _ in range(3)] == expected
+    status.assert_consumed()
+    for mine, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
 
 
 def test_custom_loop_goes_on(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 TensorFlow shows little of it. All that we know of its load status beyond what it is documented to do is here.
 
-It is also mended in one point. Keras 3 builds a model that has no `build` of its own by calling it with symbols first.
-The variables made there get their values when that is over; TensorFlow, which sees them being attached to their layer,
-restores at once, fails, and has given the value away. Keras takes the failure for one of the model's, and goes on with
-a variable that was never restored. Here such a variable is restored as soon as it is initialized.
+It is also mended for variables of Keras 3 that are made after a restore. Keras builds a model that has no `build` of
+its own by calling it with symbols first. The variables made there get their values when that is over; TensorFlow, which
+sees them being attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure
+for one of the model's, and goes on with a variable that was never restored. Here such a variable is restored as soon as
+it is initialized. And where Keras computes in another precision than that of its variables, these show themselves to
+TensorFlow as they are: what they show otherwise is a copy in that precision, which cannot be restored.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -104,5 +108,16 @@ def _restore_with_value(position: Any) -> Any:
     return (), {}, (), {}
 
 
+_restore_from_here = CheckpointPosition._restore_descendants
+
+
+def _restore_uncast(position: Any, reader: Any = None) -> Any:
+    """Stands for `CheckpointPosition._restore_descendants`."""
+    scope = getattr(sys.modules.get("keras.src.backend"), "AutocastScope", None)
+    with scope(None) if scope else nullcontext():
+        return _restore_from_here(position, reader)
+
+
 CheckpointPosition._single_restore = _restore_with_value
+CheckpointPosition._restore_descendants = _restore_uncast
 _failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
