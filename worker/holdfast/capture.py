@@ -26,7 +26,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
-from holdfast.variables import local_components, variable_of
+from holdfast.variables import is_trained, local_components, variable_of
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
@@ -83,7 +83,7 @@ class Snapshotter:
         for key, tensor in hook.kept.items():
             owner = graph.owners.get(key)
             variable = variable_of(owner)
-            guarded = key in graph.of_optimizers or _is_trained(owner, tensor)
+            guarded = key in graph.of_optimizers or is_trained(owner, tensor.dtype)
             captured = _numeric(key, tensor, guarded)
             if variable is None:
                 # Only variables leave a buffer alone that somebody else holds; a DenseHashTable hands out its own.
@@ -288,11 +288,6 @@ def _descendants(proto: Any, roots: list[int]) -> set[int]:
                 seen.add(child.node_id)
                 queue.append(child.node_id)
     return seen
-
-
-def _is_trained(owner: Any, tensor: Any) -> bool:
-    # A step counter made by tf.Variable(0) is called trainable, too, but there are no gradients of integers.
-    return bool(getattr(owner, "trainable", False)) and (tensor.dtype.is_floating or tensor.dtype.is_complex)
 
 
 def _is_on_read(variable: Any) -> bool:

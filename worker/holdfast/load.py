@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 from tensorflow.python.checkpoint.restore import CheckpointPosition
+from tensorflow.python.training.saving.saveable_object_util import saveable_objects_from_trackable
 
 _log = logging.getLogger("holdfast")
 
@@ -53,6 +54,41 @@ class Load:
         waiting = load.deferred_slot_restorations or load.slot_restorations or load.unused_attributes
         return not waiting and len(load.matched_proto_ids) == len(self.graph.nodes)
 
+    @property
+    def left_over(self) -> list[str]:
+        """The keys of values that have found no object so far."""
+        load = self._load
+        return [
+            attribute.checkpoint_key
+            for node, proto in enumerate(self.graph.nodes)
+            for attribute in proto.attributes
+            if node not in load.matched_proto_ids or attribute.name in load.unused_attributes.get(node, ())
+        ]
+
+    @property
+    def failures(self) -> list[str]:
+        """What could not be restored when it came, by name, and why."""
+        return list(_failures.get(self._load, ()))
+
+    @property
+    def expects_partial(self) -> bool:
+        """Whether the program has said that what is left over is meant to be."""
+        return bool(self._load.expect_partial)
+
+    def may_be_trained(self, key: str) -> bool:
+        """Whether the value could be a weight."""
+        dtype = self._load.dtype_map[key]
+        return bool(dtype.is_floating or dtype.is_complex)
+
+    def waiting_at(self, trackable: Any) -> list[str]:
+        """The names by which values of this checkpoint wait for children that an object does not have yet."""
+        waiting = getattr(trackable, "_deferred_dependencies", {})
+        return [name for name, positions in waiting.items() if any(each.checkpoint is self._load for each in positions)]
+
+    def has_reached(self, trackable: Any) -> bool:
+        """Whether an object has got its value from here, or another one since."""
+        return bool(getattr(trackable, "_update_uid", -1) >= self._load.restore_uid)
+
     def has_changed(self, trackable: Any) -> bool:
         """Whether an object that was reached has got another value since."""
         return bool(trackable._update_uid > self._load.restore_uid)
@@ -80,6 +116,11 @@ class Load:
 def has_value(trackable: Any) -> bool:
     """Whether it is no variable of Keras 3 that is still to be initialized."""
     return getattr(trackable, "_value", trackable) is not None or not hasattr(trackable, "_deferred_initialize")
+
+
+def has_values(trackable: Any) -> bool:
+    """Whether an object has values of its own in a checkpoint."""
+    return bool(saveable_objects_from_trackable(trackable))
 
 
 _restore = CheckpointPosition._single_restore

@@ -255,6 +255,7 @@ class CheckpointManager:
             save.snapshot = main.capture()
             save.per_worker = own.capture() if own else None
             self._collective = save.snapshot.collective
+            save.local_error = self._misfit()
         except Exception as error:
             # Told to the others by the save itself: raising here would leave them waiting for this worker.
             save.local_error = error
@@ -365,8 +366,15 @@ class CheckpointManager:
         """Restore the newest checkpoint that all workers can read and verify; collective.
 
         Returns its prefix. Where there is none, and no stock one either, calls `init_fn` and returns None.
+
+        Raises what `restore` does, and InvalidRequest if it fits nothing: no trained variable has got a value from it.
+        Where there is none yet, because the model is still to be built, the next `save` fails instead. If it is meant,
+        call `restore().expect_partial()` in place of this. What fits in part is logged.
         """
         prefix, _ = self._restore("")
+        misfit = self._misfit(so_far=True)
+        if misfit is not None:
+            raise misfit
         if prefix is None and self._init_fn is not None:
             self._init_fn()
         return prefix
@@ -375,7 +383,8 @@ class CheckpointManager:
         """Restore one checkpoint, by default the newest; collective. Returns TensorFlow's load status.
 
         An older one than the newest becomes the newest with the next save. Variables that are created later are
-        restored then.
+        restored then. If by the next save no trained variable has got a value, that save fails, unless the status was
+        told to `expect_partial()`.
 
         Raises:
             InvalidRequest: there is no such checkpoint, or the workers ask for different ones.
@@ -419,6 +428,19 @@ class CheckpointManager:
             joined = self._lane.submit(self._session.join)
             self._wait(joined, "all workers to join")
             joined.result()
+
+    def _misfit(self, so_far: bool = False) -> InvalidRequest | None:
+        """Why what was restored last must not be saved over: it fits nothing. What fits in part is logged, once.
+
+        so_far: say nothing where objects are still to be built.
+        """
+        for fit in self._staged[-1].fits if self._staged else ():
+            if fit.is_settled or not so_far:
+                complaint: InvalidRequest | None = fit.complaint()
+                if complaint is not None:
+                    return complaint
+                fit.warn()
+        return None
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:

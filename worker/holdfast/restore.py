@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from holdfast.fit import Fit
 from holdfast.load import Load, has_value
 from holdfast.snapshot import replica_key
 from holdfast.staging import Staged
@@ -39,6 +40,7 @@ def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     load = Load.of(status)
     loads, replicas = [load], None
     if load is not None:
+        staged.fits.append(Fit(load, checkpoint, staged.record.prefix))
         # The root sees to itself.
         states = [each for each in load.objects.values() if hasattr(each, "late_attacher") and each is not checkpoint]
         replicas = _Replicas(staged, load)
@@ -49,7 +51,10 @@ def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
             load.on_restored(lambda _: replicas.assign())
     if per_worker is not None:
         # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
-        loads.append(Load.of(per_worker.read(staged.local_prefix)))
+        own = Load.of(per_worker.read(staged.local_prefix))
+        loads.append(own)
+        if own is not None:
+            staged.fits.append(Fit(own, per_worker, staged.record.prefix, "per_worker"))
     staged.is_spent = lambda: not (replicas and replicas.waiting) and all(each and each.is_spent for each in loads)
     return status
 

@@ -38,7 +38,8 @@ from holdfast_storage.store.base import Store
 from holdfast_storage.store.posix import PosixStore
 from holdfast_storage.verify import read_index, stored_size, verify_checkpoint
 
-if TYPE_CHECKING:  # it imports TensorFlow
+if TYPE_CHECKING:  # they import TensorFlow
+    from holdfast.fit import Fit
     from holdfast.values import Values
 
 log = logging.getLogger("holdfast")
@@ -63,6 +64,7 @@ class Staged:
             many each.
         world_matches: whether the checkpoint was saved by the tasks that there are now.
         is_spent: tells whether everything in it has found its object.
+        fits: how it fits the objects that it was given to.
     """
 
     def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
@@ -75,6 +77,7 @@ class Staged:
         self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
         self.replicas = _replicas(local)
         self.is_spent: Callable[[], bool] = lambda: False
+        self.fits: list[Fit] = []
         self._held = held
         self._close = weakref.finalize(self, held.close)
 

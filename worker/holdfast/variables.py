@@ -22,3 +22,9 @@ def local_components(variable: Any) -> tuple[Any, ...]:
     if not isinstance(variable, tf.distribute.DistributedValues):
         return (variable,)
     return tuple(variable.distribute_strategy.experimental_local_results(variable))
+
+
+def is_trained(owner: Any, dtype: Any) -> bool:
+    """Whether an object of a checkpoint, with a value of this dtype, is a weight."""
+    # A step counter made by tf.Variable(0) is called trainable, too, but there are no gradients of integers.
+    return bool(getattr(owner, "trainable", False)) and (dtype.is_floating or dtype.is_complex)

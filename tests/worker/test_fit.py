@@ -1,0 +1,206 @@
+"""A checkpoint that fits nothing is no restart: it is refused, and what fits in part is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import holdfast
+from holdfast_storage.errors import InvalidRequest, SaveFailed
+
+pytestmark = pytest.mark.tensorflow
+
+X = np.ones((2, 4), np.float32)
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Make]:
+    made: list[Any] = []
+
+    def make(per_worker: Any = None, **objects: Any) -> Any:
+        for each in made:
+            each.close()
+        made[:] = [holdfast.CheckpointManager(tf.train.Checkpoint(**objects), tmp_path / "run", per_worker=per_worker)]
+        return made[0]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def module(**variables: Any) -> Any:
+    result = tf.Module()
+    for name, value in variables.items():
+        setattr(result, name, tf.Variable(value))
+    return result
+
+
+class Net(keras.Model):
+    """Its layers are made by its first call. `names` says what they are called."""
+
+    def __init__(self, *names: str, units: int = 3) -> None:
+        super().__init__()
+        self.names = names
+        for name in names:
+            setattr(self, name, keras.layers.Dense(units))
+
+    def call(self, x: Any) -> Any:
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
+
+
+def test_nothing_fits(manager: Make, tmp_path: Path) -> None:
+    """An attribute was renamed: training started from scratch, and soon retention had taken the last real one."""
+    saved = manager(net=module(w=[1.0], b=2.0), step=tf.Variable(7)).save(blocking=True)
+    new = manager(network=module(w=[0.0], b=0.0), step=tf.Variable(0))
+    with pytest.raises(InvalidRequest, match="Give it its old name") as raised:
+        new.restore_or_initialize()
+    assert all(
+        each in str(raised.value) for each in ("(net/w, net/b)", "(network/w, network/b)", "2 trained", "2 of its")
+    )
+    with pytest.raises(SaveFailed, match="nothing is saved over it"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+    new.restore().expect_partial()
+    assert new.checkpoint.step.numpy() == 7
+    assert new.save(blocking=True) is not None
+
+
+def test_nothing_fits_below_an_object_that_is_there(manager: Make) -> None:
+    """The object that has lost its variables was found, and that passed for a restore."""
+    saved = manager(net=module(w=[1.0])).save(blocking=True)
+    new = manager(net=module(weight=[0.0]))
+    with pytest.raises(InvalidRequest, match=r"\(net/w\).*\(net/weight\)"):
+        new.restore_or_initialize()
+    new.restore()
+    with pytest.raises(SaveFailed, match="fits"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+
+
+def test_counters_alone(manager: Make) -> None:
+    """Where nothing is trained, as in an evaluator's own run, the counters are all that can be found."""
+    manager(step=tf.Variable(7)).save(blocking=True)
+    with pytest.raises(InvalidRequest, match="none of the 1 objects"):
+        manager(global_step=tf.Variable(0)).restore_or_initialize()
+    found = manager(step=tf.Variable(0), epoch=tf.Variable(0))
+    assert found.restore_or_initialize() is not None
+    assert found.save(blocking=True) is not None
+
+
+def test_all_of_it_has_been_found(manager: Make) -> None:
+    """A run that began with counters alone cannot take up a model: nothing was lost, and it was refused."""
+    manager(step=tf.Variable(7)).save(blocking=True)
+    grown = manager(step=tf.Variable(0), net=module(w=[1.0]))
+    assert grown.restore_or_initialize() is not None
+    assert grown.save(blocking=True) is not None
+
+
+@pytest.mark.parametrize(("saved", "restored"), [(5, 6), (6, 5)])
+def test_a_warm_start_is_told_and_goes_on(
+    manager: Make, caplog: pytest.LogCaptureFixture, saved: int, restored: int
+) -> None:
+    """Five layers of six, without a word; or no warm start at all."""
+    manager(layers=[module(w=float(i + 1)) for i in range(saved)]).save(blocking=True)
+    new = manager(layers=[module(w=0.0) for _ in range(restored)])
+    assert new.restore_or_initialize() is not None
+    assert [each.w.numpy() for each in new.checkpoint.layers][:5] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    for _ in range(2):
+        assert new.save(blocking=True) is not None
+    assert warnings(caplog) == ["layers/5/w"]
+
+
+def test_another_head(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Both names are told: of the head that the checkpoint has, and of the one that the program has."""
+    manager(net=module(body=1.0, old=2.0)).save(blocking=True)
+    new = manager(net=module(body=0.0, new=0.0))
+    assert new.restore_or_initialize() is not None
+    assert warnings(caplog) == ["net/old", "net/new"]
+
+
+def test_what_is_meant_is_not_told(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A program that expects a partial restore is warned all the same."""
+    manager(net=module(body=1.0, old=2.0)).save(blocking=True)
+    new = manager(net=module(body=0.0, new=0.0))
+    new.restore().expect_partial()
+    new.save(blocking=True)
+    assert warnings(caplog) == []
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The names in the warnings of this."""
+    records = [each for each in caplog.records if each.levelno == logging.WARNING and "in part" in each.message]
+    assert len(records) <= 1
+    return [name for each in records for name in (each.args[3], each.args[5]) if name != "none"]  # type: ignore
+
+
+def test_a_model_that_is_still_to_be_built(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no variables yet: that is no misfit, and the first save must not warn of what has come since."""
+    first = Net("a", "b")
+    first(X)
+    manager(model=first).save(blocking=True)
+    again = Net("a", "b")
+    new = manager(model=again)
+    assert new.restore_or_initialize() is not None
+    again(X)
+    np.testing.assert_array_equal(again.a.kernel, first.a.kernel)
+    assert new.save(blocking=True) is not None
+    assert warnings(caplog) == []
+
+
+def test_a_model_that_is_built_and_does_not_fit(manager: Make) -> None:
+    """Its layers were renamed. That shows when they are built, before anything is saved over the checkpoint."""
+    first = Net("a", "b")
+    first(X)
+    saved = manager(model=first).save(blocking=True)
+    again = Net("c", "d")
+    new = manager(model=again)
+    assert new.restore_or_initialize() == saved
+    again(X)
+    with pytest.raises(SaveFailed, match=r"4 of its values.*model/a/.*model/c/"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+
+
+def test_nothing_is_there_to_be_saved(manager: Make) -> None:
+    """A save before the model is built holds nothing of it, and is the newest checkpoint from then on."""
+    first = Net("a")
+    first(X)
+    saved = manager(model=first).save(blocking=True)
+    new = manager(model=Net("a"))
+    assert new.restore_or_initialize() == saved
+    with pytest.raises(SaveFailed, match="none of the 0 objects"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+
+
+def test_a_late_variable_of_another_shape(manager: Make) -> None:
+    """Keras swallows the error in which its variable cannot be restored, and trains on from random numbers."""
+    first = Net("a", "b")
+    first(X)
+    saved = manager(model=first).save(blocking=True)
+    again = Net("a", "b", units=5)
+    new = manager(model=again)
+    assert new.restore_or_initialize() == saved
+    again(X)
+    with pytest.raises(SaveFailed, match=r"was not restored: .*kernel"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+
+
+def test_per_worker_fits_nothing(manager: Make) -> None:
+    """The input starts from its beginning again, since it has got another name, and nobody says so."""
+    mine = {name: tf.train.Checkpoint(**{name: iter(tf.data.Dataset.range(9))}) for name in ("input", "iterator")}
+    manager(mine["input"], v=tf.Variable(1.0)).save(blocking=True)
+    with pytest.raises(InvalidRequest, match=r"fits per_worker: .*\(input.*\(iterator"):
+        manager(mine["iterator"], v=tf.Variable(0.0)).restore_or_initialize()

@@ -1,0 +1,134 @@
+"""Whether what was restored fits the program that has restored it.
+
+TensorFlow gives each value of a checkpoint to the object of the same name, at once or when it is created, and says
+nothing of values and objects that have no counterpart. That is what a warm start wants. It is also what comes of an
+attribute that was renamed between two runs: nothing is restored, training starts from scratch, and soon the last real
+checkpoint is gone. So here: where no trained variable has got a value, it is an error and nothing is saved, unless the
+program says that this is meant; where some have, what is left over is told, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from holdfast.load import Load, has_values
+from holdfast.variables import is_trained, variable_of
+from holdfast_storage.errors import InvalidRequest
+
+_log = logging.getLogger("holdfast")
+
+_COUNTER = "save_counter"
+_NAMED = 5
+
+
+class Fit:
+    """How a checkpoint fits a `tf.train.Checkpoint`, judged by the objects that there are when it is asked.
+
+    All workers have the same objects and the same checkpoint, so all come to the same judgement.
+    """
+
+    def __init__(self, load: Load, root: Any, prefix: str, what: str = "this program") -> None:
+        """
+        load: the restore.
+        root: the `tf.train.Checkpoint` that was restored.
+        prefix: what to call the checkpoint that it was restored from.
+        what: what to call the objects.
+        """
+        self._load = load
+        self._root = root
+        self._prefix = prefix
+        self._what = what
+        self._told = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the objects are all there, as far as that can be seen: none that was reached is still to be built."""
+        return not any(map(self._is_unbuilt, self._load.objects.values()))
+
+    def complaint(self) -> InvalidRequest | None:
+        """What is wrong, if nothing fits and the program has not said that this is meant."""
+        if self._load.failures:
+            return InvalidRequest(
+                f"{self._prefix} was not restored: {'; '.join(self._load.failures[:_NAMED])}",
+                phase="restore",
+                object=self._prefix,
+            )
+        left, here = self._left(), self._here()
+        trained = {name: each for name, each in here.items() if _is_trained(each)}
+        if trained:
+            here, left = trained, [key for key in left if self._load.may_be_trained(key)]
+        if self._load.expects_partial or not left or any(map(self._load.has_reached, here.values())):
+            return None
+        return InvalidRequest(
+            f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
+            f"({_few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
+            f"value ({_few(list(here))}). Has something been renamed since it was saved? Give it its old name, or go "
+            "on in another directory; nothing is saved over it. If it is meant, say so by manager.restore().expect_partial()",
+            phase="restore",
+            object=self._prefix,
+        )
+
+    def warn(self) -> None:
+        """Log what fits in part, once, unless the program expects that."""
+        if self._told:
+            return
+        self._told = True
+        left = self._left()
+        lacking = [name for name, each in self._here().items() if not self._load.has_reached(each)]
+        if (left or lacking) and not self._load.expects_partial:
+            _log.warning(
+                "%s fits %s in part: %d of its values found no object (%s), and %d objects here got no value (%s). "
+                "manager.restore().expect_partial() says that this is meant",
+                self._prefix,
+                self._what,
+                len(left),
+                _few(left),
+                len(lacking),
+                _few(lacking),
+            )
+
+    def _is_unbuilt(self, found: Any) -> bool:
+        if found is self._root or isinstance(found, tf.train.Checkpoint) or not self._load.waiting_at(found):
+            return False
+        if hasattr(found, "built"):
+            return not found.built
+        # Of an object without a word about it: one that has variables already has been built.
+        return not any(map(_is_trained, _children(found).values()))
+
+    def _left(self) -> list[str]:
+        return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
+
+    def _here(self) -> dict[str, Any]:
+        """The objects that have values of their own, by the names with which their keys would begin."""
+        return {name: each for name, each in _walk(self._root) if name != _COUNTER and has_values(each)}
+
+
+def _walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """All objects below a checkpoint, by their shortest names."""
+    seen = {id(root)}
+    queue = [("", root)]
+    for path, found in queue:
+        for name, child in _children(found).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                # With Checkpoint(root=...), that object is the root.
+                queue.append((path if found is root and name == "root" else f"{path}{name}/", child))
+        yield path.removesuffix("/"), found
+
+
+def _children(found: Any) -> dict[str, Any]:
+    return dict(tf.train.TrackableView.children(found))
+
+
+def _is_trained(found: Any) -> bool:
+    variable = variable_of(found)
+    return variable is not None and is_trained(found, variable.dtype)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown or "none"
