@@ -67,7 +67,8 @@ class Fit:
             f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
             f"({_few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
             f"value ({_few(list(here))}). Has something been renamed since it was saved? Give it its old name, or go "
-            "on in another directory; nothing is saved over it. If it is meant, say so by manager.restore().expect_partial()",
+            "on in another directory; nothing is saved over it. If it is meant, say so by "
+            "manager.restore().expect_partial()",
             phase="restore",
             object=self._prefix,
         )
