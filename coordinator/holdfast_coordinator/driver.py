@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
+from holdfast_storage.foreign import with_foreign
 from holdfast_storage.layout import STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import Entry, Leader, LogState
@@ -74,6 +75,7 @@ class Driver:
         self._effects: set[asyncio.Task[None]] = set()
         self._state_file = -1, ""  # number of the entry that it was written after, and what it names as the newest
         self._state_file_lock = asyncio.Lock()
+        self._told = ""  # of what TensorFlow's own manager wrote
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
     async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
@@ -159,7 +161,13 @@ class Driver:
 
     def _read_log_now(self) -> ev.LogRead:
         found = tail_or_import(self.store, secrets.token_hex(8), self.machine.ledger.number)
-        return ev.LogRead(found) if isinstance(found, Entry) else ev.LogRead(None, imported=found)
+        if not isinstance(found, Entry):
+            return ev.LogRead(None, imported=found)
+        state, told = with_foreign(self.store, found.state)
+        if told and told != self._told:
+            log.warning("%s", told)
+        self._told = told
+        return ev.LogRead(replace(found, state=state))
 
     def _append(self, effect: fx.Append) -> None:
         def publish() -> ev.Appended:
@@ -237,7 +245,8 @@ class Driver:
             if following is not None:
                 entry = self._log.tail(following.number) or following
                 number, state = entry.number, entry.state.condemn(state.damaged)  # it may not tell of all damage yet
-            self.store.replace(STATE_FILE, state_file.to_bytes(state))
+            if named := state_file.to_bytes(state):
+                self.store.replace(STATE_FILE, named)
             # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
             following = self._log.read(number + 1)
             if following is None:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from holdfast_storage import state_file
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.foreign import with_foreign
 from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
 from holdfast_storage.log import Log
 from holdfast_storage.manifest import Manifest
@@ -15,13 +16,14 @@ from holdfast_storage.store.base import Store
 
 
 def read_run(store: Store) -> LogState | None:
-    """The state that the log's last entry holds; without a log, what `import_state` finds, with an empty `run_id`.
+    """The state that the log's last entry holds, `with_foreign`; without a log, what `import_state` finds, with an
+    empty `run_id`.
 
     None where there is neither a log nor a checkpoint. Only reads.
     """
     found = tail_or_import(store, "")
     if isinstance(found, Entry):
-        return found.state
+        return with_foreign(store, found.state)[0]
     return found if found.checkpoints else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_relative, index_object, parse_folder
@@ -22,19 +23,52 @@ _NUMBER = re.compile(r"-([0-9]+)$")
 _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
-def to_bytes(state: LogState) -> bytes:
-    """The file for a state of a run, to be stored under `layout.STATE_FILE`.
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """What a `checkpoint` file says."""
 
-    Paths are relative, so that a copied folder is complete, and oldest first. What is known to be damaged is left out,
-    unless all are: to a stock reader a file that names nothing looks like a run that has nothing, to be begun anew.
+    newest: str = ""
+    paths: tuple[str, ...] = ()  # as they stand there, oldest first
+    times: tuple[float, ...] = ()  # of the paths; `tf.train.CheckpointManager` gives them, other writers do not
+
+    @property
+    def is_of_manager(self) -> bool:
+        """Whether a manager has written it, TensorFlow's or ours, and not `tf.train.Checkpoint.save` or the like."""
+        return len(self.times) == len(self.paths) > 0
+
+    @property
+    def listed(self) -> list[tuple[str, float]]:
+        """Paths and their times, the newest last: the order of the file counts, as after a rollback."""
+        times = dict(zip(self.paths, self.times if self.is_of_manager else [0.0] * len(self.paths), strict=True))
+        if self.newest:
+            times[self.newest] = times.pop(self.newest, max(self.times, default=0.0))
+        return list(times.items())
+
+
+def to_bytes(state: LogState) -> bytes:
+    """The file for a state of a run, to be stored under `layout.STATE_FILE`; empty where there is nothing to name.
+
+    An empty one must not be stored: `tf.train.latest_checkpoint` raises ValueError at it. Paths are relative, so that a
+    copied folder is complete, and oldest first. What is known to be damaged is left out, unless all are: to a stock
+    reader a file that names nothing looks like a run that has nothing, to be begun anew.
     """
     records = state.restorable or state.checkpoints
-    lines = [_quoted(b"model_checkpoint_path", records[-1].prefix)] if records else []
+    if not records:
+        return b""
+    lines = [_quoted(b"model_checkpoint_path", records[-1].prefix)]
     lines += [_quoted(b"all_model_checkpoint_paths", record.prefix) for record in records]
     lines += [b"all_model_checkpoint_timestamps: %s" % repr(float(record.time)).encode() for record in records]
     if state.last_preserved is not None:
         lines.append(b"last_preserved_timestamp: %s" % repr(float(state.last_preserved)).encode())
     return b"".join(line + b"\n" for line in lines)
+
+
+def read(store: Store) -> StateFile:
+    """The directory's file, as far as it can be understood; an empty one where there is none, or not whole."""
+    try:
+        return _parse(store.read(STATE_FILE))
+    except (FileNotFoundError, CheckpointDamaged):
+        return StateFile()
 
 
 def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
@@ -45,38 +79,24 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
     """
     names = {name for name in store.list() if not name.endswith("/")}
     times: dict[str, float] = {}
-    if STATE_FILE in names:
-        times = _listed(store, names)
+    for path, time in read(store).listed if STATE_FILE in names else ():
+        prefix = stock_prefix(store, path)
+        if prefix is not None and _is_there(store, prefix, names):
+            times.pop(prefix, None)
+            times[prefix] = max(time, *times.values(), 0.0)  # they never fall: the order of the file counts
     if not times:
         prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
         times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
-    return tuple(
-        CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), LARGEST_STEP), time=time, stock=True)
-        for prefix, time in times.items()
-    )
+    return tuple(stock_record(prefix, time) for prefix, time in times.items())
 
 
-def _listed(store: Store, names: set[str]) -> dict[str, float]:
-    """Prefix, relative to the directory, and time of what the state file lists and is there, oldest first."""
-    try:
-        newest, paths, stamps = _parse(store.read(STATE_FILE))
-    except (FileNotFoundError, CheckpointDamaged):
-        return {}
-    pairs = [(path, stamps[i] if len(stamps) == len(paths) else 0.0) for i, path in enumerate(paths)]
-    if newest:
-        pairs = [*(pair for pair in pairs if pair[0] != newest), (newest, max(stamps, default=0.0))]
-    found: dict[str, float] = {}
-    for path, time in pairs:
-        prefix = _relative(store, path, names)
-        if prefix is not None:
-            # The order of the file counts, as after a rollback: times never fall.
-            found.pop(prefix, None)
-            found[prefix] = max(time, *found.values(), 0.0)
-    return found
+def stock_record(prefix: str, time: float) -> CheckpointRecord:
+    """The record of a checkpoint that TensorFlow itself wrote: its step is the number that it ends in, else 0."""
+    return CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), LARGEST_STEP), time=time, stock=True)
 
 
-def _relative(store: Store, path: str, names: set[str]) -> str | None:
-    """A listed path, relative to the directory, if a stock checkpoint is there.
+def stock_prefix(store: Store, path: str) -> str | None:
+    """A listed path, relative to the directory; None for one that can be no stock checkpoint in it.
 
     Absolute paths are those of the time of writing: the folder may have been moved, or reached by another name.
     """
@@ -90,27 +110,31 @@ def _relative(store: Store, path: str, names: set[str]) -> str | None:
         return None
     if parse_folder(path.partition("/")[0]) is not None and "/" in path:
         return None  # one of ours, which a manifest describes
-    there = index_object(path) in names if "/" not in path else store.size(index_object(path)) is not None
-    return path if there else None
+    return path
 
 
-def _parse(data: bytes) -> tuple[str, list[str], list[float]]:
-    """The newest path, all paths, all times, as far as the file can be understood."""
-    newest, prefixes, stamps = "", [], []
+def _is_there(store: Store, prefix: str, names: set[str]) -> bool:
+    name = index_object(prefix)
+    return store.size(name) is not None if "/" in prefix else name in names
+
+
+def _parse(data: bytes) -> StateFile:
+    """As far as it can be understood."""
+    newest, paths, stamps = "", [], []
     for match in _FIELD.finditer(data):
         name = match[1]
         text = next((group for group in match.groups()[1:] if group is not None), b"")
         if name == b"model_checkpoint_path":
             newest = _unquoted(text)
         elif name == b"all_model_checkpoint_paths":
-            prefixes.append(_unquoted(text))
+            paths.append(_unquoted(text))
         elif name == b"all_model_checkpoint_timestamps":
             try:
                 stamp = float(text)
             except ValueError:
                 stamp = 0.0
             stamps.append(stamp if math.isfinite(stamp) else 0.0)  # the log can hold no other
-    return newest, prefixes, stamps
+    return StateFile(newest, tuple(paths), tuple(stamps))
 
 
 def _quoted(name: bytes, text: str) -> bytes:

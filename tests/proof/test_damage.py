@@ -119,8 +119,8 @@ async def _agree(store: Store, world: Sequence[Task]) -> Apply | Failure:
 
 def named(run: Run) -> tuple[str, list[str]]:
     """What stock TensorFlow takes for the newest checkpoint, and for all, by its `checkpoint` file."""
-    newest, all_, _ = state_file._parse(run.path(layout.STATE_FILE).read_bytes())
-    return newest, all_
+    file = state_file.read(run.store)
+    return file.newest, list(file.paths)
 
 
 def check_found(run: Run, name: str) -> None:

@@ -52,7 +52,7 @@ def restart(world: World, coordinator: Coordinator | str = "", **options: object
 
 def named(store: Store) -> str:
     """What stock TensorFlow takes for the newest."""
-    return state_file._parse(store.read("checkpoint"))[0]
+    return state_file.read(store).newest
 
 
 def settle(coordinator: Coordinator, store: Store) -> None:

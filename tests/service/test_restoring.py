@@ -9,9 +9,13 @@ import pytest
 
 import holdfast_coordinator.core.membership
 from holdfast.staging import Staged
+from holdfast_storage import state_file
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
-from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.runs import read_run
+from holdfast_storage.state_file import to_bytes
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore
@@ -60,6 +64,13 @@ def damage(store: Store, record: CheckpointRecord, suffix: str = ".data-00000-of
     path.write_bytes(data)
 
 
+def write_stock(store: Store, prefix: str) -> None:
+    """A checkpoint as TensorFlow leaves it: one number."""
+    key, entry = full_record("v", 1, [1], shard=0, offset=0, size=4, crc32c=mask(crc32c(bytes(4))))
+    store.write(f"{prefix}.data-00000-of-00001", [bytes(4)])
+    store.write(f"{prefix}.index", [write_index(1, [(key, entry.SerializeToString())])])
+
+
 def test_where_there_is_nothing_nothing_is_restored(store: Store, coordinator: Coordinator, world: World) -> None:
     """A new job does not start, or writes into a directory that it only looked at."""
     workers = world(3, coordinator)
@@ -88,6 +99,29 @@ def test_one_can_be_chosen(
     if target != "path":
         assert outcomes([worker.save(9) for worker in workers]) == [None, None]
         assert [record.step for record in committed(store)] == [1, 3, 2, 9]
+
+
+def test_what_tensorflows_manager_saved_since(
+    store: Store,
+    coordinator: Coordinator,
+    world: World,
+    records: list[CheckpointRecord],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Steps that were trained with TensorFlow's own manager in between are rolled back, and its files forgotten."""
+    foreign = CheckpointRecord("ckpt-8", 8, 1e10, stock=True)
+    write_stock(store, foreign.prefix)
+    store.replace("checkpoint", to_bytes(LogState("", checkpoints=(records[2], foreign))))
+    before = log_kinds(store)
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert prefixes(restore(workers)) == [foreign.prefix] * 2
+    assert log_kinds(store) == before, "who only restores writes nothing"
+    assert outcomes([worker.save(9) for worker in workers]) == [None, None]
+    assert [record.prefix for record in committed(store)[:-1]] == [*(r.prefix for r in records), foreign.prefix]
+    assert log_kinds(store) == [*before, "lead", "commit"]
+    assert state_file.read(store).paths[-2:] == (foreign.prefix, committed(store)[-1].prefix)
+    assert sum("has saved since Holdfast last did" in each.getMessage() for each in caplog.records) == 1
 
 
 @pytest.mark.parametrize("suffix", [".data-00000-of-00002", ".index"])

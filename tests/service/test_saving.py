@@ -40,6 +40,30 @@ def test_all_bytes_of_all_workers_are_committed_once(each_store: Store, world: W
     assert f'model_checkpoint_path: "{record.prefix}"' in each_store.read("checkpoint").decode()
 
 
+@pytest.mark.parametrize("before", [None, b'model_checkpoint_path: "elsewhere-3"\n'])
+def test_before_the_first_commit_there_is_nothing_to_name(
+    store: Store, coordinator: Coordinator, world: World, before: bytes | None
+) -> None:
+    """An evaluator's `tf.train.latest_checkpoint` raises ValueError; or a file of TensorFlow's is emptied."""
+    if before:
+        store.replace("checkpoint", before)
+    (worker,) = world(1, coordinator)
+    gate = Gate("write", ".data-")
+    worker.store = GatedStore(worker.store, gate)
+    worker.session.join()
+    save = worker.save(1)
+    assert gate.reached.wait(60.0)
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+    until(lambda: driver._state_file[0] >= 1)
+    assert log_kinds(store) == ["import", "lead"]
+    assert "checkpoint" in store.list() if before else "checkpoint" not in store.list()
+    assert not before or store.read("checkpoint") == before
+    gate.open()
+    assert outcomes([save]) == [None]
+    assert b'model_checkpoint_path: "ckpt-1.' in store.read("checkpoint")
+
+
 def test_each_worker_keeps_what_is_its_own(store: Store, coordinator: Coordinator, world: World) -> None:
     """The moving statistics of a worker, or its input position, are lost or become another worker's."""
     workers = world(3, coordinator)

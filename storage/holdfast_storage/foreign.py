@@ -1,0 +1,55 @@
+"""What TensorFlow's own manager wrote into a run behind the log's back: see docs/design/008-there-and-back.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holdfast_storage import state_file
+from holdfast_storage.layout import STATE_FILE, index_object
+from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.store.base import Store
+
+
+def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
+    """The state of a run that has a log, with what `tf.train.CheckpointManager` has saved on top of it since.
+
+    Whatever the `checkpoint` file names and the log has never known is newer than all that it does: the log names what
+    it once took over for ever, and whoever writes that file from it, however late, names nothing else. So is what is
+    known by name and younger than the log says: TensorFlow numbers from 1 again after a start from scratch.
+
+    Returns the state, and a sentence about what was found that the log does not tell of, empty for nothing. Only reads:
+    the next entry that is made on top of the state records it. StorageError as the store's.
+    """
+    file = state_file.read(store)
+    found = tuple(record for record in _stock(store, file) if _is_news(state, record) and _is_there(store, record))
+    if not found:
+        return state, ""
+    names = ", ".join(record.prefix for record in found)
+    where = f"{store.url}/{STATE_FILE} names {names}, which"
+    if not file.is_of_manager:
+        return state, (
+            f"{where} neither Holdfast nor tf.train.CheckpointManager has saved there: it is not taken for the run's "
+            "newest. To go on from it, restore it by its path"
+        )
+    prefixes = {record.prefix for record in found}
+    kept = tuple(record for record in state.checkpoints if record.prefix not in prefixes)
+    damaged = tuple(prefix for prefix in state.damaged if prefix not in prefixes)
+    return replace(state, checkpoints=kept + found, damaged=damaged), (
+        f"{where} tf.train.CheckpointManager has saved since Holdfast last did: the newest is {found[-1].prefix}, not "
+        "verified by Holdfast. The next save records them; their files stay"
+    )
+
+
+def _stock(store: Store, file: state_file.StateFile) -> list[CheckpointRecord]:
+    """The stock checkpoints that the file lists, oldest first."""
+    listed = {state_file.stock_prefix(store, path): time for path, time in file.listed}
+    return [state_file.stock_record(prefix, time) for prefix, time in listed.items() if prefix is not None]
+
+
+def _is_news(state: LogState, record: CheckpointRecord) -> bool:
+    known = state.find(record.prefix)
+    return known is None or record.time > known.time
+
+
+def _is_there(store: Store, record: CheckpointRecord) -> bool:
+    return store.size(index_object(record.prefix)) is not None

@@ -1,0 +1,138 @@
+"""What TensorFlow's own manager wrote into a run that has a log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast_storage.foreign import with_foreign
+from holdfast_storage.log import Log
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.runs import read_run
+from holdfast_storage.state_file import to_bytes
+from holdfast_storage.store import Store
+from support.stores import KINDS, new_store
+
+IMPORTED = CheckpointRecord("ckpt-1", 1, 1.0, stock=True)
+OURS = CheckpointRecord("ckpt-2.0000000a.1/ckpt-2", 2, 2.0)
+STATE = LogState("run", checkpoints=(IMPORTED, OURS), last_preserved=0.5)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A run that took a stock checkpoint over, committed one, and keeps both."""
+    store = new_store(request.param, tmp_path)
+    put(store, "ckpt-1", OURS.prefix)
+    store.replace("checkpoint", to_bytes(STATE))
+    return store
+
+
+def put(store: Store, *prefixes: str) -> None:
+    for prefix in prefixes:
+        store.write(f"{prefix}.index", [b"x"])
+
+
+def name(store: Store, *listed: tuple[str, float], newest: str = "") -> None:
+    """As TensorFlow's manager writes it."""
+    newest = newest or listed[-1][0]
+    lines = [f'model_checkpoint_path: "{newest}"', *(f'all_model_checkpoint_paths: "{prefix}"' for prefix, _ in listed)]
+    lines += [f"all_model_checkpoint_timestamps: {time}" for _, time in listed]
+    store.replace("checkpoint", "\n".join(lines).encode())
+
+
+def found(store: Store, state: LogState = STATE) -> list[str]:
+    return [record.prefix for record in with_foreign(store, state)[0].checkpoints]
+
+
+def test_what_the_manager_saved_is_the_newest(store: Store) -> None:
+    """Somebody goes back to TensorFlow's manager and then to Holdfast: 40 steps are rolled back without a word."""
+    put(store, "ckpt-3", "ckpt-4")
+    name(store, (OURS.prefix, 2.0), ("ckpt-3", 3.0), ("ckpt-4", 4.0))
+    state, told = with_foreign(store, STATE)
+    assert state.checkpoints == (
+        IMPORTED,
+        OURS,
+        CheckpointRecord("ckpt-3", 3, 3.0, stock=True),
+        CheckpointRecord("ckpt-4", 4, 4.0, stock=True),
+    )
+    assert "names ckpt-3, ckpt-4, which tf.train.CheckpointManager has saved since" in told
+    assert "the newest is ckpt-4, not verified" in told
+
+
+def test_readers_find_it_too(store: Store) -> None:
+    """`latest_checkpoint`, `ls` and an evaluator disagree with what the next start will restore."""
+    Log(store).publish(Entry(0, "commit", "w", 1.0, STATE), 0)
+    put(store, "ckpt-3")
+    name(store, ("ckpt-3", 3.0))
+    state = read_run(store)
+    assert state is not None
+    assert state.checkpoints[-1].prefix == "ckpt-3"
+
+
+def test_what_the_next_entry_records_is_no_news(store: Store) -> None:
+    """What was taken over once comes back on top of each later commit, until the next one rewrites the file."""
+    put(store, "ckpt-3")
+    name(store, ("ckpt-1", 1.0), (OURS.prefix, 2.0), ("ckpt-3", 3.0))
+    state, _ = with_foreign(store, STATE)
+    later = state.commit(CheckpointRecord("ckpt-5.0000000b.1/ckpt-5", 5, 5.0))
+    assert with_foreign(store, later) == (later, "")
+
+
+def test_a_file_that_is_late_names_nothing_new(store: Store) -> None:
+    """A mount that lags, or a coordinator that was superseded, shows an older file: the run is rolled back to it."""
+    later = STATE.restored(IMPORTED.prefix).commit(CheckpointRecord("ckpt-9.0000000b.1/ckpt-9", 9, 9.0))
+    for state in (STATE, STATE.restored(IMPORTED.prefix), LogState("run", checkpoints=(IMPORTED,))):
+        store.replace("checkpoint", to_bytes(state))
+        assert with_foreign(store, later) == (later, "")
+
+
+def test_the_same_name_again(store: Store) -> None:
+    """A start from scratch with TensorFlow numbers from 1 again, over files that the log took over before."""
+    name(store, ("ckpt-1", 7.0))
+    state, _ = with_foreign(store, replace(STATE, damaged=("ckpt-1",)))
+    assert state.checkpoints == (OURS, CheckpointRecord("ckpt-1", 1, 7.0, stock=True))
+    assert state.damaged == ()
+
+
+def test_what_is_listed_but_gone(store: Store) -> None:
+    """TensorFlow's manager deletes between two writings of its file; what it is about to delete is no restore point."""
+    put(store, "ckpt-4")
+    name(store, ("ckpt-3", 3.0), ("ckpt-4", 4.0))
+    assert found(store) == ["ckpt-1", OURS.prefix, "ckpt-4"]
+
+
+def test_files_that_no_manager_wrote(store: Store) -> None:
+    """`save_weights`, or `Checkpoint.save` for an export, beside the run: training goes on without its optimizer."""
+    put(store, "weights-3")
+    store.replace("checkpoint", b'model_checkpoint_path: "weights-3"\nall_model_checkpoint_paths: "weights-3"\n')
+    state, told = with_foreign(store, STATE)
+    assert state == STATE
+    assert "names weights-3, which neither Holdfast nor tf.train.CheckpointManager has saved there" in told
+
+
+@pytest.mark.parametrize("text", [b"", b"\0\0nonsense", b'model_checkpoint_path: "gone-1"'])
+def test_no_file_and_useless_ones(store: Store, tmp_path: Path, text: bytes) -> None:
+    """A damaged text file stops a run that its log describes whole."""
+    store.replace("checkpoint", text)
+    assert with_foreign(store, STATE) == (STATE, "")
+    assert with_foreign(new_store("posix", tmp_path / "another"), STATE) == (STATE, "")
+
+
+@pytest.mark.tensorflow
+def test_tensorflows_manager_and_its_other_writers(tmp_path: Path) -> None:
+    """The file as TensorFlow writes it, ours among what it keeps; and how it deletes ours, and those alone."""
+    import tensorflow as tf
+
+    store = new_store("posix", tmp_path)
+    put(store, "ckpt-1", OURS.prefix)
+    store.replace("checkpoint", to_bytes(STATE))
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    manager = tf.train.CheckpointManager(checkpoint, store.url, max_to_keep=2)
+    for number in (3, 4):
+        manager.save(number)
+    assert found(store) == ["ckpt-1", OURS.prefix, "ckpt-3", "ckpt-4"]
+    assert store.size(f"{OURS.prefix}.index") is None
+    checkpoint.save(f"{store.url}/export")
+    assert found(store) == ["ckpt-1", OURS.prefix]
