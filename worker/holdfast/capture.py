@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from holdfast.iterators import check_iterators
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
 from holdfast.variables import is_trained, local_components, variable_of
 from holdfast_storage import layout
@@ -57,7 +58,7 @@ class Snapshotter:
         Where the snapshot is `collective`, all workers must call this at the same point of their programs.
 
         Raises InvalidRequest if the checkpoint holds what has no place in one: variables that are spread over
-        parameter servers, or what a registered saver writes to files of its own.
+        parameter servers, iterators that TensorFlow cannot save, or what a registered saver writes to files of its own.
         """
         if self._direct is not None:
             snapshot = self._direct.capture()
@@ -73,6 +74,9 @@ class Snapshotter:
         try:
             options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
             encoded = _read_stub(self._checkpoint.write(f"{folder}/{_STUB}", options=options))
+        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+            check_iterators(self._checkpoint)
+            raise
         finally:
             with suppress(tf.errors.NotFoundError):
                 tf.io.gfile.rmtree(folder)

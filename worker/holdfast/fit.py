@@ -10,12 +10,13 @@ program says that this is meant; where some have, what is left over is told, onc
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from holdfast.load import Load, has_values
+from holdfast.objects import children, walk
 from holdfast.variables import is_trained, variable_of
 from holdfast_storage.errors import InvalidRequest
 
@@ -98,31 +99,14 @@ class Fit:
         if hasattr(found, "built"):
             return not found.built
         # Of an object without a word about it: one that has variables already has been built.
-        return not any(map(_is_trained, _children(found).values()))
+        return not any(map(_is_trained, children(found).values()))
 
     def _left(self) -> list[str]:
         return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
 
     def _here(self) -> dict[str, Any]:
         """The objects that have values of their own, by the names with which their keys would begin."""
-        return {name: each for name, each in _walk(self._root) if name != _COUNTER and has_values(each)}
-
-
-def _walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """All objects below a checkpoint, by their shortest names."""
-    seen = {id(root)}
-    queue = [("", root)]
-    for path, found in queue:
-        for name, child in _children(found).items():
-            if id(child) not in seen:
-                seen.add(id(child))
-                # With Checkpoint(root=...), that object is the root.
-                queue.append((path if found is root and name == "root" else f"{path}{name}/", child))
-        yield path.removesuffix("/"), found
-
-
-def _children(found: Any) -> dict[str, Any]:
-    return dict(tf.train.TrackableView.children(found))
+        return {name: each for name, each in walk(self._root) if name != _COUNTER and has_values(each)}
 
 
 def _is_trained(found: Any) -> bool:

@@ -424,10 +424,16 @@ class CheckpointManager:
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
     def _join(self) -> None:
-        if not self._session.has_joined:  # not even handed over: the coordinator may be away, and training goes on
-            joined = self._lane.submit(self._session.join)
-            self._wait(joined, "all workers to join")
-            joined.result()
+        if self._session.has_joined:
+            return  # not even handed over: the coordinator may be away, and training goes on
+        if self._per_worker is not None and not self._session.place.reader:
+            from holdfast.iterators import check_iterators
+
+            # Before the join: whoever waits there is told, within its timeout, that this worker has not come.
+            check_iterators(self._per_worker, "per_worker.")
+        joined = self._lane.submit(self._session.join)
+        self._wait(joined, "all workers to join")
+        joined.result()
 
     def _misfit(self, so_far: bool = False) -> InvalidRequest | None:
         """Why what was restored last must not be saved over: it fits nothing. What fits in part is logged, once.
