@@ -216,7 +216,7 @@ def test_two_managers_of_one_program_are_told_what_to_do(managers: Managers) -> 
     latest, best = managers.make(), managers.make(checkpoint_name="best")
     latest.save(blocking=True)
     best.save(blocking=True)
-    with pytest.raises(Superseded, match="another manager of this program.*a directory of its own"):
+    with pytest.raises(Superseded, match=r"another manager of this program.*a directory of its own"):
         latest.save(blocking=True)
     assert best.save(blocking=True) == best.latest_checkpoint
 
