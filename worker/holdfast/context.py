@@ -30,8 +30,8 @@ def eager(method: Callable[P, R]) -> Callable[P, R]:
         check_eager(method.__qualname__)
         return method(*args, **kwargs)
 
-    # AutoGraph asks for this before it converts what a traced function calls. `do_not_convert` of TensorFlow sets it, too,
-    # but this module must not import TensorFlow.
+    # AutoGraph looks for this before it converts what a traced function calls. TensorFlow's `do_not_convert` sets it,
+    # too, but this module must not import TensorFlow.
     called.autograph_info__ = {}  # type: ignore[attr-defined]
     return called
 
