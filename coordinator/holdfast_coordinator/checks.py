@@ -20,7 +20,7 @@ from .core.values import Cluster, tasks_of
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256
 _ROLES = ("data", "local", "asset")
-_VERDICTS = ("good", "damaged", "missing", "unreadable")
+_VERDICTS = ("good", "damaged", "absent", "missing", "unreadable")
 _DIVERGENCE = ("refuse", "warn")
 
 

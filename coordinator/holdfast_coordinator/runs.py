@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import os
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
@@ -15,16 +13,11 @@ from .core.values import Failure
 from .driver import Driver, Refused
 from .threads import DaemonThreads
 
-log = logging.getLogger("holdfast.coordinator")
-
 OPENING_THREADS = 64
 
 
 class Runs:
-    """By run directory. With a root, only directories at or below it.
-
-    A run that everybody has left is closed after a while, and opened anew for whoever joins it next.
-    """
+    """By run directory. With a root, only directories at or below it."""
 
     def __init__(self, leader: Leader, root: str = "") -> None:
         self.leader = leader
@@ -32,8 +25,6 @@ class Runs:
         self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
         self._drivers: dict[str, Driver] = {}  # by directory
-        self._numbers = itertools.count(1)
-        self._closing: set[asyncio.Task[None]] = set()
         self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
@@ -47,7 +38,7 @@ class Runs:
 
     @property
     def urls(self) -> list[str]:
-        """The runs that workers have called for, and not left long ago."""
+        """The runs that workers have called for."""
         return sorted(self._drivers)
 
     async def get(self, url: str) -> Driver:
@@ -62,19 +53,8 @@ class Runs:
             self._directories[url] = store.url
             driver = self._drivers.get(store.url)
             if driver is None:
-                driver = self._drivers[store.url] = Driver(store, self.leader, next(self._numbers), self._deserted)
+                driver = self._drivers[store.url] = Driver(store, self.leader)
         return driver
-
-    def _deserted(self, driver: Driver) -> None:
-        url = driver.store.url
-        if self._drivers.get(url) is driver:
-            # From here on nobody finds it; who had found it before is waiting for it, and it would not be deserted.
-            del self._drivers[url]
-            self._directories = {name: each for name, each in self._directories.items() if each != url}
-            log.info("%s: nobody is there any more", url)
-            closing = asyncio.get_running_loop().create_task(driver.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
 
     async def _opened(self, url: str) -> Store:
         task = self._opening.get(url)
@@ -112,7 +92,7 @@ class Runs:
 
     async def close(self) -> None:
         """Stop, whatever is going on."""
-        await asyncio.gather(*self._closing, *(driver.close() for driver in self._drivers.values()))
+        await asyncio.gather(*(driver.close() for driver in self._drivers.values()))
         for task in list(self._opening.values()):
             task.cancel()
         self._threads.shutdown(cancel_futures=True)

@@ -149,7 +149,9 @@ class Service:
         q, caller = request, wire.caller(request.caller)
         return wire.restore_reply(
             await run.ask(
-                lambda r: ev.Restore(r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s)
+                lambda r: ev.Restore(
+                    r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s, q.entries
+                )
             )
         )
 

@@ -129,6 +129,7 @@ def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
         generation=answer.generation,
         members=members_message(answer.members),
         base=answer.base,
+        entries=answer.entries,
     )
 
 

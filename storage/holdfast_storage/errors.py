@@ -47,6 +47,11 @@ class CheckpointDamaged(HoldfastError):
     kind = "checkpoint_damaged"
 
 
+class CheckpointAbsent(CheckpointDamaged):
+    """Committed data is missing, or not all there, and what is there is not known to be wrong: it is deleted or cut, or
+    a mount shows it late."""
+
+
 class CoordinatorUnavailable(HoldfastError):
     """The coordinator was not reached within the time allowed."""
 

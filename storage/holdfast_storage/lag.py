@@ -27,19 +27,20 @@ class Wait:
 
     What must have been there at one moment can share one wait from then on, and so costs its time once.
 
-    patience: seconds from now; None: `LAG`. With 0 nothing is waited for.
+    patience: seconds; None: `LAG`. With 0 nothing is waited for.
+    since: monotonic, from when they count; None: from now.
     """
 
-    def __init__(self, patience: float | None = None) -> None:
+    def __init__(self, patience: float | None = None, *, since: float | None = None) -> None:
         self._began = time.monotonic()
-        self._patience = LAG if patience is None else patience
+        self._end = (self._began if since is None else since) + (LAG if patience is None else patience)
         self._pause = _FIRST_PAUSE
         self._told = False
 
     @property
     def left(self) -> float:
         """Seconds."""
-        return max(0.0, self._began + self._patience - time.monotonic())
+        return max(0.0, self._end - time.monotonic())
 
     def again(self, missing: str) -> bool:
         """Whether to look again, after a pause; False, without one, if the time is over.

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import LARGEST_STEP, MANIFEST, check_relative, manifest_object
 from holdfast_storage.records import CheckpointRecord, Task
 from holdfast_storage.store.base import Store
 
 FORMAT = 1
+
+_END = b"\n}\n"  # stands nowhere else: what is inside is indented
 
 _T = TypeVar("_T")
 
@@ -120,15 +122,18 @@ class Manifest:
 def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     """The manifest that the log vouches for.
 
-    CheckpointDamaged if it is missing, not the one that was committed, or malformed; StorageError if it cannot be read.
+    CheckpointAbsent if it is missing or ends early, CheckpointDamaged if it is not the one that was committed, or
+    malformed; StorageError if it cannot be read.
     """
     name = manifest_object(record.folder)
     full = f"{store.url}/{name}"
     try:
         data = store.read(name)
     except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{full} is missing", object=full) from error
+        raise CheckpointAbsent(f"{full} is missing", object=full) from error
     if (found := crc32c(data)) != record.manifest_crc32c:
+        if _END not in data:
+            raise CheckpointAbsent(f"{full} ends early, at byte {len(data)}", object=full)
         raise CheckpointDamaged(
             f"{full} is not what was committed: CRC32C {found:08x} instead of {record.manifest_crc32c:08x}", object=full
         )

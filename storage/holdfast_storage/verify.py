@@ -20,15 +20,16 @@ from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from holdfast_storage.bundle.dtypes import itemsize
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
-from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import data_object, index_object, manifest_object
 from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
-ProblemKind = Literal["damaged", "unreadable"]
-Verdict = Literal["good", "damaged", "unreadable"]
+ProblemKind = Literal["damaged", "absent", "unreadable"]
+Verdict = Literal["good", "damaged", "absent", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
 Room = Callable[[str, int, int], memoryview | None]
 
@@ -41,7 +42,9 @@ class Problem:
     """What is wrong with one object."""
 
     object: str  # relative to the run directory
-    kind: ProblemKind  # damaged: missing or not what was committed; unreadable: the storage did not answer
+    kind: ProblemKind
+    """damaged: bytes were read, and are not what was committed; absent: missing, or shorter, as deleted objects are and
+    those that a mount shows late; unreadable: the storage did not answer."""
     reason: str
 
 
@@ -56,20 +59,26 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """damaged if anything is; else unreadable if anything is."""
+        """damaged if anything is; else unreadable if anything is; else absent if anything is."""
         kinds = {problem.kind for problem in self.problems}
-        return "damaged" if "damaged" in kinds else "unreadable" if kinds else "good"
+        order: tuple[Verdict, ...] = ("damaged", "unreadable", "absent")
+        return next((verdict for verdict in order if verdict in kinds), "good")
 
     def raise_if_bad(self) -> None:
-        """CheckpointDamaged or StorageError, naming the objects; nothing if all is good."""
+        """CheckpointDamaged, CheckpointAbsent or StorageError, naming the objects; nothing if all is good."""
         if not self.problems:
             return
-        error = CheckpointDamaged if self.verdict == "damaged" else StorageError
+        error, verdict = _ERRORS[self.verdict]
         told = [f"{problem.object} {problem.reason}" for problem in self.problems[:5]]
         more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        raise error(
-            f"Checkpoint {self.prefix} is {self.verdict}: {'; '.join(told)}{more}", object=self.problems[0].object
-        )
+        raise error(f"Checkpoint {self.prefix} is {verdict}: {'; '.join(told)}{more}", object=self.problems[0].object)
+
+
+_ERRORS: dict[Verdict, tuple[type[HoldfastError], str]] = {
+    "damaged": (CheckpointDamaged, "damaged"),
+    "absent": (CheckpointAbsent, "not all there"),
+    "unreadable": (StorageError, "unreadable"),
+}
 
 
 def verify_checkpoint(
@@ -82,6 +91,7 @@ def verify_checkpoint(
     sink: Sink | None = None,
     room: Room | None = None,
     threads: int | None = None,
+    wait: Wait | None = None,
 ) -> Report:
     """Read a checkpoint and check every digest. What is wrong with it is not raised: the report says it.
 
@@ -96,6 +106,7 @@ def verify_checkpoint(
         the sink. None: there is none.
     All three are called from several threads, and what they raise is raised here.
     threads: reading at a time; default: as many as suit the store.
+    wait: for what is absent, which alone is then looked at again. None: nothing is waited for.
     """
     run = _Verification(
         store,
@@ -103,17 +114,26 @@ def verify_checkpoint(
         sink or (lambda name, offset, chunk: None),
         room or (lambda name, offset, size: None),
     )
-    if record.stock:
-        jobs = run.stock_jobs(record, objects, known if isinstance(known, Index) else None)
-    else:
-        jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
     try:
-        _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
+        while True:
+            if record.stock:
+                jobs = run.stock_jobs(record, objects, known if isinstance(known, Index) else None)
+            else:
+                jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
+            _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
+            late = [problem for problem in run.problems.values() if problem.kind == "absent"]
+            # Where something is worse than absent, waiting changes nothing.
+            if wait is None or not late or len(late) < len(run.problems) or not wait.again(_absence(store, late)):
+                break
+            run.problems.clear()
+            known = run.known
+            if known is not None:
+                objects = [problem.object.removeprefix(f"{record.folder}/") for problem in late]
     except _FromCaller as error:
         raise error.args[0] from None
     # In an order that does not depend on which thread was faster.
     problems = tuple(sorted(run.problems.values(), key=lambda problem: problem.object))
-    if any(problem.kind == "damaged" for problem in problems) and _is_gone(store):
+    if any(problem.kind != "unreadable" for problem in problems) and _is_gone(store):
         reason = "is not there, and neither is anything else in the run directory: is it mounted?"
         problems = tuple(replace(problem, kind="unreadable", reason=reason) for problem in problems)
     return Report(record.prefix, len(run.seen), run.size, problems)
@@ -134,25 +154,33 @@ def stored_size(index: Index) -> int:
 def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> Index:
     """The index of a bundle: the one that was committed, where there is a manifest to tell.
 
-    CheckpointDamaged if it is missing, or not what it should be; StorageError if it cannot be read.
+    CheckpointAbsent if it is missing or too short, CheckpointDamaged if it is not what it should be; StorageError if it
+    cannot be read.
     """
     name = index_object(prefix)
     full = f"{store.url}/{name}"
     try:
         data = store.read(name)
     except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{full} is missing", object=full) from error
+        raise CheckpointAbsent(f"{full} is missing", object=full) from error
     if manifest is not None:
         folder = manifest.prefix.rpartition("/")[0]
-        committed = next((each.crc32c for each in manifest.objects if f"{folder}/{each.name}" == name), None)
+        committed = next((each for each in manifest.objects if f"{folder}/{each.name}" == name), None)
         if committed is None:
             raise CheckpointDamaged(f"{full} is not in the manifest", object=full)
-        if (found := crc32c(data)) != committed:
-            raise CheckpointDamaged(f"{full} has CRC32C {found:08x}, and {committed:08x} was committed", object=full)
+        if len(data) < committed.size:
+            raise CheckpointAbsent(f"{full} {_short(len(data), committed)}", object=full)
+        if (found := crc32c(data)) != committed.crc32c:
+            told = f"has CRC32C {found:08x}, and {committed.crc32c:08x} was committed"
+            raise CheckpointDamaged(f"{full} {told}", object=full)
     try:
         return Index.parse(data)
     except CheckpointDamaged as error:
         raise CheckpointDamaged(f"{full}: {error}", object=full) from error
+
+
+def _short(found: int, committed: ObjectRecord) -> str:
+    return f"has {found} bytes, and {committed.size} were committed"
 
 
 class _FromCaller(Exception):
@@ -179,6 +207,7 @@ class _Verification:
     progress: Callable[[int], None]
     sink: Sink
     room: Room
+    known: Manifest | Index | None = None
     problems: dict[str, Problem] = field(default_factory=dict)  # by object, the first of each
     seen: set[str] = field(default_factory=set)
     size: int = 0
@@ -197,7 +226,7 @@ class _Verification:
         name = manifest_object(record.folder)
         self.seen.add(name)
         with _Telling(self, name):
-            manifest = manifest or read_manifest(self.store, record)
+            self.known = manifest = manifest or read_manifest(self.store, record)
         if manifest is None:
             return
         wanted = None if objects is None else set(objects)
@@ -219,7 +248,7 @@ class _Verification:
         folder = f"{record.folder}/" if record.folder else ""
         self.seen.add(name)
         with _Telling(self, name):
-            index = index or read_index(self.store, record.prefix)
+            self.known = index = index or read_index(self.store, record.prefix)
         if index is None:
             return
         by_shard: dict[int, list[TensorEntry]] = {}
@@ -244,9 +273,9 @@ class _Verification:
             if start == 0:
                 found = self.store.size(whole.name)
                 if found is None:
-                    raise CheckpointDamaged("is missing")
+                    raise CheckpointAbsent("is missing")
                 if found != record.size:
-                    raise CheckpointDamaged(f"has {found} bytes, and {record.size} were committed")
+                    raise (CheckpointAbsent if found < record.size else CheckpointDamaged)(_short(found, record))
             if whole.name in self.problems:
                 return
             length = min(self.part, record.size - start)
@@ -298,9 +327,9 @@ class _Verification:
             try:
                 count = self.store.read_into(name, offset, target)
             except FileNotFoundError as error:
-                raise CheckpointDamaged("is missing") from error
+                raise CheckpointAbsent("is missing") from error
             if count == 0:
-                raise CheckpointDamaged(f"ends at byte {offset}, before its contents do")
+                raise CheckpointAbsent(f"ends at byte {offset}, before its contents do")
             chunk = target[:count]
             with self.lock:
                 self.seen.add(name)
@@ -340,7 +369,8 @@ class _Telling:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
         if isinstance(error, CheckpointDamaged):
-            self.run._tell(self.name, "damaged", str(error))
+            kind: ProblemKind = "absent" if isinstance(error, CheckpointAbsent) else "damaged"
+            self.run._tell(self.name, kind, str(error))
         elif isinstance(error, StorageError):
             self.run._tell(self.name, "unreadable", str(error))
         else:
@@ -366,6 +396,12 @@ def _groups(entries: Iterable[TensorEntry], limit: int) -> Iterator[list[TensorE
         size += entry.size
     if group:
         yield group
+
+
+def _absence(store: Store, late: list[Problem]) -> str:
+    first = min(late, key=lambda problem: problem.object)
+    more = f", as {len(late) - 1} more objects" if len(late) > 1 else ""
+    return f"{store.url}/{first.object} {first.reason}{more}"
 
 
 def _is_gone(store: Store) -> bool:

@@ -54,7 +54,7 @@ def test_a_missing_object_is_named(saved: Any, holdfast: Holdfast) -> None:
     victim.unlink()
     result = holdfast("verify", f"{saved.path}@20")
     assert result.exit_code == 1
-    assert f"{victim.relative_to(saved.path)}: damaged: is missing" in result.stdout
+    assert f"{victim.relative_to(saved.path)}: absent: is missing" in result.stdout
 
 
 def test_one_step_alone(saved: Any, holdfast_json: HoldfastJson) -> None:
@@ -103,7 +103,7 @@ def test_the_progress_bar_survives_a_lost_manifest(saved: Any) -> None:
     drawn = os.read(reader, 100_000).decode()
     os.close(reader)
     assert result.returncode == 1
-    assert "manifest.json: damaged: " in result.stdout
+    assert "manifest.json: absent: " in result.stdout
     assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in drawn
 
 

@@ -8,7 +8,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
 from holdfast_storage.records import CheckpointRecord, LogState
-from support.cluster import Cluster, Coordinator, Worker, checkpoint
+from support.cluster import Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 SECOND_READER = fx.ReadBackCheckpoint
 
@@ -24,31 +24,41 @@ def start(saves: int = 3) -> tuple[Cluster, list[CheckpointRecord]]:
     return cluster, list(cluster.storage.state.checkpoints)
 
 
-def restart(
-    cluster: Cluster, *damaged: CheckpointRecord, second_reader: bool = True
-) -> tuple[Coordinator, list[Worker]]:
-    """The next job, which has restored what is good; without the second reader, what that one says is still to come."""
+def restart(cluster: Cluster, *damaged: CheckpointRecord) -> tuple[Coordinator, list[Worker]]:
+    """The next job, which has restored what is good."""
     cluster.storage.damaged |= {record.prefix for record in damaged}
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
-    restore(cluster, coordinator, workers, second_reader=second_reader)
+    restore(cluster, coordinator, workers)
     return coordinator, workers
 
 
-def restore(
-    cluster: Cluster, coordinator: Coordinator, workers: list[Worker], *, second_reader: bool = True
-) -> v.Apply:
+def restore(cluster: Cluster, coordinator: Coordinator, workers: list[Worker]) -> v.Apply:
     answers = [coordinator.ask(worker.restore(1)) for worker in workers]
     while isinstance(read := answers[0], v.Read):
         verdict = "damaged" if read.record.prefix in cluster.storage.damaged else "good"
-        calls = [coordinator.call(worker.restore(1, read.record.prefix, verdict, reason="a bit")) for worker in workers]
-        answers = [call.answer for call in calls]
+        answers = [call.answer for call in say(coordinator, workers, read.record, verdict, verdict)]
     assert isinstance(read, v.Apply), read
     for worker in workers:
         worker.applied(read)
-    if second_reader:
-        coordinator.run()
+    coordinator.run()
     return read
+
+
+def say(
+    coordinator: Coordinator,
+    workers: list[Worker],
+    record: CheckpointRecord,
+    *verdicts: str,
+    second_reader: Fate = "good",
+) -> list[Call]:
+    """What they say of a candidate, and what they are answered once the coordinator has read it, too."""
+    calls = [
+        coordinator.call(worker.restore(1, record.prefix, verdict, reason="a bit"))
+        for worker, verdict in zip(workers, verdicts, strict=True)
+    ]
+    coordinator.run({SECOND_READER: second_reader})
+    return calls
 
 
 def named(effect: fx.WriteStateFile | None) -> str:
@@ -57,15 +67,75 @@ def named(effect: fx.WriteStateFile | None) -> str:
     return effect.state.restorable[-1].prefix
 
 
-def test_nobody_waits_for_the_second_reader() -> None:
-    """Workers that stand still while the coordinator reads a hundred gigabytes."""
-    cluster, (_, good, bad) = start()
-    cluster.storage.damaged.add(bad.prefix)
+def asked(cluster: Cluster) -> tuple[Coordinator, list[Worker]]:
+    """A job that has been told to read the newest."""
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
-    applied = restore(cluster, coordinator, workers, second_reader=False)
-    assert applied.record == good
-    assert coordinator.pending == [fx.ReadBackCheckpoint(bad)], "once, though both workers said so"
+    for worker in workers:
+        coordinator.ask(worker.restore(1))
+    return coordinator, workers
+
+
+@pytest.mark.parametrize("verdict", ["damaged", "absent"])
+def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None:
+    """One worker's bad memory, or a mount that lags, makes the whole job step back from an acknowledged commit."""
+    cluster, (_, good, bad) = start()
+    coordinator, workers = asked(cluster)
+    calls = [
+        coordinator.call(worker.restore(1, bad.prefix, said, reason="a bit"))
+        for worker, said in zip(workers, [verdict, "good"], strict=True)
+    ]
+    since = coordinator.machine._run.now.monotonic
+    assert coordinator.pending == [SECOND_READER(bad, since)]
+    assert [call.answer for call in calls] == [None, None]
+    cluster.storage.damaged.add(bad.prefix)
+    coordinator.run()
+    assert [call.answer for call in calls] == [v.Read(good)] * 2
+    assert coordinator.machine._run.condemned == {bad.prefix}
+
+
+def test_the_second_reader_is_asked_once() -> None:
+    """A hundred workers that say so have a hundred gigabytes read a hundred times."""
+    cluster, (_, _, bad) = start()
+    coordinator, workers = asked(cluster)
+    for worker in (*workers, workers[0]):
+        coordinator.call(worker.restore(1, bad.prefix, "damaged", reason="a bit"))
+    assert len(coordinator.pending) == 1
+
+
+def test_the_log_is_read_once_more_before_anybody_goes_back() -> None:
+    """Retention of a job that still runs has removed what is being restored: an older one, or none, in its place."""
+    cluster, (_, _, gone) = start()
+    running = cluster.coordinator()
+    job = cluster.world(running, 2)
+    restore(cluster, running, job)
+    coordinator, workers = asked(cluster)
+    for worker in job:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+    cluster.save(running, job, 1)
+    newest = cluster.storage.state.checkpoints[-1]
+    assert cluster.storage.state.find(gone.prefix) is None
+    calls = say(coordinator, workers, gone, "absent", "absent")
+    assert [call.answer for call in calls] == [v.Read(newest)] * 2
+    # This coordinator knows by now: it does not even read what is not there.
+    calls = say(coordinator, workers, newest, "good", "good")
+    assert all(isinstance(call.answer, v.Apply) and not call.answer.passed_over for call in calls)
+    assert coordinator.machine._run.condemned <= {gone.prefix}
+
+
+@pytest.mark.parametrize("fate", ["good", "bad"])
+def test_a_second_reader_that_is_late(fate: Fate) -> None:
+    """It takes longer than the restore has: nobody is ever told, or all go back without its word."""
+    cluster, (_, _, bad) = start()
+    coordinator, workers = asked(cluster)
+    calls = [coordinator.call(worker.restore(1, bad.prefix, "damaged", reason="a bit")) for worker in workers]
+    cluster.tick(601.0)
+    coordinator.tell(ev.Tick())
+    for call in calls:
+        assert isinstance(call.answer, v.Failure)
+        assert call.answer.kind == "storage"
+        assert "has not read it in time to confirm that" in call.answer.message
+    coordinator.run({SECOND_READER: fate})  # and what it says then is for the next restore
 
 
 def test_what_two_readers_found_damaged_is_marked_by_the_next_save() -> None:
@@ -110,34 +180,42 @@ def test_several_are_marked_in_one_entry() -> None:
     assert cluster.storage.state.damaged == (older.prefix, newer.prefix)
 
 
-@pytest.mark.parametrize("verdict", ["good", "unreadable"])
-def test_one_reader_condemns_nothing(verdict: str) -> None:
-    """A worker with bad memory, or a coordinator without credentials, takes a good checkpoint from everybody."""
-    cluster, (_, good, bad) = start()
-    coordinator, workers = restart(cluster, bad, second_reader=False)
-    if verdict == "good":
-        cluster.storage.damaged.clear()
-    coordinator.run({SECOND_READER: "bad"} if verdict == "unreadable" else None)
-    assert named(cluster.storage.state_file) == bad.prefix
-    assert f"{bad.prefix} damaged and this coordinator finds it {verdict}" in coordinator.remarks[0]
-    cluster.save(coordinator, workers, 1)
-    assert cluster.storage.kinds[-3:] == ["lead", "restored", "commit"], "the world went back all the same"
-    assert cluster.storage.state.damaged == ()
-    assert cluster.storage.state.checkpoints[-2] == good
+@pytest.mark.parametrize("said", ["damaged", "absent"])
+@pytest.mark.parametrize("second", ["good", "unreadable"])
+def test_one_reader_takes_nothing_from_the_others(said: str, second: str) -> None:
+    """A worker with bad memory or a mount that lags, or a coordinator without credentials, has all go back from a good
+    checkpoint, which the next save abandons and retention deletes."""
+    cluster, (_, _, good) = start()
+    kinds = cluster.storage.kinds
+    coordinator, workers = asked(cluster)
+    calls = say(coordinator, workers, good, "good", said, second_reader="bad" if second == "unreadable" else "good")
+    for call in calls:
+        assert isinstance(call.answer, v.Failure)
+        assert (call.answer.kind, call.answer.tasks) == ("storage", (workers[1].task,))
+        assert f"{good.prefix} " in call.answer.message
+        assert "worker-1: a bit" in call.answer.message
+        assert "nothing was restored anywhere" in call.answer.message.lower()
+    assert f"cannot restore {good.prefix} and this coordinator finds it {second}" in coordinator.remarks[0]
+    assert coordinator.machine._run.condemned == set()
+    assert cluster.storage.kinds == kinds
+    assert named(cluster.storage.state_file) == good.prefix
+    # Started again, with that host in order, all go on from there.
+    applied = cluster.restore(coordinator, workers, 2)
+    assert applied.record == good
+    assert cluster.save(coordinator, workers, 1).committed
+    assert "restored" not in cluster.storage.kinds
 
 
-def test_a_mark_that_comes_late() -> None:
-    """The second reader takes longer than the first save, and what it finds is forgotten."""
-    cluster, (_, good, bad) = start()
-    coordinator, workers = restart(cluster, bad, second_reader=False)
-    second_reader = coordinator.pending.pop()
-    cluster.save(coordinator, workers, 1)
-    assert cluster.storage.kinds[-3:] == ["lead", "restored", "commit"]
-    coordinator.pending.append(second_reader)
-    coordinator.run()
-    cluster.save(coordinator, workers, 2)
-    assert cluster.storage.kinds[-2:] == ["damaged", "commit"]
-    assert [c.step for c in cluster.storage.state.restorable] == [10, good.step, 10, 20]
+def test_a_worker_that_cannot_read_ends_it_at_once() -> None:
+    """All wait for the second reader, though nothing can come of it."""
+    cluster, (_, _, newest) = start()
+    coordinator, workers = asked(cluster)
+    answers = []
+    for worker, verdict in zip(workers, ["damaged", "unreadable"], strict=True):
+        answers.append(coordinator.call(worker.restore(1, newest.prefix, verdict, reason="no")))
+    for call in answers:
+        assert isinstance(call.answer, v.Failure)
+        assert call.answer.tasks == (workers[1].task,)
 
 
 def test_the_mark_is_made_with_the_commit_at_the_latest() -> None:

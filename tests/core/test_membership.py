@@ -213,8 +213,13 @@ def test_clusters_that_differ_are_told_to_who_is_about_to_ask_again() -> None:
     assert refused(coordinator.ask(two[0].join())) == answer
     assert coordinator.ask(two[0].join()) is None, "told once: it may try again"
     cluster.tick(POLL)
+    answer = refused(coordinator.ask(three[1].join()))
+    cluster.tick(590.0)
+    assert refused(coordinator.ask(two[0].join())) == answer, "for as long as it may ask"
+    assert coordinator.ask(two[0].join()) is None
+    cluster.tick(POLL)
     coordinator.ask(three[1].join())
-    cluster.tick(ALIVE_FOR)
+    cluster.tick(600.0)
     assert coordinator.ask(two[0].join()) is None, "long ago"
 
 
@@ -338,15 +343,20 @@ def test_the_same_processes() -> None:
 
 
 def test_outcomes_are_remembered() -> None:
-    """The last commit forgotten behind many failures, while one worker still asks for it; or memory without end."""
-    world = World(Generation("g", ((A, "a.1"),)), ())
+    """What a member may still ask for is forgotten behind many failures; or memory without end."""
+    world = World(Generation("g", ((A, "a.1"), (B, "b.1"))), ())
     world.remember(v.Outcome(1, True))
     world.remember(v.Outcome(2, True))
-    for ordinal in range(3, 3 + 2 * REMEMBERED):
-        world.remember(v.Outcome(ordinal, False, v.Failure("storage", "no")))
-    assert world.outcomes[2].committed
-    assert 1 not in world.outcomes
-    assert len(world.outcomes) == REMEMBERED + 1
+    for ordinal in range(3, 103):
+        world.saves(A, ordinal)
+        world.remember(v.Outcome(ordinal, False, v.Failure("storage", f"no {ordinal}")))
+    assert len(world.outcomes) == 102
+    world.saves(B, 50)
+    assert sorted(world.outcomes) == [2, *range(50, 103)]
+    world.saves(B, 40)  # a call that was late
+    assert sorted(world.outcomes) == [2, *range(50, 103)]
+    world.saves(B, 102)
+    assert sorted(world.outcomes) == [2, *range(103 - REMEMBERED, 103)], "the last commit, for good, and the last ones"
 
 
 def test_committed_saves_in_the_log() -> None:

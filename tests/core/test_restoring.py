@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_coordinator.core.talk import RestoreTalk, candidates
 from holdfast_coordinator.core.values import Apply, Failure, Read
-from holdfast_storage.records import LogState, Task
-from support.cluster import Call, Cluster, Coordinator, Worker, checkpoint
+from holdfast_storage.records import Entry, LogState, Task
+from support.cluster import Build, Call, Cluster, Coordinator, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)
 OLD, MIDDLE, NEW = checkpoint(1), checkpoint(2), checkpoint(3)
@@ -23,6 +26,9 @@ def start(state: LogState = STATE, count: int = 2) -> tuple[Cluster, Coordinator
 
 
 def say(coordinator: Coordinator, workers: list[Worker], prefix: str, *verdicts: str, ordinal: int = 1) -> list[Call]:
+    """What workers find of a candidate. Where one finds damage, the coordinator does so too."""
+    if "damaged" in verdicts:
+        coordinator._cluster.storage.damaged.add(prefix)
     calls = [
         coordinator.call(worker.restore(ordinal, prefix, verdict, reason="a reason"))
         for worker, verdict in zip(workers, verdicts, strict=True)
@@ -81,10 +87,41 @@ def test_a_step_that_does_not_exist() -> None:
 def test_the_talk_without_a_machine() -> None:
     """A decision before all have spoken."""
     talk = RestoreTalk(1, "", (A, B), deadline=9.0)
-    assert talk.propose(STATE) is None
+    assert talk.propose(STATE, 5.0) is None
     assert talk.hear(A, "good", "") is None
     assert talk.missing == (B,)
     assert talk.hear(B, "good", "") == Apply(NEW)
+
+
+VERDICTS = ("good", "damaged", "absent", "unreadable")
+
+
+@pytest.mark.parametrize("second", VERDICTS)
+@pytest.mark.parametrize("one", VERDICTS)
+@pytest.mark.parametrize("other", VERDICTS)
+@pytest.mark.parametrize("first", [True, False])
+def test_every_verdict_with_every_other(one: str, other: str, second: str, first: bool) -> None:
+    """A step back by one reader's word, or by none; an answer that depends on who has spoken first."""
+    talk = RestoreTalk(1, "", (A, B), deadline=9.0)
+    talk.propose(STATE, 5.0)
+    bad = {"damaged", "absent"}
+    asked = bool({one, other} & bad)
+    if first and asked:
+        assert talk.hear_second(second) is None
+    assert talk.hear(A, one, "why") is None
+    decision = talk.hear(B, other, "why")
+    if not first and asked and "unreadable" not in (one, other):
+        assert decision is None, "decided without the second reader"
+        decision = talk.hear_second(second)
+    if one == other == "good":
+        assert decision == Apply(NEW)
+    elif "unreadable" not in (one, other) and second in bad:
+        assert decision == Read(MIDDLE)
+    else:
+        worst = "unreadable" if "unreadable" in (one, other) else ""
+        guilty = tuple(t for t, said in ((A, one), (B, other)) if said == worst or (not worst and said in bad))
+        assert (failure(decision).kind, failure(decision).tasks) == ("storage", guilty)
+        assert NEW.prefix in failure(decision).message
 
 
 # -- in a world --
@@ -144,10 +181,12 @@ def test_all_damaged_is_an_error() -> None:
 
 def test_a_chosen_one_that_is_damaged_is_an_error() -> None:
     """Another one restored than was asked for."""
-    _, coordinator, workers = start()
+    cluster, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1, target="3"))
+    cluster.storage.damaged.add(NEW.prefix)
     calls = [coordinator.call(worker.restore(1, NEW.prefix, "damaged", "3")) for worker in workers]
+    coordinator.run()
     assert {failure(call.answer).kind for call in calls} == {"checkpoint_damaged"}
 
 
@@ -356,7 +395,8 @@ def test_passing_over_counts_as_going_back() -> None:
     for worker in workers:
         coordinator.call(worker.vote(1))
     coordinator.run()
-    assert cluster.storage.state.checkpoints == (OLD, NEW, MIDDLE)
+    assert cluster.storage.state.damaged == (NEW.prefix,)
+    assert cluster.storage.state.restorable[-1] == MIDDLE
 
 
 def test_another_directory_is_no_rollback() -> None:
@@ -365,6 +405,97 @@ def test_another_directory_is_no_rollback() -> None:
     assert cluster.restore(coordinator, workers, target="/pretrained/ckpt-9").record is not None
     cluster.save(coordinator, workers, 1)
     assert cluster.storage.kinds == ["import", "lead", "commit"]
+
+
+def test_a_laggard_is_told_what_all_have_agreed_on() -> None:
+    """The last reply of a restore is lost, and the others try twenty more: it is told that there never was such a one,
+    though they have applied it."""
+    cluster, coordinator, workers = start()
+    applied = cluster.restore(coordinator, workers)
+    told = []
+    for ordinal in range(2, 22):
+        coordinator.ask(workers[0].restore(ordinal))
+        call = coordinator.call(workers[0].restore(ordinal, NEW.prefix, "good"))
+        cluster.tick(601.0)
+        told.append(failure(call.answer))
+    assert coordinator.ask(workers[1].restore(1, NEW.prefix, "good")) == applied
+    for ordinal, answer in zip(range(2, 22), told, strict=True):
+        assert coordinator.ask(workers[1].restore(ordinal)) == answer
+
+
+# -- a log that the coordinator's mount shows late --
+
+
+def behind(shown: int) -> tuple[Cluster, Coordinator, list[Worker], list[Entry]]:
+    """A coordinator whose mount does not show all of the log yet; the entries that it will show."""
+    cluster, first, job = start()
+    cluster.save(first, job, 1)
+    first.alive = False
+    entries = cluster.storage.entries
+    cluster.storage.entries = entries[:shown]
+    cluster.storage._imported = LogState("run")
+    coordinator = cluster.coordinator()
+    return cluster, coordinator, cluster.world(coordinator, 2), entries
+
+
+def sees(worker: Worker, entries: int, *said: str) -> Build:
+    """A restore call of a worker whose mount shows so many entries."""
+
+    def call(request: int) -> ev.Restore:
+        event = worker.restore(1, *said)(request)
+        assert isinstance(event, ev.Restore)
+        return replace(event, entries=entries)
+
+    return call
+
+
+def test_what_a_worker_sees_of_the_log_is_waited_for() -> None:
+    """All restore an older checkpoint than the one whose commit a worker has heard of, because of one mount."""
+    cluster, coordinator, workers, entries = behind(2)
+    assert coordinator.ask(sees(workers[0], 2)) == Read(NEW), "nobody who has spoken knows better"
+    call = coordinator.call(sees(workers[1], 3))
+    coordinator.run()
+    assert call.answer is None
+    # The other one has read the older one meanwhile, and that counts for nothing.
+    other = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
+    cluster.tick(5.0)
+    coordinator.tell(ev.Tick())
+    coordinator.run()
+    assert call.answer is other.answer is None
+    cluster.storage.entries = entries
+    coordinator.tell(ev.Tick())
+    coordinator.run()
+    newest = entries[-1].state.checkpoints[-1]
+    assert call.answer == other.answer == Read(newest)
+    calls = say(coordinator, workers, newest.prefix, "good", "good")
+    assert [c.answer for c in calls] == [Apply(newest)] * 2
+    assert cluster.save(coordinator, workers, 1).committed, "it builds on what it has restored"
+
+
+def test_nothing_there_is_not_believed_where_a_worker_sees_a_log() -> None:
+    """A start from nothing: the chief's mount shows an empty folder for a while."""
+    cluster, coordinator, workers, entries = behind(0)
+    first = coordinator.call(sees(workers[0], 0))
+    coordinator.run()
+    second = coordinator.call(sees(workers[1], 3))
+    coordinator.run()
+    assert first.answer is second.answer is None
+    cluster.storage.entries = entries
+    coordinator.tell(ev.Tick())
+    coordinator.run()
+    assert first.answer == second.answer == Read(entries[-1].state.checkpoints[-1])
+
+
+def test_a_log_that_never_comes_is_an_error() -> None:
+    """Two directories of one name: the coordinator looks for the entries of the other one for ever."""
+    cluster, coordinator, workers, _ = behind(2)
+    calls = [coordinator.call(sees(worker, 9)) for worker in workers]
+    coordinator.run()
+    cluster.tick(601.0)
+    coordinator.tell(ev.Tick())
+    for call in calls:
+        assert "has not shown log entry 8 in time, which worker-0 sees" in failure(call.answer).message
+    coordinator.run()
 
 
 # -- and then a coordinator that was restarted --

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from holdfast.staging import Staged
 from holdfast_storage import state_file
+from holdfast_storage.errors import StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store
 from holdfast_storage.verify import Report, verify_checkpoint
 from support.coordinators import Coordinator, StartCoordinator
+from support.lagging import Clock, LaggingStore
 from support.light_worker import LightWorker, World, all_join, committed, log_kinds, outcomes, together, until
 
 
@@ -131,7 +136,7 @@ def test_who_looks_at_a_running_job_changes_nothing(
     assert outcomes([worker.save(5) for worker in job]) == [None, None]
 
 
-def test_what_the_coordinator_reads_well_is_not_marked(
+def test_what_the_coordinator_reads_well_is_not_passed_over(
     *,
     store: Store,
     coordinator: Coordinator,
@@ -139,22 +144,96 @@ def test_what_the_coordinator_reads_well_is_not_marked(
     records: list[CheckpointRecord],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker whose own memory or mount is at fault takes the newest checkpoint from everybody, for ever."""
-    _, good, bad = records
-    sound = damage(store, bad)
+    """A worker whose own memory or mount is at fault takes the newest checkpoint from everybody: the next save abandons
+    it, and retention deletes it."""
+    newest = records[-1]
+    sound, kinds = damage(store, newest), log_kinds(store)
 
-    def reads_well(store: Store, record: CheckpointRecord) -> Report:
-        Path(store.url, f"{bad.prefix}.data-00001-of-00002").write_bytes(sound)
-        return verify_checkpoint(store, record)
+    def reads_well(store: Store, record: CheckpointRecord, wait: Wait) -> Report:
+        Path(store.url, f"{newest.prefix}.data-00001-of-00002").write_bytes(sound)
+        return verify_checkpoint(store, record, wait=wait)
 
     monkeypatch.setattr("holdfast_coordinator.driver.verify_checkpoint", reads_well)
-    workers, restored = restart(world, coordinator)
-    assert restored == good.prefix
+    workers = world(2, coordinator)
+    all_join(workers)
+    for error in together([worker.restore for worker in workers]):
+        assert isinstance(error, StorageError)
+        assert f"cannot read {newest.prefix} as it was committed" in str(error)
+        assert f"on {socket.gethostname()}: " in str(error)
+        assert "data-00001-of-00002 has CRC32C" in str(error)
+        assert error.workers  # one of them may have read it after the coordinator
     settle(coordinator, store)
-    assert named(store) == bad.prefix
+    assert named(store) == newest.prefix
+    assert log_kinds(store) == kinds
+    workers, restored = restart(world, coordinator)
+    assert restored == newest.prefix
     assert outcomes([worker.save(4) for worker in workers]) == [None, None]
     assert state(store).damaged == ()
-    assert [c.step for c in committed(store)] == [1, 3, 2, 4], "but the world went back"
+    assert [c.step for c in committed(store)] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock.installed(monkeypatch, time.monotonic())
+
+
+@pytest.mark.parametrize("late", ["manifest.json", "ckpt-3.index", ".data-00000-of-00002", ".data-00001-of-00002"])
+def test_a_mount_that_lags_is_waited_for(
+    *,
+    store: Store,
+    coordinator: Coordinator,
+    world: World,
+    records: list[CheckpointRecord],
+    clock: Clock,
+    late: str,
+) -> None:
+    """A job that is started again at once goes back from its last checkpoint, which one host does not see yet; or it
+    does not start at all, if there is no other."""
+    workers = world(2, coordinator, max_to_keep=2)
+    workers[1].store = LaggingStore(store.url, clock, {late: clock.now + 30.0})
+    all_join(workers)
+    for staged in together([lambda w=worker: w.restore(timeout=600.0) for worker in workers]):  # type: ignore[misc]
+        assert isinstance(staged, Staged), staged
+        with staged:
+            assert staged.record.prefix == records[-1].prefix
+    for step in (4, 5):
+        assert outcomes([worker.save(step) for worker in workers]) == [None, None]
+        settle(coordinator, store)
+    assert [kind for kind in log_kinds(store) if kind in ("restored", "damaged")] == []
+    assert [c.step for c in committed(store)] == [4, 5]
+
+
+def test_a_mount_that_lags_for_longer_is_an_error_that_names_it(
+    *, store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], clock: Clock
+) -> None:
+    """A host that will never see the directory as the others do has them all go back."""
+    kinds = log_kinds(store)
+    workers = world(2, coordinator)
+    workers[1].store = LaggingStore(store.url, clock, {".data-00001-of-00002": clock.now + 1e6})
+    all_join(workers)
+    for error in together([lambda w=worker: w.restore(timeout=600.0) for worker in workers]):  # type: ignore[misc]
+        assert isinstance(error, StorageError)
+        assert error.workers == ("worker-1",)
+        assert "data-00001-of-00002 is missing" in str(error)
+        assert "and the coordinator can" in str(error)
+    assert log_kinds(store) == kinds
+    assert named(store) == records[-1].prefix
+
+
+def test_too_little_time_to_tell_late_from_deleted(
+    *, store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], clock: Clock
+) -> None:
+    """A restore that may take seconds calls a checkpoint deleted that its mount would show a moment later."""
+    Path(store.url, f"{records[-1].prefix}.index").unlink()
+    workers = world(2, coordinator)
+    all_join(workers)
+    for error in together([lambda w=worker: w.restore(timeout=30.0) for worker in workers]):  # type: ignore[misc]
+        assert isinstance(error, StorageError)
+        assert "join_timeout of at least 75 s" in str(error)
+    for staged in together([lambda w=worker: w.restore(timeout=600.0) for worker in workers]):  # type: ignore[misc]
+        assert isinstance(staged, Staged), staged
+        with staged:
+            assert staged.record.prefix == records[-2].prefix
 
 
 def test_a_later_entry_does_not_bring_damage_back(

@@ -9,7 +9,7 @@ import pytest
 
 import holdfast_coordinator.core.membership
 from holdfast.staging import Staged
-from holdfast_storage import state_file
+from holdfast_storage import lag, state_file
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
@@ -30,6 +30,11 @@ from support.light_worker import (
     together,
     until,
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "LAG", 0.0)
 
 
 @pytest.fixture

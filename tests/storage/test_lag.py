@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import pytest
 
-from holdfast_storage import lag
 from holdfast_storage.lag import LAG, Wait
-
-
-@dataclass
-class Clock:
-    """Passes when somebody sleeps."""
-
-    now: float = 1000.0
-    pauses: int = 0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.pauses += 1
+from support.lagging import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(lag, "time", made)
-    return made
+    return Clock.installed(monkeypatch)
 
 
 def test_it_ends(clock: Clock) -> None:
@@ -56,6 +38,8 @@ def test_what_is_as_old_is_waited_for_once(clock: Clock) -> None:
         pass
     assert not wait.again("the other is not there")
     assert clock.now == pytest.approx(1010.0)
+    assert Wait(since=clock.now - LAG + 7.0).left == pytest.approx(7.0)
+    assert not Wait(since=clock.now - LAG).again("it has been there for that long")
 
 
 def test_a_long_one_is_told_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -710,10 +710,12 @@ def check_invariants(machine: Machine) -> None:
         assert len(prefixes) == len(set(prefixes))
     for generation, world in machine.worlds.items():
         assert world.generation.id == generation
-        assert len(world.outcomes) <= REMEMBERED + 1
+        heard = world._heard(world.saves_at)
+        assert len([ordinal for ordinal in world.outcomes if ordinal < heard]) <= REMEMBERED + 1
         assert not world.committed or world.outcomes[world.committed].committed
         assert all(outcome.committed == (outcome.failure is None) for outcome in world.outcomes.values())
-        assert len(world.talks) <= REMEMBERED
+        heard = world._heard(world.restores_at)
+        assert len([ordinal for ordinal in world.talks if ordinal < heard]) <= REMEMBERED
         undecided = [talk.ordinal for talk in world.talks.values() if talk.decision is None]
         assert undecided in ([], [max(world.talks, default=0)]), "an earlier restore is still waited for"
         assert all(talk.decision is None or not talk.waiting for talk in world.talks.values())

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.session import Session
 from holdfast.staging import Staged, stage
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import CheckpointDamaged
+from holdfast_storage import lag
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object
+from holdfast_storage.log import Log
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from holdfast.values import Values
 
 log = logging.getLogger("holdfast")
+
+_SHARE = 0.8
+"""Of the time that a restore has, for waiting for what is absent: the coordinator is to look before it is over."""
 
 
 def agree(
@@ -44,8 +52,9 @@ def agree(
     Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
     InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
     """
-    request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout)
+    request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout, entries=_entries(session, store))
     place, staged = session.place, None
+    wait: Wait | None = None
     session.progress("restore", 0)
     try:
         while True:
@@ -64,12 +73,41 @@ def agree(
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            read = partial(stage, task=place.task, world=place.tasks, progress=_Progress(session), values=values)
-            staged, request.verdict, request.reason = _read(store, record, read)
+            # All that is proposed was committed before the first proposal: what is late, is late from there on. The
+            # others are told in time, if the time is too short to tell.
+            wait = wait or Wait(min(lag.LAG, _SHARE * timeout))
+            read = partial(
+                stage, task=place.task, world=place.tasks, progress=_Progress(session), values=values, wait=wait
+            )
+            staged, request.verdict, reason = _read(store, record, read)
+            if request.verdict == "absent" and _SHARE * timeout < lag.LAG:
+                request.verdict = "unreadable"
+                reason += (
+                    f". It may be deleted, or this host's mount may show it late; to tell that takes {lag.LAG:.0f} s: "
+                    f"give the manager a join_timeout of at least {lag.LAG / _SHARE:.0f} s"
+                )
+            request.reason = reason and f"on {socket.gethostname()}: {reason}"
     finally:
         session.progress("train", 0)
         if staged is not None:
             staged.close()
+
+
+def _too_soon() -> str:
+    return (
+        f". It is deleted, or this host's mount shows it late, and to tell which takes {lag.LAG:.0f} s: give the "
+        f"manager a join_timeout of at least {lag.LAG / _SHARE:.0f} s"
+    )
+
+
+def _entries(session: Session, store: Store) -> int:
+    """How many entries the log has, as far as this worker sees: the coordinator's mount may be behind."""
+    known = session.entries
+    with suppress(HoldfastError):  # who cannot read knows nothing better
+        if Log(store).read(known) is not None:
+            last = Log(store).tail()
+            return max(known, last.number) + 1 if last else known
+    return known
 
 
 class _Missing(Exception):
@@ -100,6 +138,8 @@ def _read(
         elif record.step < 0 and store.size(index_object(record.prefix)) is None:
             raise _Missing(f"{store.url}/{index_object(record.prefix)} does not exist")
         return read(store, record), "good", ""
+    except CheckpointAbsent as error:
+        return None, "absent", str(error)
     except CheckpointDamaged as error:
         return None, "damaged", str(error)
     except _Missing as error:

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Self
 from holdfast.memory import available
 from holdfast.snapshot import OBJECT_GRAPH_KEY, OWN_SUFFIX
 from holdfast_storage.bundle.index import Index, write_index
-from holdfast_storage.errors import CheckpointDamaged, StorageError
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import data_object, index_object, local_prefix
 from holdfast_storage.manifest import Manifest, read_manifest
 from holdfast_storage.records import CheckpointRecord, Task
@@ -108,6 +109,7 @@ def stage(
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
     values: type[Values] | None = None,
+    wait: Wait | None = None,
 ) -> Staged:
     """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
 
@@ -119,21 +121,26 @@ def stage(
         progress: told the bytes of each chunk read, from several threads.
         threads: reading at a time; default: as many as suit the store.
         values: for large tensors, where TensorFlow is there; None: they are files for it like the others.
+        wait: for what is absent. None: nothing is waited for.
 
     What lies on no local file system is read into memory; where that is short, into nameless files in the folder for
     temporary files (`TMPDIR`).
 
     Raises:
-        CheckpointDamaged: an object is missing or not what was committed.
+        CheckpointDamaged: an object is not what was committed.
+        CheckpointAbsent: one is missing, or shorter, and nothing that is there is known to be wrong.
         StorageError: the storage did not answer, or there is no room for what is read.
         InvalidRequest: a newer Holdfast or TensorFlow wrote it.
     """
-    contents = _Contents.of(store, record, task, world)
+    wait = wait or Wait(0.0)
+    contents = _contents(store, record, task, world, wait)
     held = _Held(store, contents.size)
     try:
         if isinstance(store, PosixStore):
             # Before they are verified, so that nobody can delete them between the two.
-            held.open_existing(contents.sizes or ())
+            missing = held.open_existing(contents.sizes or ())
+            while missing and wait.again(f"{store.url}/{missing[0]} is missing"):
+                missing = held.open_existing(missing)
         if values is not None:
             held.make_room(values, contents)
         report = verify_checkpoint(
@@ -145,6 +152,7 @@ def stage(
             sink=held.take,
             room=held.room,
             threads=threads,
+            wait=wait,
         )
         report.raise_if_bad()
         held.link(contents.bundles)
@@ -152,6 +160,15 @@ def stage(
     except BaseException:
         held.close()
         raise
+
+
+def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], wait: Wait) -> _Contents:
+    while True:
+        try:
+            return _Contents.of(store, record, task, world)
+        except CheckpointAbsent as error:
+            if not wait.again(str(error)):
+                raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +262,15 @@ class _Held:
         if not self._in_memory and not self._in_files:
             log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
 
-    def open_existing(self, names: Iterable[str]) -> None:
-        """Open objects in a file system. What is missing is for the verification to judge."""
+    def open_existing(self, names: Iterable[str]) -> list[str]:
+        """Open objects in a file system; those that are missing."""
+        missing = []
         for name in names:
-            with suppress(FileNotFoundError):
+            try:
                 self._descriptor(name)
+            except FileNotFoundError:
+                missing.append(name)
+        return missing
 
     def make_room(self, values: type[Values], contents: _Contents) -> None:
         """Take memory for large tensors, if there is enough."""

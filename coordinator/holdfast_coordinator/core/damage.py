@@ -1,7 +1,8 @@
-"""Damage that a worker has found: this coordinator is the second reader, and what it confirms is marked.
+"""What a worker cannot restore: this coordinator is the second reader, and what it confirms is marked.
 
-Nobody waits for it: the workers go on to an older checkpoint. The log is told by the next save of the world that leads
-(`saving`), TensorFlow's `checkpoint` file at once. See docs/design/006-damage-and-orphans.md.
+The workers wait for its word (`talk`): without it nobody goes on to an older checkpoint. The log is told by the next
+save of the world that leads (`saving`), TensorFlow's `checkpoint` file at once. See
+docs/design/006-damage-and-orphans.md.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from . import events as ev
 from .effects import ReadBackCheckpoint, Remark
 from .leading import Leading
 from .run import Run
+from .talk import BAD
 
 
 class Damage:
@@ -20,24 +22,36 @@ class Damage:
         self._leading = leading
         self._reading: set[str] = set()
 
-    def suspect(self, prefix: str) -> None:
-        """A worker says that a checkpoint is damaged. One that is not of this run is nobody's to judge here."""
+    def second(self, prefix: str, since: float) -> str:
+        """The second reader's verdict on a checkpoint that a worker finds damaged or absent.
+
+        Empty: it is being read, and a ReadBack will tell. One that is not of this run is nobody's to judge here, and
+        nobody goes back from it: the worker's word will do.
+
+        since: monotonic, a moment by which it was committed.
+        """
         run, state = self._run, self._run.ledger.state
         record = state.find(prefix) if state else None
-        if record and state and prefix not in {*self._reading, *run.condemned, *state.damaged}:
+        if record is None or state is None or prefix in {*run.condemned, *state.damaged}:
+            return "damaged"
+        if prefix not in self._reading:
             self._reading.add(prefix)
-            run.emit(ReadBackCheckpoint(record))
+            run.emit(ReadBackCheckpoint(record, since))
+        return ""
 
     def read_back(self, e: ev.ReadBack) -> None:
         if e.prefix not in self._reading:
             return
         self._reading.remove(e.prefix)
-        if e.verdict != "damaged":
-            text = f"a worker finds {e.prefix} damaged and this coordinator finds it {e.verdict}: it is not marked"
+        if e.verdict not in BAD:
+            text = f"a worker cannot restore {e.prefix} and this coordinator finds it {e.verdict}: it is not marked"
             self._run.emit(Remark(text))
             return
         self._run.condemned.add(e.prefix)
-        self._run.emit(Remark(f"{e.prefix} is damaged, as two readers have found: it is not restored any more"))
+        text = (
+            f"{e.prefix} is {e.verdict}, as two readers have found: it is marked as damaged and not restored any more"
+        )
+        self._run.emit(Remark(text))
         if self._run.leading:
             self._show("")
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState, Task
 
@@ -76,6 +76,7 @@ class ReadBackCheckpoint:
     """Read every byte of a live checkpoint and check it. -> ReadBack"""
 
     record: CheckpointRecord
+    since: float = field(compare=False)  # monotonic: it was committed before, and what is absent is late if not by much
 
 
 @dataclass(frozen=True, slots=True)

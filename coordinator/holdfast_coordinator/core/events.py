@@ -68,9 +68,10 @@ class Restore:
     ordinal: int
     target: str  # empty: the newest
     prefix: str  # the candidate that the verdict is about; empty: none yet
-    verdict: str  # "good", "damaged", "missing" or "unreadable"
+    verdict: str  # "good", "damaged", "absent", "missing" or "unreadable"
     reason: str
     timeout: float
+    entries: int = 0  # of the log, as far as this worker sees it
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class ReadBack:
     """A live checkpoint was read back from storage."""
 
     prefix: str
-    verdict: Literal["good", "damaged", "unreadable"]
+    verdict: Literal["good", "damaged", "absent", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import math
 from holdfast_storage.records import Generation, Task
 
 from . import events as ev
-from .membership import ALIVE_FOR, BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
+from .membership import BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
 from .restoring import Restoring
 from .run import Run, generation_of, replaced, superseded
 from .values import Caller, Failure, Waiting
@@ -23,7 +23,7 @@ class Joining:
         self._run = run
         self._restoring = restoring
         self.forming: Forming | None = None
-        # Of joiners that are between two calls: what they are to be told at the next, and since when.
+        # Of joiners that are between two calls: what they are to be told at the next, and until when they may ask.
         self._untold: dict[tuple[Task, str], tuple[Failure, float]] = {}
 
     def join(self, e: ev.Join) -> None:
@@ -45,7 +45,7 @@ class Joining:
             # All hear of it: the others would wait in vain for a worker that can never join them.
             for task, joiner in forming.joiners.items():
                 if joiner.request is None:
-                    self._untold[task, joiner.incarnation] = (failure, run.now.monotonic)
+                    self._untold[task, joiner.incarnation] = (failure, joiner.since + joiner.timeout)
                 run.refuse(joiner.request, failure)
             run.refuse(e.request, failure)
             self.forming = None
@@ -72,7 +72,7 @@ class Joining:
             if failure:
                 del run.worlds[generation]
             else:
-                world.base = run.fork_point
+                world.base, world.entries = run.fork_point, run.ledger.number + 1
             for request in requests:
                 if failure:
                     run.refuse(request, failure)
@@ -110,6 +110,7 @@ class Joining:
                 generation = recorded or Generation(e.caller.generation, e.members)
                 leader = state.leader.id if state and state.leader else ""
                 world = World(generation, e.cluster, led_by=leader, base=e.base, unsettled=[])
+                world.entries = run.ledger.number + 1
                 self._admit(world)
                 self._answer_members(world)
             self.rejoin(e)
@@ -140,7 +141,7 @@ class Joining:
     def watch(self) -> None:
         """Tell those who have waited for a while whom they wait for, and forget those who do not ask again."""
         forming, now = self.forming, self._run.now.monotonic
-        self._untold = {who: told for who, told in self._untold.items() if now - told[1] < ALIVE_FOR}
+        self._untold = {who: told for who, told in self._untold.items() if now < told[1]}
         if forming is None:
             return
         for task, joiner in list(forming.joiners.items()):

@@ -99,20 +99,6 @@ class Machine:
         """Whether something is going on that an orderly end should wait for."""
         return self.ledger.busy or self._upkeep.busy or any(world.attempt for world in self.worlds.values())
 
-    @property
-    def deserted(self) -> bool:
-        """Whether nobody is there and nothing goes on. What it knows then, another machine reads from the log."""
-        if self.busy or self.forming:
-            return False
-        now = self._run.now.monotonic
-        return not any(
-            len(world.gone(now)) < len(world.presence)
-            or world.lingering
-            or world.unsettled
-            or world.joining is not None
-            for world in self.worlds.values()
-        )
-
     def knows(self, caller: Caller) -> bool:
         """Whether a worker is of a world that this coordinator has met."""
         return self._run.present(caller) is not None
@@ -134,8 +120,9 @@ class Machine:
         self._upkeep.state_file_written(e)
 
     def _read_back(self, e: ev.ReadBack) -> None:
-        # Both may have asked for it; the first answer serves both.
+        # All may have asked for it; the first answer serves all.
         self._damage.read_back(e)
+        self._restoring.read_back(e)
         self._upkeep.read_back(e)
 
     def _tick(self, _: ev.Tick) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from holdfast_storage.records import Generation, LogState, Task
@@ -18,7 +19,7 @@ LOST_AFTER = 10.0
 """Seconds without a connection after which a worker counts as lost: long enough to reconnect."""
 
 REMEMBERED = 16
-"""Outcomes and restore talks that are kept for calls that are repeated."""
+"""Outcomes and restore talks that are kept though all members have gone on: a call may be repeated late."""
 
 POLL = 5.0
 """Seconds after which a join that cannot be answered yet is told whom it waits for, if it has as many left."""
@@ -100,12 +101,16 @@ class World:
     unsettled: list[SaveCall] | None = None  # None: all that is known
     led_by: str = ""  # the coordinator process that led it when its workers came to this one
     base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
+    entries: int = 0  # of the log, when this world was formed or met
     went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
     attempt: Attempt | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     committed: int = 0  # the last save that was
     talks: dict[int, RestoreTalk] = field(default_factory=dict)
+    # By task, the last save and the last restore that it has called for: it asks for no earlier one any more.
+    saves_at: dict[Task, int] = field(default_factory=dict)
+    restores_at: dict[Task, int] = field(default_factory=dict)
     left: set[Task] = field(default_factory=set)
     lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
     fenced: Failure | None = None
@@ -122,20 +127,37 @@ class World:
         return presence is not None and presence.incarnation == caller.incarnation
 
     def joined(self) -> Joined:
-        return Joined(self.generation.id, self.generation.members, self.base)
+        return Joined(self.generation.id, self.generation.members, self.base, self.entries)
 
     def update(self, task: Task, **changes: object) -> None:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
     def remember(self, outcome: Outcome) -> None:
-        """Keep an outcome for calls that are repeated. The last commit's is kept for ever: a worker that has not heard
-        of it yet votes for no later save, and so no later one commits."""
+        """Keep an outcome for as long as a member may ask for it; that of the last commit always."""
         self.outcomes[outcome.ordinal] = outcome
         if outcome.committed:
             self.committed = max(self.committed, outcome.ordinal)
-        for ordinal in sorted(self.outcomes)[:-REMEMBERED]:
-            if ordinal != self.committed:
-                del self.outcomes[ordinal]
+        self._forget_outcomes()
+
+    def saves(self, task: Task, ordinal: int) -> None:
+        """A member speaks of a save: it has heard how the ones before have ended."""
+        self.saves_at[task] = max(ordinal, self.saves_at.get(task, 0))
+        self._forget_outcomes()
+
+    def restores(self, task: Task, ordinal: int) -> None:
+        """A member speaks of a restore, as `saves`."""
+        self.restores_at[task] = max(ordinal, self.restores_at.get(task, 0))
+        for over in _over(self.talks, self._heard(self.restores_at)):
+            del self.talks[over]
+
+    def _forget_outcomes(self) -> None:
+        for over in _over(self.outcomes, self._heard(self.saves_at)):
+            if over != self.committed:
+                del self.outcomes[over]
+
+    def _heard(self, at: Mapping[Task, int]) -> int:
+        """What no member asks for any more ends before this ordinal."""
+        return min((at.get(task, 0) for task in self.tasks), default=0)
 
     def learn(self, state: LogState) -> None:
         """Take the last committed save of this generation from the log."""
@@ -162,3 +184,8 @@ class World:
             {task: process_of(incarnation) for task, incarnation in g.members} for g in (self.generation, other)
         )
         return mine == theirs
+
+
+def _over(kept: Iterable[int], heard: int) -> list[int]:
+    """Which of these ordinals can be forgotten."""
+    return [ordinal for ordinal in sorted(kept)[:-REMEMBERED] if ordinal < heard]

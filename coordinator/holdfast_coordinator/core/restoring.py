@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from holdfast_storage.records import CheckpointRecord, Task
 
 from . import events as ev
 from .damage import Damage
-from .membership import REMEMBERED, World
+from .membership import World
 from .run import Run
-from .talk import Decision, RestoreTalk
+from .talk import BAD, Decision, RestoreTalk
 from .upkeep import Upkeep
 from .values import Apply, Caller, Failure, Read, names
 
@@ -36,6 +37,7 @@ class Restoring:
             run.refuse(e.request, Failure("invalid_request", f"restore {e.ordinal} is over", phase="restore"))
             return
         talk = talk or self._begin(world, e)
+        world.restores(e.caller.task, e.ordinal)
         if talk.target is not None and e.target != talk.target:
             failure = Failure(
                 "invalid_request",
@@ -52,16 +54,67 @@ class Restoring:
         talk.waiting[e.request] = e.caller.task
         if talk.decision is not None:
             self._announce(talk, talk.decision)
-        elif talk.candidates is not None:
-            if talk.candidates and e.prefix != talk.current.prefix:
-                del talk.waiting[e.request]
-                run.reply(e.request, Read(talk.current))
+            return
+        if e.entries - 1 > max(talk.seen, run.ledger.number):
+            # What this coordinator's mount shows late, or has not been looked at since.
+            talk.seen, talk.seen_by = e.entries - 1, e.caller.task
+            talk.withdraw()
+            self._look(world, talk)
+        if talk.candidates is not None:
+            self._hear(world, talk, e)
+
+    def _hear(self, world: World, talk: RestoreTalk, e: ev.Restore) -> None:
+        run = self._run
+        if talk.candidates and e.prefix != talk.current.prefix:
+            del talk.waiting[e.request]
+            run.reply(e.request, Read(talk.current))
+            return
+        if e.verdict in BAD and talk.candidates:
+            if self._is_retired(talk):
+                talk.withdraw()
+                self._look(world, talk)
+                return
+            talk.second = talk.second or self._damage.second(e.prefix, talk.since)
+        decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
+        if decision is not None:
+            self._decide(world, talk, decision)
+
+    def _is_retired(self, talk: RestoreTalk) -> bool:
+        """Whether the candidate was the run's, and its place was taken by a newer one since it was proposed."""
+        state, record = self._run.ledger.state, talk.current
+        return record.step >= 0 and state is not None and state.find(record.prefix) is None
+
+    def read_back(self, e: ev.ReadBack) -> None:
+        """The second reader's word on a checkpoint. Before anybody goes back by it, the log is read once more."""
+        for world in self._run.worlds.values():
+            talk = next(reversed(world.talks.values()), None)
+            if talk is None or not self._is_doubted(talk, e.prefix):
+                continue
+            if e.verdict in BAD:
+                self._run.ledger.read(partial(self._confirmed, world, talk, e))
             else:
-                if e.verdict == "damaged":
-                    self._damage.suspect(e.prefix)
-                decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
-                if decision is not None:
-                    self._decide(world, talk, decision)
+                self._second(world, talk, e)
+
+    def _is_doubted(self, talk: RestoreTalk, prefix: str) -> bool:
+        on_it = talk.decision is None and talk.candidates and talk.current.prefix == prefix
+        return bool(on_it and talk.doubted)
+
+    def _confirmed(self, world: World, talk: RestoreTalk, e: ev.ReadBack, failure: Failure | None) -> None:
+        if not self._is_doubted(talk, e.prefix):
+            return
+        if failure:
+            talk.decision = replace(failure, phase="restore")
+            self._announce(talk, talk.decision)
+        elif self._is_retired(talk):
+            talk.withdraw()
+            self._look(world, talk)
+        else:
+            self._second(world, talk, e)
+
+    def _second(self, world: World, talk: RestoreTalk, e: ev.ReadBack) -> None:
+        decision = talk.hear_second(e.verdict)
+        if decision is not None:
+            self._decide(world, talk, decision)
 
     def recall(self, world: World, e: ev.Rejoin) -> None:
         """A worker has applied what all agreed on with a coordinator process that is gone: the others may, and must."""
@@ -83,29 +136,36 @@ class Restoring:
                 earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(caller.task,))
                 self._announce(earlier, earlier.decision)
         world.talks[talk.ordinal] = talk
-        for ordinal in sorted(world.talks)[:-REMEMBERED]:
-            del world.talks[ordinal]
         return talk
 
     def _begin(self, world: World, e: ev.Restore) -> RestoreTalk:
         now = self._run.now.monotonic
         talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
         self._open(world, talk, e.caller)
+        self._look(world, talk)
+        return talk
+
+    def _look(self, world: World, talk: RestoreTalk) -> None:
+        """Read the log, and propose what it has; where it is not all that a member sees of it, `watch` looks again."""
+        if talk.looking:
+            return
+        talk.looking = True
 
         def then(failure: Failure | None) -> None:
+            talk.looking = False
+            ledger = self._run.ledger
             if failure and talk.decision is None:
                 talk.decision = replace(failure, phase="restore")
             if talk.decision is not None:
                 self._announce(talk, talk.decision)
-                return
-            decision = talk.propose(self._run.ledger.state)
-            if decision is None and talk.candidates:
-                decision = Read(talk.current)
-            if decision is not None:
-                self._decide(world, talk, decision)
+            elif ledger.number >= talk.seen:
+                decision = talk.propose(ledger.state, self._run.now.monotonic)
+                if decision is None and talk.candidates:
+                    decision = Read(talk.current)
+                if decision is not None:
+                    self._decide(world, talk, decision)
 
         self._run.ledger.read(then)
-        return talk
 
     def _decide(self, world: World, talk: RestoreTalk, decision: Decision) -> None:
         if isinstance(decision, Apply):
@@ -140,3 +200,5 @@ class Restoring:
             talk.decision = talk.timed_out()
         if talk.decision:
             self._announce(talk, talk.decision)
+        elif talk.candidates is None:
+            self._look(world, talk)

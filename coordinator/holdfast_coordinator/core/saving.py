@@ -80,10 +80,13 @@ class Saving:
     def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
         """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
         run, attempt = self._run, world.attempt
-        if e.ordinal in world.outcomes:
-            run.reply(e.request, world.outcomes[e.ordinal])
+        outcome = world.outcomes.get(e.ordinal)
+        if outcome is not None:
+            world.saves(e.caller.task, e.ordinal)
+            run.reply(e.request, outcome)
             return None
         if attempt and attempt.ordinal == e.ordinal:
+            world.saves(e.caller.task, e.ordinal)
             return attempt
         if world.fenced:
             run.refuse(e.request, world.fenced)
@@ -95,8 +98,10 @@ class Saving:
             # Every save of this world that was committed is known: this one was not, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
             failure = Failure("save_failed", message, phase="vote", tasks=(e.caller.task,))
-            world.remember(Outcome(e.ordinal, False, failure))
-            run.reply(e.request, world.outcomes[e.ordinal])
+            outcome = Outcome(e.ordinal, False, failure)
+            world.saves(e.caller.task, e.ordinal)
+            world.remember(outcome)
+            run.reply(e.request, outcome)
             return None
         if attempt and attempt.undecided and e.ordinal > attempt.ordinal and e.caller.task not in attempt.reports:
             message = f"{e.caller.task} has gone on to save {e.ordinal} without its part of save {attempt.ordinal}"
@@ -104,6 +109,7 @@ class Saving:
             run.fail_save(world, attempt, failure)
             attempt = None
         if attempt is None and e.ordinal > last:
+            world.saves(e.caller.task, e.ordinal)
             world.attempt = Attempt(
                 e.ordinal,
                 terms.step if terms else -1,

@@ -1,7 +1,9 @@
 """How a world agrees on what to restore.
 
-Every worker reads and verifies the same candidate; only when all have it may any of them apply it. A damaged one is
-passed over by all together. What cannot be read is not damaged: the talk ends with an error and nothing is condemned.
+Every worker reads and verifies the same candidate; only when all have it may any of them apply it. One that is damaged,
+or not there, is passed over by all together, once the coordinator, as a second reader, finds so too. Where it finds the
+checkpoint good, or somebody cannot read, the talk ends with an error: nobody steps back from what was committed because
+of one host.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from .values import Apply, Failure, Read, RequestId, names
 
 Decision = Read | Apply | Failure
 
+BAD = ("damaged", "absent")
+"""Verdicts of one reader by which a checkpoint cannot be restored, by anybody if they are right."""
+
 
 @dataclass(slots=True)
 class RestoreTalk:
@@ -25,13 +30,18 @@ class RestoreTalk:
     deadline: float  # monotonic
     begun: float = 0.0  # monotonic
     base: str = ""  # LogState.fork_point of the state that the candidates are from
+    since: float = 0.0  # monotonic, when the log told of all candidates: they were committed before
+    looking: bool = False  # the log is being read for it
+    seen: int = -1  # the newest log entry that a member sees
+    seen_by: Task | None = None
     waiting: dict[RequestId, Task] = field(default_factory=dict)
     verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
+    second: str = ""  # the second reader's verdict on it, where a worker's is bad; empty: none yet
     candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
     passed_over: list[str] = field(default_factory=list)
     decision: Decision | None = None
 
-    def propose(self, state: LogState | None) -> Decision | None:
+    def propose(self, state: LogState | None, now: float) -> Decision | None:
         """Find the candidates, newest first. A decision, if there is none to be made.
 
         Where there is nothing to restore, whoever waits has said all that there is to say. All agree on that too: a
@@ -41,17 +51,28 @@ class RestoreTalk:
         if isinstance(found, Failure):
             self.decision = found
             return found
-        self.candidates = found
+        self.candidates, self.since = found, now
         self.base = state.fork_point if state else ""
         if not found:
             for task in self.waiting.values():
                 self.hear(task, "good", "")
         return self.decision
 
+    def withdraw(self) -> None:
+        """The log has moved on from what was proposed: it is to be read again."""
+        self.candidates, self.second = None, ""
+        self.verdicts.clear()
+        self.passed_over.clear()
+
     @property
     def current(self) -> CheckpointRecord:
         assert self.candidates is not None
         return self.candidates[len(self.passed_over)]
+
+    @property
+    def doubted(self) -> tuple[Task, ...]:
+        """Who finds the current candidate bad."""
+        return self._who(*BAD)
 
     @property
     def missing(self) -> tuple[Task, ...]:
@@ -60,37 +81,62 @@ class RestoreTalk:
     def hear(self, task: Task, verdict: str, reason: str) -> Decision | None:
         """Take one worker's verdict on the current candidate; the decision, once all have spoken.
 
-        verdict: "good", "damaged", "missing" (its storage answers, and no such checkpoint is there) or "unreadable".
+        verdict: "good", "damaged", "absent" (some of it is not there, for longer than a mount may lag), "missing" (its
+        storage answers, and no such checkpoint is there) or "unreadable".
         """
         self.verdicts[task] = (verdict, reason)
+        return self._judge()
+
+    def hear_second(self, verdict: str) -> Decision | None:
+        """Take the verdict of the coordinator, "good", "damaged", "absent" or "unreadable"; the decision, as `hear`."""
+        self.second = verdict
+        return self._judge()
+
+    def _judge(self) -> Decision | None:
         if len(self.verdicts) < len(self.members):
             return None
         said = {each for each, _ in self.verdicts.values()}
+        unable = self._who(*said - {"good", *BAD})
         if said == {"good"}:
             self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.base)
-        elif said <= {"good", "damaged"}:
-            return self._pass_over(self._reasons(self._who("damaged")))
         elif said == {"missing"}:
             self.decision = Failure(
                 "invalid_request",
-                f"there is no checkpoint {self.current.prefix} ({self.verdicts[task][1]})",
+                f"there is no checkpoint {self.current.prefix} ({self.verdicts[self.members[0]][1]})",
                 phase="restore",
                 object=self.current.prefix,
             )
-        else:
-            unable = self._who(*said - {"good", "damaged"})
-            self.decision = Failure(
-                "storage",
+        elif unable:
+            self.decision = self._unreadable(
+                unable,
                 f"{names(unable)} cannot read {self.current.prefix} ({self._reasons(unable)}); nothing was restored "
                 "anywhere. Check that every worker sees the same directory with the same rights",
-                phase="restore",
-                tasks=unable,
-                object=self.current.prefix,
             )
+        elif self.second in BAD:
+            return self._pass_over(self._reasons(self.doubted))
+        elif self.second:
+            self.decision = self._unreadable(self.doubted, self._alone())
         return self.decision
 
+    def _unreadable(self, tasks: tuple[Task, ...], message: str) -> Failure:
+        return Failure("storage", message, phase="restore", tasks=tasks, object=self.current.prefix)
+
+    def _alone(self) -> str:
+        """That some find the candidate bad, and the coordinator does not find so."""
+        who, reasons, prefix = names(self.doubted), self._reasons(self.doubted), self.current.prefix
+        if self.second == "good":
+            return (
+                f"{who} cannot read {prefix} as it was committed ({reasons}), and the coordinator can: it is good. "
+                "Nothing was restored anywhere. Look at the mount, the memory and the network of that host, and start "
+                "again"
+            )
+        return (
+            f"{who} cannot restore {prefix} ({reasons}), and the coordinator cannot read it to confirm that: nothing "
+            "was restored anywhere. See the coordinator's log, and check its storage"
+        )
+
     def _who(self, *verdicts: str) -> tuple[Task, ...]:
-        return tuple(task for task in self.members if self.verdicts[task][0] in verdicts)
+        return tuple(task for task in self.members if self.verdicts.get(task, ("", ""))[0] in verdicts)
 
     def _reasons(self, tasks: tuple[Task, ...]) -> str:
         return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks)
@@ -99,6 +145,7 @@ class RestoreTalk:
         assert self.candidates is not None
         self.passed_over.append(f"{self.current.prefix}: {why}")
         self.verdicts.clear()
+        self.second = ""
         if len(self.passed_over) < len(self.candidates):
             return Read(self.current)
         self.decision = Failure(
@@ -112,7 +159,18 @@ class RestoreTalk:
     def timed_out(self) -> Failure:
         if self.candidates is None:
             message = "the coordinator could not read the log of the run in time: its storage does not answer"
+            if self.seen_by:
+                message = (
+                    f"the storage of the coordinator has not shown log entry {self.seen} in time, which {self.seen_by} "
+                    "sees. Check that both have the same directory mounted"
+                )
             return Failure("coordinator_unavailable", message, phase="restore")
+        if not self.missing:
+            return self._unreadable(
+                self.doubted,
+                f"{names(self.doubted)} cannot restore {self.current.prefix} ({self._reasons(self.doubted)}), and the "
+                "coordinator has not read it in time to confirm that: nothing was restored anywhere",
+            )
         return Failure(
             "coordinator_unavailable",
             f"not all workers took part in the restore in time: waiting for {names(self.missing)}",

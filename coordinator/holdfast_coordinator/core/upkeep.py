@@ -43,7 +43,7 @@ class Upkeep:
         newest = state.checkpoints[-1]
         if not newest.stock and newest.prefix == self._shown and sweep(state, self.policy, newest.prefix):
             self._reading_back = newest.prefix
-            run.emit(ReadBackCheckpoint(newest))
+            run.emit(ReadBackCheckpoint(newest, run.now.monotonic))
 
     def read_back(self, e: ev.ReadBack) -> None:
         if e.prefix != self._reading_back:

@@ -137,6 +137,7 @@ class Joined:
     generation: str
     members: tuple[tuple[Task, str], ...]
     base: str
+    entries: int = field(default=0, compare=False)  # of the log, as far as this coordinator has read it
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,11 +224,14 @@ class JoinReply(_message.Message):
     COORDINATOR_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     coordinator: _builtins.str
     """id of the coordinator's process"""
     base: _builtins.str
     """identifies the state of the run that the world builds on"""
+    entries: _builtins.int
+    """of the log, as far as the coordinator has read it"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
@@ -243,10 +246,11 @@ class JoinReply(_message.Message):
         coordinator: _builtins.str = ...,
         base: _builtins.str = ...,
         waiting_for: _abc.Iterable[Global___Task] | None = ...,
+        entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "coordinator", b"coordinator", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "coordinator", b"coordinator", "entries", b"entries", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -739,6 +743,7 @@ class RestoreRequest(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """of the restore call in this generation"""
     target: _builtins.str
@@ -746,9 +751,11 @@ class RestoreRequest(_message.Message):
     prefix: _builtins.str
     """the candidate that was read; empty: asks for the first one"""
     verdict: _builtins.str
-    """on that candidate: "good", "damaged", "missing" or "unreadable" """
+    """on that candidate: "good", "damaged", "absent", "missing" or "unreadable" """
     reason: _builtins.str
     timeout_s: _builtins.float
+    entries: _builtins.int
+    """of the log, as far as this worker sees it: the coordinator's mount may be behind"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
@@ -761,10 +768,11 @@ class RestoreRequest(_message.Message):
         verdict: _builtins.str = ...,
         reason: _builtins.str = ...,
         timeout_s: _builtins.float = ...,
+        entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "ordinal", b"ordinal", "prefix", b"prefix", "reason", b"reason", "target", b"target", "timeout_s", b"timeout_s", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "entries", b"entries", "ordinal", b"ordinal", "prefix", b"prefix", "reason", b"reason", "target", b"target", "timeout_s", b"timeout_s", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
