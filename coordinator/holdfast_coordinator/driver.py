@@ -44,6 +44,9 @@ TICK = 0.5
 STORAGE_THREADS = 8
 UPKEEP_THREADS = 4
 
+DESERTED_FOR = 60.0
+"""Seconds without anybody after which a run is given up: who comes back meets a coordinator as if restarted."""
+
 PUBLISH_FOR = 10.0
 """Seconds for which the creation of one log entry is tried before the machine is asked what to do."""
 
@@ -60,11 +63,19 @@ class Refused(Exception):
 
 
 class Driver:
-    """One run at work."""
+    """One run at work.
 
-    def __init__(self, store: Store, leader: Leader) -> None:
+    process: the coordinator process that it is in.
+    number: of this driver among those of that process: an earlier one of the same run is somebody else, whose entries
+        of the log are not taken for its own.
+    deserted: called, once and again, when nobody has been there for so long that it should be closed.
+    """
+
+    def __init__(self, store: Store, process: Leader, number: int, deserted: Callable[[Driver], None]) -> None:
         self.store = store
-        self.machine = Machine(leader)
+        self._process = process.id
+        self._deserted = deserted
+        self.machine = Machine(replace(process, id=f"{process.id}-{number}"))
         self._log = Log(store)
         # Its own, since its storage may hang while that of other runs does not; and apart, since what is to be read
         # back or deleted must not stand in the way of a commit.
@@ -130,10 +141,15 @@ class Driver:
             threads.shutdown(cancel_futures=True)
 
     async def _ticks(self) -> None:
+        there = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             try:
                 self.tell(ev.Tick())
+                if self._waiting or self._listeners or self._effects or not self.machine.deserted:
+                    there = time.monotonic()
+                elif time.monotonic() - there >= DESERTED_FOR:
+                    self._deserted(self)
             except Exception:
                 # Without the clock no deadline would ever pass again.
                 log.exception("%s: a look at the deadlines failed", self.store.url)
@@ -201,7 +217,7 @@ class Driver:
             # It may be serving another world by now, which does not lead.
             ours = status.generation == effect.generation
             living = [wire.task(p.task) for p in status.presence if p.alive and ours]
-            if status.coordinator == self.machine.leader.id:
+            if status.coordinator == self._process:
                 # Restarted at the leader's address, this one hears itself: what counts is the leader's own world.
                 state = self.machine.ledger.state
                 world = self.machine.worlds.get(state.generation.id) if state and state.generation else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import os
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
@@ -13,11 +15,16 @@ from .core.values import Failure
 from .driver import Driver, Refused
 from .threads import DaemonThreads
 
+log = logging.getLogger("holdfast.coordinator")
+
 OPENING_THREADS = 64
 
 
 class Runs:
-    """By run directory. With a root, only directories at or below it."""
+    """By run directory. With a root, only directories at or below it.
+
+    A run that everybody has left is closed after a while, and opened anew for whoever joins it next.
+    """
 
     def __init__(self, leader: Leader, root: str = "") -> None:
         self.leader = leader
@@ -25,6 +32,8 @@ class Runs:
         self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
         self._drivers: dict[str, Driver] = {}  # by directory
+        self._numbers = itertools.count(1)
+        self._closing: set[asyncio.Task[None]] = set()
         self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
@@ -38,7 +47,7 @@ class Runs:
 
     @property
     def urls(self) -> list[str]:
-        """The runs that workers have called for."""
+        """The runs that workers have called for, and not left long ago."""
         return sorted(self._drivers)
 
     async def get(self, url: str) -> Driver:
@@ -53,8 +62,19 @@ class Runs:
             self._directories[url] = store.url
             driver = self._drivers.get(store.url)
             if driver is None:
-                driver = self._drivers[store.url] = Driver(store, self.leader)
+                driver = self._drivers[store.url] = Driver(store, self.leader, next(self._numbers), self._deserted)
         return driver
+
+    def _deserted(self, driver: Driver) -> None:
+        url = driver.store.url
+        if self._drivers.get(url) is driver:
+            # From here on nobody finds it; who had found it before is waiting for it, and it would not be deserted.
+            del self._drivers[url]
+            self._directories = {name: each for name, each in self._directories.items() if each != url}
+            log.info("%s: nobody is there any more", url)
+            closing = asyncio.get_running_loop().create_task(driver.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _opened(self, url: str) -> Store:
         task = self._opening.get(url)
@@ -92,7 +112,7 @@ class Runs:
 
     async def close(self) -> None:
         """Stop, whatever is going on."""
-        await asyncio.gather(*(driver.close() for driver in self._drivers.values()))
+        await asyncio.gather(*self._closing, *(driver.close() for driver in self._drivers.values()))
         for task in list(self._opening.values()):
             task.cancel()
         self._threads.shutdown(cancel_futures=True)

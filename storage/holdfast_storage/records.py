@@ -80,7 +80,7 @@ class LogState:
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
 
     def find(self, prefix: str) -> CheckpointRecord | None:
-        return next((c for c in self.checkpoints if c.prefix == prefix), None)
+        return next((c for c in reversed(self.checkpoints) if c.prefix == prefix), None)
 
     @property
     def fork_point(self) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +65,31 @@ def test_as_tensorflow(pauses: list[float], max_to_keep: int | None, every_n_hou
         assert [c.prefix for c in state.checkpoints if not c.preserved] == list(stock.maybe_delete)
         assert state.last_preserved == stock.last_preserved
         assert not sweep(state, policy, record.prefix), "a sweep that does not come to an end"
+
+
+@given(
+    ahead=st.floats(-1e9, 1e9),
+    wrong=st.integers(1, 30),
+    keep=st.integers(1, 4),
+    before=st.integers(0, 10),
+)
+def test_a_clock_that_is_wrong_for_a_while(ahead: float, wrong: int, keep: int, before: int) -> None:
+    """A clock a year ahead for two seconds: `keep_checkpoint_every_n_hours` keeps nothing any more, or everything."""
+    state = LogState("run", last_preserved=WALL)
+    policy = RetentionPolicy(keep, 1.0)
+    since: list[int] = []  # steps that were kept, of those at the right time again
+    first = before + wrong + keep
+    for step in range(first + 120):  # one in ten minutes
+        now = WALL + 600.0 * step
+        record = checkpoint(step, time=now + ahead if before <= step < before + wrong else now)
+        state = state.commit(record)
+        plan = sweep(state, policy, record.prefix)
+        state = state.retire(plan.retire, plan.preserve, plan.last_preserved)
+        since += [step for prefix in plan.preserve if step >= first]
+        assert not sweep(state, policy, record.prefix), "a sweep that does not come to an end"
+    pauses = [later - earlier for earlier, later in pairwise([first, *since, first + 120])]
+    assert max(pauses) <= 6 + keep
+    assert len(since) <= 120 // 6 + 1
 
 
 def of(*records: CheckpointRecord, last_preserved: float | None = WALL) -> LogState:
@@ -136,8 +162,9 @@ def test_a_damaged_one_goes_when_it_would_have_gone() -> None:
 def test_a_damaged_one_is_not_kept_for_ever() -> None:
     """What `keep_checkpoint_every_n_hours` keeps is a checkpoint that nobody can restore."""
     state = of(checkpoint(1, time=WALL + 7200), checkpoint(2, time=WALL + 7201), checkpoint(3, preserved=True))
-    state = state.commit(checkpoint(4)).condemn((checkpoint(1).prefix, checkpoint(3).prefix))
-    assert sweep(state, RetentionPolicy(1, 1.0), checkpoint(4).prefix) == Sweep(
+    newest = checkpoint(4, time=WALL + 7204)
+    state = state.commit(newest).condemn((checkpoint(1).prefix, checkpoint(3).prefix))
+    assert sweep(state, RetentionPolicy(1, 1.0), newest.prefix) == Sweep(
         (checkpoint(1).prefix, checkpoint(3).prefix), (checkpoint(2).prefix,), WALL + 7201
     )
 

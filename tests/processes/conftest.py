@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.store import Store, open_store
-from support.child import Child
+from support.child import PATIENCE, Child
 from support.light_job import Start
 from support.training_world import free_addresses
 
@@ -24,8 +24,8 @@ def start() -> Iterator[Start]:
     """Starts programs."""
     children: list[Child] = []
 
-    def start(*arguments: object, prefix: Sequence[str] = (), **environment: str) -> Child:
-        children.append(Child([str(a) for a in arguments], environment, prefix))
+    def start(*arguments: object, prefix: Sequence[str] = (), patience: float = PATIENCE, **environment: str) -> Child:
+        children.append(Child([str(a) for a in arguments], environment, prefix, patience))
         return children[-1]
 
     yield start

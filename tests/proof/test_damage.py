@@ -94,7 +94,7 @@ def agree(run: Run, world: Sequence[Task] = WORLD) -> Apply | Failure:
 
 
 async def _agree(store: Store, world: Sequence[Task]) -> Apply | Failure:
-    driver = Driver(store, Leader("next", "", ""))
+    driver = Driver(store, Leader("next", "", ""), 1, lambda _: None)
     cluster = (("worker", tuple(f"host-{task.index}:1" for task in world)),)
 
     async def restore(task: Task) -> Answer:

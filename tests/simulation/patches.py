@@ -71,6 +71,7 @@ SIZES = {
     (holdfast_storage.pages, "_BITS"): 1,
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
+    (holdfast_coordinator.driver, "DESERTED_FOR"): 2.0,
 }
 
 

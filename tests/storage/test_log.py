@@ -285,3 +285,13 @@ def test_an_unknown_is_settled_by_another_entry_in_the_slot(store: Store) -> Non
     assert Log(store).publish(abort, 1) == Published()
     faulty.land()
     assert Log(store).read(0) == abort
+
+
+def test_an_entry_of_a_copy_of_this_process_is_not_ours(tmp_path: Path) -> None:
+    """Two processes that were restored from one checkpoint of a machine use the same ids: each took the other's entry
+    for its own, and told a commit that it had not made."""
+    log = Log(new_store("posix", tmp_path))
+    theirs = replace(entry(0), time=2.0)
+    assert log.publish(theirs, 0.0) == Published()
+    assert log.publish(entry(0), 0.0) == LostRace(theirs)
+    assert log.publish(theirs, 0.0) == Published(), "a lost reply"

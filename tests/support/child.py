@@ -26,11 +26,17 @@ class Child:
         arguments: of the interpreter: "-m" and a module, or a file, and what it is to be told.
         environment: added to this process's own.
         prefix: of the command, such as that of a `SmallDisk`.
+        patience: seconds for anything that is expected of it.
     """
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        patience: float = PATIENCE,
     ) -> None:
+        self._patience = patience
         self._process = subprocess.Popen(
             [*prefix, sys.executable, *arguments],
             stdin=subprocess.PIPE,
@@ -54,7 +60,7 @@ class Child:
         """The next line of the output that holds a text."""
         while True:
             try:
-                line = self._lines.get(timeout=PATIENCE)
+                line = self._lines.get(timeout=self._patience)
             except queue.Empty:
                 line = None
             assert line is not None, f"{part!r} did not come:\n" + "\n".join(self.output)

@@ -15,6 +15,9 @@ from holdfast.snapshot import Snapshot
 from holdfast.staging import Staged
 from support.light_worker import state
 
+ALONE = '{"cluster": {"worker": ["127.0.0.1:1000"]}, "task": {"type": "worker", "index": 0}}'
+"""A TF_CONFIG of one worker. Without any, TensorFlow would be asked."""
+
 
 class Counter:
     """Stands for the save counter."""

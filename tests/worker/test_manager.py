@@ -210,6 +210,17 @@ def test_an_error_keeps_no_snapshot(managers: Managers) -> None:
     assert snapshots() == before
 
 
+def test_two_managers_of_one_program_are_told_what_to_do(managers: Managers) -> None:
+    """The last checkpoints and the best ones in one directory: the first manager ended with an error on generations,
+    which said nothing of the other, nor of what to do."""
+    latest, best = managers.make(), managers.make(checkpoint_name="best")
+    latest.save(blocking=True)
+    best.save(blocking=True)
+    with pytest.raises(Superseded, match=r"another manager of this program.*a directory of its own"):
+        latest.save(blocking=True)
+    assert best.save(blocking=True) == best.latest_checkpoint
+
+
 def snapshots() -> set[int]:
     """Those that somebody still holds."""
     gc.collect()

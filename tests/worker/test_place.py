@@ -10,7 +10,7 @@ from holdfast.place import ALONE, parse_tf_config
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 
-CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
+CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "input": ["d:1"]}
 
 
 def tf_config(job: str, index: int, cluster: dict[str, list[str]] | None = None) -> str:
@@ -18,19 +18,29 @@ def tf_config(job: str, index: int, cluster: dict[str, list[str]] | None = None)
 
 
 def test_chief_and_workers_save_together() -> None:
-    """A parameter server is waited for, or the second worker takes itself for the chief."""
+    """A task of another job is waited for, or the second worker takes itself for the chief."""
     place = parse_tf_config(tf_config("worker", 1))
     assert place.tasks == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
     assert (place.task, place.is_chief, place.alone, place.reader) == (Task("worker", 1), False, False, "")
     assert parse_tf_config(tf_config("chief", 0)).is_chief
 
 
-@pytest.mark.parametrize("job", ["evaluator", "ps"])
+@pytest.mark.parametrize("job", ["evaluator", "input"])
 def test_who_has_no_part_in_saves_reads_alone(job: str) -> None:
     """An evaluator cannot look at the run's checkpoints, or joins as a worker that nobody knows."""
     place = parse_tf_config(tf_config(job, 0))
     assert place.reader == f"{job}-0"
     assert (place.task, place.cluster) == (ALONE.task, ALONE.cluster)
+
+
+@pytest.mark.parametrize("job", ["chief", "worker", "ps"])
+def test_parameter_servers_are_refused(job: str) -> None:
+    """The chief waits ten minutes, in silence, for workers that run a `tf.distribute.Server` and never join."""
+    cluster = CLUSTER | {"ps": ["e:1"]}
+    with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* none of parameter servers"):
+        parse_tf_config(tf_config(job, 0, cluster))
+    assert parse_tf_config(tf_config("evaluator", 0, cluster)).reader == "evaluator-0"
+    assert not parse_tf_config(tf_config("chief", 0, CLUSTER | {"ps": []})).reader
 
 
 @pytest.mark.parametrize(("job", "index"), [("worker", 2), ("wroker", 0), ("chief", -1)])

@@ -121,3 +121,45 @@ def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:
     threading.Thread(target=save.run, daemon=True).start()
     assert save.wait(10.0)
     assert type(save.error) is SaveFailed
+
+
+@pytest.mark.parametrize("fault", ["not in the log", "of another process", "never reported"])
+def test_a_commit_is_believed_of_its_own_save_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A coordinator that takes this worker for another tells it of a commit: nothing of this one's state is in it."""
+    monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
+    store = PosixStore(str(tmp_path))
+    session: Any = StubbornSession(SaveFailed("not asked"), votes=fault != "never reported")
+    told = pb.SaveOutcome(ordinal=3, committed=True)
+    session.report = lambda *_: told
+    if fault == "never reported":
+        session.vote = lambda *_: pb.VoteReply(decided=told)
+    save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    log_of(store, save, committed=fault != "not in the log")
+    if fault == "of another process":
+        session.member = (Task("worker", 0), "p.2")
+    save.run()
+    assert isinstance(save.error, CoordinatorUnavailable)
+    assert "is not known" in str(save.error)
+
+
+def test_a_save_for_which_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others waited for this worker until the deadline: it had no thread to tell them on."""
+    session: Any = StubbornSession(StorageError("not asked"))
+    told = []
+
+    def fail(request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        told.append(request.failure.message)
+        return pb.SaveOutcome(ordinal=3, committed=False, failure=request.failure)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    session.fail = fail
+    save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        save.run()
+    assert isinstance(save.error, SaveFailed)
+    assert "no thread can be started" in told[0]

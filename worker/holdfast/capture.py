@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from holdfast.context import NO_PARAMETER_SERVERS, why_not
 from holdfast.iterators import check_iterators
 from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor, replica_key
 from holdfast.variables import is_trained, local_components, variable_of
@@ -124,11 +125,9 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
             # A Keras 3 variable gives itself, not its value.
             tensor = tf.convert_to_tensor(item.tensor) if isinstance(item.tensor, tf.Variable) else item.tensor
             if item.slice_spec or not hasattr(tensor, "numpy"):
-                raise InvalidRequest(
-                    f"{item.checkpoint_key} is spread over parameter servers; so far only variables that each worker"
-                    " holds whole can be saved",
-                    object=item.checkpoint_key,
-                )
+                spread = NO_PARAMETER_SERVERS if item.slice_spec else why_not(item.device)
+                reason = spread or "its value is not in this process"
+                raise InvalidRequest(f"{item.checkpoint_key} cannot be saved: {reason}", object=item.checkpoint_key)
             if tensor.dtype in (tf.string, tf.variant):
                 written[item.checkpoint_key] = {item.slice_spec: item.tensor}
             else:

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from holdfast import open_sessions
 from holdfast.arguments import Arguments
+from holdfast.context import check_variables, eager
 from holdfast.environment import strategy_name
 from holdfast.identity import process_id
 from holdfast.lane import Lane, Pending, wait_for
@@ -109,6 +110,7 @@ class CheckpointManager:
             takeover=takeover,
             write_buffer=write_buffer,
         )
+        check_variables(given.checkpoint, given.per_worker)
         self._checkpoint = given.checkpoint
         self._per_worker = given.per_worker
         self._store = open_store(given.directory, given.storage_options, write_buffer=given.write_buffer)
@@ -147,6 +149,7 @@ class CheckpointManager:
 
     # -- saving --
 
+    @eager
     def save(
         self,
         checkpoint_number: Any = None,
@@ -215,6 +218,7 @@ class CheckpointManager:
                 self.wait()
             return f"{self.directory}/{save.prefix}"
 
+    @eager
     def wait(self) -> None:
         """Wait until no save is in flight; raises the error of one that failed, once."""
         self._check_inherited()
@@ -362,6 +366,7 @@ class CheckpointManager:
 
     # -- restoring --
 
+    @eager
     def restore_or_initialize(self) -> str | None:
         """Restore the newest checkpoint that all workers can read and verify; collective.
 
@@ -379,6 +384,7 @@ class CheckpointManager:
             self._init_fn()
         return prefix
 
+    @eager
     def restore(self, path_or_step: str | os.PathLike[str] | int | None = None) -> Any:
         """Restore one checkpoint, by default the newest; collective. Returns TensorFlow's load status.
 

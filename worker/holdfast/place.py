@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from holdfast.context import NO_PARAMETER_SERVERS
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 
@@ -89,6 +90,11 @@ def parse_tf_config(text: str) -> Place:
 def _place(cluster: dict[str, Any], job: str, index: int, source: str) -> Place:
     hosts = tuple(sorted((name, tuple(addresses)) for name, addresses in cluster.items()))
     place = Place(Task(job, index), hosts)
+    if job != "evaluator" and dict(hosts).get("ps"):
+        raise InvalidRequest(
+            f"{source} has parameter servers ({describe(hosts)}, and this is {place.task}): {NO_PARAMETER_SERVERS}",
+            object=source,
+        )
     if place.task in place.tasks:
         return place
     # TensorFlow leaves the evaluator out of the cluster.

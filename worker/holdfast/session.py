@@ -39,6 +39,12 @@ ASK_WITHIN = 3.0
 _incarnations = itertools.count(1)
 
 
+ONE_DIRECTORY = (
+    "Pass the same directory on all workers: Holdfast has each write its part there, once. TensorFlow's tutorials give "
+    "all but the chief another one, which is to be left out here"
+)
+
+
 class Session:
     """Everything that a manager asks of its coordinator.
 
@@ -146,7 +152,7 @@ class Session:
                 told = True
                 reason = (
                     f"waiting for {_names(reply.waiting_for)} to join {self._store.url} (coordinator at "
-                    f"{link.address}). Check that they run, and that all workers have the same directory"
+                    f"{link.address}). Check that they run. {ONE_DIRECTORY}"
                 )
             self._joining_waits_for = reason
             self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
@@ -174,7 +180,9 @@ class Session:
         if hint is not None and hint.cluster == self.place.cluster:
             return hint.address
         if hint is None:
-            why = "is not there. Check that it runs, and that all workers have the same storage mounted at this path"
+            why = (
+                f"is not there. Check that it runs, and that all workers have the same storage mounted. {ONE_DIRECTORY}"
+            )
         else:
             why = (
                 f"is of another cluster, {describe(hint.cluster)}, than this worker's, {describe(self.place.cluster)}. "

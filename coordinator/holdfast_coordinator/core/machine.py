@@ -99,6 +99,20 @@ class Machine:
         """Whether something is going on that an orderly end should wait for."""
         return self.ledger.busy or self._upkeep.busy or any(world.attempt for world in self.worlds.values())
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is there and nothing goes on. What it knows then, another machine reads from the log."""
+        if self.busy or self.forming:
+            return False
+        now = self._run.now.monotonic
+        return not any(
+            len(world.gone(now)) < len(world.presence)
+            or world.lingering
+            or world.unsettled
+            or world.joining is not None
+            for world in self.worlds.values()
+        )
+
     def knows(self, caller: Caller) -> bool:
         """Whether a worker is of a world that this coordinator has met."""
         return self._run.present(caller) is not None

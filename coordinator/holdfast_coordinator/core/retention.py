@@ -2,13 +2,18 @@
 
 A function of the log's state alone; the last preserved time lives in the log. Stock checkpoints are not ours and
 stay, and neither count nor go. Damaged ones do not count, are not kept for ever, and go when they would have gone.
+
+Wall clocks err. The newest commit's time is the present: what the log has of a later one was written while a clock was
+ahead, and counts as of now, so that an error of a moment costs no more than one interval. TensorFlow's manager does the
+same when it is made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from holdfast_storage.records import LogState
+from holdfast_storage.records import CheckpointRecord, LogState
 
 from .values import RetentionPolicy
 
@@ -31,24 +36,31 @@ def sweep(state: LogState, policy: RetentionPolicy, verified: str) -> Sweep:
     What has `max_to_keep` newer good ones goes. Only what is older than `verified` in commit order: a newer one that
     nobody has read back replaces nothing.
     """
-    good = [c for c in state.restorable if not c.stock and not c.preserved]
-    if not policy.max_to_keep or verified not in (c.prefix for c in state.restorable):
+    newest = state.find(verified) if policy.max_to_keep else None
+    if not policy.max_to_keep or newest is None or verified in state.damaged:
         return Sweep(last_preserved=state.last_preserved)
+    condemned = set(state.damaged)
     retire: list[str] = []
     preserve: list[str] = []
-    last = state.last_preserved
+    last = None if state.last_preserved is None else min(state.last_preserved, newest.time)
     hours = policy.keep_every_n_hours
-    newer = len(good)
+    newer = sum(_counts(c, condemned) for c in state.checkpoints)
     for record in state.checkpoints:
-        damaged = record.prefix in state.damaged
-        newer -= record in good
+        damaged = record.prefix in condemned
+        newer -= _counts(record, condemned)
         if record.prefix == verified or newer < policy.max_to_keep:
             break
         if record.stock or (record.preserved and not damaged):
             continue
-        if not damaged and hours and (last is None or record.time - hours * 3600.0 >= last):
+        time = min(record.time, newest.time)
+        if not damaged and hours and (last is None or time - hours * 3600.0 >= last):
             preserve.append(record.prefix)
-            last = record.time
+            last = time
         else:
             retire.append(record.prefix)
     return Sweep(tuple(retire), tuple(preserve), last)
+
+
+def _counts(record: CheckpointRecord, condemned: Collection[str]) -> bool:
+    """Whether it is one of the `max_to_keep`."""
+    return not (record.stock or record.preserved or record.prefix in condemned)

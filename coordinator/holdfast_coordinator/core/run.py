@@ -32,8 +32,8 @@ class Run:
         self.ledger = Ledger(leader.id, self.emit)
 
     def begin(self, now: Now) -> None:
-        """The next event: its time, and no effects yet. The wall clock never goes back."""
-        self.now = Now(now.monotonic, max(now.wall, self.now.wall))
+        """The next event: its time, and no effects yet."""
+        self.now = now
         self.effects = []
 
     # -- who calls --

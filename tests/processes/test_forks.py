@@ -1,0 +1,72 @@
+"""Processes that are forked: with all the memory of their parent, and none of its threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from holdfast_storage.store import Store
+from support.child import Child
+from support.light_job import PROGRAMS, Start
+
+pytestmark = pytest.mark.processes
+
+
+def told(child: Child) -> list[dict[str, Any]]:
+    """All that it tells, when it has ended."""
+    assert child.wait() == 0, "\n".join(child.output)
+    return [json.loads(line.removeprefix("told ")) for line in child.output if line.startswith("told ")]
+
+
+def test_workers_that_are_forked_again(
+    start: Start, store: Store, address: str, coordinate: Callable[[], Child]
+) -> None:
+    """They were taken for those that had crashed: they restored nothing, and heard of commits that nobody had made."""
+    coordinate()
+    found = told(start(PROGRAMS / "forking.py", store.url, "crashing", address))
+    assert {each["restored"] for each in found if each.get("life") == 1 and "restored" in each} == {"None"}
+    second = [each for each in found if each.get("life") == 2]
+    assert not any("scratch" in each for each in second)
+    assert len(second) == 6
+    assert {each["restored"].rpartition("/")[2] for each in second} == {"ckpt-3"}
+    assert all(each["there"] for each in second)
+    assert {each["saved"].rpartition("/")[2] for each in second} == {"ckpt-4", "ckpt-5", "ckpt-6"}
+
+
+def test_two_jobs_of_one_launcher(start: Start, store: Store) -> None:
+    """They passed for two managers of one process, and the second took the run from a job that lives."""
+    found = told(start(PROGRAMS / "forking.py", store.url, "two jobs"))
+    by_job = [(each["job"], each["saved"]) for each in found]
+    assert by_job[0][1].endswith("/ckpt-1")
+    assert by_job[1][0] == "second"
+    assert "another training job is running on this directory" in by_job[1][1]
+    assert by_job[2][1].endswith("/ckpt-2")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_child_with_a_manager_of_its_own(
+    start: Start, store: Store, address: str, coordinate: Callable[[], Child], apart: bool
+) -> None:
+    """It waited its whole join timeout for a coordinator on a thread that a fork does not have."""
+    if apart:
+        coordinate()
+    found = told(start(PROGRAMS / "forking.py", store.url, "own manager", *([address] if apart else [])))
+    inherited, own, parent = found
+    assert "from which this one was forked" in inherited["inherited"]
+    assert inherited["closes"] == "None"
+    assert own["quick"]
+    if apart:
+        assert own["own"].endswith("/ckpt-1")
+    else:
+        assert "'spawn' or 'forkserver'" in own["own"]
+    assert parent["child"] == 0
+    assert parent["parent"].endswith("/ckpt-2")
+
+
+def test_forks_amid_saves(start: Start, store: Store) -> None:
+    """A child that ended took its parent out of the world, hung, or had a save of its parent's fail."""
+    (found,) = told(start(PROGRAMS / "forking.py", store.url, "amid saves"))
+    assert found == {"hung": 0, "commits": 40, "lost": []}

@@ -1,0 +1,114 @@
+"""Runs that everybody has left: a coordinator of weeks serves many, and keeps nothing of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import weakref
+
+import pytest
+
+import holdfast_coordinator.core.membership
+import holdfast_coordinator.driver
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator
+from support.light_worker import World, all_join, committed, outcomes, together, until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdfast_coordinator.driver, "DESERTED_FOR", 0.2)
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
+
+
+def is_served(coordinator: Coordinator, store: Store) -> bool:
+    return store.url in coordinator.server.runs.urls
+
+
+def leaders(store: Store) -> list[str]:
+    """Who led after each entry of the log."""
+    names = store.list("_holdfast/log")
+    entries = [json.loads(store.read(f"_holdfast/log/{name}"))["entry"] for name in names]
+    return [entry["leader"]["id"] for entry in entries if entry["leader"]]
+
+
+def test_a_run_that_was_left_is_given_up(store: Store, coordinator: Coordinator, world: World) -> None:
+    """97 threads and 2 % of a core for 200 runs that ended long ago."""
+    before = set(threading.enumerate())
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    driver = weakref.ref(coordinator.server.runs.find(store.url))  # type: ignore[arg-type]
+    together([worker.close for worker in workers])
+    until(lambda: not is_served(coordinator, store))
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    def gone() -> bool:
+        gc.collect()
+        names = [t.name for t in set(threading.enumerate()) - before]
+        return driver() is None and not [n for n in names if n.startswith(("holdfast-storage", "holdfast-upkeep"))]
+
+    until(gone)
+    count = coordinator.run(tasks())
+    again = world(2, coordinator)
+    all_join(again)
+    together([worker.close for worker in again])
+    until(lambda: not is_served(coordinator, store))
+    until(lambda: coordinator.run(tasks()) <= count)
+
+
+def test_who_comes_later_goes_on_from_the_log(store: Store, coordinator: Coordinator, world: World) -> None:
+    """A run that cannot be joined any more, or is begun anew; or entries of the earlier one taken for one's own."""
+    for step in (1, 2):
+        workers = world(2, coordinator, max_to_keep=1)
+        all_join(workers)
+        restored = together([worker.restore for worker in workers])
+        assert [each and each.record.step for each in restored] == [step - 1 or None] * 2  # type: ignore[union-attr]
+        assert outcomes([worker.save(step) for worker in workers]) == [None, None]
+        together([worker.close for worker in workers])
+        until(lambda: not is_served(coordinator, store))
+    assert [record.step for record in committed(store)][-1:] == [2]
+    assert len(set(leaders(store))) == 2
+
+
+def test_a_run_with_anybody_in_it_stays(store: Store, coordinator: Coordinator, world: World) -> None:
+    """Workers that train for hours between two saves, cut off."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    until(lambda: coordinator.attended_by(store.url, 2))
+    workers[0].close()
+    before = coordinator.server.runs.find(store.url)
+    threading.Event().wait(0.5)
+    assert coordinator.server.runs.find(store.url) is before
+    workers[1].close()
+
+
+def test_workers_that_come_back_are_met_as_by_a_restarted_coordinator(
+    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that was cut for minutes ends a job that has lost nothing."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    until(lambda: coordinator.attended_by(store.url, 2))
+    generation = workers[0].session.generation
+    driver = coordinator.server.runs.find(store.url)
+    assert driver is not None
+
+    async def give_up() -> None:
+        # As after a cut that nobody's side has closed: nobody is there any more, as far as is known here.
+        coordinator.server.runs._deserted(driver)
+
+    coordinator.run(give_up())
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+    run = read_run(store)
+    assert run is not None
+    assert [record.step for record in run.checkpoints] == [1, 2]
+    assert run.generation is not None
+    assert run.generation.id == generation
+    assert len(set(leaders(store))) == 2

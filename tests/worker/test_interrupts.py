@@ -1,0 +1,167 @@
+"""Ctrl-C, or a signal handler, at every instant of a manager's calls at which Python lets one run."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import holdfast.manager
+from holdfast.snapshot import Snapshot
+from support import light_manager
+from support.interrupts import Instants
+from support.light_worker import state, tensor
+
+FILES = tuple(f"holdfast/{name}.py" for name in ("manager", "lane", "open_sessions", "saving", "session"))
+
+
+@pytest.fixture(autouse=True)
+def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "TF_CONFIG", '{"cluster": {"worker": ["127.0.0.1:1000"]}, "task": {"type": "worker", "index": 0}}'
+    )
+    for name, module in light_manager.stand_ins().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(holdfast.manager, "strategy_name", lambda checkpoint: "")
+
+
+def small(step: int) -> Snapshot:
+    return Snapshot((tensor("model/kernel", (3, 2), seed=step),), state().object_graph)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory, if there is such a place: what is made durable here thousands of times matters to nobody."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir=memory) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def made(folder: Path) -> Iterator[Callable[[], tuple[Any, light_manager.LightCheckpoint]]]:
+    """Makes managers of one run, the coordinator of which stays between them."""
+    managers = []
+
+    def make(directory: str = "run") -> tuple[Any, light_manager.LightCheckpoint]:
+        manager, checkpoint = light_manager.make(folder / directory, max_to_keep=None)
+        checkpoint.make = small
+        managers.append(manager)
+        return manager, checkpoint
+
+    make("another")[0].restore_or_initialize()
+    yield make
+    for manager in managers:
+        manager.close()
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def every_instant(run: Callable[[Instants, int], None], act: Callable[[], None] = stop) -> int:
+    """Run something once for each instant, until it ends without having come to it. How many there are."""
+    number = 1
+    while True:
+        instants = Instants(FILES, number, act)
+        run(instants, number)
+        if not instants.reached:
+            return number - 1
+        number += 1
+
+
+def test_interrupted_saves(made: Any) -> None:
+    """The save in flight was forgotten, ordinals were torn, and the save that people make after Ctrl-C failed."""
+    manager, checkpoint = made()
+    manager.restore_or_initialize()
+    returned: list[str] = []
+
+    def run(instants: Instants, number: int) -> None:
+        checkpoint.step += 1
+        try:
+            with instants.watched():
+                returned.append(manager.save())
+                returned.append(manager.save())
+                manager.wait()
+        except KeyboardInterrupt:
+            assert instants.reached
+        counted = checkpoint.save_counter.value
+        final = manager.save(blocking=True)
+        returned.append(final)
+        assert manager.latest_checkpoint == final, instants.where
+        assert final.endswith(f"-{checkpoint.save_counter.value}"), instants.where
+        assert checkpoint.save_counter.value - counted in (0, 1), instants.where
+
+    assert every_instant(run) > 100
+    assert set(returned) <= set(manager.checkpoints)
+    numbers = [int(prefix.rpartition("-")[2]) for prefix in manager.checkpoints]
+    assert numbers == list(range(1, len(numbers) + 1)), "the save counter has lost step with the saves"
+
+
+def test_a_handler_that_saves(made: Any) -> None:
+    """A preemption notice comes amid a save, and its handler saves: that save was forgotten, and failed unheard."""
+    manager, checkpoint = made()
+    manager.restore_or_initialize()
+    returned: list[str] = []
+
+    def run(instants: Instants, number: int) -> None:
+        checkpoint.step += 1
+        with instants.watched():
+            returned.append(manager.save(10 * number))
+            returned.append(manager.save(10 * number + 1))
+            manager.wait()
+
+    many = every_instant(run, lambda: returned.append(manager.save(7)))
+    manager.wait()
+    assert set(returned) == set(manager.checkpoints)
+    assert len(returned) == 2 * (many + 1) + many
+
+
+def test_interrupted_restores(made: Any) -> None:
+    """A restore that was interrupted took its number with it: the workers did not agree on anything any more."""
+    manager, checkpoint = made()
+    checkpoint.step = 5
+    saved = manager.save(5, blocking=True)
+    before = manager._restores
+
+    def run(instants: Instants, number: int) -> None:
+        checkpoint.step = 0
+        try:
+            with instants.watched():
+                assert manager.restore_or_initialize() == saved
+        except KeyboardInterrupt:
+            assert instants.reached
+            assert manager.restore_or_initialize() == saved
+        assert checkpoint.step == 5, instants.where
+
+    many = every_instant(run)
+    assert many > 40
+    assert manager._restores - before <= 2 * many + 1
+    assert manager.save(6, blocking=True) == manager.latest_checkpoint
+
+
+def test_interrupted_closes(made: Any) -> None:
+    """`close` returned before the commit, or left the world open, and the next job was refused."""
+
+    def run(instants: Instants, number: int) -> None:
+        manager, _ = made(f"run-{number}")
+        manager.restore_or_initialize()
+        saved = manager.save(1)
+        try:
+            with instants.watched():
+                manager.close()
+        except KeyboardInterrupt:
+            assert instants.reached
+            manager.close()
+        assert manager.checkpoints == [saved], instants.where
+        successor, _ = made(f"run-{number}")
+        assert successor.save(2, blocking=True) == successor.latest_checkpoint, instants.where
+        successor.close()
+
+    assert every_instant(run) > 20

@@ -1,0 +1,113 @@
+"""The thread on which a manager's work is done, and waiting for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import holdfast.lane
+from holdfast.lane import Lane, Pending, wait_for
+from holdfast_storage.errors import InvalidRequest, StorageError
+from support.light_worker import until
+
+
+def threads_of(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_jobs_are_done_in_order_by_one_thread() -> None:
+    """Saves overtook each other, or two of them were made at once."""
+    lane, done = Lane("lane-order"), []
+
+    def job(number: int) -> int:
+        done.append((number, threading.current_thread().name))
+        return number
+
+    pending = [lane.submit(lambda n=number: job(n)) for number in range(50)]
+    assert [each.wait(10.0) and each.result() for each in pending] == list(range(50))
+    assert done == [(number, "lane-order") for number in range(50)]
+    lane.end()
+    until(lambda: not threads_of("lane-order"))
+
+
+def test_a_second_thread_ends_at_once() -> None:
+    """Whoever was interrupted while it started the thread does not know of it: two of them would share the jobs."""
+    lane, hold = Lane("lane-second"), threading.Event()
+    pending = lane.submit(lambda: hold.wait(10.0))
+    second = threading.Thread(target=lane._work)
+    second.start()
+    second.join(10.0)
+    assert not second.is_alive()
+    hold.set()
+    assert pending.wait(10.0)
+    lane.end()
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
+    """An error on the thread ended it, and all later calls waited for ever."""
+    lane = Lane("lane-error")
+    pending = lane.submit(lambda: 1 // 0)
+    assert pending.wait(10.0)
+    with pytest.raises(ZeroDivisionError):
+        pending.result()
+    assert lane.submit(lambda: 5).wait(10.0)
+    lane.end()
+    with pytest.raises(InvalidRequest, match="closed"):
+        lane.submit(lambda: 5)
+
+
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of threads is met: the job was waited for, and nobody did it, also not when there was room again."""
+    lane, done = Lane("lane-limit"), []
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(StorageError, match="as many threads as it may"):
+            lane.submit(lambda: done.append(1))
+    assert lane.submit(lambda: done.append(2)).wait(10.0)
+    assert done == [2]
+    lane.end()
+
+
+def test_waits_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten silent minutes: a program waited for a worker that never came, and nobody could see for whom."""
+    clock = [0.0]
+
+    class Slow(Pending[int]):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            clock[0] += timeout
+            return clock[0] > 50.0
+
+    class Clock:
+        monotonic = staticmethod(lambda: clock[0])
+
+    monkeypatch.setattr(holdfast.lane, "time", Clock)
+    told: list[int] = []
+    assert wait_for(Slow(), lambda seconds: told.append(round(seconds)))
+    assert told == [5, 10, 20, 40]
+    clock[0], told[:] = 0.0, []
+    assert not wait_for(Slow(), lambda seconds: told.append(round(seconds)), given_up=lambda seconds: seconds >= 7.0)
+    assert told == [5]
+
+
+def test_many_wait_for_one_thing() -> None:
+    """Only the first of several waiting threads was woken."""
+    pending: Pending[str] = Pending()
+    assert not pending.wait(0.0)
+    found: list[Any] = []
+    waiting = [threading.Thread(target=lambda: found.append(pending.wait(10.0))) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    until(lambda: len(pending._waiting) == 5)
+    pending.set("said")
+    for thread in waiting:
+        thread.join(10.0)
+    assert found == [True] * 5
+    assert pending.result() == "said"
+    assert pending._waiting == []

@@ -1,0 +1,81 @@
+"""Where in a TensorFlow program the calls of a manager may stand, and on what variables: said in one sentence, at once.
+
+TensorFlow has more ways to keep and compute values than there are values to be saved here. From inside of the others a
+manager's calls would fail somewhere deep in TensorFlow, or do their work once where the program means each step.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from holdfast_storage.errors import InvalidRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NO_PARAMETER_SERVERS = (
+    "so far Holdfast saves variables that each worker holds whole, and none of parameter servers "
+    "(ParameterServerStrategy): use tf.train.CheckpointManager there, or train with MultiWorkerMirroredStrategy"
+)
+
+
+def eager(method: Callable[P, R]) -> Callable[P, R]:
+    """Have a method refuse to be called inside of a traced function or a graph, before it does anything."""
+
+    @wraps(method)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_eager(method.__qualname__)
+        return method(*args, **kwargs)
+
+    # AutoGraph looks for this before it converts what a traced function calls. TensorFlow's `do_not_convert` sets it,
+    # too, but this module must not import TensorFlow.
+    called.autograph_info__ = {}  # type: ignore[attr-defined]
+    return called
+
+
+def check_eager(call: str) -> None:
+    """Raises InvalidRequest where TensorFlow does not execute eagerly."""
+    tf = sys.modules.get("tensorflow")
+    if tf is None or tf.executing_eagerly():
+        return
+    if tf.inside_function():
+        raise InvalidRequest(
+            f"{call}() was called inside of a tf.function, which would run it once, when the function is traced, "
+            "and not at each step: call it eagerly, outside of the function"
+        )
+    raise InvalidRequest(
+        f"{call}() was called in a graph of TensorFlow 1, whose variables have values in a session alone: call it "
+        "where TensorFlow executes eagerly (not below tf.Graph().as_default(), without disable_eager_execution() or "
+        "disable_v2_behavior()); what lives in a session, tf.compat.v1.train.Saver saves"
+    )
+
+
+def check_variables(*checkpoints: Any) -> None:
+    """Raises InvalidRequest if one of these holds a variable of a kind that cannot be saved so far.
+
+    What is created later is looked at by the snapshot.
+    """
+    tf = sys.modules.get("tensorflow")
+    for checkpoint in checkpoints:
+        if tf is not None and isinstance(checkpoint, tf.train.Checkpoint):
+            for found in tf.train.TrackableView(checkpoint).descendants():
+                name = getattr(found, "name", "")
+                reason = why_not(found.device) if isinstance(found, tf.Variable) else ""
+                if reason:
+                    raise InvalidRequest(f"{name} cannot be saved: {reason}", object=str(name))
+
+
+def why_not(device: Any) -> str:
+    """Why what lies on a device, a name or a specification of one, cannot be saved; empty if nothing is known."""
+    name = device.to_string() if hasattr(device, "to_string") else str(device)
+    if "/job:ps/" in name:
+        return NO_PARAMETER_SERVERS
+    if "/device:CUSTOM:" in name:
+        return (
+            "it is laid out over a mesh, as those of DTensor are: so far Holdfast saves variables that each worker "
+            "holds whole. Use tf.train.CheckpointManager there"
+        )
+    return ""
