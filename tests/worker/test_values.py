@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.ops import io_ops
 
 from holdfast import staging, values
+from holdfast.memory import available
 from holdfast.restore import apply
 from holdfast.staging import Staged, stage
 from holdfast.values import Values, read_value
@@ -59,6 +60,13 @@ ALL_DTYPES = [
 ]
 
 
+@pytest.fixture(params=[values.EMPTY_DIMENSION, 1], ids=["empty", "filled"])
+def dimension(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are made empty, or all as those of an enormous dimension."""
+    monkeypatch.setattr(values, "EMPTY_DIMENSION", request.param)
+
+
+@pytest.mark.usefixtures("dimension")
 def test_every_dtype(store: Store, tmp_path: Path) -> None:
     """Numbers of a dtype that Python has no name for come back as others, or not at all."""
     saved = {
@@ -76,6 +84,16 @@ def test_every_dtype(store: Store, tmp_path: Path) -> None:
     for name, variable in saved.items():
         assert blank[name].dtype == variable.dtype
         np.testing.assert_array_equal(blank[name].numpy(), variable.numpy())
+
+
+@pytest.mark.skipif(available() < 5 << 30, reason="less than 5 GiB of memory are free")
+def test_a_dimension_that_32_bits_cannot_hold() -> None:
+    """A checkpoint of a flat buffer of 2.2 GB is committed, verified, and cannot be restored."""
+    size = 2**31 + 200
+    stored = values._Stored(tf.int8.as_datatype_enum, (size,), (values._Range("data", 0, size, 0),))
+    tensor, memory = values._empty(stored)
+    memory[-1] = 7
+    assert (tensor.shape, tensor[-1].numpy(), tensor[0].numpy()) == ((size,), 7, 0)
 
 
 def test_what_is_left_to_tensorflow(store: Store, tmp_path: Path) -> None:
@@ -146,6 +164,7 @@ def test_files_are_not_read_again(tmp_path: Path) -> None:
             tf.train.load_checkpoint(found.prefix).get_tensor(key("v"))
 
 
+@pytest.mark.usefixtures("dimension")
 def test_a_restored_variable_is_updated_in_place(store: Store, tmp_path: Path) -> None:
     """Somebody still holds what was restored: the first update of each variable takes as much memory once more."""
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))

@@ -27,6 +27,9 @@ from holdfast_storage.bundle.slices import run_start
 LARGE = 64 << 10
 """Bytes from which on a tensor is read so. To make an empty one takes TensorFlow as long as to read this one."""
 
+EMPTY_DIMENSION = 2**31 - 1
+"""The largest dimension of which TensorFlow makes an empty tensor. A larger one has to be filled as well."""
+
 _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
@@ -221,7 +224,10 @@ def _empty(what: _Stored) -> tuple[Any, Any]:
     # Whatever device the caller works with: the memory of another host's would be a copy of it.
     with tf.init_scope(), tf.device(None), tf.device("CPU:0"):
         try:
-            tensor = tf.raw_ops.Empty(shape=what.shape, dtype=dtype)
+            if max(what.shape, default=0) <= EMPTY_DIMENSION:
+                tensor = tf.raw_ops.Empty(shape=what.shape, dtype=dtype)
+            else:
+                tensor = tf.raw_ops.Fill(dims=tf.constant(what.shape, tf.int64), value=tf.zeros([], dtype))
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
         # The same memory: Python has no name for this dtype.
