@@ -51,7 +51,7 @@ class Fit:
         return not any(map(self._is_unbuilt, self._load.objects.values()))
 
     def complaint(self) -> InvalidRequest | None:
-        """What is wrong, if nothing fits and the program has not said that this is meant."""
+        """What is wrong with it for a save: nothing fits, and the program has not said that this is meant."""
         if self._load.failures:
             return InvalidRequest(
                 f"{self._prefix} was not restored: {'; '.join(self._load.failures[:_NAMED])}",
@@ -60,9 +60,20 @@ class Fit:
             )
         left, here = self._left(), self._here()
         trained = {name: each for name, each in here.items() if _is_trained(each)}
+        weights = [key for key in left if self._load.may_be_trained(key)]
+        if self._load.expects_partial:
+            return None
+        if weights and not trained and not self.is_settled:
+            return InvalidRequest(
+                f"{self._prefix} has {len(weights)} values ({_few(weights)}) for objects of {self._what} that are "
+                "still to be built: a save would be without them. Build the model, as its first call does, and then "
+                "save. If it is meant, say so by manager.restore().expect_partial()",
+                phase="restore",
+                object=self._prefix,
+            )
         if trained:
-            here, left = trained, [key for key in left if self._load.may_be_trained(key)]
-        if self._load.expects_partial or not left or any(map(self._load.has_reached, here.values())):
+            here, left = trained, weights
+        if not left or any(map(self._load.has_reached, here.values())):
             return None
         return InvalidRequest(
             f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "

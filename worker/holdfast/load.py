@@ -77,8 +77,8 @@ class Load:
 
     def may_be_trained(self, key: str) -> bool:
         """Whether the value could be a weight."""
-        dtype = self._load.dtype_map[key]
-        return bool(dtype.is_floating or dtype.is_complex)
+        dtype = self._load.dtype_map.get(key)  # which leaves out what is no tensor of numbers or texts
+        return dtype is not None and bool(dtype.is_floating or dtype.is_complex)
 
     def waiting_at(self, trackable: Any) -> list[str]:
         """The names by which values of this checkpoint wait for children that an object does not have yet."""

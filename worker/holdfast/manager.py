@@ -397,7 +397,11 @@ class CheckpointManager:
             CheckpointDamaged: it is damaged, or checkpoints exist and all of them are.
             StorageError: some worker cannot read it; nothing was restored anywhere.
         """
-        return self._restore(self._target(path_or_step))[1]
+        status = self._restore(self._target(path_or_step))[1]
+        misfit = self._misfit(so_far=True, in_part=False)
+        if misfit is not None:  # no error yet: only now can the program say that it is meant
+            log.warning("%s", misfit)
+        return status
 
     def _restore(self, target: str) -> tuple[str | None, Any]:
         from holdfast.restore import apply
@@ -441,16 +445,19 @@ class CheckpointManager:
         self._wait(joined, "all workers to join")
         joined.result()
 
-    def _misfit(self, so_far: bool = False) -> InvalidRequest | None:
-        """Why what was restored last must not be saved over: it fits nothing. What fits in part is logged, once.
+    def _misfit(self, *, so_far: bool = False, in_part: bool = True) -> InvalidRequest | None:
+        """Why what was restored last must not be saved over: it fits nothing.
 
         so_far: say nothing where objects are still to be built.
+        in_part: log what fits in part, once.
         """
         for fit in self._staged[-1].fits if self._staged else ():
-            if fit.is_settled or not so_far:
-                complaint: InvalidRequest | None = fit.complaint()
-                if complaint is not None:
-                    return complaint
+            if so_far and not fit.is_settled:
+                continue
+            complaint: InvalidRequest | None = fit.complaint()
+            if complaint is not None:
+                return complaint
+            if in_part:
                 fit.warn()
         return None
 
