@@ -49,10 +49,11 @@ class Checks:
     # -- the log --
 
     def _changed(self, name: str) -> None:
-        if name == STATE_FILE:
-            self._check_state_file()
-        elif name.startswith(LOG_FOLDER):
-            self._grown(name)
+        with self.world.scheduler.undisturbed():  # it uses functions of the product
+            if name == STATE_FILE:
+                self._check_state_file()
+            elif name.startswith(LOG_FOLDER):
+                self._grown(name)
 
     def _grown(self, name: str) -> None:
         last = name.rpartition("/")[2]

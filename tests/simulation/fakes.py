@@ -13,7 +13,7 @@ from typing import Any
 
 import greenlet
 
-from simulation.processes import Process
+from simulation.processes import Died, Process
 from simulation.scheduler import Scheduler, Waiter
 
 
@@ -38,8 +38,20 @@ class _Queue:
     def __init__(self) -> None:
         self._waiters: deque[Waiter] = deque()
 
-    def wait(self, why: object, seconds: float | None = None) -> bool:
-        return Now.scheduler.block(why, seconds, self._waiters.append)
+    def wait(self, why: object, seconds: float | None = None, *, brief: bool = False) -> bool:
+        waiters: list[Waiter] = []
+
+        def register(waiter: Waiter) -> None:
+            waiters.append(waiter)
+            self._waiters.append(waiter)
+
+        try:
+            return Now.scheduler.block(why, seconds, register, brief=brief)
+        except BaseException:
+            # Interrupted after it had been told to go on: somebody else is to hear of that.
+            if waiters and waiters[0].result and waiters[0].process.alive:
+                self.wake()
+            raise
 
     def wake(self, count: int = 1) -> None:
         while self._waiters and count:
@@ -77,7 +89,8 @@ class RLock:
         if process is not None:  # else a check, from outside
             process.check_alive()
         while self.owner is not None and self.owner is not me:
-            if not blocking or not self._queue.wait(_Held(self, here()), None if timeout < 0 else timeout):
+            seconds = None if timeout < 0 else timeout
+            if not blocking or not self._queue.wait(_Held(self, here()), seconds, brief=True):
                 return False
         self.owner = me
         self._count += 1
@@ -206,6 +219,8 @@ class Thread:
     def start(self) -> None:
         process = here()
         process.check_alive()
+        if not process.can_start_threads():
+            raise RuntimeError("can't start new thread")
         self._began = True
         process.spawn(self.name, self._live)
 
@@ -222,9 +237,15 @@ class Thread:
 
     def join(self, timeout: float | None = None) -> None:
         end = None if timeout is None else Now.scheduler.now + timeout
-        while not self._ended:
-            if not self._queue.wait(f"the end of {self.name}", None if end is None else end - Now.scheduler.now):
-                return
+        try:
+            while not self._ended:
+                if not self._queue.wait(f"the end of {self.name}", None if end is None else end - Now.scheduler.now):
+                    return
+        except Died:
+            raise
+        except BaseException:
+            self._ended = True  # as CPython up to 3.12 takes it, whether the thread has ended or not
+            raise
 
 
 class Local:

@@ -77,7 +77,14 @@ class Loop(asyncio.AbstractEventLoop):
         self.call_soon(callback, *args)
 
     def _run(self) -> None:
-        """One turn: what is there at its beginning."""
+        """One turn, on a thread that can be preempted if others can."""
+        if self._scheduler.preempts:
+            self._process.run("loop", self._turn)
+        else:
+            self._turn()
+
+    def _turn(self) -> None:
+        """What is there at its beginning."""
         callbacks = self._callbacks
         events._set_running_loop(self)
         try:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,7 @@ import holdfast_storage.pages
 import holdfast_storage.parallel
 import holdfast_storage.verify
 from holdfast_storage.errors import HoldfastError
-from simulation import fakes, training
+from simulation import fakes, preemption, training
 from simulation.embedded import Embedded
 from simulation.network import fake_grpc
 from simulation.storage import URL
@@ -104,6 +105,15 @@ class _Unexpected(logging.Handler):
             training.broke(process, record.getMessage(), error)
 
 
+def _of_dataclasses(module: ModuleType) -> Iterator[tuple[object, str, object]]:
+    """What the fields of a module's dataclasses are made of: kept by their constructors, apart from any name."""
+    for each in list(vars(module).values()):
+        if isinstance(each, type) and each.__module__ == module.__name__ and is_dataclass(each):
+            for cell in each.__init__.__closure__ or ():
+                if cell.cell_contents is threading.Lock:
+                    yield cell, "cell_contents", fakes.Lock
+
+
 def _replacements() -> Iterator[tuple[object, str, object]]:
     stands_for: dict[int, object] = {
         id(threading): fakes.threading,
@@ -114,6 +124,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
         id(queue.SimpleQueue): fakes.SimpleQueue,
     }
     for module in product_modules():
+        yield from _of_dataclasses(module)
         for name, value in list(vars(module).items()):
             if id(value) in stands_for:
                 yield module, name, stands_for[id(value)]
@@ -161,6 +172,7 @@ def installed() -> Iterator[None]:
         for target, name, value in _replacements():
             saved.append((target, name, getattr(target, name)))
             setattr(target, name, value)
+        preemption.Installed.functions = preemption.Instrumented(product_modules())
         sys.modules.update(modules)
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenlet
 
-from simulation.scheduler import Item, Scheduler
+from simulation.scheduler import Item, Scheduler, Waiter
 
 if TYPE_CHECKING:
     from simulation.loop import Loop
@@ -28,6 +28,8 @@ class Process:
         base: its monotonic clock at virtual time 0: that of another process says nothing here.
         wall_offset: seconds by which its wall clock is wrong.
         waiting: its greenlets that wait, and for what.
+        main: the one that handles signals.
+        signals: handlers that are to run there, as soon as may be.
         at_end: called when it has died, however it did.
     """
 
@@ -39,7 +41,9 @@ class Process:
         self.stopped = False
         self.stopped_for = 0.0
         self.parked: list[Item] = []
-        self.waiting: dict[greenlet.greenlet, object] = {}
+        self.waiting: dict[greenlet.greenlet, Waiter] = {}
+        self.main: greenlet.greenlet | None = None
+        self.signals: list[Callable[[], object]] = []
         self.base = 1000.0 * scheduler.random.random()
         self.wall_offset = 0.0
         self.loop: Loop | None = None
@@ -49,6 +53,7 @@ class Process:
         self.server: Any = None
         self.starting: Any = None
         self.at_end: list[Callable[[], None]] = []
+        self.can_start_threads: Callable[[], bool] = lambda: True
         self._greenlets: dict[greenlet.greenlet, str] = {}
         self._stopped_at = 0.0
 
@@ -59,7 +64,15 @@ class Process:
 
     def spawn(self, name: str, target: Callable[..., object], *args: Any) -> greenlet.greenlet:
         """Begin a thread."""
+        thread = self._thread(name, target, *args)
+        self.scheduler.soon(self, thread.switch)
+        return thread
 
+    def run(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        """Run something as a thread from now on, at once; returns when that waits or has ended."""
+        self._thread(name, target, *args).switch()
+
+    def _thread(self, name: str, target: Callable[..., object], *args: Any) -> greenlet.greenlet:
         def live() -> None:
             try:
                 target(*args)
@@ -70,8 +83,12 @@ class Process:
 
         thread = greenlet.greenlet(live, parent=self.scheduler.hub)
         self._greenlets[thread] = name
-        self.scheduler.soon(self, thread.switch)
         return thread
+
+    @property
+    def threads(self) -> list[str]:
+        """The names of those that there are."""
+        return list(self._greenlets.values())
 
     def name_of(self, thread: greenlet.greenlet | None) -> str:
         return self._greenlets.get(thread, "somebody") if thread is not None else "nobody"
@@ -101,6 +118,17 @@ class Process:
         self.scheduler.urgent.append(self._unwind)
         if self.scheduler.current is self and greenlet.getcurrent() is not self.scheduler.hub:
             raise Died
+
+    def signal(self, handler: Callable[[], object]) -> None:
+        """Have a handler run in the main thread: where it waits, or before it goes on."""
+        self.signals.append(handler)
+        waiter = self.waiting.get(self.main) if self.main is not None else None
+        if waiter is not None:
+            waiter.look()
+
+    def handle_signals(self) -> None:
+        while self.signals and self.alive:
+            self.signals.pop(0)()
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -135,6 +163,6 @@ class Process:
         """What each of its threads waits for."""
         state = "dead" if not self.alive else "stopped" if self.stopped else ""
         lines = [f"{self.name}: {state}"] if state else []
-        for thread, why in self.waiting.items():
-            lines.append(f"{self.name}: {self.name_of(thread)} waits for {why}")
+        for thread, waiter in self.waiting.items():
+            lines.append(f"{self.name}: {self.name_of(thread)} waits for {waiter.why}")
         return lines

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from asyncio import events
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import greenlet
@@ -47,10 +49,10 @@ class Item:
 class Waiter:
     """A greenlet that waits, and for what."""
 
-    __slots__ = ("greenlet", "process", "result", "scheduler", "woken")
+    __slots__ = ("greenlet", "process", "result", "scheduler", "why", "woken")
 
-    def __init__(self, scheduler: Scheduler, process: Process, thread: greenlet.greenlet) -> None:
-        self.scheduler, self.process, self.greenlet = scheduler, process, thread
+    def __init__(self, scheduler: Scheduler, process: Process, thread: greenlet.greenlet, why: object) -> None:
+        self.scheduler, self.process, self.greenlet, self.why = scheduler, process, thread, why
         self.woken = False
         self.result = False
 
@@ -58,7 +60,16 @@ class Waiter:
         """Let it go on, with this answer to its `block`. The first word counts."""
         if not self.woken:
             self.woken, self.result = True, result
-            self.scheduler.soon(self.process, self.greenlet.switch)
+            self.look()
+
+    def look(self) -> None:
+        """Let it look whether it is woken, or has a signal."""
+        self.scheduler.soon(self.process, self._go)
+
+    def _go(self) -> None:
+        # Unless it does not wait for this any more, or a signal handler waits for something else meanwhile.
+        if self.process.waiting.get(self.greenlet) is self:
+            self.greenlet.switch()
 
 
 class Scheduler:
@@ -71,6 +82,8 @@ class Scheduler:
         self.current: Process | None = None
         self.hub = greenlet.getcurrent()
         self.urgent: list[Callable[[], None]] = []  # to be done before anything else runs
+        self.preempts = False  # threads are preempted, those of event loops as well
+        self.held = 0  # but nobody as long as this is not 0
         self.noted = True  # something has happened that a condition of `run` may be about
         self._ready: list[Item] = []
         self._timers: list[tuple[float, int, Item]] = []
@@ -98,38 +111,71 @@ class Scheduler:
     # -- waiting --
 
     def block(
-        self, why: object, seconds: float | None = None, register: Callable[[Waiter], object] | None = None
+        self,
+        why: object,
+        seconds: float | None = None,
+        register: Callable[[Waiter], object] | None = None,
+        *,
+        brief: bool = False,
     ) -> bool:
         """Have the current greenlet wait until it is woken; False if that took longer than so many seconds.
 
+        A signal handler of its process may run meanwhile, if it is the main thread's, and what it raises comes from
+        here.
+
         why: for whoever asks who waits for whom; made a string when it is told.
         register: is given the waiter, so that somebody can wake it.
+        brief: an event loop may wait for it as well, if its threads can be preempted.
         """
         process, thread = self.current, greenlet.getcurrent()
         assert process is not None
         process.check_alive()
-        if thread is self.hub:
+        loop = events._get_running_loop()
+        if thread is self.hub or (loop is not None and not brief):
             raise AssertionError(f"{process}: the event loop blocks on {why}")
-        waiter = Waiter(self, process, thread)
+        waiter = Waiter(self, process, thread, why)
         if register is not None:
             register(waiter)
         timer = self.later(process, seconds, waiter.wake, False) if seconds is not None else None
-        process.waiting[thread] = why
+        outer = process.waiting.get(thread)
+        process.waiting[thread] = waiter
+        if loop is not None:
+            events._set_running_loop(None)
         try:
-            self.hub.switch()
+            while True:
+                self.hub.switch()
+                if process.signals and thread is process.main:
+                    process.handle_signals()
+                if waiter.woken:
+                    break
         finally:
-            process.waiting.pop(thread, None)
+            waiter.woken = True
+            if outer is None:
+                process.waiting.pop(thread, None)
+            else:
+                process.waiting[thread] = outer
             if timer is not None:
                 timer.cancel()
+            if loop is not None:
+                events._set_running_loop(loop)
         process.check_alive()
         return waiter.result
 
-    def pause(self, seconds: float, why: object) -> None:
+    def pause(self, seconds: float, why: object, *, preempted: bool = False) -> None:
         """Let the current greenlet wait for so long; with 0, let others go first, perhaps."""
         if seconds > 0:
-            self.block(why, seconds)
+            self.block(why, seconds, brief=preempted)
         else:
-            self.block(why, None, Waiter.wake)
+            self.block(why, None, Waiter.wake, brief=preempted)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nobody is preempted in here: it is no part of the product's."""
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
 
     # -- running --
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 from simulation.faults import Calm, Faults
 from simulation.policy import Point
+from simulation.preemption import Preemption
 from simulation.processes import Process
 from simulation.storage import Violation
 from simulation.training import EVERY, Job, coordinator, fresh
@@ -29,6 +31,8 @@ class Story:
         self._coordinators: list[Process] = []
         self._storm = True
         self._pending: set[str] = set()
+        apart = random.Random(f"preemption {seed}")
+        self._preemption = Preemption(self.world, apart) if apart.random() < 0.5 else None
         options = {
             "max_to_keep": draw.choice([1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),
@@ -63,7 +67,12 @@ class Story:
 
     def run(self) -> World:
         """Raises Violation."""
+        with self._preemption.on() if self._preemption else nullcontext():
+            return self._run()
+
+    def _run(self) -> World:
         world = self.world
+        world.scheduler.preempts = self._preemption is not None
         try:
             if not self._embedded:
                 self._start_coordinator()
@@ -76,6 +85,9 @@ class Story:
             self._end()
         finally:
             world.close()
+            if self._preemption is not None:
+                world.counts["preemptions"] += self._preemption.switches
+                world.counts["places"] += self._preemption.places
         return world
 
     # -- who runs the jobs --
