@@ -21,6 +21,8 @@ class Now:
     """The simulation that runs in this thread."""
 
     scheduler: Scheduler
+    place: Callable[[], object] = staticmethod(lambda: None)
+    """Called where functions of the standard library that are Python code begin: see `simulation.preemption`."""
 
 
 def here() -> Process:
@@ -141,6 +143,7 @@ class Condition:
         self._lock.__exit__(*error)
 
     def wait(self, timeout: float | None = None) -> bool:
+        Now.place()
         count = self._lock.give_up()
         try:
             return self._queue.wait("a condition", timeout)
@@ -157,9 +160,11 @@ class Condition:
         return result
 
     def notify(self, count: int = 1) -> None:
+        Now.place()
         self._queue.wake(count)
 
     def notify_all(self) -> None:
+        Now.place()
         self._queue.wake_all()
 
 
@@ -169,16 +174,20 @@ class Event:
         self._queue = _Queue()
 
     def is_set(self) -> bool:
+        Now.place()
         return self._set
 
     def set(self) -> None:
+        Now.place()
         self._set = True
         self._queue.wake_all()
 
     def clear(self) -> None:
+        Now.place()
         self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:
+        Now.place()
         if not self._set:
             self._queue.wait("an event", timeout)
         return self._set
@@ -190,6 +199,7 @@ class Semaphore:
         self._queue = _Queue()
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        Now.place()
         while not self._value:
             if not blocking or not self._queue.wait("a semaphore", timeout):
                 return False
@@ -197,6 +207,7 @@ class Semaphore:
         return True
 
     def release(self) -> None:
+        Now.place()
         self._value += 1
         self._queue.wake()
 
@@ -217,6 +228,7 @@ class Thread:
         self._queue = _Queue()
 
     def start(self) -> None:
+        Now.place()
         process = here()
         process.check_alive()
         if not process.can_start_threads():
@@ -233,9 +245,11 @@ class Thread:
             self._queue.wake_all()
 
     def is_alive(self) -> bool:
+        Now.place()
         return self._began and not self._ended
 
     def join(self, timeout: float | None = None) -> None:
+        Now.place()
         end = None if timeout is None else Now.scheduler.now + timeout
         try:
             while not self._ended:

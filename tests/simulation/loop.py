@@ -104,6 +104,10 @@ class Loop(asyncio.AbstractEventLoop):
         if callbacks:
             self._scheduler.soon(self._process, self._run)
 
+    def tasks(self) -> list[str]:
+        """Those that have not ended."""
+        return [f"the task {task.get_coro()}" for task in self._tasks if not task.done()]
+
     def unwind(self) -> None:
         """End the coroutines of a dead process, as the end of the interpreter would, and nobody hears of it."""
         events._set_running_loop(self)

@@ -70,6 +70,7 @@ SIZES = {
     (holdfast_storage.verify, "_PART"): 256,
     (holdfast_storage.pages, "FEWEST"): 2,
     (holdfast_storage.pages, "_BITS"): 1,
+    (holdfast_coordinator.threads, "IDLE_FOR"): 0.5,
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
     (holdfast_coordinator.driver, "DESERTED_FOR"): 2.0,

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
 
 import greenlet
 
@@ -34,6 +35,9 @@ _INSTANT = frozenset(
     "enumerate iter type id hash callable memoryview getattr hasattr".split()
 )
 """Calls that change nothing which another thread could see."""
+
+_PURE = "holdfast_storage.bundle"
+"""Functions of bytes, some of which remember results: the first call would be another story than the second."""
 
 
 class _Places(ast.NodeTransformer):
@@ -92,7 +96,8 @@ class Instrumented:
     """The functions of some modules, with both of their codes. To be made before the garbage collector is frozen."""
 
     def __init__(self, modules: Iterable[ModuleType]) -> None:
-        codes = {path: _compiled(path) for module in modules if (path := getattr(module, '__file__', None))}
+        asking = [module for module in modules if not module.__name__.startswith(_PURE)]
+        codes = {path: _compiled(path) for module in asking if (path := getattr(module, "__file__", None))}
         self._functions: list[tuple[FunctionType, CodeType, CodeType]] = []
         for each in gc.get_objects():
             if isinstance(each, FunctionType) and (of_file := codes.get(each.__code__.co_filename)):
@@ -149,7 +154,7 @@ class Preemption:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        with Installed.functions.asking(self._ask):
+        with Installed.functions.asking(self._ask), mock.patch.object(Now, "place", self._ask):
             yield
 
     def _ask(self, value: Any = None) -> Any:

@@ -76,8 +76,9 @@ class Process:
         def live() -> None:
             try:
                 target(*args)
-            except Died:
-                pass
+            except BaseException:
+                if self.alive:  # else it is whatever has become of `Died`
+                    raise
             finally:
                 del self._greenlets[thread]
 

@@ -11,7 +11,7 @@ from simulation.preemption import Preemption
 from simulation.processes import Process
 from simulation.storage import Violation
 from simulation.training import EVERY, Job, coordinator, fresh
-from simulation.world import World
+from simulation.world import LEFT_WITHIN, World
 
 ADDRESS = "coordinator:7070"
 LOOK = 1.0  # seconds between two looks of who runs the jobs
@@ -232,6 +232,7 @@ class Story:
         world.tell("story", "all is calm from here on")
         world.policy = Calm(random.Random(f"calm {world.seed}"))
         self._storm = False
+        world.calm = True
         for job in self._jobs[1:] if self._draw.random() < 0.5 else self._jobs[:-1]:
             for worker in job.workers:
                 world.kill(worker)
@@ -265,6 +266,18 @@ class Story:
                 raise Violation("liveness", f"the last save of {worker}, {prefix}, was not committed")
         world.run(lambda: False, 20.0)
         world.checks.quiet()
+        self._end_coordinators()
+
+    def _end_coordinators(self) -> None:
+        """In good order, after which nothing of them may be left."""
+        living = [process for process in self._coordinators if process.alive]
+        stopping = [process.loop.create_task(process.server.stop(2.0)) for process in living if process.loop]
+        if not self.world.run(lambda: all(task.done() for task in stopping), CALM):
+            raise Violation("liveness", f"a coordinator does not end\n{self.world.waits()}")
+        self.world.run(lambda: False, LEFT_WITHIN)
+        for process in living:
+            self.world.check_ended(process, "its coordinator has ended")
+        self.world.run(lambda: True, 1.0)
 
     def _broken(self, job: Job) -> bool:
         """Whether somebody of it is gone for good, so that the others cannot go on."""

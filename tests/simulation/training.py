@@ -26,7 +26,7 @@ from simulation.fakes import Now, here
 from simulation.network import Network
 from simulation.processes import Process
 from simulation.storage import URL
-from simulation.world import MARGIN, World
+from simulation.world import LEFT_WITHIN, MARGIN, World
 
 EVERY = 10  # steps between saves
 
@@ -279,6 +279,9 @@ class Job:
                 raise
         else:
             self.last_save[process] = model.last_save
+        if world.calm and process.stopped_for == 0.0:
+            Now.scheduler.pause(LEFT_WITHIN, "what its manager has left to end")
+            world.check_ended(process, "its manager is closed")
 
     def _restore(self, process: Process, manager: CheckpointManager, target: str, patience: float) -> None:
         world, began = self.world, Now.scheduler.now

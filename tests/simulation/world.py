@@ -17,6 +17,9 @@ from simulation.processes import Process
 from simulation.scheduler import Scheduler
 from simulation.storage import Bucket, Store, View, Violation
 
+LEFT_WITHIN = 12.0
+"""Seconds within which all threads of what was closed must have ended, where storage and network answer at once."""
+
 MARGIN = 60.0
 """Seconds beyond its own deadline within which a call must end, though storage and network are slow."""
 
@@ -38,6 +41,7 @@ class World:
         self.bucket = Bucket(self.scheduler)
         self.checks = Checks(self)
         self.counts: Counter[str] = Counter()
+        self.calm = False  # nothing goes wrong any more
         self._in_parts = in_parts
         self._views: dict[str, View] = {}
         self._story: list[tuple[float, str, object]] = []
@@ -81,6 +85,14 @@ class World:
         if process.alive and process.stopped:
             self.tell(process, "goes on")
             process.resume()
+
+    def check_ended(self, process: Process, what: str) -> None:
+        """Whether nothing is left of what was closed in a process; to be asked after `LEFT_WITHIN`."""
+        assert process.loop is not None
+        left = [*(name for name in process.threads if name not in ("main", "loop")), *process.loop.tasks()]
+        if left:
+            self.violate("left over", f"{process}: {what}, and there are still {', '.join(left)}\n{self.waits()}")
+        self.counts["ends without a rest"] += not left
 
     # -- what happens --
 
