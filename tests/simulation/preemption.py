@@ -31,7 +31,7 @@ T = TypeVar("T")
 _ASK = "__at_a_place__"
 
 _INSTANT = frozenset(
-    "len isinstance issubclass min max sum abs str int float bool bytes repr tuple list dict set frozenset range zip "
+    "len isinstance issubclass min max sum abs str int float bool bytes repr tuple list dict set frozenset range zip "  # noqa: SIM905
     "enumerate iter type id hash callable memoryview getattr hasattr".split()
 )
 """Calls that change nothing which another thread could see."""
@@ -110,7 +110,7 @@ class Instrumented:
 
     @contextmanager
     def asking(self, ask: Callable[..., Any]) -> Iterator[None]:
-        """Inside this, `ask` is called at every place: with nothing, or with what a call has given, to be given back."""
+        """Inside this, `ask` is called at every place: with nothing, or with what a call gave, to be given back."""
         setattr(builtins, _ASK, ask)
         try:
             for function, _, code in self._functions:
