@@ -175,7 +175,8 @@ class Checks:
                 self.verify(record)
         stored = self.world.bucket.objects.get(STATE_FILE)
         if stored is None:
-            self.world.violate("state file", "there is none")
+            if state.restorable:
+                self.world.violate("state file", "there is none")
         elif stored.data != state_file.to_bytes(state):
             self.world.violate("state file", f"it is not that of the last entry: {stored.data!r}")
         for folder in state.retired:

@@ -252,18 +252,14 @@ class Story:
         world.run(lambda: False, max(5.0, world.bucket.landed + 1.0 - world.scheduler.now))
         for _ in range(4):
             if job.name not in self._pending and (job.over or self._broken(job)):
-                if job.over and job.done and job.started_at >= calm_since:
+                if job.started_at >= calm_since and self._has_saved(job):
                     break
                 world.run(lambda: False, LOOK)
                 self._restart(job)
             world.run(lambda: (job.over or self._broken(job)) and not self._pending, CALM)
-        if not job.done:
+        if not self._has_saved(job):
             how = ", ".join(f"{worker}: {job.ended.get(worker, 'has not ended')}" for worker in job.workers)
-            raise Violation("liveness", f"{job.name} does not come to its end ({how})\n{world.waits()}")
-        committed = {record.prefix for entry in world.checks.entries for record in entry.state.checkpoints}
-        for worker, prefix in job.last_save.items():
-            if worker in job.workers and prefix not in committed:
-                raise Violation("liveness", f"the last save of {worker}, {prefix}, was not committed")
+            raise Violation("liveness", f"{job.name} comes to no end with a save ({how})\n{world.waits()}")
         world.run(lambda: False, 20.0)
         world.checks.quiet()
         self._end_coordinators()
@@ -278,6 +274,11 @@ class Story:
         for process in living:
             self.world.check_ended(process, "its coordinator has ended")
         self.world.run(lambda: True, 1.0)
+
+    def _has_saved(self, job: Job) -> bool:
+        """Whether all its workers have come to their end in good order, with their last save committed."""
+        committed = {record.prefix for entry in self.world.checks.entries for record in entry.state.checkpoints}
+        return job.done and all(job.last_save.get(worker) in committed for worker in job.workers)
 
     def _broken(self, job: Job) -> bool:
         """Whether somebody of it is gone for good, so that the others cannot go on."""
