@@ -43,6 +43,11 @@ class Checks:
         world.bucket.changed = self._changed
 
     @property
+    def prefixes(self) -> set[str]:
+        """Of all that was ever committed."""
+        return {record.prefix for entry in self.entries for record in entry.state.checkpoints}
+
+    @property
     def state(self) -> LogState | None:
         return self.entries[-1].state if self.entries else None
 

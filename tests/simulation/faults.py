@@ -51,6 +51,10 @@ class Faults(Policy):
         self._unseen = draw.choice([0.0, 0.0, 3.0, 10.0])
         self._lag = draw.choice([0.0, 0.0, 5.0, 60.0])
         self._unreachable = draw.choice([0.0, 0.0, 0.1, 0.3])
+        rare = random.Random(draw.random())
+        self._behind = rare.choice([0.0, 0.0, 0.0, 0.0, 3.0, 10.0])
+        self._behind_at: dict[str, float] = {}  # host: seconds
+        self._no_threads: dict[Process, float] = {}  # until when
         self._out: dict[str, tuple[float, StorageEffect]] = {}  # host: until when, and how
         self._apart: dict[Process, float] = {}  # until when
 
@@ -72,6 +76,17 @@ class Faults(Policy):
         self._world.counts["partitions"] += 1
         self._world.tell(process, f"is cut off for {seconds:.0f} s")
 
+    def no_threads(self, process: Process, seconds: float) -> None:
+        """A process may start no more threads for a while."""
+        self._no_threads[process] = self._world.scheduler.now + seconds
+        self._world.tell(process, f"can start no threads for {seconds:.1f} s")
+
+    def starts_thread(self, process: Process) -> bool:
+        if self._no_threads.get(process, 0.0) <= self._world.scheduler.now:
+            return True
+        self._world.counts["fault: no thread"] += 1
+        return False
+
     def _is_apart(self, process: Process | None) -> bool:
         return process is not None and self._apart.get(process, 0.0) > self._world.scheduler.now
 
@@ -88,7 +103,12 @@ class Faults(Policy):
             after = 0.0001  # for somebody to die in between
         unseen = self._unseen * draw() if self._unseen and draw() < 0.5 else 0.0
         lag = self._lag * draw() if self._lag and point.verb == "list" else 0.0
-        return StorageFate(effect, before, after, late_by=self._late_by * draw(), unseen=unseen, lag=lag)
+        behind = 0.0
+        if self._behind:
+            behind = self._behind_at.setdefault(point.process.host, self._behind * self._draw.choice([0.0, 0.5, 1.0]))
+            self._world.counts["fault: a mount is behind"] += behind > 0
+        late_by = self._late_by * draw()
+        return StorageFate(effect, before, after, late_by=late_by, unseen=unseen, behind=behind, lag=lag)
 
     def _storage_effect(self, point: Point) -> StorageEffect:
         until, effect = self._out.get(point.process.host, (0.0, "done"))

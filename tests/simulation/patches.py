@@ -9,7 +9,6 @@ needs TensorFlow is replaced (`simulation.training`).
 from __future__ import annotations
 
 import gc
-import itertools
 import logging
 import os
 import queue
@@ -28,6 +27,7 @@ from typing import Any
 import grpc
 
 import holdfast.digest
+import holdfast.identity
 import holdfast.lane
 import holdfast.link
 import holdfast.manager
@@ -102,8 +102,24 @@ class _Unexpected(logging.Handler):
             return
         training.told(process, record.getMessage())
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, HoldfastError):
+        if error is not None and not isinstance(error, HoldfastError) and "start new thread" not in str(error):
             training.broke(process, record.getMessage(), error)
+
+
+class _Ids:
+    """`holdfast.identity._ids`, of the process whose turn it is."""
+
+    def setdefault(self, key: object, value: str) -> str:
+        return fakes.here().memory.ids.setdefault(key, value)
+
+
+class _Managers:
+    """`holdfast.session._incarnations`, likewise."""
+
+    def __next__(self) -> int:
+        memory = fakes.here().memory
+        memory.managers += 1
+        return memory.managers
 
 
 def _of_dataclasses(module: ModuleType) -> Iterator[tuple[object, str, object]]:
@@ -138,7 +154,9 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield manager, "Save", training.WatchedSave
     yield manager, "strategy_name", lambda checkpoint: "simulated"
     yield holdfast.open_sessions, "_open", {}
-    yield holdfast.session, "_incarnations", itertools.count(1)
+    yield holdfast.identity, "_of_kernel", lambda: fakes.here().name
+    yield holdfast.identity, "_ids", _Ids()
+    yield holdfast.session, "_incarnations", _Managers()
     yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
     yield holdfast.saving, "git_commit", lambda: ""
     yield holdfast_coordinator.embedded, "Embedded", Embedded

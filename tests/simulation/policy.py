@@ -45,6 +45,7 @@ class StorageFate(NamedTuple):
     after: float = 0.0  # and from there to the answer
     late_by: float = 0.0  # of "late": seconds until it lands
     unseen: float = 0.0  # where nothing is found: seconds for which this host goes on finding nothing
+    behind: float = 0.0  # seconds for which this host does not see what another has made
     lag: float = 0.0  # of a listing: seconds by which it is behind
 
 
@@ -83,6 +84,10 @@ class Policy:
     def connects(self, client: Process, address: str) -> float | None:
         """Seconds that it takes to connect; None: it cannot be done now."""
         return 0.0
+
+    def starts_thread(self, process: Process) -> bool:
+        """Whether a process may have one more thread."""
+        return True
 
     def reached(self, point: Point, stage: Stage) -> None:
         """So far it has come."""

@@ -152,6 +152,10 @@ class Preemption:
         self.places += self._gap - self._left
         self._gap = self._left = 1 + self._draw.randrange(most)
 
+    def calm(self) -> None:
+        """From now on nobody is held up for long."""
+        self._stalls = 0.0
+
     @contextmanager
     def on(self) -> Iterator[None]:
         with Installed.functions.asking(self._ask), mock.patch.object(Now, "place", self._ask):

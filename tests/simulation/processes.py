@@ -19,6 +19,17 @@ class Died(greenlet.GreenletExit):
     """Ends what a killed process was doing. Whatever it still tries on its way out has no effect."""
 
 
+class Memory:
+    """What a process knows of itself in its memory: a fork has its parent's."""
+
+    def __init__(self, ids: dict[object, str] | None = None, managers: int = 0) -> None:
+        self.ids = ids or {}
+        self.managers = managers
+
+    def forked(self) -> Memory:
+        return Memory(dict(self.ids), self.managers)
+
+
 class Process:
     """One process of the simulated cluster.
 
@@ -44,6 +55,10 @@ class Process:
         self.waiting: dict[greenlet.greenlet, Waiter] = {}
         self.main: greenlet.greenlet | None = None
         self.signals: list[Callable[[], object]] = []
+        self.masks_signals = False
+        self.signalled = False
+        self.memory = Memory()
+        self.program: Any = None
         self.base = 1000.0 * scheduler.random.random()
         self.wall_offset = 0.0
         self.loop: Loop | None = None
@@ -122,6 +137,8 @@ class Process:
 
     def signal(self, handler: Callable[[], object]) -> None:
         """Have a handler run in the main thread: where it waits, or before it goes on."""
+        if self.masks_signals or not self.alive:
+            return
         self.signals.append(handler)
         waiter = self.waiting.get(self.main) if self.main is not None else None
         if waiter is not None:
@@ -129,7 +146,10 @@ class Process:
 
     def handle_signals(self) -> None:
         while self.signals and self.alive:
-            self.signals.pop(0)()
+            handler = self.signals.pop(0)
+            if not self.masks_signals:
+                self.signalled = True
+                handler()
 
     def stop(self) -> None:
         """SIGSTOP."""

@@ -37,6 +37,7 @@ class Violation(AssertionError):
 class Stored:
     data: bytes
     since: float
+    host: str = ""  # that made it
 
 
 @dataclass
@@ -52,14 +53,15 @@ class Bucket:
     changed: Callable[[str], None] = lambda name: None
     violations: list[Violation] = field(default_factory=list)  # kept: what raises them may be caught by the product
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, host: str = "") -> None:
         """Set an object, whether it is there or not."""
         before = self.objects.get(name)
         if before is not None:
             if name.startswith(LOG_FOLDER) or (name.startswith(PAGE_FOLDER) and before.data != data):
                 self._violated("overwritten", f"{name}, of the log, is replaced")
             self._check(name, "changed")
-        self.objects[name] = Stored(data, self.scheduler.now if before is None else before.since)
+        since, host = (self.scheduler.now, host) if before is None else (before.since, before.host)
+        self.objects[name] = Stored(data, since, host)
         self.changed(name)
 
     def remove(self, name: str) -> None:
@@ -147,12 +149,12 @@ class Store:
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
             self._bucket.rotten.setdefault(name.partition("/")[0], set()).add(name)
-        self._change(call, lambda: self._bucket.put(name, data))
+        self._change(call, lambda: self._bucket.put(name, data, self._process.host))
         return len(data)
 
     def replace(self, name: str, data: Buffer) -> None:
         call = self._begin("replace", name)
-        self._change(call, lambda: self._bucket.put(name, bytes(data)))
+        self._change(call, lambda: self._bucket.put(name, bytes(data), self._process.host))
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         call = self._begin("read", name)
@@ -175,7 +177,7 @@ class Store:
 
     def list(self, folder: str = "") -> builtins.list[str]:
         call = self._begin("list", folder)
-        names = self._bucket.listed(folder, call.fate.lag)
+        names = self._bucket.listed(folder, max(call.fate.lag, call.fate.behind))
         self._end(call)
         return names
 
@@ -225,7 +227,7 @@ class Store:
     def _create(self, name: str, data: bytes) -> bool:
         if name in self._bucket.objects:
             return False
-        self._bucket.put(name, data)
+        self._bucket.put(name, data, self._process.host)
         return True
 
     def _delete(self, call: _Call) -> None:
@@ -243,7 +245,7 @@ class Store:
             yield chunk
             if self._in_parts:
                 there += bytes(chunk)
-                self._bucket.objects[name] = Stored(there, self._process.scheduler.now)
+                self._bucket.objects[name] = Stored(there, self._process.scheduler.now, self._process.host)
             self._reached(call.point, "amid")
             self._process.scheduler.pause(0.0, ("the storage", "write", name))
 
@@ -252,6 +254,8 @@ class Store:
         if unseen and unseen.get(name, now) > now:
             return None
         stored = self._bucket.objects.get(name)
+        if stored is not None and stored.host != self._process.host and stored.since + fate.behind > now:
+            return None
         if stored is None:
             if fate.unseen:
                 unseen[name] = now + fate.unseen

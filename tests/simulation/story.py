@@ -9,8 +9,9 @@ from simulation.faults import Calm, Faults
 from simulation.policy import Point
 from simulation.preemption import Preemption
 from simulation.processes import Process
+from simulation.program import EVERY
 from simulation.storage import Violation
-from simulation.training import EVERY, Job, coordinator, fresh
+from simulation.training import Job, coordinator, fresh
 from simulation.world import LEFT_WITHIN, World
 
 ADDRESS = "coordinator:7070"
@@ -24,6 +25,7 @@ class Story:
 
     def __init__(self, seed: int) -> None:
         draw = self._draw = random.Random(f"story {seed}")
+        self._apart = random.Random(f"threads {seed}")  # of what happens within processes
         self.world = fresh(World(seed, in_parts=draw.random() < 0.5))
         self._faults = Faults(self.world, random.Random(f"faults {seed}"))
         self.world.policy = self._faults
@@ -31,8 +33,7 @@ class Story:
         self._coordinators: list[Process] = []
         self._storm = True
         self._pending: set[str] = set()
-        apart = random.Random(f"preemption {seed}")
-        self._preemption = Preemption(self.world, apart) if apart.random() < 0.5 else None
+        self._preemption = Preemption(self.world, self._apart) if self._apart.random() < 0.5 else None
         options = {
             "max_to_keep": draw.choice([1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),
@@ -46,6 +47,7 @@ class Story:
             self._kill, self._kill, self._kill_coordinator, self._kill_coordinator, self._stop, self._stop_coordinator,
             self._stop_coordinator, self._jump, self._vanish, self._cut_off, self._no_storage,
         ]  # fmt: skip
+        incidents += [self._signal] * 3 + [self._no_threads]
         if not self._embedded:
             incidents += [self._take_address] * 2
         self._faults.incidents = draw.choices(incidents, k=draw.randrange(1, 5))
@@ -63,6 +65,9 @@ class Story:
             goes_back=draw.choice([0, 0, 1, 2, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
             collective=draw.random() < 0.5,
+            forked=self._apart.random() < 0.4,
+            handler=self._apart.choice(["interrupt", "interrupt", "save_and_end"]),
+            closes_after=30.0 * self._apart.random() if self._apart.random() < 0.1 else 0.0,
         )
 
     def run(self) -> World:
@@ -217,6 +222,23 @@ class Story:
         process = self._draw.choice([point.process, self._some_coordinator()]) or point.process
         self._faults.storage_out(process.host, self._draw.choice([2.0, 15.0, 30.0]))
 
+    def _signal(self, point: Point) -> None:
+        """To all workers of a job, as from whoever runs the cluster, or to one."""
+        job = self._draw.choice(self._jobs)
+        everybody = self._draw.random() < 0.6
+        for worker in job.workers if everybody else [self._draw.choice(job.workers)]:
+            self.world.scheduler.later(None, 0.4 * self._draw.random(), self._signal_one, job, worker)
+
+    def _signal_one(self, job: Job, worker: Process) -> None:
+        if worker.program is not None and self._storm:
+            worker.signal(getattr(worker.program, job.handler))
+            if self._preemption is not None:
+                self._preemption.soon()
+
+    def _no_threads(self, point: Point) -> None:
+        process = self._draw.choice([point.process, self._some_coordinator()]) or point.process
+        self._faults.no_threads(process, self._draw.choice([0.5, 3.0, 10.0]))
+
     def _jump(self, point: Point) -> None:
         """A wall clock is set."""
         process = self._draw.choice([point.process, self._some_worker() or point.process])
@@ -233,6 +255,8 @@ class Story:
         world.policy = Calm(random.Random(f"calm {world.seed}"))
         self._storm = False
         world.calm = True
+        if self._preemption is not None:
+            self._preemption.calm()
         for job in self._jobs[1:] if self._draw.random() < 0.5 else self._jobs[:-1]:
             for worker in job.workers:
                 world.kill(worker)
@@ -247,9 +271,9 @@ class Story:
     def _end(self) -> None:
         world, job = self.world, self._jobs[0]
         job.goes_back = job.diverges = 0
-        calm_since = world.scheduler.now
         # What is on its way to the storage arrives before the last save.
         world.run(lambda: False, max(5.0, world.bucket.landed + 1.0 - world.scheduler.now))
+        calm_since = world.scheduler.now
         for _ in range(4):
             if job.name not in self._pending and (job.over or self._broken(job)):
                 if job.started_at >= calm_since and self._has_saved(job):
@@ -277,8 +301,7 @@ class Story:
 
     def _has_saved(self, job: Job) -> bool:
         """Whether all its workers have come to their end in good order, with their last save committed."""
-        committed = {record.prefix for entry in self.world.checks.entries for record in entry.state.checkpoints}
-        return job.done and all(job.last_save.get(worker) in committed for worker in job.workers)
+        return job.done and all(worker in job.last_save for worker in job.workers)
 
     def _broken(self, job: Job) -> bool:
         """Whether somebody of it is gone for good, so that the others cannot go on."""

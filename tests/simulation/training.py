@@ -6,29 +6,24 @@ is the product's. What a checkpoint must hold follows from the job that saved it
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import holdfast.open_sessions
 import holdfast.session
-from holdfast.manager import CheckpointManager
 from holdfast.place import Cluster, Place
 from holdfast.saving import SLACK, Save
 from holdfast.snapshot import Snapshot
 from holdfast.staging import Staged
 from holdfast_coordinator.server import Server
-from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError
 from holdfast_storage.records import Task
 from simulation.contents import OWN, expected, read_bundle, read_file, snapshot
 from simulation.fakes import Now, here
 from simulation.network import Network
 from simulation.processes import Process
-from simulation.storage import URL
-from simulation.world import LEFT_WITHIN, MARGIN, World
-
-EVERY = 10  # steps between saves
+from simulation.program import EVERY, Interrupted, Program
+from simulation.world import MARGIN, World
 
 
 class Current:
@@ -76,7 +71,6 @@ class Model:
         self.collective = collective
         self.captured: list[int] = []  # the steps of its snapshots
         self.save_counter = Counter()
-        self.last_save = ""  # its prefix
 
     @property
     def salt(self) -> str:
@@ -137,7 +131,6 @@ class WatchedSave(Save):
     def run(self) -> None:
         model = here().model
         Current.world.checks.contents[self.prefix, model.task] = f"{model.life}/{self.step}"
-        model.last_save = self.prefix
         super().run()
 
     def _work(self) -> None:
@@ -180,6 +173,9 @@ class Job:
         goes_back: int = 0,
         diverges: int = 0,
         collective: bool = False,
+        forked: bool = False,
+        handler: str = "",
+        closes_after: float = 0.0,
     ) -> None:
         self.world = world
         self.name = name
@@ -190,6 +186,9 @@ class Job:
         self.goes_back = goes_back  # after so many saves it restores an older checkpoint
         self.diverges = diverges  # at its so-manieth save the last worker's weights differ
         self.collective = collective  # a snapshot that one worker took alone would hang
+        self.forked = forked  # by a launcher on each host, with all that it has in its memory, again and again
+        self.handler = handler  # of signals: "interrupt" or "save_and_end"
+        self._closes_after = closes_after  # seconds after which another thread closes the manager
         self.lives = 0
         self.started_at = 0.0
         self.workers: list[Process] = []
@@ -212,7 +211,9 @@ class Job:
             process.place = Place(Task("worker", index), cluster)
             process.model = Model(process.place.task, life, self.collective)
             self.workers.append(process)
-            process.spawn("main", self._main, process, self.goal)
+            if self.forked:
+                process.memory = self.world.launcher(process.host).forked()
+            process.main = process.spawn("main", self._main, process, self.goal)
 
     @property
     def over(self) -> bool:
@@ -225,12 +226,19 @@ class Job:
 
     def _main(self, process: Process, goal: int) -> None:
         world = self.world
+        process.program = Program(self, world, process, goal, self._closes_after)
         try:
-            self._train(process, goal)
+            process.program.run()
             how = "done"
         except HoldfastError as error:
             how = error.kind
             world.tell(process, f"ends: {error}")
+        except Interrupted:
+            how = "interrupted"
+        except RuntimeError as error:
+            if "start new thread" not in str(error):
+                raise
+            how = "no threads"
         if process.alive:
             self.ended[process] = how
             self._check_snapshots()
@@ -242,62 +250,13 @@ class Job:
 
     def _check_snapshots(self) -> None:
         """Whether all took the same ones, where taking one is a collective."""
-        if self.collective and self.done:
+        signalled = any(worker.signalled for worker in self.workers)  # these may make calls of their own
+        if self.collective and self.done and not signalled:
             taken = {tuple(worker.model.captured) for worker in self.workers}
             if len(taken) > 1:
                 self.world.violate("snapshots", f"the workers of {self.name} took them at different steps: {taken}")
 
-    def _train(self, process: Process, goal: int) -> None:
-        world, model = self.world, process.model
-        options = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0, **self.options}
-        joined = options["join_timeout"]
-        manager = CheckpointManager(model, URL, coordinator=self.coordinator, **options)
-        manager._session._incarnation = f"{process.name.replace('/', '-')}.1"
-        self._restore(process, manager, "", joined)
-        saves = 0
-        goal = max(goal, model.step + EVERY)
-        while model.step < goal:
-            Now.scheduler.pause(self.step_time * (0.5 + Now.scheduler.random.random()), "its next step")
-            if saves and saves == self.goes_back:
-                self._restore(process, manager, self._older(), joined)
-            saves += 1
-            model.step += EVERY
-            model.diverges = saves == self.diverges and model.task.index == self._size - 1 > 0
-            try:
-                with world.bounded("save()", 3 * (options["save_timeout"] + SLACK) + 2 * MARGIN + joined):
-                    manager.save(model.step)
-            except SaveFailed as error:
-                world.tell(process, f"save() raises {error.kind}")
-            except CoordinatorUnavailable as error:
-                world.tell(process, f"save() raises {error.kind}")
-        try:
-            with world.bounded("close()", 3 * (options["save_timeout"] + SLACK) + 4 * MARGIN):
-                manager.close()
-        except (SaveFailed, CoordinatorUnavailable) as error:
-            world.tell(process, f"close() raises {error.kind}")
-            if isinstance(error, Superseded):
-                raise
-        else:
-            self.last_save[process] = model.last_save
-        if world.calm and process.stopped_for == 0.0:
-            Now.scheduler.pause(LEFT_WITHIN, "what its manager has left to end")
-            world.check_ended(process, "its manager is closed")
-
-    def _restore(self, process: Process, manager: CheckpointManager, target: str, patience: float) -> None:
-        world, began = self.world, Now.scheduler.now
-        with world.bounded("restore()", 3 * patience + 2 * MARGIN):
-            if target:
-                manager.restore(int(target))
-                prefix = manager._staged[-1].record.prefix
-            else:
-                manager.restore_or_initialize()
-                prefix = manager._staged[-1].record.prefix if manager._staged else ""
-        world.tell(process, f"restores {prefix or 'nothing'}")
-        world.counts["restores"] += 1
-        generation, ordinal = manager._session.generation, manager._restores
-        world.checks.restored(generation, ordinal, process.place.task, prefix, began=began, targeted=bool(target))
-
-    def _older(self) -> str:
+    def older(self) -> str:
         """The step that all workers go back to: chosen by the first that asks."""
         if not self._target:
             state = self.world.checks.state
@@ -329,8 +288,4 @@ def fresh(world: World) -> World:
     Current.world = world
     Now.scheduler = world.scheduler
     holdfast.open_sessions._open.clear()
-    holdfast.session._incarnations = itertools.count(1)
     return world
-
-
-Program = Callable[[World], None]

@@ -13,7 +13,7 @@ from simulation.fakes import Now, here
 from simulation.loop import Loop
 from simulation.network import Network
 from simulation.policy import Kind, Point, Policy
-from simulation.processes import Process
+from simulation.processes import Memory, Process
 from simulation.scheduler import Scheduler
 from simulation.storage import Bucket, Store, View, Violation
 
@@ -43,6 +43,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.calm = False  # nothing goes wrong any more
         self._in_parts = in_parts
+        self._launchers: dict[str, Memory] = {}
         self._views: dict[str, View] = {}
         self._story: list[tuple[float, str, object]] = []
         self._points = 0
@@ -60,9 +61,16 @@ class World:
             self.point,
             in_parts=self._in_parts,
         )
+        made.can_start_threads = lambda: self.policy.starts_thread(made)
         Loop(made, self.broke)
         self.processes.append(made)
         return made
+
+    def launcher(self, host: str) -> Memory:
+        """The memory of a process that forks workers, which has the product imported, and in use."""
+        if host not in self._launchers:
+            self._launchers[host] = Memory({f"launcher on {host}": self.scheduler.random.randbytes(6).hex()})
+        return self._launchers[host]
 
     def kill(self, process: Process, *, host: bool = False) -> None:
         """SIGKILL; with its host, nobody is told that its connections are gone."""
@@ -89,7 +97,7 @@ class World:
     def check_ended(self, process: Process, what: str) -> None:
         """Whether nothing is left of what was closed in a process; to be asked after `LEFT_WITHIN`."""
         assert process.loop is not None
-        left = [*(name for name in process.threads if name not in ("main", "loop")), *process.loop.tasks()]
+        left = [*(name for name in process.threads if name not in ("main", "loop", "closer")), *process.loop.tasks()]
         if left:
             self.violate("left over", f"{process}: {what}, and there are still {', '.join(left)}\n{self.waits()}")
         self.counts["ends without a rest"] += not left

@@ -1,0 +1,195 @@
+"""One worker's training program: what it asks of its manager, how it takes signals, and what it has been promised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast.manager import CheckpointManager
+from holdfast.saving import SLACK
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
+from simulation.fakes import Now
+from simulation.processes import Process
+from simulation.storage import URL
+from simulation.world import LEFT_WITHIN, MARGIN, World
+
+if TYPE_CHECKING:
+    from simulation.training import Job
+
+EVERY = 10  # steps between saves
+
+OPTIONS = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0}
+
+FAILURES = 5
+"""Times that a program calls `close` to hear of every save that has failed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """What a signal handler raises, as Python's own does for Ctrl-C."""
+
+
+class Program:
+    """Restores, trains, saves and closes.
+
+    Whatever `save` has returned must be committed when `close` returns, or its failure have been raised: also where a
+    signal handler has raised in the middle of anything, or has saved, or another thread has closed the manager.
+
+    Attributes:
+        returned: prefix and step of each save that was begun, as far as the program was told.
+    """
+
+    def __init__(self, job: Job, world: World, process: Process, goal: int, closes_after: float) -> None:
+        self.job = job
+        self.world = world
+        self.process = process
+        self.model = process.model
+        self.goal = goal
+        self.options: dict[str, Any] = {**OPTIONS, **job.options}
+        self.manager: CheckpointManager | None = None
+        self.returned: list[tuple[str, int]] = []
+        self._closes_after = closes_after
+        self._raised: list[BaseException] = []
+        self._restored = False
+        self._ends = False
+
+    def run(self) -> None:
+        """Raises what ends it early."""
+        try:
+            self._train()
+        except Interrupted:
+            self.process.masks_signals = True
+            self.world.counts["programs interrupted"] += 1
+            if self.manager is not None:
+                if self._restored:  # the last save that people make
+                    self._save()
+                self._close()
+            raise
+
+    # -- signal handlers --
+
+    def interrupt(self) -> None:
+        """Ctrl-C; or SIGTERM, where a handler turns it into an exception."""
+        self.world.counts["signals: raised"] += 1
+        self.world.tell(self.process, "is interrupted")
+        raise Interrupted
+
+    def save_and_end(self) -> None:
+        """SIGTERM, where a handler saves and lets the program come to its end."""
+        self.world.counts["signals: saved"] += 1
+        self.world.tell(self.process, "has a signal")
+        self._ends = True
+        if self._restored:
+            try:
+                self._save()
+            except HoldfastError as error:
+                self._raised.append(error)
+
+    # -- what it does --
+
+    def _train(self) -> None:
+        job, model = self.job, self.model
+        self.manager = CheckpointManager(model, URL, coordinator=job.coordinator, **self.options)
+        if self._closes_after:
+            self.process.spawn("closer", self._close_apart)
+        self._restore("")
+        self._restored = True
+        saves = 0
+        goal = max(self.goal, model.step + EVERY)
+        while model.step < goal and not self._ends:
+            Now.scheduler.pause(job.step_time * (0.5 + Now.scheduler.random.random()), "its next step")
+            if saves and saves == job.goes_back:
+                self._restore(job.older())
+            saves += 1
+            model.step += EVERY
+            model.diverges = saves == job.diverges and self.process is job.workers[-1] and len(job.workers) > 1
+            self._save()
+        self._close()
+
+    def _save(self) -> None:
+        patience = 3 * (self.options["save_timeout"] + SLACK) + 2 * MARGIN + self.options["join_timeout"]
+        assert self.manager is not None
+        step = self.model.step
+        try:
+            with self.world.bounded("save()", 2 * patience):  # a signal handler may make another
+                path = self.manager.save(step)
+        except (SaveFailed, CoordinatorUnavailable) as error:
+            self._tell("save()", error)
+        except Interrupted as error:
+            self._raised.append(error)
+            raise
+        else:
+            assert path is not None
+            self.returned.append((path.removeprefix(f"{URL}/"), step))
+
+    def _restore(self, target: str) -> None:
+        world, began, manager = self.world, Now.scheduler.now, self.manager
+        assert manager is not None
+        with world.bounded("restore()", 3 * self.options["join_timeout"] + 2 * MARGIN):
+            if target:
+                manager.restore(int(target))
+                prefix = manager._staged[-1].record.prefix
+            else:
+                manager.restore_or_initialize()
+                prefix = manager._staged[-1].record.prefix if manager._staged else ""
+        world.tell(self.process, f"restores {prefix or 'nothing'}")
+        world.counts["restores"] += 1
+        generation, ordinal = manager._session.generation, manager._restores
+        task = self.process.place.task
+        world.checks.restored(generation, ordinal, task, prefix, began=began, targeted=bool(target))
+
+    def _close(self) -> None:
+        """As often as there is an error to be told."""
+        assert self.manager is not None
+        for _ in range(FAILURES):
+            try:
+                with self.world.bounded("close()", 3 * (self.options["save_timeout"] + SLACK) + 4 * MARGIN):
+                    self.manager.close()
+            except (SaveFailed, CoordinatorUnavailable) as error:
+                self._tell("close()", error)
+                if isinstance(error, Superseded):
+                    raise
+            except Interrupted as error:
+                self._raised.append(error)
+                raise
+            else:
+                break
+        self._check_promises()
+        if self.world.calm and not self.process.stopped_for:
+            Now.scheduler.pause(LEFT_WITHIN, "what its manager has left to end")
+            self.world.check_ended(self.process, "its manager is closed")
+
+    def _close_apart(self) -> None:
+        """By another thread, at some moment."""
+        Now.scheduler.pause(self._closes_after, "its moment to close")
+        assert self.manager is not None
+        self.world.tell(self.process, "is closed by another thread")
+        self.world.counts["closed by another thread"] += 1
+        try:
+            self.manager.close()
+        except HoldfastError as error:
+            self._raised.append(error)
+
+    def _tell(self, call: str, error: HoldfastError) -> None:
+        self._raised.append(error)
+        self.world.tell(self.process, f"{call} raises {error.kind}")
+
+    def _check_promises(self) -> None:
+        """`close` has returned."""
+        committed, heard = self.world.checks.prefixes, list(_all(self._raised))
+        for prefix, step in self.returned:
+            told = [e for e in heard if isinstance(e, Superseded) or f"step {step} " in str(e)]
+            if prefix not in committed and not told:
+                self.world.violate("promise", f"{self.process} was given {prefix}, and nobody said that it failed")
+        last = self.returned[-1][0] if self.returned else ""
+        if last in committed:
+            self.job.last_save[self.process] = last
+
+
+def _all(errors: list[BaseException]) -> list[BaseException]:
+    """They, and those that they came in place of."""
+    found: list[BaseException] = []
+    for error in errors:
+        each: BaseException | None = error
+        while each is not None and each not in found:
+            found.append(each)
+            each = each.__cause__ or each.__context__
+    return found
