@@ -17,7 +17,7 @@ from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
-from holdfast_storage.lag import Wait
+from holdfast_storage.lag import Wait, read_there
 from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import Task
@@ -163,7 +163,7 @@ def payload(value: object) -> Payload:
 
 def _create(store: Store, name: str, data: bytes) -> None:
     """Exclusive, and content with finding the very same bytes: an earlier process of this coordinator wrote them."""
-    if not store.create(name, data) and store.read(name) != data:
+    if not store.create(name, data) and read_there(store, name) != data:
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import time
 
+from .errors import StorageError
+from .store.base import Store
+
 log = logging.getLogger("holdfast.storage")
 
 LAG = 60.0
@@ -56,3 +59,14 @@ class Wait:
         time.sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return True
+
+
+def read_there(store: Store, name: str) -> bytes:
+    """An object that is known to be there, since to create it was refused. StorageError if it is not seen in time."""
+    wait, missing = Wait(), f"{store.url}/{name} is there and cannot be found"
+    while True:
+        try:
+            return store.read(name)
+        except FileNotFoundError:
+            if not wait.again(missing):
+                raise StorageError(missing, object=name) from None

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from holdfast_storage.entries import Records, decode_page, encode_page, page_name
-from holdfast_storage.errors import CheckpointDamaged, StorageError
-from holdfast_storage.lag import Wait
+from holdfast_storage.errors import CheckpointDamaged
+from holdfast_storage.lag import Wait, read_there
 from holdfast_storage.layout import page_object
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
@@ -97,12 +97,9 @@ class Pages:
         self._durable &= held.keys()
 
     def _create(self, name: str, data: bytes) -> None:
-        try:
-            if not self._store.create(name, data) and self._store.read(name) != data:
-                # A part, of somebody who was killed, where there are no hard links. Whoever writes it, it is the same.
-                self._store.replace(name, data)
-        except FileNotFoundError as error:
-            raise StorageError(f"{self._store.url}/{name} was there and cannot be found", object=name) from error
+        if not self._store.create(name, data) and read_there(self._store, name) != data:
+            # A part, of somebody who was killed, where there are no hard links. Whoever writes it, it is the same.
+            self._store.replace(name, data)
 
     def _read(self, page: str, wait: Wait) -> Records:
         name = page_object(page)

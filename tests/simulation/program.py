@@ -161,6 +161,8 @@ class Program:
         """By another thread, at some moment."""
         Now.scheduler.pause(self._closes_after, "its moment to close")
         assert self.manager is not None
+        if self.world.calm:
+            return
         self.world.tell(self.process, "is closed by another thread")
         self.world.counts["closed by another thread"] += 1
         try:

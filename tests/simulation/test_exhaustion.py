@@ -96,7 +96,7 @@ def test_a_lost_reply_taken_for_a_failure_is_noticed() -> None:
         return call(self, ask, *args)
 
     def sure(self: Save, error: Exception) -> SaveFailed:
-        return SaveFailed(str(error))
+        return SaveFailed(f"the save of step {self.step} failed: {error}")
 
     with mock.patch.object(Session, "_call", careless), mock.patch.object(Save, "_settle_alone", sure):
         found = violated(lambda fault: fault.label.verb == "Report" and fault.effect in ("cut", "passed_and_cut"))
