@@ -240,6 +240,28 @@ def test_late_results_of_a_save_that_is_over() -> None:
     assert cluster.storage.kinds == ["import", "lead"]
 
 
+def test_whoever_waits_for_objects_looks_whether_it_still_leads() -> None:
+    """Another job has taken the run and removed what this one has written: its workers are told, after a minute, to
+    look at their mounts."""
+    cluster, coordinator, workers = start()
+    vote(coordinator, workers, 1)
+    other = cluster.coordinator()
+    job = cluster.world(other, 2)
+    for worker in job:
+        worker.terms = {"takeover": True}
+    assert cluster.save(other, job, 1).committed
+    calls = [coordinator.call(worker.report(1)) for worker in workers]
+    (finalize,) = coordinator.pending
+    coordinator.pending.clear()
+    cluster.tick(9.0)
+    assert coordinator.pending == []
+    cluster.tick(2.0)
+    assert coordinator.pending == [fx.ReadLog()]
+    coordinator.run()
+    assert {failed(call).kind for call in calls} == {"superseded"}
+    assert isinstance(finalize, fx.Finalize)
+
+
 def test_saves_out_of_step() -> None:
     """A worker that skips a save() pairs its state with that of others at another step."""
     _, coordinator, workers = start()

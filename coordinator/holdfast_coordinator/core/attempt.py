@@ -76,6 +76,7 @@ class Attempt:
     went_back_to: str = ""  # what its world had restored before it, until the log tells of it
     intents: list[Intent] = field(default_factory=list)  # to create the entries that it needs, that of its commit last
     entry: Entry | None = None  # the commit entry, once it has been built
+    looked: float = 0.0  # monotonic, since when nobody has looked whether its world still leads
 
     def advance(self, to: Phase) -> None:
         if to not in TRANSITIONS[self.phase]:

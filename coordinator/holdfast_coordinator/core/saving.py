@@ -19,6 +19,9 @@ from .upkeep import Upkeep
 from .values import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted, names
 from .vote import NeedSpecs, judge
 
+LOOK = 10.0
+"""Seconds after which a save whose objects are not all seen yet looks whether the run is still led from here."""
+
 
 class Saving:
     """Keeps `World.attempt`."""
@@ -222,6 +225,7 @@ class Saving:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
             return
         attempt.advance(Phase.FINALIZING)
+        attempt.looked = self._run.now.monotonic
         self._run.emit(
             Finalize(
                 world.generation,
@@ -307,6 +311,10 @@ class Saving:
             told = last_seen(world, attempt.missing if attempt.waits_for_workers else (), self._run.now.monotonic)
             self._run.fail_save(world, attempt, attempt.timed_out(told))
             self._give_up(attempt)
+        elif attempt.phase is Phase.FINALIZING and self._run.now.monotonic - attempt.looked >= LOOK:
+            # What is waited for may have been removed by whoever has taken the run: then they are told so.
+            attempt.looked = self._run.now.monotonic
+            self._run.ledger.read(lambda _: None)
         elif attempt.waits_for_workers:
             lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
             if lost:
