@@ -67,6 +67,10 @@ def check_restore(request: pb.RestoreRequest) -> None:
         raise _wrong(who, "verdict", f"is {request.verdict!r}: it must be one of {', '.join(_VERDICTS)}")
 
 
+def check_await_upkeep(request: pb.AwaitUpkeepRequest) -> None:
+    _check_caller(request.caller)
+
+
 def check_leave(request: pb.LeaveRequest) -> None:
     _check_seconds(_check_caller(request.caller), "wait_for_others_s", request.wait_for_others_s)
 

@@ -155,6 +155,13 @@ class Service:
             )
         )
 
+    async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
+        _check(checks.check_await_upkeep, request)
+        run = self._run(request.caller)
+        caller = wire.caller(request.caller)
+        await run.ask(lambda r: ev.AwaitUpkeep(r, caller))
+        return pb.AwaitUpkeepReply()
+
     async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
         _check(checks.check_leave, request)
         run = self._run(request.caller)

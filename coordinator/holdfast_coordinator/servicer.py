@@ -54,6 +54,9 @@ class Servicer(rpc.CoordinatorServicer):
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreReply:
         return await _answer(self._service.restore(request), context)
 
+    async def AwaitUpkeep(self, request: pb.AwaitUpkeepRequest, context: Context) -> pb.AwaitUpkeepReply:
+        return await _answer(self._service.await_upkeep(request), context)
+
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
         return await _answer(self._service.leave(request), context)
 

@@ -11,6 +11,7 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.membership import LOST_AFTER
+from holdfast_coordinator.core.upkeep import AWAITED_FOR
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
 from support.cluster import WALL, Call, Cluster, Coordinator, Fate, Worker, checkpoint
@@ -1358,6 +1359,67 @@ def test_retention_effect_by_effect() -> None:
     coordinator.run()
     cluster.save(coordinator, workers, 3)
     assert old.folder not in cluster.storage.state.retired, "deleted, and forgotten with the next entry"
+
+
+def awaited(coordinator: Coordinator, workers: list[Worker]) -> list[Call]:
+    return [coordinator.call(worker.await_upkeep()) for worker in workers]
+
+
+def test_who_waits_is_told_when_all_is_removed() -> None:
+    """`wait()` returns with three checkpoints on disk where one is to be kept, or while the last is half deleted."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(1))
+    cluster.save(coordinator, workers, 1)
+    assert [call.answer for call in awaited(coordinator, workers)] == [v.UpkeepOver()] * len(workers)
+    vote(coordinator, workers, 2)
+    calls = report(coordinator, workers, 2)
+    for _ in range(3):  # finalize, commit, state file
+        coordinator.carry_out()
+        coordinator.deliver()
+    assert [call.answer for call in calls] == [v.Outcome(2, True)] * len(workers), "the save itself waits for nothing"
+    waiting = awaited(coordinator, workers)
+    seen = []
+    while coordinator.pending:
+        assert not any(call.answer for call in waiting)
+        seen.append(type(coordinator.pending[0]))
+        coordinator.carry_out()
+        coordinator.deliver()
+    assert seen == [fx.ReadBackCheckpoint, fx.Append, fx.WriteStateFile, fx.DeleteFolder]
+    assert [call.answer for call in waiting] == [v.UpkeepOver()] * len(workers)
+
+
+@pytest.mark.parametrize("bad", [fx.ReadBackCheckpoint, fx.Append, fx.WriteStateFile, fx.DeleteFolder])
+def test_who_waits_for_what_fails_is_told_too(bad: type) -> None:
+    """A folder that cannot be deleted, or a replacement that cannot be read back, keeps `wait()` for ever."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(1))
+    cluster.save(coordinator, workers, 1)
+    vote(coordinator, workers, 2)
+    report(coordinator, workers, 2)
+    for _ in range(3):
+        coordinator.carry_out()
+        coordinator.deliver()
+    waiting = awaited(coordinator, workers)
+    coordinator.run({bad: "bad"})
+    assert [call.answer for call in waiting] == [v.UpkeepOver()] * len(workers)
+
+
+def test_what_hangs_is_waited_for_once() -> None:
+    """A storage that never answers a deletion stops the training for as long at every save that blocks."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(1))
+    cluster.save(coordinator, workers, 1)
+    vote(coordinator, workers, 2)
+    report(coordinator, workers, 2)
+    while not isinstance(coordinator.pending[0], fx.DeleteFolder):
+        coordinator.carry_out()
+        coordinator.deliver()
+    (first, *_) = awaited(coordinator, workers)
+    cluster.beat(workers, coordinator, AWAITED_FOR - 1.0)
+    assert first.answer is None
+    cluster.beat(workers, coordinator, 2.0)
+    assert first.answer == v.UpkeepOver()
+    assert awaited(coordinator, workers)[0].answer == v.UpkeepOver()
 
 
 def test_nothing_goes_that_stock_readers_still_find() -> None:

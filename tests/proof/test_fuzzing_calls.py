@@ -415,6 +415,7 @@ CALLS: list[Callable[[Beside, pb.Caller], Awaitable[Any]]] = [
     lambda beside, caller: beside.service.report(each(report_chunks(caller))),
     lambda beside, caller: beside.service.fail(fail_request(caller)),
     lambda beside, caller: beside.service.restore(restore_request(caller)),
+    lambda beside, caller: beside.service.await_upkeep(pb.AwaitUpkeepRequest(caller=caller)),
     lambda beside, caller: beside.service.leave(leave_request(caller)),
 ]
 

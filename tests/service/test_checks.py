@@ -48,6 +48,10 @@ def restore() -> pb.RestoreRequest:
     return pb.RestoreRequest(caller=caller(), ordinal=1, prefix="ckpt-1", verdict="good", timeout_s=1.0)
 
 
+def await_upkeep() -> pb.AwaitUpkeepRequest:
+    return pb.AwaitUpkeepRequest(caller=caller())
+
+
 def leave() -> pb.LeaveRequest:
     return pb.LeaveRequest(caller=caller(), wait_for_others_s=1.0)
 
@@ -62,6 +66,7 @@ CHECKS: dict[str, Any] = {
     "report": (head, lambda head: checks.check_report(head, [])),
     "fail": (fail, checks.check_fail),
     "restore": (restore, checks.check_restore),
+    "await_upkeep": (await_upkeep, checks.check_await_upkeep),
     "leave": (leave, checks.check_leave),
     "attend": (beat, checks.check_attendance),
 }

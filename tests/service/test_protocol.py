@@ -116,6 +116,8 @@ def test_every_call_may_be_repeated(link: Link, store: Store) -> None:
     # A vote and a failure that come after the outcome get it, too.
     assert link.vote(ballot(caller), 30.0).decided.committed
     assert link.fail(pb.FailRequest(caller=caller, ordinal=1), 30.0).committed
+    awaited = [link.await_upkeep(pb.AwaitUpkeepRequest(caller=caller), 30.0) for _ in range(2)]
+    assert awaited == [pb.AwaitUpkeepReply()] * 2
     assert [link.leave(pb.LeaveRequest(caller=caller), 30.0) for _ in range(2)] == [pb.LeaveReply()] * 2
     assert log_kinds(store) == ["import", "lead", "commit"]
 

@@ -276,6 +276,9 @@ class Worker:
     def restore(self, ordinal: int, read: str = "", verdict: str = "", target: str = "", reason: str = "") -> Build:
         return lambda r: ev.Restore(r, self.caller, ordinal, target, read, verdict, reason, 600.0)
 
+    def await_upkeep(self) -> Build:
+        return lambda r: ev.AwaitUpkeep(r, self.caller)
+
     def leave(self, wait: float = 0.0) -> Build:
         return lambda r: ev.Leave(r, self.caller, wait)
 

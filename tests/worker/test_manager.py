@@ -22,6 +22,7 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, S
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
+from holdfast_storage.verify import Problem, Report
 from support.light_worker import until
 
 pytestmark = pytest.mark.tensorflow
@@ -80,6 +81,38 @@ def test_tensorflow_too_finds_the_good_one_after_the_next_start(managers: Manage
     state = read_run(open_store(managers.directory))
     assert state is not None
     assert state.damaged == (bad.removeprefix(f"{managers.directory}/"),)
+
+
+def on_disk(managers: Managers) -> list[str]:
+    return sorted(path.name for path in managers.directory.iterdir() if path.name not in ("_holdfast", "checkpoint"))
+
+
+@pytest.mark.parametrize("end", ["blocking", "wait", "close"])
+def test_what_is_replaced_is_gone(managers: Managers, end: str) -> None:
+    """Three checkpoints lie on a disk that was bought for two, after TensorFlow's manager would have left one."""
+    manager = managers.make(np.ones(1 << 20), max_to_keep=1, blocking=end == "blocking")
+    for _ in range(4):
+        path = manager.save()
+        if end == "wait":
+            manager.wait()
+        if end != "close":
+            assert on_disk(managers) == [Path(path).parent.name]
+    manager.close()
+    assert on_disk(managers) == [Path(path).parent.name]
+    assert tf.train.get_checkpoint_state(str(managers.directory)).all_model_checkpoint_paths == [path]
+
+
+def test_what_cannot_be_read_back_replaces_nothing(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_to_keep=1`, and the one that is kept is the one that nobody can read."""
+    manager = managers.make(max_to_keep=1, blocking=True)
+    first = manager.save()
+
+    def damaged(*_: object, **__: object) -> Report:
+        return Report("", 0, 0, (Problem("ckpt-2.index", "damaged", "a bit has flipped"),))
+
+    monkeypatch.setattr("holdfast_coordinator.driver.verify_checkpoint", damaged)
+    second = manager.save()
+    assert on_disk(managers) == [Path(path).parent.name for path in (first, second)]
 
 
 def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:

@@ -61,6 +61,7 @@ class Link(Protocol):
     def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome: ...
     def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome: ...
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply: ...
+    def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply: ...
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply: ...
     def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply: ...
 
@@ -93,6 +94,9 @@ class GrpcLink:
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         return self._call(lambda: self._stub.Restore(request, timeout=timeout))
+
+    def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
+        return self._call(lambda: self._stub.AwaitUpkeep(request, timeout=timeout))
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
         return self._call(lambda: self._stub.Leave(request, timeout=timeout))
@@ -154,6 +158,9 @@ class LocalLink:
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         return self._run(self._service.restore(request), timeout)
+
+    def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
+        return self._run(self._service.await_upkeep(request), timeout)
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
         return self._run(self._service.leave(request), timeout)

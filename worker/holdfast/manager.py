@@ -44,7 +44,8 @@ class CheckpointManager:
     Args:
         checkpoint: the `tf.train.Checkpoint` to save; equal on all workers.
         directory: the run directory: a path or an fsspec URL, the same storage for all workers.
-        max_to_keep: committed checkpoints to keep; None keeps all.
+        max_to_keep: committed checkpoints to keep; None keeps all. What a new one replaces goes once it was read back:
+            until then, and while a save is in flight, more lie there.
         keep_checkpoint_every_n_hours: of those that would go, one in so many hours is kept for ever.
         checkpoint_name: the first part of the names of checkpoints.
         step_counter: a variable with the training step; wanted by `checkpoint_interval`.
@@ -171,7 +172,7 @@ class CheckpointManager:
             options: a `tf.train.CheckpointOptions`; callbacks or an I/O device of one's own are refused.
             metadata: anything that JSON can hold, kept in the manifest; the chief's counts, and what it is now.
             metrics: likewise.
-            blocking: overrides the manager's.
+            blocking: overrides the manager's. A save that blocks ends with `wait()`.
 
         Returns:
             The prefix that the checkpoint will have, or None if the interval is not over.
@@ -220,12 +221,18 @@ class CheckpointManager:
 
     @eager
     def wait(self) -> None:
-        """Wait until no save is in flight; raises the error of one that failed, once."""
+        """Wait until no save is in flight; raises the error of one that failed, once.
+
+        Then also until no more than `max_to_keep` committed checkpoints are left, for at most half a minute: a storage
+        that hangs does not stop the training.
+        """
         self._check_inherited()
         with self._calls:
             if not self._closed:
                 self._settle(for_ever=True)
             self._raise_failure()
+            if not self._closed:
+                self._wait(self._lane.submit(self._session.await_upkeep), "what the last save replaces to be removed")
 
     def _is_due(self, check_interval: bool) -> bool:
         if self._checkpoint_interval is None:

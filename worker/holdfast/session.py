@@ -36,6 +36,9 @@ JOIN_CALL = 20.0
 ASK_WITHIN = 3.0
 """Seconds for an answer to what this worker waits for."""
 
+AWAIT_UPKEEP = 40.0
+"""Seconds for which one call waits for the coordinator's clean-up, for which that itself waits 30."""
+
 _incarnations = itertools.count(1)
 
 
@@ -329,6 +332,18 @@ class Session:
             if self._closed.wait(min(pause, max(0.0, end - time.monotonic()))):
                 break
         raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
+
+    def await_upkeep(self) -> None:
+        """Wait, for about half a minute at most, until what the last commit replaces has been removed.
+
+        What the coordinator does not say is not waited for: a checkpoint too many harms nobody.
+        """
+        if self._membership is None or self._link is None or self.unreachable_since or self.superseded:
+            return
+        try:
+            self._link.await_upkeep(pb.AwaitUpkeepRequest(caller=self.caller()), AWAIT_UPKEEP)
+        except (Unreachable, Refusal) as error:
+            log.info("%s: not waited for what is being removed: %s", self.place.task, error)
 
     def close(self, patience: float) -> None:
         """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""

@@ -75,6 +75,12 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitUpkeep:
+    request: RequestId
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     request: RequestId
     caller: Caller
@@ -193,7 +199,7 @@ class Tick:
 SaveCall = Vote | Reported | GaveUp
 
 Event = (
-    Join | Rejoin | Vote | Reported | GaveUp | Restore | Leave | Ask | Cancelled
+    Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | Ask | Cancelled
     | Attached | Heartbeat | Detached
     | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | OrphansFound | Deleted | Tick
 )  # fmt: skip

@@ -45,6 +45,7 @@ class Machine:
             ev.Attached: self._attendance.attached,
             ev.Heartbeat: self._attendance.heartbeat,
             ev.Detached: self._attendance.detached,
+            ev.AwaitUpkeep: self._upkeep.await_over,
             ev.Leave: self._attendance.leave,
             ev.Restore: self._restoring.restore,
             ev.Vote: self._saving.vote,
@@ -66,6 +67,7 @@ class Machine:
         """Take one event; the effects that it has, in the order in which they are to be begun."""
         self._run.begin(now)
         self._handlers[type(event)](event)
+        self._upkeep.watch()
         return self._run.effects
 
     # -- what may be looked at --

@@ -1,4 +1,7 @@
-"""What is removed: after a commit what it replaces, once it was read back; after a change of the lead, orphans."""
+"""What is removed: after a commit what it replaces, once it was read back; after a change of the lead, orphans.
+
+Who asks is told when that is over: a save that blocks leaves no more than `max_to_keep` behind.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
 from .retention import sweep
 from .run import Run
-from .values import Failure, RetentionPolicy
+from .values import Failure, RequestId, RetentionPolicy, UpkeepOver
+
+AWAITED_FOR = 30.0
+"""Seconds for which it is waited for, from when it began: a storage that hangs, or is slow, stops no training."""
 
 
 class Upkeep:
@@ -22,14 +28,37 @@ class Upkeep:
         self.policy = RetentionPolicy()
         self._shown = ""  # what TensorFlow's `checkpoint` file names as the newest
         self._reading_back = ""
+        self._looking = False  # for orphans
+        self._retiring = 0  # entries that are on their way
+        self._naming = -1  # number of the last of them after which TensorFlow's file is still to be written
         self._deleting: set[str] = set()
+        self._busy_since: float | None = None  # monotonic
+        self._awaited: list[RequestId] = []
 
     @property
     def busy(self) -> bool:
-        return bool(self._reading_back or self._deleting)
+        return bool(self._reading_back or self._looking or self._retiring or self._naming >= 0 or self._deleting)
+
+    def await_over(self, e: ev.AwaitUpkeep) -> None:
+        if self._run.world(e.caller, e.request):
+            self._awaited.append(e.request)
+
+    def watch(self) -> None:
+        """After every event: answer those who wait, once it is over, or has gone on for long enough."""
+        now = self._run.now.monotonic
+        if not self.busy:
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since = now
+        if self._awaited and (self._busy_since is None or now - self._busy_since >= AWAITED_FOR):
+            awaited, self._awaited = self._awaited, []
+            for request in awaited:
+                self._run.reply(request, UpkeepOver())
 
     def state_file_written(self, e: ev.StateFileWritten) -> None:
         self._shown = e.newest
+        if self._naming <= e.number:
+            self._naming = -1
         self.consider()
 
     def consider(self) -> None:
@@ -63,12 +92,15 @@ class Upkeep:
             return s.retire(plan.retire, plan.preserve, plan.last_preserved)
 
         def done(entry: Entry | Failure) -> None:
+            self._retiring -= 1
             if isinstance(entry, Entry):
+                self._naming = entry.number
                 run.published(entry)
                 if not self._goes_back:  # else whoever retires next deletes these as well
                     self.delete(entry.state)
                 self.consider()
 
+        self._retiring += 1
         run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
 
     @property
@@ -86,17 +118,21 @@ class Upkeep:
     def look_for_orphans(self, entry: Entry) -> None:
         """Once a lead entry stands: have found what the generations before have left behind."""
         if entry.state.superseded:
+            self._looking = True
             self._run.emit(FindOrphans(entry))
 
     def orphans_found(self, e: ev.OrphansFound) -> None:
+        self._looking = False
         run, state = self._run, self._run.ledger.state
         if not run.leading or state is None or state.discard(e.folders) == state:
             return
 
         def done(entry: Entry | Failure) -> None:
+            self._retiring -= 1
             if isinstance(entry, Entry):
                 self.delete(entry.state)
 
+        self._retiring += 1
         note = f"never committed: {', '.join(e.folders)}"
         run.append("retire", run.leading, lambda s: s.discard(e.folders), done, note=note)
 

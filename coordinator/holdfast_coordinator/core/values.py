@@ -169,6 +169,11 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class UpkeepOver:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     pass
 
@@ -249,4 +254,4 @@ class Status:
     log: LogView | None
 
 
-Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | Left | Status
+Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left | Status

@@ -64,6 +64,11 @@ class CoordinatorStub(object):
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
                 _registered_method=True)
+        self.AwaitUpkeep = channel.unary_unary(
+                '/holdfast_protos.v1.Coordinator/AwaitUpkeep',
+                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepReply.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/holdfast_protos.v1.Coordinator/Leave',
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveRequest.SerializeToString,
@@ -121,6 +126,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AwaitUpkeep(self, request, context):
+        """Waits, for a bounded time, until what the last commit replaces has been removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """The worker ends in good order.
         """
@@ -167,6 +179,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Restore,
                     request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.SerializeToString,
+            ),
+            'AwaitUpkeep': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitUpkeep,
+                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepReply.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -341,6 +358,33 @@ class Coordinator(object):
             '/holdfast_protos.v1.Coordinator/Restore',
             holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitUpkeep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast_protos.v1.Coordinator/AwaitUpkeep',
+            holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class CoordinatorStub:
     """A worker could not do its part: the save fails for all, and the answer is that outcome."""
     Restore: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]
     """One round of agreeing on what all workers restore."""
+    AwaitUpkeep: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]
+    """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]
     """The worker ends in good order."""
     Status: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]
@@ -67,6 +69,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """A worker could not do its part: the save fails for all, and the answer is that outcome."""
     Restore: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]  # type: ignore[assignment]
     """One round of agreeing on what all workers restore."""
+    AwaitUpkeep: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]  # type: ignore[assignment]
+    """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]  # type: ignore[assignment]
     """The worker ends in good order."""
     Status: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]  # type: ignore[assignment]
@@ -120,6 +124,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.RestoreReply, _abc.Awaitable[_coordinator_pb2.RestoreReply]]:
         """One round of agreeing on what all workers restore."""
+
+    @_abc_1.abstractmethod
+    def AwaitUpkeep(
+        self,
+        request: _coordinator_pb2.AwaitUpkeepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.AwaitUpkeepReply, _abc.Awaitable[_coordinator_pb2.AwaitUpkeepReply]]:
+        """Waits, for a bounded time, until what the last commit replaces has been removed."""
 
     @_abc_1.abstractmethod
     def Leave(
