@@ -12,12 +12,14 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from holdfast import CheckpointManager
 from holdfast.keras import training_state
 from holdfast.restore import apply
 from holdfast.staging import stage
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import open_store
 from support.checkpoints import WORKERS, commit
+from support.two_cpus import DEVICES
 
 pytestmark = pytest.mark.tensorflow
 
@@ -96,11 +98,10 @@ class Subclassed(keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.block = Block()
-        self.lstm = keras.layers.LSTM(2)
         self.head = keras.layers.Dense(1)
 
     def call(self, x: Any, training: bool = False) -> Any:
-        return self.head(self.lstm(self.block(x, training=training)[:, :, None]))
+        return self.head(self.block(x, training=training))
 
 
 class Plain(keras.Model):
@@ -271,6 +272,30 @@ def test_a_model_is_built_by_its_first_step_after_the_restore(make: Any, whole: 
     status.assert_consumed()
     for mine, theirs in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
+
+
+def test_a_model_is_built_on_two_devices_after_the_restore(tmp_path: Path) -> None:
+    """Only the first device's values were restored; or none, where variables are made for several at once."""
+    strategy = tf.distribute.MirroredStrategy(DEVICES)
+
+    def create(seed: int) -> Any:
+        with strategy.scope():
+            return compiled("keras-subclassed", seed)
+
+    model = create(1)
+    train(model)
+    with CheckpointManager(training_state(model), tmp_path / "run") as manager:
+        manager.save(blocking=True)
+    train(model)
+
+    again = create(2)
+    with CheckpointManager(training_state(again), tmp_path / "run") as manager:
+        status = manager.restore()
+        train(again)
+        status.assert_consumed()
+    for mine, theirs in zip(again.weights, model.weights, strict=True):
+        for mine_here, theirs_here in zip(mine.value.values, theirs.value.values, strict=True):
+            np.testing.assert_array_equal(mine_here, theirs_here, err_msg=mine.path)
 
 
 def test_custom_loop_goes_on(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Fit:
                 phase="restore",
                 object=self._prefix,
             )
+        if self._told:
+            return None  # it fits in part at least, and does not cease to
         left, here = self._left(), self._here()
         trained = {name: each for name, each in here.items() if _is_trained(each)}
         weights = [key for key in left if self._load.may_be_trained(key)]
