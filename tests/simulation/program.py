@@ -49,6 +49,7 @@ class Program:
         self._closes_after = closes_after
         self._raised: list[BaseException] = []
         self._restored = False
+        self._saving = self._closing = False
         self._ends = False
 
     def run(self) -> None:
@@ -59,7 +60,7 @@ class Program:
             self.process.masks_signals = True
             self.world.counts["programs interrupted"] += 1
             if self.manager is not None:
-                if self._restored:  # the last save that people make
+                if self._restored and not self._closing:  # the last save that people make
                     self._save()
                 self._close()
             raise
@@ -68,6 +69,8 @@ class Program:
 
     def interrupt(self) -> None:
         """Ctrl-C; or SIGTERM, where a handler turns it into an exception."""
+        if self.job.goes_on and not self._saving:
+            return  # it would be interrupted in a step of its own
         self.world.counts["signals: raised"] += 1
         self.world.tell(self.process, "is interrupted")
         raise Interrupted
@@ -110,12 +113,17 @@ class Program:
         step = self.model.step
         try:
             with self.world.bounded("save()", 2 * patience):  # a signal handler may make another
+                self._saving = True
                 path = self.manager.save(step)
+                self._saving = False
         except (SaveFailed, CoordinatorUnavailable) as error:
             self._tell("save()", error)
         except Interrupted as error:
+            self._saving = False
             self._raised.append(error)
-            raise
+            if not self.job.goes_on:
+                raise
+            self.world.counts["saves interrupted"] += 1
         else:
             assert path is not None
             self.returned.append((path.removeprefix(f"{URL}/"), step))
@@ -139,6 +147,7 @@ class Program:
     def _close(self) -> None:
         """As often as there is an error to be told."""
         assert self.manager is not None
+        self._closing = True
         for _ in range(FAILURES):
             try:
                 with self.world.bounded("close()", 3 * (self.options["save_timeout"] + SLACK) + 4 * MARGIN):

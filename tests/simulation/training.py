@@ -176,6 +176,7 @@ class Job:
         forked: bool = False,
         handler: str = "",
         closes_after: float = 0.0,
+        goes_on: bool = False,
     ) -> None:
         self.world = world
         self.name = name
@@ -188,6 +189,7 @@ class Job:
         self.collective = collective  # a snapshot that one worker took alone would hang
         self.forked = forked  # by a launcher on each host, with all that it has in its memory, again and again
         self.handler = handler  # of signals: "interrupt" or "save_and_end"
+        self.goes_on = goes_on  # where a signal has interrupted a save
         self._closes_after = closes_after  # seconds after which another thread closes the manager
         self.lives = 0
         self.started_at = 0.0
