@@ -76,6 +76,7 @@ def failure_message(value: v.Failure) -> pb.Failure:
         tasks=[task_message(t) for t in value.tasks],
         object=value.object,
         positions=value.positions,
+        ahead=[task_message(t) for t in value.ahead],
     )
 
 

@@ -48,6 +48,13 @@ def test_workers_at_different_steps_are_refused() -> None:
     assert "ckpt-20" in verdict.message
 
 
+def test_who_is_ahead_is_told() -> None:
+    """One worker's save call is interrupted and left out, and no save of the job is ever committed again."""
+    verdict = failure(judge({CHIEF: ballot(1, step=30), ONE: ballot(1, step=20), TWO: ballot(1, step=30)}))
+    assert verdict.ahead == (CHIEF, TWO)
+    assert not failure(judge({CHIEF: ballot(1), ONE: ballot(1, checkpoint_name="model")})).ahead
+
+
 def test_workers_with_different_names_are_refused() -> None:
     """Two parts of one checkpoint in two folders."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3, checkpoint_name="model")}))

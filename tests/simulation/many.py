@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from simulation import patches
+from simulation.interruptions import Interruption
 from simulation.storage import Violation
 from simulation.story import Story
 
 COLLECT_EVERY = 25
+INTERRUPTED_EVERY = 5
+"""One in so many seeds tells of signals in a world that is calm."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ def tell(seeds: Iterable[int]) -> Told:
     """Tell the stories of these seeds, inside `patches.installed()`."""
     told = Told()
     for number, seed in enumerate(seeds, 1):
-        story = Story(seed)
+        story = Interruption(seed) if seed % INTERRUPTED_EVERY == INTERRUPTED_EVERY - 1 else Story(seed)
         try:
             story.run()
         except Violation as violation:

@@ -335,6 +335,7 @@ class CheckpointManager:
                 f"its storage has still not answered the save of step {self._left.step}", phase="write"
             )
         save.run()
+        self._saves += save.missed
         if save.left:
             self._left = save
         if save.error is not None:

@@ -33,6 +33,7 @@ from holdfast_storage.errors import (
 )
 from holdfast_storage.lag import Wait
 from holdfast_storage.log import Log
+from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
 
 log = logging.getLogger("holdfast")
@@ -83,6 +84,7 @@ class Save:
     outcome: Pending[None] = field(default_factory=Pending)
     _ended: Pending[None] = field(default_factory=Pending)  # its thread has
     _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
+    missed: bool = False  # the others have made a call before this one that this worker has not
     left: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
     _begun: float = 0.0  # monotonic
     _aborted: float | None = None  # monotonic: since when the others are known to have given it up
@@ -150,6 +152,7 @@ class Save:
         try:
             outcome = self._attempt()
             error = self._committed() if outcome.committed else self._named(to_error(outcome.failure, self._keys()))
+            self.missed = self.session.place.task in [Task(t.type, t.index) for t in outcome.failure.ahead]
         except Superseded as superseded:
             error = self._named(superseded)
         except CoordinatorUnavailable as unavailable:

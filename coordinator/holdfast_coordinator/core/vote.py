@@ -39,6 +39,7 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
                 f"{task} saves {ballot.checkpoint_name}-{ballot.step}; all must call save() at the same step",
                 phase="vote",
                 tasks=(chief, task),
+                ahead=_ahead(ballots),
             )
     other = min((task for task, ballot in ballots.items() if ballot.spec_digest != mine.spec_digest), default=None)
     if other is not None:
@@ -54,6 +55,13 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
                 tasks=(task,),
             )
     return _compare_values(chief, ballots)
+
+
+def _ahead(ballots: Mapping[Task, Ballot]) -> tuple[Task, ...]:
+    """Those that are at a later step in the same save call, since a call of theirs was interrupted, or one of the
+    others' was made again: from there on no save would ever find all at one step."""
+    first = min(ballot.step for ballot in ballots.values())
+    return tuple(sorted(task for task, ballot in ballots.items() if ballot.step > first))
 
 
 def _first_difference(chief: Task, other: Task, ballots: Mapping[Task, Ballot]) -> Failure:

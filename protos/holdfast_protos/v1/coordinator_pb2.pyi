@@ -138,6 +138,7 @@ class Failure(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     OBJECT_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """an error kind of holdfast.errors"""
     message: _builtins.str
@@ -150,6 +151,10 @@ class Failure(_message.Message):
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """of the tensors concerned, in key order"""
 
+    @_builtins.property
+    def ahead(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """of a save: at a later step than others, so they have missed a call, and count one more"""
+
     def __init__(
         self,
         *,
@@ -159,10 +164,11 @@ class Failure(_message.Message):
         tasks: _abc.Iterable[Global___Task] | None = ...,
         object: _builtins.str = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
+        ahead: _abc.Iterable[Global___Task] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "positions", b"positions", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "positions", b"positions", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

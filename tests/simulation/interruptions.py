@@ -1,0 +1,95 @@
+"""Histories of a job whose workers have signals at random instants, in a world in which nothing else goes wrong.
+
+So more can be asked for than in `simulation.story`: whatever one worker's training program makes of an interrupt, the
+job saves again soon; the last save of a program that ends after one is committed, if all of them have it or there is
+one alone; nothing is left of closed managers.
+"""
+
+from __future__ import annotations
+
+import random
+
+from simulation.faults import Calm
+from simulation.preemption import Preemption
+from simulation.processes import Process
+from simulation.program import EVERY
+from simulation.storage import Violation
+from simulation.training import Job, coordinator, fresh
+from simulation.world import World
+
+ADDRESS = "coordinator:7070"
+SAVES = 8
+LATEST = 4
+"""Of so many saves, the last during which there are signals: those who disagree need two to agree again."""
+
+STEP = 0.05  # seconds
+WITHIN = 600.0  # seconds in which all must have ended
+
+
+class Interruption:
+    """One history, by the seed."""
+
+    def __init__(self, seed: int) -> None:
+        draw = self._draw = random.Random(f"interruption {seed}")
+        self.world = fresh(World(seed, Calm(random.Random(f"calm {seed}"))))
+        self.world.calm = True
+        self._preemption = Preemption(self.world, draw)
+        self._preemption.calm()
+        self._embedded = draw.random() < 0.5
+        self._job = Job(
+            self.world,
+            "job",
+            draw.choice([1, 2, 2, 3]),
+            coordinator="" if self._embedded else ADDRESS,
+            goal=SAVES * EVERY,
+            options={"max_to_keep": None},
+            step_time=STEP,
+            forked=draw.random() < 0.3,
+            handler=draw.choice(["interrupt", "interrupt", "save_and_end"]),
+            goes_on=draw.random() < 0.6,
+        )
+        self._signals = draw.choice([1, 1, 2])
+
+    def run(self) -> World:
+        """Raises Violation."""
+        world, job = self.world, self._job
+        try:
+            with self._preemption.on():
+                world.scheduler.preempts = True
+                if not self._embedded:
+                    coordinator(world, ADDRESS, "coordinator")
+                job.start()
+                for _ in range(self._signals):
+                    # Each save takes about a step's time, as Calm has it.
+                    world.scheduler.later(None, 2 * STEP * LATEST * self._draw.random(), self._signal)
+                if not world.run(lambda: job.over, WITHIN):
+                    raise Violation("liveness", f"{job.name} has not ended\n{world.waits()}")
+                self._check()
+                world.run(lambda: True, 0.0)
+        finally:
+            world.close()
+            world.counts["interruptions"] += 1
+            world.counts["preemptions"] += self._preemption.switches
+            world.counts["places"] += self._preemption.places
+        return world
+
+    def _signal(self) -> None:
+        workers = self._job.workers
+        for worker in workers if self._draw.random() < 0.5 else [self._draw.choice(workers)]:
+            if self._may_have_one(worker):
+                worker.signal(getattr(worker.program, self._job.handler))
+                self._preemption.soon(200)
+
+    def _may_have_one(self, worker: Process) -> bool:
+        program = worker.program
+        return worker.alive and program is not None and bool(program.returned) and program.model.step <= LATEST * EVERY
+
+    def _check(self) -> None:
+        world, job = self.world, self._job
+        goes_on = job.goes_on and job.handler == "interrupt"
+        if len(job.workers) == 1 or goes_on:
+            state = world.checks.state
+            last = max((record.step for record in state.checkpoints), default=0) if state else 0
+            step = max(worker.model.step for worker in job.workers)
+            if last != step:
+                raise Violation("liveness", f"the last save, of step {step}, is not committed, but that of step {last}")
