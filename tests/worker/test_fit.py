@@ -173,6 +173,17 @@ def test_a_model_that_is_built_and_does_not_fit(manager: Make) -> None:
     assert new.checkpoints == [saved]
 
 
+def test_an_optimizer_that_is_to_be_built_makes_no_weights(manager: Make) -> None:
+    """The model was there, and did not fit; that it did not was found out by the first save, an hour later."""
+    models = [keras.Sequential([keras.Input((4,)), Net(name)]) for name in "ab"]
+    for model in models:
+        model.compile("adam", "mse")
+    models[0].fit(X, np.ones((2, 3)), verbose=0)
+    manager(model=models[0]).save(blocking=True)
+    with pytest.raises(InvalidRequest, match="none of the 2 trained variables"):
+        manager(model=models[1]).restore_or_initialize()
+
+
 def test_nothing_is_there_to_be_saved(manager: Make) -> None:
     """A save before the model is built holds nothing of it, and is the newest checkpoint from then on."""
     first = Net("a")
@@ -200,6 +211,29 @@ def test_a_late_variable_of_another_shape(manager: Make) -> None:
     with pytest.raises(SaveFailed, match=r"was not restored: .*kernel"):
         new.save(blocking=True)
     assert new.checkpoints == [saved]
+
+
+def test_an_interrupt_in_a_late_restore(manager: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the first step, which the program outlives: one variable is as it was made, and that was saved."""
+    first = Net("a")
+    first(X)
+    saved = manager(model=first).save(blocking=True)
+    again = Net("a")
+    new = manager(model=again)
+    assert new.restore_or_initialize() == saved
+    monkeypatch.setattr(keras.Variable, "_restore_from_tensors", interrupt_last)
+    with pytest.raises(KeyboardInterrupt):
+        again(X)
+    monkeypatch.undo()
+    with pytest.raises(SaveFailed, match=r"was not restored: .*bias: KeyboardInterrupt"):
+        new.save(blocking=True)
+    assert new.checkpoints == [saved]
+
+
+def interrupt_last(variable: Any, restored: Any) -> Any:
+    if variable.name == "bias":
+        raise KeyboardInterrupt
+    return variable.value._restore_from_tensors(restored)
 
 
 def test_per_worker_fits_nothing(manager: Make) -> None:

@@ -45,13 +45,11 @@ class Fit:
         self._what = what
         self._told = False
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether the objects are all there, as far as that can be seen: none that was reached is still to be built."""
-        return not any(map(self._is_unbuilt, self._load.objects.values()))
+    def complaint(self, so_far: bool = False) -> InvalidRequest | None:
+        """What is wrong with it for a save: nothing fits, and the program has not said that this is meant.
 
-    def complaint(self) -> InvalidRequest | None:
-        """What is wrong with it for a save: nothing fits, and the program has not said that this is meant."""
+        so_far: it is not to be saved now; None where trained variables may still come.
+        """
         if self._load.failures:
             return InvalidRequest(
                 f"{self._prefix} was not restored: {'; '.join(self._load.failures[:_NAMED])}",
@@ -63,9 +61,10 @@ class Fit:
         left, here = self._left(), self._here()
         trained = {name: each for name, each in here.items() if _is_trained(each)}
         weights = [key for key in left if self._load.may_be_trained(key)]
-        if self._load.expects_partial:
+        to_come = self._is_to_come(without_optimizers=True)
+        if self._load.expects_partial or (so_far and to_come):
             return None
-        if weights and not trained and not self.is_settled:
+        if weights and not trained and to_come:
             return InvalidRequest(
                 f"{self._prefix} has {len(weights)} values ({_few(weights)}) for objects of {self._what} that are "
                 "still to be built: a save would be without them. Build the model, as its first call does, and then "
@@ -87,9 +86,12 @@ class Fit:
             object=self._prefix,
         )
 
-    def warn(self) -> None:
-        """Log what fits in part, once, unless the program expects that."""
-        if self._told:
+    def warn(self, so_far: bool = False) -> None:
+        """Log what fits in part, once, unless the program expects that.
+
+        so_far: not while objects may still come.
+        """
+        if self._told or (so_far and self._is_to_come()):
             return
         self._told = True
         left = self._left()
@@ -106,8 +108,16 @@ class Fit:
                 _few(lacking),
             )
 
+    def _is_to_come(self, without_optimizers: bool = False) -> bool:
+        """Whether values wait for something that an object is still to make, when it is built."""
+        found = list(self._load.objects.values())
+        left_out = [each for each in found if without_optimizers and callable(getattr(each, "apply_gradients", None))]
+        left_out += [child for each in left_out for child in children(each).values()]
+        identities = set(map(id, left_out))
+        return any(self._is_unbuilt(each) for each in found if id(each) not in identities)
+
     def _is_unbuilt(self, found: Any) -> bool:
-        if found is self._root or isinstance(found, tf.train.Checkpoint) or not self._load.waiting_at(found):
+        if found is self._root or isinstance(found, tf.train.Checkpoint) or not self._load.is_waited_for_at(found):
             return False
         if hasattr(found, "built"):
             return not found.built

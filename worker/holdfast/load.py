@@ -80,10 +80,10 @@ class Load:
         dtype = self._load.dtype_map.get(key)  # which leaves out what is no tensor of numbers or texts
         return dtype is not None and bool(dtype.is_floating or dtype.is_complex)
 
-    def waiting_at(self, trackable: Any) -> list[str]:
-        """The names by which values of this checkpoint wait for children that an object does not have yet."""
+    def is_waited_for_at(self, trackable: Any) -> bool:
+        """Whether values of this checkpoint wait for children that an object does not have yet."""
         waiting = getattr(trackable, "_deferred_dependencies", {})
-        return [name for name, positions in waiting.items() if any(each.checkpoint is self._load for each in positions)]
+        return any(each.checkpoint is self._load for positions in waiting.values() for each in positions)
 
     def has_reached(self, trackable: Any) -> bool:
         """Whether an object has got its value from here, or another one since."""
@@ -135,15 +135,18 @@ def _restore_with_value(position: Any) -> Any:
     initialize = trackable._deferred_initialize
 
     def initialize_and_restore() -> None:
-        vars(trackable).pop("_deferred_initialize", None)
         initialize()
+        vars(trackable).pop("_deferred_initialize", None)
         try:
             with tf.init_scope():
                 position._restore_descendants()
-        except Exception as error:
-            # Raised here it would be lost, and with it the values of all variables that are initialized after it.
-            _failures.setdefault(position.checkpoint, []).append(f"{trackable.path}: {error}")
-            _log.error("%s could not be restored: %s", trackable.path, error)
+        except BaseException as error:
+            failure = f"{trackable.path}: {str(error) or repr(error)}"
+            _failures.setdefault(position.checkpoint, []).append(failure)
+            _log.error("could not be restored: %s", failure)
+            # Keras would take it for an error of the model, and leave the variables that come after without values.
+            if not isinstance(error, Exception):
+                raise
 
     trackable._deferred_initialize = initialize_and_restore
     return (), {}, (), {}

@@ -456,17 +456,15 @@ class CheckpointManager:
     def _misfit(self, *, so_far: bool = False, in_part: bool = True) -> InvalidRequest | None:
         """Why what was restored last must not be saved over: it fits nothing.
 
-        so_far: say nothing where objects are still to be built.
+        so_far: say nothing where objects may still come.
         in_part: log what fits in part, once.
         """
         for fit in self._staged[-1].fits if self._staged else ():
-            if so_far and not fit.is_settled:
-                continue
-            complaint: InvalidRequest | None = fit.complaint()
+            complaint: InvalidRequest | None = fit.complaint(so_far)
             if complaint is not None:
                 return complaint
             if in_part:
-                fit.warn()
+                fit.warn(so_far)
         return None
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
