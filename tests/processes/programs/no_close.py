@@ -9,18 +9,12 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any
 
-import holdfast.manager
 from holdfast_storage.store.base import Buffer
 from holdfast_storage.store.posix import PosixStore
-from support.light_worker import state
+from support import light_manager
 
-sys.modules["holdfast.capture"] = SimpleNamespace(  # type: ignore[assignment]
-    Snapshotter=lambda _: SimpleNamespace(capture=state)
-)
-holdfast.manager.strategy_name = lambda _: ""  # type: ignore[attr-defined]
+light_manager.install()
 
 
 class SlowStore(PosixStore):
@@ -31,14 +25,8 @@ class SlowStore(PosixStore):
         return super().write(name, chunks)
 
 
-class Counter:
-    def assign_add(self, _: int) -> None:
-        pass
-
-
 def main(directory: str, how: str) -> None:
-    checkpoint: Any = SimpleNamespace(save_counter=Counter())
-    manager = holdfast.manager.CheckpointManager(checkpoint, directory)
+    manager, _ = light_manager.make(directory)
     manager._store.__class__ = SlowStore
     print(manager.save(3), flush=True)
     if how == "forks":
