@@ -1361,6 +1361,22 @@ def test_retention_effect_by_effect() -> None:
     assert old.folder not in cluster.storage.state.retired, "deleted, and forgotten with the next entry"
 
 
+def test_nothing_is_retired_twice() -> None:
+    """A state file that is written late has the replacement read back again, and an entry made that changes nothing."""
+    cluster, coordinator, workers = start()
+    keep(workers, v.RetentionPolicy(1))
+    cluster.save(coordinator, workers, 1)
+    vote(coordinator, workers, 2)
+    report(coordinator, workers, 2)
+    while not (isinstance(coordinator.pending[0], fx.Append) and entry(coordinator.pending).kind == "retire"):
+        coordinator.carry_out()
+        coordinator.deliver()
+    newest = cluster.storage.state.checkpoints[-1].prefix
+    assert coordinator.tell(ev.StateFileWritten(coordinator.machine.ledger.number, newest)) == []
+    coordinator.run()
+    assert cluster.storage.kinds[-2:] == ["commit", "retire"]
+
+
 def awaited(coordinator: Coordinator, workers: list[Worker]) -> list[Call]:
     return [coordinator.call(worker.await_upkeep()) for worker in workers]
 

@@ -349,6 +349,8 @@ class Session:
         """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""
         if self._closed.is_set():
             return
+        if self._embedded is None:  # which else waits for that as it ends
+            self.await_upkeep()
         if self._membership is not None and self._link is not None and self.superseded is None:
             wait = patience if self._embedded else 0.0
             try:

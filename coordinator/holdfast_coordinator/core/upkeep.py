@@ -67,8 +67,10 @@ class Upkeep:
         Not before stock readers find it as well: what their file names must not go.
         """
         run, state = self._run, self._run.ledger.state
-        if not state or not state.checkpoints or self._reading_back or not run.leading or self._goes_back:
+        if not state or not state.checkpoints or not run.leading or self._goes_back:
             return
+        if self._reading_back or self._retiring:
+            return  # what is on its way is not in the state yet; when it is, this is considered again
         newest = state.checkpoints[-1]
         if not newest.stock and newest.prefix == self._shown and sweep(state, self.policy, newest.prefix):
             self._reading_back = newest.prefix
@@ -131,6 +133,7 @@ class Upkeep:
             self._retiring -= 1
             if isinstance(entry, Entry):
                 self.delete(entry.state)
+            self.consider()
 
         self._retiring += 1
         note = f"never committed: {', '.join(e.folders)}"
