@@ -13,6 +13,9 @@ from holdfast_storage.pages import Pages
 from holdfast_storage.records import Entry
 from holdfast_storage.store.base import NotCreated, Store
 
+BLOCK_DIGITS = 3
+"""A block is the entries whose numbers differ in so many last digits: what an object store lists in one request."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
@@ -80,11 +83,10 @@ class Log:
     def tail(self, hint: int = -1) -> Entry | None:
         """The last entry, None if there is none. Raises as `read` does.
 
-        hint: number of an entry known to be there; saves the listing, which only ever makes the search shorter.
+        hint: number of an entry known to be there; saves the search for one, which only ever makes the way shorter.
         """
         if hint < 0:
-            listed = [parse_log_entry(name) for name in self._store.list(LOG_FOLDER)]
-            hint = max((number for number in listed if number is not None), default=0)
+            hint = self._close_to_the_tail()
         # An entry that was never finished is not there, and can only be the last.
         last = self.read(hint)
         if last is None and hint > 0:
@@ -92,6 +94,36 @@ class Log:
         while last is not None and (following := self.read(last.number + 1)) is not None:
             last = following
         return last
+
+    def _close_to_the_tail(self) -> int:
+        """The number of an entry that is there, or one more: of the last that a list of the whole log shows, or later.
+
+        The log has no holes, so its last block is found by exact names, and only that one is listed. Where a mount
+        still denies a name that it was asked for too early, the search ends before it, and the lists lead on.
+        """
+        size = 10**BLOCK_DIGITS
+        last = self._last_of(0)
+        if last + 1 < size:
+            return last
+        block, beyond = 0, 1
+        while self._is_there(beyond):
+            block, beyond = beyond, 2 * beyond
+        while beyond - block > 1:
+            middle = (block + beyond) // 2
+            block, beyond = (middle, beyond) if self._is_there(middle) else (block, middle)
+        while (last := max(last, self._last_of(block))) + 1 == (block + 1) * size:
+            block += 1
+        return last
+
+    def _is_there(self, block: int) -> bool:
+        return self._store.size(log_entry(block * 10**BLOCK_DIGITS)) is not None
+
+    def _last_of(self, block: int) -> int:
+        """The last entry of a block that is listed; the first, if none is."""
+        first = block * 10**BLOCK_DIGITS
+        start = log_entry(first).removeprefix(f"{LOG_FOLDER}/").removesuffix(".json")[:-BLOCK_DIGITS]
+        listed = [parse_log_entry(name) for name in self._store.list(LOG_FOLDER, start)]
+        return max((number for number in listed if number is not None), default=first)
 
     def publish(self, entry: Entry, deadline_s: float) -> Outcome:
         """Put an entry into the slot of its number.

@@ -175,11 +175,11 @@ class Store:
         self._end(call)
         return None if data is None else len(data)
 
-    def list(self, folder: str = "") -> builtins.list[str]:
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
         call = self._begin("list", folder)
         names = self._bucket.listed(folder, max(call.fate.lag, call.fate.behind))
         self._end(call)
-        return names
+        return [name for name in names if name.startswith(start)]
 
     def delete_folder(self, folder: str) -> None:
         call = self._begin("delete_folder", folder)
@@ -288,5 +288,5 @@ class Truth:
         stored = self._bucket.objects.get(name)
         return None if stored is None else len(stored.data)
 
-    def list(self, folder: str = "") -> builtins.list[str]:
-        return self._bucket.listed(folder, 0.0)
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
+        return [name for name in self._bucket.listed(folder, 0.0) if name.startswith(start)]

@@ -67,8 +67,8 @@ class Overwriting(PassingStore):
 class Lagging(PassingStore):
     """One whose lists show nothing of what is new."""
 
-    def list(self, folder: str = "") -> builtins.list[str]:
-        return [name for name in self._inner.list(folder) if not name.startswith("small")]
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
+        return [name for name in self._inner.list(folder, start) if not name.startswith("small")]
 
 
 class Forgetful(PassingStore):

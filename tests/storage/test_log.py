@@ -151,14 +151,67 @@ def test_a_listing_that_lags_behind_is_only_slower(store: Store) -> None:
     class Stale(FaultyStore):
         shown = 0
 
-        def list(self, folder: str = "") -> list[str]:
-            return super().list(folder)[: self.shown]
+        def list(self, folder: str = "", start: str = "") -> list[str]:
+            return [name for name in super().list(folder)[: self.shown] if name.startswith(start)]
 
     stale = Stale(store)
     for number in range(5):
         Log(stale).publish(entry(number), 0)
     for stale.shown in range(6):
         assert Log(stale).tail() == entry(4)
+
+
+def long_log(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> Log:
+    """A log in a folder, too long to be written entry by entry: only the last ones say anything."""
+    monkeypatch.setattr("holdfast_storage.log.BLOCK_DIGITS", 1)
+    for number in range(count):
+        assert Log(store).publish(entry(number), 0) == Published()
+    return Log(store)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 19, 20, 21, 39, 40, 41, 75, 160])
+def test_the_tail_of_a_long_log(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A search by halves that ends a block too early, and a fork of the log."""
+    assert long_log(store, monkeypatch, count).tail() == entry(count - 1)
+
+
+def test_a_long_log_is_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 requests, one after the other, to find the last of 200,000 entries."""
+    store = FaultyStore(new_store("posix", tmp_path))
+    long_log(store, monkeypatch, 155)
+    store.calls.clear()
+    assert Log(store).tail() == entry(154)
+    assert [verb for verb, _ in store.calls].count("list") == 2
+    assert len(store.calls) < 14
+    store.calls.clear()
+    long_log(store, monkeypatch, 0)
+    assert Log(store).tail(hint=154) == entry(154)
+    assert len(store.calls) == 2
+
+
+@pytest.mark.parametrize("denied", [{20}, {40}, {80}, {40, 50}, {20, 40, 80}, {70, 80}])
+def test_a_mount_that_denies_what_it_has_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: set[int]
+) -> None:
+    """Who has looked for an entry before it was made is told for a while that it is not there: a tail older than what a
+    list of all would have shown."""
+
+    class Denying(FaultyStore):
+        def size(self, name: str) -> int | None:
+            return None if name in {log_entry(number) for number in denied} else super().size(name)
+
+    store = Denying(new_store("posix", tmp_path))
+    assert long_log(store, monkeypatch, 95).tail() == entry(94)
+
+
+def test_a_list_of_a_long_log_that_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that lags far behind what exact names tell."""
+
+    class Blind(FaultyStore):
+        def list(self, folder: str = "", start: str = "") -> list[str]:
+            return super().list(folder, start) if start == "00000000000" else []
+
+    assert long_log(Blind(new_store("posix", tmp_path)), monkeypatch, 57).tail() == entry(56)
 
 
 def test_files_that_are_no_entries_are_passed_over(store: Store) -> None:

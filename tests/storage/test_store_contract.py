@@ -164,6 +164,11 @@ def test_listing(store: Store) -> None:
     assert store.list() == ["_holdfast/", "a-c/", "a/", "b"]
     assert store.list("a") == ["1", "2/"]
     assert store.list("_holdfast/log") == ["000000000000.json"]
+    assert store.list("_holdfast/log", "00000000000") == ["000000000000.json"]
+    assert store.list("_holdfast/log", "00000000001") == []
+    assert store.list(start="a") == ["a-c/", "a/"]
+    assert store.list(start="a-") == ["a-c/"]
+    assert store.list("a", "2") == ["2/"]
 
 
 def test_listing_of_what_is_no_folder(store: Store) -> None:

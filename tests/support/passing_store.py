@@ -36,8 +36,8 @@ class PassingStore:
     def size(self, name: str) -> int | None:
         return self._call("size", name, lambda: self._inner.size(name))
 
-    def list(self, folder: str = "") -> builtins.list[str]:
-        return self._call("list", folder, lambda: self._inner.list(folder))
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
+        return self._call("list", folder, lambda: self._inner.list(folder, start))
 
     def delete_folder(self, folder: str) -> None:
         return self._call("delete_folder", folder, lambda: self._inner.delete_folder(folder))

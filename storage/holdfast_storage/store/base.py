@@ -93,8 +93,11 @@ class Store(Protocol):
         """Size of an object in bytes, None if there is none."""
         ...
 
-    def list(self, folder: str = "") -> list[str]:
-        """Names of what lies directly below a folder, relative to it, sorted; folders end in `/`. Empty if missing."""
+    def list(self, folder: str = "", start: str = "") -> list[str]:
+        """Names of what lies directly below a folder, relative to it, sorted; folders end in `/`. Empty if missing.
+
+        start: only names that start so, which an object store finds without looking at the others.
+        """
         ...
 
     def delete_folder(self, folder: str) -> None:

@@ -150,7 +150,10 @@ class ObjectClient(Protocol):
         ...
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
-        """What lies below a prefix that is empty or ends in a slash, from `begin` on. deep: all of it, no folders."""
+        """What has a name that starts with a prefix, from `begin` on. deep: all of it, no folders.
+
+        The prefix is empty or ends in a slash; where it is not deep, a part of a name may follow that.
+        """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -109,7 +109,7 @@ class FsspecStore:
             info = self._info(path)
             return int(info["size"]) if info is not None and info["type"] == "file" else None
 
-    def list(self, folder: str = "") -> builtins.list[str]:
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
         try:
             with self._naming("list", folder, may_miss=True) as path:
                 self._fs.invalidate_cache()
@@ -117,7 +117,8 @@ class FsspecStore:
         except FileNotFoundError:
             return []
         inside = [e for e in found if str(e["name"]).rstrip("/") != path]  # `ls` of an object names that object
-        return sorted(str(e["name"]).rstrip("/").rpartition("/")[2] + "/" * (e["type"] == "directory") for e in inside)
+        names = (str(e["name"]).rstrip("/").rpartition("/")[2] + "/" * (e["type"] == "directory") for e in inside)
+        return sorted(name for name in names if name.startswith(start))
 
     def delete_folder(self, folder: str) -> None:
         with self._naming("delete", folder) as path:

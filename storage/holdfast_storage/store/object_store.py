@@ -111,9 +111,9 @@ class ObjectStore:
         with self._naming("look at", name) as key:
             return self._run(self._size(key))
 
-    def list(self, folder: str = "") -> builtins.list[str]:
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
         with self._naming("list", folder) as key:
-            return self._run(self._list(f"{key}/" if key else "", unfinished=not folder))
+            return self._run(self._list(f"{key}/" if key else "", start, unfinished=not folder))
 
     def delete_folder(self, folder: str) -> None:
         with self._naming("delete", folder) as key:
@@ -278,14 +278,15 @@ class ObjectStore:
 
     # -- folders --
 
-    async def _list(self, prefix: str, *, unfinished: bool) -> builtins.list[str]:
+    async def _list(self, prefix: str, start: str, *, unfinished: bool) -> builtins.list[str]:
         """unfinished: also folders where nothing lies but uploads that were cut short: somebody has to delete them."""
         names, begin = set(), ""
         if unfinished:
             below = (key.removeprefix(prefix) for key, _ in await self._unfinished(prefix))
-            names = {f"{folder}/" for folder, slash, _ in (key.partition("/") for key in below) if slash}
+            folders = (f"{folder}/" for folder, slash, _ in (key.partition("/") for key in below) if slash)
+            names = {folder for folder in folders if folder.startswith(start)}
         while True:
-            page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=False))  # type: ignore[misc]
+            page = await self._persist(lambda begin=begin: self._client.page(prefix + start, begin, deep=False))  # type: ignore[misc]
             names |= {key.removeprefix(prefix) for key in (*page.keys, *page.folders)}
             begin = page.following
             if not begin:

@@ -107,12 +107,12 @@ class PosixStore:
                 return None
             return None if stat.S_ISDIR(status.st_mode) else status.st_size
 
-    def list(self, folder: str = "") -> builtins.list[str]:
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
         path = self._path(folder) if folder else self.url
         with _naming("list", path):
             try:
                 with os.scandir(path) as entries:
-                    names = [entry.name + "/" * entry.is_dir() for entry in entries]
+                    names = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(start)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(name for name in names if not (name.startswith(".") and name.endswith(_TEMPORARY)))
