@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Task
 
-LOG_FOLDER = "_holdfast/log"
-PAGE_FOLDER = "_holdfast/pages"
+OWN_FOLDER = "_holdfast"
+LOG_FOLDER = f"{OWN_FOLDER}/log"
+PAGE_FOLDER = f"{OWN_FOLDER}/pages"
 PAGE_DIGITS = 32
-HINT = "_holdfast/coordinator.json"
+HINT = f"{OWN_FOLDER}/coordinator.json"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from click.testing import Result
 
 from holdfast_storage.layout import manifest_object
@@ -76,6 +77,19 @@ def test_a_run_before_its_first_commit(run_directory: Any, holdfast: Holdfast) -
     result = holdfast("ls", run_directory.path)
     assert result.exit_code == 0
     assert "no committed checkpoint yet" in result.stdout
+
+
+def test_of_very_many_the_newest_are_looked_at(
+    saved: Any, holdfast_json: HoldfastJson, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that takes as long as all manifests of a run of years, or in which what it has not read looks damaged."""
+    monkeypatch.setattr("holdfast.cli.ls.LOOKED_AT", 1)
+    first, second = _live(saved)
+    (saved.path / manifest_object(first.folder)).unlink()
+    older, newest = holdfast_json("ls", saved.path)["checkpoints"]
+    assert (older["prefix"], older["size"], older["workers"], older["damaged"]) == (first.prefix, None, None, False)
+    assert (newest["prefix"], newest["workers"]) == (second.prefix, 2)
+    assert holdfast("ls", saved.path).stdout.splitlines()[4].split()[-3:] == ["?", "-", first.prefix]
 
 
 def _live(run: Any) -> tuple[Any, ...]:

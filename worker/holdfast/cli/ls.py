@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,29 +14,39 @@ if TYPE_CHECKING:
     from holdfast_storage.records import CheckpointRecord
 
 
+LOOKED_AT = 1_000
+"""So many of the newest checkpoints have their manifest read: the time that it takes does not grow without end."""
+
+
 @click.command(name="ls")
 @RUN
 @JSON
 def command(run: str, as_json: bool) -> None:
     """List the committed checkpoints of RUN, oldest first.
 
-    The last one is the newest: the order is that of the commits, not of the steps.
+    The last one is the newest: the order is that of the commits, not of the steps. The newest 1,000 are looked at; what
+    is told of older ones is what the log says, and `verify` reads them.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from holdfast.cli.output import console, count, human_size, human_time, print_json, table
+    from holdfast.cli.output import count, human_size, human_time, lines, print_json
 
     opened = open_run(run)
+    damaged = set(opened.state.damaged)
+    older, newest = opened.state.checkpoints[:-LOOKED_AT], opened.state.checkpoints[-LOOKED_AT:]
     with ThreadPoolExecutor(8) as threads:  # a small object each: on a cloud store the waiting counts
-        described = list(threads.map(lambda record: _describe(opened, record), opened.state.checkpoints))
-    checkpoints = [c for c in described if c is not None]
+        seen = list(threads.map(lambda record: _look(opened, record, damaged), newest))
+    checkpoints = [*(_describe(record, damaged) for record in older), *seen]
+    if any(c["damaged"] for c in seen):
+        # The retention of a running job may have removed it while we looked.
+        live = opened.live_now()
+        checkpoints = [c for c in checkpoints if c["prefix"] in live]
     if as_json:
         print_json({"run": opened.store.url, "checkpoints": checkpoints})
     elif not checkpoints:
         click.echo(f"{opened.store.url} holds no committed checkpoint yet.")
     else:
-        out = console()
-        out.print(f"{opened.store.url}: {count(len(checkpoints), 'checkpoint')}\n")
+        click.echo(f"{opened.store.url}: {count(len(checkpoints), 'checkpoint')}\n")
         rows = [
             (
                 str(c["step"]),
@@ -47,19 +58,19 @@ def command(run: str, as_json: bool) -> None:
             )
             for c in checkpoints
         ]
-        out.print(table((">step", "saved", ">size", ">workers", "checkpoint", ""), rows))
+        click.echo("\n".join(lines((">step", "saved", ">size", ">workers", "checkpoint", ""), rows)))
     if any(c["damaged"] for c in checkpoints):
         click.get_current_context().exit(1)
 
 
-def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any] | None:
-    """What `ls` tells about a checkpoint; None if it was retired while we looked."""
+def _look(run: Run, record: CheckpointRecord, damaged: Collection[str]) -> dict[str, Any]:
+    """What `ls` tells about a checkpoint whose manifest it reads."""
     from holdfast_storage.errors import CheckpointDamaged
     from holdfast_storage.manifest import read_manifest
     from holdfast_storage.verify import verify_size
 
     size = workers = None
-    problem = "condemned: two readers found it damaged" if record.prefix in run.state.damaged else ""
+    problem = ""
     try:
         if record.stock:
             size = verify_size(run.store, record)
@@ -67,9 +78,19 @@ def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any] | None:
             manifest = read_manifest(run.store, record)
             size, workers = sum(o.size for o in manifest.objects), len(manifest.world)
     except CheckpointDamaged as error:
-        if not run.still_live(record):
-            return None
-        problem = problem or str(error)
+        problem = str(error)
+    return _describe(record, damaged, size, workers, problem)
+
+
+def _describe(
+    record: CheckpointRecord,
+    damaged: Collection[str],
+    size: int | None = None,
+    workers: int | None = None,
+    problem: str = "",
+) -> dict[str, Any]:
+    if record.prefix in damaged:
+        problem = "condemned: two readers found it damaged"
     return {
         "step": record.step,
         "time": record.time,

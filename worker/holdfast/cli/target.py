@@ -38,10 +38,10 @@ class Run:
             raise InvalidRequest(f"there is no checkpoint of step {step} in {self.store.url}; there are: {steps}")
         return found
 
-    def still_live(self, record: CheckpointRecord) -> bool:
-        """Whether a checkpoint is live now: the retention of a running job may have removed it while it was read."""
+    def live_now(self) -> set[str]:
+        """The prefixes of what is live now: the retention of a running job may have removed others since."""
         state = read_run(self.store)
-        return state is not None and state.find(record.prefix) is not None
+        return {record.prefix for record in state.checkpoints} if state else set()
 
 
 def parse_target(text: str) -> tuple[str, int | None]:
@@ -71,7 +71,7 @@ def open_directory(url: str) -> Store:
     if "://" not in store.url and not os.path.isdir(store.url):
         why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
         raise InvalidRequest(f"{store.url} {why}: RUN is the directory that the checkpoints are saved to")
-    names = store.list()
+    names = store.list(start=layout.OWN_FOLDER) or store.list()  # a run has very many folders, perhaps
     if not names:
         raise InvalidRequest(f"there is no run in {store.url}: nothing is there")
     if layout.MANIFEST in names:

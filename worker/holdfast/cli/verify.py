@@ -64,7 +64,7 @@ def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) 
     from holdfast_storage.verify import verify_checkpoint
 
     report = verify_checkpoint(run.store, record, progress=advance)
-    return None if report.problems and not run.still_live(record) else report
+    return None if report.problems and record.prefix not in run.live_now() else report
 
 
 def _describe(record: CheckpointRecord, report: Report) -> dict[str, Any]:
