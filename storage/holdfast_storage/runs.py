@@ -11,6 +11,7 @@ from holdfast_storage.foreign import with_foreign
 from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
 from holdfast_storage.log import Log
 from holdfast_storage.manifest import Manifest
+from holdfast_storage.order import in_order
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.base import Store
 
@@ -41,8 +42,8 @@ def tail_or_import(store: Store, run_id: str, hint: int = -1) -> Entry | LogStat
 def import_state(store: Store, run_id: str) -> LogState:
     """The first state of a run whose directory has no log: what TensorFlow wrote, and copies of what Holdfast did.
 
-    Oldest first by their own times. A folder whose manifest is there but cannot be understood counts as damaged: a run
-    that has lost all its checkpoints must not look like one that never had any.
+    Oldest first, as `in_order` with what TensorFlow's state file lists. A folder whose manifest is there but cannot be
+    understood counts as damaged: a run that has lost all its checkpoints must not look like one that never had any.
     """
     found = list(state_file.stock_checkpoints(store))
     damaged = []
@@ -57,8 +58,8 @@ def import_state(store: Store, run_id: str) -> LogState:
             damaged.append(attempt.prefix)
         if record is not None:
             found.append(record)
-    # The sort is stable: what tells no time stays in front, in the order in which it was found.
-    return LogState(run_id, checkpoints=tuple(sorted(found, key=lambda r: r.time)), damaged=tuple(damaged))
+    checkpoints = in_order(found, state_file.listed_prefixes(store))
+    return LogState(run_id, checkpoints=tuple(checkpoints), damaged=tuple(damaged))
 
 
 def orphans(store: Store, entry: Entry) -> tuple[str, ...]:

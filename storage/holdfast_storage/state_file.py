@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_relative, index_object, parse_folder
@@ -21,6 +22,10 @@ _FIELD = re.compile(
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-([0-9]+)$")
 _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+NAMED = 1_000
+"""Checkpoints that the file names at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,14 @@ def to_bytes(state: LogState) -> bytes:
 
     An empty one must not be stored: `tf.train.latest_checkpoint` raises ValueError at it. Paths are relative, so that a
     copied folder is complete, and oldest first. What is known to be damaged is left out, unless all are: to a stock
-    reader a file that names nothing looks like a run that has nothing, to be begun anew.
+    reader a file that names nothing looks like a run that has nothing, to be begun anew. Of very many the newest are
+    named: the file is written at every commit.
     """
-    records = state.restorable or state.checkpoints
+    records = (state.restorable or state.checkpoints)[-NAMED:]
     if not records:
         return b""
-    lines = [_quoted(b"model_checkpoint_path", records[-1].prefix)]
-    lines += [_quoted(b"all_model_checkpoint_paths", record.prefix) for record in records]
+    lines = [b"model_checkpoint_path: %s" % _quoted(records[-1].prefix)]
+    lines += [b"all_model_checkpoint_paths: %s" % _quoted(record.prefix) for record in records]
     lines += [b"all_model_checkpoint_timestamps: %s" % repr(float(record.time)).encode() for record in records]
     if state.last_preserved is not None:
         lines.append(b"last_preserved_timestamp: %s" % repr(float(state.last_preserved)).encode())
@@ -69,6 +75,18 @@ def read(store: Store) -> StateFile:
         return _parse(store.read(STATE_FILE))
     except (FileNotFoundError, CheckpointDamaged):
         return StateFile()
+
+
+def listed_prefixes(store: Store) -> list[str]:
+    """What the directory's file lists, TensorFlow's checkpoints and ours, oldest first, whether or not it is there."""
+    prefixes = []
+    for path, _ in read(store).listed:
+        folder, _, name = path.rpartition("/")
+        ours = f"{folder.rpartition('/')[2]}/{name}"
+        prefix = ours if parse_folder(ours.partition("/")[0]) else stock_prefix(store, path)
+        if prefix is not None:
+            prefixes.append(prefix)
+    return list(dict.fromkeys(reversed(prefixes)))[::-1]
 
 
 def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
@@ -137,12 +155,13 @@ def _parse(data: bytes) -> StateFile:
     return StateFile(newest, tuple(paths), tuple(stamps))
 
 
-def _quoted(name: bytes, text: str) -> bytes:
+@lru_cache(2 * NAMED)
+def _quoted(text: str) -> bytes:
     escaped = b"".join(
         bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b"\"\\'" else b"\\%03o" % byte
         for byte in text.encode("utf-8", "surrogateescape")
     )
-    return b'%s: "%s"' % (name, escaped)
+    return b'"%s"' % escaped
 
 
 def _unquoted(text: bytes) -> str:

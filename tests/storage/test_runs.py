@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 
+from holdfast_storage import state_file
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import log_entry
@@ -28,10 +29,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return new_store(request.param, tmp_path)
 
 
-def put(store: Store, number: int, time: float) -> bytes:
+def put(store: Store, number: int, time: float, generation: str = "0000000a") -> bytes:
     """A folder of ours, with a manifest."""
-    folder = f"ckpt-{number}.0000000a.{number}"
-    data = Manifest(f"{folder}/ckpt-{number}", number, time, "0000000a", (Task("worker", 0),), ()).to_bytes()
+    folder = f"ckpt-{number}.{generation}.{number}"
+    data = Manifest(f"{folder}/ckpt-{number}", number, time, generation, (Task("worker", 0),), ()).to_bytes()
     store.write(f"{folder}/manifest.json", [data])
     return data
 
@@ -67,17 +68,30 @@ def test_a_log_that_is_begun_while_one_looks(store: Store) -> None:
 def test_a_copy_without_its_log(store: Store) -> None:
     """A copied run in which nothing is found, or the newest is taken by number or by name."""
     data = put(store, 9, 2.0)
-    put(store, 10, 1.0)
+    put(store, 10, 1.0, "0000000b")
     store.write("ckpt-11.0000000a.11/ckpt-11.index", [b"an attempt that never came to its manifest"])
     store.write("notes/manifest.json", [b"{}"])
     state = read_run(store)
     assert state is not None
     assert [(r.prefix, r.step, r.time, r.stock) for r in state.checkpoints] == [
-        ("ckpt-10.0000000a.10/ckpt-10", 10, 1.0, False),
+        ("ckpt-10.0000000b.10/ckpt-10", 10, 1.0, False),
         ("ckpt-9.0000000a.9/ckpt-9", 9, 2.0, False),
     ]
     assert state.checkpoints[1].manifest_crc32c == crc32c(data)
     assert import_state(store, "id").run_id == "id"
+
+
+def test_a_copy_is_in_the_order_of_the_state_file(store: Store) -> None:
+    """A clock that was set back between two saves: the copy goes on from another checkpoint than stock TensorFlow."""
+    for number, time in ((1, 7200.0), (2, 7201.0), (3, 3600.0)):
+        put(store, number, time)
+    state = read_run(store)
+    assert state is not None
+    assert [record.step for record in state.checkpoints] == [1, 2, 3]
+    store.replace("checkpoint", state_file.to_bytes(state.restored(state.checkpoints[0].prefix)))
+    state = read_run(store)
+    assert state is not None
+    assert [record.step for record in state.checkpoints] == [2, 3, 1]
 
 
 def test_stock_checkpoints_and_ours(store: Store) -> None:

@@ -180,3 +180,13 @@ def test_our_own_are_not_stock(store: Store) -> None:
         state_file=to_bytes(LogState("", checkpoints=(CheckpointRecord(prefix, 1, 1.0),))).decode(),
     )
     assert found(store) == ["ckpt-0"]
+
+
+def test_of_very_many_the_newest_are_named() -> None:
+    """A file of 13 MB, written at each commit of a run that keeps all."""
+    records = tuple(CheckpointRecord(f"ckpt-{n}.0000000a.{n}/ckpt-{n}", n, float(n)) for n in range(3000))
+    written = to_bytes(LogState("run", checkpoints=records))
+    assert len(written) < 200_000
+    assert written.startswith(b'model_checkpoint_path: "ckpt-2999.')
+    assert b"/ckpt-2000" in written
+    assert b"/ckpt-1999" not in written
