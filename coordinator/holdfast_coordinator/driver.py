@@ -20,11 +20,12 @@ from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.foreign import with_foreign
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import STATE_FILE
+from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import Entry, Leader, LogState
 from holdfast_storage.runs import orphans, tail_or_import
 from holdfast_storage.store.base import Store
+from holdfast_storage.store.posix import PosixStore
 from holdfast_storage.verify import verify_checkpoint
 
 from . import wire
@@ -177,7 +178,7 @@ class Driver:
         self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=self._failure(error)))
 
     def _read_log_now(self) -> ev.LogRead:
-        found = tail_or_import(self.store, secrets.token_hex(8), self.machine.ledger.number)
+        found = tail_or_import(self.store, self._log, secrets.token_hex(8), self.machine.ledger.number)
         if not isinstance(found, Entry):
             return ev.LogRead(None, imported=found)
         state, told = with_foreign(self.store, found.state)
@@ -280,6 +281,9 @@ class Driver:
 
     def _find_orphans(self, effect: fx.FindOrphans) -> None:
         def find() -> ev.OrphansFound:
+            if isinstance(self.store, PosixStore):  # the others leave nothing that has another name
+                for folder in ("", OWN_FOLDER, LOG_FOLDER, PAGE_FOLDER):
+                    self.store.remove_leftovers(folder)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)

@@ -22,15 +22,14 @@ def read_run(store: Store) -> LogState | None:
 
     None where there is neither a log nor a checkpoint. Only reads.
     """
-    found = tail_or_import(store, "")
+    found = tail_or_import(store, Log(store), "")
     if isinstance(found, Entry):
         return with_foreign(store, found.state)[0]
     return found if found.checkpoints else None
 
 
-def tail_or_import(store: Store, run_id: str, hint: int = -1) -> Entry | LogState:
-    """The last entry of the log, as `Log.tail`; where there is no log, what `import_state` finds."""
-    log = Log(store)
+def tail_or_import(store: Store, log: Log, run_id: str, hint: int = -1) -> Entry | LogState:
+    """The last entry of the log of a store, as `Log.tail`; where there is none, what `import_state` finds."""
     entry = log.tail(hint)
     if entry is not None:
         return entry
@@ -72,7 +71,8 @@ def orphans(store: Store, entry: Entry) -> tuple[str, ...]:
     known = {*state.retired, *(record.folder for record in state.checkpoints)}
     attempts = (parse_folder(name) for name in store.list() if name.endswith("/"))
     left = [a for a in attempts if a and a.generation in state.superseded and a.folder not in known]
-    return tuple(attempt.folder for attempt in left if not _was_committed(Log(store), entry.number, attempt))
+    log = Log(store)
+    return tuple(attempt.folder for attempt in left if not _was_committed(log, entry.number, attempt))
 
 
 def _was_committed(log: Log, number: int, attempt: Attempt) -> bool:

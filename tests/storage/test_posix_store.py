@@ -251,3 +251,57 @@ def test_delete_does_not_follow_links(store: PosixStore, tmp_path: Path) -> None
     os.symlink(outside, f"{store.url}/ckpt/link")
     store.delete_folder("ckpt")
     assert (outside / "file").exists()
+
+
+def aged(path: Path, seconds: float) -> Path:
+    """A file that was last written so long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def test_what_kills_have_left_is_removed(store: PosixStore) -> None:
+    """A file for each kill, for ever; or one of a writer that lives, an object, or somebody else's file with them."""
+    folder = Path(store.url) / "a"
+    left = aged(folder / ".000000000007.json.0123456789abcdef.tmp", 4000.0)
+    kept = [
+        aged(folder / ".000000000008.json.0123456789abcdef.tmp", 3000.0),
+        aged(folder / "000000000007.json", 4000.0),
+        aged(folder / ".notes.tmp", 4000.0),
+        aged(folder / "notes.0123456789abcdef.tmp", 4000.0),
+        aged(folder / "b" / ".000000000007.json.0123456789abcdef.tmp", 4000.0),
+    ]
+    store.remove_leftovers("a")
+    store.remove_leftovers("nothing here")
+    assert not left.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_clocks_of_hosts_do_not_make_leftovers(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator whose clock is a day ahead removes the file that a worker is about to give its name."""
+    fresh = aged(Path(store.url) / ".checkpoint.0123456789abcdef.tmp", 0.0)
+    monkeypatch.setattr("time.time", lambda: 9e9)
+    store.remove_leftovers()
+    assert fresh.exists()
+
+
+def test_who_was_stopped_for_too_long_is_told(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A create that was stopped for hours, and whose file was taken for a leftover, reported as made."""
+    link, stops = os.link, [True]
+
+    def stopped(source: str, target: str) -> None:
+        if stops:
+            stops.clear()
+            aged(Path(source), 4000.0)
+            store.create("b", b"somebody else's")
+            store.remove_leftovers()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", stopped)
+    with pytest.raises(StorageError, match="a") as raised:
+        store.create("a", b"ours")
+    assert not isinstance(raised.value, NotCreated)
+    assert store.size("a") is None
+    assert store.create("a", b"ours")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,11 @@ from holdfast_storage.store.base import Buffer, NotCreated
 # What link(2) answers where the file system has no hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = ".tmp"
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+
+LEFT_FOR = 3600.0
+"""Seconds after which a temporary file is one that somebody who was killed has left. Whoever was stopped for so long in
+the middle of a call, and finds it gone, gets an error of unknown outcome, and asks what there is."""
 
 
 class PosixStore:
@@ -123,6 +129,21 @@ class PosixStore:
             _delete(path)
             with suppress(FileNotFoundError):
                 _fsync_folder(os.path.dirname(path))
+
+    def remove_leftovers(self, folder: str = "") -> None:
+        """Remove temporary files that lie directly in a folder since long before it was last changed.
+
+        Both times are the file server's: clocks of hosts do not matter.
+        """
+        path = self._path(folder) if folder else self.url
+        with _naming("clean up", path), suppress(FileNotFoundError):
+            changed = os.stat(path).st_mtime
+            with os.scandir(path) as entries:
+                found = [entry for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+            for entry in found:
+                with suppress(FileNotFoundError):
+                    if changed - entry.stat(follow_symlinks=False).st_mtime >= LEFT_FOR:
+                        os.unlink(entry.path)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, check_relative(name))
