@@ -1,0 +1,75 @@
+"""Copies of a run directory that are made while its job saves as fast as it can."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from holdfast.staging import Staged
+from holdfast_storage.layout import STATE_FILE, parse_folder
+from holdfast_storage.runs import read_run
+from holdfast_storage.store import Store, open_store
+from holdfast_storage.verify import verify_checkpoint
+from support.coordinators import Coordinator
+from support.light_worker import World, all_join, outcomes, until
+
+COPIES = 8
+
+
+def copied(run: Path, copy: Path) -> None:
+    """As docs/guarantees.md says: no log, TensorFlow's file, then the folders, the newest first."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    shutil.copy(run / STATE_FILE, copy)
+    folders = [folder for folder in run.iterdir() if parse_folder(folder.name)]
+    for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition(".")[2]), reverse=True):
+        # What was removed in the middle is an old one.
+        with suppress(shutil.Error, FileNotFoundError):
+            shutil.copytree(folder, copy / folder.name)
+
+
+def newest_is_whole(store: Store) -> bool:
+    """What `holdfast verify` looks at."""
+    run = read_run(store)
+    return bool(run and run.restorable) and verify_checkpoint(store, run.restorable[-1]).verdict == "good"
+
+
+def test_every_copy_of_a_living_run_restores(
+    store: Store, coordinator: Coordinator, world: World, tmp_path: Path
+) -> None:
+    """A copy whose log names checkpoints that are not in it, or were not yet: nothing can be restored."""
+    (worker,) = workers = world(1, coordinator, max_to_keep=2)
+    all_join(workers)
+    assert worker.restore() is None
+    end, told = threading.Event(), [0]
+
+    def train() -> None:
+        while not end.is_set():
+            assert outcomes([worker.save(told[0] + 1)]) == [None]
+            told[0] += 1
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        for number in range(COPIES):
+            until(lambda: told[0] >= 3)
+            path = tmp_path / f"copy-{number}"
+            before = told[0]
+            copied(Path(store.url), path)
+            while not newest_is_whole(open_store(path)):
+                before = told[0]
+                copied(Path(store.url), path)
+            (reader,) = readers = world(1, coordinator, store=open_store(path))
+            all_join(readers)
+            restored = reader.restore()
+            assert isinstance(restored, Staged)
+            assert before - 1 <= restored.record.step <= told[0] + 1
+            restored.close()
+            # It is a run of its own, and goes on.
+            assert outcomes([reader.save(restored.record.step + 1)]) == [None]
+            reader.close()
+    finally:
+        end.set()
+        trainer.join()
