@@ -35,6 +35,17 @@ def test_models_that_differ(worlds: Any, tmp_path: Path, difference: str, key: s
     assert not attempts(tmp_path / "run")
 
 
+def test_a_checkpoint_that_fits_nothing(worlds: Any, tmp_path: Path) -> None:
+    """Training started from scratch under its name. All are told alike, and none waits for others."""
+    for refused, failed, meant in worlds.get(2).run("refusals.renamed", directory=str(tmp_path / "run")):
+        assert (refused["type"], failed["type"], meant) == ("InvalidRequest", "SaveFailed", None)
+        for failure in (refused, failed):
+            assert "(net)" in failure["message"]
+            assert "(network)" in failure["message"]
+            assert failure["seconds"] < WITHIN
+    assert len(attempts(tmp_path / "run")) == 2
+
+
 @pytest.mark.parametrize(
     ("size", "worker", "variable", "suspects"),
     [

@@ -138,6 +138,20 @@ def test_what_is_meant_is_not_told(manager: Make, caplog: pytest.LogCaptureFixtu
     assert warnings(caplog) == []
 
 
+def test_what_is_frozen_now(manager: Make) -> None:
+    """All that was trained has been restored, and is trained no more; what is trained now is new. It was refused."""
+    first = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")])
+    first.compile("adam", "mse")
+    first.fit(X, X[:, :1], verbose=0)
+    manager(model=first, old=module(w=1.0)).save(blocking=True)
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")])
+    base.trainable = False
+    new = manager(model=base, adapter=module(w=0.0))
+    assert new.restore_or_initialize() is not None
+    np.testing.assert_array_equal(base.get_layer("a").kernel, first.get_layer("a").kernel)
+    assert new.save(blocking=True) is not None
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The names in the warnings of this."""
     records = [each for each in caplog.records if each.levelno == logging.WARNING and "in part" in each.message]
@@ -173,15 +187,16 @@ def test_a_model_that_is_built_and_does_not_fit(manager: Make) -> None:
     assert new.checkpoints == [saved]
 
 
-def test_an_optimizer_that_is_to_be_built_makes_no_weights(manager: Make) -> None:
-    """The model was there, and did not fit; that it did not was found out by the first save, an hour later."""
+def test_optimizers_and_metrics_are_no_model(manager: Make) -> None:
+    """Their numbers were found, and some were still to come: that passed for a restore of a model that did not fit."""
     models = [keras.Sequential([keras.Input((4,)), Net(name)]) for name in "ab"]
     for model in models:
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", metrics=["mae"])
     models[0].fit(X, np.ones((2, 3)), verbose=0)
-    manager(model=models[0]).save(blocking=True)
+    models[1].evaluate(X, np.ones((2, 3)), verbose=0)
+    manager(state=holdfast.keras.training_state(models[0])).save(blocking=True)
     with pytest.raises(InvalidRequest, match="none of the 2 trained variables"):
-        manager(model=models[1]).restore_or_initialize()
+        manager(state=holdfast.keras.training_state(models[1])).restore_or_initialize()
 
 
 def test_nothing_is_there_to_be_saved(manager: Make) -> None:

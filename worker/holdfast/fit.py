@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from holdfast.load import Load, has_values
 from holdfast.objects import children, walk
-from holdfast.variables import is_trained, variable_of
+from holdfast.variables import can_be_trained, is_trained, variable_of
 from holdfast_storage.errors import InvalidRequest
 
 _log = logging.getLogger("holdfast")
@@ -72,9 +72,10 @@ class Fit:
                 phase="restore",
                 object=self._prefix,
             )
+        found = list(here.values())
         if trained:
-            here, left = trained, weights
-        if not left or any(map(self._load.has_reached, here.values())):
+            here, left, found = trained, weights, [*trained.values(), *self._of_models()]
+        if not left or any(map(self._load.has_reached, found)):
             return None
         return InvalidRequest(
             f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
@@ -124,12 +125,25 @@ class Fit:
         # Of an object without a word about it: one that has variables already has been built.
         return not any(map(_is_trained, children(found).values()))
 
+    def _of_models(self) -> list[Any]:
+        """What is trained, or once was: variables that are neither an optimizer's nor a metric's, frozen ones too."""
+        found = [each for _, each in walk(self._root, past=_has_no_weights)]
+        return [
+            each for each in found if (variable := variable_of(each)) is not None and can_be_trained(variable.dtype)
+        ]
+
     def _left(self) -> list[str]:
         return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
 
     def _here(self) -> dict[str, Any]:
         """The objects that have values of their own, by the names with which their keys would begin."""
         return {name: each for name, each in walk(self._root) if name != _COUNTER and has_values(each)}
+
+
+def _has_no_weights(name: str, found: Any) -> bool:
+    return "metric-" in name or any(
+        callable(getattr(found, each, None)) for each in ("apply_gradients", "update_state")
+    )
 
 
 def _is_trained(found: Any) -> bool:

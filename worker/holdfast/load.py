@@ -23,6 +23,8 @@ import tensorflow as tf
 from tensorflow.python.checkpoint.restore import CheckpointPosition
 from tensorflow.python.training.saving.saveable_object_util import saveable_objects_from_trackable
 
+from holdfast.variables import can_be_trained
+
 _log = logging.getLogger("holdfast")
 
 
@@ -78,7 +80,7 @@ class Load:
     def may_be_trained(self, key: str) -> bool:
         """Whether the value could be a weight."""
         dtype = self._load.dtype_map.get(key)  # which leaves out what is no tensor of numbers or texts
-        return dtype is not None and bool(dtype.is_floating or dtype.is_complex)
+        return dtype is not None and can_be_trained(dtype)
 
     def is_waited_for_at(self, trackable: Any) -> bool:
         """Whether values of this checkpoint wait for children that an object does not have yet."""

@@ -26,5 +26,10 @@ def local_components(variable: Any) -> tuple[Any, ...]:
 
 def is_trained(owner: Any, dtype: Any) -> bool:
     """Whether an object of a checkpoint, with a value of this dtype, is a weight."""
-    # A step counter made by tf.Variable(0) is called trainable, too, but there are no gradients of integers.
-    return bool(getattr(owner, "trainable", False)) and (dtype.is_floating or dtype.is_complex)
+    # A step counter made by tf.Variable(0) is called trainable, too.
+    return bool(getattr(owner, "trainable", False)) and can_be_trained(dtype)
+
+
+def can_be_trained(dtype: Any) -> bool:
+    """Whether there are gradients of such numbers."""
+    return bool(dtype.is_floating or dtype.is_complex)

@@ -47,6 +47,16 @@ def differing(world: Any, *, directory: str, difference: str) -> dict[str, Any] 
         return failure_of(lambda: manager.save(blocking=True))
 
 
+def renamed(world: Any, *, directory: str) -> list[Any]:
+    """The one variable has got another name since it was saved; the program tries to go on all the same."""
+    with holdfast.CheckpointManager(tf.train.Checkpoint(net=tf.Variable(1.0)), directory, **OPTIONS) as manager:
+        manager.save(blocking=True)
+    with holdfast.CheckpointManager(tf.train.Checkpoint(network=tf.Variable(0.0)), directory, **OPTIONS) as manager:
+        failures = [failure_of(manager.restore_or_initialize), failure_of(lambda: manager.save(blocking=True))]
+        manager.restore().expect_partial()
+        return [*failures, failure_of(lambda: manager.save(blocking=True))]
+
+
 def flipped(world: Any, *, directory: str, variable: str, worker: int) -> dict[str, Any]:
     """One bit of one worker's copy of a variable changes before the second of three saves, and back after it."""
     checkpoint = state.make("keras", world.scope(), filled=True)
