@@ -53,11 +53,11 @@ class Payload:
     entries: list[IndexEntry] = field(default_factory=list)
 
 
-def finalize(store: Store, effect: Finalize) -> Finalized:
-    """Write index and manifest durably and see every object at its size."""
+def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finalized:
+    """Write index and manifest durably and see every object at its size, waiting for those that are seen late."""
     prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
     try:
-        crc = _finalize(store, effect, prefix)
+        crc = _finalize(store, effect, prefix, wait or Wait())
     except HoldfastError as error:
         workers = tuple(Task.parse(name) for name in error.workers)
         kind = "storage" if isinstance(error, StorageError) else "save_failed"
@@ -66,7 +66,7 @@ def finalize(store: Store, effect: Finalize) -> Finalized:
     return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc)
 
 
-def _finalize(store: Store, effect: Finalize, prefix: str) -> int:
+def _finalize(store: Store, effect: Finalize, prefix: str, wait: Wait) -> int:
     payloads = [(task, payload(report.payload)) for task, report in effect.reports]
     for task, report in effect.reports:
         if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
@@ -97,7 +97,7 @@ def _finalize(store: Store, effect: Finalize, prefix: str) -> int:
         raise _not_a_save(chief, f"describes its save by what JSON cannot hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
     _create(store, layout.manifest_object(folder), manifest)
-    _see(store, folder, objects)
+    _see(store, folder, objects, wait)
     return crc32c(manifest)
 
 
@@ -167,7 +167,7 @@ def _create(store: Store, name: str, data: bytes) -> None:
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 
 
-def _see(store: Store, folder: str, objects: list[ObjectRecord]) -> None:
+def _see(store: Store, folder: str, objects: list[ObjectRecord], wait: Wait) -> None:
     def unseen(wanted: list[ObjectRecord]) -> list[tuple[ObjectRecord, str]]:
         sizes = in_parallel(lambda o: store.size(f"{folder}/{o.name}"), wanted, STATS)
         found = zip(wanted, sizes, strict=True)
@@ -178,7 +178,7 @@ def _see(store: Store, folder: str, objects: list[ObjectRecord]) -> None:
         name = f"{store.url}/{folder}/{o.name}"
         return f"{name}, written by {o.task} with {o.size} bytes, {state} as the coordinator sees it"
 
-    missing, wait = unseen(objects), Wait()
+    missing = unseen(objects)
     while missing and wait.again(missing[0][1]):
         missing = unseen([o for o, _ in missing])
     if missing:

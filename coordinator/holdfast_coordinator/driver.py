@@ -232,7 +232,8 @@ class Driver:
             return ev.Finalized(effect.generation.id, effect.ordinal, failure=self._failure(error))
 
         def work() -> ev.Event:
-            done = finalize(self.store, effect)
+            wait = Wait(over=lambda: not self.machine.finalizes(effect.generation.id, effect.ordinal))
+            done = finalize(self.store, effect, wait)
             failure = done.failure and replace(done.failure, message=self._named(done.failure.message))
             return replace(done, failure=failure)
 

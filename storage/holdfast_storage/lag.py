@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from .errors import StorageError
 from .store.base import Store
@@ -32,11 +33,19 @@ class Wait:
 
     patience: seconds; None: `LAG`. With 0 nothing is waited for.
     since: monotonic, from when they count; None: from now.
+    over: whether nobody waits for the outcome any more.
     """
 
-    def __init__(self, patience: float | None = None, *, since: float | None = None) -> None:
+    def __init__(
+        self,
+        patience: float | None = None,
+        *,
+        since: float | None = None,
+        over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._began = time.monotonic()
         self._end = (self._began if since is None else since) + (LAG if patience is None else patience)
+        self._over = over
         self._pause = _FIRST_PAUSE
         self._told = False
 
@@ -51,7 +60,7 @@ class Wait:
         missing: a sentence on what is not there, told if that takes longer than a few seconds.
         """
         left = self.left
-        if left <= 0.0:
+        if left <= 0.0 or self._over():
             return False
         if not self._told and time.monotonic() - self._began >= TOLD_AFTER:
             self._told = True

@@ -252,15 +252,17 @@ def test_whoever_waits_for_objects_looks_whether_it_still_leads() -> None:
         worker.terms = {"takeover": True}
     assert cluster.save(other, job, 1).committed
     calls = [coordinator.call(worker.report(1)) for worker in workers]
-    (finalize,) = coordinator.pending
-    coordinator.pending.clear()
+    finalize = coordinator.pending.pop()
+    assert isinstance(finalize, fx.Finalize)
+    assert coordinator.pending == []
+    assert coordinator.machine.finalizes(finalize.generation.id, 1)
     cluster.tick(9.0)
     assert coordinator.pending == []
     cluster.tick(2.0)
     assert coordinator.pending == [fx.ReadLog()]
     coordinator.run()
     assert {failed(call).kind for call in calls} == {"superseded"}
-    assert isinstance(finalize, fx.Finalize)
+    assert not coordinator.machine.finalizes(finalize.generation.id, 1), "and nobody waits for its objects any more"
 
 
 def test_saves_out_of_step() -> None:

@@ -430,7 +430,6 @@ def test_a_save_in_flight_is_superseded_and_leaves_no_trace(
 ) -> None:
     """A coordinator that was taken over in mid-save commits on top of its successor."""
     # What the first job has written is gone: it is waited for, and soon looked at why.
-    monkeypatch.setattr("holdfast_storage.lag.LAG", 5.0)
     monkeypatch.setattr("holdfast_coordinator.core.saving.LOOK", 0.1)
     first, second = start(), start()
     ours = world(2, first)

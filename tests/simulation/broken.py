@@ -79,7 +79,7 @@ def _commit_first() -> Any:
         def size(self, name: str) -> int | None:
             return len(self.created[name]) if name in self.created else self._store.size(name)
 
-    def careless(store: Any, effect: Finalize) -> ev.Finalized:
+    def careless(store: Any, effect: Finalize, wait: object) -> ev.Finalized:
         late = Late(store)
         done = finalize(late, effect)  # type: ignore[arg-type]
         for name, data in late.created.items():

@@ -42,6 +42,14 @@ def test_what_is_as_old_is_waited_for_once(clock: Clock) -> None:
     assert not Wait(since=clock.now - LAG).again("it has been there for that long")
 
 
+def test_what_nobody_waits_for_ends(clock: Clock) -> None:
+    """A thread that waits for the objects of a save which was given up, while its program wants to end."""
+    wait = Wait(over=lambda: clock.pauses >= 3)
+    while wait.again("it is not there"):
+        pass
+    assert clock.pauses == 3
+
+
 def test_a_long_one_is_told_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """Silence for a minute; or a line for each look."""
     with caplog.at_level(logging.WARNING):

@@ -8,6 +8,7 @@ from typing import Any
 from holdfast_storage.records import Leader
 
 from . import events as ev
+from .attempt import Phase
 from .attendance import Attendance
 from .damage import Damage
 from .effects import Effect
@@ -114,6 +115,12 @@ class Machine:
             or world.joining is not None
             for world in self.worlds.values()
         )
+
+    def finalizes(self, generation: str, ordinal: int) -> bool:
+        """Whether a save waits for its index and its manifest, and for all objects to be seen."""
+        world = self.worlds.get(generation)
+        attempt = world.attempt if world else None
+        return attempt is not None and attempt.ordinal == ordinal and attempt.phase is Phase.FINALIZING
 
     def knows(self, caller: Caller) -> bool:
         """Whether a worker is of a world that this coordinator has met."""
