@@ -7,17 +7,22 @@ from collections.abc import Callable
 import pytest
 
 import holdfast.saving
+import support.committed
 from holdfast.snapshot import Snapshot
+from holdfast_coordinator.commit import finalize
+from holdfast_coordinator.core.effects import Finalize
+from holdfast_coordinator.core.events import Finalized
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
 from holdfast_storage.layout import local_prefix
 from holdfast_storage.manifest import read_manifest
-from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState, Task
 from holdfast_storage.runs import read_run
 from holdfast_storage.store import Store
 from support.bundles import expected, stored
 from support.coordinators import Coordinator
 from support.gated_store import Gate, GatedStore
+from support.lagging import Clock, LaggingStore
 from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor, until
 
 
@@ -288,3 +293,21 @@ def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
     assert isinstance(saves[1].error, SaveFailed)
     assert outcomes([worker.save(2) for worker in workers]) == [None, None]
     assert [record.step for record in committed(store)] == [2]
+
+
+def test_what_a_predecessor_wrote_may_be_seen_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that is started again on another host finds an index there, cannot find it, and fails the save."""
+    effects = []
+
+    def kept(store: Store, effect: Finalize) -> Finalized:
+        effects.append(effect)
+        return finalize(store, effect)
+
+    monkeypatch.setattr(support.committed, "finalize", kept)
+    members = tuple((Task("worker", index), f"p{index}.1") for index in range(2))
+    run = LogState("run").lead(Leader("leader", "", ""), Generation("0badcafe", members))
+    record = support.committed.write_checkpoint(store, run, 1, 1)
+    clock = Clock.installed(monkeypatch)
+    late = LaggingStore(store.url, clock, {".index": clock.now + 20.0, "manifest.json": clock.now + 30.0})
+    assert finalize(late, effects[0]).manifest_crc32c == record.manifest_crc32c
+    assert 30.0 <= clock.now - 1000.0 < 35.0
