@@ -80,7 +80,7 @@ def test_clusters_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> None:
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "coordinator apart"])
 def test_directories_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> None:
-    """A relative path led each worker to a directory of its own, and all waited for each other."""
+    """A relative path, or a tutorial of TensorFlow's, led each worker to a directory of its own, and all waited."""
     runs = [tmp_path / "a", tmp_path / "b"]
     with coordinator(tmp_path, start=apart) as address:
         directories = [str(run) for run in runs]
@@ -91,6 +91,7 @@ def test_directories_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> No
         assert failure["seconds"] < WITHIN
         assert str(run) in failure["message"]
         assert "all workers have the same" in failure["message"]
+        assert "TensorFlow's tutorials give all but the chief another one" in failure["message"]
         assert not attempts(run)
 
 

@@ -43,8 +43,8 @@ _incarnations = itertools.count(1)
 
 
 ONE_DIRECTORY = (
-    "Pass the same directory on all workers: Holdfast has each write its part there, once. TensorFlow's tutorials give "
-    "all but the chief another one, which is to be left out here"
+    "Check that all workers have the same directory: each writes its part there, and nothing twice. TensorFlow's "
+    "tutorials give all but the chief another one, which is to be left out here"
 )
 
 
