@@ -45,12 +45,12 @@ class Mount(Store):
         seen = [version for version in self.versions[name] if self._sees(name, version)]
         return seen[-1].data if seen else None
 
-    def list(self, folder: str = "") -> builtins.list[str]:
+    def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
         self._end(self._begin("list", folder))
-        start = f"{folder}/" if folder else ""
-        names = [name for name in self._bucket.objects if name.startswith(start) and self._is_seen(name)]
-        below = {name.removeprefix(start).partition("/") for name in names}
-        return sorted({head + slash for head, slash, _ in below})
+        above = f"{folder}/" if folder else ""
+        names = [name for name in self._bucket.objects if name.startswith(above) and self._is_seen(name)]
+        below = {name.removeprefix(above).partition("/") for name in names}
+        return sorted({head + slash for head, slash, _ in below if head.startswith(start)})
 
     def _is_seen(self, name: str) -> bool:
         return any(self._sees(name, version) for version in self.versions[name])
