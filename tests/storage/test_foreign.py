@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from holdfast_storage import state_file
 from holdfast_storage.foreign import with_foreign
 from holdfast_storage.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
-from holdfast_storage.runs import read_run
+from holdfast_storage.runs import import_state, read_run
 from holdfast_storage.state_file import to_bytes
 from holdfast_storage.store import Store
 from support.stores import KINDS, new_store
@@ -31,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def put(store: Store, *prefixes: str) -> None:
     for prefix in prefixes:
-        store.write(f"{prefix}.index", [b"x"])
+        store.replace(f"{prefix}.index", b"x")
 
 
 def name(store: Store, *listed: tuple[str, float], newest: str = "") -> None:
@@ -118,6 +122,45 @@ def test_no_file_and_useless_ones(store: Store, tmp_path: Path, text: bytes) -> 
     store.replace("checkpoint", text)
     assert with_foreign(store, STATE) == (STATE, "")
     assert with_foreign(new_store("posix", tmp_path / "another"), STATE) == (STATE, "")
+
+
+JOBS = st.lists(
+    st.one_of(
+        st.tuples(st.just("tensorflow"), st.integers(1, 3), st.booleans()),  # saves, and whether it starts from scratch
+        st.tuples(st.just("holdfast"), st.integers(0, 3), st.booleans()),  # saves, and whether it is killed before
+        # the last of them was named in the file
+    ),
+    max_size=6,
+)
+
+
+@given(JOBS)
+@settings(max_examples=150, deadline=None)
+def test_there_and_back_as_often_as_one_likes(jobs: list[tuple[str, int, bool]]) -> None:
+    """Each job goes on from what the one before it saved last, whoever that was; and nobody's is forgotten."""
+    store, state, clock = new_store("memory", Path()), LogState("run"), itertools.count(1)
+    last, counter = "", 0
+    for number, (who, saves, odd) in enumerate(jobs):
+        if who == "tensorflow":
+            listed = [] if odd else [each for each in state_file.read(store).listed if each[0]]
+            counter = 0 if odd else counter
+            for _ in range(saves):
+                counter += 1
+                last = f"ckpt-{counter}"
+                put(store, last)
+                listed = [*(each for each in listed if each[0] != last), (last, float(next(clock)))][-3:]
+                name(store, *listed)
+        else:
+            found, _ = with_foreign(store, state) if state.checkpoints else (import_state(store, "run"), "")
+            assert (found.checkpoints[-1].prefix if found.checkpoints else "") == last
+            assert len({record.prefix for record in found.checkpoints}) == len(found.checkpoints)
+            state = found if saves else state  # a restore alone writes nothing
+            for ordinal in range(saves):
+                counter += 1
+                last = f"ckpt-{counter}.{number:08x}.{ordinal}/ckpt-{counter}"
+                state = state.commit(CheckpointRecord(last, counter, float(next(clock))))
+                if not (odd and ordinal == saves - 1):
+                    store.replace("checkpoint", to_bytes(state))
 
 
 @pytest.mark.tensorflow
