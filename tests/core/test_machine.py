@@ -1433,6 +1433,10 @@ def test_what_hangs_is_waited_for_once() -> None:
         coordinator.carry_out()
         coordinator.deliver()
     (first, *_) = awaited(coordinator, workers)
+    status = coordinator.call(ev.Ask).answer
+    assert isinstance(status, v.Status)
+    (folder,) = cluster.storage.state.retired
+    assert status.reason == f"deleting 1 folder(s), such as {folder}"
     cluster.beat(workers, coordinator, AWAITED_FOR - 1.0)
     assert first.answer is None
     cluster.beat(workers, coordinator, 2.0)

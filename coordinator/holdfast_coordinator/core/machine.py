@@ -163,4 +163,4 @@ class Machine:
         run.ledger.retry(run.now)
 
     def _ask(self, e: ev.Ask) -> None:
-        self._run.reply(e.request, survey(self._run, self.forming))
+        self._run.reply(e.request, survey(self._run, self.forming, self._upkeep.reason()))

@@ -17,8 +17,8 @@ STUCK_AFTER = 60.0
 bytes are counted, and that may take half of it."""
 
 
-def survey(run: Run, forming: Forming | None) -> Status:
-    """What there is to tell now."""
+def survey(run: Run, forming: Forming | None, upkeep: str) -> Status:
+    """What there is to tell now. `upkeep`: what is being removed, empty for nothing."""
     now = run.now.monotonic
     world = _foremost(run)
     doing = world and _activity(world)
@@ -33,7 +33,7 @@ def survey(run: Run, forming: Forming | None) -> Status:
     elif forming:
         reason = f"waiting for {names(forming.missing)} to join"
     else:
-        reason = "no save is in flight" if world else "no worker has joined"
+        reason = upkeep or ("no save is in flight" if world else "no worker has joined")
     since = doing.begun if doing else now
     state = run.ledger.state
     return Status(

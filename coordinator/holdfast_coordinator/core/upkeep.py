@@ -39,6 +39,16 @@ class Upkeep:
     def busy(self) -> bool:
         return bool(self._reading_back or self._looking or self._retiring or self._naming >= 0 or self._deleting)
 
+    def reason(self) -> str:
+        """What it is doing, in a few words; empty for nothing."""
+        if self._reading_back:
+            return f"reading {self._reading_back} back, before what it replaces is removed"
+        if self._deleting:
+            return f"deleting {len(self._deleting)} folder(s), such as {min(self._deleting)}"
+        if self._retiring or self._naming >= 0:
+            return "having the log and TensorFlow's checkpoint file tell what is removed"
+        return "looking for what earlier jobs have left behind" if self._looking else ""
+
     def await_over(self, e: ev.AwaitUpkeep) -> None:
         if self._run.world(e.caller, e.request):
             self._awaited.append(e.request)
