@@ -26,7 +26,7 @@ def survey(run: Run, forming: Forming | None, upkeep: str) -> Status:
     waiting_for: tuple[Task, ...] = ()
     if isinstance(doing, RestoreTalk):
         waiting_for = doing.missing if doing.candidates is not None else ()
-        reason = f"waiting for {names(waiting_for)} to read and verify" if waiting_for else "reading the log"
+        reason = doing.reason()
     elif attempt:
         waiting_for = attempt.missing if attempt.waits_for_workers else ()
         reason = attempt.reason()

@@ -156,6 +156,15 @@ class RestoreTalk:
         )
         return self.decision
 
+    def reason(self) -> str:
+        """What it is waiting for, in one sentence."""
+        if self.candidates is None:
+            late = f"waiting for the coordinator's storage to show log entry {self.seen}, which {self.seen_by} sees"
+            return late if self.seen_by else "reading the log"
+        if self.missing:
+            return f"waiting for {names(self.missing)} to read and verify"
+        return f"waiting for the coordinator to read {self.current.prefix}, which {names(self.doubted)} cannot restore"
+
     def timed_out(self) -> Failure:
         if self.candidates is None:
             message = "the coordinator could not read the log of the run in time: its storage does not answer"
