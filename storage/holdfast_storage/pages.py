@@ -13,10 +13,12 @@ Retention takes away behind what is kept for ever. So these are cut apart from t
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 from holdfast_storage.entries import Records, decode_page, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged
@@ -33,19 +35,41 @@ _LEVELS = 3
 _BITS = 4  # by which a level is rarer than the one below
 
 
+class _Memory:
+    """What is known of the pages of one log: the last list that was cut, and the pages of the last entry."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.held: dict[str, Records] = {}  # by the name of a page; those that were used last
+        self.cut = _Cut()
+
+
+_memories: WeakKeyDictionary[Store, _Memory] = WeakKeyDictionary()
+_memories_lock = threading.Lock()
+
+
+def _forget_all() -> None:
+    """In a forked process: whoever held a lock is not there."""
+    global _memories, _memories_lock
+    _memories, _memories_lock = WeakKeyDictionary(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
 class Pages:
     """The pages of one log.
 
-    Several threads may use it at once. It remembers the last list that was cut and the pages of the last entry, so that
-    a commit costs as little as what it changes.
+    Several threads may use it at once. All of one store share what they remember, so that a commit, and a look at the
+    log after it, cost as little as what it changes.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._held: dict[str, Records] = {}  # by the name of a page; those that were used last
-        self._durable: set[str] = set()  # of these, those that are known to be there
-        self._cut = _Cut()
+        with _memories_lock:
+            self._memory = _memories.setdefault(store, _Memory())
+        # Not shared: the directory may have been deleted, and begun anew, since others have seen them.
+        self._durable: set[str] = set()  # of the pages of the last entry that was published
 
     def cut(self, records: Records) -> tuple[list[CheckpointRecord | str], dict[str, Records]]:
         """The records, with the names of pages in the place of those that these hold; and these. Makes none: `keep`."""
@@ -53,9 +77,9 @@ class Pages:
         held: dict[str, Records] = {}
         if len(records) < FEWEST:
             return list(records), held
-        with self._lock:
-            named = {(page[0].prefix, len(page)): (page, name) for name, page in self._held.items()}
-            for part, is_page in self._cut.parts(records):
+        with self._memory.lock:
+            named = {(page[0].prefix, len(page)): (page, name) for name, page in self._memory.held.items()}
+            for part, is_page in self._memory.cut.parts(records):
                 if not is_page:
                     shown += part
                     continue
@@ -64,37 +88,29 @@ class Pages:
                     page, name = part, page_name(encode_page(part))
                 shown.append(name)
                 held[name] = page
-            self._hold(held)
+            self._memory.held = held
         return shown, held
 
     def keep(self, pages: Mapping[str, Records]) -> None:
         """Have pages that were cut durable. StorageError if one may not be: to be called again."""
         for name, records in pages.items():
-            with self._lock:
-                known = name in self._durable
-            if not known:
+            if name not in self._durable:
                 self._create(page_object(name), encode_page(records))
-                with self._lock:
-                    self._durable.add(name)
+        self._durable = set(pages)
 
     def read(self, names: Sequence[str]) -> list[Records]:
         """What pages hold.
 
         Waits for one that a mount does not show yet. CheckpointDamaged if it does not come, or is not what was written.
         """
-        with self._lock:
-            known = {name: self._held[name] for name in names if name in self._held}
+        with self._memory.lock:
+            known = {name: self._memory.held[name] for name in names if name in self._memory.held}
         missing = [name for name in dict.fromkeys(names) if name not in known]
         wait = Wait()
         known |= zip(missing, in_parallel(lambda n: self._read(n, wait), missing, self._store.parallel), strict=True)
-        with self._lock:
-            self._hold(known)
-            self._durable |= known.keys()
+        with self._memory.lock:
+            self._memory.held = known
         return [known[name] for name in names]
-
-    def _hold(self, held: dict[str, Records]) -> None:
-        self._held = held
-        self._durable &= held.keys()
 
     def _create(self, name: str, data: bytes) -> None:
         if not self._store.create(name, data) and read_there(self._store, name) != data:

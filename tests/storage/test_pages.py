@@ -21,6 +21,7 @@ from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store
 from support.faulty_store import FaultyStore
+from support.passing_store import PassingStore
 from support.stores import KINDS, new_store
 
 
@@ -59,6 +60,11 @@ def folder(tmp_path: Path) -> Store:
     return open_store(tmp_path / "run")
 
 
+def fresh(store: Store) -> Log:
+    """As another process has it."""
+    return Log(PassingStore(store))
+
+
 def names(store: Store) -> list[str]:
     return store.list(PAGE_FOLDER)
 
@@ -69,7 +75,7 @@ def test_a_long_list_reads_back(store: Store) -> None:
     written = entry(0, records(700))
     assert log.publish(written, 0) == Published()
     assert names(store)
-    assert Log(store).tail() == log.tail() == written
+    assert fresh(store).tail() == log.tail() == written
     assert json.loads(store.read(log_entry(0)))["entry"]["format"] == 2
 
 
@@ -86,7 +92,7 @@ def test_an_entry_of_the_first_format_is_read_and_gone_on_with(folder: Store) ->
     assert folder.create(log_entry(0), encode(old))
     assert Log(folder).tail() == old
     assert Log(folder).publish(entry(1, records(501)), 0) == Published()
-    assert Log(folder).read(1) == entry(1, records(501))
+    assert fresh(folder).read(1) == entry(1, records(501))
 
 
 class Model:
@@ -104,7 +110,7 @@ class Model:
         written = Entry(self.number, "commit", "w", 1.0, self.state)
         assert (log or self.log).publish(written, 0) == Published()
         self.number += 1
-        assert Log(self.store).read(written.number) == written
+        assert fresh(self.store).read(written.number) == written
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,7 +144,7 @@ def test_any_history_reads_back(tmp_path_factory: pytest.TempPathFactory, steps:
 
 def test_who_writes_makes_no_difference(folder: Store) -> None:
     """Two coordinators whose pages have other borders: everything is written again at each change of the lead."""
-    first, second = (Pages(folder) for _ in range(2))
+    first, second = (Pages(open_store(folder.url)) for _ in range(2))
     for count in range(0, 3000, 7):
         first.cut(records(count))
     assert first.cut(records(3000)) == second.cut(records(3000))
@@ -202,7 +208,7 @@ def test_a_page_is_tried_again(store: Store, fault: str) -> None:
     """A save that fails because of one lost reply."""
     faulty, clock = FaultyStore(store, {("create", 0): fault, ("create", 3): fault}), Clock()  # type: ignore[dict-item]
     assert Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 10) == Published()
-    assert Log(store).read(0) == entry(0, records(300))
+    assert fresh(store).read(0) == entry(0, records(300))
 
 
 def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
@@ -211,7 +217,7 @@ def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
     faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(count, count + 99)}), Clock()
     assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 1), Unknown)
     faulty.land()
-    assert Log(store).read(0) == entry(0, records(300))
+    assert fresh(store).read(0) == entry(0, records(300))
 
 
 def test_the_loser_of_a_race_leaves_its_pages(store: Store) -> None:
@@ -229,7 +235,29 @@ def test_a_part_of_a_page_is_made_whole(folder: Store) -> None:
     first = next(iter(cut))
     folder.write(page_object(first), [encode_page(cut[first])[:40]])
     assert Log(folder).publish(entry(0, records(300)), 0) == Published()
-    assert Log(folder).read(0) == entry(0, records(300))
+    assert fresh(folder).read(0) == entry(0, records(300))
+
+
+def test_a_directory_that_was_begun_anew_has_its_pages(folder: Store) -> None:
+    """Pages that somebody in this process has seen before the directory was deleted, taken to be there still."""
+    assert Log(folder).publish(entry(0, records(300)), 0) == Published()
+    assert Log(folder).tail() == entry(0, records(300))
+    folder.delete_folder("_holdfast")
+    log = Log(folder)
+    assert log.tail() is None
+    assert log.publish(entry(0, records(300)), 0) == Published()
+    assert fresh(folder).tail() == entry(0, records(300))
+
+
+def test_a_look_at_the_log_reads_what_is_new(folder: Store) -> None:
+    """Workers that look at the log after each commit, and read 100,000 checkpoints each time."""
+    faulty = FaultyStore(folder)
+    assert Log(folder).publish(entry(0, records(1000)), 0) == Published()
+    assert Log(faulty).tail() == entry(0, records(1000))
+    assert Log(folder).publish(entry(1, records(1010)), 0) == Published()
+    faulty.calls.clear()
+    assert Log(faulty).read(1) == entry(1, records(1010))
+    assert len(faulty.calls) <= 3
 
 
 def one_page(store: Store) -> str:
@@ -244,7 +272,7 @@ def test_a_page_that_is_not_what_its_name_says_is_damage(folder: Store) -> None:
     data[20] ^= 1
     folder.replace(name, data)
     with pytest.raises(CheckpointDamaged, match=name):
-        Log(folder).tail()
+        fresh(folder).tail()
 
 
 def test_a_page_that_is_missing_is_waited_for(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,12 +289,12 @@ def test_a_page_that_is_missing_is_waited_for(folder: Store, monkeypatch: pytest
             path.write_bytes(data)
 
     monkeypatch.setattr(lag, "time", SimpleNamespace(monotonic=clock, sleep=appears))
-    assert Log(folder).tail() == entry(0, records(300))
+    assert fresh(folder).tail() == entry(0, records(300))
     path.unlink()
     monkeypatch.setattr(lag, "time", SimpleNamespace(monotonic=clock, sleep=clock.sleep))
     begun = clock.now
     with pytest.raises(CheckpointDamaged, match=f"{name} is missing"):
-        Log(folder).tail()
+        fresh(folder).tail()
     assert clock.now - begun == pytest.approx(lag.LAG)
 
 
