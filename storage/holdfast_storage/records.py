@@ -112,7 +112,8 @@ class LogState:
         return replace(self, leader=leader, generation=generation, superseded=superseded)
 
     def commit(self, record: CheckpointRecord) -> LogState:
-        return replace(self, checkpoints=(*self.checkpoints, record))
+        # In one copy, not two: they may be very many.
+        return replace(self, checkpoints=self.checkpoints + (record,))  # noqa: RUF005
 
     def retire(self, prefixes: Collection[str], preserved: Collection[str], last_preserved: float | None) -> LogState:
         """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever.

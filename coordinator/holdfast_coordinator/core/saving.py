@@ -209,7 +209,7 @@ class Saving:
             note = ", ".join(marked.damaged[len(state.damaged) :])
             run.append("damaged", run.leading, lambda s: s.condemn(run.condemned), run.published, note=note)
         back, world.went_back_to = world.went_back_to, ""
-        record = state.find(back)
+        record = state.find(back) if back else None
         if record is None or marked.restorable[-1:] == (record,):
             return
         attempt.went_back_to = back
