@@ -7,7 +7,6 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import values as v
-from holdfast_coordinator.core.survey import survey
 from holdfast_storage.records import CheckpointRecord, LogState
 from support.cluster import Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
@@ -89,7 +88,8 @@ def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None
     since = coordinator.machine._run.now.monotonic
     assert coordinator.pending == [SECOND_READER(bad, since)]
     assert [call.answer for call in calls] == [None, None]
-    status = survey(coordinator.machine._run, None)
+    status = coordinator.call(ev.Ask).answer
+    assert isinstance(status, v.Status)
     assert status.reason == f"waiting for the coordinator to read {bad.prefix}, which worker-0 cannot restore"
     assert status.waiting_for == ()
     cluster.storage.damaged.add(bad.prefix)

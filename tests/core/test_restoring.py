@@ -9,9 +9,8 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_coordinator.core.survey import survey
 from holdfast_coordinator.core.talk import RestoreTalk, candidates
-from holdfast_coordinator.core.values import Apply, Failure, Read
+from holdfast_coordinator.core.values import Apply, Failure, Read, Status
 from holdfast_storage.records import Entry, LogState, Task
 from support.cluster import Build, Call, Cluster, Coordinator, Worker, checkpoint
 
@@ -458,7 +457,9 @@ def test_what_a_worker_sees_of_the_log_is_waited_for() -> None:
     coordinator.run()
     assert call.answer is None
     reason = "waiting for the coordinator's storage to show log entry 2, which worker-1 sees"
-    assert survey(coordinator.machine._run, None).reason == reason
+    status = coordinator.call(ev.Ask).answer
+    assert isinstance(status, Status)
+    assert status.reason == reason
     # The other one has read the older one meanwhile, and that counts for nothing.
     other = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
     cluster.tick(5.0)
