@@ -44,6 +44,7 @@ TICK = 0.5
 
 STORAGE_THREADS = 8
 UPKEEP_THREADS = 4
+VERIFY_THREADS = 2
 
 DESERTED_FOR = 60.0
 """Seconds without anybody after which a run is given up: who comes back meets a coordinator as if restarted."""
@@ -82,6 +83,8 @@ class Driver:
         # back or deleted must not stand in the way of a commit.
         self._threads = DaemonThreads(STORAGE_THREADS, "holdfast-storage")
         self._upkeep_threads = DaemonThreads(UPKEEP_THREADS, "holdfast-upkeep")
+        # And these apart from both: restores wait for what is read back, and deletions may take for ever.
+        self._verify_threads = DaemonThreads(VERIFY_THREADS, "holdfast-verify")
         self._requests = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
@@ -138,7 +141,7 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for threads in (self._threads, self._upkeep_threads):
+        for threads in (self._threads, self._upkeep_threads, self._verify_threads):
             threads.shutdown(cancel_futures=True)
 
     async def _ticks(self) -> None:
@@ -278,13 +281,16 @@ class Driver:
                 log.error("%s: %s: %s", self.store.url, problem.object, problem.reason)
             return ev.ReadBack(effect.record.prefix, report.verdict)
 
-        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._upkeep_threads)
+        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._verify_threads)
 
     def _find_orphans(self, effect: fx.FindOrphans) -> None:
         def find() -> ev.OrphansFound:
             if isinstance(self.store, PosixStore):  # the others leave nothing that has another name
                 for folder in ("", OWN_FOLDER, LOG_FOLDER, PAGE_FOLDER):
-                    self.store.remove_leftovers(folder)
+                    try:
+                        self.store.remove_leftovers(folder)
+                    except HoldfastError as error:
+                        log.warning("%s: what kills have left behind stays: %s", self.store.url, error)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast_storage import state_file
+from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import STATE_FILE, index_object
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
@@ -18,12 +19,27 @@ def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
     known by name and younger than the log says: TensorFlow numbers from 1 again after a start from scratch.
 
     Returns the state, and a sentence about what was found that the log does not tell of, empty for nothing. Only reads:
-    the next entry that is made on top of the state records it. StorageError as the store's.
+    the next entry that is made on top of the state records it. StorageError as the store's; but not for the file, which
+    takes nothing away from the log.
     """
-    file = state_file.read(store)
-    found = tuple(record for record in _stock(store, file) if _is_news(state, record) and _is_there(store, record))
+    try:
+        file = state_file.read(store)
+    except StorageError as error:
+        return state, (
+            f"{store.url}/{STATE_FILE} cannot be read, so what tf.train.CheckpointManager may have saved since "
+            f"Holdfast last did is not seen: {error}"
+        )
+    news = [record for record in _stock(store, file) if _is_news(state, record)]
+    found = tuple(record for record in news if _is_there(store, record))
+    late = ""
+    if file.is_of_manager and news and news[-1] not in found:
+        late = (
+            f"{store.url}/{STATE_FILE} names {news[-1].prefix}, which is not in the log and not there. If "
+            "tf.train.CheckpointManager has saved it, this host's mount may show it late: then start again in a "
+            "minute, before anything is saved. "
+        )
     if not found:
-        return state, ""
+        return state, late
     names = ", ".join(record.prefix for record in found)
     where = f"{store.url}/{STATE_FILE} names {names}, which"
     if not file.is_of_manager:
@@ -35,8 +51,8 @@ def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
     kept = tuple(record for record in state.checkpoints if record.prefix not in prefixes)
     damaged = tuple(prefix for prefix in state.damaged if prefix not in prefixes)
     return replace(state, checkpoints=kept + found, damaged=damaged), (
-        f"{where} tf.train.CheckpointManager has saved since Holdfast last did: the newest is {found[-1].prefix}, not "
-        "verified by Holdfast. The next save records them; their files stay"
+        f"{late}{where} tf.train.CheckpointManager has saved since Holdfast last did: the newest is "
+        f"{found[-1].prefix}, not verified by Holdfast. The next save records them; their files stay"
     )
 
 
@@ -48,7 +64,7 @@ def _stock(store: Store, file: state_file.StateFile) -> list[CheckpointRecord]:
 
 def _is_news(state: LogState, record: CheckpointRecord) -> bool:
     known = state.find(record.prefix)
-    return known is None or record.time > known.time
+    return known is None or record.time > known.time > 0.0  # which stands for a time that nobody knew
 
 
 def _is_there(store: Store, record: CheckpointRecord) -> bool:

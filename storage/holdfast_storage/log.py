@@ -16,6 +16,9 @@ from holdfast_storage.store.base import NotCreated, Store
 BLOCK_DIGITS = 3
 """A block is the entries whose numbers differ in so many last digits: what an object store lists in one request."""
 
+FEW = 20
+"""Entries that are read one after the other on the way to the tail, before a shorter way is looked for."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
@@ -91,8 +94,11 @@ class Log:
         last = self.read(hint)
         if last is None and hint > 0:
             last = self.read(hint - 1)
+        steps = 0
         while last is not None and (following := self.read(last.number + 1)) is not None:
-            last = following
+            last, steps = following, steps + 1
+            if steps == FEW and (near := self._close_to_the_tail()) > last.number + 1:
+                last = self.read(near) or self.read(near - 1) or last
         return last
 
     def _close_to_the_tail(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast_coordinator.core import effects as fx
@@ -432,3 +434,66 @@ def test_one_reading_for_retention_and_for_a_restore() -> None:
     coordinator.tell(ev.ReadBack(new.prefix, "good"))
     assert coordinator.pending == []
     assert len(cluster.storage.entries) == entries
+
+
+def test_what_was_condemned_before_is_no_reason_to_skip_the_log() -> None:
+    """The second worker speaks while the log is read for the first one: both went back past a newer commit, which the
+    log has, since the candidate was retired."""
+    old, candidate = replace(checkpoint(1), preserved=True), checkpoint(2)
+    cluster = Cluster(LogState("run", checkpoints=(old, candidate)))
+    job_coordinator = cluster.coordinator()
+    job = cluster.world(job_coordinator, 1)
+    cluster.restore(job_coordinator, job)
+    for worker in job:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+    coordinator = cluster.coordinator()
+    first, second = cluster.world(coordinator, 2)
+    assert [coordinator.ask(worker.restore(1)) for worker in (first, second)] == [v.Read(candidate)] * 2
+    assert cluster.save(job_coordinator, job, 1).committed
+    job_coordinator.run()
+    assert cluster.storage.state.find(candidate.prefix) is None
+    cluster.storage.damaged.add(candidate.prefix)
+
+    calls = [coordinator.call(first.restore(1, candidate.prefix, "absent", reason="gone"))]
+    coordinator.carry_out()
+    coordinator.deliver()  # its own reading; that of the log is still to come
+    calls.append(coordinator.call(second.restore(1, candidate.prefix, "absent", reason="gone")))
+    coordinator.run()
+    assert [call.answer for call in calls] == [v.Read(cluster.storage.state.checkpoints[-1])] * 2
+
+
+def test_what_all_have_restored_is_not_marked() -> None:
+    """Two readers on mounts that lag found it absent; later all restored it, and the next save marked it for ever."""
+    cluster, (_, _, newest) = start()
+    coordinator, workers = asked(cluster)
+    coordinator.machine._run.condemned.add(newest.prefix)
+    say(coordinator, workers, newest, "good", "good")
+    assert coordinator.machine._run.condemned == set()
+
+
+def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
+    """A commit came while the one before was read back, and that was damaged: nobody read the new one back, and what it
+    replaces stayed until the next save."""
+    cluster, _ = start(1)
+    coordinator, workers = restart(cluster)
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+    held: list[fx.Effect] = []
+    for ordinal in (1, 2):
+        for worker in workers:
+            coordinator.call(worker.vote(ordinal))
+        coordinator.run()
+        for worker in workers:
+            coordinator.call(worker.report(ordinal))
+        while coordinator.pending:
+            if isinstance(coordinator.pending[0], fx.ReadBackCheckpoint) and not held:
+                held.append(coordinator.pending.pop(0))
+                continue
+            coordinator.carry_out()
+            coordinator.deliver()
+    assert isinstance(held[0], fx.ReadBackCheckpoint)
+    live = [record.prefix for record in cluster.storage.state.checkpoints]
+    assert len(live) == 3
+    coordinator.tell(ev.ReadBack(held[0].record.prefix, "damaged"))
+    coordinator.run()
+    assert [record.prefix for record in cluster.storage.state.checkpoints] == live[-1:]

@@ -179,3 +179,28 @@ def test_tensorflows_manager_and_its_other_writers(tmp_path: Path) -> None:
     assert store.size(f"{OURS.prefix}.index") is None
     checkpoint.save(f"{store.url}/export")
     assert found(store) == ["ckpt-1", OURS.prefix]
+
+
+def test_a_time_that_nobody_knew_is_not_older(store: Store) -> None:
+    """A backup brings an old file back: all that was committed since was rolled back, and then deleted."""
+    state = replace(STATE, checkpoints=(replace(IMPORTED, time=0.0), OURS))
+    name(store, ("ckpt-1", 1.0))
+    assert with_foreign(store, state) == (state, "")
+
+
+def test_what_is_named_and_not_there_is_told(store: Store) -> None:
+    """A mount shows TensorFlow's newest late: the one before was restored, and the next commit forgot it in silence."""
+    put(store, "ckpt-3")
+    name(store, ("ckpt-3", 3.0), ("ckpt-4", 4.0))
+    state, told = with_foreign(store, STATE)
+    assert state.checkpoints[-1].prefix == "ckpt-3"
+    assert "names ckpt-4, which is not in the log and not there" in told
+
+
+def test_a_file_that_cannot_be_read_takes_nothing_away(tmp_path: Path) -> None:
+    """Its rights are wrong, or a folder is in its place: nobody could restore or save any more."""
+    store = new_store("posix", tmp_path)
+    put(store, "ckpt-1", OURS.prefix, "checkpoint/odd")
+    state, told = with_foreign(store, STATE)
+    assert state == STATE
+    assert "checkpoint cannot be read" in told

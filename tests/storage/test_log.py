@@ -187,6 +187,9 @@ def test_a_long_log_is_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     long_log(store, monkeypatch, 0)
     assert Log(store).tail(hint=154) == entry(154)
     assert len(store.calls) == 2
+    store.calls.clear()
+    assert Log(store).tail(hint=3) == entry(154)
+    assert len(store.calls) < 40, "not one after the other"
 
 
 @pytest.mark.parametrize("denied", [{20}, {40}, {80}, {40, 50}, {20, 40, 80}, {70, 80}])

@@ -105,6 +105,16 @@ def test_small_objects_are_synced_before_they_get_their_name(
     assert synced == ["*", "named", f"{store.url}/log"]
 
 
+def test_what_is_there_already_is_durable_too(store: PosixStore, synced: list[str]) -> None:
+    """Whoever made it was killed before it had synced the folder: a successor takes it for its own and builds an entry
+    on it, and a power cut takes it away."""
+    store.write("log/0", [b""])
+    os.close(os.open(f"{store.url}/log/1", os.O_CREAT | os.O_WRONLY))
+    synced.clear()
+    assert not store.create("log/1", b"")
+    assert synced == ["*", f"{store.url}/log"]
+
+
 def test_partial_writes_are_completed(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """write(2) takes at most 2 GiB at a time, and less whenever it likes."""
     real = os.write

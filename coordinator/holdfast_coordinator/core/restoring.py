@@ -74,7 +74,12 @@ class Restoring:
                 talk.withdraw()
                 self._look(world, talk)
                 return
-            talk.second = talk.second or self._damage.second(e.prefix, talk.since)
+            second = talk.second or self._damage.second(e.prefix, talk.since)
+            if second and not talk.second and e.prefix in run.condemned:
+                # It was found so before; that the run has nothing newer by now is another matter.
+                run.ledger.read(partial(self._confirmed, world, talk, ev.ReadBack(e.prefix, "damaged")))
+            else:
+                talk.second = second
         decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
         if decision is not None:
             self._decide(world, talk, decision)
@@ -175,6 +180,8 @@ class Restoring:
             nothing_since = talk.base.partition("/")[2] == newest
             world.base = talk.base
             world.went_back_to = ours.prefix if ours and ours.prefix != newest and nothing_since else ""
+            if ours:
+                self._run.condemned.discard(ours.prefix)  # all have just verified it
         self._announce(talk, decision)
 
     def _announce(self, talk: RestoreTalk, decision: Decision) -> None:

@@ -95,8 +95,10 @@ class Upkeep:
             # A first reader: who restores it will be the second.
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
-            return
-        if not run.leading or state is None or self._goes_back or not sweep(state, self.policy, e.prefix):
+        replaces = state and e.verdict == "good" and run.leading and not self._goes_back
+        if not state or not replaces or not sweep(state, self.policy, e.prefix):
+            if state and state.checkpoints and state.checkpoints[-1].prefix != e.prefix:
+                self.consider()  # what was committed meanwhile waits for its turn
             return
 
         def change(s: LogState) -> LogState:

@@ -51,7 +51,9 @@ class PosixStore:
                     os.link(temporary, path)
                 except FileExistsError:
                     # A network file system that repeated a request whose answer was lost refuses the second, though
-                    # the first succeeded. The count of links tells.
+                    # the first succeeded. The count of links tells. Either way it is to be durable: whoever made it may
+                    # have been killed before it had seen to that, and the caller builds on what it finds.
+                    _fsync_folder(os.path.dirname(path))
                     return os.stat(temporary).st_nlink > 1
                 except OSError as error:
                     if error.errno not in _NO_LINKS:
