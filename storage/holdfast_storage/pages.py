@@ -45,16 +45,7 @@ class _Memory:
 
 
 _memories: WeakKeyDictionary[Store, _Memory] = WeakKeyDictionary()
-_memories_lock = threading.Lock()
-
-
-def _forget_all() -> None:
-    """In a forked process: whoever held a lock is not there."""
-    global _memories, _memories_lock
-    _memories, _memories_lock = WeakKeyDictionary(), threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_memories.clear)  # whoever held a lock of one is not there
 
 
 class Pages:
@@ -66,8 +57,7 @@ class Pages:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        with _memories_lock:
-            self._memory = _memories.setdefault(store, _Memory())
+        self._memory = _memories.setdefault(store, _Memory())
         # Not shared: the directory may have been deleted, and begun anew, since others have seen them.
         self._durable: set[str] = set()  # of the pages of the last entry that was published
 
