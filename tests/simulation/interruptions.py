@@ -1,8 +1,8 @@
 """Histories of a job whose workers have signals at random instants, in a world in which nothing else goes wrong.
 
 So more can be asked for than in `simulation.story`: whatever one worker's training program makes of an interrupt, the
-job saves again soon; the last save of a program that ends after one is committed, if all of them have it or there is
-one alone; nothing is left of closed managers.
+job saves again soon; the last save of a program that ends after one is committed, if there is one worker alone; nothing
+is left of closed managers. Or one of the workers sleeps, while many a save of the others fails without it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ SAVES = 8
 LATEST = 4
 """Of so many saves, the last during which there are signals: those who disagree need two to agree again."""
 
+LONG, SLEEP = 30, 25.0
+"""Saves of a job of which one worker sleeps, and seconds for which it does: more of them fail than are remembered."""
+
 STEP = 0.05  # seconds
 WITHIN = 600.0  # seconds in which all must have ended
 
@@ -36,13 +39,15 @@ class Interruption:
         self._preemption = Preemption(self.world, draw)
         self._preemption.calm()
         self._embedded = draw.random() < 0.5
+        workers = draw.choice([1, 2, 2, 3])
+        self._sleeps = workers > 1 and draw.random() < 0.1
         self._job = Job(
             self.world,
             "job",
-            draw.choice([1, 2, 2, 3]),
+            workers,
             coordinator="" if self._embedded else ADDRESS,
-            goal=SAVES * EVERY,
-            options={"max_to_keep": None},
+            goal=(LONG if self._sleeps else SAVES) * EVERY,
+            options={"max_to_keep": None, "save_timeout": 0.5 if self._sleeps else 20.0},
             step_time=STEP,
             forked=draw.random() < 0.3,
             handler=draw.choice(["interrupt", "interrupt", "save_and_end"]),
@@ -59,7 +64,9 @@ class Interruption:
                 if not self._embedded:
                     coordinator(world, ADDRESS, "coordinator")
                 job.start()
-                for _ in range(self._signals):
+                if self._sleeps:
+                    world.scheduler.later(None, 2 * STEP, self._sleep)
+                for _ in range(0 if self._sleeps else self._signals):
                     # Each save takes about a step's time, as Calm has it.
                     world.scheduler.later(None, 2 * STEP * LATEST * self._draw.random(), self._signal)
                 if not world.run(lambda: job.over, WITHIN):
@@ -80,6 +87,12 @@ class Interruption:
                 worker.signal(getattr(worker.program, self._job.handler))
                 self._preemption.soon(200)
 
+    def _sleep(self) -> None:
+        worker = self._job.workers[-1]
+        self.world.counts["laggards"] += 1
+        self.world.stop(worker)
+        self.world.scheduler.later(None, SLEEP, self.world.resume, worker)
+
     def _may_have_one(self, worker: Process) -> bool:
         program = worker.program
         return worker.alive and program is not None and bool(program.returned) and program.model.step <= LATEST * EVERY
@@ -87,7 +100,7 @@ class Interruption:
     def _check(self) -> None:
         world, job = self.world, self._job
         goes_on = job.goes_on and job.handler == "interrupt"
-        if len(job.workers) == 1 or goes_on:
+        if len(job.workers) == 1 or (goes_on and not self._sleeps):
             state = world.checks.state
             last = max((record.step for record in state.checkpoints), default=0) if state else 0
             step = max(worker.model.step for worker in job.workers)

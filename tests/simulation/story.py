@@ -286,6 +286,9 @@ class Story:
             raise Violation("liveness", f"{job.name} comes to no end with a save ({how})\n{world.waits()}")
         world.run(lambda: False, 20.0)
         world.checks.quiet()
+        for process in self._coordinators:
+            if process.alive:
+                world.check_idle(process)
         self._end_coordinators()
 
     def _end_coordinators(self) -> None:

@@ -102,6 +102,11 @@ class World:
             self.violate("left over", f"{process}: {what}, and there are still {', '.join(left)}\n{self.waits()}")
         self.counts["ends without a rest"] += not left
 
+    def check_idle(self, coordinator: Process) -> None:
+        """Whether a coordinator of which nobody wants anything has given its threads back, a while later."""
+        if rest := [name for name in coordinator.threads if name.startswith("holdfast")]:
+            self.violate("left over", f"{coordinator} has nothing to do, and has {', '.join(rest)}\n{self.waits()}")
+
     # -- what happens --
 
     def point(self, kind: Kind, process: Process, verb: str, what: str) -> Point:
