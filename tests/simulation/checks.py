@@ -39,6 +39,7 @@ class Checks:
         self.contents: dict[tuple[str, Task], str] = {}
         self.restores: dict[tuple[str, int], str] = {}
         self.truth = Truth(world.bucket)
+        self.targets: set[str] = set()  # prefixes of what workers have asked for
         self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
         world.bucket.changed = self._changed
 
@@ -94,8 +95,16 @@ class Checks:
                 if self.verify(record):
                     self._check_values(record)
                 self.good.add(record.prefix)
+        if entry.kind == "restored" and len(self.entries) > 1:
+            self._check_step_back(self.entries[-2].state, entry.state)
         if self.good and not any(record.prefix in self.good for record in state.checkpoints):
             self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
+
+    def _check_step_back(self, before: LogState, after: LogState) -> None:
+        """A commit is given up for an older one only if it is damaged, or if somebody asked for that one."""
+        newest, chosen = before.checkpoints[-1], after.checkpoints[-1].prefix
+        given_up = newest.prefix in self.good and newest.folder not in self.world.bucket.rotten
+        assert not given_up or chosen in (*self.targets, newest.prefix), f"{newest.prefix} is given up for {chosen}"
 
     def _check_values(self, record: CheckpointRecord) -> None:
         """That it holds what was to be saved, and nothing that differs between workers and must not."""
@@ -140,6 +149,8 @@ class Checks:
         began: when it asked for it, in virtual time.
         targeted: it asked for this very one, not for the newest.
         """
+        if targeted:
+            self.targets.add(prefix)
         agreed = self.restores.setdefault((generation, ordinal), prefix)
         if agreed != prefix:
             self.world.violate(

@@ -106,7 +106,7 @@ class _Unexpected(logging.Handler):
             training.broke(process, record.getMessage(), error)
 
 
-class _Ids:
+class Ids:
     """`holdfast.identity._ids`, of the process whose turn it is."""
 
     def setdefault(self, key: object, value: str) -> str:
@@ -155,7 +155,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield manager, "strategy_name", lambda checkpoint: "simulated"
     yield holdfast.open_sessions, "_open", {}
     yield holdfast.identity, "_of_kernel", lambda: fakes.here().name
-    yield holdfast.identity, "_ids", _Ids()
+    yield holdfast.identity, "_ids", Ids()
     yield holdfast.session, "_incarnations", _Managers()
     yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
     yield holdfast.saving, "git_commit", lambda: ""
