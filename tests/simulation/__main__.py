@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from simulation.many import Told, tell_apart
+from simulation.marks import missed
 
 PORTION = 100  # seeds that one process takes at a time
 
@@ -51,6 +52,8 @@ def report(told: Told, seconds: float) -> None:
     print(f"{told.seeds} seeds, {told.events} events, {seconds:.0f} s, {len(told.failures)} violations")
     for what, count in sorted(told.counts.items()):
         print(f"  {what:32} {count:9}")
+    if never := missed(told.counts):
+        print(f"never: {', '.join(never)}")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,12 @@ Each is as small a change as breaks the rule, made where the product keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import holdfast_coordinator.core.vote
 import holdfast_coordinator.driver
-import holdfast_coordinator.threads
-import holdfast_storage.lag
-from holdfast.manager import CheckpointManager
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCheckpoint
 from holdfast_coordinator.core.retention import sweep
@@ -23,7 +19,7 @@ from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.log import Log
 from holdfast_storage.store.base import Store
-from simulation import fakes, patches
+from simulation import patches
 from simulation.fakes import here
 
 
@@ -134,35 +130,6 @@ def _inherited() -> Any:
     return mock.patch.object(patches.Ids, "setdefault", careless)
 
 
-def _not_waited_for() -> Any:
-    """What a mount does not show at once is not there."""
-    return mock.patch.object(holdfast_storage.lag, "LAG", 0.0)
-
-
-def _told_before() -> Any:
-    """A failed save is forgotten when its error is about to be raised, and an interrupt comes in between."""
-    failure = CheckpointManager._failure
-
-    def careless(self: CheckpointManager) -> Any:
-        error = failure(self)
-        self._failed = []
-        fakes.Now.place()
-        return error
-
-    return mock.patch.object(CheckpointManager, "_failure", careless)
-
-
-def _all_at_once() -> Any:
-    """Calls of several threads do not wait for each other."""
-    make = CheckpointManager.__init__
-
-    def careless(self: CheckpointManager, *args: Any, **options: Any) -> None:
-        make(self, *args, **options)
-        self._calls = nullcontext()  # type: ignore[assignment]
-
-    return mock.patch.object(CheckpointManager, "__init__", careless)
-
-
 def _counted_for_ever() -> Any:
     """A thread that could not be started is counted."""
     begin = DaemonThreads._begin
@@ -177,31 +144,17 @@ def _counted_for_ever() -> Any:
     return mock.patch.object(DaemonThreads, "_begin", careless)
 
 
-def _leaves_without_a_look() -> Any:
-    """A thread that has waited long enough ends, although it has been given a job meanwhile."""
-
-    def careless(self: DaemonThreads) -> Any:
-        with self._changed:
-            while not self._jobs:
-                self._idle += 1
-                woken = self._changed.wait(holdfast_coordinator.threads.IDLE_FOR)
-                self._idle -= 1
-                if self._ended or not woken:
-                    self._threads -= 1
-                    return None
-            return self._jobs.popleft()
-
-    return mock.patch.object(DaemonThreads, "_next", careless)
-
-
 def _never_together_again() -> Any:
     """Who has missed a save call does not count it."""
     return mock.patch.object(holdfast_coordinator.core.vote, "_ahead", return_value=())
 
 
 BROKEN = (
-    Broken("log entries are created exclusively", ("overwritten",), 10, _overwritten),
-    Broken("the data comes before the commit entry", ("incomplete",), 1, _commit_first),
-    Broken("a folder is deleted after the entry that retires it", ("mutated",), 2, _deleted_first),
-    Broken("nothing is retired before its successor was read back", ("forgotten",), 101, _not_read_back),
+    Broken("log entries are created exclusively", ("overwritten",), 51, _overwritten),
+    Broken("the data comes before the commit entry", ("incomplete",), 2, _commit_first),
+    Broken("a folder is deleted after the entry that retires it", ("mutated",), 3, _deleted_first),
+    Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
+    Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),
+    Broken("who has missed a save call counts it", ("liveness",), 229, _never_together_again),
+    Broken("a thread that could not be started is not counted", ("liveness",), 50, _counted_for_ever),
 )

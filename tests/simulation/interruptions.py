@@ -18,8 +18,8 @@ from simulation.training import Job, coordinator, fresh
 from simulation.world import World
 
 ADDRESS = "coordinator:7070"
-SAVES = 8
-LATEST = 4
+SAVES = 6
+LATEST = 3
 """Of so many saves, the last during which there are signals: those who disagree need two to agree again."""
 
 LONG, SLEEP = 30, 25.0

@@ -15,7 +15,7 @@ from simulation.storage import Violation
 from simulation.story import Story
 
 COLLECT_EVERY = 25
-INTERRUPTED_EVERY = 5
+INTERRUPTED_EVERY = 10
 """One in so many seeds tells of signals in a world that is calm."""
 
 
@@ -60,11 +60,15 @@ def little_collecting() -> Iterator[None]:
             gc.enable()
 
 
+def story_of(seed: int) -> Story | Interruption:
+    return Interruption(seed) if seed % INTERRUPTED_EVERY == INTERRUPTED_EVERY - 1 else Story(seed)
+
+
 def tell(seeds: Iterable[int]) -> Told:
     """Tell the stories of these seeds, inside `patches.installed()`."""
     told = Told()
     for number, seed in enumerate(seeds, 1):
-        story = Interruption(seed) if seed % INTERRUPTED_EVERY == INTERRUPTED_EVERY - 1 else Story(seed)
+        story = story_of(seed)
         try:
             story.run()
         except Violation as violation:

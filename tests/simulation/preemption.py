@@ -14,6 +14,7 @@ import gc
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import _lru_cache_wrapper
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,7 +38,13 @@ _INSTANT = frozenset(
 """Calls that change nothing which another thread could see."""
 
 _PURE = "holdfast_storage.bundle"
-"""Functions of bytes, some of which remember results: the first call would be another story than the second."""
+"""Functions of bytes."""
+
+
+def _has_places(module: ModuleType) -> bool:
+    """Not where results are remembered: the second story of a seed would be another one than the first."""
+    remembers = any(isinstance(each, _lru_cache_wrapper) for each in vars(module).values())
+    return not remembers and not module.__name__.startswith(_PURE)
 
 
 class _Places(ast.NodeTransformer):
@@ -96,7 +103,7 @@ class Instrumented:
     """The functions of some modules, with both of their codes. To be made before the garbage collector is frozen."""
 
     def __init__(self, modules: Iterable[ModuleType]) -> None:
-        asking = [module for module in modules if not module.__name__.startswith(_PURE)]
+        asking = [module for module in modules if _has_places(module)]
         codes = {path: _compiled(path) for module in asking if (path := getattr(module, "__file__", None))}
         self._functions: list[tuple[FunctionType, CodeType, CodeType]] = []
         for each in gc.get_objects():

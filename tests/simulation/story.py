@@ -33,7 +33,7 @@ class Story:
         self._coordinators: list[Process] = []
         self._storm = True
         self._pending: set[str] = set()
-        self._preemption = Preemption(self.world, self._apart) if self._apart.random() < 0.5 else None
+        self._preemption = Preemption(self.world, self._apart) if self._apart.random() < 0.35 else None
         options = {
             "max_to_keep": draw.choice([1, 1, 2, 3, None]),
             "save_timeout": draw.choice([6.0, 12.0, 25.0]),

@@ -214,6 +214,7 @@ class Job:
             process.model = Model(process.place.task, life, self.collective)
             self.workers.append(process)
             if self.forked:
+                self.world.counts["forks"] += 1
                 process.memory = self.world.launcher(process.host).forked()
             process.main = process.spawn("main", self._main, process, self.goal)
 
