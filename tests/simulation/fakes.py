@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import greenlet
 
@@ -129,6 +130,22 @@ class Lock(RLock):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         assert self.owner is not greenlet.getcurrent(), "a thread waits for a lock that it holds"
         return super().acquire(blocking, timeout)
+
+
+class ModuleLock:
+    """A lock that a module made when it was imported: each process has one of its own."""
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[Process, Lock] = WeakKeyDictionary()
+
+    def __enter__(self) -> bool:
+        process = Now.scheduler.current
+        return process is None or self._locks.setdefault(process, Lock()).acquire()
+
+    def __exit__(self, *error: object) -> None:
+        process = Now.scheduler.current
+        if process is not None:
+            self._locks[process].__exit__(*error)
 
 
 class Condition:

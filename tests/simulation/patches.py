@@ -145,6 +145,8 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
         for name, value in list(vars(module).items()):
             if id(value) in stands_for:
                 yield module, name, stands_for[id(value)]
+            elif isinstance(value, type(threading.Lock())):
+                yield module, name, fakes.ModuleLock()
     for (module, name), value in SIZES.items():
         yield module, name, value
     for module in (holdfast.manager, holdfast.restoring, holdfast_coordinator.runs):
