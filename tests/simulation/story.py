@@ -261,7 +261,10 @@ class Story:
             for worker in job.workers:
                 world.kill(worker)
             self._jobs.remove(job)
+        living = {worker for job in self._jobs for worker in job.workers}
         for process in world.processes:
+            if process.program is not None and process not in living:
+                world.kill(process)  # what is left of earlier lives, which whoever runs the cluster would not leave
             self._wake(process)
         if not self._embedded:
             listening = world.network.listeners.get(ADDRESS)
