@@ -307,7 +307,8 @@ class CheckpointManager:
                 reason = answer.result() if answer.wait(2 * ASK_WITHIN) else "the coordinator does not say for whom"
             except HoldfastError as error:
                 reason = str(error)
-            asking.end()
+            finally:
+                asking.end()  # or an interrupt leaves its thread, which waits for a job for ever
             if not pending.is_known:
                 log.warning("%s has been waiting %.0f s for %s: %s", self._session.place.task, seconds, what, reason)
 
