@@ -497,3 +497,29 @@ def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
     coordinator.tell(ev.ReadBack(held[0].record.prefix, "damaged"))
     coordinator.run()
     assert [record.prefix for record in cluster.storage.state.checkpoints] == live[-1:]
+
+
+def test_what_is_retired_amid_a_restore_is_deleted_after_it() -> None:
+    """A restore began while the retire entry was on its way: what it retired lay there until the next save."""
+    cluster, _ = start(1)
+    coordinator, workers = restart(cluster)
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    for worker in workers:
+        coordinator.call(worker.report(1))
+    while not any(isinstance(each, fx.Append) and each.entry.kind == "retire" for each in coordinator.pending):
+        coordinator.carry_out()
+        coordinator.deliver()
+    new = cluster.storage.state.checkpoints[-1]
+    calls = [coordinator.call(worker.restore(2)) for worker in workers]
+    coordinator.run()
+    old = cluster.storage.state.retired[0]
+    assert old in cluster.storage.folders, "it may be what they choose"
+    assert [call.answer for call in calls] == [v.Read(new)] * 2
+    calls = [coordinator.call(worker.restore(2, new.prefix, "good")) for worker in workers]
+    coordinator.run()
+    assert isinstance(calls[0].answer, v.Apply)
+    assert old not in cluster.storage.folders
+    assert new.folder in cluster.storage.folders

@@ -329,7 +329,7 @@ def _token_hex(size: int) -> str:
 
 threading = SimpleNamespace(
     Thread=Thread,
-    current_thread=lambda: None,
+    current_thread=lambda: SimpleNamespace(name="simulated"),
     Lock=Lock,
     RLock=RLock,
     Condition=Condition,

@@ -33,7 +33,7 @@ class Instants:
     def __init__(self, files: tuple[str, ...], at: int, act: Callable[[], None]) -> None:
         self.passed = 0
         self.where = ""
-        self._files, self._at, self._act = files, at, act
+        self._files, self._at, self.act = files, at, act
         self._before: dict[FrameType, str] = {}
 
     @property
@@ -64,7 +64,7 @@ class Instants:
                 if self.passed == self._at:
                     self.where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
                     self._before.clear()
-                    self._act()
+                    self.act()
         elif event == "return":
             self._before.pop(frame, None)
         return self._instruction

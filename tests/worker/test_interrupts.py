@@ -12,6 +12,8 @@ import pytest
 
 import holdfast.manager
 from holdfast.snapshot import Snapshot
+from holdfast_coordinator.embedded import Embedded
+from holdfast_storage.errors import InvalidRequest
 from support import light_manager
 from support.interrupts import Instants
 from support.light_worker import state, tensor
@@ -49,8 +51,8 @@ def made(folder: Path) -> Iterator[Callable[[], tuple[Any, light_manager.LightCh
     """Makes managers of one run, the coordinator of which stays between them."""
     managers = []
 
-    def make(directory: str = "run") -> tuple[Any, light_manager.LightCheckpoint]:
-        manager, checkpoint = light_manager.make(folder / directory, max_to_keep=None)
+    def make(directory: str = "run", **arguments: Any) -> tuple[Any, light_manager.LightCheckpoint]:
+        manager, checkpoint = light_manager.make(folder / directory, max_to_keep=None, **arguments)
         checkpoint.make = small
         managers.append(manager)
         return manager, checkpoint
@@ -165,3 +167,71 @@ def test_interrupted_closes(made: Any) -> None:
         successor.close()
 
     assert every_instant(run) > 20
+
+
+def test_a_handler_that_closes(made: Any) -> None:
+    """The interrupted call waited for ever for a job that nobody was there to do, or a returned prefix was lost."""
+
+    def run(instants: Instants, number: int) -> None:
+        manager, checkpoint = made(f"run-{number}")
+        returned: list[str] = []
+        instants.act = manager.close
+        checkpoint.step = 1
+        try:
+            with instants.watched():
+                manager.restore_or_initialize()
+                returned.append(manager.save())
+                returned.append(manager.save())
+                manager.wait()
+        except InvalidRequest:  # it is closed
+            assert instants.reached
+        manager.close()
+        assert set(returned) <= set(manager.checkpoints), instants.where
+
+    assert every_instant(run) > 100
+    assert Embedded._shared.keys() == {"127.0.0.1"}
+    assert Embedded._shared["127.0.0.1"]._holders == 1, "the one that stays between them"
+
+
+def test_a_step_that_a_handler_has_saved_is_not_saved_again(made: Any) -> None:
+    """Of two workers whose handlers save the step at which they are, the one that was inside of `save` made two saves,
+    and the other one: they never agreed on a save again."""
+
+    def run(instants: Instants, number: int) -> None:
+        counter = light_manager.Counter()
+        manager, checkpoint = made(f"run-{number}", step_counter=counter, checkpoint_interval=10)
+        manager.restore_or_initialize()
+        counter.value = checkpoint.step = 10
+        by_handler: list[Any] = []
+        instants.act = lambda: by_handler.append(manager.save(check_interval=False))
+        with instants.watched():
+            saved = manager.save()
+        if not instants.reached:
+            by_handler.append(manager.save(check_interval=False))
+        manager.wait()
+        assert manager._saves == 1, instants.where
+        assert [each for each in (saved, *by_handler) if each] == manager.checkpoints, instants.where
+        assert manager.last_checkpoint_step == 10
+        manager.close()
+
+    assert every_instant(run) > 50
+
+
+def test_an_interrupted_save_of_an_interval_was_made(made: Any) -> None:
+    """It was handed over, and its step did not count: from then on this worker saved at other steps than others."""
+
+    def run(instants: Instants, number: int) -> None:
+        counter = light_manager.Counter()
+        manager, _ = made(f"run-{number}", step_counter=counter, checkpoint_interval=10)
+        manager.restore_or_initialize()
+        counter.value = 10
+        try:
+            with instants.watched():
+                manager.save()
+        except KeyboardInterrupt:
+            assert instants.reached
+        manager.wait()
+        assert (manager.last_checkpoint_step == 10) == bool(manager.checkpoints), instants.where
+        manager.close()
+
+    assert every_instant(run) > 50

@@ -62,7 +62,7 @@ class Fit:
         trained = {name: each for name, each in here.items() if _is_trained(each)}
         weights = [key for key in left if self._load.may_be_trained(key)]
         to_come = self._is_to_come(without_optimizers=True)
-        if self._load.expects_partial or (so_far and to_come):
+        if self._load.expects_partial or (so_far and (to_come or not here)):
             return None
         if weights and not trained and to_come:
             return InvalidRequest(

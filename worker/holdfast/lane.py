@@ -80,6 +80,7 @@ class Lane:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None] = SimpleQueue()
         self._taken = threading.Lock()  # held by the one thread that works, from its first instruction on
         self._ended = False
+        self._gone = False  # what is handed over from now on is done by nobody
 
     def submit(self, job: Callable[[], T]) -> Pending[T]:
         """Hand a job over: it will be done even if the caller is interrupted right after.
@@ -87,7 +88,7 @@ class Lane:
         Raises StorageError if no thread can be started, and InvalidRequest after `end`; the job is not done then.
         """
         if self._ended:
-            raise InvalidRequest("this CheckpointManager is closed")
+            raise _closed()
         self.caller = threading.current_thread()
         if not self._taken.locked():
             # A caller that is interrupted in here does not know whether it has started a thread. The next one starts
@@ -101,6 +102,8 @@ class Lane:
                 ) from error
         pending: Pending[T] = Pending()
         self._jobs.put((job, pending))
+        if self._gone:  # a signal handler has ended the lane while this call was on its way
+            pending.fail(_closed())
         return pending
 
     def end(self) -> None:
@@ -118,6 +121,20 @@ class Lane:
             except BaseException as error:
                 pending.fail(error)
             del item, job, pending  # or what the last one holds lives until the next
+        self._refuse()
+        self._gone = True
+        self._refuse()  # what came between
+
+    def _refuse(self) -> None:
+        """Whoever handed something over behind the end is not to wait for it."""
+        with suppress(Empty):
+            while True:
+                if (item := self._jobs.get_nowait()) is not None:
+                    item[1].fail(_closed())
+
+
+def _closed() -> InvalidRequest:
+    return InvalidRequest("this CheckpointManager is closed")
 
 
 def wait_for(

@@ -138,13 +138,13 @@ class CheckpointManager:
         self._closed = False
         # Kept by the threads that call.
         self._snapshotters: tuple[Any, Any] | None = None
-        self._collective = False
+        self._collective = True  # as far as is known before the first snapshot
         self._counted = (0, 0)  # what save counter the next save has, if the call that has raised it was interrupted
         self._staged: list[Any] = []
         # Kept by the lane.
         self._saves = 0
         self._restores = 0
-        self._failed: list[Save] = []
+        self._failed: list[Save] = []  # whose errors have not been raised yet
         self._left: Save | None = None  # one that is over, and was left in a call to its storage
         self._agreed: tuple[str, Any] | None = None  # what all workers restore, by target, until it is applied
 
@@ -189,7 +189,8 @@ class CheckpointManager:
         self._check_inherited()
         with self._calls:
             self._check_open()
-            if not self._is_due(check_interval):
+            step = None if self._checkpoint_interval is None else _value(self._step_counter)
+            if not self._is_due(step, check_interval):
                 return None
             self._join()
             for staged in self._staged:
@@ -197,24 +198,30 @@ class CheckpointManager:
             settled = self._settle()
             number = self._number(checkpoint_number)
             if not settled:
-                self._lane.submit(self._skip)
+                self._lane.submit(partial(self._skip, step))
                 raise self._give_up(number)
-            failure = self._failure()
+            failed = self._untold()
+            failure = failed.error if failed is not None else None
             save = self._snapshot(number)
             # Not before the snapshot: this worker may have heard of it earlier than the others, who are taking theirs.
             final = self._final(failure)
             if final is not None:
-                self._lane.submit(self._skip)
+                self._lane.submit(partial(self._skip, step))
                 del save  # the error would keep it, and is kept itself
-                raise final.with_traceback(None) from (None if failure is final else failure)
+                try:
+                    raise final.with_traceback(None) from (None if failure is final else failure)
+                finally:
+                    if failed is not None:
+                        self._failed.remove(failed)
             self._describe(save, metadata, metrics)
-            begun: Pending[None] = Pending()
-            self._lane.submit(partial(self._make, save, begun))
-            self._wait(begun, "the save before to end")
-            if self._checkpoint_interval is not None:
-                self._last_checkpoint_step = _value(self._step_counter)
-            if failure is not None:
-                raise failure
+            begun: Pending[bool] = Pending()
+            made = self._lane.submit(partial(self._make, save, step, begun))
+            self._wait(begun, "the save before to end", lambda _: made.is_known)
+            if not begun.is_known:
+                made.result()  # a signal handler has closed this manager
+            self._raise(failed)
+            if not begun.result():
+                return None
             if self._blocking if blocking is None else blocking:
                 self.wait()
             return f"{self.directory}/{save.prefix}"
@@ -230,15 +237,14 @@ class CheckpointManager:
         with self._calls:
             if not self._closed:
                 self._settle(for_ever=True)
-            self._raise_failure()
+            self._raise(self._untold())
             if not self._closed:
                 self._wait(self._lane.submit(self._session.await_upkeep), "what the last save replaces to be removed")
 
-    def _is_due(self, check_interval: bool) -> bool:
-        if self._checkpoint_interval is None:
-            return True
-        step = _value(self._step_counter)
+    def _is_due(self, step: int | None, check_interval: bool) -> bool:
         last = self._last_checkpoint_step
+        if step is None or self._checkpoint_interval is None:
+            return True
         return last is None or not (step == last or (check_interval and step - last < self._checkpoint_interval))
 
     def _number(self, checkpoint_number: Any) -> int:
@@ -305,8 +311,8 @@ class CheckpointManager:
             try:
                 answer = asking.submit(self._session.waits_for)
                 reason = answer.result() if answer.wait(2 * ASK_WITHIN) else "the coordinator does not say for whom"
-            except HoldfastError as error:
-                reason = str(error)
+            except Exception as error:  # of whoever is asked: it changes nothing for who waits
+                reason = str(error) or repr(error)
             finally:
                 asking.end()  # or an interrupt leaves its thread, which waits for a job for ever
             if not pending.is_known:
@@ -314,22 +320,33 @@ class CheckpointManager:
 
         return wait_for(pending, tell, given_up)
 
-    def _failure(self) -> HoldfastError | None:
-        """The error of a failed save that nobody has been told yet: one that was raised has a traceback."""
-        return next((save.error for save in self._failed if _is_untold(save.error)), None)
+    def _untold(self) -> Save | None:
+        """A failed save whose error nobody has been told yet.
 
-    def _raise_failure(self) -> None:
-        failure = self._failure()
-        if failure is not None:
-            raise failure
+        One that was raised has a traceback, from that very instruction on: no interrupt comes between.
+        """
+        untold = (save for save in self._failed if save.error is not None and save.error.__traceback__ is None)
+        return next(untold, None)
+
+    def _raise(self, failed: Save | None) -> None:
+        """Raise the error of a failed save, and forget it: it leads to the frames of whoever is told."""
+        if failed is not None and failed.error is not None:
+            try:
+                raise failed.error
+            finally:
+                self._failed.remove(failed)
 
     # -- on the lane --
 
-    def _make(self, save: Save, begun: Pending[None]) -> None:
-        self._agreed = None
+    def _make(self, save: Save, step: int | None, begun: Pending[bool]) -> None:
+        """step: what `checkpoint_interval` counts by; None without one."""
+        if step is not None and step == self._last_checkpoint_step:
+            begun.set(False)  # a signal handler has saved it while this call was on its way
+            return
+        self._agreed, self._last_checkpoint_step = None, step if step is not None else self._last_checkpoint_step
         self._saves += 1
         save.ordinal = self._saves
-        begun.set(None)
+        begun.set(True)
         if self._left is not None and self._left.is_busy:
             # One thread that may never come back is enough.
             save.local_error = save.local_error or StorageError(
@@ -340,11 +357,12 @@ class CheckpointManager:
         if save.left:
             self._left = save
         if save.error is not None:
-            self._failed = [*(other for other in self._failed if _is_untold(other.error)), save]
+            self._failed.append(save)
 
-    def _skip(self) -> None:
+    def _skip(self, step: int | None) -> None:
         """The save call was made, and nothing of it: the other workers count it, too."""
         self._saves += 1
+        self._last_checkpoint_step = step if step is not None else self._last_checkpoint_step
 
     def _agree(self, target: str) -> Any:
         """What all workers restore. If a call was interrupted before it had applied that, it is still to be."""
@@ -460,7 +478,8 @@ class CheckpointManager:
         so_far: say nothing where objects may still come.
         in_part: log what fits in part, once.
         """
-        for fit in self._staged[-1].fits if self._staged else ():
+        # All of them, if one after another could not be applied: the objects hold what has come of each.
+        for fit in [fit for staged in self._staged for fit in staged.fits]:
             complaint: InvalidRequest | None = fit.complaint(so_far)
             if complaint is not None:
                 return complaint
@@ -521,6 +540,9 @@ class CheckpointManager:
         """Finish the save in flight, leave the world and give everything back. Raises the error of a failed save."""
         if self._is_inherited:
             return
+        if open_sessions.is_ours(threading.current_thread()):
+            open_sessions.leave(self._session)  # the garbage collector calls: who would wait here waits for this thread
+            return
         with self._calls:
             if not self._closed:
                 left = open_sessions.leave(self._session)
@@ -529,7 +551,7 @@ class CheckpointManager:
                 for staged in self._staged:
                     staged.close()
                 self._closed = True
-            self._raise_failure()
+            self._raise(self._untold())
 
     def __enter__(self) -> Self:
         return self
@@ -559,11 +581,6 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this CheckpointManager is closed")
-
-
-def _is_untold(error: HoldfastError | None) -> bool:
-    """An error that has been raised has a traceback, from that very instruction on: no interrupt comes between."""
-    return error is not None and error.__traceback__ is None
 
 
 def _value(counter: Any) -> int:

@@ -57,19 +57,27 @@ def leave(session: Session) -> Pending[None]:
     return opened.ending
 
 
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether it is a thread that works for some session: nothing that runs there may wait for one."""
+    return thread.name.startswith("holdfast-")
+
+
 def _close(session: Session) -> None:
     session.close(CLOSE_PATIENCE)
     _open.pop(session, None)
 
 
 def _close_all(*, last: bool = False) -> None:
-    """As the main thread ends. Threads that are still training go on, and what they have open stays so until then."""
+    """As the main thread ends. Threads that are still training go on, and what is open stays so until they end."""
+    pools = concurrent.futures.thread._threads_queues
+    if _open:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread() and thread not in pools:
+                thread.join()  # as Python does next, but before pools refuse work
     for session, opened in list(_open.items()):
         caller = opened.lane.caller
-        if caller is not None and caller.is_alive() and caller is not threading.main_thread() and not caller.daemon:
-            if not last and caller in concurrent.futures.thread._threads_queues:
-                continue  # it ends with its pool, which waits for its work
-            caller.join()
+        if not last and caller in pools and caller is not None and caller.is_alive():
+            continue  # it ends with its pool, which waits for its work
         try:
             leave(session).wait()
         except Exception as error:

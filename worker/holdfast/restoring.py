@@ -93,13 +93,6 @@ def agree(
             staged.close()
 
 
-def _too_soon() -> str:
-    return (
-        f". It is deleted, or this host's mount shows it late, and to tell which takes {lag.LAG:.0f} s: give the "
-        f"manager a join_timeout of at least {lag.LAG / _SHARE:.0f} s"
-    )
-
-
 def _entries(session: Session, store: Store) -> int:
     """How many entries the log has, as far as this worker sees: the coordinator's mount may be behind."""
     known = session.entries

@@ -64,7 +64,7 @@ class Terms:
         return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_every_n_hours)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Save:
     """One save call: `run()` it once. `outcome` is known when it is over; `error` is None if it was committed."""
 
@@ -174,7 +174,7 @@ class Save:
                     self.error = error
             self._ended.set(None)
         if error:
-            log.warning("%s", error)
+            log.warning("%s", str(error))  # a handler that keeps records would keep all that the error leads to
 
     def _attempt(self) -> pb.SaveOutcome:
         """Do this worker's part; whatever goes wrong locally is told, so that all workers fail alike."""

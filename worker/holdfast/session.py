@@ -15,7 +15,7 @@ from holdfast.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
 from holdfast.place import Place, describe
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError
+from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import HINT
 from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
@@ -123,14 +123,20 @@ class Session:
             if self._membership is None:
                 self._membership = self._join(self._join_timeout, rejoin=None)
                 self._attendance = threading.Thread(target=self._attend, name="holdfast-attend", daemon=True)
-                self._attendance.start()
+                try:
+                    self._attendance.start()
+                except RuntimeError as error:
+                    self._membership = self._attendance = None
+                    raise StorageError(f"no thread can be started to attend {self._store.url}: {error}") from error
 
     def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
         end = time.monotonic() + timeout
         reason, told = "", False
         for pause in _pauses():
             remaining = end - time.monotonic()
-            if remaining <= 0 or self._closed.is_set():
+            if self._closed.is_set():
+                raise InvalidRequest("this CheckpointManager is closed")
+            if remaining <= 0:
                 raise CoordinatorUnavailable(f"{self.place.task} could not join within {timeout:.0f} s: {reason}")
             request = pb.JoinRequest(
                 caller=self.caller(),
@@ -164,6 +170,8 @@ class Session:
     def _connect(self) -> Link:
         """A link to where the coordinator is said to be now. Raises Unreachable if that is not known."""
         with self._connecting:
+            if self._closed.is_set():
+                raise Unreachable("the manager is closed")
             if self._embedded is not None or (self.place.is_chief and not self._coordinator):
                 self._link = self._link or self._embed()
                 return self._link
@@ -347,8 +355,22 @@ class Session:
 
     def close(self, patience: float) -> None:
         """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""
-        if self._closed.is_set():
-            return
+        if not self._closed.is_set():
+            self._leave(patience)
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._attendance:
+            self._attendance.join(5.0)
+        with self._connecting:  # a join that goes on elsewhere makes nothing any more
+            link, self._link = self._link, None
+            embedded, self._embedded = self._embedded, None
+        if link is not None:
+            link.close()
+        if embedded is not None:
+            embedded.release(patience)
+
+    def _leave(self, patience: float) -> None:
         if self._embedded is None:  # which else waits for that as it ends
             self.await_upkeep()
         if self._membership is not None and self._link is not None and self.superseded is None:
@@ -357,15 +379,6 @@ class Session:
                 self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
             except (Unreachable, Refusal) as error:
                 log.info("%s: left without saying so: %s", self.place.task, error)
-        self._closed.set()
-        with self._changed:
-            self._changed.notify_all()
-        if self._attendance:
-            self._attendance.join(5.0)
-        if self._link is not None:
-            self._link.close()
-        if self._embedded is not None:
-            self._embedded.release(patience)
 
 
 def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:

@@ -114,6 +114,10 @@ class Ledger:
         """A retired folder is gone; the next entry leaves it out."""
         self._deleted.add(folder)
 
+    def is_deleted(self, folder: str) -> bool:
+        """Whether a folder that the last entry calls retired is gone."""
+        return folder in self._deleted
+
     def was_appended(self, event: Appended, now: Now) -> None:
         """Take the result of an Append."""
         intent = self._current

@@ -79,6 +79,7 @@ class Upkeep:
         run, state = self._run, self._run.ledger.state
         if not state or not state.checkpoints or not run.leading or self._goes_back:
             return
+        self.delete(state)  # what a restore has held up
         if self._reading_back or self._retiring:
             return  # what is on its way is not in the state yet; when it is, this is considered again
         newest = state.checkpoints[-1]
@@ -110,8 +111,6 @@ class Upkeep:
             if isinstance(entry, Entry):
                 self._naming = entry.number
                 run.published(entry)
-                if not self._goes_back:  # else whoever retires next deletes these as well
-                    self.delete(entry.state)
                 self.consider()
 
         self._retiring += 1
@@ -154,7 +153,7 @@ class Upkeep:
     def delete(self, state: LogState) -> None:
         """Have the folders deleted that are retired and have not been deleted yet."""
         for folder in state.retired:
-            if folder not in self._deleting:
+            if folder not in self._deleting and not self._run.ledger.is_deleted(folder):
                 self._deleting.add(folder)
                 self._run.emit(DeleteFolder(folder))
 

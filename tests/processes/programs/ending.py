@@ -27,9 +27,10 @@ class Slow(PosixStore):
         return super().write(name, chunks)
 
 
-def train(saves: int) -> None:
-    manager, state = light_manager.make(directory)
-    manager.restore_or_initialize()
+def train(saves: int, made: Any = None) -> None:
+    manager, state = made or light_manager.make(directory)
+    if made is None:
+        manager.restore_or_initialize()
     main_ended.wait(10.0)
     for step in range(1, saves + 1):
         state.step = step
@@ -38,11 +39,15 @@ def train(saves: int) -> None:
 
 
 main_ended = threading.Event()
-if moment in ("thread", "pool"):
+if moment in ("thread", "pool", "late thread"):
     print("expected [1, 2, 3, 4]", flush=True)
     threading.Timer(0.3, main_ended.set).start()
     if moment == "thread":
         threading.Thread(target=train, args=(4,)).start()
+    elif moment == "late thread":  # which has not called anything when the main one ends
+        made = light_manager.make(directory)
+        made[0].restore_or_initialize()
+        threading.Thread(target=train, args=(4, made)).start()
     else:
         pool = ThreadPoolExecutor(1)
         pool.submit(train, 4)

@@ -33,7 +33,7 @@ def train(
     each save as soon as this worker has heard of it.
     """
     notes = Diary(diary, world.index)
-    original, product.Save._run = product.Save._run, _noting(product.Save._run, notes)
+    original, product.Save.run = product.Save.run, _noting(product.Save.run, notes)
     try:
         training = Training(world, directory, coordinator=coordinator, max_to_keep=None)
         with training.manager as manager:
@@ -47,7 +47,7 @@ def train(
                     if failure:
                         notes.note(failed=done, how=failure["message"])
     finally:
-        product.Save._run = original
+        product.Save.run = original
     return training.state()
 
 
