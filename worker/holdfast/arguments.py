@@ -8,6 +8,8 @@ not by their class: this needs no TensorFlow.
 from __future__ import annotations
 
 import inspect
+import json
+import operator
 import os
 import reprlib
 from collections.abc import Callable, Mapping
@@ -78,6 +80,38 @@ class Arguments:
             takeover=_flag("takeover", given["takeover"]),
             write_buffer=_whole("write_buffer", given["write_buffer"], 1, 2**63 - 1),
         )
+
+
+def value_of(counter: Any) -> int:
+    """The integer that a counter is, or holds. A variable of Keras under a distribution strategy refuses `int()`."""
+    return int(counter.numpy() if hasattr(counter, "numpy") else counter)
+
+
+def integer_in(number: Any) -> int | None:
+    """The integer that this is, or that a variable or a tensor holds; None for anything else."""
+    try:
+        return operator.index(number.numpy() if hasattr(number, "numpy") else number)
+    except TypeError:
+        return None
+
+
+def check_options(options: Any) -> None:
+    """Refuse what a `tf.train.CheckpointOptions` may ask for and cannot get here."""
+    for name in ("experimental_sharding_callback", "experimental_io_device", "experimental_write_callbacks"):
+        if getattr(options, name, None):
+            raise InvalidRequest(
+                f"options.{name} cannot be combined with Holdfast, which divides the state among the workers and "
+                "writes it itself: leave it out"
+            )
+
+
+def as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy, as JSON will give it back: the program goes on with its own while the save is under way."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
+    return copy
 
 
 def _wrong(name: str, value: Any, what: str) -> InvalidRequest:

@@ -1,10 +1,11 @@
-"""The public face: `CheckpointManager`, with the arguments and the habits of `tf.train.CheckpointManager`."""
+"""The public face: `CheckpointManager`, with the arguments and the habits of `tf.train.CheckpointManager`.
+
+Longer than other modules: a user reads one class, and half of it is what is said to them.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import operator
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from holdfast import open_sessions
-from holdfast.arguments import Arguments
+from holdfast.arguments import Arguments, as_json, check_options, integer_in, value_of
 from holdfast.context import check_variables, eager
 from holdfast.environment import strategy_name
 from holdfast.identity import process_id
@@ -182,14 +183,14 @@ class CheckpointManager:
             Superseded: a newer job leads the run; this manager can save nothing any more.
             CoordinatorUnavailable: at the first call: not all workers have joined in time.
         """
-        _check_options(options)
+        check_options(options)
         reader = self._session.place.reader
         if reader:
             raise InvalidRequest(f"{reader} has no part in saves: chief and workers save, it can only restore")
         self._check_inherited()
         with self._calls:
             self._check_open()
-            step = None if self._checkpoint_interval is None else _value(self._step_counter)
+            step = None if self._checkpoint_interval is None else value_of(self._step_counter)
             if not self._is_due(step, check_interval):
                 return None
             self._join()
@@ -249,11 +250,11 @@ class CheckpointManager:
 
     def _number(self, checkpoint_number: Any) -> int:
         """The number of this save. Raises the save counter by one, once for each save that comes to its snapshot."""
-        number = None if checkpoint_number is None else _integer(checkpoint_number)
+        number = None if checkpoint_number is None else integer_in(checkpoint_number)
         if checkpoint_number is not None and (number is None or not 0 <= number < 1 << 63):
             raise InvalidRequest(f"the checkpoint number {checkpoint_number} is no integer from 0 to 2^63 - 1")
         counter, ordinal = self._checkpoint.save_counter, self._saves + 1
-        before = _value(counter)
+        before = value_of(counter)
         if self._counted != (ordinal, before):
             if self._counted != (ordinal, before + 1):
                 self._counted = (ordinal, before + 1)
@@ -283,7 +284,7 @@ class CheckpointManager:
         if not self._session.place.is_chief:
             return
         try:
-            save.metadata, save.metrics = _as_json("metadata", metadata), _as_json("metrics", metrics)
+            save.metadata, save.metrics = as_json("metadata", metadata), as_json("metrics", metrics)
             save.strategy = strategy_name(self._checkpoint)
         except Exception as error:
             save.local_error = save.local_error or error
@@ -455,7 +456,7 @@ class CheckpointManager:
             while len(self._staged) > 1:
                 self._staged.pop(0).close()
             if self._checkpoint_interval is not None:
-                self._last_checkpoint_step = _value(self._step_counter)
+                self._last_checkpoint_step = value_of(self._step_counter)
             self._agreed = None
             prefix = staged.record.prefix
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
@@ -490,7 +491,7 @@ class CheckpointManager:
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:
             return ""
-        step = _integer(path_or_step)
+        step = integer_in(path_or_step)
         if step is not None:
             return str(step)
         if not isinstance(path_or_step, (str, os.PathLike)):
@@ -581,34 +582,3 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this CheckpointManager is closed")
-
-
-def _value(counter: Any) -> int:
-    """Of an integer, a variable or a tensor. A variable of Keras under a distribution strategy refuses `int()`."""
-    return int(counter.numpy() if hasattr(counter, "numpy") else counter)
-
-
-def _integer(number: Any) -> int | None:
-    """Of what is one, or holds one: a variable or a tensor; else None."""
-    try:
-        return operator.index(number.numpy() if hasattr(number, "numpy") else number)
-    except TypeError:
-        return None
-
-
-def _check_options(options: Any) -> None:
-    for name in ("experimental_sharding_callback", "experimental_io_device", "experimental_write_callbacks"):
-        if getattr(options, name, None):
-            raise InvalidRequest(
-                f"options.{name} cannot be combined with Holdfast, which divides the state among the workers and "
-                "writes it itself: leave it out"
-            )
-
-
-def _as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy, as JSON will give it back: the program goes on with its own while the save is under way."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
-    return copy
