@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("HOLDFAST_TEST_INTERRUPTS", "200"))
 
 
 def result(child: Child) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = json.loads(child.expect("result ").removeprefix("result "))
+    found: dict[str, dict[str, int]] = json.loads(child.expect("told {").removeprefix("told "))
     assert child.wait() == 0
     return found
 
@@ -35,7 +35,8 @@ def test_random_interrupts(start: Start, tmp_path: Path, figure: Figure) -> None
 
 @pytest.mark.tensorflow
 def test_random_interrupts_with_tensorflow(start: Start, tmp_path: Path, figure: Figure) -> None:
-    """The same where taking a snapshot and applying what was restored is TensorFlow's work, amid which they come."""
+    """The same where taking a snapshot and applying what was restored is TensorFlow's work, between parts of which they
+    come."""
     rounds = max(30, ROUNDS // 10)
     found = result(start(PROGRAMS / "interrupted.py", tmp_path, rounds, 1, "tensorflow", patience=600.0))
     assert found["wrong"] == []
