@@ -121,5 +121,5 @@ def test_what_a_point_is_called() -> None:
     label = Label("reply", "coordinator", "Report", "worker 1")
     fault = Fault(7, label, "kill", "worker 0", "done")
     assert str(Case(APART, fault)) == (
-        "begins, apart, order 1; at 7 (coordinator: reply Report worker 1): worker 0 is killed done"
+        "begins, apart, order 2; at 7 (coordinator: reply Report worker 1): worker 0 is killed done"
     )
