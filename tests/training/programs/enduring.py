@@ -29,8 +29,8 @@ def train(
 ) -> dict[str, Any]:
     """Train up to `steps`, from the newest checkpoint if there is one; a save that fails does not end it.
 
-    Noted are that the model is `built`, which is TensorFlow's work alone, what was `restored`, each `step`, each call of `save`, how it `failed` if it did, and the `outcome` of
-    each save as soon as this worker has heard of it.
+    Noted are that the model is `built`, TensorFlow's work alone, what was `restored`, each `step`, each call of
+    `save`, how it `failed` if it did, and the `outcome` of each save as soon as this worker has heard of it.
     """
     notes = Diary(diary, world.index)
     original, product.Save.run = product.Save.run, _noting(product.Save.run, notes)
