@@ -155,6 +155,6 @@ BROKEN = (
     Broken("a folder is deleted after the entry that retires it", ("mutated",), 3, _deleted_first),
     Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
     Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),
-    Broken("who has missed a save call counts it", ("liveness",), 359, _never_together_again),
+    Broken("who has missed a save call counts it", ("liveness",), 669, _never_together_again),
     Broken("a thread that could not be started is not counted", ("liveness",), 50, _counted_for_ever),
 )
