@@ -11,11 +11,9 @@ from collections.abc import Iterable
 
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Cluster, Task, tasks_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import MANIFEST, check_checkpoint_name, check_relative
-from holdfast_storage.records import Task
-
-from .core.values import Cluster, tasks_of
 
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256

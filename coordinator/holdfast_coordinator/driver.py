@@ -15,26 +15,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from holdfast_protos.client import ask_whom_it_serves
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
+from holdfast_storage.cluster import names
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.foreign import with_foreign
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import Entry, Leader, LogState
-from holdfast_storage.runs import orphans, tail_or_import
+from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.posix import PosixStore
 from holdfast_storage.verify import verify_checkpoint
 
 from . import wire
-from .commit import finalize
 from .core import effects as fx
 from .core import events as ev
 from .core.machine import Machine
-from .core.values import Answer, Caller, Failure, Now, RequestId, names
-from .probe import ask_status
+from .core.messages import Answer, Caller, Failure, Now, RequestId
+from .finalize import finalize
 from .threads import DaemonThreads
 
 log = logging.getLogger("holdfast.coordinator")
@@ -214,7 +215,7 @@ class Driver:
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
             try:
-                status = await ask_status(effect.address, effect.host, self.store.url)
+                status = await ask_whom_it_serves(effect.address, effect.host, self.store.url)
             except Exception as error:  # an address that is none, for one: nobody is there
                 log.warning("%s: %s cannot be asked: %s", self.store.url, effect.address, error)
                 status = pb.StatusReply()

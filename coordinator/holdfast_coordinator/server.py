@@ -20,9 +20,9 @@ from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Leader
 
-from .runs import Runs
-from .service import Service
-from .servicer import Servicer
+from .calls import Calls
+from .grpc_servicer import GrpcServicer
+from .served_runs import ServedRuns
 
 log = logging.getLogger("holdfast.coordinator")
 
@@ -73,9 +73,9 @@ class Server:
         wildcard = host in ("", "0.0.0.0", "[::]", "::")
         self.address = advertise or f"{socket.gethostname() if wildcard else host}:{port}"
         leader = Leader(secrets.token_hex(8), self.address, socket.gethostname())
-        self.runs = Runs(leader, self._root)
-        self.service = Service(self.runs)
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(Servicer(self.service), server)
+        self.runs = ServedRuns(leader, self._root)
+        self.calls = Calls(self.runs)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         await server.start()

@@ -8,11 +8,11 @@ import grpc
 
 from holdfast_protos.conventions import LONGEST_REASON, UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.errors import SaveFailed, StorageError
-from holdfast_storage.records import Task
 
 from .core import events as ev
-from .core import values as v
+from .core import messages as v
 
 LONGEST_PHASE = 32
 
@@ -40,11 +40,11 @@ def caller(message: pb.Caller) -> v.Caller:
     return v.Caller(message.generation, task(message.task), message.incarnation)
 
 
-def cluster(message: Iterable[pb.ClusterJob]) -> v.Cluster:
+def cluster(message: Iterable[pb.ClusterJob]) -> Cluster:
     return tuple(sorted((job.type, tuple(job.addresses)) for job in message))
 
 
-def cluster_message(value: v.Cluster) -> list[pb.ClusterJob]:
+def cluster_message(value: Cluster) -> list[pb.ClusterJob]:
     return [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in value]
 
 

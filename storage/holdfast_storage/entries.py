@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import LARGEST_STEP, PAGE_DIGITS
-from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
 
 FORMAT = 2
 WHOLE_FORMAT = 1

@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.records import Task
 
 OWN_FOLDER = "_holdfast"
 LOG_FOLDER = f"{OWN_FOLDER}/log"
@@ -28,6 +28,14 @@ MANIFEST = "manifest.json"
 
 # TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these are not themselves.
 PATTERN_CHARACTERS = "[]*?\\"
+
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""TensorFlow's key for the graph of a checkpoint's objects."""
+
+LOCAL_SUFFIX = "/.OWN"
+"""What a worker-local tensor is called in the bundle of its worker: its stock key and this."""
+
+_REPLICA = "/.REPLICA/"
 
 LARGEST_STEP = (1 << 63) - 1
 """That a message and TensorFlow's own counter carry. A number made of a date and a time may be beyond."""
@@ -136,3 +144,8 @@ def check_relative(name: str) -> str:
     if not name or any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
         raise ValueError(f"{name!r} is not a relative path below the run directory")
     return name
+
+
+def replica_key(key: str, index: int) -> str:
+    """What one local value of a distributed variable is called in the bundle of its worker."""
+    return f"{key}{_REPLICA}{index}"

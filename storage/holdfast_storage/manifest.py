@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import LARGEST_STEP, MANIFEST, check_relative, manifest_object
-from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
 FORMAT = 1

@@ -10,26 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from holdfast_storage.cluster import Task
+
 EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort"]
 
 REIGNS = 64
 """Generations that led before, of which a state knows: far more than can have a process that is still alive."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Task:
-    """A task of the cluster, as in TF_CONFIG."""
-
-    type: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.type}-{self.index}"
-
-    @classmethod
-    def parse(cls, text: str) -> Task:
-        type_, _, index = text.rpartition("-")
-        return cls(type_, int(index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from click.testing import Result
 
-from holdfast_storage import examine
+from holdfast.cli import examination as examine
 from holdfast_storage.store.posix import PosixStore
 from support.stores import PlainFileSystem
 

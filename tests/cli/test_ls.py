@@ -93,7 +93,7 @@ def test_of_very_many_the_newest_are_looked_at(
 
 
 def _live(run: Any) -> tuple[Any, ...]:
-    from holdfast_storage.runs import read_run
+    from holdfast_storage.run_directory import read_run
 
     state = read_run(run.store)
     assert state is not None

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-import holdfast.inquiry
-from holdfast.hint import Hint
+import holdfast_protos.client
+from holdfast.session.hint import Hint
+from holdfast_storage.cluster import Task
 from holdfast_storage.log import Log, Published
-from holdfast_storage.records import Entry, Generation, Leader, Task
+from holdfast_storage.records import Entry, Generation, Leader
 
 Holdfast = Callable[..., Result]
 HoldfastJson = Callable[..., Any]
@@ -22,7 +23,7 @@ HoldfastJson = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast.inquiry, "PATIENCE", 0.5)
+    monkeypatch.setattr(holdfast_protos.client, "PATIENCE", 0.5)
     monkeypatch.delenv("HOLDFAST_COORDINATOR", raising=False)
 
 

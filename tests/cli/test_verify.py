@@ -76,7 +76,7 @@ def test_what_retention_removed_meanwhile_is_not_damage(
 ) -> None:
     """A running job retires checkpoints while they are being verified: no false alarm."""
     import holdfast_storage.verify
-    from holdfast_storage.runs import read_run
+    from holdfast_storage.run_directory import read_run
 
     verify_checkpoint = holdfast_storage.verify.verify_checkpoint
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast_storage import examine as module
-from holdfast_storage.examine import examine
+from holdfast.cli import examination as module
+from holdfast.cli.examination import examine
 from servers.base import BUCKET, Server
 from servers.fault_proxy import FaultProxy
 from servers.faults import Answer, in_turn

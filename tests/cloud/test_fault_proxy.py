@@ -15,8 +15,8 @@ from aiohttp import web
 from fsspec.asyn import sync
 
 from holdfast_storage.store import open_store
-from holdfast_storage.store.client import FailureKind, RequestFailed
-from holdfast_storage.store.object_store import ObjectStore
+from holdfast_storage.store.objects.client import FailureKind, RequestFailed
+from holdfast_storage.store.objects.store import ObjectStore
 from servers.base import Server
 from servers.fault_proxy import ERRORS, FaultProxy
 from servers.faults import (

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from holdfast.staging import Staged
+from holdfast.restoring.staging import Staged
 from holdfast_storage.store import Store, open_store
 from servers.base import BUCKET, Location, Server
 from servers.fault_proxy import FaultProxy

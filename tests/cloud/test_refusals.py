@@ -168,6 +168,6 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, url: str, package: str, 
     monkeypatch.setitem(sys.modules, package, None)
     for module in [m for m in sys.modules if m.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.{extra}", raising=False)
+    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.objects.{extra}", raising=False)
     with pytest.raises(InvalidRequest, match=rf"pip install 'holdfast\[{extra}\]'"):
         holdfast.CheckpointManager(CHECKPOINT, url)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from holdfast_storage.layout import parse_folder
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from servers.base import BUCKET, Location, Server
 from servers.fixtures import ObjectStore

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from holdfast_coordinator.core.attempt import TRANSITIONS, Attempt, Phase, diagram
-from holdfast_coordinator.core.values import Ballot, Go, Report, RetentionPolicy
-from holdfast_storage.records import Task
+from holdfast_coordinator.core.messages import Ballot, Go, Report, RetentionPolicy
+from holdfast_storage.cluster import Task
 
 A, B = Task("worker", 0), Task("worker", 1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_storage.records import CheckpointRecord, LogState
 from support.cluster import Call, Cluster, Coordinator, Fate, Worker, checkpoint
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from holdfast_coordinator.core.effects import Append, Effect
 from holdfast_coordinator.core.events import Appended, LogRead
 from holdfast_coordinator.core.ledger import Intent, Ledger
-from holdfast_coordinator.core.values import Failure, Now
+from holdfast_coordinator.core.messages import Failure, Now
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 
 NOW = Now(0.0, 0.0)

@@ -8,12 +8,13 @@ import pytest
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_coordinator.core.upkeep import AWAITED_FOR
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from support.cluster import WALL, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)

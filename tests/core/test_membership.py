@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.records import Generation, LogState, Task
+from holdfast_storage.cluster import Task, tasks_of
+from holdfast_storage.records import Generation, LogState
 from support.cluster import Cluster, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)
@@ -21,7 +22,7 @@ def refused(answer: object) -> v.Failure:
 def test_tasks_that_save() -> None:
     """Parameter servers and evaluators waited for, or the chief not the first."""
     cluster = (("chief", ("a",)), ("evaluator", ("e",)), ("ps", ("b", "c")), ("worker", ("d", "f")))
-    assert v.tasks_of(cluster) == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
+    assert tasks_of(cluster) == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
 
 
 def test_a_world_forms_when_all_have_joined() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from support.cluster import Client, Cluster, Coordinator, Fate, Worker
 
 SAVES = 4

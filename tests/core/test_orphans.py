@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast_coordinator.core import effects as fx
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_storage.records import LogState
 from support.cluster import Cluster, Coordinator, Worker, checkpoint
 

@@ -9,9 +9,10 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_coordinator.core.talk import RestoreTalk, candidates
-from holdfast_coordinator.core.values import Apply, Failure, Read, Status
-from holdfast_storage.records import Entry, LogState, Task
+from holdfast_coordinator.core.messages import Apply, Failure, Read, Status
+from holdfast_coordinator.core.restore_round import RestoreRound, candidates
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import Entry, LogState
 from support.cluster import Build, Call, Cluster, Coordinator, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)
@@ -86,7 +87,7 @@ def test_a_step_that_does_not_exist() -> None:
 
 def test_the_talk_without_a_machine() -> None:
     """A decision before all have spoken."""
-    talk = RestoreTalk(1, "", (A, B), deadline=9.0)
+    talk = RestoreRound(1, "", (A, B), deadline=9.0)
     assert talk.propose(STATE, 5.0) is None
     assert talk.hear(A, "good", "") is None
     assert talk.missing == (B,)
@@ -102,7 +103,7 @@ VERDICTS = ("good", "damaged", "absent", "unreadable")
 @pytest.mark.parametrize("first", [True, False])
 def test_every_verdict_with_every_other(one: str, other: str, second: str, first: bool) -> None:
     """A step back by one reader's word, or by none; an answer that depends on who has spoken first."""
-    talk = RestoreTalk(1, "", (A, B), deadline=9.0)
+    talk = RestoreRound(1, "", (A, B), deadline=9.0)
     talk.propose(STATE, 5.0)
     bad = {"damaged", "absent"}
     asked = bool({one, other} & bad)

@@ -12,8 +12,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast_coordinator.core.messages import RetentionPolicy
 from holdfast_coordinator.core.retention import Sweep, sweep
-from holdfast_coordinator.core.values import RetentionPolicy
 from holdfast_storage.records import CheckpointRecord, LogState
 from support.cluster import WALL, checkpoint
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast_coordinator.core.values import Ballot, Divergence, Failure, Go, TensorSpec
+from holdfast_coordinator.core.messages import Ballot, Divergence, Failure, Go, TensorSpec
 from holdfast_coordinator.core.vote import EXAMINED, NeedSpecs, judge
-from holdfast_storage.records import Task
+from holdfast_storage.cluster import Task
 
 CHIEF, ONE, TWO = (Task("worker", i) for i in range(3))
 GUARDED = b"\1\1\0"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

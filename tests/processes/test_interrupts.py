@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from support.child import Child
 from support.figures import Figure

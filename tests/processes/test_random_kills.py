@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from holdfast_storage.layout import STATE_FILE, index_object
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.child import Child
 from support.figures import Figure

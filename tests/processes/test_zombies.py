@@ -9,7 +9,7 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
-from holdfast.hint import read_hint
+from holdfast.session.hint import read_hint
 from holdfast_storage.layout import STATE_FILE, parse_folder
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.staging import stage
+from holdfast.restoring.staging import stage
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core.values import Answer, Apply, Caller, Failure, Joined, Read
+from holdfast_coordinator.core.messages import Answer, Apply, Caller, Failure, Joined, Read
 from holdfast_coordinator.driver import Driver, Refused
 from holdfast_storage import layout, state_file
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.lag import Wait
 from holdfast_storage.log import Log, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState, Task
-from holdfast_storage.runs import read_run
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 from holdfast_storage.verify import verify_checkpoint
 from support.committed import commit_run

@@ -19,18 +19,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from holdfast.hint import Hint, read_hint
-from holdfast.place import Place, parse_tf_config
+from holdfast.session.hint import Hint, read_hint
+from holdfast.session.this_task import ThisTask, parse_tf_config
 from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
 from holdfast_storage import layout, state_file
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record, header_record, slice_record, write_index
 from holdfast_storage.bundle.table import read_table, write_table
+from holdfast_storage.cluster import Task
 from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.manifest import Manifest, ObjectRecord
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
-from holdfast_storage.runs import import_state
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.run_directory import import_state
 from holdfast_storage.store import Store, open_store
 from holdfast_storage.verify import verify_checkpoint
 
@@ -369,7 +370,7 @@ def test_cluster_specifications(text: str) -> None:
             place = parse_tf_config(text)
         except InvalidRequest:
             return
-    assert isinstance(place, Place)
+    assert isinstance(place, ThisTask)
     assert place.task in place.tasks
 
 

@@ -27,15 +27,15 @@ from hypothesis import strategies as st
 import holdfast_coordinator.driver
 import holdfast_coordinator.server
 import holdfast_storage.lag
+from holdfast_coordinator.calls import Calls
 from holdfast_coordinator.driver import Refused
-from holdfast_coordinator.service import Service
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record
 from holdfast_storage.errors import BY_KIND, HoldfastError
 from holdfast_storage.layout import data_object
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.verify import verify_checkpoint
 from support.coordinators import Coordinator
@@ -79,8 +79,8 @@ class Beside:
         self.save()
 
     @property
-    def service(self) -> Service:
-        return self.coordinator.server.service
+    def calls(self) -> Calls:
+        return self.coordinator.server.calls
 
     def save(self) -> None:
         """The living world's next save."""
@@ -135,7 +135,7 @@ class Beside:
     def joined(self) -> pb.Caller:
         """The only worker of a new world of the other run, that has written what `report_chunks` tells of."""
         caller = self.caller()
-        reply = self.call(self.service.join(join_request(caller)))
+        reply = self.call(self.calls.join(join_request(caller)))
         assert isinstance(reply, pb.JoinReply)
         caller.generation = reply.generation
         self.victim.write(f"ckpt-1.{caller.generation}.1/{data_object('ckpt-1', 0, 1)}", [b"data"])
@@ -304,7 +304,7 @@ def test_joins(beside: Beside, data: st.DataObject) -> None:
         request = rejoin_request(request.caller)
     mutate(data.draw, request, data.draw(TIMES), sparing=["run"])
     size = sum(len(job.addresses) for job in request.cluster)
-    beside.call(beside.service.join(request), may_wait=size > 1)
+    beside.call(beside.calls.join(request), may_wait=size > 1)
 
 
 @EXAMPLES
@@ -318,15 +318,15 @@ def test_votes_reports_and_failures(beside: Beside, data: st.DataObject) -> None
     # What is wrong with the caller is another test.
     mutate(data.draw, wrong, data.draw(TIMES), sparing=["caller"])
     calls = [
-        lambda: beside.service.vote(vote),
-        lambda: beside.service.report(each(chunks)),
-        lambda: beside.service.fail(fail),
+        lambda: beside.calls.vote(vote),
+        lambda: beside.calls.report(each(chunks)),
+        lambda: beside.calls.fail(fail),
     ]
     if data.draw(st.booleans()):
         calls.reverse()
     for call in calls:
         beside.call(call())
-    beside.call(beside.service.leave(leave_request(caller)))
+    beside.call(beside.calls.leave(leave_request(caller)))
 
 
 @EXAMPLES
@@ -335,10 +335,10 @@ def test_votes_reports_and_failures(beside: Beside, data: st.DataObject) -> None
 def test_descriptions(beside: Beside, text: str) -> None:
     """Half a manifest, at the last step before the commit."""
     caller = beside.joined()
-    beside.call(beside.service.vote(vote_request(caller)))
+    beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
     chunks[0].head.description_json = text
-    outcome = beside.call(beside.service.report(each(chunks)))
+    outcome = beside.call(beside.calls.report(each(chunks)))
     assert isinstance(outcome, pb.SaveOutcome)
     assert outcome.failure.kind == "save_failed"
     assert [task.type for task in outcome.failure.tasks] == ["worker"]
@@ -349,7 +349,7 @@ def test_descriptions(beside: Beside, text: str) -> None:
 def test_descriptions_that_are_json(beside: Beside, data: st.DataObject) -> None:
     """A manifest that was committed, and that nobody can read."""
     caller = beside.joined()
-    beside.call(beside.service.vote(vote_request(caller)))
+    beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
     fields = dict(DESCRIPTION)
     name = data.draw(st.sampled_from(sorted(fields)))
@@ -362,7 +362,7 @@ def test_descriptions_that_are_json(beside: Beside, data: st.DataObject) -> None
     else:
         del fields[name]
     chunks[0].head.description_json = json.dumps(fields)
-    beside.call(beside.service.report(each(chunks)))
+    beside.call(beside.calls.report(each(chunks)))
 
 
 @EXAMPLES
@@ -372,11 +372,11 @@ def test_restores(beside: Beside, data: st.DataObject) -> None:
     caller = beside.joined()
     request = restore_request(caller)
     if data.draw(st.booleans()):
-        reply = beside.call(beside.service.restore(pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=30.0)))
+        reply = beside.call(beside.calls.restore(pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=30.0)))
         request.prefix = getattr(reply, "prefix", "")
     mutate(data.draw, request, data.draw(TIMES), sparing=["caller"])
-    beside.call(beside.service.restore(request))
-    beside.call(beside.service.leave(leave_request(caller)))
+    beside.call(beside.calls.restore(request))
+    beside.call(beside.calls.leave(leave_request(caller)))
 
 
 @EXAMPLES
@@ -386,9 +386,9 @@ def test_leaving_and_asking(beside: Beside, data: st.DataObject) -> None:
     caller = beside.joined()
     request = leave_request(caller)
     mutate(data.draw, request, data.draw(TIMES), sparing=["caller"])
-    beside.call(beside.service.leave(request), may_wait=request.wait_for_others_s > 0)
-    beside.call(beside.service.status(pb.StatusRequest(run=data.draw(st.sampled_from(TEXTS)))))
-    beside.call(beside.service.status(pb.StatusRequest(run=beside.victim.url)))
+    beside.call(beside.calls.leave(request), may_wait=request.wait_for_others_s > 0)
+    beside.call(beside.calls.status(pb.StatusRequest(run=data.draw(st.sampled_from(TEXTS)))))
+    beside.call(beside.calls.status(pb.StatusRequest(run=beside.victim.url)))
 
 
 @EXAMPLES
@@ -401,22 +401,22 @@ def test_heartbeats(beside: Beside, data: st.DataObject) -> None:
     mutate(data.draw, second, data.draw(TIMES))
 
     async def attend() -> None:
-        async for _ in beside.service.attend(each([first, second])):
+        async for _ in beside.calls.attend(each([first, second])):
             pass
 
     beside.call(attend())
-    status = beside.call(beside.service.status(pb.StatusRequest(run=beside.victim.url)))
+    status = beside.call(beside.calls.status(pb.StatusRequest(run=beside.victim.url)))
     assert isinstance(status, pb.StatusReply)
     assert all(p.bytes_done >= 0 and p.bytes_total >= 0 for p in status.presence)
 
 
 CALLS: list[Callable[[Beside, pb.Caller], Awaitable[Any]]] = [
-    lambda beside, caller: beside.service.vote(vote_request(caller)),
-    lambda beside, caller: beside.service.report(each(report_chunks(caller))),
-    lambda beside, caller: beside.service.fail(fail_request(caller)),
-    lambda beside, caller: beside.service.restore(restore_request(caller)),
-    lambda beside, caller: beside.service.await_upkeep(pb.AwaitUpkeepRequest(caller=caller)),
-    lambda beside, caller: beside.service.leave(leave_request(caller)),
+    lambda beside, caller: beside.calls.vote(vote_request(caller)),
+    lambda beside, caller: beside.calls.report(each(report_chunks(caller))),
+    lambda beside, caller: beside.calls.fail(fail_request(caller)),
+    lambda beside, caller: beside.calls.restore(restore_request(caller)),
+    lambda beside, caller: beside.calls.await_upkeep(pb.AwaitUpkeepRequest(caller=caller)),
+    lambda beside, caller: beside.calls.leave(leave_request(caller)),
 ]
 
 
@@ -440,7 +440,7 @@ def test_callers_that_are_no_members(beside: Beside, data: st.DataObject) -> Non
 def test_run_directories_that_are_none_of_its(beside: Beside, run: str) -> None:
     """A worker makes the coordinator read or write wherever it likes."""
     run = run.format(root=beside.root, folder=beside.folder) if "root" in run or "folder" in run else run
-    for call in (lambda b, c: b.service.join(join_request(c)), *CALLS):
+    for call in (lambda b, c: b.calls.join(join_request(c)), *CALLS):
         caller = beside.caller()
         caller.run, caller.generation = run, ""
         answer = beside.call(call(beside, caller))
@@ -453,22 +453,22 @@ def test_run_directories_that_are_none_of_its(beside: Beside, run: str) -> None:
 def test_indexes_of_shards_that_nobody_wrote(beside: Beside, change: dict[str, int]) -> None:
     """An index that makes every reader look for two thousand million files."""
     caller = beside.joined()
-    beside.call(beside.service.vote(vote_request(caller)))
+    beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
     for name, value in change.items():
         setattr(chunks[0].head, name, value)
-    answer = beside.call(beside.service.report(each(chunks)))
+    answer = beside.call(beside.calls.report(each(chunks)))
     assert isinstance(answer, Refused) or not answer.committed  # type: ignore[union-attr]
 
 
 def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
     """A checkpoint of which every object is as it was committed, and that no reader can read."""
     caller = beside.joined()
-    beside.call(beside.service.vote(vote_request(caller)))
+    beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
     _, entry = full_record("key", 1, (1,), shard=0, offset=1, size=4, crc32c=0)
     chunks[1].entries[0].record = entry.SerializeToString()
-    outcome = beside.call(beside.service.report(each(chunks)))
+    outcome = beside.call(beside.calls.report(each(chunks)))
     assert isinstance(outcome, pb.SaveOutcome)
     assert "key lies beyond the end of its shard" in outcome.failure.message
 
@@ -476,7 +476,7 @@ def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
 def test_what_is_valid_commits(beside: Beside) -> None:
     """All of the above is refused for another reason than it seems."""
     caller = beside.joined()
-    beside.call(beside.service.vote(vote_request(caller)))
-    outcome = beside.call(beside.service.report(each(report_chunks(caller))))
+    beside.call(beside.calls.vote(vote_request(caller)))
+    outcome = beside.call(beside.calls.report(each(report_chunks(caller))))
     assert isinstance(outcome, pb.SaveOutcome)
     assert outcome.committed, outcome

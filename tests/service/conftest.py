@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import holdfast.session
+import holdfast.session.session
 import holdfast_coordinator.driver
 import holdfast_coordinator.server
 from holdfast_storage.store import Store
@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that tick often: what happens does not change, only how long one waits for it."""
     monkeypatch.setattr(holdfast_coordinator.driver, "TICK", 0.02)
     monkeypatch.setattr(holdfast_coordinator.server, "GRACE", 0.05)
-    monkeypatch.setattr(holdfast.session, "BEAT", 0.2)
+    monkeypatch.setattr(holdfast.session.session, "BEAT", 0.2)
 
 
 @pytest.fixture(autouse=True)

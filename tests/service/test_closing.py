@@ -27,7 +27,7 @@ def test_the_chief_stays_until_the_others_have_their_outcome(store: Store, world
     closing.start()
     gate.open()
     assert outcomes(saves[1:]) == [None, None]
-    until(lambda: workers[0].session.place.task in left(store))
+    until(lambda: workers[0].session.this_task.task in left(store))
     assert closing.is_alive()
     workers[1].close()
     assert closing.is_alive()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.staging import Staged
+from holdfast.restoring.staging import Staged
 from holdfast_storage import state_file
 from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.records import CheckpointRecord, LogState
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from holdfast_storage.verify import Report, verify_checkpoint
 from support.coordinators import Coordinator, StartCoordinator

@@ -12,7 +12,7 @@ import pytest
 
 import holdfast_coordinator.core.membership
 import holdfast_coordinator.driver
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator
 from support.light_worker import World, all_join, committed, outcomes, together, until

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-import holdfast.session
+import holdfast.session.session
 import holdfast_coordinator.core.joining
 import holdfast_coordinator.driver
-from holdfast.hint import Hint, read_hint
+from holdfast.session.hint import Hint, read_hint
 from holdfast_storage.errors import CoordinatorUnavailable, InvalidRequest, StorageError
 from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store
@@ -112,7 +112,7 @@ def test_its_coordinator_uses_the_chiefs_store(store: Store, world: World, monke
     def none(*_: object) -> None:
         raise AssertionError("opened once more")
 
-    monkeypatch.setattr("holdfast_coordinator.runs.open_store", none)
+    monkeypatch.setattr("holdfast_coordinator.served_runs.open_store", none)
     workers = world(2)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None] * 2
@@ -173,7 +173,7 @@ def test_a_hint_that_cannot_be_read_says_so(store: Store, world: World, monkeypa
     def denied(_: Store) -> None:
         raise StorageError("Could not read /x: Permission denied", object="/x")
 
-    monkeypatch.setattr(holdfast.session, "read_hint", denied)
+    monkeypatch.setattr(holdfast.session.session, "read_hint", denied)
     with pytest.raises(CoordinatorUnavailable, match="Permission denied"):
         workers[1].join()
 

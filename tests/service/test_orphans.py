@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.layout import parse_folder
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore

@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-import holdfast.session
+import holdfast.session.session
 import holdfast_coordinator.core.membership
-from holdfast.link import GrpcLink
-from holdfast.staging import Staged
+from holdfast.restoring.staging import Staged
+from holdfast.session.link import GrpcLink
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore
@@ -257,7 +257,7 @@ def test_a_coordinator_of_the_chief_is_followed_to_another_address(
     start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers that know the coordinator from the hint alone ask at the old address for ever."""
-    from holdfast.hint import Hint
+    from holdfast.session.hint import Hint
     from support.light_worker import cluster_of
 
     first = start()
@@ -281,7 +281,7 @@ def test_a_coordinator_that_stays_away_ends_the_save_in_time(
     start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training waits for ever for a coordinator that does not come back, or is told it failed for certain."""
-    monkeypatch.setattr("holdfast.saving.SLACK", 0.5)
+    monkeypatch.setattr("holdfast.saving.save.SLACK", 0.5)
     coordinator = start()
     workers = world(2, coordinator, save_timeout=0.5)
     all_join(workers)
@@ -471,7 +471,7 @@ def test_heartbeats_tell_what_a_worker_does(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`status` shows what a straggler did minutes ago."""
-    monkeypatch.setattr(holdfast.session, "BEAT", 60.0)
+    monkeypatch.setattr(holdfast.session.session, "BEAT", 60.0)
     workers = world(2, coordinator)
     all_join(workers)
     gate = held_up(workers[1])

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import holdfast_coordinator.core.membership
-from holdfast.staging import Staged
+from holdfast.restoring.staging import Staged
 from holdfast_storage import lag, state_file
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
 from holdfast_storage.records import CheckpointRecord, LogState
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.state_file import to_bytes
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator

@@ -6,18 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-import holdfast.saving
+import holdfast.saving.save
 import support.committed
-from holdfast.snapshot import Snapshot
-from holdfast_coordinator.commit import finalize
+from holdfast.saving.snapshot import Snapshot
 from holdfast_coordinator.core.effects import Finalize
 from holdfast_coordinator.core.events import Finalized
+from holdfast_coordinator.finalize import finalize
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
 from holdfast_storage.layout import local_prefix
 from holdfast_storage.manifest import read_manifest
-from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState, Task
-from holdfast_storage.runs import read_run
+from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.bundles import expected, stored
 from support.coordinators import Coordinator
@@ -276,7 +277,7 @@ def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
     world: World, coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call to a dead mount never returns, and the training of that one worker stands still for ever in save()."""
-    monkeypatch.setattr(holdfast.saving, "LETS_GO_WITHIN", 0.1)
+    monkeypatch.setattr(holdfast.saving.save, "LETS_GO_WITHIN", 0.1)
     workers = world(2, coordinator, save_timeout=1.0)
     all_join(workers)
     gate = Gate("write", ".data-")

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import holdfast.cli.findings
-import holdfast.session
+import holdfast.cli.run_status
+import holdfast.session.session
 from holdfast.cli import main
 from holdfast.errors import SaveFailed
-from holdfast.hint import Hint
-from holdfast_coordinator.core import membership, survey
+from holdfast.session.hint import Hint
+from holdfast_coordinator.core import membership
+from holdfast_coordinator.core import status as survey
 from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
@@ -215,7 +216,7 @@ def test_who_has_not_joined(
     assert told["run"] == store.url
     assert (told["forming"]["joined"], told["forming"]["missing"]) == (["worker-0", "worker-1"], ["worker-2"])
     assert "waiting for worker-2 to join" in text(coordinator.address).stdout
-    monkeypatch.setattr(holdfast.cli.findings, "UNJOINED_FOR", 0.0)
+    monkeypatch.setattr(holdfast.cli.run_status, "UNJOINED_FOR", 0.0)
     (sentence,) = status(coordinator.address, 1)["runs"][0]["bad"]
     assert sentence.startswith("worker-2 did not join within ")
     assert sentence.endswith("; there so far: worker-0, worker-1")
@@ -296,10 +297,10 @@ def test_another_run_at_the_same_path_is_not_told_for_this_one(
     worker.join()
     assert outcomes([worker.save(1)]) == [None]
     Path(store.url).rename(f"{store.url}-of-this-one")
-    other = LightWorker(store, 0, worker.session.place.cluster).join()
+    other = LightWorker(store, 0, worker.session.this_task.cluster).join()
     assert outcomes([other.save(7)]) == [None]
     other.close()
-    Hint(coordinator.address, worker.session.place.cluster).write(store)
+    Hint(coordinator.address, worker.session.this_task.cluster).write(store)
     told = status(store.url)
     assert told["workers"] == []
     assert told["coordinator"]["asked"][0]["answer"] == "the coordinator there serves another run at this path"

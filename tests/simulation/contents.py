@@ -9,12 +9,12 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
+from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index
-from holdfast_storage.layout import data_object, index_object
-from holdfast_storage.records import Task
+from holdfast_storage.cluster import Task
+from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
 
 FLOAT, STRING = 1, 7  # tensorflow.DataType
 SHARED = {"model/bias": (5,), "model/kernel": (12, 5), "model/none": (0, 3), "optimizer/m": (31,)}

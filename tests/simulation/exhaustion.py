@@ -364,7 +364,7 @@ class Play:
 
     def label(self, point: Point) -> Label:
         process = point.process
-        actor = f"worker {process.place.task.index}" if process.place else COORDINATOR
+        actor = f"worker {process.this_task.task.index}" if process.this_task else COORDINATOR
         what = re.sub(r"job\d+/", "worker ", point.what)
         return Label(point.kind, actor, point.verb, what)
 

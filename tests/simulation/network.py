@@ -1,7 +1,7 @@
 """gRPC between simulated processes: what the product asks of `grpc` and `grpc.aio`, and connections that go wrong.
 
-The product's own `GrpcLink`, `probe`, `Server` and `Servicer` run on these: a channel leads to whoever listens at its
-address when it connects, and stays there until that connection breaks, although the name may lead elsewhere by then.
+The product's own `GrpcLink`, `client`, `Server` and `GrpcServicer` run on these: a channel leads to whoever listens at
+its address when it connects, and stays there until that connection breaks, although the name may lead elsewhere.
 Messages are bytes. Each request and each reply is a point that the policy is asked about.
 """
 
@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from holdfast_coordinator import wire
-from holdfast_coordinator.core.values import Failure
+from holdfast_coordinator.core.messages import Failure
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_storage.errors import HoldfastError
 from simulation.fakes import here

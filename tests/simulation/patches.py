@@ -26,25 +26,24 @@ from typing import Any
 
 import grpc
 
-import holdfast.digest
-import holdfast.identity
-import holdfast.lane
-import holdfast.link
 import holdfast.manager
-import holdfast.open_sessions
-import holdfast.plan
-import holdfast.restoring
-import holdfast.saving
-import holdfast.session
-import holdfast.staging
-import holdfast.write
+import holdfast.restoring.agree
+import holdfast.restoring.staging
+import holdfast.saving.digest
+import holdfast.saving.plan
+import holdfast.saving.save
+import holdfast.saving.write
+import holdfast.session.identity
+import holdfast.session.lane
+import holdfast.session.link
+import holdfast.session.open_sessions
+import holdfast.session.session
+import holdfast_coordinator.calls
 import holdfast_coordinator.driver
 import holdfast_coordinator.embedded
-import holdfast_coordinator.probe
-import holdfast_coordinator.runs
+import holdfast_coordinator.grpc_servicer
+import holdfast_coordinator.served_runs
 import holdfast_coordinator.server
-import holdfast_coordinator.service
-import holdfast_coordinator.servicer
 import holdfast_coordinator.threads
 import holdfast_storage.log
 import holdfast_storage.pages
@@ -58,15 +57,17 @@ from simulation.storage import URL
 
 MEMORY = "/dev/shm"  # where staged files go, if it is there
 
-PACKAGES = ("holdfast", "holdfast_coordinator", "holdfast_storage")
+PACKAGES = ("holdfast", "holdfast_coordinator", "holdfast_protos", "holdfast_storage")
+
+GENERATED = "holdfast_protos.v1"
 
 SIZES = {
-    (holdfast.plan, "_TOLERANCE_FLOOR"): 16,
-    (holdfast.plan, "_SPLIT_FROM"): 200,
-    (holdfast.plan, "_OBJECT_SIZE"): 200,
-    (holdfast.write, "_CHUNK"): 96,
-    (holdfast.write, "_SMALL"): 64,
-    (holdfast.write, "_JOIN"): 80,
+    (holdfast.saving.plan, "_TOLERANCE_FLOOR"): 16,
+    (holdfast.saving.plan, "_SPLIT_FROM"): 200,
+    (holdfast.saving.plan, "_OBJECT_SIZE"): 200,
+    (holdfast.saving.write, "_CHUNK"): 96,
+    (holdfast.saving.write, "_SMALL"): 64,
+    (holdfast.saving.write, "_JOIN"): 80,
     (holdfast_storage.verify, "_PART"): 256,
     (holdfast_storage.pages, "FEWEST"): 2,
     (holdfast_storage.pages, "_BITS"): 1,
@@ -80,7 +81,7 @@ SIZES = {
 def product_modules() -> Iterator[ModuleType]:
     """Those of the product that are imported by now."""
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in PACKAGES and module is not None:
+        if name.partition(".")[0] in PACKAGES and not name.startswith(GENERATED) and module is not None:
             yield module
 
 
@@ -107,14 +108,14 @@ class _Unexpected(logging.Handler):
 
 
 class Ids:
-    """`holdfast.identity._ids`, of the process whose turn it is."""
+    """`holdfast.session.identity._ids`, of the process whose turn it is."""
 
     def setdefault(self, key: object, value: str) -> str:
         return fakes.here().memory.ids.setdefault(key, value)
 
 
 class _Managers:
-    """`holdfast.session._incarnations`, likewise."""
+    """`holdfast.session.session._incarnations`, likewise."""
 
     def __next__(self) -> int:
         memory = fakes.here().memory
@@ -149,23 +150,23 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
                 yield module, name, fakes.ModuleLock()
     for (module, name), value in SIZES.items():
         yield module, name, value
-    for module in (holdfast.manager, holdfast.restoring, holdfast_coordinator.runs):
+    for module in (holdfast.manager, holdfast.restoring.agree, holdfast_coordinator.served_runs):
         yield module, "open_store", _open_store
     manager = holdfast.manager
-    yield manager, "find_place", lambda: fakes.here().place
+    yield manager, "find_this_task", lambda: fakes.here().this_task
     yield manager, "Save", training.WatchedSave
     yield manager, "strategy_name", lambda checkpoint: "simulated"
-    yield holdfast.open_sessions, "_open", {}
-    yield holdfast.identity, "_of_kernel", lambda: fakes.here().name
-    yield holdfast.identity, "_ids", Ids()
-    yield holdfast.session, "_incarnations", _Managers()
-    yield holdfast.saving, "versions", lambda: {"holdfast": "simulated"}
-    yield holdfast.saving, "git_commit", lambda: ""
+    yield holdfast.session.open_sessions, "_open", {}
+    yield holdfast.session.identity, "_of_kernel", lambda: fakes.here().name
+    yield holdfast.session.identity, "_ids", Ids()
+    yield holdfast.session.session, "_incarnations", _Managers()
+    yield holdfast.saving.save, "versions", lambda: {"holdfast": "simulated"}
+    yield holdfast.saving.save, "git_commit", lambda: ""
     yield holdfast_coordinator.embedded, "Embedded", Embedded
     if os.path.isdir(MEMORY):
         yield tempfile, "tempdir", MEMORY
     yield (
-        holdfast.staging,
+        holdfast.restoring.staging,
         "tempfile",
         SimpleNamespace(mkdtemp=tempfile.mkdtemp, gettempdir=tempfile.gettempdir, TemporaryFile=_nameless),
     )
@@ -184,7 +185,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
 def installed() -> Iterator[None]:
     """The product runs in a simulation inside this."""
     saved: list[tuple[object, str, object]] = []
-    modules = {"holdfast.capture": training.CAPTURE, "holdfast.restore": training.RESTORE}
+    modules = {"holdfast.saving.capture": training.CAPTURE, "holdfast.restoring.apply": training.RESTORE}
     before = {name: sys.modules.get(name) for name in modules}
     logger, handler = logging.getLogger("holdfast"), _Unexpected(logging.WARNING)
     level, propagate = logger.level, logger.propagate

@@ -63,7 +63,7 @@ class Process:
         self.wall_offset = 0.0
         self.loop: Loop | None = None
         self.store: Any = None
-        self.place: Any = None
+        self.this_task: Any = None
         self.model: Any = None
         self.server: Any = None
         self.starting: Any = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holdfast.manager import CheckpointManager
-from holdfast.saving import SLACK
+from holdfast.saving.save import SLACK
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
 from simulation.fakes import Now
 from simulation.processes import Process
@@ -141,7 +141,7 @@ class Program:
         world.tell(self.process, f"restores {prefix or 'nothing'}")
         world.counts["restores"] += 1
         generation, ordinal = manager._session.generation, manager._restores
-        task = self.process.place.task
+        task = self.process.this_task.task
         world.checks.restored(generation, ordinal, task, prefix, began=began, targeted=bool(target))
 
     def _close(self) -> None:

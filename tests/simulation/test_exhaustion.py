@@ -8,9 +8,9 @@ from unittest import mock
 
 import pytest
 
-from holdfast.link import Unreachable
-from holdfast.saving import Save
-from holdfast.session import Session
+from holdfast.saving.save import Save
+from holdfast.session.link import Unreachable
+from holdfast.session.session import Session
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_storage.entries import encode
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, StorageError

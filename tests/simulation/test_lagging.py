@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import holdfast.restoring
-from holdfast.session import Session
+import holdfast.restoring.agree
+from holdfast.session.session import Session
 from holdfast_coordinator.core.damage import Damage
 from holdfast_storage.lag import Wait
 from holdfast_storage.store.base import Store
@@ -59,13 +59,13 @@ def outcome(seed: int) -> str:
 
 def test_who_does_not_wait_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulation in which nothing is ever late."""
-    monkeypatch.setattr(holdfast.restoring, "Wait", lambda patience: Wait(0.0))
+    monkeypatch.setattr(holdfast.restoring.agree, "Wait", lambda patience: Wait(0.0))
     assert "ended" in {outcome(seed) for seed in range(4)}
 
 
 def test_who_believes_one_reader_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As above: all go back because of what one worker does not see."""
-    monkeypatch.setattr(holdfast.restoring, "Wait", lambda patience: Wait(0.0))
+    monkeypatch.setattr(holdfast.restoring.agree, "Wait", lambda patience: Wait(0.0))
     monkeypatch.setattr(Damage, "second", lambda self, prefix, since: "damaged")
     assert "restore" in {outcome(seed) for seed in range(4)}
 
@@ -76,5 +76,5 @@ def test_a_log_that_is_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def blind(session: Session, store: Store) -> int:
         return 0
 
-    monkeypatch.setattr(holdfast.restoring, "_entries", blind)
+    monkeypatch.setattr(holdfast.restoring.agree, "_entries", blind)
     assert "restore" in {outcome(seed) for seed in range(8)}

@@ -1,7 +1,7 @@
 """Training programs: the product's own `CheckpointManager` over a model of a few tensors, without TensorFlow.
 
-`holdfast.capture` and `holdfast.restore`, which know TensorFlow, are replaced; everything between them and the storage
-is the product's. What a checkpoint must hold follows from the job that saved it and the step.
+`holdfast.saving.capture` and `holdfast.restoring.apply`, which know TensorFlow, are replaced; everything between them
+and the storage is the product's. What a checkpoint must hold follows from the job that saved it and the step.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import holdfast.open_sessions
-import holdfast.session
-from holdfast.place import Cluster, Place
-from holdfast.saving import SLACK, Save
-from holdfast.snapshot import Snapshot
-from holdfast.staging import Staged
+import holdfast.session.open_sessions
+import holdfast.session.session
+from holdfast.restoring.staging import Staged
+from holdfast.saving.save import SLACK, Save
+from holdfast.saving.snapshot import Snapshot
+from holdfast.session.this_task import ThisTask
 from holdfast_coordinator.server import Server
+from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError
-from holdfast_storage.records import Task
 from simulation.contents import OWN, expected, read_bundle, read_file, snapshot
 from simulation.fakes import Now, here
 from simulation.network import Network
@@ -86,7 +86,7 @@ class Model:
 
 
 def apply(model: Model, per_worker: None, staged: Staged) -> None:
-    """Stands for `holdfast.restore.apply`: takes the values, and looks whether they are those that were saved."""
+    """Stands for `holdfast.restoring.apply`: takes the values, and looks whether they are those that were saved."""
     values = read_bundle(staged.prefix, read_file)
     model.step = staged.record.step
     world, prefix = Current.world, staged.record.prefix
@@ -103,9 +103,9 @@ def apply(model: Model, per_worker: None, staged: Staged) -> None:
             world.violate("restore", f"{model.task} restores another {key} than was saved as {prefix}")
 
 
-CAPTURE = ModuleType("holdfast.capture")
+CAPTURE = ModuleType("holdfast.saving.capture")
 CAPTURE.Snapshotter = lambda model: model  # type: ignore[attr-defined]
-RESTORE = ModuleType("holdfast.restore")
+RESTORE = ModuleType("holdfast.restoring.apply")
 RESTORE.apply = apply  # type: ignore[attr-defined]
 RESTORE.Values = None  # type: ignore[attr-defined]
 
@@ -140,7 +140,7 @@ class WatchedSave(Save):
             super()._work()
         if not process.alive:
             return
-        generation, task, error = self.session.generation, self.session.place.task, self.error
+        generation, task, error = self.session.generation, self.session.this_task.task, self.error
         outcome = "committed" if error is None else error.kind
         world.tell(process, f"save {self.ordinal} of step {self.step}: {outcome} {error or ''}")
         world.counts[f"saves told {outcome}"] += 1
@@ -210,8 +210,8 @@ class Job:
         self.workers = []
         for index in range(self._size):
             process = self.world.process(f"{life}/{index}", f"{self.name}-host-{index}")
-            process.place = Place(Task("worker", index), cluster)
-            process.model = Model(process.place.task, life, self.collective)
+            process.this_task = ThisTask(Task("worker", index), cluster)
+            process.model = Model(process.this_task.task, life, self.collective)
             self.workers.append(process)
             if self.forked:
                 self.world.counts["forks"] += 1
@@ -290,5 +290,5 @@ def fresh(world: World) -> World:
     """Make this the world that runs now, with nothing left of the one before."""
     Current.world = world
     Now.scheduler = world.scheduler
-    holdfast.open_sessions._open.clear()
+    holdfast.session.open_sessions._open.clear()
     return world

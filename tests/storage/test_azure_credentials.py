@@ -8,8 +8,8 @@ from fsspec.asyn import sync
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store import open_store
-from holdfast_storage.store.azure import AzureClient
-from holdfast_storage.store.client import RequestFailed
+from holdfast_storage.store.objects.azure import AzureClient
+from holdfast_storage.store.objects.client import RequestFailed
 
 
 class NoToken:

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from holdfast_storage.store.call import Call, results, stop_all
+from holdfast_storage.store.objects.call import Call, results, stop_all
 from support.jumping_loop import JumpingLoop, running
 
 

@@ -16,8 +16,8 @@ from google.oauth2.credentials import Credentials
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import open_store
-from holdfast_storage.store.client import FailureKind, RequestFailed
-from holdfast_storage.store.gcs import GcsClient
+from holdfast_storage.store.objects.client import FailureKind, RequestFailed
+from holdfast_storage.store.objects.gcs import GcsClient
 
 
 class Google(ThreadingHTTPServer):

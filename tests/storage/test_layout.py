@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage import layout
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.records import Task
 
 
 def test_the_names_of_the_design() -> None:

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.cluster import Task
 from holdfast_storage.entries import decode, encode
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry
 from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store.base import Store
 from support.faulty_store import Fault, FaultyStore
 from support.stores import KINDS, new_store

@@ -13,8 +13,8 @@ import pytest
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import NotCreated
-from holdfast_storage.store.object_store import ObjectStore
-from holdfast_storage.store.s3 import _kind
+from holdfast_storage.store.objects.s3 import _kind
+from holdfast_storage.store.objects.store import ObjectStore
 from servers.base import Server
 from servers.fault_proxy import FaultProxy
 from servers.faults import Answer, CutRequest, Fault, LoseReply, in_turn

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from holdfast_storage.errors import SaveFailed, StorageError
-from holdfast_storage.store import object_store
 from holdfast_storage.store.base import NotCreated
-from holdfast_storage.store.client import Body
-from holdfast_storage.store.object_store import FIRST_ANSWER_WITHIN, FIRST_PATIENCE, PATIENCE, ObjectStore
+from holdfast_storage.store.objects import store as object_store
+from holdfast_storage.store.objects.client import Body
+from holdfast_storage.store.objects.store import FIRST_ANSWER_WITHIN, FIRST_PATIENCE, PATIENCE, ObjectStore
 from support.jumping_loop import JumpingLoop, running
 from support.scripted_client import ScriptedClient
 from support.stores import winners

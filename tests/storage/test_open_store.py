@@ -97,7 +97,7 @@ def test_a_missing_package_is_named(protocol: str, package: str, extra: str, mon
     """A ModuleNotFoundError for a package that the user has never heard of."""
     for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.{extra}", raising=False)
+    monkeypatch.delitem(sys.modules, f"holdfast_storage.store.objects.{extra}", raising=False)
     with pytest.raises(InvalidRequest, match=re.escape(f"pip install 'holdfast[{extra}]'")):
         open_store(f"{protocol}://bucket/run")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, LogState, Task
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, LogState
 
 
 def ours(number: int) -> CheckpointRecord:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from holdfast_storage.errors import InvalidRequest, StorageError
-from holdfast_storage.store import object_store, open_store
+from holdfast_storage.store import open_store
+from holdfast_storage.store.objects import store as object_store
 
 GIVEN = {"key": "name", "secret": "hush"}
 NOBODY = "127.0.0.1:1"

@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from holdfast_storage.errors import StorageError
-from holdfast_storage.store import object_store, open_store
+from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store
+from holdfast_storage.store.objects import store as object_store
 
 DATA = bytes(range(256)) * 64
 

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from holdfast_storage.store import transfer as module
-from holdfast_storage.store.client import Body
-from holdfast_storage.store.transfer import Stopped, Transfer
+from holdfast_storage.store.objects import transfer as module
+from holdfast_storage.store.objects.client import Body
+from holdfast_storage.store.objects.transfer import Stopped, Transfer
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.snapshot import Snapshot
+from holdfast.saving.snapshot import Snapshot
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.layout import data_object, index_object
 from holdfast_storage.store import Store

@@ -22,12 +22,13 @@ from typing import Literal
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
 Fate = Literal[
@@ -68,7 +69,7 @@ class Storage:
         return "good" if there and record.prefix not in self.damaged else "damaged"
 
     def orphans(self, entry: Entry) -> tuple[str, ...]:
-        """As `holdfast_storage.runs.orphans`, by looking at every entry."""
+        """As `holdfast_storage.run_directory.orphans`, by looking at every entry."""
         committed = {record.folder for each in self.entries[: entry.number + 1] for record in each.state.checkpoints}
         left = sorted(self.folders - committed - set(entry.state.retired))
         return tuple(folder for folder in left if folder.split(".")[1] in entry.state.superseded)
@@ -221,7 +222,7 @@ class Coordinator:
 class Worker:
     """One worker process's manager: who it is, and the calls that it can make."""
 
-    def __init__(self, task: Task, cluster: v.Cluster, incarnation: str) -> None:
+    def __init__(self, task: Task, cluster: Cluster, incarnation: str) -> None:
         self.task = task
         self.cluster = cluster
         self.incarnation = incarnation
@@ -465,7 +466,7 @@ class Cluster:
 
     def workers(self, count: int, processes: list[Worker] | None = None) -> list[Worker]:
         """The workers of a job, not joined yet; the next managers of the same processes, if these are given."""
-        cluster: v.Cluster = (("worker", tuple(f"host-{i}:1" for i in range(count))),)
+        cluster: Cluster = (("worker", tuple(f"host-{i}:1" for i in range(count))),)
         made = []
         for i in range(count):
             if processes:
@@ -523,7 +524,7 @@ class Cluster:
                 status = coordinator.call(ev.Ask).answer
                 assert isinstance(status, v.Status)
                 ours = status.generation == generation
-                return v.names(presence.task for presence, standing in status.presence if standing.alive and ours)
+                return names(presence.task for presence, standing in status.presence if standing.alive and ours)
         return ""
 
     # -- what workers have been told --

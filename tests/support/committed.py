@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from holdfast.digest import tensor_crcs
-from holdfast.plan import plan
-from holdfast.write import local_tensors, write_local, write_objects
-from holdfast_coordinator.commit import Payload, finalize
+from holdfast.saving.digest import tensor_crcs
+from holdfast.saving.plan import plan
+from holdfast.saving.write import local_tensors, write_local, write_objects
 from holdfast_coordinator.core.effects import Finalize
-from holdfast_coordinator.core.values import Report
+from holdfast_coordinator.core.messages import Report
+from holdfast_coordinator.finalize import Payload, finalize
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry
 from holdfast_storage import layout, state_file
+from holdfast_storage.cluster import Task
 from holdfast_storage.log import Log, Published
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store import Store
 from support.light_worker import state
 

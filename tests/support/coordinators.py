@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from holdfast.link import CHANNEL_OPTIONS
 from holdfast_coordinator.server import Server
+from holdfast_protos.client import CHANNEL_OPTIONS
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 

@@ -1,6 +1,6 @@
 """The public `CheckpointManager` over a state that is made by hand, without TensorFlow.
 
-What knows TensorFlow (`holdfast.capture`, `holdfast.restore`) is replaced; all else is the product's own.
+What knows TensorFlow (`holdfast.saving.capture`, `holdfast.restoring.apply`) is replaced; all else is the product's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import holdfast.manager
-from holdfast.snapshot import Snapshot
-from holdfast.staging import Staged
+from holdfast.restoring.staging import Staged
+from holdfast.saving.snapshot import Snapshot
 from support.light_worker import state
 
 ALONE = '{"cluster": {"worker": ["127.0.0.1:1000"]}, "task": {"type": "worker", "index": 0}}'
@@ -55,11 +55,11 @@ def _apply(checkpoint: LightCheckpoint, per_worker: None, staged: Staged) -> str
 
 def stand_ins() -> dict[str, ModuleType]:
     """What stands for the modules that know TensorFlow, by their names."""
-    capture, restore = ModuleType("holdfast.capture"), ModuleType("holdfast.restore")
+    capture, restore = ModuleType("holdfast.saving.capture"), ModuleType("holdfast.restoring.apply")
     capture.Snapshotter = lambda checkpoint: checkpoint  # type: ignore[attr-defined]
     restore.apply = _apply  # type: ignore[attr-defined]
     restore.Values = None  # type: ignore[attr-defined]
-    return {"holdfast.capture": capture, "holdfast.restore": restore}
+    return {"holdfast.saving.capture": capture, "holdfast.restoring.apply": restore}
 
 
 def install() -> None:

@@ -15,17 +15,19 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from holdfast.place import Cluster, Place
-from holdfast.restoring import agree
-from holdfast.saving import Save, Terms
-from holdfast.session import Session
-from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
-from holdfast.staging import Staged
+from holdfast.restoring.agree import agree
+from holdfast.restoring.staging import Staged
+from holdfast.saving.save import Save, Terms
+from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.session.session import Session
+from holdfast.session.this_task import ThisTask
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
-from holdfast_storage.records import CheckpointRecord, Task
-from holdfast_storage.runs import read_run
+from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.layout import OBJECT_GRAPH_KEY
+from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from holdfast_storage.verify import verify_checkpoint
 
@@ -104,14 +106,14 @@ class LightWorker:
     ) -> None:
         self.store = store
         self.process = process or secrets.token_hex(6)
-        self.session = Session(Place(Task("worker", index), cluster), store, coordinator, join_timeout)
+        self.session = Session(ThisTask(Task("worker", index), cluster), store, coordinator, join_timeout)
         number = self.session._incarnation.rpartition(".")[2]
         self.session._incarnation = f"{self.process}.{number}"
         self.terms = Terms("ckpt", save_timeout, max_to_keep, None, on_divergence, False, takeover)
         self._saves = self._restores = 0
 
     def __repr__(self) -> str:
-        return str(self.session.place.task)
+        return str(self.session.this_task.task)
 
     def join(self) -> LightWorker:
         self.session.join()
@@ -130,7 +132,7 @@ class LightWorker:
 
     def status(self) -> pb.StatusReply:
         """What the coordinator says of the run; over gRPC."""
-        from holdfast.link import GrpcLink
+        from holdfast.session.link import GrpcLink
 
         assert self.session._link is not None
         link = GrpcLink(self.session._link.address)

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.ledger import Intent, Ledger
+from holdfast_coordinator.core.messages import Failure, Now, RetentionPolicy
 from holdfast_coordinator.core.retention import sweep
-from holdfast_coordinator.core.values import Failure, Now, RetentionPolicy
 from holdfast_storage.layout import prefix
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from support.cluster import check_log
@@ -469,7 +469,7 @@ class Search:
         return frozenset({sealed} if sealed and self.bounds.pages else ())
 
     def _orphans(self, s: State, job: str, number: int, state: LogState) -> tuple[str, ...]:
-        """What `holdfast_storage.runs.orphans` finds after an entry. A folder is there when the writing begins."""
+        """What `run_directory.orphans` finds after an entry. A folder is there when the writing begins."""
         wants = (want for number in s.actors for want in self._actors[number].wants)
         begun = {what.folder for want, what in wants if want == "write"}
         known = self._committed(s, number + 1) | set(state.retired)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from holdfast_storage.store.client import Body, Page, Part, RequestFailed
+from holdfast_storage.store.objects.client import Body, Page, Part, RequestFailed
 
 Fault = Literal[
     "later",  # no effect, and the answer "ask again later"

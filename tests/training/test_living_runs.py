@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from support.coordinator_process import coordinator
 

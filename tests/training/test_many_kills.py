@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast_storage.layout import MANIFEST, parse_folder
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from support.coordinator_process import CoordinatorProcess
 from support.figures import Figure, spread

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from holdfast.capture import Snapshotter, capture
-from holdfast.snapshot import OBJECT_GRAPH_KEY, Snapshot, SnapshotTensor
+from holdfast.saving.capture import Snapshotter, capture
+from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import OBJECT_GRAPH_KEY
 from support.two_cpus import DEVICES
 
 pytestmark = pytest.mark.tensorflow

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import holdfast
-from holdfast.capture import capture
+from holdfast.saving.capture import capture
 from holdfast_storage.errors import InvalidRequest
 
 pytestmark = pytest.mark.tensorflow

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from holdfast.digest import pack, spec_digest, tensor_crcs
-from holdfast.plan import Spec
-from holdfast.snapshot import SnapshotTensor
+from holdfast.saving.digest import pack, spec_digest, tensor_crcs
+from holdfast.saving.plan import Spec
+from holdfast.saving.snapshot import SnapshotTensor
 from holdfast_storage.bundle.crc import crc32c
 
 SPECS = [Spec("a", 1, (2, 3), 24), Spec("b", 9, (), 8)]

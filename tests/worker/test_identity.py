@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-import holdfast.identity
-from holdfast.identity import process_id
+import holdfast.session.identity
+from holdfast.session.identity import process_id
 
 
 def test_it_stays_as_long_as_the_process() -> None:
@@ -32,6 +32,6 @@ def test_a_fork_has_another() -> None:
 def test_what_is_restored_from_a_checkpoint_of_itself_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was restored, perhaps twice, with all memory and the very number that it had."""
     mine = process_id()
-    pid, _, boot = holdfast.identity._of_kernel()
-    monkeypatch.setattr(holdfast.identity, "_of_kernel", lambda: (pid, b"started later", boot))
+    pid, _, boot = holdfast.session.identity._of_kernel()
+    monkeypatch.setattr(holdfast.session.identity, "_of_kernel", lambda: (pid, b"started later", boot))
     assert process_id() != mine

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 import holdfast.manager
-from holdfast.snapshot import Snapshot
+from holdfast.saving.snapshot import Snapshot
 from holdfast_coordinator.embedded import Embedded
 from holdfast_storage.errors import InvalidRequest
 from support import light_manager
 from support.interrupts import Instants
 from support.light_worker import state, tensor
 
-FILES = tuple(f"holdfast/{name}.py" for name in ("manager", "lane", "open_sessions", "saving", "session"))
+FILES = tuple(
+    f"holdfast/{name}.py"
+    for name in ("manager", "session/lane", "session/open_sessions", "session/session", "saving/save")
+)
 
 
 @pytest.fixture(autouse=True)

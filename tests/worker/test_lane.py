@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import holdfast.lane
-from holdfast.lane import Lane, Pending, wait_for
+import holdfast.session.lane
+from holdfast.session.lane import Lane, Pending, wait_for
 from holdfast_storage.errors import InvalidRequest, StorageError
 from support.light_worker import until
 
@@ -87,7 +87,7 @@ def test_waits_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock:
         monotonic = staticmethod(lambda: clock[0])
 
-    monkeypatch.setattr(holdfast.lane, "time", Clock)
+    monkeypatch.setattr(holdfast.session.lane, "time", Clock)
     told: list[int] = []
     assert wait_for(Slow(), lambda seconds: told.append(round(seconds)))
     assert told == [5, 10, 20, 40]

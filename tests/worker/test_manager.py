@@ -15,11 +15,11 @@ import pytest
 import tensorflow as tf
 
 import holdfast
-from holdfast.capture import Snapshotter
-from holdfast.session import Session
-from holdfast.snapshot import Snapshot
+from holdfast.saving.capture import Snapshotter
+from holdfast.saving.snapshot import Snapshot
+from holdfast.session.session import Session
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
 from holdfast_storage.verify import Problem, Report

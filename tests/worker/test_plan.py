@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.plan import Plan, Spec, plan
+from holdfast.saving.plan import Plan, Spec, plan
 
 KIB, MIB = 1 << 10, 1 << 20
 FLOAT, HALF, STRING = 1, 19, 7

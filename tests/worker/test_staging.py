@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from holdfast import staging
-from holdfast.staging import stage
+from holdfast.restoring import staging
+from holdfast.restoring.staging import stage
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import data_object
-from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store, open_store
 from support.checkpoints import WORKERS, commit
 from support.faulty_store import FaultyStore

@@ -14,8 +14,8 @@ import tf_keras
 
 from holdfast import CheckpointManager
 from holdfast.keras import training_state
-from holdfast.restore import apply
-from holdfast.staging import stage
+from holdfast.restoring.apply import apply
+from holdfast.restoring.staging import stage
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import open_store
 from support.checkpoints import WORKERS, commit

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from holdfast.capture import capture
-from holdfast.digest import tensor_crcs
-from holdfast.plan import plan
-from holdfast.snapshot import Snapshot
-from holdfast.write import Written, local_tensors, write_local, write_objects
+from holdfast.saving.capture import capture
+from holdfast.saving.digest import tensor_crcs
+from holdfast.saving.plan import plan
+from holdfast.saving.snapshot import Snapshot
+from holdfast.saving.write import Written, local_tensors, write_local, write_objects
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import Index, write_index
+from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest, StorageError
-from holdfast_storage.records import Task
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.posix import PosixStore
 

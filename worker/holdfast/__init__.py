@@ -8,10 +8,9 @@
             ...
             manager.save()
 
-A call of `save` goes through `capture` (a zero-copy snapshot), `digest` (what the workers vote on), `plan` (who writes
-which bytes), `write` and `saving` (the steps in order); `restore_or_initialize` through `restoring` (agreeing),
-`staging` (reading and verifying) and `restore` (giving the state to TensorFlow). `session` is the worker's side of the
-protocol, `lane` the thread on which all of this is done in order. Importing the package does not import TensorFlow.
+The rooms: `saving` (snapshot, digest, vote, plan, write, report), `restoring` (agreeing, reading and verifying, giving
+the state to TensorFlow), `session` (who this worker is, its coordinator, the thread on which all calls are made in
+order), `keras`, `cli`, `demo`. Importing the package does not import TensorFlow.
 """
 
 from __future__ import annotations

@@ -14,18 +14,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from holdfast import open_sessions
 from holdfast.arguments import Arguments, as_json, check_options, integer_in, value_of
 from holdfast.context import check_variables, eager
-from holdfast.environment import strategy_name
-from holdfast.identity import process_id
-from holdfast.lane import Lane, Pending, wait_for
-from holdfast.place import find_place
-from holdfast.restoring import agree
-from holdfast.saving import Save, Terms
-from holdfast.session import ASK_WITHIN, Session
+from holdfast.restoring.agree import agree
+from holdfast.saving.provenance import strategy_name
+from holdfast.saving.save import Save, Terms
+from holdfast.session import open_sessions
+from holdfast.session.identity import process_id
+from holdfast.session.lane import Lane, Pending, wait_for
+from holdfast.session.session import ASK_WITHIN, Session
+from holdfast.session.this_task import find_this_task
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 
 log = logging.getLogger("holdfast")
@@ -131,9 +131,9 @@ class CheckpointManager:
         self._init_fn = given.init_fn
         self._blocking = given.blocking
         self._join_timeout = given.join_timeout
-        place = find_place()
+        here = find_this_task()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
-        self._session = Session(place, self._store, "" if place.reader else given.coordinator, given.join_timeout)
+        self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
         self._lane = open_sessions.enter(self._session)
         self._calls = threading.RLock()  # one at a time; again from within, as from a signal handler, is let through
         self._closed = False
@@ -184,7 +184,7 @@ class CheckpointManager:
             CoordinatorUnavailable: at the first call: not all workers have joined in time.
         """
         check_options(options)
-        reader = self._session.place.reader
+        reader = self._session.this_task.reader
         if reader:
             raise InvalidRequest(f"{reader} has no part in saves: chief and workers save, it can only restore")
         self._check_inherited()
@@ -262,7 +262,7 @@ class CheckpointManager:
         return self._counted[1] if number is None else number
 
     def _snapshot(self, number: int) -> Save:
-        from holdfast.capture import Snapshotter
+        from holdfast.saving.capture import Snapshotter
 
         save = Save(self._session, self._store, self._terms, number, snapshot=None)
         try:
@@ -281,7 +281,7 @@ class CheckpointManager:
 
     def _describe(self, save: Save, metadata: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> None:
         """What the chief says of its save. As in a snapshot, what it must not say is told by the save itself."""
-        if not self._session.place.is_chief:
+        if not self._session.this_task.is_chief:
             return
         try:
             save.metadata, save.metrics = as_json("metadata", metadata), as_json("metrics", metrics)
@@ -317,7 +317,9 @@ class CheckpointManager:
             finally:
                 asking.end()  # or an interrupt leaves its thread, which waits for a job for ever
             if not pending.is_known:
-                log.warning("%s has been waiting %.0f s for %s: %s", self._session.place.task, seconds, what, reason)
+                log.warning(
+                    "%s has been waiting %.0f s for %s: %s", self._session.this_task.task, seconds, what, reason
+                )
 
         return wait_for(pending, tell, given_up)
 
@@ -367,7 +369,7 @@ class CheckpointManager:
 
     def _agree(self, target: str) -> Any:
         """What all workers restore. If a call was interrupted before it had applied that, it is still to be."""
-        from holdfast.restore import Values
+        from holdfast.restoring.apply import Values
 
         if self._agreed is None or self._agreed[0] != target:
             self._agreed = None
@@ -382,7 +384,7 @@ class CheckpointManager:
         return SaveFailed(
             f"the save of step {number} was given up: the coordinator has been out of reach for more than "
             f"{PATIENCE:.0f} s, and the outcome of the save before is not known yet. Training can go on",
-            workers=[str(self._session.place.task)],
+            workers=[str(self._session.this_task.task)],
             phase="vote",
         )
 
@@ -432,7 +434,7 @@ class CheckpointManager:
         return status
 
     def _restore(self, target: str) -> tuple[str | None, Any]:
-        from holdfast.restore import apply
+        from holdfast.restoring.apply import apply
 
         self._check_inherited()
         with self._calls:
@@ -464,8 +466,8 @@ class CheckpointManager:
     def _join(self) -> None:
         if self._session.has_joined:
             return  # not even handed over: the coordinator may be away, and training goes on
-        if self._per_worker is not None and not self._session.place.reader:
-            from holdfast.iterators import check_iterators
+        if self._per_worker is not None and not self._session.this_task.reader:
+            from holdfast.saving.iterators import check_iterators
 
             # Before the join: whoever waits there is told, within its timeout, that this worker has not come.
             check_iterators(self._per_worker, "per_worker.")

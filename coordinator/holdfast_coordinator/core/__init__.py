@@ -6,14 +6,14 @@ worker's call, the result of an effect, or a tick of the clock) and returns the 
 reads a clock, draws a random number or logs; the same events give the same effects, always. So every history that a
 network, a storage or a crash can produce can be played to it in a test.
 
-`values`, `events` and `effects` are what goes in and out. The rest is in two layers.
+`messages`, `events` and `effects` are what goes in and out. The rest is in two layers.
 
 What there is, and what each can decide by itself:
 
 - `membership`: a `World` is one generation of workers, with the save and the restore that it is in; `Forming` is one
   that is not complete yet.
 - `attempt`: one save on its way; `vote`: whether it may be written.
-- `talk`: how a world agrees on what to restore.
+- `restore_round`: how a world agrees on what to restore.
 - `retention`: what may go.
 - `ledger`: the log as last read, and the entries that are being created, one at a time.
 
@@ -24,7 +24,7 @@ the time of the event, and the effects so far.
 - `attendance`: who is there, and who leaves.
 - `saving`: vote, reports, and the commit. `leading`: a save whose world does not lead the run yet takes the lead.
 - `restoring`: the talks. `damage`: what a worker found damaged is read once more, and condemned.
-- `survey`: what `status` tells of all this.
+- `status`: what `status` tells of all this.
 - `upkeep`: after a commit, reading back, retiring and deleting; what earlier generations left behind.
 
 `machine` puts these together: which event goes where, and what the clock does.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from holdfast_storage.records import Entry, Task
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import Entry
 
 from .ledger import Intent
-from .values import Ballot, Failure, Go, Report, RequestId, RetentionPolicy, names
+from .messages import Ballot, Failure, Go, Report, RequestId, RetentionPolicy
 
 
 class Phase(Enum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import events as ev
 from .membership import World
+from .messages import Left
 from .run import Run
-from .values import Left
 
 
 class Attendance:

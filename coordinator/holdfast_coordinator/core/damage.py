@@ -1,7 +1,7 @@
 """What a worker cannot restore: this coordinator is the second reader, and what it confirms is marked.
 
-The workers wait for its word (`talk`): without it nobody goes on to an older checkpoint. The log is told by the next
-save of the world that leads (`saving`), TensorFlow's `checkpoint` file at once. See
+The workers wait for its word (`restore_round`): without it nobody goes on to an older checkpoint. The log is told by
+the next save of the world that leads (`saving`), TensorFlow's `checkpoint` file at once. See
 docs/design/006-damage-and-orphans.md.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from . import events as ev
 from .effects import ReadBackCheckpoint, Remark
 from .leading import Leading
+from .restore_round import BAD
 from .run import Run
-from .talk import BAD
 
 
 class Damage:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState, Task
+from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState
 
-from .values import Answer, Caller, Cluster, Failure, Report, RequestId
+from .messages import Answer, Caller, Failure, Report, RequestId
 
 
 @dataclass(frozen=True, slots=True)

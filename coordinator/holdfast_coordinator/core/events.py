@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast_storage.records import Entry, LogState, Task
+from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.records import Entry, LogState
 
-from .values import Ballot, Caller, Cluster, Failure, Report, RequestId
+from .messages import Ballot, Caller, Failure, Report, RequestId
 
 # -- calls: each is answered once by an Answer or a Refuse with the same request id --
 

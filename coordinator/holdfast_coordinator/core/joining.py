@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 
-from holdfast_storage.records import Generation, Task
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import Generation
 
 from . import events as ev
 from .membership import BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
+from .messages import Caller, Failure, Waiting
 from .restoring import Restoring
 from .run import Run, generation_of, replaced, superseded
-from .values import Caller, Failure, Waiting
 
 
 class Joining:

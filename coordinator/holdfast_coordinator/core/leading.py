@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from holdfast_storage.cluster import names
 from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
@@ -16,9 +17,9 @@ from .attempt import Attempt, Phase
 from .effects import Probe, Remark
 from .ledger import Intent
 from .membership import World
+from .messages import Failure, Outcome, RetentionPolicy
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
-from .values import Failure, Outcome, RetentionPolicy, names
 
 
 class Leading:

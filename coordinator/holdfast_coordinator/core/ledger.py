@@ -15,7 +15,7 @@ from holdfast_storage.records import Entry, EntryKind, LogState
 
 from .effects import Append, Effect, ReadLog
 from .events import Appended, LogRead
-from .values import Failure, Now
+from .messages import Failure, Now
 
 
 @dataclass(slots=True, eq=False)

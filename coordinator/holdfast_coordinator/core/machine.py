@@ -16,12 +16,12 @@ from .joining import Joining
 from .leading import Leading
 from .ledger import Ledger
 from .membership import Forming, World
+from .messages import Caller, Now
 from .restoring import Restoring
 from .run import Run
 from .saving import Saving
-from .survey import survey
+from .status import survey
 from .upkeep import Upkeep
-from .values import Caller, Now
 
 
 class Machine:

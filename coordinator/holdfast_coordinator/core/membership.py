@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from holdfast_storage.records import Generation, LogState, Task
+from holdfast_storage.cluster import Cluster, Task, describe, names, tasks_of
+from holdfast_storage.records import Generation, LogState
 
 from .attempt import Attempt
 from .events import SaveCall
-from .talk import RestoreTalk
-from .values import Caller, Cluster, Failure, Joined, Outcome, Presence, RequestId, names, process_of, tasks_of
+from .messages import Caller, Failure, Joined, Outcome, Presence, RequestId, process_of
+from .restore_round import RestoreRound
 
 ALIVE_FOR = 15.0
 """Seconds after its last heartbeat for which a worker counts as alive."""
@@ -86,10 +87,6 @@ def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | No
     )
 
 
-def describe(cluster: Cluster) -> str:
-    return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
-
-
 @dataclass(slots=True)
 class World:
     """One generation of workers."""
@@ -107,7 +104,7 @@ class World:
     attempt: Attempt | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     committed: int = 0  # the last save that was
-    talks: dict[int, RestoreTalk] = field(default_factory=dict)
+    talks: dict[int, RestoreRound] = field(default_factory=dict)
     # By task, the last save and the last restore that it has called for: it asks for no earlier one any more.
     saves_at: dict[Task, int] = field(default_factory=dict)
     restores_at: dict[Task, int] = field(default_factory=dict)

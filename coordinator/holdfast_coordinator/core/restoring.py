@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from holdfast_storage.records import CheckpointRecord, Task
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import CheckpointRecord
 
 from . import events as ev
 from .damage import Damage
 from .membership import World
+from .messages import Apply, Caller, Failure, Read
+from .restore_round import BAD, Decision, RestoreRound
 from .run import Run
-from .talk import BAD, Decision, RestoreTalk
 from .upkeep import Upkeep
-from .values import Apply, Caller, Failure, Read, names
 
 
 class Restoring:
@@ -63,7 +64,7 @@ class Restoring:
         if talk.candidates is not None:
             self._hear(world, talk, e)
 
-    def _hear(self, world: World, talk: RestoreTalk, e: ev.Restore) -> None:
+    def _hear(self, world: World, talk: RestoreRound, e: ev.Restore) -> None:
         run = self._run
         if talk.candidates and e.prefix != talk.current.prefix:
             del talk.waiting[e.request]
@@ -84,7 +85,7 @@ class Restoring:
         if decision is not None:
             self._decide(world, talk, decision)
 
-    def _is_retired(self, talk: RestoreTalk) -> bool:
+    def _is_retired(self, talk: RestoreRound) -> bool:
         """Whether the candidate was the run's, and its place was taken by a newer one since it was proposed."""
         state, record = self._run.ledger.state, talk.current
         return record.step >= 0 and state is not None and state.find(record.prefix) is None
@@ -100,11 +101,11 @@ class Restoring:
             else:
                 self._second(world, talk, e)
 
-    def _is_doubted(self, talk: RestoreTalk, prefix: str) -> bool:
+    def _is_doubted(self, talk: RestoreRound, prefix: str) -> bool:
         on_it = talk.decision is None and talk.candidates and talk.current.prefix == prefix
         return bool(on_it and talk.doubted)
 
-    def _confirmed(self, world: World, talk: RestoreTalk, e: ev.ReadBack, failure: Failure | None) -> None:
+    def _confirmed(self, world: World, talk: RestoreRound, e: ev.ReadBack, failure: Failure | None) -> None:
         if not self._is_doubted(talk, e.prefix):
             return
         if failure:
@@ -116,7 +117,7 @@ class Restoring:
         else:
             self._second(world, talk, e)
 
-    def _second(self, world: World, talk: RestoreTalk, e: ev.ReadBack) -> None:
+    def _second(self, world: World, talk: RestoreRound, e: ev.ReadBack) -> None:
         decision = talk.hear_second(e.verdict)
         if decision is not None:
             self._decide(world, talk, decision)
@@ -129,11 +130,11 @@ class Restoring:
             return
         elsewhere = CheckpointRecord(e.restored, step=-1, time=0.0, stock=True) if e.restored else None
         record = (state.find(e.restored) if state else None) or elsewhere
-        talk = talk or self._open(world, RestoreTalk(e.restores, None, world.tasks, self._run.now.monotonic), e.caller)
+        talk = talk or self._open(world, RestoreRound(e.restores, None, world.tasks, self._run.now.monotonic), e.caller)
         talk.base, talk.decision = e.base, Apply(record, base=e.base)
         self._decide(world, talk, talk.decision)
 
-    def _open(self, world: World, talk: RestoreTalk, caller: Caller) -> RestoreTalk:
+    def _open(self, world: World, talk: RestoreRound, caller: Caller) -> RestoreRound:
         """Make it the world's current talk."""
         for earlier in world.talks.values():
             if earlier.decision is None:
@@ -143,14 +144,14 @@ class Restoring:
         world.talks[talk.ordinal] = talk
         return talk
 
-    def _begin(self, world: World, e: ev.Restore) -> RestoreTalk:
+    def _begin(self, world: World, e: ev.Restore) -> RestoreRound:
         now = self._run.now.monotonic
-        talk = RestoreTalk(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
+        talk = RestoreRound(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
         self._open(world, talk, e.caller)
         self._look(world, talk)
         return talk
 
-    def _look(self, world: World, talk: RestoreTalk) -> None:
+    def _look(self, world: World, talk: RestoreRound) -> None:
         """Read the log, and propose what it has; where it is not all that a member sees of it, `watch` looks again."""
         if talk.looking:
             return
@@ -172,7 +173,7 @@ class Restoring:
 
         self._run.ledger.read(then)
 
-    def _decide(self, world: World, talk: RestoreTalk, decision: Decision) -> None:
+    def _decide(self, world: World, talk: RestoreRound, decision: Decision) -> None:
         if isinstance(decision, Apply):
             state = self._run.ledger.state
             ours = state.find(decision.record.prefix) if state and decision.record else None
@@ -184,7 +185,7 @@ class Restoring:
                 self._run.condemned.discard(ours.prefix)  # all have just verified it
         self._announce(talk, decision)
 
-    def _announce(self, talk: RestoreTalk, decision: Decision) -> None:
+    def _announce(self, talk: RestoreRound, decision: Decision) -> None:
         waiting, talk.waiting = talk.waiting, {}
         for request in waiting:
             if isinstance(decision, Failure):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from holdfast_storage.records import CheckpointRecord, LogState
 
-from .values import RetentionPolicy
+from .messages import RetentionPolicy
 
 
 @dataclass(frozen=True, slots=True)

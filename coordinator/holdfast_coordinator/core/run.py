@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.records import Entry, EntryKind, Leader, LogState, Task
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import Entry, EntryKind, Leader, LogState
 
 from .attempt import Attempt, Phase
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
 from .ledger import Intent, Ledger
 from .membership import World
-from .values import Answer, Caller, Failure, Left, Now, Outcome, RequestId
+from .messages import Answer, Caller, Failure, Left, Now, Outcome, RequestId
 
 KINDS_OF_FAILED_SAVES = ("superseded", "replica_divergence", "invalid_request", "storage")
 """What a save may fail as; whatever else stood in its way, it has `save_failed`."""

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from holdfast_storage.records import CheckpointRecord, Entry, LogState, Task
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 
 from . import events as ev
 from .attempt import Attempt, Phase
 from .effects import Finalize
 from .leading import Leading
 from .membership import LOST_AFTER, World
+from .messages import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted
 from .run import Run
-from .survey import last_seen
+from .status import last_seen
 from .upkeep import Upkeep
-from .values import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted, names
 from .vote import NeedSpecs, judge
 
 LOOK = 10.0

@@ -9,9 +9,9 @@ from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
+from .messages import Failure, RequestId, RetentionPolicy, UpkeepOver
 from .retention import sweep
 from .run import Run
-from .values import Failure, RequestId, RetentionPolicy, UpkeepOver
 
 AWAITED_FOR = 30.0
 """Seconds for which it is waited for, from when it began: a storage that hangs, or is slow, stops no training."""

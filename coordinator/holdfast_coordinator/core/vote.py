@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from holdfast_storage.bundle.dtypes import name as name_of_dtype
-from holdfast_storage.records import Task
+from holdfast_storage.cluster import Task
 
-from .values import Ballot, Divergence, Failure, Go, TensorSpec
+from .messages import Ballot, Divergence, Failure, Go, TensorSpec
 
 EXAMINED = 1_000
 """Guarded tensors that differ, of which it is found out on whom: where more do, more than single values are wrong."""

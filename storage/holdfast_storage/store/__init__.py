@@ -59,19 +59,19 @@ def open_store(
 
 
 def _object_store(protocol: str, path: str, url: str, options: dict[str, Any], write_buffer: int) -> Store:
-    from holdfast_storage.store.object_store import ObjectStore
+    from holdfast_storage.store.objects.store import ObjectStore
 
     client: Any
     if protocol == "s3":
-        from holdfast_storage.store.s3 import S3Client
+        from holdfast_storage.store.objects.s3 import S3Client
 
         client = S3Client(path, options)
     elif protocol == "gs":
-        from holdfast_storage.store.gcs import GcsClient
+        from holdfast_storage.store.objects.gcs import GcsClient
 
         client = GcsClient(path, options)
     else:
-        from holdfast_storage.store.azure import AzureClient
+        from holdfast_storage.store.objects.azure import AzureClient
 
         client = AzureClient(path, options)
     return ObjectStore(url, client, client.root, write_buffer)

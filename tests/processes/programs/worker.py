@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 
-from holdfast.saving import Save
+from holdfast.saving.save import Save
 from holdfast_storage.store import open_store
 from support.gated_store import Gate, GatedStore
 from support.light_worker import LightWorker, cluster_of

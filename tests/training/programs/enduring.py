@@ -9,7 +9,7 @@ from typing import Any
 
 from refusals import failure_of
 
-from holdfast import saving as product
+from holdfast.saving import save as product
 from training import Training
 
 

@@ -13,7 +13,7 @@ from values import digests
 
 import holdfast
 import holdfast.keras
-from holdfast import saving as product
+from holdfast.saving import save as product
 
 BATCH = 8
 FEATURES = 16

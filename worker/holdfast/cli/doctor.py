@@ -36,8 +36,8 @@ def command(url: str, as_json: bool) -> None:
     are those of this shell. Some hundred MiB are written below a folder of their own, read and deleted again; nothing
     is left behind. Exit status 1 if a run there could lose something.
     """
+    from holdfast.cli.examination import examine
     from holdfast.cli.output import console, print_json
-    from holdfast_storage.examine import examine
     from holdfast_storage.store import normalise
 
     out = console()

@@ -30,8 +30,8 @@ def command(target: str, as_json: bool) -> None:
     minute; a save that is overdue, or failed if it was the last; a damaged checkpoint; something at the coordinator's
     address that does not answer. A run that nobody works on is none of these.
     """
-    from holdfast.cli.findings import of_coordinator, of_run
     from holdfast.cli.output import console, print_json
+    from holdfast.cli.run_status import of_coordinator, of_run
 
     if _ADDRESS.fullmatch(target):
         document = of_coordinator(target)

@@ -11,7 +11,7 @@ from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.records import CheckpointRecord, LogState
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 
 RUN = click.argument("run", metavar="RUN")

@@ -11,7 +11,7 @@ from holdfast.demo.progress import final_losses, read_lives
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.manifest import read_manifest
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 
 # The groups of arrays that a worker's final state comes in, as people call them.

@@ -17,7 +17,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from holdfast.demo.processes import Process, wait_until
 from holdfast_storage.layout import Attempt, parse_folder
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 
 # Far longer than the coordinator needs to commit a save for which it has all reports.

@@ -15,7 +15,7 @@ from holdfast.demo.processes import Fleet, Process, wait_until
 from holdfast.demo.progress import Life, read_lives
 from holdfast.demo.sabotage import Kill, kill_in_mid_save
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.runs import read_run
+from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 
 STEPS = 240

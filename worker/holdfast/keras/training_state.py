@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast.load import Load
+from holdfast.tensorflow_internals import Load
 from holdfast_storage.errors import InvalidRequest
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,200 @@
+"""The calls of the protocol, message in, message out: decode, submit, encode.
+
+gRPC's servicer and a worker in the coordinator's own process call the very same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import ExitStack
+from typing import ParamSpec
+
+from holdfast_protos.conventions import UNKNOWN_GENERATION
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import InvalidRequest
+
+from . import checks, wire
+from .core import effects as fx
+from .core import events as ev
+from .core.messages import Caller, Failure, Report
+from .driver import Driver, Refused
+from .finalize import Payload
+from .served_runs import ServedRuns
+
+P = ParamSpec("P")
+
+
+class Calls:
+    """The coordinator's calls. All raise Refused."""
+
+    def __init__(self, runs: ServedRuns) -> None:
+        self._runs = runs
+
+    async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        _check(checks.check_join, request)
+        run = await self._runs.get(request.caller.run)
+        caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
+        if caller.generation:
+            answer = await run.ask(
+                lambda r: ev.Rejoin(
+                    r,
+                    caller,
+                    cluster,
+                    wire.members(request.members),
+                    request.base,
+                    request.restored,
+                    request.restores,
+                )
+            )
+        else:
+            fresh = secrets.token_hex(4)
+            answer = await run.ask(
+                lambda r: ev.Join(r, caller.task, caller.incarnation, cluster, fresh, request.timeout_s)
+            )
+        return wire.join_reply(answer, self._runs.leader.id)
+
+    async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncGenerator[pb.Notice, None]:
+        """Present from the first heartbeat until the stream ends; yields what concerns the worker."""
+        iterator = aiter(beats)
+        first = await anext(iterator, None)
+        if first is None:
+            return
+        _check(checks.check_attendance, first)
+        run = self._run(first.caller)
+        caller = wire.caller(first.caller)
+        if not run.machine.knows(caller):
+            raise Refused(Failure(UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
+        notices: asyncio.Queue[pb.Notice | None] = asyncio.Queue()
+
+        async def listen() -> None:
+            try:
+                async for beat in iterator:
+                    run.tell(wire.heartbeat(caller, beat))
+            finally:
+                notices.put_nowait(None)
+
+        with run.listening(caller, lambda notify: notices.put_nowait(_notice(notify))):
+            run.tell(ev.Attached(caller))
+            try:
+                run.tell(wire.heartbeat(caller, first))
+                listener = asyncio.create_task(listen())
+                try:
+                    while (notice := await notices.get()) is not None:
+                        yield notice
+                finally:
+                    listener.cancel()
+                    await asyncio.gather(listener, return_exceptions=True)
+            finally:
+                run.tell(ev.Detached(caller))
+
+    def present(self, hear: Callable[[pb.Notice], None]) -> Callable[[pb.Heartbeat | None], None]:
+        """Presence of a worker in this very process: call it with each heartbeat, and with None at the end.
+
+        hear: is called, as that is, on the coordinator's loop, with what concerns the worker.
+        """
+        attending = ExitStack()
+        attended: list[Caller] = []
+
+        def beat(heartbeat: pb.Heartbeat | None) -> None:
+            if heartbeat is None:
+                attending.close()
+                return
+            run, caller = self._runs.find(heartbeat.caller.run), wire.caller(heartbeat.caller)
+            if run is None:
+                return
+            if not attended:
+                attended.append(caller)
+                attending.enter_context(run.listening(caller, lambda notify: hear(_notice(notify))))
+                run.tell(ev.Attached(caller))
+                attending.callback(run.tell, ev.Detached(caller))
+            run.tell(wire.heartbeat(caller, heartbeat))
+
+        return beat
+
+    async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
+        _check(checks.check_vote, request)
+        run = self._run(request.caller)
+        caller, ballot = wire.caller(request.caller), wire.ballot(request)
+        return wire.vote_reply(await run.ask(lambda r: ev.Vote(r, caller, request.ordinal, ballot)))
+
+    async def report(self, chunks: AsyncIterable[pb.ReportChunk]) -> pb.SaveOutcome:
+        head, payload = pb.ReportHead(), Payload(0)
+        async for chunk in chunks:
+            if chunk.HasField("head"):
+                head = chunk.head
+            payload.objects.extend(chunk.objects)
+            payload.entries.extend(chunk.entries)
+        payload.num_shards, payload.description = head.num_shards, head.description_json
+        _check(checks.check_report, head, payload.objects)
+        run = self._run(head.caller)
+        report = Report(
+            head.step, head.checkpoint_name, tuple(head.local), payload, head.timeout_s, wire.retention(head.retention)
+        )
+        caller = wire.caller(head.caller)
+        return wire.outcome_message(await run.ask(lambda r: ev.Reported(r, caller, head.ordinal, report)))
+
+    async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
+        _check(checks.check_fail, request)
+        run = self._run(request.caller)
+        caller, failure = wire.caller(request.caller), wire.failure(request.failure)
+        return wire.outcome_message(await run.ask(lambda r: ev.GaveUp(r, caller, request.ordinal, failure)))
+
+    async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
+        _check(checks.check_restore, request)
+        run = self._run(request.caller)
+        q, caller = request, wire.caller(request.caller)
+        return wire.restore_reply(
+            await run.ask(
+                lambda r: ev.Restore(
+                    r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s, q.entries
+                )
+            )
+        )
+
+    async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
+        _check(checks.check_await_upkeep, request)
+        run = self._run(request.caller)
+        caller = wire.caller(request.caller)
+        await run.ask(lambda r: ev.AwaitUpkeep(r, caller))
+        return pb.AwaitUpkeepReply()
+
+    async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
+        _check(checks.check_leave, request)
+        run = self._run(request.caller)
+        caller = wire.caller(request.caller)
+        await run.ask(lambda r: ev.Leave(r, caller, request.wait_for_others_s))
+        return pb.LeaveReply()
+
+    def _run(self, caller: pb.Caller) -> Driver:
+        """The caller's run; only a join opens one."""
+        run = self._runs.find(caller.run)
+        if run is None:
+            raise Refused(Failure(UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
+        return run
+
+    async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
+        if not request.run:
+            return pb.StatusReply(coordinator=self._runs.leader.id, runs=self._runs.urls)
+        run = self._runs.find(request.run)
+        if run is None:
+            raise Refused(Failure(InvalidRequest.kind, f"no worker of {request.run} has called here"))
+        return wire.status_reply(await run.ask(ev.Ask), self._runs.leader.id, time.monotonic())
+
+
+def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        check(*args, **kwargs)
+    except InvalidRequest as error:
+        tasks = tuple(Task.parse(name) for name in error.workers)
+        raise Refused(Failure(error.kind, str(error), tasks=tasks, object=error.object)) from None
+
+
+def _notice(notify: fx.Notify) -> pb.Notice:
+    failure = wire.failure_message(notify.failure)
+    if notify.ordinal is None:
+        return pb.Notice(superseded=failure)
+    return pb.Notice(aborted=pb.Notice.Aborted(ordinal=notify.ordinal, failure=failure))

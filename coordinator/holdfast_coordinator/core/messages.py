@@ -1,0 +1,244 @@
+"""The values that the core's events and effects are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.records import CheckpointRecord
+
+RequestId = int
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Two clocks: monotonic seconds for deadlines, wall seconds since the epoch for what goes into the log."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: one incarnation of one task of one generation."""
+
+    generation: str
+    task: Task
+    incarnation: str
+
+    @property
+    def process(self) -> str:
+        """The process: an incarnation is `process.n`, its n-th manager."""
+        return process_of(self.incarnation)
+
+
+def process_of(incarnation: str) -> str:
+    return incarnation.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something did not happen. `kind` is one of holdfast.errors."""
+
+    kind: str
+    message: str
+    phase: str = ""
+    tasks: tuple[Task, ...] = ()
+    object: str = ""
+    positions: tuple[int, ...] = ()  # of the tensors concerned, in key order: only the workers know the keys
+    ahead: tuple[Task, ...] = ()  # they save a later step than others do: they have missed a call, and count one more
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    key: str
+    dtype: int  # as in TensorFlow's DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """As in `tf.train.CheckpointManager`; None keeps all, or keeps none for ever."""
+
+    max_to_keep: int | None = None
+    keep_every_n_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What one worker says of its state before a byte of a save is written."""
+
+    step: int
+    checkpoint_name: str
+    spec_digest: bytes
+    crcs: bytes  # little-endian fixed32 CRC32C of each tensor, in key order
+    guarded: bytes  # a byte per tensor, in key order: 1 = must be equal on all workers
+    on_divergence: str = "refuse"
+    takeover: bool = False
+    timeout: float = 600.0
+    retention: RetentionPolicy = RetentionPolicy()
+    specs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A tensor, by its position in key order, and the workers whose value is not the others'."""
+
+    position: int
+    tasks: tuple[Task, ...] = ()  # none: it was not looked at, see vote.EXAMINED
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The vote has passed."""
+
+    local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
+    warned: tuple[Divergence, ...] = ()  # differ and should not: the chief's values are saved
+    log_entry: int = -1  # an entry that every worker on the same directory can see
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one worker has made durable. The core passes `payload` (objects and index entries) on unread."""
+
+    step: int
+    checkpoint_name: str
+    local: tuple[int, ...]
+    payload: object = field(compare=False)
+    timeout: float = 600.0
+    retention: RetentionPolicy = RetentionPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save ended, for ever."""
+
+    ordinal: int
+    committed: bool
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    generation: str
+    members: tuple[tuple[Task, str], ...]
+    base: str
+    entries: int = field(default=0, compare=False)  # of the log, as far as this coordinator has read it
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The world is not complete: ask again."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecsWanted:
+    """Vote again, with the tensors' specs: they differ somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read and verify this candidate, then say how it went."""
+
+    record: CheckpointRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Every worker has verified it: apply it. None: there is nothing to restore."""
+
+    record: CheckpointRecord | None
+    passed_over: tuple[str, ...] = ()
+    base: str = field(default="", compare=False)  # as in Joined, from now on
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepOver:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What is known of one worker."""
+
+    task: Task
+    incarnation: str
+    connections: int = 0
+    heard: float | None = None  # monotonic
+    lost: float | None = None  # monotonic, since when its connection is gone
+    phase: str = ""
+    step: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    since: float | None = None  # monotonic, when it began this phase
+    progressed: float | None = None  # monotonic, when its phase, step or bytes last changed
+
+    @property
+    def attached(self) -> bool:
+        return self.connections > 0
+
+
+class Standing(Enum):
+    """How a worker looks from here."""
+
+    PRESENT = "present"
+    AWAY = "away"  # no connection, but not for long yet: it may be on its way back
+    LEFT = "left"  # in good order
+    LOST = "lost"  # no connection any more
+    SILENT = "silent"  # a connection and no heartbeats: stopped, or its host is
+    STUCK = "stuck"  # heartbeats and no progress, while others wait for it
+
+    @property
+    def alive(self) -> bool:
+        return self in (Standing.PRESENT, Standing.STUCK)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinView:
+    """A world that is not complete yet."""
+
+    joined: tuple[Task, ...]
+    missing: tuple[Task, ...]
+    seconds: float  # since the first has joined
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """The log as last read or written."""
+
+    entry: int
+    live: int
+    damaged: int
+    newest: CheckpointRecord | None  # that is not damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `status` tells of a run."""
+
+    run_id: str
+    cluster: Cluster
+    generation: str
+    leads: bool  # the generation leads the run, through this coordinator
+    presence: tuple[tuple[Presence, Standing], ...]
+    activity: str  # "save", "restore" or nothing
+    save_phase: str
+    save_step: int
+    reason: str
+    waiting_for: tuple[Task, ...]
+    seconds_under_way: float
+    seconds_left: float
+    last_save: Outcome | None
+    forming: JoinView | None
+    log: LogView | None
+
+
+Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left | Status

@@ -1,0 +1,220 @@
+"""How a world agrees on what to restore.
+
+Every worker reads and verifies the same candidate; only when all have it may any of them apply it. One that is damaged,
+or not there, is passed over by all together, once the coordinator, as a second reader, finds so too. Where it finds the
+checkpoint good, or somebody cannot read, the talk ends with an error: nobody steps back from what was committed because
+of one host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import CheckpointRecord, LogState
+
+from .messages import Apply, Failure, Read, RequestId
+
+Decision = Read | Apply | Failure
+
+BAD = ("damaged", "absent")
+"""Verdicts of one reader by which a checkpoint cannot be restored, by anybody if they are right."""
+
+
+@dataclass(slots=True)
+class RestoreRound:
+    """One restore call of one world."""
+
+    ordinal: int
+    target: str | None  # None: not known, it was decided with another coordinator process
+    members: tuple[Task, ...]
+    deadline: float  # monotonic
+    begun: float = 0.0  # monotonic
+    base: str = ""  # LogState.fork_point of the state that the candidates are from
+    since: float = 0.0  # monotonic, when the log told of all candidates: they were committed before
+    looking: bool = False  # the log is being read for it
+    seen: int = -1  # the newest log entry that a member sees
+    seen_by: Task | None = None
+    waiting: dict[RequestId, Task] = field(default_factory=dict)
+    verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
+    second: str = ""  # the second reader's verdict on it, where a worker's is bad; empty: none yet
+    candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
+    passed_over: list[str] = field(default_factory=list)
+    decision: Decision | None = None
+
+    def propose(self, state: LogState | None, now: float) -> Decision | None:
+        """Find the candidates, newest first. A decision, if there is none to be made.
+
+        Where there is nothing to restore, whoever waits has said all that there is to say. All agree on that too: a
+        worker that goes on alone trains in a world in which somebody may be dead.
+        """
+        found = candidates(state, self.target or "")
+        if isinstance(found, Failure):
+            self.decision = found
+            return found
+        self.candidates, self.since = found, now
+        self.base = state.fork_point if state else ""
+        if not found:
+            for task in self.waiting.values():
+                self.hear(task, "good", "")
+        return self.decision
+
+    def withdraw(self) -> None:
+        """The log has moved on from what was proposed: it is to be read again."""
+        self.candidates, self.second = None, ""
+        self.verdicts.clear()
+        self.passed_over.clear()
+
+    @property
+    def current(self) -> CheckpointRecord:
+        assert self.candidates is not None
+        return self.candidates[len(self.passed_over)]
+
+    @property
+    def doubted(self) -> tuple[Task, ...]:
+        """Who finds the current candidate bad."""
+        return self._who(*BAD)
+
+    @property
+    def missing(self) -> tuple[Task, ...]:
+        return tuple(task for task in self.members if task not in self.verdicts)
+
+    def hear(self, task: Task, verdict: str, reason: str) -> Decision | None:
+        """Take one worker's verdict on the current candidate; the decision, once all have spoken.
+
+        verdict: "good", "damaged", "absent" (some of it is not there, for longer than a mount may lag), "missing" (its
+        storage answers, and no such checkpoint is there) or "unreadable".
+        """
+        self.verdicts[task] = (verdict, reason)
+        return self._judge()
+
+    def hear_second(self, verdict: str) -> Decision | None:
+        """Take the verdict of the coordinator, "good", "damaged", "absent" or "unreadable"; the decision, as `hear`."""
+        self.second = verdict
+        return self._judge()
+
+    def _judge(self) -> Decision | None:
+        if len(self.verdicts) < len(self.members):
+            return None
+        said = {each for each, _ in self.verdicts.values()}
+        unable = self._who(*said - {"good", *BAD})
+        if said == {"good"}:
+            self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.base)
+        elif said == {"missing"}:
+            self.decision = Failure(
+                "invalid_request",
+                f"there is no checkpoint {self.current.prefix} ({self.verdicts[self.members[0]][1]})",
+                phase="restore",
+                object=self.current.prefix,
+            )
+        elif unable:
+            self.decision = self._unreadable(
+                unable,
+                f"{names(unable)} cannot read {self.current.prefix} ({self._reasons(unable)}); nothing was restored "
+                "anywhere. Check that every worker sees the same directory with the same rights",
+            )
+        elif self.second in BAD:
+            return self._pass_over(self._reasons(self.doubted))
+        elif self.second:
+            self.decision = self._unreadable(self.doubted, self._alone())
+        return self.decision
+
+    def _unreadable(self, tasks: tuple[Task, ...], message: str) -> Failure:
+        return Failure("storage", message, phase="restore", tasks=tasks, object=self.current.prefix)
+
+    def _alone(self) -> str:
+        """That some find the candidate bad, and the coordinator does not find so."""
+        who, reasons, prefix = names(self.doubted), self._reasons(self.doubted), self.current.prefix
+        if self.second == "good":
+            return (
+                f"{who} cannot read {prefix} as it was committed ({reasons}), and the coordinator can: it is good. "
+                "Nothing was restored anywhere. Look at the mount, the memory and the network of that host, and start "
+                "again"
+            )
+        return (
+            f"{who} cannot restore {prefix} ({reasons}), and the coordinator cannot read it to confirm that: nothing "
+            "was restored anywhere. See the coordinator's log, and check its storage"
+        )
+
+    def _who(self, *verdicts: str) -> tuple[Task, ...]:
+        return tuple(task for task in self.members if self.verdicts.get(task, ("", ""))[0] in verdicts)
+
+    def _reasons(self, tasks: tuple[Task, ...]) -> str:
+        return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks)
+
+    def _pass_over(self, why: str) -> Decision:
+        assert self.candidates is not None
+        self.passed_over.append(f"{self.current.prefix}: {why}")
+        self.verdicts.clear()
+        self.second = ""
+        if len(self.passed_over) < len(self.candidates):
+            return Read(self.current)
+        self.decision = Failure(
+            "checkpoint_damaged",
+            f"checkpoints exist but none of them can be restored: {' | '.join(self.passed_over)}",
+            phase="restore",
+            object=self.candidates[0].prefix,
+        )
+        return self.decision
+
+    def reason(self) -> str:
+        """What it is waiting for, in one sentence."""
+        if self.candidates is None:
+            late = f"waiting for the coordinator's storage to show log entry {self.seen}, which {self.seen_by} sees"
+            return late if self.seen_by else "reading the log"
+        if self.missing:
+            return f"waiting for {names(self.missing)} to read and verify"
+        return f"waiting for the coordinator to read {self.current.prefix}, which {names(self.doubted)} cannot restore"
+
+    def timed_out(self) -> Failure:
+        if self.candidates is None:
+            message = "the coordinator could not read the log of the run in time: its storage does not answer"
+            if self.seen_by:
+                message = (
+                    f"the storage of the coordinator has not shown log entry {self.seen} in time, which {self.seen_by} "
+                    "sees. Check that both have the same directory mounted"
+                )
+            return Failure("coordinator_unavailable", message, phase="restore")
+        if not self.missing:
+            return self._unreadable(
+                self.doubted,
+                f"{names(self.doubted)} cannot restore {self.current.prefix} ({self._reasons(self.doubted)}), and the "
+                "coordinator has not read it in time to confirm that: nothing was restored anywhere",
+            )
+        return Failure(
+            "coordinator_unavailable",
+            f"not all workers took part in the restore in time: waiting for {names(self.missing)}",
+            phase="restore",
+            tasks=self.missing,
+        )
+
+
+def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, ...] | Failure:
+    """What to try, best first. With a target, that one alone.
+
+    A target is a step (the latest live checkpoint of it), a prefix below the run directory, or the path of a
+    checkpoint elsewhere.
+    """
+    live = state.checkpoints if state else ()
+    if not target:
+        restorable = state.restorable if state else ()
+        if live and not restorable:
+            return Failure(
+                "checkpoint_damaged",
+                f"all {len(live)} checkpoints of the run are marked as damaged",
+                phase="restore",
+                object=live[-1].prefix,
+            )
+        return tuple(reversed(restorable))
+    for record in reversed(live):
+        if target in (record.prefix, str(record.step)):
+            return (record,)
+    if target.isdigit():
+        steps = ", ".join(str(c.step) for c in live) or "none"
+        return Failure(
+            "invalid_request",
+            f"the run has no checkpoint of step {target}; it has: {steps}",
+            phase="restore",
+            object=target,
+        )
+    return (CheckpointRecord(prefix=target, step=-1, time=0.0, stock=True),)

@@ -1,0 +1,190 @@
+"""The last steps before a commit: index, manifest, and every object seen.
+
+All bytes of both files follow from what the workers reported, and both are created exclusively: whichever coordinator
+process does it, or both of an old one and its successor, the same bytes stand under the name, once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any
+
+from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
+from holdfast_storage import layout
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.bundle.index import write_index
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.lag import Wait, read_there
+from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.parallel import in_parallel
+from holdfast_storage.store.base import Store
+
+from .core.effects import Finalize
+from .core.events import Finalized
+from .core.messages import Failure
+
+STATS = 8
+"""Objects looked at at a time."""
+
+_DEEPEST = 100  # levels of the user's own JSON: whoever reads a manifest has a stack, too
+
+_DESCRIPTION: dict[str, type | UnionType] = {
+    "time": float | int,
+    "strategy": str,
+    "versions": dict,
+    "git_commit": str,
+    "metadata": dict,
+    "metrics": dict,
+    "local_keys": list,
+}
+
+
+@dataclass(slots=True)
+class Payload:
+    """What a worker reports beside what the core looks at."""
+
+    num_shards: int
+    description: str = ""  # JSON, of the chief alone
+    objects: list[StoredObject] = field(default_factory=list)
+    entries: list[IndexEntry] = field(default_factory=list)
+
+
+def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finalized:
+    """Write index and manifest durably and see every object at its size, waiting for those that are seen late."""
+    prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
+    try:
+        crc = _finalize(store, effect, prefix, wait or Wait())
+    except HoldfastError as error:
+        workers = tuple(Task.parse(name) for name in error.workers)
+        kind = "storage" if isinstance(error, StorageError) else "save_failed"
+        failure = Failure(kind, str(error), phase="finalize", tasks=workers, object=error.object)
+        return Finalized(effect.generation.id, effect.ordinal, prefix, failure=failure)
+    return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc)
+
+
+def _finalize(store: Store, effect: Finalize, prefix: str, wait: Wait) -> int:
+    payloads = [(task, payload(report.payload)) for task, report in effect.reports]
+    for task, report in effect.reports:
+        if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
+            raise _not_a_save(task, f"has written {report.checkpoint_name}-{report.step}, not this checkpoint")
+    chief, first = payloads[0]
+    description = _description(chief, first.description)
+    folder = prefix.rpartition("/")[0]
+    name = layout.index_object(prefix).removeprefix(f"{folder}/")
+    objects = [
+        ObjectRecord(o.name, o.size, o.crc32c, o.role, task) for task, payload in payloads for o in payload.objects
+    ]
+    shards = _shards(objects, chief, first.num_shards, name)
+    index = write_index(
+        first.num_shards, ((entry.key, entry.record) for _, payload in payloads for entry in payload.entries), shards
+    )
+    objects.append(ObjectRecord(name, len(index), crc32c(index), "index", None))
+    try:
+        manifest = Manifest(
+            prefix=prefix,
+            step=effect.step,
+            generation=effect.generation.id,
+            world=tuple(task for task, _ in effect.generation.members),
+            cluster=dict(effect.cluster),
+            objects=tuple(sorted(objects, key=lambda o: o.name)),
+            **description,
+        ).to_bytes()
+    except (ValueError, RecursionError) as error:
+        raise _not_a_save(chief, f"describes its save by what JSON cannot hold: {error}") from error
+    _create(store, layout.index_object(prefix), index)
+    _create(store, layout.manifest_object(folder), manifest)
+    _see(store, folder, objects, wait)
+    return crc32c(manifest)
+
+
+def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) -> list[int]:
+    """Bytes of each data object that the index will speak of. InvalidRequest unless all of them were reported, once."""
+    by_name: dict[str, ObjectRecord] = {}
+    for each in objects:
+        other = by_name.setdefault(each.name, each)
+        if other is not each or each.name == index:
+            raise _not_a_save(each.task or chief, f"reports {each.name}, as {other.task} does or the coordinator will")
+    data = [each for each in objects if each.role == "data"]
+    if len(data) != count:
+        raise _not_a_save(chief, f"counts {count} data objects, and {len(data)} were reported")
+    base = index.removesuffix(".index")
+    names = [layout.data_object(base, shard, count) for shard in range(count)]
+    for name in names:
+        if name not in by_name or by_name[name].role != "data":
+            raise _not_a_save(chief, f"counts {name} among the data objects, which nobody reported")
+    return [by_name[name].size for name in names]
+
+
+def _description(chief: Task, text: str) -> dict[str, Any]:
+    """The fields of a manifest that the chief alone knows."""
+    try:
+        fields = json.loads(text)
+        description = {name: fields[name] for name in _DESCRIPTION}
+        for name, kind in _DESCRIPTION.items():
+            if not isinstance(fields[name], kind):
+                raise TypeError(f"{name} is {fields[name]!r:.100}")
+        texts = [*description["versions"].values(), *description["local_keys"]]
+        if not all(isinstance(each, str) for each in texts) or not math.isfinite(description["time"]):
+            raise TypeError("versions, local_keys or time")
+        if _depth(fields) > _DEEPEST:
+            raise ValueError(f"it nests more than {_DEEPEST} deep")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _not_a_save(chief, f"does not describe its save as the manifest needs it: {error}") from error
+    return description | {"local_keys": tuple(description["local_keys"])}
+
+
+def _depth(value: Any) -> int:
+    """How deep JSON nests; without recursion, which has a limit of its own."""
+    depth, level = 0, [value]
+    while level:
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        depth += 1
+    return depth
+
+
+def _not_a_save(task: Task, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{task} {what}; all workers must run the same version of Holdfast", workers=[str(task)])
+
+
+def payload(value: object) -> Payload:
+    """The core hands it on unread, as an object."""
+    assert isinstance(value, Payload)
+    return value
+
+
+def _create(store: Store, name: str, data: bytes) -> None:
+    """Exclusive, and content with finding the very same bytes: an earlier process of this coordinator wrote them."""
+    if not store.create(name, data) and read_there(store, name) != data:
+        raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
+
+
+def _see(store: Store, folder: str, objects: list[ObjectRecord], wait: Wait) -> None:
+    def unseen(wanted: list[ObjectRecord]) -> list[tuple[ObjectRecord, str]]:
+        sizes = in_parallel(lambda o: store.size(f"{folder}/{o.name}"), wanted, STATS)
+        found = zip(wanted, sizes, strict=True)
+        return [(o, described(o, size)) for o, size in found if size != o.size]
+
+    def described(o: ObjectRecord, size: int | None) -> str:
+        state = "is not there" if size is None else f"has {size} bytes"
+        name = f"{store.url}/{folder}/{o.name}"
+        return f"{name}, written by {o.task} with {o.size} bytes, {state} as the coordinator sees it"
+
+    missing = unseen(objects)
+    while missing and wait.again(missing[0][1]):
+        missing = unseen([o for o, _ in missing])
+    if missing:
+        first, what = missing[0]
+        raise StorageError(
+            f"{what}. Check that all workers and the coordinator have the same directory mounted",
+            workers=[str(first.task)] if first.task else [],
+            object=f"{folder}/{first.name}",
+        )

@@ -1,0 +1,85 @@
+"""The service over gRPC: a refusal becomes a status, with the failure in the trailing metadata."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+
+from holdfast_protos.conventions import FAILURE_TRAILER, LONGEST_REASON
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+from holdfast_storage.errors import HoldfastError
+
+from . import wire
+from .calls import Calls
+from .core.messages import Failure
+from .driver import Refused
+
+log = logging.getLogger("holdfast.coordinator")
+
+T = TypeVar("T")
+Context = Any  # grpc.aio's context is generic in two private types
+
+
+class GrpcServicer(rpc.CoordinatorServicer):
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+        return await _answer(self._calls.join(request), context)
+
+    async def Attend(self, request_iterator: Any, context: Context) -> AsyncIterator[pb.Notice]:
+        try:
+            async with aclosing(self._calls.attend(request_iterator)) as notices:
+                async for notice in notices:
+                    yield notice
+        except Refused as refused:
+            await _abort(refused, context)
+
+    async def Vote(self, request: pb.VoteRequest, context: Context) -> pb.VoteReply:
+        return await _answer(self._calls.vote(request), context)
+
+    async def Report(self, request_iterator: Any, context: Context) -> pb.SaveOutcome:
+        return await _answer(self._calls.report(request_iterator), context)
+
+    async def Fail(self, request: pb.FailRequest, context: Context) -> pb.SaveOutcome:
+        return await _answer(self._calls.fail(request), context)
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreReply:
+        return await _answer(self._calls.restore(request), context)
+
+    async def AwaitUpkeep(self, request: pb.AwaitUpkeepRequest, context: Context) -> pb.AwaitUpkeepReply:
+        return await _answer(self._calls.await_upkeep(request), context)
+
+    async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
+        return await _answer(self._calls.leave(request), context)
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        return await _answer(self._calls.status(request), context)
+
+
+async def _answer(call: Awaitable[T], context: Context) -> T:
+    try:
+        return await call
+    except Refused as refused:
+        await _abort(refused, context)
+    except Exception as error:
+        # An answer: the worker would take a call that merely broke for one to be repeated, for ever.
+        log.exception("a call failed")
+        message = f"the coordinator failed: {error!r}; its log says where"
+        await _abort(Refused(Failure(HoldfastError.kind, message)), context)
+
+
+async def _abort(refused: Refused, context: Context) -> NoReturn:
+    failure = refused.failure
+    code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
+    message = wire.failure_message(replace(failure, message=failure.message[:LONGEST_REASON]))
+    trailer = ((FAILURE_TRAILER, message.SerializeToString()),)
+    await context.abort(code, failure.message[:1000], trailer)
+    raise AssertionError("abort raises")

@@ -1,0 +1,118 @@
+"""The runs of one coordinator process, each opened when its first worker calls."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+
+from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.records import Leader
+from holdfast_storage.store import Store, normalise, open_store
+
+from .core.messages import Failure
+from .driver import Driver, Refused
+from .threads import DaemonThreads
+
+log = logging.getLogger("holdfast.coordinator")
+
+OPENING_THREADS = 64
+
+
+class ServedRuns:
+    """By run directory. With a root, only directories at or below it.
+
+    A run that everybody has left is closed after a while, and opened anew for whoever joins it next.
+    """
+
+    def __init__(self, leader: Leader, root: str = "") -> None:
+        self.leader = leader
+        self._root = normalise(root) if root else ""
+        self._adopted: dict[str, Store] = {}  # by URL
+        self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
+        self._drivers: dict[str, Driver] = {}  # by directory
+        self._numbers = itertools.count(1)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
+        self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
+
+    def adopt(self, store: Store) -> None:
+        """Use a run directory that this process has open: its options, which never travel, and its connections."""
+        self._adopted[store.url] = store
+
+    def find(self, url: str) -> Driver | None:
+        """A run that a worker has called for, by that URL or by the one in `urls`."""
+        return self._drivers.get(self._directories.get(url, url))
+
+    @property
+    def urls(self) -> list[str]:
+        """The runs that workers have called for, and not left long ago."""
+        return sorted(self._drivers)
+
+    async def get(self, url: str) -> Driver:
+        """The run, opened if need be. Raises Refused."""
+        driver = self.find(url)
+        if driver is None:
+            try:
+                store = await self._opened(url)
+            except HoldfastError as error:
+                raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
+            # Workers that reach the directory by different paths are in one run.
+            self._directories[url] = store.url
+            driver = self._drivers.get(store.url)
+            if driver is None:
+                driver = self._drivers[store.url] = Driver(store, self.leader, next(self._numbers), self._deserted)
+        return driver
+
+    def _deserted(self, driver: Driver) -> None:
+        url = driver.store.url
+        if self._drivers.get(url) is driver:
+            # From here on nobody finds it; who had found it before is waiting for it, and it would not be deserted.
+            del self._drivers[url]
+            self._directories = {name: each for name, each in self._directories.items() if each != url}
+            log.info("%s: nobody is there any more", url)
+            closing = asyncio.get_running_loop().create_task(driver.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def _opened(self, url: str) -> Store:
+        task = self._opening.get(url)
+        if task is None:
+
+            async def open_() -> Store:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._open, url)
+
+            def ended(task: asyncio.Task[Store]) -> None:
+                del self._opening[url]
+                if not task.cancelled():
+                    task.exception()  # those who wait hear of it, if any are left
+
+            task = self._opening[url] = asyncio.get_running_loop().create_task(open_())
+            task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    def _open(self, url: str) -> Store:
+        directory = self._check(url)
+        return self._adopted.get(directory) or open_store(directory)
+
+    def _check(self, url: str) -> str:
+        directory = normalise(url)
+        if self._root and directory != self._root and not directory.startswith(self._root.rstrip("/") + os.sep):
+            raise InvalidRequest(
+                f"this coordinator serves the runs below {self._root}, and {directory} is not; start it with "
+                "another --root, or give the workers a directory below it",
+                object=directory,
+            )
+        return directory
+
+    async def settle(self, patience: float) -> None:
+        """Wait, for so many seconds, until nothing is going on in any of them."""
+        await asyncio.gather(*(driver.settle(patience) for driver in self._drivers.values()))
+
+    async def close(self) -> None:
+        """Stop, whatever is going on."""
+        await asyncio.gather(*self._closing, *(driver.close() for driver in self._drivers.values()))
+        for task in list(self._opening.values()):
+            task.cancel()
+        self._threads.shutdown(cancel_futures=True)

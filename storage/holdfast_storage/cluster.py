@@ -1,0 +1,43 @@
+"""Tasks and clusters, as TF_CONFIG names them. Pure: the standard library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Cluster = tuple[tuple[str, tuple[str, ...]], ...]
+"""Job types with their tasks' addresses, in order of job type."""
+
+CHECKPOINTING_JOBS = ("chief", "worker", "master")
+"""The job types that take part in a save. Parameter servers and evaluators do not."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Task:
+    """A task of the cluster, as in TF_CONFIG."""
+
+    type: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.type}-{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        type_, _, index = text.rpartition("-")
+        return cls(type_, int(index))
+
+
+def tasks_of(cluster: Cluster) -> tuple[Task, ...]:
+    """The tasks that save together, chief first."""
+    return tuple(sorted(Task(job, i) for job, hosts in cluster if job in CHECKPOINTING_JOBS for i in range(len(hosts))))
+
+
+def names(tasks: Iterable[Task]) -> str:
+    """Tasks as people read them: `worker-0, worker-2`."""
+    return ", ".join(str(task) for task in sorted(tasks))
+
+
+def describe(cluster: Cluster) -> str:
+    """A cluster in words, for errors."""
+    return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"

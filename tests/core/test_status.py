@@ -1,0 +1,63 @@
+"""How workers look, and what is told of them when a save is late."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, World
+from holdfast_coordinator.core.messages import Standing
+from holdfast_coordinator.core.status import STUCK_AFTER, last_seen, standings
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import Generation
+
+A, B = Task("worker", 0), Task("worker", 1)
+NOW = 1000.0
+FINE = {"connections": 1, "heard": NOW, "since": NOW - 500, "progressed": NOW - 500, "phase": "write", "lost": None}
+
+
+def world(**presence: object) -> World:
+    made = World(Generation("0badcafe", ((A, "p.1"), (B, "q.1"))), ())
+    made.update(A, **{**FINE, **presence})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("presence", "waited_since", "expected"),
+    [
+        ({}, None, Standing.PRESENT),
+        ({"heard": NOW - ALIVE_FOR}, None, Standing.SILENT),
+        ({"heard": NOW - ALIVE_FOR + 0.1}, None, Standing.PRESENT),
+        ({"heard": None}, None, Standing.SILENT),
+        ({"connections": 0, "lost": NOW - LOST_AFTER}, None, Standing.LOST),
+        ({"connections": 0, "lost": NOW - LOST_AFTER + 0.1}, None, Standing.AWAY),
+        ({}, NOW - STUCK_AFTER, Standing.STUCK),
+        ({}, NOW - STUCK_AFTER + 0.1, Standing.PRESENT),
+        ({"progressed": NOW - STUCK_AFTER + 0.1}, NOW - 500, Standing.PRESENT),
+        ({"progressed": NOW - STUCK_AFTER}, NOW - 500, Standing.STUCK),
+        ({"heard": NOW - ALIVE_FOR}, NOW - 500, Standing.SILENT),
+    ],
+)
+def test_standing(presence: dict[str, object], waited_since: float | None, expected: Standing) -> None:
+    """A worker that trains for an hour between two saves is said to hang, or one that does hang is not."""
+    made = world(**presence)
+    waiting_for = [] if waited_since is None else [A]
+    assert standings(made, NOW, waiting_for, waited_since or NOW)[0] is expected
+    assert expected.alive == made.alive(A, NOW)
+
+
+def test_who_has_left_is_neither_lost_nor_silent() -> None:
+    """A worker that ended in good order raises an alarm."""
+    made = world(connections=0, lost=0.0)
+    made.left.add(A)
+    assert standings(made, NOW, [A], 0.0)[0] is Standing.LEFT
+
+
+def test_last_seen_tells_how_far_it_was() -> None:
+    """The error of a save that ran out of time names a worker, and nobody knows what it did."""
+    made = world(bytes_done=1000, bytes_total=4096, heard=NOW - 2, progressed=NOW - 480)
+    assert last_seen(made, [A, B], NOW) == (
+        "worker-0: in phase 'write' for 500 s, 1,000 of 4,096 bytes, without progress for 480 s, heard 2 s ago; "
+        "worker-1 was never heard of"
+    )
+    made = world(phase="train", connections=0)
+    assert last_seen(made, [A], NOW) == ("worker-0: in phase 'train' for 500 s, heard 0 s ago, its connection is gone")

@@ -1,0 +1,155 @@
+"""Whether what was restored fits the program that has restored it.
+
+TensorFlow gives each value of a checkpoint to the object of the same name, at once or when it is created, and says
+nothing of values and objects that have no counterpart. That is what a warm start wants. It is also what comes of an
+attribute that was renamed between two runs: nothing is restored, training starts from scratch, and soon the last real
+checkpoint is gone. So here: where no trained variable has got a value, it is an error and nothing is saved, unless the
+program says that this is meant; where some have, what is left over is told, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from holdfast.tensorflow_internals import Load, has_values
+from holdfast.trackables import can_be_trained, children, is_trained, variable_of, walk
+from holdfast_storage.errors import InvalidRequest
+
+_log = logging.getLogger("holdfast")
+
+_COUNTER = "save_counter"
+_NAMED = 5
+
+
+class Fit:
+    """How a checkpoint fits a `tf.train.Checkpoint`, judged by the objects that there are when it is asked.
+
+    All workers have the same objects and the same checkpoint, so all come to the same judgement.
+    """
+
+    def __init__(self, load: Load, root: Any, prefix: str, what: str = "this program") -> None:
+        """
+        load: the restore.
+        root: the `tf.train.Checkpoint` that was restored.
+        prefix: what to call the checkpoint that it was restored from.
+        what: what to call the objects.
+        """
+        self._load = load
+        self._root = root
+        self._prefix = prefix
+        self._what = what
+        self._told = False
+
+    def complaint(self, so_far: bool = False) -> InvalidRequest | None:
+        """What is wrong with it for a save: nothing fits, and the program has not said that this is meant.
+
+        so_far: it is not to be saved now; None where trained variables may still come.
+        """
+        if self._load.failures:
+            return InvalidRequest(
+                f"{self._prefix} was not restored: {'; '.join(self._load.failures[:_NAMED])}",
+                phase="restore",
+                object=self._prefix,
+            )
+        if self._told:
+            return None  # it fits in part at least, and does not cease to
+        left, here = self._left(), self._here()
+        trained = {name: each for name, each in here.items() if _is_trained(each)}
+        weights = [key for key in left if self._load.may_be_trained(key)]
+        to_come = self._is_to_come(without_optimizers=True)
+        if self._load.expects_partial or (so_far and (to_come or not here)):
+            return None
+        if weights and not trained and to_come:
+            return InvalidRequest(
+                f"{self._prefix} has {len(weights)} values ({_few(weights)}) for objects of {self._what} that are "
+                "still to be built: a save would be without them. Build the model, as its first call does, and then "
+                "save. If it is meant, say so by manager.restore().expect_partial()",
+                phase="restore",
+                object=self._prefix,
+            )
+        found = list(here.values())
+        if trained:
+            here, left, found = trained, weights, [*trained.values(), *self._of_models()]
+        if not left or any(map(self._load.has_reached, found)):
+            return None
+        return InvalidRequest(
+            f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
+            f"({_few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
+            f"value ({_few(list(here))}). Has something been renamed since it was saved? Give it its old name, or go "
+            "on in another directory; nothing is saved over it. If it is meant, say so by "
+            "manager.restore().expect_partial()",
+            phase="restore",
+            object=self._prefix,
+        )
+
+    def warn(self, so_far: bool = False) -> None:
+        """Log what fits in part, once, unless the program expects that.
+
+        so_far: not while objects may still come.
+        """
+        if self._told or (so_far and self._is_to_come()):
+            return
+        self._told = True
+        left = self._left()
+        lacking = [name for name, each in self._here().items() if not self._load.has_reached(each)]
+        if (left or lacking) and not self._load.expects_partial:
+            _log.warning(
+                "%s fits %s in part: %d of its values found no object (%s), and %d objects here got no value (%s). "
+                "manager.restore().expect_partial() says that this is meant",
+                self._prefix,
+                self._what,
+                len(left),
+                _few(left),
+                len(lacking),
+                _few(lacking),
+            )
+
+    def _is_to_come(self, without_optimizers: bool = False) -> bool:
+        """Whether values wait for something that an object is still to make, when it is built."""
+        found = list(self._load.objects.values())
+        left_out = [each for each in found if without_optimizers and callable(getattr(each, "apply_gradients", None))]
+        left_out += [child for each in left_out for child in children(each).values()]
+        identities = set(map(id, left_out))
+        return any(self._is_unbuilt(each) for each in found if id(each) not in identities)
+
+    def _is_unbuilt(self, found: Any) -> bool:
+        if found is self._root or isinstance(found, tf.train.Checkpoint) or not self._load.is_waited_for_at(found):
+            return False
+        if hasattr(found, "built"):
+            return not found.built
+        # Of an object without a word about it: one that has variables already has been built.
+        return not any(map(_is_trained, children(found).values()))
+
+    def _of_models(self) -> list[Any]:
+        """What is trained, or once was: variables that are neither an optimizer's nor a metric's, frozen ones too."""
+        found = [each for _, each in walk(self._root, past=_has_no_weights)]
+        return [
+            each for each in found if (variable := variable_of(each)) is not None and can_be_trained(variable.dtype)
+        ]
+
+    def _left(self) -> list[str]:
+        return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
+
+    def _here(self) -> dict[str, Any]:
+        """The objects that have values of their own, by the names with which their keys would begin."""
+        return {name: each for name, each in walk(self._root) if name != _COUNTER and has_values(each)}
+
+
+def _has_no_weights(name: str, found: Any) -> bool:
+    return "metric-" in name or any(
+        callable(getattr(found, each, None)) for each in ("apply_gradients", "update_state")
+    )
+
+
+def _is_trained(found: Any) -> bool:
+    variable = variable_of(found)
+    return variable is not None and is_trained(found, variable.dtype)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown or "none"

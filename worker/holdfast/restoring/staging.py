@@ -1,0 +1,341 @@
+"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own restore takes it.
+
+TensorFlow restores some variables long after `restore` has returned: those that are created later. By then retention
+may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it is
+given a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
+descriptors that this process holds open. They are the checkpoint's own files, where it lies in a file system, else
+nameless files, in memory if there is enough, that it was read into. So a kill leaves nothing but a few kilobytes.
+
+Large tensors are not read into a file, if there is memory for them, but into TensorFlow's own memory (`values.py`).
+
+Where the world is the one that saved, the staged index gives this worker's own value of each worker-local tensor in
+place of the chief's. See docs/design/004-restore.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from holdfast.restoring.free_memory import available
+from holdfast_storage.bundle.index import Index, write_index
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
+from holdfast_storage.lag import Wait
+from holdfast_storage.layout import LOCAL_SUFFIX, OBJECT_GRAPH_KEY, data_object, index_object, local_prefix
+from holdfast_storage.manifest import Manifest, read_manifest
+from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.store.base import Store
+from holdfast_storage.store.posix import PosixStore
+from holdfast_storage.verify import read_index, stored_size, verify_checkpoint
+
+if TYPE_CHECKING:  # they import TensorFlow
+    from holdfast.restoring.fit import Fit
+    from holdfast.restoring.large_tensors import Values
+
+log = logging.getLogger("holdfast")
+
+_REPLICA = "/.REPLICA/"
+_SHARE = 0.8
+"""Of the free memory, that a checkpoint may take. The first save after it needs as much once more, at times."""
+
+_MAIN, _LOCAL = "checkpoint", "local"  # names of the two bundles in the staging folder
+
+
+class Staged:
+    """A verified checkpoint that TensorFlow can read until `close()`, whatever becomes of the original.
+
+    Attributes:
+        record: the checkpoint.
+        manifest: its manifest; None for a stock one.
+        prefix: what to give to `tf.train.Checkpoint.restore`: a local path.
+        local_prefix: the same of what is this worker's own; None if there is nothing, or if the world is another.
+        has_per_worker: whether `per_worker` objects can be restored from `local_prefix`.
+        replicas: checkpoint keys of variables whose local replicas have values of their own in `local_prefix`, and how
+            many each.
+        world_matches: whether the checkpoint was saved by the tasks that there are now.
+        is_spent: tells whether everything in it has found its object.
+        fits: how it fits the objects that it was given to.
+    """
+
+    def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
+        local = contents.local
+        self.record = record
+        self.manifest = contents.manifest
+        self.world_matches = contents.world_matches
+        self.prefix = str(held.folder / _MAIN)
+        self.local_prefix = None if local is None else str(held.folder / _LOCAL)
+        self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
+        self.replicas = _replicas(local)
+        self.is_spent: Callable[[], bool] = lambda: False
+        self.fits: list[Fit] = []
+        self._held = held
+        self._close = weakref.finalize(self, held.close)
+
+    def tidy(self) -> None:
+        """After a restore: let go of what none needs any more, or can read from the checkpoint's own files."""
+        if self.is_spent():
+            self.close()
+        else:
+            self._held.settle()
+
+    def close(self) -> None:
+        """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def stage(
+    store: Store,
+    record: CheckpointRecord,
+    *,
+    task: Task,
+    world: Sequence[Task],
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+    values: type[Values] | None = None,
+    wait: Wait | None = None,
+) -> Staged:
+    """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
+
+    Args:
+        store: the run directory.
+        record: the checkpoint, as the log has it.
+        task: the worker.
+        world: all workers there are now. If the checkpoint was saved by the same ones, each gets back its own values.
+        progress: told the bytes of each chunk read, from several threads.
+        threads: reading at a time; default: as many as suit the store.
+        values: for large tensors, where TensorFlow is there; None: they are files for it like the others.
+        wait: for what is absent. None: nothing is waited for.
+
+    What lies on no local file system is read into memory; where that is short, into nameless files in the folder for
+    temporary files (`TMPDIR`).
+
+    Raises:
+        CheckpointDamaged: an object is not what was committed.
+        CheckpointAbsent: one is missing, or shorter, and nothing that is there is known to be wrong.
+        StorageError: the storage did not answer, or there is no room for what is read.
+        InvalidRequest: a newer Holdfast or TensorFlow wrote it.
+    """
+    wait = wait or Wait(0.0)
+    contents = _contents(store, record, task, world, wait)
+    held = _Held(store, contents.size)
+    try:
+        if isinstance(store, PosixStore):
+            # Before they are verified, so that nobody can delete them between the two.
+            missing = held.open_existing(contents.sizes or ())
+            while missing and wait.again(f"{store.url}/{missing[0]} is missing"):
+                missing = held.open_existing(missing)
+        if values is not None:
+            held.make_room(values, contents)
+        report = verify_checkpoint(
+            store,
+            record,
+            known=contents.manifest or contents.bundles[_MAIN].index,
+            objects=None if contents.sizes is None else [n.removeprefix(f"{record.folder}/") for n in contents.sizes],
+            progress=progress,
+            sink=held.take,
+            room=held.room,
+            threads=threads,
+            wait=wait,
+        )
+        report.raise_if_bad()
+        held.link(contents.bundles)
+        return Staged(record, contents, held)
+    except BaseException:
+        held.close()
+        raise
+
+
+def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], wait: Wait) -> _Contents:
+    while True:
+        try:
+            return _Contents.of(store, record, task, world)
+        except CheckpointAbsent as error:
+            if not wait.again(str(error)):
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """What TensorFlow is to be told of a bundle."""
+
+    index: Index
+    objects: Mapping[int, str]  # by shard, relative to the run directory; only those that something lies in
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What of a checkpoint a worker needs."""
+
+    manifest: Manifest | None  # None for a stock one
+    world_matches: bool
+    bundles: Mapping[str, _Bundle]  # by name in the staging folder
+    local: Index | None  # of what is the worker's own
+    sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock one, which has no list
+
+    @classmethod
+    def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
+        if record.stock:
+            index = read_index(store, record.prefix)
+            return cls(None, False, {_MAIN: _Bundle(index, _objects(index, record.prefix))}, None, None)
+        manifest = read_manifest(store, record)
+        world_matches = set(manifest.world) == set(world)
+        own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
+        data = [each for each in manifest.objects if each.role == "data"]
+        main, local = read_index(store, record.prefix, manifest), None
+        bundles = {_MAIN: _Bundle(main, _objects(main, record.prefix))}
+        if own:
+            prefix = local_prefix(record.folder, task)
+            local = read_index(store, prefix, manifest)
+            bundles[_LOCAL] = _Bundle(local, _objects(local, prefix))
+            after = {main.num_shards + shard: name for shard, name in bundles[_LOCAL].objects.items()}
+            bundles[_MAIN] = _Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
+            data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
+        sizes = {f"{record.folder}/{each.name}": each.size for each in data}
+        return cls(manifest, world_matches, bundles, local, sizes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data."""
+        return stored_size(self.bundles[_MAIN].index) if self.sizes is None else sum(self.sizes.values())
+
+
+def _objects(index: Index, prefix: str) -> dict[int, str]:
+    """The data objects that an index leads to, by shard. How many there are said to be is not believed."""
+    used = {entry.shard for entry in index.stored}
+    return {shard: data_object(prefix, shard, index.num_shards) for shard in used}
+
+
+def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
+    """The main index, with the worker's own values, in shards that come after the main ones, under the stock keys."""
+    own = {
+        key.removesuffix(LOCAL_SUFFIX): replace(
+            entry, key=key.removesuffix(LOCAL_SUFFIX), shard=main.num_shards + entry.shard
+        )
+        for key, entry in local.tensors.items()
+        if key.endswith(LOCAL_SUFFIX)
+    }
+    for key in own.keys() - main.tensors.keys():
+        raise CheckpointDamaged(f"Checkpoint {record.prefix} has a worker's own value of {key} alone", object=key)
+    slices = {(key, extents): entry for (key, extents), entry in main.slices.items() if key not in own}
+    return Index(main.num_shards + local.num_shards, {**main.tensors, **own}, slices)
+
+
+def _replicas(local: Index | None) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for key in local.tensors if local is not None else ():
+        stock, found, _ = key.rpartition(_REPLICA)
+        if found:
+            counts[stock] = counts.get(stock, 0) + 1
+    return counts
+
+
+class _Held:
+    """Objects that are held open, and the folder that leads TensorFlow to them."""
+
+    def __init__(self, store: Store, size: int) -> None:
+        """size: bytes that will be read, about."""
+        self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
+        self._store = store
+        self._in_files = isinstance(store, PosixStore)
+        self._process = os.getpid()
+        self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
+        self._lock = threading.Lock()
+        self._values: Values | None = None
+        self._in_memory = size <= available() * _SHARE
+        if not self._in_memory and not self._in_files:
+            log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
+
+    def open_existing(self, names: Iterable[str]) -> list[str]:
+        """Open objects in a file system; those that are missing."""
+        missing = []
+        for name in names:
+            try:
+                self._descriptor(name)
+            except FileNotFoundError:
+                missing.append(name)
+        return missing
+
+    def make_room(self, values: type[Values], contents: _Contents) -> None:
+        """Take memory for large tensors, if there is enough."""
+        if self._in_memory:
+            bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
+            with suppress(MemoryError):  # a limit that nobody could tell
+                self._values = values(bundles, contents.sizes)
+
+    def room(self, name: str, offset: int, size: int) -> memoryview | None:
+        """Where the verification is to read to."""
+        return self._values.room(name, offset, size) if self._values else None
+
+    def take(self, name: str, offset: int, chunk: memoryview) -> None:
+        """Take in what the verification has read to a buffer of its own."""
+        for at, piece in self._values.take(name, offset, chunk) if self._values else ((offset, chunk),):
+            if not self._in_files:
+                self._keep(name, at, piece)
+
+    def link(self, bundles: Mapping[str, _Bundle]) -> None:
+        """Make the bundles, in which TensorFlow finds what has been taken."""
+        for name, bundle in bundles.items():
+            prefix, index = str(self.folder / name), bundle.index
+            for shard, object in bundle.objects.items():
+                os.symlink(f"/dev/fd/{self._descriptor(object)}", data_object(prefix, shard, index.num_shards))
+            records = ((key, entry.SerializeToString()) for key, entry in index.records())
+            Path(index_object(prefix)).write_bytes(write_index(index.num_shards, records))
+        if self._values:
+            self._values.hold()
+
+    def settle(self) -> None:
+        """Have TensorFlow read the rest from the checkpoint's own files, if there are any."""
+        if self._values and self._in_files:
+            self._values.let_go()
+
+    def close(self) -> None:
+        if self._values:
+            self._values.let_go()
+        if os.getpid() == self._process:  # a forked process has descriptors of its own, but the folder is its parent's
+            shutil.rmtree(self.folder, ignore_errors=True)
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def _keep(self, name: str, offset: int, chunk: memoryview) -> None:
+        descriptor = self._descriptor(name)
+        try:
+            while chunk:
+                written = os.pwrite(descriptor, chunk, offset)
+                chunk, offset = chunk[written:], offset + written
+        except OSError as error:
+            raise StorageError(
+                f"Could not keep what was read of {self._store.url}/{name} in {self._place()}: {error.strerror}",
+                object=name,
+            ) from error
+
+    def _place(self) -> str:
+        return "memory" if self._in_memory else f"{tempfile.gettempdir()} (TMPDIR chooses another folder)"
+
+    def _descriptor(self, name: str) -> int:
+        with self._lock:
+            if name not in self._descriptors:
+                if isinstance(self._store, PosixStore):
+                    self._descriptors[name] = self._store.open(name)
+                elif self._in_memory:
+                    self._descriptors[name] = os.memfd_create(f"holdfast {name}"[:200], os.MFD_CLOEXEC)
+                else:
+                    with tempfile.TemporaryFile() as file:
+                        self._descriptors[name] = os.dup(file.fileno())
+            return self._descriptors[name]

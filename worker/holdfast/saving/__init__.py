@@ -1,0 +1,1 @@
+"""One save of a worker: snapshot, digest, vote, plan, write, report, outcome."""

@@ -1,0 +1,339 @@
+"""Takes a snapshot of a `tf.train.Checkpoint`: every value under its stock key, without copying it.
+
+The first capture goes through TensorFlow's own saver: its public sharding callback is given every tensor of the
+checkpoint, keeps them, and leaves only strings and variants to be written, to files in TensorFlow's memory, from which
+their encoding is taken. That costs about as much as a whole write of many small variables, nearly all of it Python. So
+that capture also learns which variable is behind which key. The next ones walk the objects, and as long as these are
+the same, read the variables directly, which takes a tenth. Whatever does not fit goes through the saver every time.
+
+What is kept is a reference to each tensor. TensorFlow sees that the buffer has a second owner and makes the next
+update of the variable write to a new one: so the snapshot is a moment's, and up to one more state of memory is used
+until it is dropped. A variable that has been updated sparsely, as embeddings are, TensorFlow updates in place and
+copies at each read: of these the snapshot is a copy from the start. So is it of what belongs to no variable, such as
+lookup tables, some of which change in place what they have handed out.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from holdfast.context import NO_PARAMETER_SERVERS, why_not
+from holdfast.saving.iterators import check_iterators
+from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.trackables import is_trained, local_components, variable_of
+from holdfast_storage import layout
+from holdfast_storage.bundle.index import Index
+from holdfast_storage.bundle.slices import encode_name
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import OBJECT_GRAPH_KEY, replica_key
+
+_STUB = "stub"
+
+
+def capture(checkpoint: Any) -> Snapshot:
+    """One snapshot of a `tf.train.Checkpoint`; see `Snapshotter` for more than one."""
+    return Snapshotter(checkpoint).capture()
+
+
+class Snapshotter:
+    """Takes snapshots of one `tf.train.Checkpoint`.
+
+    Args:
+        checkpoint: the `tf.train.Checkpoint`. Its `save_counter` is left alone.
+    """
+
+    def __init__(self, checkpoint: Any) -> None:
+        self._checkpoint = checkpoint
+        self._direct: _DirectReads | None = None
+
+    def capture(self) -> Snapshot:
+        """The values of this moment. Not from several threads at once.
+
+        Where the snapshot is `collective`, all workers must call this at the same point of their programs.
+
+        Raises InvalidRequest if the checkpoint holds what has no place in one: variables that are spread over
+        parameter servers, iterators that TensorFlow cannot save, or what a registered saver writes to files of its own.
+        """
+        if self._direct is not None:
+            snapshot = self._direct.capture()
+            if snapshot is not None:
+                return snapshot
+            self._direct = None
+        return self._capture_by_saver()
+
+    def _capture_by_saver(self) -> Snapshot:
+        hook = _Hook()
+        # Nothing on a disk: where it is full, this worker alone would not come to the collectives of a snapshot.
+        folder = f"ram://holdfast-{secrets.token_hex(8)}"
+        try:
+            options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
+            encoded = _read_stub(self._checkpoint.write(f"{folder}/{_STUB}", options=options))
+        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+            check_iterators(self._checkpoint)
+            raise
+        finally:
+            with suppress(tf.errors.NotFoundError):
+                tf.io.gfile.rmtree(folder)
+        object_graph = encoded.pop(OBJECT_GRAPH_KEY)
+        graph = _Graph.of(self._checkpoint, object_graph.data)
+
+        tensors, replicas, reads, collective = list(encoded.values()), [], [], False
+        for key, tensor in hook.kept.items():
+            owner = graph.owners.get(key)
+            variable = variable_of(owner)
+            guarded = key in graph.of_optimizers or is_trained(owner, tensor.dtype)
+            captured = _numeric(key, tensor, guarded)
+            if variable is None:
+                # Only variables leave a buffer alone that somebody else holds; a DenseHashTable hands out its own.
+                tensors.append(replace(captured, data=bytes(captured.data)))
+                continue
+            tensors.append(captured)
+            components = local_components(variable)
+            if _is_on_read(variable):
+                collective = True
+                replicas += _replicas(key, components)
+            else:
+                read = _Read(key, guarded, owner, variable, components)
+                replicas += read.differing_replicas(captured)
+                reads.append((read, captured))
+        snapshot = _assemble(tensors, object_graph, replicas, collective)
+        if len(reads) == len(tensors) and graph.complete and all(read.agrees(c) for read, c in reads):
+            self._direct = _DirectReads(graph, [read for read, _ in reads], object_graph)
+        return snapshot
+
+
+class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
+    """Keeps every tensor of the checkpoint, and has TensorFlow write only those that need an encoding."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def description(self) -> str:
+        return "Keep numeric tensors in memory, write the others."
+
+    def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+        written: dict[str, dict[str, Any]] = {}
+        for item in shardable_tensors:
+            # A Keras 3 variable gives itself, not its value.
+            tensor = tf.convert_to_tensor(item.tensor) if isinstance(item.tensor, tf.Variable) else item.tensor
+            if item.slice_spec or not hasattr(tensor, "numpy"):
+                spread = NO_PARAMETER_SERVERS if item.slice_spec else why_not(item.device)
+                reason = spread or "its value is not in this process"
+                raise InvalidRequest(f"{item.checkpoint_key} cannot be saved: {reason}", object=item.checkpoint_key)
+            if tensor.dtype in (tf.string, tf.variant):
+                written[item.checkpoint_key] = {item.slice_spec: item.tensor}
+            else:
+                self.kept[item.checkpoint_key] = tensor
+        # TensorFlow asks task by task, and fails only if nothing at all is written: the object graph always is.
+        return [written] if written else []
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The objects of a checkpoint, found again behind the object graph that TensorFlow wrote."""
+
+    nodes: list[tuple[Any, dict[str, Any]]]  # each object and its children as they were
+    owners: dict[str, Any]  # key -> the object that it is the value of
+    of_optimizers: frozenset[str]  # keys of values that belong to an optimizer
+    complete: bool  # nothing in it is beyond what `unchanged` can see
+
+    @classmethod
+    def of(cls, checkpoint: Any, encoded_graph: memoryview | bytes) -> _Graph:
+        proto = TrackableObjectGraph.FromString(_decode_string(bytes(encoded_graph)))
+        children = tf.train.TrackableView.children
+        # With Checkpoint(root=...), node 0 is that object, and what was given beside it is attached to it.
+        top = dict(children(checkpoint))
+        root = top.get("root", checkpoint)
+        objects: dict[int, Any] = {0: root}
+        nodes: list[tuple[Any, dict[str, Any]]] = [(checkpoint, top)]
+        queue = [0]
+        optimizers = []
+        for node_id in queue:
+            found = objects[node_id]
+            kids = dict(children(found))
+            nodes.append((found, kids))
+            if callable(getattr(found, "apply_gradients", None)):
+                optimizers.append(node_id)
+            if node_id == 0:
+                kids = {**top, **kids}
+            for child in proto.nodes[node_id].children:
+                if child.node_id not in objects and child.local_name in kids:
+                    objects[child.node_id] = kids[child.local_name]
+                    queue.append(child.node_id)
+        owners = {
+            attribute.checkpoint_key: objects[node_id]
+            for node_id in queue
+            for attribute in proto.nodes[node_id].attributes
+        }
+        slots = [slot.slot_variable_node_id for node in proto.nodes for slot in node.slot_variables]
+        below = _descendants(proto, optimizers) | set(slots)
+        return cls(
+            nodes,
+            owners,
+            frozenset(attribute.checkpoint_key for node_id in below for attribute in proto.nodes[node_id].attributes),
+            complete=len(objects) == len(proto.nodes) and not slots,
+        )
+
+    def unchanged(self) -> bool:
+        """Whether every object still has exactly the children that it had."""
+        children = tf.train.TrackableView.children
+        for found, before in self.nodes:
+            now = children(found)
+            # By identity: variables compare by value.
+            if len(now) != len(before) or any(now.get(name) is not child for name, child in before.items()):
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class _Read:
+    """How the value under one key is read from its variable."""
+
+    key: str
+    guarded: bool
+    owner: Any  # the object of the graph, which is the variable or holds it
+    variable: Any
+    components: tuple[Any, ...]  # the local values of the variable; the first is the one that is saved
+
+    def unchanged(self) -> bool:
+        return self.owner is self.variable or variable_of(self.owner) is self.variable
+
+    def tensor(self) -> SnapshotTensor:
+        return _numeric(self.key, _read(self.components[0]), self.guarded)
+
+    def differing_replicas(self, first: SnapshotTensor) -> list[SnapshotTensor]:
+        """All local values, if they may differ and do."""
+        if self.guarded or len(self.components) == 1:
+            return []
+        replicas = _replicas(self.key, self.components)
+        return replicas if any(not _equal(r.data, first.data) for r in replicas) else []
+
+    def agrees(self, saved: SnapshotTensor) -> bool:
+        """Whether this reads what TensorFlow's saver does."""
+        try:
+            read = self.tensor()
+        except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+            return False
+        return (read.dtype, read.shape) == (saved.dtype, saved.shape) and _equal(read.data, saved.data)
+
+
+@dataclass(frozen=True)
+class _DirectReads:
+    """Reads the variables of a checkpoint whose objects stay the same."""
+
+    graph: _Graph
+    reads: list[_Read]
+    object_graph: SnapshotTensor
+
+    def capture(self) -> Snapshot | None:
+        """A snapshot; None if the objects have changed."""
+        if not self.graph.unchanged() or not all(read.unchanged() for read in self.reads):
+            return None
+        tensors, replicas = [], []
+        for read in self.reads:
+            tensor = read.tensor()
+            tensors.append(tensor)
+            replicas += read.differing_replicas(tensor)
+        return _assemble(tensors, self.object_graph, replicas, collective=False)
+
+
+def _assemble(
+    tensors: list[SnapshotTensor], object_graph: SnapshotTensor, replicas: list[SnapshotTensor], collective: bool
+) -> Snapshot:
+    def order(tensor: SnapshotTensor) -> bytes:
+        return encode_name(tensor.key)
+
+    return Snapshot(tuple(sorted(tensors, key=order)), object_graph, tuple(sorted(replicas, key=order)), collective)
+
+
+def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
+    """What TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
+    others = [name for name in tf.io.gfile.listdir(prefix.rpartition("/")[0]) if not name.startswith(f"{_STUB}.")]
+    if others:
+        raise InvalidRequest(
+            f"a registered saver writes a file of its own ({others[0].removeprefix(_STUB)}), which cannot be saved"
+        )
+    with tf.io.gfile.GFile(layout.index_object(prefix), "rb") as file:
+        index = Index.parse(file.read())
+    shards: list[bytes] = []
+    for shard in range(index.num_shards):
+        with tf.io.gfile.GFile(layout.data_object(prefix, shard, index.num_shards), "rb") as file:
+            shards.append(file.read())
+    found = {}
+    for key, entry in index.tensors.items():
+        if entry.slices:
+            raise InvalidRequest(f"{key} is written in slices by a registered saver, which cannot be saved", object=key)
+        data = shards[entry.shard][entry.offset : entry.offset + entry.size]
+        found[key] = SnapshotTensor(key, entry.dtype, entry.shape, data, encoded_crc32c=entry.crc32c)
+    return found
+
+
+def _decode_string(encoded: bytes) -> bytes:
+    """The one string of a scalar string tensor: its length as a varint, a checksum of four bytes, its bytes."""
+    varint = next(n for n, byte in enumerate(encoded) if byte < 0x80) + 1
+    return encoded[varint + 4 :]
+
+
+def _descendants(proto: Any, roots: list[int]) -> set[int]:
+    seen = set(roots)
+    queue = list(roots)
+    for node_id in queue:
+        for child in proto.nodes[node_id].children:
+            if child.node_id not in seen:
+                seen.add(child.node_id)
+                queue.append(child.node_id)
+    return seen
+
+
+def _is_on_read(variable: Any) -> bool:
+    """Whether the saved value is an aggregate over all replicas of the world."""
+    distributed = isinstance(variable, tf.distribute.DistributedValues)
+    return distributed and variable.synchronization == tf.VariableSynchronization.ON_READ
+
+
+def _read(variable: Any) -> Any:
+    # Not `read_value()`, three operations where one will do: the difference is most of a capture's time.
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _replicas(key: str, components: tuple[Any, ...]) -> list[SnapshotTensor]:
+    return [_numeric(replica_key(key, index), _read(component)) for index, component in enumerate(components)]
+
+
+def _numeric(key: str, tensor: Any, guarded: bool = False) -> SnapshotTensor:
+    return SnapshotTensor(key, tensor.dtype.as_datatype_enum, tuple(tensor.shape), _bytes_of(tensor), guarded)
+
+
+def _bytes_of(tensor: Any) -> memoryview:
+    """The bytes of a numeric tensor: its own buffer on a CPU, a copy of it from elsewhere."""
+    if 0 in tensor.shape:
+        return memoryview(b"")
+    try:
+        view = memoryview(tensor)
+    except ValueError:  # a dtype that is none of Python's, such as bfloat16
+        view = memoryview(_as_integers(tensor))
+    return view.cast("B")
+
+
+def _as_integers(tensor: Any) -> Any:
+    try:
+        return tf.bitcast(tensor, {1: tf.uint8, 2: tf.uint16}[tensor.dtype.size])
+    except (KeyError, tf.errors.OpError):  # int4 and its like, which TensorFlow stores one to a byte
+        return tensor.numpy().view(np.uint8)
+
+
+def _equal(a: memoryview | bytes, b: memoryview | bytes) -> bool:
+    if len(a) != len(b):
+        return False
+    x, y = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
+    # The same buffer, as a variable read twice is, need not be read.
+    return bool(x.ctypes.data == y.ctypes.data or np.array_equal(x, y))

@@ -1,0 +1,59 @@
+"""What a checkpoint says of where it came from."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from holdfast.trackables import variable_of
+
+PACKAGES = (
+    *("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "grpcio", "protobuf"),
+    *("fsspec", "s3fs", "aiobotocore", "gcsfs", "adlfs"),
+)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter to a checkpoint."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str:
+    """Commit of the repository that the training program lies in, `-dirty` if it was changed since; empty if none."""
+    folder = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5.0,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def strategy_name(checkpoint: Any) -> str:
+    """The distribution strategy under which the variables of a checkpoint live; empty if under none."""
+    import tensorflow as tf
+
+    for trackable in tf.train.TrackableView(checkpoint).descendants():
+        variable = variable_of(trackable)
+        if isinstance(variable, tf.distribute.DistributedValues):
+            name = type(variable.distribute_strategy).__name__
+            # What tf.distribute exports the class as.
+            return {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
+    return ""

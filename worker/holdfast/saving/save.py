@@ -1,0 +1,410 @@
+"""One save on its way in this worker: vote, plan, write, report, outcome.
+
+Its work is done by a thread of its own, which a storage that never answers may keep for ever. Whoever runs the save
+watches that thread, and goes on without it once all others have.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.saving.digest import pack, spec_digest, tensor_crcs
+from holdfast.saving.plan import Plan, plan
+from holdfast.saving.provenance import git_commit, versions
+from holdfast.saving.snapshot import Snapshot
+from holdfast.saving.write import Written, local_tensors, write_local, write_objects
+from holdfast.session.lane import Pending
+from holdfast.session.session import Session, to_error
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage import layout
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import (
+    CoordinatorUnavailable,
+    HoldfastError,
+    SaveFailed,
+    StorageError,
+    Superseded,
+)
+from holdfast_storage.lag import Wait
+from holdfast_storage.log import Log
+from holdfast_storage.store.base import Store
+
+log = logging.getLogger("holdfast")
+
+SLACK = 30.0
+"""Seconds beyond a save's deadline, which the coordinator keeps, for which a worker waits for its word."""
+
+CHUNK_ENTRIES = 5_000
+"""Index entries in one message of a report."""
+
+LETS_GO_WITHIN = 5.0
+"""Seconds for which a save that is over may still be in a call to its storage before it is left alone there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a manager's saves have in common."""
+
+    checkpoint_name: str
+    save_timeout: float
+    max_to_keep: int | None
+    keep_every_n_hours: float | None
+    on_divergence: str
+    require_finite: bool
+    takeover: bool
+
+    def retention(self) -> pb.Retention:
+        return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_every_n_hours)
+
+
+@dataclass(slots=True, eq=False)
+class Save:
+    """One save call: `run()` it once. `outcome` is known when it is over; `error` is None if it was committed."""
+
+    session: Session
+    store: Store
+    terms: Terms
+    step: int
+    snapshot: Snapshot | None
+    ordinal: int = 0  # of the save call in its world; given when its turn has come
+    per_worker: Snapshot | None = None
+    strategy: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    local_error: Exception | None = None  # this worker could not take its snapshot
+    error: HoldfastError | None = None
+    taken: float = field(default_factory=time.time)
+    outcome: Pending[None] = field(default_factory=Pending)
+    _ended: Pending[None] = field(default_factory=Pending)  # its thread has
+    _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
+    missed: bool = False  # the others have made a call before this one that this worker has not
+    left: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
+    _begun: float = 0.0  # monotonic
+    _aborted: float | None = None  # monotonic: since when the others are known to have given it up
+    _reported: bool = False  # perhaps: it was sent
+    _decided: bool = False
+    _done_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def prefix(self) -> str:
+        """Relative to the run directory."""
+        return layout.prefix(self.terms.checkpoint_name, self.step, self.session.generation, self.ordinal)
+
+    def run(self) -> None:
+        """Make it; returns when its outcome is known. Not on a thread that signals interrupt."""
+        self._begun = time.monotonic()
+        try:
+            threading.Thread(target=self._work, name="holdfast-save", daemon=True).start()
+        except RuntimeError as error:
+            # The others are told, which takes no other thread than this.
+            self.local_error = self.local_error or StorageError(f"no thread can be started: {error}", phase="write")
+            self._work()
+        while not self._ended.wait(0.2) and not self._leaves():
+            pass
+        self.session.forget(self.ordinal)
+        self.outcome.set(None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its thread is still at work, perhaps for a save that is over."""
+        return not self._ended.is_known
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether its outcome is known, within `timeout` seconds."""
+        return self.outcome.wait(timeout)
+
+    def _leaves(self) -> bool:
+        """Whether the save is over for the training program although its thread is still at it.
+
+        A storage may never answer a call. The others have given the save up then, and this worker goes on with them.
+        Not once it has reported: a successor of the coordinator that gave the save up may have all reports, and commit.
+        """
+        now = time.monotonic()
+        failure = self.session.aborted.get(self.ordinal)
+        if failure and self._aborted is None:
+            self._aborted = now
+        with self._lock:
+            if self.left or self._decided:
+                return self.left
+            waited = 0.0 if self._aborted is None or self._reported else now - self._aborted
+            if failure and waited >= LETS_GO_WITHIN:
+                error = to_error(failure, self._keys())
+                # Not the log: it lies on that storage.
+                self.error = error if isinstance(error, Superseded) else self._named(error)
+            elif now - self._begun >= 2 * (self.terms.save_timeout + SLACK):
+                error = StorageError(f"the storage of {self.session.this_task.task} does not answer", phase="write")
+                self.error = self._in_doubt(error) if self._reported else self._named(error)
+            else:
+                return False
+            self.left = True
+        return True
+
+    def _work(self) -> None:
+        error: HoldfastError | None = None
+        try:
+            outcome = self._attempt()
+            error = self._committed() if outcome.committed else self._named(to_error(outcome.failure, self._keys()))
+            self.missed = self.session.this_task.task in [Task(t.type, t.index) for t in outcome.failure.ahead]
+        except Superseded as superseded:
+            error = self._named(superseded)
+        except CoordinatorUnavailable as unavailable:
+            error = self._settle_alone(unavailable)
+        except HoldfastError as refused:
+            # Without this worker's report nothing is committed. Once it was sent, a refusal is no outcome: whoever had
+            # it may have gone on to the commit, and a successor that cannot read the log does not know.
+            error = self._settle_alone(refused) if self._reported else self._named(refused)
+        except Exception as broken:
+            log.exception("%s: the save of step %d broke", self.session.this_task.task, self.step)
+            error = self._settle_alone(broken)
+        finally:
+            self.snapshot = self.per_worker = self.local_error = None
+            _let_go(error)
+            self.session.progress("train", self.step)
+            with self._lock:
+                self._decided = True
+                if not self.left:
+                    self.error = error
+            self._ended.set(None)
+        if error:
+            log.warning("%s", str(error))  # a handler that keeps records would keep all that the error leads to
+
+    def _attempt(self) -> pb.SaveOutcome:
+        """Do this worker's part; whatever goes wrong locally is told, so that all workers fail alike."""
+        try:
+            if self.local_error is not None:
+                raise self.local_error
+            return self._vote_and_write()
+        except (CoordinatorUnavailable, Superseded):
+            raise
+        except Exception as error:
+            if not isinstance(error, HoldfastError):
+                log.exception("%s: the save of step %d failed", self.session.this_task.task, self.step)
+            failure = pb.Failure(
+                kind=error.kind if isinstance(error, StorageError) else SaveFailed.kind,
+                message=f"{self.session.this_task.task}: {error}",
+                phase=getattr(error, "phase", "") or "write",
+                object=getattr(error, "object", ""),
+                tasks=[pb.Task(type=self.session.this_task.task.type, index=self.session.this_task.task.index)],
+            )
+            request = pb.FailRequest(ordinal=self.ordinal, failure=failure)
+            return self.session.fail(request, self.terms.save_timeout + SLACK)
+
+    def _vote_and_write(self) -> pb.SaveOutcome:
+        assert self.snapshot is not None
+        done = self._voted_and_written(self.snapshot)
+        if isinstance(done, pb.SaveOutcome):
+            return done
+        # What was written is durable: training may have the memory back.
+        self.snapshot = self.per_worker = None
+        self.session.progress("commit", self.step)
+        with self._lock:
+            if self.left:
+                raise SaveFailed("the others have gone on without this worker's part", phase="write")
+            self._reported = True
+        return self.session.report(done, self.terms.save_timeout + SLACK)
+
+    def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
+        """What there is to report, or the outcome if the vote was that."""
+        self.session.progress("digest", self.step)
+        if self.terms.require_finite:
+            _check_finite(snapshot)
+        crcs = tensor_crcs(snapshot.tensors)
+        self.session.progress("vote", self.step)
+        reply = self._vote(snapshot, crcs)
+        if reply.HasField("decided"):
+            return reply.decided
+        go = reply.go
+        for divergence in (each for each in go.warned if each.tasks):
+            names = ", ".join(f"{t.type}-{t.index}" for t in divergence.tasks)
+            log.warning(
+                "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
+            )
+        self._see_log_entry(go.log_entry)
+        self._entry = go.log_entry
+        # Parts of one tensor from several workers would be a value that none of them had.
+        chiefs = [*go.local, *(divergence.position for divergence in go.warned)]
+        whole = plan(snapshot.specs, len(self.session.this_task.tasks), chiefs)
+        written = self._write(snapshot, crcs, whole, go.local)
+        return self._report(written, whole, [snapshot.tensors[position].key for position in go.local], go.local)
+
+    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
+        guarded = bytes(t.guarded for t in snapshot.tensors)
+        digest = spec_digest(snapshot.specs, guarded.hex(), self.terms.on_divergence)
+        request = pb.VoteRequest(
+            ordinal=self.ordinal,
+            step=self.step,
+            checkpoint_name=self.terms.checkpoint_name,
+            spec_digest=digest,
+            crcs=pack(crcs),
+            guarded=guarded,
+            on_divergence=self.terms.on_divergence,
+            takeover=self.terms.takeover,
+            timeout_s=self.terms.save_timeout,
+            retention=self.terms.retention(),
+        )
+        reply = self.session.vote(request, self.terms.save_timeout + SLACK)
+        if reply.HasField("specs_wanted"):
+            request.specs.extend(pb.TensorSpec(key=s.key, dtype=s.dtype, shape=s.shape) for s in snapshot.specs)
+            reply = self.session.vote(request, self.terms.save_timeout + SLACK)
+        return reply
+
+    def _see_log_entry(self, number: int) -> None:
+        """Make sure that this worker's directory is the coordinator's, before anything is written into it."""
+        name, wait = layout.log_entry(number), Wait()
+        missing = f"{self.store.url}/{name}, which the coordinator has written, is not there"
+        while self.store.size(name) is None:
+            if not wait.again(missing):
+                raise StorageError(
+                    f"{missing}: this worker does not see the coordinator's directory. Check that all workers and the "
+                    "coordinator have the same storage mounted at this path",
+                    phase="write",
+                    object=name,
+                )
+
+    def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, local: Sequence[int]) -> Written:
+        """Write this worker's part of the whole, and what is its own."""
+        me = self.session.this_task
+        worker = me.tasks.index(me.task)
+        own = local_tensors(snapshot, local, self.per_worker)
+        total = whole.parts[worker].size + sum(len(t.data) for t in own)
+        self.session.progress("write", self.step, 0, total)
+
+        def progress(count: int) -> None:
+            if self.ordinal in self.session.aborted:
+                raise SaveFailed(self.session.aborted[self.ordinal].message, phase="write")
+            with self._lock:
+                self._done_bytes += count
+            self.session.progress("write", self.step, self._done_bytes, total)
+
+        written = write_objects(self.store, self.prefix, whole, worker, snapshot, crcs=crcs, progress=progress)
+        folder = self.prefix.rpartition("/")[0]
+        mine = write_local(self.store, folder, me.task, own, progress=progress)
+        return Written((*written.objects, *mine), written.entries)
+
+    def _report(
+        self, written: Written, whole: Plan, local_keys: list[str], local: Sequence[int]
+    ) -> list[pb.ReportChunk]:
+        head = pb.ReportHead(
+            ordinal=self.ordinal,
+            step=self.step,
+            checkpoint_name=self.terms.checkpoint_name,
+            num_shards=whole.num_shards,
+            retention=self.terms.retention(),
+            timeout_s=self.terms.save_timeout,
+            local=local,
+        )
+        if self.session.this_task.is_chief:
+            head.description_json = self._description(local_keys)
+        chunks = [pb.ReportChunk(head=head, objects=written.objects)]
+        for start in range(0, len(written.entries), CHUNK_ENTRIES):
+            entries = [
+                pb.IndexEntry(key=key, record=entry.SerializeToString())
+                for key, entry in written.entries[start : start + CHUNK_ENTRIES]
+            ]
+            chunks.append(pb.ReportChunk(entries=entries))
+        return chunks
+
+    def _description(self, local_keys: list[str]) -> str:
+        return json.dumps(
+            {
+                "time": self.taken,
+                "strategy": self.strategy,
+                "versions": versions(),
+                "git_commit": git_commit(),
+                "metadata": self.metadata,
+                "metrics": self.metrics,
+                "local_keys": local_keys,
+            }
+        )
+
+    def _committed(self) -> HoldfastError | None:
+        """The coordinator says so: believed if the log does, of a save that this very process has written."""
+        if self._reported and self._is_in_log(Wait()):
+            return None
+        return self._in_doubt(f"the coordinator says so, and the log of {self.store.url} does not, as seen here")
+
+    def _settle_alone(self, error: Exception) -> HoldfastError | None:
+        """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
+        if self._is_in_log(Wait(0.0)):
+            return None
+        return self._in_doubt(error)
+
+    def _in_doubt(self, error: object) -> CoordinatorUnavailable:
+        return CoordinatorUnavailable(
+            f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
+            "committed it, it appears in latest_checkpoint",
+            phase="commit",
+        )
+
+    def _is_in_log(self, wait: Wait) -> bool:
+        """Whether the commit entry of this save is seen to stand.
+
+        It is looked for from where the writing began, not in the last entry alone: a newer job may have retired the
+        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, since
+        this worker's mount may show it late.
+        """
+        log, number = Log(self.store), self._entry + 1
+        while number > 0:
+            try:
+                entry = log.read(number)
+            except HoldfastError:
+                entry = None
+            if entry is not None:
+                state, number = entry.state, number + 1
+                ours = state.generation if state.generation and state.generation.id == self.session.generation else None
+                if state.find(self.prefix) is not None:
+                    return ours is None or self.session.member in ours.members
+                if ours is None:
+                    return False
+            elif not wait.again(f"{self.store.url}/{layout.log_entry(number)} is not there"):
+                return False
+        return False  # it has not begun to write
+
+    def _named(self, error: HoldfastError) -> HoldfastError | None:
+        """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
+        if isinstance(error, Superseded):
+            # It may have come instead of the word that this save was committed, before the newer job took the run.
+            return None if self._is_in_log(Wait()) else error
+        kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
+        named = kind(
+            f"the save of step {self.step} failed and nothing of it is visible: {error}",
+            workers=error.workers,
+            phase=error.phase,
+            object=error.object,
+        )
+        named.__cause__ = None if type(error) is SaveFailed else error
+        return named
+
+    def _keys(self) -> list[str]:
+        return [t.key for t in self.snapshot.tensors] if self.snapshot else []
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of the snapshot: a traceback keeps the variables of the functions that it went through.
+
+    The error itself has none from here on, until the training program gets it.
+    """
+    if error is not None:
+        error.__traceback__ = None
+    while (error := error and (error.__cause__ or error.__context__)) is not None:
+        traceback.clear_frames(error.__traceback__)
+
+
+def _check_finite(snapshot: Snapshot) -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    for tensor in snapshot.tensors:
+        dtype = tf.dtypes.as_dtype(tensor.dtype)
+        if tensor.encoded or not (dtype.is_floating or dtype.is_complex):
+            continue
+        if not np.isfinite(np.frombuffer(tensor.data, dtype.as_numpy_dtype)).all():
+            raise SaveFailed(f"{tensor.key} holds NaN or infinity (require_finite)", phase="digest", object=tensor.key)

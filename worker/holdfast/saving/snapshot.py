@@ -1,0 +1,46 @@
+"""The state of a checkpoint at one moment, as `holdfast.saving.capture` takes it. Without TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast.saving.plan import Spec
+
+_VARIANT = 21  # tensorflow.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTensor:
+    """One tensor and the bytes that a checkpoint holds of it, which never change and live as long as this."""
+
+    key: str
+    dtype: int  # a tensorflow.DataType, by number
+    shape: tuple[int, ...]
+    data: memoryview | bytes  # of bytes: on a CPU the variable's own buffer
+    guarded: bool = False  # must be equal on all workers: a trainable variable, or an optimizer's
+    encoded_crc32c: int | None = None  # not None: `data` is TensorFlow's encoding, and this its masked CRC of it
+
+    @property
+    def encoded(self) -> bool:
+        """Whether `data` is an encoding of TensorFlow's own, as that of strings and variants is."""
+        return self.encoded_crc32c is not None
+
+    @property
+    def spec(self) -> Spec:
+        """What all workers must agree on."""
+        shape = () if self.dtype == _VARIANT else self.shape
+        return Spec(self.key, self.dtype, shape, len(self.data), self.encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole state. Positions in votes and plans are indices into `tensors`."""
+
+    tensors: tuple[SnapshotTensor, ...]  # in order of key bytes, the object graph left out
+    object_graph: SnapshotTensor
+    replicas: tuple[SnapshotTensor, ...] = ()  # `<key>/.REPLICA/<i>`: local values of which the stock key tells one
+    collective: bool = False  # taking it is a collective: all workers must, at the same point of their programs
+
+    @property
+    def specs(self) -> list[Spec]:
+        return [t.spec for t in self.tensors]

@@ -1,0 +1,30 @@
+"""Where an embedded coordinator listens: written by the chief, believed only when it answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from holdfast_storage.cluster import Cluster
+from holdfast_storage.layout import HINT
+from holdfast_storage.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    address: str
+    cluster: Cluster
+
+    def write(self, store: Store) -> None:
+        fields = {"address": self.address, "cluster": {job: list(hosts) for job, hosts in self.cluster}}
+        store.replace(HINT, json.dumps(fields).encode() + b"\n")
+
+
+def read_hint(store: Store) -> Hint | None:
+    """The hint, None if there is none, or none that can be understood."""
+    try:
+        fields = json.loads(store.read(HINT))
+        cluster = tuple(sorted((job, tuple(hosts)) for job, hosts in fields["cluster"].items()))
+        return Hint(str(fields["address"]), cluster)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

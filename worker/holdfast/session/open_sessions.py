@@ -1,0 +1,100 @@
+"""What this process has open, and how it ends: in good order when the interpreter exits, and not at all in a fork.
+
+A manager, a local variable of a function that has returned, may be gone by then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+from holdfast.session.lane import Lane, Pending
+from holdfast.session.session import Session
+
+log = logging.getLogger("holdfast")
+
+CLOSE_PATIENCE = 60.0
+"""Seconds for which closing waits for the other workers."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    lane: Lane
+    ending: Pending[None] | None = None  # set by whoever ends it first
+
+
+_open: dict[Session, _Opened] = {}
+
+_inherited: list[dict[Session, _Opened]] = []
+"""In a forked process: what the parent has open, and will end. Kept, for to let go of it is to end it."""
+
+
+def enter(session: Session) -> Lane:
+    """Have a session ended when the program ends; the lane on which all its work is done."""
+    opened = _open[session] = _Opened(Lane("holdfast-calls"))
+    return opened.lane
+
+
+def leave(session: Session) -> Pending[None]:
+    """End a session, once all work of its lane is done; known when it has ended. May be interrupted, and repeated."""
+    opened = _open.get(session)
+    if opened is None or not session.has_joined:
+        # Nothing is in flight that an interrupt could lose, and a join that goes on is to give up.
+        _close(session)
+        if opened is not None:
+            opened.lane.end()
+        ended: Pending[None] = Pending()
+        ended.set(None)
+        return ended
+    if opened.ending is None:
+        opened.ending = opened.lane.submit(partial(_close, session))
+        opened.lane.end()
+    return opened.ending
+
+
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether it is a thread that works for some session: nothing that runs there may wait for one."""
+    return thread.name.startswith("holdfast-")
+
+
+def _close(session: Session) -> None:
+    session.close(CLOSE_PATIENCE)
+    _open.pop(session, None)
+
+
+def _close_all(*, last: bool = False) -> None:
+    """As the main thread ends. Threads that are still training go on, and what is open stays so until they end."""
+    pools = concurrent.futures.thread._threads_queues
+    if _open:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread() and thread not in pools:
+                thread.join()  # as Python does next, but before pools refuse work
+    for session, opened in list(_open.items()):
+        caller = opened.lane.caller
+        if not last and caller in pools and caller is not None and caller.is_alive():
+            continue  # it ends with its pool, which waits for its work
+        try:
+            leave(session).wait()
+        except Exception as error:
+            log.warning("%s: not left in good order: %s", session.this_task.task, error)
+
+
+def _leave_to_parent() -> None:
+    """A forked process, such as one of `multiprocessing`, would take its parent out of the world when it ends, or wait
+    for threads that it does not have."""
+    if _open:
+        _inherited.append(dict(_open))
+        _open.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+# Before thread pools, fsspec's among them, refuse work, which is earlier than `atexit`: they do so from a callback of
+# the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+atexit.register(_close_all, last=True)

@@ -1,0 +1,417 @@
+"""A manager's membership in its world: joined, present, and able to reach the coordinator again after it was gone."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from holdfast.session.hint import Hint, read_hint
+from holdfast.session.identity import process_id
+from holdfast.session.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast.session.this_task import ThisTask
+from holdfast_protos.conventions import UNKNOWN_GENERATION
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Task, describe
+from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.layout import HINT
+from holdfast_storage.store.base import Store
+
+if TYPE_CHECKING:
+    from holdfast_coordinator.embedded import Embedded
+
+log = logging.getLogger("holdfast")
+
+T = TypeVar("T")
+
+BEAT = 3.0
+"""Seconds between heartbeats."""
+
+JOIN_CALL = 20.0
+"""Seconds for which one join call waits: the coordinator says earlier whom it waits for."""
+
+ASK_WITHIN = 3.0
+"""Seconds for an answer to what this worker waits for."""
+
+AWAIT_UPKEEP = 40.0
+"""Seconds for which one call waits for the coordinator's clean-up, for which that itself waits 30."""
+
+_incarnations = itertools.count(1)
+
+
+ONE_DIRECTORY = (
+    "Check that all workers have the same directory: each writes its part there, and nothing twice. TensorFlow's "
+    "tutorials give all but the chief another one, which is to be left out here"
+)
+
+
+class Session:
+    """Everything that a manager asks of its coordinator.
+
+    Args:
+        this_task: the task of this process, and its cluster.
+        store: the run directory.
+        coordinator: "host:port" of a coordinator that was started apart; empty: embedded in the chief.
+        join_timeout: seconds to wait for the coordinator and for the other workers.
+    """
+
+    def __init__(self, this_task: ThisTask, store: Store, coordinator: str, join_timeout: float) -> None:
+        self.this_task = this_task
+        self._store = store
+        self._coordinator = coordinator
+        self._join_timeout = join_timeout
+        self.process = process_id()
+        self._incarnation = f"{self.process}.{next(_incarnations)}"
+        self._link: Link | None = None
+        self._embedded: Embedded | None = None
+        self._membership: pb.JoinReply | None = None
+        self._restored = ""  # the checkpoint that was applied last
+        self._restores = 0  # ordinal of the restore call that this was
+        self._joining = threading.RLock()
+        self._connecting = threading.Lock()
+        self._joining_waits_for = "its coordinator's answer"
+        self._beat = pb.Heartbeat()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._attendance: threading.Thread | None = None
+        self.unreachable_since: float | None = None
+        self.superseded: HoldfastError | None = None
+        self.aborted: dict[int, pb.Failure] = {}
+
+    # -- membership --
+
+    @property
+    def generation(self) -> str:
+        """The world that was joined."""
+        assert self._membership is not None
+        return self._membership.generation
+
+    @property
+    def has_joined(self) -> bool:
+        return self._membership is not None
+
+    @property
+    def member(self) -> tuple[Task, str]:
+        """This worker, as the generation that it is of names it."""
+        return self.this_task.task, self._incarnation
+
+    @property
+    def entries(self) -> int:
+        """Of the log, as far as the coordinator had read it when this world was joined."""
+        return self._membership.entries if self._membership else 0
+
+    def caller(self) -> pb.Caller:
+        return pb.Caller(
+            run=self._store.url,
+            generation=self._membership.generation if self._membership else "",
+            task=_message(self.this_task.task),
+            incarnation=self._incarnation,
+        )
+
+    def join(self) -> None:
+        """Wait until all workers have joined; nothing if they have.
+
+        Raises CoordinatorUnavailable after `join_timeout`, naming the address or the missing workers, and
+        InvalidRequest if the workers do not agree on the cluster.
+        """
+        if self._membership is not None:
+            return  # not even waiting for the lock: the coordinator may be away, and training goes on
+        with self._joining:
+            if self._membership is None:
+                self._membership = self._join(self._join_timeout, rejoin=None)
+                self._attendance = threading.Thread(target=self._attend, name="holdfast-attend", daemon=True)
+                try:
+                    self._attendance.start()
+                except RuntimeError as error:
+                    self._membership = self._attendance = None
+                    raise StorageError(f"no thread can be started to attend {self._store.url}: {error}") from error
+
+    def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
+        end = time.monotonic() + timeout
+        reason, told = "", False
+        for pause in _pauses():
+            remaining = end - time.monotonic()
+            if self._closed.is_set():
+                raise InvalidRequest("this CheckpointManager is closed")
+            if remaining <= 0:
+                raise CoordinatorUnavailable(f"{self.this_task.task} could not join within {timeout:.0f} s: {reason}")
+            request = pb.JoinRequest(
+                caller=self.caller(),
+                cluster=[pb.ClusterJob(type=job, addresses=hosts) for job, hosts in self.this_task.cluster],
+                timeout_s=remaining,
+            )
+            if rejoin:
+                request.members.extend(rejoin.members)
+                request.base = rejoin.base
+                request.restored, request.restores = self._restored, self._restores
+            try:
+                link = self._connect()
+                reply = link.join(request, min(remaining, JOIN_CALL))
+            except Unreachable as error:
+                if remaining >= JOIN_CALL or not told:  # else it says less than the answer before
+                    reason = str(error)
+            except Refusal as refusal:
+                raise to_error(refusal.failure) from None
+            else:
+                if not reply.waiting_for:
+                    return reply
+                told = True
+                reason = (
+                    f"waiting for {_names(reply.waiting_for)} to join {self._store.url} (coordinator at "
+                    f"{link.address}). Check that they run. {ONE_DIRECTORY}"
+                )
+            self._joining_waits_for = reason
+            self._closed.wait(min(pause, max(0.0, end - time.monotonic())))
+        raise AssertionError("pauses never end")
+
+    def _connect(self) -> Link:
+        """A link to where the coordinator is said to be now. Raises Unreachable if that is not known."""
+        with self._connecting:
+            if self._closed.is_set():
+                raise Unreachable("the manager is closed")
+            if self._embedded is not None or (self.this_task.is_chief and not self._coordinator):
+                self._link = self._link or self._embed()
+                return self._link
+            address = self._coordinator or self._hinted()
+            if self._link is None or self._link.address != address:
+                before, self._link = self._link, GrpcLink(address)
+                if before is not None:
+                    before.close()
+            return self._link
+
+    def _hinted(self) -> str:
+        """The address that the chief has left in the run directory."""
+        try:
+            hint = read_hint(self._store)
+        except HoldfastError as error:
+            raise Unreachable(f"where the chief's coordinator listens cannot be read: {error}") from None
+        if hint is not None and hint.cluster == self.this_task.cluster:
+            return hint.address
+        if hint is None:
+            why = (
+                f"is not there. Check that it runs, and that all workers have the same storage mounted. {ONE_DIRECTORY}"
+            )
+        else:
+            why = (
+                f"is of another cluster, {describe(hint.cluster)}, than this worker's, "
+                f"{describe(self.this_task.cluster)}. "
+                "Unless an earlier job left it, give all workers the same TF_CONFIG cluster"
+            )
+        chief, where = self.this_task.tasks[0], f"{self._store.url}/{HINT}"
+        raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens: {where} {why}")
+
+    def _embed(self) -> Link:
+        from holdfast_coordinator.embedded import Embedded
+
+        if self._embedded is None:
+            self._embedded = Embedded.acquire("127.0.0.1" if self.this_task.alone else self.this_task.chief_host)
+            self._embedded.server.runs.adopt(self._store)
+        link = LocalLink(self._embedded)
+        if not self.this_task.alone:
+            Hint(link.address, self.this_task.cluster).write(self._store)
+        return link
+
+    def _rejoin(self, timeout: float) -> None:
+        """Make a restarted coordinator know this world."""
+        with self._joining:
+            log.info("%s: the coordinator was restarted, joining it again", self.this_task.task)
+            self._join(timeout, rejoin=self._membership)
+
+    def waits_for(self) -> str:
+        """Whom this worker waits for, and why, as the coordinator tells it. May take a few seconds."""
+        link = self._link
+        if self._membership is None or link is None:
+            return self._joining_waits_for
+        try:
+            status = link.status(pb.StatusRequest(run=self._store.url), ASK_WITHIN)
+        except (Unreachable, Refusal) as error:
+            return str(error)
+        return status.reason
+
+    # -- presence --
+
+    def progress(self, phase: str, step: int, done: int = 0, total: int = 0) -> None:
+        """What this worker is doing, for `status` and for the errors that name it."""
+        changed = phase != self._beat.phase
+        self._beat = pb.Heartbeat(phase=phase, step=step, bytes_done=done, bytes_total=total)
+        if changed:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _beats(self) -> Iterator[pb.Heartbeat]:
+        while not self._closed.is_set():
+            beat = pb.Heartbeat()
+            beat.CopyFrom(self._beat)
+            beat.caller.CopyFrom(self.caller())
+            yield beat
+            self._await_change(beat.phase)
+
+    def _await_change(self, phase: str) -> None:
+        """Until the next heartbeat is due: another phase has begun, this has ended, or it is time for one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, BEAT)
+
+    def _attend(self) -> None:
+        for pause in _pauses():
+            if self._closed.is_set():
+                return
+            link = self._link
+            try:
+                if link is not None:
+                    for notice in link.attend(self._beats()):
+                        self._hear(notice)
+            except Unreachable:
+                pass
+            except Refusal as refusal:
+                if not self._outlives(refusal.failure):
+                    return
+            except Exception:
+                if not self._closed.is_set():
+                    log.exception("%s: attendance broke", self.this_task.task)
+            self._closed.wait(pause)
+
+    def _outlives(self, failure: pb.Failure) -> bool:
+        """Whether to go on attending after a refusal."""
+        try:
+            if failure.kind != UNKNOWN_GENERATION:
+                raise to_error(failure)
+            self._rejoin(self._join_timeout)
+        except CoordinatorUnavailable:
+            return True
+        except HoldfastError as error:
+            self.superseded = error
+            return False
+        return True
+
+    def _hear(self, notice: pb.Notice) -> None:
+        if notice.HasField("superseded"):
+            self.superseded = to_error(notice.superseded)
+        else:
+            self.aborted[notice.aborted.ordinal] = notice.aborted.failure
+
+    def forget(self, ordinal: int) -> None:
+        """A save is over: what was said of it, and of those before, is of no use any more."""
+        for other in [other for other in list(self.aborted) if other <= ordinal]:
+            self.aborted.pop(other, None)
+
+    # -- calls --
+
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
+        return self._call(lambda link, t: link.vote(request, t), timeout, request.caller)
+
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda link, t: link.report(chunks, t), timeout, chunks[0].head.caller)
+
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda link, t: link.fail(request, t), timeout, request.caller)
+
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
+        reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
+        if reply.action != pb.RestoreReply.READ and self._membership is not None:
+            # A coordinator that is restarted from now on must know what this world builds on.
+            self._restored, self._restores, self._membership.base = reply.prefix, request.ordinal, reply.base
+        return reply
+
+    def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
+        """Call until there is an answer; CoordinatorUnavailable if there is none within `timeout` seconds."""
+        caller.CopyFrom(self.caller())
+        end = time.monotonic() + timeout
+        reason, lost = "it was not tried", False
+        for pause in _pauses():
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                break
+            try:
+                link = self._link if self._link is not None and not lost else self._connect()
+                answer = call(link, remaining)
+                self.unreachable_since = None
+                return answer
+            except Unreachable as error:
+                reason, lost = str(error), True
+                self.unreachable_since = self.unreachable_since or time.monotonic()
+            except Refusal as refusal:
+                self.unreachable_since = None
+                if refusal.failure.kind != UNKNOWN_GENERATION:
+                    raise to_error(refusal.failure) from None
+                self._rejoin(max(1.0, end - time.monotonic()))
+                continue
+            if self._closed.wait(min(pause, max(0.0, end - time.monotonic()))):
+                break
+        raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
+
+    def await_upkeep(self) -> None:
+        """Wait, for about half a minute at most, until what the last commit replaces has been removed.
+
+        What the coordinator does not say is not waited for: a checkpoint too many harms nobody.
+        """
+        if self._membership is None or self._link is None or self.unreachable_since or self.superseded:
+            return
+        try:
+            self._link.await_upkeep(pb.AwaitUpkeepRequest(caller=self.caller()), AWAIT_UPKEEP)
+        except (Unreachable, Refusal) as error:
+            log.info("%s: not waited for what is being removed: %s", self.this_task.task, error)
+
+    def close(self, patience: float) -> None:
+        """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""
+        if not self._closed.is_set():
+            self._leave(patience)
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._attendance:
+            self._attendance.join(5.0)
+        with self._connecting:  # a join that goes on elsewhere makes nothing any more
+            link, self._link = self._link, None
+            embedded, self._embedded = self._embedded, None
+        if link is not None:
+            link.close()
+        if embedded is not None:
+            embedded.release(patience)
+
+    def _leave(self, patience: float) -> None:
+        if self._embedded is None:  # which else waits for that as it ends
+            self.await_upkeep()
+        if self._membership is not None and self._link is not None and self.superseded is None:
+            wait = patience if self._embedded else 0.0
+            try:
+                self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
+            except (Unreachable, Refusal) as error:
+                log.info("%s: left without saying so: %s", self.this_task.task, error)
+
+
+def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
+    """The exception that a failure stands for. `keys`: of the tensors that its positions speak of."""
+    message, object_ = failure.message, failure.object
+    if failure.positions and keys:
+        variables = [keys[p] for p in failure.positions]
+        more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
+        message = (
+            f"{message}: {', '.join(variables[:5])}{more}. Most workers do not share the values of "
+            f"{_names(failure.tasks)}. Nothing was written. Look for bad memory or another program there, restore, or "
+            "pass on_divergence='warn'"
+        )
+        object_ = variables[0]
+    error = BY_KIND.get(failure.kind, HoldfastError)
+    return error(message, workers=[_name(t) for t in failure.tasks], phase=failure.phase, object=object_)
+
+
+def _message(task: Task) -> pb.Task:
+    return pb.Task(type=task.type, index=task.index)
+
+
+def _name(task: pb.Task) -> str:
+    return f"{task.type}-{task.index}"
+
+
+def _names(tasks: Sequence[pb.Task]) -> str:
+    return ", ".join(_name(task) for task in tasks)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait between tries: quick for as long as a restart takes, for a save may wait for it, then patient."""
+    yield from (0.05, 0.1)
+    yield from itertools.repeat(0.2, 150)
+    yield from itertools.repeat(1.0)
