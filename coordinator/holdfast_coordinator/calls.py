@@ -132,7 +132,12 @@ class Calls:
         _check(checks.check_report, head, payload.objects)
         run = self._run(head.caller)
         report = Report(
-            head.step, head.checkpoint_name, tuple(head.local), payload, head.timeout_s, wire.retention(head.retention)
+            head.step,
+            head.checkpoint_name,
+            tuple(head.worker_local),
+            payload,
+            head.timeout_s,
+            wire.retention(head.retention),
         )
         caller = wire.caller(head.caller)
         return wire.outcome_message(await run.ask(lambda r: ev.Reported(r, caller, head.ordinal, report)))

@@ -42,8 +42,8 @@ def check_report(head: pb.ReportHead, objects: Iterable[pb.StoredObject]) -> Non
     who = _check_save(head)
     if head.num_shards < 1:
         raise _wrong(who, "num_shards", f"is {head.num_shards}")
-    if any(position < 0 for position in head.local):
-        raise _wrong(who, "local", "holds a negative position")
+    if any(position < 0 for position in head.worker_local):
+        raise _wrong(who, "worker_local", "holds a negative position")
     for each in objects:
         try:
             check_relative(each.name)

@@ -104,9 +104,9 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
 
 def vote_reply(answer: v.Answer) -> pb.VoteReply:
     match answer:
-        case v.Go(local, warned, log_entry):
+        case v.Go(worker_local, warned, log_entry):
             divergences = [pb.Divergence(position=d.position, tasks=[task_message(t) for t in d.tasks]) for d in warned]
-            return pb.VoteReply(go=pb.VoteReply.Go(local=local, warned=divergences, log_entry=log_entry))
+            return pb.VoteReply(go=pb.VoteReply.Go(worker_local=worker_local, warned=divergences, log_entry=log_entry))
         case v.SpecsWanted():
             return pb.VoteReply(specs_wanted=pb.VoteReply.SpecsWanted())
         case _:

@@ -1067,12 +1067,12 @@ def test_restarted_while_workers_write() -> None:
     report(coordinator, workers[:1], 1)
     coordinator = restart(cluster, workers)
     waiting = coordinator.call(workers[2].vote(1))
-    first = coordinator.call(workers[0].report(1, local=go.local))
+    first = coordinator.call(workers[0].report(1, worker_local=go.worker_local))
     coordinator.run()
     told = waiting.answer
     assert isinstance(told, v.Go)
-    assert told.local == (2,)
-    calls = [coordinator.call(worker.report(1, local=(2,))) for worker in workers[1:]]
+    assert told.worker_local == (2,)
+    calls = [coordinator.call(worker.report(1, worker_local=(2,))) for worker in workers[1:]]
     coordinator.run()
     assert {outcome(call) for call in (first, *calls)} == {v.Outcome(1, True)}
     cluster.check()

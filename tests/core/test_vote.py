@@ -63,7 +63,7 @@ def test_workers_with_different_names_are_refused() -> None:
 
 def test_what_differs_and_is_not_guarded_is_local() -> None:
     """BatchNorm's moving statistics, which differ on all workers under Keras 3, taken for corruption."""
-    assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 4), TWO: ballot(1, 2, 5)}) == Go(local=(2,))
+    assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 4), TWO: ballot(1, 2, 5)}) == Go(worker_local=(2,))
 
 
 def test_silent_corruption_is_named() -> None:
@@ -95,7 +95,7 @@ def test_divergence_can_be_a_warning() -> None:
     verdict = judge(
         {CHIEF: ballot(1, 2, 3, on_divergence="warn"), ONE: ballot(9, 2, 4), TWO: ballot(1, 2, 3)},
     )
-    assert verdict == Go(local=(2,), warned=(Divergence(0, (ONE,)),))
+    assert verdict == Go(worker_local=(2,), warned=(Divergence(0, (ONE,)),))
 
 
 def test_all_that_differs_is_counted() -> None:
@@ -165,4 +165,4 @@ def test_a_tensor_is_local_just_when_it_differs(values: list[list[int]], flags: 
     if wrong:
         assert failure(verdict).positions == wrong
     else:
-        assert verdict == Go(local=tuple(differing))
+        assert verdict == Go(worker_local=tuple(differing))

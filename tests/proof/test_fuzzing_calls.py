@@ -213,7 +213,7 @@ def report_chunks(caller: pb.Caller) -> list[pb.ReportChunk]:
         num_shards=1,
         retention=pb.Retention(max_to_keep=2),
         timeout_s=60.0,
-        local=[1],
+        worker_local=[1],
         description_json=json.dumps(DESCRIPTION),
     )
     key, entry = full_record("key", 1, (1,), shard=0, offset=0, size=4, crc32c=mask(crc32c(b"data")))

@@ -140,7 +140,7 @@ def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
         ("manifest.json", "data", 1),
         ("x", "index", 1),
         ("x", "", 1),
-        ("x", "local", -1),
+        ("x", "worker_local", -1),
     ],
 )
 def test_objects_that_are_none(name: str, role: str, size: int) -> None:
@@ -173,6 +173,6 @@ def test_a_job_named_twice() -> None:
 def test_a_negative_position() -> None:
     """A position from the end: another tensor than the worker meant is taken for its own."""
     message = head()
-    message.local.append(-1)
-    with pytest.raises(InvalidRequest, match="local holds a negative position"):
+    message.worker_local.append(-1)
+    with pytest.raises(InvalidRequest, match="worker_local holds a negative position"):
         checks.check_report(message, [])

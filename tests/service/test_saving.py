@@ -287,7 +287,7 @@ def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
         assert isinstance(error, SaveFailed)
         assert error.workers == ("worker-1",)
         assert error.phase == "write"
-    assert [save.left for save in saves] == [False, True]
+    assert [save.abandoned for save in saves] == [False, True]
     assert saves[1].is_busy
     gate.open()
     until(lambda: not saves[1].is_busy)

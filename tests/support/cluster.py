@@ -263,11 +263,15 @@ class Worker:
         ballot = replace(ballot, **{**self.terms, **terms})  # type: ignore[arg-type]
         return lambda r: ev.Vote(r, self.caller, ordinal, ballot)
 
-    def report(self, ordinal: int, step: int | None = None, local: tuple[int, ...] = ()) -> Build:
+    def report(self, ordinal: int, step: int | None = None, worker_local: tuple[int, ...] = ()) -> Build:
         retention = self.terms.get("retention", v.RetentionPolicy())
         assert isinstance(retention, v.RetentionPolicy)
         report = v.Report(
-            ordinal * 10 if step is None else step, self.checkpoint_name, local, payload=self.task, retention=retention
+            ordinal * 10 if step is None else step,
+            self.checkpoint_name,
+            worker_local,
+            payload=self.task,
+            retention=retention,
         )
         return lambda r: ev.Reported(r, self.caller, ordinal, report)
 
@@ -322,7 +326,7 @@ class Worker:
                     self.applied(answer, 2)
             answer = yield self.vote(ordinal)
             if isinstance(answer, v.Go):
-                answer = yield self.report(ordinal, local=answer.local)
+                answer = yield self.report(ordinal, worker_local=answer.worker_local)
             superseded = answer.kind if isinstance(answer, v.Failure) else ""
             if superseded == "superseded":
                 return
@@ -510,7 +514,7 @@ class Cluster:
         calls = [coordinator.call(worker.vote(ordinal, step)) for worker in workers]
         coordinator.run()
         if isinstance(go := calls[0].answer, v.Go):
-            calls = [coordinator.call(worker.report(ordinal, step, go.local)) for worker in workers]
+            calls = [coordinator.call(worker.report(ordinal, step, go.worker_local)) for worker in workers]
             coordinator.run()
         outcome = calls[0].answer
         assert isinstance(outcome, v.Outcome), outcome

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from holdfast.saving.digest import tensor_crcs
 from holdfast.saving.plan import plan
-from holdfast.saving.write import local_tensors, write_local, write_objects
+from holdfast.saving.write import worker_local_tensors, write_objects, write_worker_local
 from holdfast_coordinator.core.effects import Finalize
 from holdfast_coordinator.core.messages import Report
 from holdfast_coordinator.finalize import Payload, finalize
@@ -52,7 +52,7 @@ def _report(store: Store, prefix: str, worker: int, tasks: Sequence[Task], step:
     local = [position for position, tensor in enumerate(snapshot.tensors) if tensor.key == OWN]
     shared = plan(snapshot.specs, len(tasks), local)
     written = write_objects(store, prefix, shared, worker, snapshot, crcs=tensor_crcs(snapshot.tensors))
-    own = write_local(store, prefix.rpartition("/")[0], tasks[worker], local_tensors(snapshot, local))
+    own = write_worker_local(store, prefix.rpartition("/")[0], tasks[worker], worker_local_tensors(snapshot, local))
     description = {
         "time": float(step), "strategy": "", "versions": {}, "git_commit": "", "metadata": {}, "metrics": {},
         "local_keys": [OWN],

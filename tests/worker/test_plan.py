@@ -81,13 +81,13 @@ def check(specs: list[Spec], made: Plan) -> None:
 def test_every_byte_is_written_exactly_once(specs: list[Spec], workers: int, data: st.DataObject) -> None:
     """Bytes that nobody writes, or two do, are a checkpoint that cannot be restored or is not the state."""
     positions = st.sets(st.integers(0, len(specs) - 1)) if specs else st.just(set())
-    pinned = data.draw(positions)
-    made = plan(specs, workers, pinned)
+    by_chief = data.draw(positions)
+    made = plan(specs, workers, by_chief)
     check(specs, made)
-    assert not pinned & made.sliced.keys()
+    assert not by_chief & made.sliced.keys()
     assert all(specs[position].dtype == FLOAT for position in made.sliced)
     elsewhere = {piece.position for part in made.parts[1:] for o in part.objects for piece in o.pieces}
-    assert not pinned & elsewhere
+    assert not by_chief & elsewhere
 
 
 @given(states(), st.integers(1, 16))
@@ -186,7 +186,7 @@ def test_a_worker_writes_several_objects_at_once() -> None:
 def test_what_only_the_chief_can_write_lightens_the_rest_of_its_part() -> None:
     """Worker-local values under their stock keys, and strings, would otherwise come on top of an equal part."""
     specs = [tensor(n, (MIB,)) for n in range(40)] + [encoded(40, 8 * MIB)]
-    made = plan(specs, 4, pinned=[3, 17])
+    made = plan(specs, 4, by_chief=[3, 17])
     assert [part.size // MIB for part in made.parts] == [34, 42, 42, 42]
     assert {3, 17} <= {p.position for o in made.parts[0].objects for p in o.pieces}
 
@@ -195,7 +195,7 @@ def test_sizes_that_differ_between_workers_do_not_move_a_cut() -> None:
     """A worker-local string has another length on every worker: planned with it, their plans would not fit."""
     specs = [tensor(n, (MIB,)) for n in range(8)]
     mine, theirs = [*specs, encoded(8, 5)], [*specs, encoded(8, 5 * MIB)]
-    assert plan(mine, 2, pinned=[8]) == plan(theirs, 2, pinned=[8])
+    assert plan(mine, 2, by_chief=[8]) == plan(theirs, 2, by_chief=[8])
 
 
 def test_a_state_of_nothing_but_empty_tensors() -> None:

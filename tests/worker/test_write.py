@@ -15,7 +15,7 @@ from holdfast.saving.capture import capture
 from holdfast.saving.digest import tensor_crcs
 from holdfast.saving.plan import plan
 from holdfast.saving.snapshot import Snapshot
-from holdfast.saving.write import Written, local_tensors, write_local, write_objects
+from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import Index, write_index
 from holdfast_storage.cluster import Task
@@ -41,11 +41,11 @@ def state(seed: int = 0) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(module=module)
 
 
-def write(store: Store, snapshot: Snapshot, workers: int, pinned: tuple[int, ...] = ()) -> list[Written]:
+def write(store: Store, snapshot: Snapshot, workers: int, by_chief: tuple[int, ...] = ()) -> list[Written]:
     crcs = tensor_crcs(snapshot.tensors)
     written = []
     for worker in range(workers):
-        made = plan(snapshot.specs, workers, pinned)
+        made = plan(snapshot.specs, workers, by_chief)
         written.append(write_objects(store, PREFIX, made, worker, snapshot, crcs=crcs))
     records = [(key, entry.SerializeToString()) for part in written for key, entry in part.entries]
     store.write(f"{PREFIX}.index", [write_index(made.num_shards, records)])
@@ -114,9 +114,9 @@ def test_a_workers_own_is_a_stock_checkpoint(tmp_path: Path) -> None:
     own = tf.train.Checkpoint(iterator=iter(tf.data.Dataset.range(100).shuffle(50, seed=3)), step=tf.Variable(5))
     for _ in range(10):
         next(own.iterator)
-    tensors = local_tensors(snapshot, [0, 3], capture(own))
+    tensors = worker_local_tensors(snapshot, [0, 3], capture(own))
     store = PosixStore(str(tmp_path))
-    objects = write_local(store, FOLDER, Task("worker", 2), tensors)
+    objects = write_worker_local(store, FOLDER, Task("worker", 2), tensors)
     assert [stored.name for stored in objects] == ["local/worker-2.data-00000-of-00001", "local/worker-2.index"]
     for stored in objects:
         data = store.read(f"{FOLDER}/{stored.name}")
@@ -130,7 +130,7 @@ def test_a_workers_own_is_a_stock_checkpoint(tmp_path: Path) -> None:
     resumed.read(prefix).assert_consumed()
     assert [int(next(resumed.iterator)) for _ in range(90)] == expected
     assert resumed.step.numpy() == 5
-    assert write_local(store, FOLDER, Task("worker", 3), []) == ()
+    assert write_worker_local(store, FOLDER, Task("worker", 3), []) == ()
 
 
 def test_distributed_variables_in_per_worker_are_refused() -> None:
@@ -138,7 +138,7 @@ def test_distributed_variables_in_per_worker_are_refused() -> None:
     snapshot = capture(state())
     per_worker = replace(snapshot, replicas=(replace(snapshot.tensors[0], key="x/.REPLICA/0"),))
     with pytest.raises(InvalidRequest, match=r"x/\.REPLICA/0"):
-        local_tensors(snapshot, [], per_worker)
+        worker_local_tensors(snapshot, [], per_worker)
 
 
 def test_the_index_vouches_for_every_slice(tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ class CheckpointManager:
             )
         save.run()
         self._saves += save.missed
-        if save.left:
+        if save.abandoned:
             self._left = save
         if save.error is not None:
             self._failed.append(save)

@@ -93,7 +93,7 @@ class Divergence:
 class Go:
     """The vote has passed."""
 
-    local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
+    worker_local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
     warned: tuple[Divergence, ...] = ()  # differ and should not: the chief's values are saved
     log_entry: int = -1  # an entry that every worker on the same directory can see
 
@@ -104,7 +104,7 @@ class Report:
 
     step: int
     checkpoint_name: str
-    local: tuple[int, ...]
+    worker_local: tuple[int, ...]
     payload: object = field(compare=False)
     timeout: float = 600.0
     retention: RetentionPolicy = RetentionPolicy()

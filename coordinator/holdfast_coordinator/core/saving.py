@@ -68,7 +68,7 @@ class Saving:
         attempt.reporters[e.request] = e.caller.task
         if attempt.go is None:
             # This coordinator was restarted: the report shows that the vote had passed.
-            self._go(world, attempt, Go(local=r.local))
+            self._go(world, attempt, Go(worker_local=r.worker_local))
         else:
             self._finalize(world, attempt)
 

@@ -105,7 +105,7 @@ def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure
             positions=tuple(guarded),
         )
     unexamined = (Divergence(position) for position in guarded[EXAMINED:])
-    return Go(local=tuple(p for p in differing if not mine.guarded[p]), warned=(*suspects, *unexamined))
+    return Go(worker_local=tuple(p for p in differing if not mine.guarded[p]), warned=(*suspects, *unexamined))
 
 
 def _differing(mine: bytes, others: list[bytes]) -> list[int]:

@@ -464,13 +464,13 @@ class VoteReply(_message.Message):
     class Go(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
-        LOCAL_FIELD_NUMBER: _builtins.int
+        WORKER_LOCAL_FIELD_NUMBER: _builtins.int
         WARNED_FIELD_NUMBER: _builtins.int
         LOG_ENTRY_FIELD_NUMBER: _builtins.int
         log_entry: _builtins.int
         """a log entry that a worker on the same directory can see"""
         @_builtins.property
-        def local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        def worker_local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """positions, in key order, of the tensors that are worker-local"""
 
         @_builtins.property
@@ -478,13 +478,13 @@ class VoteReply(_message.Message):
         def __init__(
             self,
             *,
-            local: _abc.Iterable[_builtins.int] | None = ...,
+            worker_local: _abc.Iterable[_builtins.int] | None = ...,
             warned: _abc.Iterable[Global___Divergence] | None = ...,
             log_entry: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["local", b"local", "log_entry", b"log_entry", "warned", b"warned"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["log_entry", b"log_entry", "warned", b"warned", "worker_local", b"worker_local"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,7 +647,7 @@ class ReportHead(_message.Message):
     NUM_SHARDS_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
-    LOCAL_FIELD_NUMBER: _builtins.int
+    WORKER_LOCAL_FIELD_NUMBER: _builtins.int
     DESCRIPTION_JSON_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     step: _builtins.int
@@ -661,7 +661,7 @@ class ReportHead(_message.Message):
     @_builtins.property
     def retention(self) -> Global___Retention: ...
     @_builtins.property
-    def local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+    def worker_local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """what the vote decided, so that a restarted coordinator learns it"""
 
     def __init__(
@@ -674,12 +674,12 @@ class ReportHead(_message.Message):
         num_shards: _builtins.int = ...,
         retention: Global___Retention | None = ...,
         timeout_s: _builtins.float = ...,
-        local: _abc.Iterable[_builtins.int] | None = ...,
+        worker_local: _abc.Iterable[_builtins.int] | None = ...,
         description_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "local", b"local", "num_shards", b"num_shards", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "num_shards", b"num_shards", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

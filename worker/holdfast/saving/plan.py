@@ -83,26 +83,26 @@ class Plan:
     sliced: dict[int, tuple[Extents, ...]]  # position -> all slices of the tensor, in order of bytes
 
 
-def plan(specs: Sequence[Spec], num_workers: int, pinned: Collection[int] = ()) -> Plan:
+def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()) -> Plan:
     """Divide the tensors among the workers.
 
     Args:
         specs: of all tensors, in key order.
         num_workers: at least 1.
-        pinned: positions of the worker-local tensors, whose stock value is the chief's.
+        by_chief: positions of the tensors whose stock value is the chief's, such as worker-local ones.
 
     Returns:
         The plan. Parts differ by at most 5 % or 64 KiB, except where the chief's own tensors alone are more than its
         part of the whole, and by up to as much again as the two largest tensors have whose slices TensorFlow cannot
-        join. A tensor is sliced only if it is larger than about a hundredth of a part, never if pinned.
+        join. A tensor is sliced only if it is larger than about a hundredth of a part, and not in `by_chief`.
     """
     if num_workers < 1:
         raise ValueError(f"there is no world of {num_workers} workers")
-    pinned = frozenset(pinned)
+    by_chief = frozenset(by_chief)
     numeric = [position for position, spec in enumerate(specs) if not spec.encoded]
-    line = _Line(specs, [p for p in numeric if p in pinned], [p for p in numeric if p not in pinned])
-    # A pinned encoded tensor has another size on every worker, and so cannot be counted by all alike.
-    encoded = sum(spec.size for position, spec in enumerate(specs) if spec.encoded and position not in pinned)
+    line = _Line(specs, [p for p in numeric if p in by_chief], [p for p in numeric if p not in by_chief])
+    # An encoded tensor has another size on every worker, and so cannot be counted by all alike.
+    encoded = sum(spec.size for position, spec in enumerate(specs) if spec.encoded and position not in by_chief)
 
     segments: list[list[int]] = []  # by worker: ends of its objects on the line
     ends = _ends_of_parts(line, num_workers, encoded)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.saving.digest import pack, spec_digest, tensor_crcs
+from holdfast.saving.outcome import Claim, failed, in_doubt
 from holdfast.saving.plan import Plan, plan
 from holdfast.saving.provenance import git_commit, versions
 from holdfast.saving.snapshot import Snapshot
-from holdfast.saving.write import Written, local_tensors, write_local, write_objects
+from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast.session.lane import Pending
 from holdfast.session.session import Session, to_error
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -33,7 +34,6 @@ from holdfast_storage.errors import (
     Superseded,
 )
 from holdfast_storage.lag import Wait
-from holdfast_storage.log import Log
 from holdfast_storage.store.base import Store
 
 log = logging.getLogger("holdfast")
@@ -85,7 +85,7 @@ class Save:
     _ended: Pending[None] = field(default_factory=Pending)  # its thread has
     _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
     missed: bool = False  # the others have made a call before this one that this worker has not
-    left: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
+    abandoned: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
     _begun: float = 0.0  # monotonic
     _aborted: float | None = None  # monotonic: since when the others are known to have given it up
     _reported: bool = False  # perhaps: it was sent
@@ -132,45 +132,48 @@ class Save:
         if failure and self._aborted is None:
             self._aborted = now
         with self._lock:
-            if self.left or self._decided:
-                return self.left
+            if self.abandoned or self._decided:
+                return self.abandoned
             waited = 0.0 if self._aborted is None or self._reported else now - self._aborted
             if failure and waited >= LETS_GO_WITHIN:
                 error = to_error(failure, self._keys())
                 # Not the log: it lies on that storage.
-                self.error = error if isinstance(error, Superseded) else self._named(error)
+                self.error = error if isinstance(error, Superseded) else failed(self.step, error)
             elif now - self._begun >= 2 * (self.terms.save_timeout + SLACK):
                 error = StorageError(f"the storage of {self.session.this_task.task} does not answer", phase="write")
-                self.error = self._in_doubt(error) if self._reported else self._named(error)
+                self.error = in_doubt(self.step, error) if self._reported else failed(self.step, error)
             else:
                 return False
-            self.left = True
+            self.abandoned = True
         return True
 
     def _work(self) -> None:
         error: HoldfastError | None = None
         try:
             outcome = self._attempt()
-            error = self._committed() if outcome.committed else self._named(to_error(outcome.failure, self._keys()))
+            if outcome.committed:
+                error = self._claim.confirm()
+            else:
+                error = self._claim.refuse(to_error(outcome.failure, self._keys()))
             self.missed = self.session.this_task.task in [Task(t.type, t.index) for t in outcome.failure.ahead]
         except Superseded as superseded:
-            error = self._named(superseded)
+            error = self._claim.refuse(superseded)
         except CoordinatorUnavailable as unavailable:
-            error = self._settle_alone(unavailable)
+            error = self._claim.settle(unavailable)
         except HoldfastError as refused:
             # Without this worker's report nothing is committed. Once it was sent, a refusal is no outcome: whoever had
             # it may have gone on to the commit, and a successor that cannot read the log does not know.
-            error = self._settle_alone(refused) if self._reported else self._named(refused)
+            error = self._claim.settle(refused) if self._reported else self._claim.refuse(refused)
         except Exception as broken:
             log.exception("%s: the save of step %d broke", self.session.this_task.task, self.step)
-            error = self._settle_alone(broken)
+            error = self._claim.settle(broken)
         finally:
             self.snapshot = self.per_worker = self.local_error = None
             _let_go(error)
             self.session.progress("train", self.step)
             with self._lock:
                 self._decided = True
-                if not self.left:
+                if not self.abandoned:
                     self.error = error
             self._ended.set(None)
         if error:
@@ -206,7 +209,7 @@ class Save:
         self.snapshot = self.per_worker = None
         self.session.progress("commit", self.step)
         with self._lock:
-            if self.left:
+            if self.abandoned:
                 raise SaveFailed("the others have gone on without this worker's part", phase="write")
             self._reported = True
         return self.session.report(done, self.terms.save_timeout + SLACK)
@@ -230,10 +233,10 @@ class Save:
         self._see_log_entry(go.log_entry)
         self._entry = go.log_entry
         # Parts of one tensor from several workers would be a value that none of them had.
-        chiefs = [*go.local, *(divergence.position for divergence in go.warned)]
-        whole = plan(snapshot.specs, len(self.session.this_task.tasks), chiefs)
-        written = self._write(snapshot, crcs, whole, go.local)
-        return self._report(written, whole, [snapshot.tensors[position].key for position in go.local], go.local)
+        by_chief = [*go.worker_local, *(divergence.position for divergence in go.warned)]
+        whole = plan(snapshot.specs, len(self.session.this_task.tasks), by_chief)
+        written = self._write(snapshot, crcs, whole, go.worker_local)
+        return self._report(written, whole, [snapshot.tensors[p].key for p in go.worker_local], go.worker_local)
 
     def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
         guarded = bytes(t.guarded for t in snapshot.tensors)
@@ -269,12 +272,12 @@ class Save:
                     object=name,
                 )
 
-    def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, local: Sequence[int]) -> Written:
+    def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, worker_local: Sequence[int]) -> Written:
         """Write this worker's part of the whole, and what is its own."""
         me = self.session.this_task
         worker = me.tasks.index(me.task)
-        own = local_tensors(snapshot, local, self.per_worker)
-        total = whole.parts[worker].size + sum(len(t.data) for t in own)
+        local = worker_local_tensors(snapshot, worker_local, self.per_worker)
+        total = whole.parts[worker].size + sum(len(t.data) for t in local)
         self.session.progress("write", self.step, 0, total)
 
         def progress(count: int) -> None:
@@ -286,11 +289,11 @@ class Save:
 
         written = write_objects(self.store, self.prefix, whole, worker, snapshot, crcs=crcs, progress=progress)
         folder = self.prefix.rpartition("/")[0]
-        mine = write_local(self.store, folder, me.task, own, progress=progress)
-        return Written((*written.objects, *mine), written.entries)
+        beside = write_worker_local(self.store, folder, me.task, local, progress=progress)
+        return Written((*written.objects, *beside), written.entries)
 
     def _report(
-        self, written: Written, whole: Plan, local_keys: list[str], local: Sequence[int]
+        self, written: Written, whole: Plan, local_keys: list[str], worker_local: Sequence[int]
     ) -> list[pb.ReportChunk]:
         head = pb.ReportHead(
             ordinal=self.ordinal,
@@ -299,7 +302,7 @@ class Save:
             num_shards=whole.num_shards,
             retention=self.terms.retention(),
             timeout_s=self.terms.save_timeout,
-            local=local,
+            worker_local=worker_local,
         )
         if self.session.this_task.is_chief:
             head.description_json = self._description(local_keys)
@@ -325,63 +328,10 @@ class Save:
             }
         )
 
-    def _committed(self) -> HoldfastError | None:
-        """The coordinator says so: believed if the log does, of a save that this very process has written."""
-        if self._reported and self._is_in_log(Wait()):
-            return None
-        return self._in_doubt(f"the coordinator says so, and the log of {self.store.url} does not, as seen here")
-
-    def _settle_alone(self, error: Exception) -> HoldfastError | None:
-        """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
-        if self._is_in_log(Wait(0.0)):
-            return None
-        return self._in_doubt(error)
-
-    def _in_doubt(self, error: object) -> CoordinatorUnavailable:
-        return CoordinatorUnavailable(
-            f"whether the save of step {self.step} was committed is not known: {error}. Should the coordinator have "
-            "committed it, it appears in latest_checkpoint",
-            phase="commit",
-        )
-
-    def _is_in_log(self, wait: Wait) -> bool:
-        """Whether the commit entry of this save is seen to stand.
-
-        It is looked for from where the writing began, not in the last entry alone: a newer job may have retired the
-        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, since
-        this worker's mount may show it late.
-        """
-        log, number = Log(self.store), self._entry + 1
-        while number > 0:
-            try:
-                entry = log.read(number)
-            except HoldfastError:
-                entry = None
-            if entry is not None:
-                state, number = entry.state, number + 1
-                ours = state.generation if state.generation and state.generation.id == self.session.generation else None
-                if state.find(self.prefix) is not None:
-                    return ours is None or self.session.member in ours.members
-                if ours is None:
-                    return False
-            elif not wait.again(f"{self.store.url}/{layout.log_entry(number)} is not there"):
-                return False
-        return False  # it has not begun to write
-
-    def _named(self, error: HoldfastError) -> HoldfastError | None:
-        """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
-        if isinstance(error, Superseded):
-            # It may have come instead of the word that this save was committed, before the newer job took the run.
-            return None if self._is_in_log(Wait()) else error
-        kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
-        named = kind(
-            f"the save of step {self.step} failed and nothing of it is visible: {error}",
-            workers=error.workers,
-            phase=error.phase,
-            object=error.object,
-        )
-        named.__cause__ = None if type(error) is SaveFailed else error
-        return named
+    @property
+    def _claim(self) -> Claim:
+        entry = self._entry if self._reported else -1
+        return Claim(self.store, self.session.generation, self.session.member, self.prefix, self.step, entry)
 
     def _keys(self) -> list[str]:
         return [t.key for t in self.snapshot.tensors] if self.snapshot else []

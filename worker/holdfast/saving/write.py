@@ -88,12 +88,14 @@ def write_objects(
     return Written(tuple(stored for stored, _ in written), tuple(entries))
 
 
-def local_tensors(snapshot: Snapshot, local: Iterable[int], per_worker: Snapshot | None = None) -> list[SnapshotTensor]:
+def worker_local_tensors(
+    snapshot: Snapshot, worker_local: Iterable[int], per_worker: Snapshot | None = None
+) -> list[SnapshotTensor]:
     """What is this worker's own: values of the worker-local tensors, replicas, and its `per_worker` objects.
 
     Raises InvalidRequest if `per_worker` holds a variable that is itself distributed.
     """
-    tensors = [replace(t, key=t.key + LOCAL_SUFFIX) for t in (snapshot.tensors[position] for position in local)]
+    tensors = [replace(t, key=t.key + LOCAL_SUFFIX) for t in (snapshot.tensors[position] for position in worker_local)]
     tensors += snapshot.replicas
     if per_worker is not None:
         if per_worker.replicas:
@@ -107,7 +109,7 @@ def local_tensors(snapshot: Snapshot, local: Iterable[int], per_worker: Snapshot
     return tensors
 
 
-def write_local(
+def write_worker_local(
     store: Store, folder: str, task: Task, tensors: Sequence[SnapshotTensor], *, progress: Progress | None = None
 ) -> tuple[StoredObject, ...]:
     """Make a stock checkpoint of what is one worker's own durable, its index included; nothing for no tensors.
