@@ -1,1 +1,1 @@
-"""The format on disk and its I/O: layout, log, manifest, TensorFlow bundle index, stores."""
+"""The format on storage and its I/O: layout, log, manifest, TensorFlow's bundle index, stores."""

@@ -29,12 +29,12 @@ class Task:
 
 
 def tasks_of(cluster: Cluster) -> tuple[Task, ...]:
-    """The tasks that save together, chief first."""
+    """Return the tasks that save together, the chief first."""
     return tuple(sorted(Task(job, i) for job, hosts in cluster if job in CHECKPOINTING_JOBS for i in range(len(hosts))))
 
 
 def names(tasks: Iterable[Task]) -> str:
-    """Tasks as people read them: `worker-0, worker-2`."""
+    """Return tasks as people read them: `worker-0, worker-2`."""
     return ", ".join(str(task) for task in sorted(tasks))
 
 

@@ -1,9 +1,9 @@
 """The bytes of log entries and of their pages.
 
 An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the checksum is that of the bytes of the
-inner object as they stand. Unknown fields are ignored; a higher `format` is refused. Its `checkpoints` are a list of
-records and, in format 2, of names of pages in the place of the records that these hold. A page is one line of JSON,
-`{"checkpoints":[...]}`, named by the SHA-256 of its bytes.
+inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
+of records. In format 2, the name of a page may stand in place of the records that the page holds. A page is one line of
+JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generat
 
 FORMAT = 2
 WHOLE_FORMAT = 1
-"""Of an entry that needs no page: versions of Holdfast that know no pages read it as well."""
+"""The format of an entry without pages. Versions of Holdfast that do not know pages read it as well."""
 
 Records = tuple[CheckpointRecord, ...]
 
@@ -31,9 +31,9 @@ _PAGE_NAME = re.compile(rf"[0-9a-f]{{{PAGE_DIGITS}}}")
 
 
 def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = None) -> bytes:
-    """The bytes of an entry.
+    """Encode an entry as bytes.
 
-    checkpoints: those of its state, with the names of pages in the place of what these hold; None: no pages.
+    checkpoints: the state's checkpoints, with names of pages in place of what the pages hold; None: without pages.
     """
     state = entry.state
     shown = state.checkpoints if checkpoints is None else checkpoints
@@ -64,15 +64,15 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
 
 
 def no_pages(names: Sequence[str]) -> Sequence[Records]:
-    """For `decode`, where there are no pages."""
+    """Stands for the reader of pages in `decode` if there are no pages."""
     raise ValueError(f"it needs pages: {', '.join(names)}")
 
 
 def decode(data: bytes, name: str, pages: Callable[[Sequence[str]], Sequence[Records]] = no_pages) -> Entry | None:
-    """The entry in these bytes, None if they end before it does.
+    """Decode an entry. Returns None if the bytes are cut off.
 
-    CheckpointDamaged, with `name` in the error, if they are not what was written, InvalidRequest if a newer Holdfast
-    wrote them. pages: what the pages of these names hold; what it raises is raised here.
+    Raises CheckpointDamaged, which names `name`, if the bytes are not what was written, and InvalidRequest if a newer
+    Holdfast wrote them. `pages` returns what the pages of these names hold; its errors are raised here.
     """
     if not data.endswith(b"}}\n"):
         return None
@@ -91,17 +91,17 @@ def decode(data: bytes, name: str, pages: Callable[[Sequence[str]], Sequence[Rec
 
 
 def encode_page(records: Records) -> bytes:
-    """The bytes of a page."""
+    """Encode a page as bytes."""
     return _compact({"checkpoints": [_fields(record) for record in records]}).encode() + b"\n"
 
 
 def page_name(data: bytes) -> str:
-    """What entries call a page of these bytes."""
+    """Return the name under which entries refer to a page with these bytes."""
     return hashlib.sha256(data).hexdigest()[:PAGE_DIGITS]
 
 
 def decode_page(data: bytes, page: str, name: str) -> Records:
-    """The records of a page. CheckpointDamaged, with `name` in the error, if the bytes are not those of that page."""
+    """Decode a page. Raises CheckpointDamaged, which names `name`, if the bytes are not those of that page."""
     if page_name(data) != page:
         raise CheckpointDamaged(f"{name} is not what was written: its contents are not those of its name", object=name)
     try:
@@ -176,7 +176,7 @@ def _checkpoints(shown: Any, pages: Callable[[Sequence[str]], Sequence[Records]]
 
 
 def _whole(value: Any, most: int) -> int:
-    """A number that a message can carry."""
+    """Return the value if it is an integer that a protocol message can carry."""
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{value!r} is no number from 0 to {most}")
     return value

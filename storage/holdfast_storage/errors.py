@@ -30,13 +30,13 @@ class HoldfastError(Exception):
 
 
 class InvalidRequest(HoldfastError):
-    """What was asked for cannot be done by anybody: change the call, the configuration or the cluster."""
+    """The request cannot succeed as it is: change the call, the configuration or the cluster."""
 
     kind = "invalid_request"
 
 
 class StorageError(HoldfastError):
-    """The storage could not be read or written: check the mount, the credentials, the space. Nothing is condemned."""
+    """The storage could not be read or written: check mount, credentials and space. No checkpoint counts as damaged."""
 
     kind = "storage"
 
@@ -48,8 +48,7 @@ class CheckpointDamaged(HoldfastError):
 
 
 class CheckpointAbsent(CheckpointDamaged):
-    """Committed data is missing, or not all there, and what is there is not known to be wrong: it is deleted or cut, or
-    a mount shows it late."""
+    """Committed data is missing or cut, and no byte of it is known to be wrong. It may be late on this host's mount."""
 
 
 class CoordinatorUnavailable(HoldfastError):
@@ -59,19 +58,19 @@ class CoordinatorUnavailable(HoldfastError):
 
 
 class Superseded(HoldfastError):
-    """A newer writer leads the run. Final for this manager: it can commit nothing any more."""
+    """A newer writer leads the run. This is final: the manager can commit nothing any more."""
 
     kind = "superseded"
 
 
 class SaveFailed(HoldfastError):
-    """One save was not committed; the run goes on from the last one that was. Nothing of it is visible."""
+    """One save was not committed, and nothing of it is visible. Training can go on; later saves may succeed."""
 
     kind = "save_failed"
 
 
 class ReplicaDivergence(SaveFailed):
-    """A variable that must be equal on all workers is not: somebody computes or remembers wrongly."""
+    """A variable that must be equal on all workers is not: one of them has computed or stored a wrong value."""
 
     kind = "replica_divergence"
 

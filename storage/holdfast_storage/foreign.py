@@ -1,4 +1,4 @@
-"""What TensorFlow's own manager wrote into a run behind the log's back: see docs/design/008-there-and-back.md."""
+"""Checkpoints that TensorFlow's manager saved into a run without the log: see docs/design/008-there-and-back.md."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from holdfast_storage.store.base import Store
 
 
 def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
-    """The state of a run that has a log, with what `tf.train.CheckpointManager` has saved on top of it since.
+    """Return a run's state from the log, with what `tf.train.CheckpointManager` has saved since on top.
 
-    Whatever the `checkpoint` file names and the log has never known is newer than all that it does: the log names what
-    it once took over for ever, and whoever writes that file from it, however late, names nothing else. So is what is
-    known by name and younger than the log says: TensorFlow numbers from 1 again after a start from scratch.
+    If the `checkpoint` file names something that the log has never known, that is newer than all that the log knows.
+    For the log never forgets what it once took over, and whoever writes the file from the log, however late, names
+    nothing else. A name that the log knows is newer, too, if the file gives it a later time: after a start from
+    scratch, TensorFlow begins with 1 again.
 
-    Returns the state, and a sentence about what was found that the log does not tell of, empty for nothing. Only reads:
-    the next entry that is made on top of the state records it. StorageError as the store's; but not for the file, which
-    takes nothing away from the log.
+    Also returns a sentence about what was found, empty if there is nothing. Only reads: the next log entry, made on top
+    of this state, records it. Raises StorageError if the store does, but never because of the `checkpoint` file.
     """
     try:
         file = state_file.read(store)
@@ -57,7 +57,7 @@ def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
 
 
 def _stock(store: Store, file: state_file.StateFile) -> list[CheckpointRecord]:
-    """The stock checkpoints that the file lists, oldest first."""
+    """Return the stock checkpoints that the file lists, oldest first."""
     listed = {state_file.stock_prefix(store, path): time for path, time in file.listed}
     return [state_file.stock_record(prefix, time) for prefix, time in listed.items() if prefix is not None]
 

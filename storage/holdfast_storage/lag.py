@@ -1,7 +1,7 @@
-"""What one host has made durable, another host's mount may show late: how long that is waited for, and how.
+"""Waiting for what one host has made durable and another host's mount shows late.
 
-A mount that trusts what it has cached may deny an object that is there, or show it shorter than it is. So nothing is
-missing for good before `LAG` has passed since it is known that it must be there.
+A mount that trusts its cache may deny an object that exists, or show it too short. So an object counts as missing only
+when `LAG` has passed since it was known to exist.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from .store.base import Store
 log = logging.getLogger("holdfast.storage")
 
 LAG = 60.0
-"""Seconds within which every mount shows what another host has made durable. The NFS client of Linux trusts for up to
-60 s what it knows of a folder, also that a name is not there (`acdirmax` in nfs(5)); object stores show it at once."""
+"""Seconds within which every mount shows what another host has made durable. Linux's NFS client trusts what it knows of
+a folder for up to 60 s, even that a name is missing (`acdirmax` in nfs(5)). Object stores show everything at once."""
 
 TOLD_AFTER = 5.0
-"""Seconds after which a wait is told of, with what it waits for."""
+"""Seconds after which a wait is logged, with what it waits for."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
 
 class Wait:
-    """A bounded wait: `while not found() and wait.again(what is not there): pass`, or the like.
+    """A bounded wait: `while not found() and wait.again("x is missing"): pass`, or the like.
 
-    What must have been there at one moment can share one wait from then on, and so costs its time once.
+    Everything that must have existed at one moment can share one wait, so that its time is spent only once.
 
-    patience: seconds; None: `LAG`. With 0 nothing is waited for.
-    since: monotonic, from when they count; None: from now.
-    over: whether nobody waits for the outcome any more.
+    patience: the seconds to wait; None: `LAG`; 0: not at all.
+    since: the monotonic time from which they count; None: from now.
+    over: tells whether nobody is interested in the outcome any more.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Wait:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """The seconds that are left."""
         return max(0.0, self._end - time.monotonic())
 
     def again(self, missing: str) -> bool:
-        """Whether to look again, after a pause; False, without one, if the time is over.
+        """Pause and return True, to look again; return False at once if the time is over.
 
-        missing: a sentence on what is not there, told if that takes longer than a few seconds.
+        missing: says what is missing; it is logged if the wait takes longer than a few seconds.
         """
         left = self.left
         if left <= 0.0 or self._over():
@@ -71,7 +71,7 @@ class Wait:
 
 
 def read_there(store: Store, name: str) -> bytes:
-    """An object that is known to be there, since to create it was refused. StorageError if it is not seen in time."""
+    """Read an object that must exist, since its name is taken. Raises StorageError if it does not appear in time."""
     wait, missing = Wait(), f"{store.url}/{name} is there and cannot be found"
     while True:
         try:

@@ -6,7 +6,7 @@ ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation
   local/worker-2.index, local/worker-2.data-00000-of-00001
   manifest.json
 _holdfast/log/000000000042.json              the log
-_holdfast/pages/<32 hex digits>.json         what its entries have in common
+_holdfast/pages/<32 hex digits>.json         parts of long lists of checkpoints, for entries to refer to
 _holdfast/coordinator.json                   the hint: where an embedded coordinator listens
 """
 
@@ -38,7 +38,7 @@ LOCAL_SUFFIX = "/.OWN"
 _REPLICA = "/.REPLICA/"
 
 LARGEST_STEP = (1 << 63) - 1
-"""That a message and TensorFlow's own counter carry. A number made of a date and a time may be beyond."""
+"""The largest number that a message and TensorFlow's counter can hold. A number made of date and time may exceed it."""
 
 _FOLDER = re.compile(r"(?P<name>.+)-(?P<number>[0-9]+)\.(?P<generation>[0-9a-f]{8})\.(?P<ordinal>[0-9]+)", re.DOTALL)
 _LOG_ENTRY = re.compile(r"([0-9]{12,})\.json")
@@ -46,7 +46,7 @@ _LOG_ENTRY = re.compile(r"([0-9]{12,})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What the name of an attempt's folder says."""
+    """The parts of the name of an attempt's folder."""
 
     checkpoint_name: str
     number: int
@@ -63,17 +63,17 @@ class Attempt:
 
 
 def attempt_folder(checkpoint_name: str, number: int, generation: str, ordinal: int) -> str:
-    """The folder of one attempt to save, relative to the run directory. No two attempts share one."""
+    """Return the folder of one attempt to save, relative to the run directory. No two attempts share one."""
     return Attempt(checkpoint_name, number, generation, ordinal).folder
 
 
 def prefix(checkpoint_name: str, number: int, generation: str, ordinal: int) -> str:
-    """The prefix of an attempt's checkpoint, relative to the run directory: what TensorFlow calls its path."""
+    """Return the prefix of an attempt's checkpoint, relative to the run directory: the path that TensorFlow uses."""
     return Attempt(checkpoint_name, number, generation, ordinal).prefix
 
 
 def parse_folder(name: str) -> Attempt | None:
-    """The attempt that a folder of the run directory (with or without a final slash) belongs to, None if to none."""
+    """Parse a folder's name, with or without a final slash. Returns None if it is not the folder of an attempt."""
     match = _FOLDER.fullmatch(name.removesuffix("/"))
     if match is None or "/" in match["name"]:
         return None
@@ -83,32 +83,32 @@ def parse_folder(name: str) -> Attempt | None:
 
 
 def data_object(prefix: str, shard: int, num_shards: int) -> str:
-    """TensorFlow's name of a data file of a checkpoint."""
+    """Return TensorFlow's name for a data file of a checkpoint."""
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
 def index_object(prefix: str) -> str:
-    """TensorFlow's name of the index of a checkpoint."""
+    """Return TensorFlow's name for the index of a checkpoint."""
     return f"{prefix}.index"
 
 
 def manifest_object(folder: str) -> str:
-    """The manifest of a checkpoint's folder."""
+    """Return the name of the manifest in a checkpoint's folder."""
     return f"{folder}/{MANIFEST}"
 
 
 def local_prefix(folder: str, task: Task) -> str:
-    """The prefix of what is one worker's own: a stock checkpoint in the folder of the common one."""
+    """Return the prefix of one worker's own bundle, a stock checkpoint within the folder of the common one."""
     return f"{folder}/local/{task}"
 
 
 def log_entry(number: int) -> str:
-    """The object of a log entry."""
+    """Return the name of a log entry's object."""
     return f"{LOG_FOLDER}/{number:012d}.json"
 
 
 def parse_log_entry(name: str) -> int | None:
-    """The number of a log entry by its name in `LOG_FOLDER`, None for anything else that lies there."""
+    """Parse a name in `LOG_FOLDER`. Returns None if it is not a log entry."""
     match = _LOG_ENTRY.fullmatch(name)
     if match is None:
         return None
@@ -117,12 +117,12 @@ def parse_log_entry(name: str) -> int | None:
 
 
 def page_object(page: str) -> str:
-    """The object of a page of the log."""
+    """Return the name of a page's object."""
     return f"{PAGE_FOLDER}/{page}.json"
 
 
 def check_checkpoint_name(name: str) -> str:
-    """The name, if checkpoints can be called so on every storage; else InvalidRequest."""
+    """Return the name if every storage allows it for checkpoints; raise InvalidRequest otherwise."""
     why = ""
     if not name:
         why = "it is empty"
@@ -140,7 +140,7 @@ def check_checkpoint_name(name: str) -> str:
 
 
 def check_relative(name: str) -> str:
-    """The name of an object or folder, if it stays below the run directory; else ValueError."""
+    """Return the name of an object or folder if it is below the run directory; raise ValueError otherwise."""
     if not name or any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
         raise ValueError(f"{name!r} is not a relative path below the run directory")
     return name

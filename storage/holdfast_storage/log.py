@@ -1,4 +1,4 @@
-"""The log that decides: entries made by exclusive create of last+1. See docs/design/001-log.md."""
+"""The log, which decides everything: entry last+1 is made by exclusive create. See docs/design/001-log.md."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from holdfast_storage.records import Entry
 from holdfast_storage.store.base import NotCreated, Store
 
 BLOCK_DIGITS = 3
-"""A block is the entries whose numbers differ in so many last digits: what an object store lists in one request."""
+"""A block is the entries whose numbers differ only in this many last digits. An object store lists one per request."""
 
 FEW = 20
-"""Entries that are read one after the other on the way to the tail, before a shorter way is looked for."""
+"""Entries that are read one after the other on the way to the tail before a shorter way is taken."""
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -30,14 +30,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Another entry stands in the slot, and always will."""
+    """Another entry stands in the slot, for ever."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class NotPublished:
-    """Nothing was made, and nothing of this call can appear any more: no space, no permission."""
+    """Nothing was made, and nothing of this call can appear later: there is no space, or no permission."""
 
     reason: str
 
@@ -53,7 +53,7 @@ Outcome = Published | LostRace | NotPublished | Unknown
 
 
 class Log:
-    """The log of one run directory. Several threads may use it at once; what it keeps only saves work."""
+    """The log of one run directory. Several threads may use it at once. What it remembers only saves work."""
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ class Log:
         self._pages = Pages(store)
 
     def read(self, number: int) -> Entry | None:
-        """The entry in a slot, None if there is none, or one that was never finished.
+        """Read the entry in a slot. Returns None if there is none, or only one that was never finished.
 
-        CheckpointDamaged if it was finished and it, or a page of it, is not what was written, InvalidRequest if a newer
-        Holdfast wrote it.
+        Raises CheckpointDamaged if a finished entry, or a page of it, is not what was written, and InvalidRequest if a
+        newer Holdfast wrote it.
         """
         name = log_entry(number)
         try:
@@ -84,9 +84,9 @@ class Log:
         return entry
 
     def tail(self, hint: int = -1) -> Entry | None:
-        """The last entry, None if there is none. Raises as `read` does.
+        """Read the last entry. Returns None if the log is empty. Raises what `read` raises.
 
-        hint: number of an entry known to be there; saves the search for one, which only ever makes the way shorter.
+        hint: the number of an entry that is known to exist, which makes the search shorter.
         """
         if hint < 0:
             hint = self._close_to_the_tail()
@@ -102,10 +102,10 @@ class Log:
         return last
 
     def _close_to_the_tail(self) -> int:
-        """The number of an entry that is there, or one more: of the last that a list of the whole log shows, or later.
+        """Return the number of an existing entry, or one more: not before the last one that listing the log would show.
 
-        The log has no holes, so its last block is found by exact names, and only that one is listed. Where a mount
-        still denies a name that it was asked for too early, the search ends before it, and the lists lead on.
+        The log has no holes, so exact names find its last block, and only that block is listed. A mount may still deny
+        a name that it was asked for too early. Then the search ends before it, and the listings lead on.
         """
         size = 10**BLOCK_DIGITS
         last = self._last_of(0)
@@ -125,17 +125,17 @@ class Log:
         return self._store.size(log_entry(block * 10**BLOCK_DIGITS)) is not None
 
     def _last_of(self, block: int) -> int:
-        """The last entry of a block that is listed; the first, if none is."""
+        """Return the number of the last listed entry of a block, or of its first entry if none is listed."""
         first = block * 10**BLOCK_DIGITS
         start = log_entry(first).removeprefix(f"{LOG_FOLDER}/").removesuffix(".json")[:-BLOCK_DIGITS]
         listed = [parse_log_entry(name) for name in self._store.list(LOG_FOLDER, start)]
         return max((number for number in listed if number is not None), default=first)
 
     def publish(self, entry: Entry, deadline_s: float) -> Outcome:
-        """Put an entry into the slot of its number.
+        """Create an entry in the slot of its number.
 
-        Where the storage gives no definite answer, tries that same slot again for about `deadline_s` seconds: a slot
-        that reads as empty settles nothing, the request may still arrive.
+        If the storage gives no definite answer, tries the same slot again for about `deadline_s` seconds. A slot that
+        reads as empty settles nothing: the request may still arrive.
         """
         checkpoints, pages = self._pages.cut(entry.state.checkpoints)
         data = encode(entry, checkpoints)

@@ -1,6 +1,6 @@
-"""manifest.json: a checkpoint's folder describes itself, every object with its size and CRC32C.
+"""manifest.json: the description of a checkpoint in its own folder, with size and CRC32C of every object.
 
-Plain JSON for people and for other programs. Unknown fields are ignored; a higher `format` is refused.
+It is plain JSON, for people and for other programs. Unknown fields are ignored; a higher `format` is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ObjectRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a committed checkpoint consists of, and where it comes from."""
+    """The objects of a committed checkpoint, and its origin."""
 
     prefix: str  # relative to the run directory
     step: int
@@ -56,11 +56,11 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all objects."""
+        """The bytes of all objects together."""
         return sum(each.size for each in self.objects)
 
     def to_bytes(self) -> bytes:
-        """The file. TypeError or ValueError if metadata or metrics are not JSON."""
+        """Encode the file. Raises TypeError or ValueError if metadata or metrics are not JSON."""
         fields = {
             "format": FORMAT,
             "prefix": self.prefix,
@@ -90,9 +90,9 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, name: str = MANIFEST) -> Manifest:
-        """Read the file; CheckpointDamaged if it is malformed, InvalidRequest if a newer Holdfast wrote it.
+        """Decode the file. Raises CheckpointDamaged if it is malformed, InvalidRequest if a newer Holdfast wrote it.
 
-        name: of the file, for the error.
+        name: the file's name, for the error.
         """
         try:
             fields = json.loads(data)
@@ -121,10 +121,10 @@ class Manifest:
 
 
 def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
-    """The manifest that the log vouches for.
+    """Read a manifest and checks it against the log's record.
 
-    CheckpointAbsent if it is missing or ends early, CheckpointDamaged if it is not the one that was committed, or
-    malformed; StorageError if it cannot be read.
+    Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is malformed or not the one that was
+    committed, StorageError if it cannot be read.
     """
     name = manifest_object(record.folder)
     full = f"{store.url}/{name}"

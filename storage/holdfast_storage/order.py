@@ -10,11 +10,10 @@ from holdfast_storage.records import CheckpointRecord
 
 
 def in_order(records: Iterable[CheckpointRecord], listed: Sequence[str]) -> list[CheckpointRecord]:
-    """Oldest first, as far as it can be known.
+    """Sort records, oldest first, as far as their order can be known.
 
-    What `listed` names, the prefixes that TensorFlow's `checkpoint` file holds, is in that order: it was written from
-    the log. What it does not name comes where its time says, but after all earlier saves of its generation and before
-    all later ones: clocks are set, ordinals are counted.
+    `listed` has the prefixes of TensorFlow's `checkpoint` file, in its order, which is that of the log. The other
+    records are placed by their time, but within their generation by ordinal: clocks can be wrong, ordinals cannot.
     """
     place = {prefix: number for number, prefix in enumerate(listed)}
     found = sorted(records, key=lambda record: place.get(record.prefix, math.inf))
@@ -40,7 +39,7 @@ _Key = tuple[float, float, int]  # a time, a place in the list, or between two o
 
 
 def _arrange(saves: Sequence[tuple[int, CheckpointRecord]], listed: Container[str], keys: dict[str, _Key]) -> None:
-    """Put what is not listed of the saves of a generation, by ordinal, after earlier and before later ones."""
+    """Place the unlisted saves of a generation, by ordinal, after earlier and before later ones."""
     earlier = -math.inf, _BY_TIME
     for ordinal, record in saves:
         time, place, _ = keys[record.prefix]

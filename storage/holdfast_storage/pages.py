@@ -1,13 +1,13 @@
-"""Pages: how an entry of the log stays small, however many checkpoints there are. See docs/design/001-log.md.
+"""Pages keep a log entry small, however many checkpoints there are. See docs/design/001-log.md.
 
-Where the list of checkpoints is cut into pages follows from the list alone, so that every writer cuts it alike and no
-page is ever written again with other borders. A checkpoint's *level* is drawn by the hash of its prefix: one in 16 is
-at least of level 1, one in 256 of level 2, one in 4,096 of level 3. What lies between two checkpoints of one level, the
-latter included, is a page. The largest pages that fit are taken; what is before the first and after the last of a level
-is cut by the level below, and in the end stands in the entry itself. So to append seldom makes a page, to take away at
-the front makes none that has not been made before, and a change in the middle makes one.
+Where the list of checkpoints is cut into pages follows from the list alone. So every writer cuts it the same way, and
+no page is ever written again with other borders. The hash of a checkpoint's prefix gives it a *level*: one in 16 has at
+least level 1, one in 256 level 2, one in 4,096 level 3. What lies between two checkpoints of one level, the latter
+included, is a page. The largest possible pages are taken. What is before the first and after the last checkpoint of a
+level is cut by the level below, and in the end stands in the entry itself. So an append seldom makes a page, a removal
+at the front makes none that has not been made before, and a change in the middle makes one.
 
-Retention takes away behind what is kept for ever. So these are cut apart from the others, as lists of their own.
+Checkpoints that are kept for ever come before those that retention removes. So they are cut as a list of their own.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
 FEWEST = 64
-"""Checkpoints below which an entry holds them all."""
+"""An entry with fewer checkpoints holds them all and has no pages."""
 
 _LEVELS = 3
 _BITS = 4  # by which a level is rarer than the one below
 
 
 class _Memory:
-    """What is known of the pages of one log: the last list that was cut, and the pages of the last entry."""
+    """The last list that was cut, and the pages of the last entry, of one log."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -51,8 +51,8 @@ os.register_at_fork(after_in_child=_memories.clear)  # whoever held a lock of on
 class Pages:
     """The pages of one log.
 
-    Several threads may use it at once. All of one store share what they remember, so that a commit, and a look at the
-    log after it, cost as little as what it changes.
+    Several threads may use it at once. All instances for one store share what they remember, so a commit, or a look at
+    the log after it, costs only as much as what has changed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -62,7 +62,7 @@ class Pages:
         self._durable: set[str] = set()  # of the pages of the last entry that was published
 
     def cut(self, records: Records) -> tuple[list[CheckpointRecord | str], dict[str, Records]]:
-        """The records, with the names of pages in the place of those that these hold; and these. Makes none: `keep`."""
+        """Return the records, with page names in place of what pages hold, and the pages. `keep` writes them."""
         shown: list[CheckpointRecord | str] = []
         held: dict[str, Records] = {}
         if len(records) < FEWEST:
@@ -82,16 +82,17 @@ class Pages:
         return shown, held
 
     def keep(self, pages: Mapping[str, Records]) -> None:
-        """Have pages that were cut durable. StorageError if one may not be: to be called again."""
+        """Make pages durable. Raises StorageError if one may not be; then call it again."""
         for name, records in pages.items():
             if name not in self._durable:
                 self._create(page_object(name), encode_page(records))
         self._durable = set(pages)
 
     def read(self, names: Sequence[str]) -> list[Records]:
-        """What pages hold.
+        """Read the records of pages.
 
-        Waits for one that a mount does not show yet. CheckpointDamaged if it does not come, or is not what was written.
+        Waits for a page that a mount does not show yet. Raises CheckpointDamaged if it does not appear, or is not what
+        was written.
         """
         with self._memory.lock:
             known = {name: self._memory.held[name] for name in names if name in self._memory.held}
@@ -120,7 +121,7 @@ class Pages:
 
 
 class _Cut:
-    """Where a list of records is cut, remembered for the next one, which is likely to begin alike."""
+    """The cuts of a list of records, remembered for the next list, which is likely to begin the same way."""
 
     def __init__(self) -> None:
         self._records: Records = ()
@@ -129,14 +130,14 @@ class _Cut:
         self._levels: dict[str, int] = {}  # by prefix
 
     def parts(self, records: Records) -> Iterator[tuple[Records, bool]]:
-        """Parts of the list, in order, and whether each is a page."""
+        """Yield the parts of the list, in order, and whether each is a page."""
         self._mark(records)
         for start, end in pairwise([*self._runs, len(records)]):
             for first, last, is_page in self._spans(start, end, _LEVELS, after_border=False):
                 yield records[first:last], is_page
 
     def _spans(self, start: int, end: int, level: int, *, after_border: bool) -> Iterator[tuple[int, int, bool]]:
-        """How a run is cut: first, last + 1, and whether it is a page."""
+        """Yield the parts of a run: first, last + 1, and whether it is a page."""
         if start == end:
             return
         if level == 0:
@@ -154,7 +155,7 @@ class _Cut:
         yield from self._spans(cuts[-1], end, level - 1, after_border=True)
 
     def _mark(self, records: Records) -> None:
-        """Find borders and runs, from where the list begins to differ from the last one."""
+        """Find borders and runs, beginning where the list differs from the last one."""
         same = _common(self._records, records)
         for borders in self._borders:
             del borders[bisect_left(borders, same + 1) :]
@@ -185,7 +186,7 @@ def _is_kept(record: CheckpointRecord) -> bool:
 
 
 def _common(one: Records, other: Records) -> int:
-    """With how many records both begin."""
+    """Return the number of records that both lists have in common at their beginning."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

@@ -11,19 +11,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK_EVERY = 0.2
-"""Seconds between looks at who is busy, should an interrupt have swallowed the word that somebody no longer is."""
+"""Seconds between checks of who is busy, in case an interrupt has swallowed the message that somebody has ended."""
 
 INSISTS = 100
-"""Interrupts of one caller, waiting for those who are at work, after which it has its way."""
+"""Interrupts after which a caller no longer waits for the threads that are still at work."""
 
 
 def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """`[function(i) for i in items]`, at most `threads` at a time, in the order of `items`.
+    """Return `[function(i) for i in items]`, calling at most `threads` at a time, in the order of `items`.
 
-    The first error, an interrupt of the caller included, is raised when no call of `function` goes on any more; items
-    not begun by then are left out. Where the host can start no more threads, fewer do the work.
+    The first error, or an interrupt of the caller, is raised when no call of `function` is running any more; the other
+    items are skipped. If the host cannot start more threads, fewer do the work.
 
-    Daemon threads and not an executor: this goes on while the interpreter exits, when an executor refuses work.
+    The threads are daemons, not an executor's: an executor refuses work while the interpreter exits.
     """
     jobs = list(enumerate(items))
     results: dict[int, R] = {}
@@ -76,7 +76,7 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) ->
 
 
 def _started(target: Callable[[int], None], number: int) -> bool:
-    """Whether the host could start a thread for it."""
+    """Start a thread, and return whether the host could."""
     try:
         threading.Thread(target=target, args=(number,), name="holdfast-io", daemon=True).start()
     except RuntimeError as error:

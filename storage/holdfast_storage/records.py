@@ -1,7 +1,7 @@
-"""What a log entry says: the whole state of a run, and how each kind of entry changes it.
+"""The contents of log entries: the whole state of a run, and how each kind of entry changes it.
 
-Pure: the standard library alone, no I/O, no clock. The coordinator's state machine decides with these, the log
-stores them, and a search over interleavings can drive the very same transitions. See docs/design/001-log.md.
+This module is pure: only the standard library, no I/O, no clock. The coordinator's state machine decides with these
+values, the log stores them, and the search over interleavings drives the same transitions. See docs/design/001-log.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from holdfast_storage.cluster import Task
 EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort"]
 
 REIGNS = 64
-"""Generations that led before, of which a state knows: far more than can have a process that is still alive."""
+"""The number of earlier generations that a state remembers: far more than can still have a living process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class CheckpointRecord:
 
     @property
     def folder(self) -> str:
-        """The checkpoint's folder below the run directory; empty for a stock one beside the log."""
+        """The checkpoint's folder below the run directory; empty for a stock checkpoint."""
         return self.prefix.rpartition("/")[0]
 
 
@@ -70,7 +70,7 @@ class LogState:
 
     @property
     def fork_point(self) -> str:
-        """Identifies who leads and what is newest: as long as it stays, nobody else has taken the run further."""
+        """Identifies who leads and what is newest. While it stays the same, nobody else has taken the run further."""
         return (
             f"{self.generation.id if self.generation else ''}/{self.checkpoints[-1].prefix if self.checkpoints else ''}"
         )
@@ -82,16 +82,16 @@ class LogState:
         return tuple(c for c in self.checkpoints if c.prefix not in damaged) if damaged else self.checkpoints
 
     def last_committed(self, generation: str) -> int:
-        """Ordinal of a generation's last committed save, 0 if there is none, by the name of its folder (layout).
+        """Return the ordinal of a generation's last committed save, taken from its folder's name, or 0.
 
-        Retention leaves that one alone for as long as the generation leads.
+        Retention spares that checkpoint for as long as the generation leads.
         """
         mark = f".{generation}."  # looked for first: there may be very many
         owners = (record.folder.rsplit(".", 2)[-2:] for record in self.checkpoints if mark in record.prefix)
         return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
 
     def lead(self, leader: Leader, generation: Generation) -> LogState:
-        """A coordinator takes the run. If it is for another generation, the reign of the one before is over."""
+        """A coordinator takes the lead. If it is for another generation, the one before never leads again."""
         before = self.generation
         ended = () if before is None or before.id == generation.id else (before.id,)
         superseded = (*self.superseded, *ended)[-REIGNS:]
@@ -104,7 +104,7 @@ class LogState:
     def retire(self, prefixes: Collection[str], preserved: Collection[str], last_preserved: float | None) -> LogState:
         """Take checkpoints out of the live ones, to be deleted, and mark others as kept for ever.
 
-        The files of a stock checkpoint are never deleted, even where it is taken out.
+        The files of a stock checkpoint are never deleted, even if it is taken out.
         """
         prefixes, preserved = set(prefixes), set(preserved)
         gone = [c for c in self.checkpoints if c.prefix in prefixes]
@@ -122,7 +122,7 @@ class LogState:
         )
 
     def discard(self, folders: Collection[str]) -> LogState:
-        """Have folders deleted that hold no live checkpoint, and are not to be deleted yet."""
+        """Retire folders that hold no live checkpoint, so that they are deleted."""
         known = {*self.retired, *(record.folder for record in self.checkpoints)}
         return replace(self, retired=(*self.retired, *(folder for folder in folders if folder not in known)))
 
@@ -140,7 +140,7 @@ class LogState:
         return replace(self, damaged=(*self.damaged, *found))
 
     def restored(self, prefix: str) -> LogState:
-        """A checkpoint that the world went back to becomes the newest: what came after it is an abandoned branch."""
+        """Make the checkpoint that the world went back to the newest. What came after it is an abandoned branch."""
         chosen = tuple(c for c in self.checkpoints if c.prefix == prefix)
         return replace(self, checkpoints=(*(c for c in self.checkpoints if c.prefix != prefix), *chosen))
 

@@ -1,4 +1,4 @@
-"""What is in a run directory: for readers, and for the coordinator that takes one over."""
+"""The contents of a run directory: for readers, and for the coordinator that takes one over."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from holdfast_storage.store.base import Store
 
 
 def read_run(store: Store) -> LogState | None:
-    """The state that the log's last entry holds, `with_foreign`; without a log, what `import_state` finds, with an
-    empty `run_id`.
-
-    None where there is neither a log nor a checkpoint. Only reads.
+    """Return the state of the log's last entry, `with_foreign`. Without a log, return what `import_state` finds, with
+    an empty `run_id`; None if there is no checkpoint either. Only reads.
     """
     found = tail_or_import(store, Log(store), "")
     if isinstance(found, Entry):
@@ -29,7 +27,7 @@ def read_run(store: Store) -> LogState | None:
 
 
 def tail_or_import(store: Store, log: Log, run_id: str, hint: int = -1) -> Entry | LogState:
-    """The last entry of the log of a store, as `Log.tail`; where there is none, what `import_state` finds."""
+    """Return the last entry of a log, as `Log.tail` does, or, if the log is empty, what `import_state` finds."""
     entry = log.tail(hint)
     if entry is not None:
         return entry
@@ -39,10 +37,11 @@ def tail_or_import(store: Store, log: Log, run_id: str, hint: int = -1) -> Entry
 
 
 def import_state(store: Store, run_id: str) -> LogState:
-    """The first state of a run whose directory has no log: what TensorFlow wrote, and copies of what Holdfast did.
+    """Return the first state of a run without a log, from what TensorFlow wrote and from copies of Holdfast's folders.
 
-    Oldest first, as `in_order` with what TensorFlow's state file lists. A folder whose manifest is there but cannot be
-    understood counts as damaged: a run that has lost all its checkpoints must not look like one that never had any.
+    The checkpoints are in the order of `in_order`, given what TensorFlow's state file lists. A folder whose manifest
+    exists and cannot be understood counts as damaged: a run that has lost all its checkpoints must not look like a new
+    one.
     """
     found = list(state_file.stock_checkpoints(store))
     damaged = []
@@ -62,10 +61,10 @@ def import_state(store: Store, run_id: str) -> LogState:
 
 
 def orphans(store: Store, entry: Entry) -> tuple[str, ...]:
-    """Folders of attempts that were never committed, never can be, and that the state of `entry` does not know.
+    """Return the folders of attempts that were never committed, never can be, and that the state of `entry` lacks.
 
-    They are of generations that led this run before, up to `entry`, and do not lead again. Whatever else lies there is
-    not ours to judge: a copy of another run's checkpoint, or of one that this run has retired.
+    They belong to generations that led this run before `entry` and never lead again. Other folders are not ours to
+    judge: they may be copies of another run's checkpoint, or of one that this run has retired.
     """
     state = entry.state
     known = {*state.retired, *(record.folder for record in state.checkpoints)}
@@ -76,10 +75,10 @@ def orphans(store: Store, entry: Entry) -> tuple[str, ...]:
 
 
 def _was_committed(log: Log, number: int, attempt: Attempt) -> bool:
-    """Whether some entry up to a number made a checkpoint of an attempt of a generation that is superseded there.
+    """Return whether some entry up to `number` committed an attempt of a generation that is superseded there.
 
-    A generation commits in the order of its attempts, and leads once: a search by halves for the first entry that
-    could not be before the commit.
+    A generation commits in the order of its attempts and leads only once. So bisection finds the first entry that
+    cannot come before the commit.
     """
 
     def is_before(state: LogState) -> bool:
@@ -99,7 +98,7 @@ def _was_committed(log: Log, number: int, attempt: Attempt) -> bool:
 
 
 def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:
-    """The record of a folder with a manifest, None for one without: an attempt that never came to its commit."""
+    """Return the record of a folder with a manifest. Return None without one: the attempt never came to its commit."""
     name = manifest_object(attempt.folder)
     try:
         data = store.read(name)

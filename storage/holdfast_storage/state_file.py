@@ -1,7 +1,7 @@
-"""TensorFlow's own state file, `checkpoint`: which checkpoints a directory holds, for stock readers.
+"""TensorFlow's own state file, `checkpoint`, which tells stock readers which checkpoints a directory holds.
 
-Text format of `CheckpointState` (tensorflow/python/training/checkpoint_state.proto), written and read here without
-protobuf's text parser: it is five scalar fields, and a file that somebody damaged must still tell what it can.
+It is `CheckpointState` (tensorflow/python/training/checkpoint_state.proto) in text format. It is written and read here
+without protobuf's text parser, since it has only five scalar fields, and a damaged file must still tell what it can.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 NAMED = 1_000
-"""Checkpoints that the file names at the most."""
+"""The largest number of checkpoints that the file names."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """What a `checkpoint` file says."""
+    """The contents of a `checkpoint` file."""
 
     newest: str = ""
     paths: tuple[str, ...] = ()  # as they stand there, oldest first
@@ -38,12 +38,12 @@ class StateFile:
 
     @property
     def is_of_manager(self) -> bool:
-        """Whether a manager has written it, TensorFlow's or ours, and not `tf.train.Checkpoint.save` or the like."""
+        """Whether a manager wrote the file, TensorFlow's or ours, and not `tf.train.Checkpoint.save`."""
         return len(self.times) == len(self.paths) > 0
 
     @property
     def listed(self) -> list[tuple[str, float]]:
-        """Paths and their times, the newest last: the order of the file counts, as after a rollback."""
+        """Paths and their times, the newest last. The file's order counts: there may have been a rollback."""
         times = dict(zip(self.paths, self.times if self.is_of_manager else [0.0] * len(self.paths), strict=True))
         if self.newest:
             times[self.newest] = times.pop(self.newest, max(self.times, default=0.0))
@@ -51,12 +51,12 @@ class StateFile:
 
 
 def to_bytes(state: LogState) -> bytes:
-    """The file for a state of a run, to be stored under `layout.STATE_FILE`; empty where there is nothing to name.
+    """Encode the file for a state of a run, to be stored as `layout.STATE_FILE`. Empty if there is nothing to name.
 
-    An empty one must not be stored: `tf.train.latest_checkpoint` raises ValueError at it. Paths are relative, so that a
-    copied folder is complete, and oldest first. What is known to be damaged is left out, unless all are: to a stock
-    reader a file that names nothing looks like a run that has nothing, to be begun anew. Of very many the newest are
-    named: the file is written at every commit.
+    An empty file must not be stored, since `tf.train.latest_checkpoint` raises ValueError for it. Paths are relative,
+    so that a copied folder is complete, and oldest first. Checkpoints known to be damaged are left out, unless all are:
+    a file that names nothing looks like a run that has nothing. Only the newest `NAMED` are named, since the file is
+    written at every commit.
     """
     records = (state.restorable or state.checkpoints)[-NAMED:]
     if not records:
@@ -70,7 +70,7 @@ def to_bytes(state: LogState) -> bytes:
 
 
 def read(store: Store) -> StateFile:
-    """The directory's file, as far as it can be understood; an empty one where there is none, or not whole."""
+    """Read the directory's file as far as it can be understood. It counts as empty if it is missing or cut."""
     try:
         return _parse(store.read(STATE_FILE))
     except (FileNotFoundError, CheckpointDamaged):
@@ -78,7 +78,7 @@ def read(store: Store) -> StateFile:
 
 
 def listed_prefixes(store: Store) -> list[str]:
-    """What the directory's file lists, TensorFlow's checkpoints and ours, oldest first, whether or not it is there."""
+    """Return the prefixes that the directory's file lists, oldest first, whether or not they exist."""
     prefixes = []
     for path, _ in read(store).listed:
         folder, _, name = path.rpartition("/")
@@ -90,10 +90,10 @@ def listed_prefixes(store: Store) -> list[str]:
 
 
 def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
-    """Checkpoints that TensorFlow itself wrote into a directory, oldest first, as far as their index is there.
+    """Return the checkpoints that TensorFlow itself wrote into a directory, oldest first, if their index exists.
 
-    Those that its state file lists; where that is lost or lists none that is there, those whose index lies in the
-    directory, in order of their number. Whether their data is intact is not looked at. StorageError as the store's.
+    These are the ones that the state file lists. If it is lost, or lists none that exists, they are those whose index
+    is in the directory, in order of their number. Their data is not checked. Raises StorageError if the store does.
     """
     names = {name for name in store.list() if not name.endswith("/")}
     times: dict[str, float] = {}
@@ -109,14 +109,14 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
 
 
 def stock_record(prefix: str, time: float) -> CheckpointRecord:
-    """The record of a checkpoint that TensorFlow itself wrote: its step is the number that it ends in, else 0."""
+    """Return the record of a checkpoint that TensorFlow wrote. Its step is the number at the end of its name, or 0."""
     return CheckpointRecord(prefix=prefix, step=min(max(0, _number(prefix)), LARGEST_STEP), time=time, stock=True)
 
 
 def stock_prefix(store: Store, path: str) -> str | None:
-    """A listed path, relative to the directory; None for one that can be no stock checkpoint in it.
+    """Return a listed path relative to the directory, or None if it cannot be a stock checkpoint in it.
 
-    Absolute paths are those of the time of writing: the folder may have been moved, or reached by another name.
+    Absolute paths date from when the file was written: the folder may have been moved, or be reached by another name.
     """
     if path.startswith(f"{store.url}/"):
         path = path.removeprefix(f"{store.url}/")
@@ -137,7 +137,7 @@ def _is_there(store: Store, prefix: str, names: set[str]) -> bool:
 
 
 def _parse(data: bytes) -> StateFile:
-    """As far as it can be understood."""
+    """Decode the file as far as it can be understood."""
     newest, paths, stamps = "", [], []
     for match in _FIELD.finditer(data):
         name = match[1]
@@ -177,6 +177,6 @@ def _unquoted(text: bytes) -> str:
 
 
 def _number(prefix: str) -> int:
-    """The number that a prefix ends in, -1 if in none."""
+    """Return the number at the end of a prefix, or -1."""
     match = _NUMBER.search(prefix)
     return int(match[1]) if match else -1

@@ -1,9 +1,9 @@
-"""Reading back every byte of a checkpoint against its digests.
+"""Reading back every byte of a checkpoint and checking it against its digests.
 
-A checkpoint of ours is checked object by object against its manifest, and the manifest against the log. One that
-TensorFlow wrote has a digest of every tensor in its index, and of every block of the index. Bytes go through one
-small buffer per thread, or to where the caller wants them, never into a copy of an object: memory that is touched for
-the first time costs more here than reading it.
+Holdfast's checkpoints are checked object by object against the manifest, and the manifest against the log. A checkpoint
+that TensorFlow wrote has digests in its index: of every tensor, and of every block of the index. Bytes go through one
+small buffer per thread, or to where the caller wants them, never into a copy of an object: touching memory for the
+first time costs more than reading.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _PART = 64 << 20  # what one thread reads at a time, at the most: large objects 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one object."""
+    """One object that failed, and why."""
 
     object: str  # relative to the run directory
     kind: ProblemKind
-    """damaged: bytes were read, and are not what was committed; absent: missing, or shorter, as deleted objects are and
-    those that a mount shows late; unreadable: the storage did not answer."""
+    """damaged: bytes were read and are wrong. absent: the object is missing or cut, because it was deleted or a mount
+    shows it late. unreadable: the storage did not answer."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification found."""
+    """The result of a verification."""
 
     prefix: str
     objects: int  # looked at
@@ -59,13 +59,13 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """damaged if anything is; else unreadable if anything is; else absent if anything is."""
+        """The worst finding: damaged, else unreadable, else absent, else good."""
         kinds = {problem.kind for problem in self.problems}
         order: tuple[Verdict, ...] = ("damaged", "unreadable", "absent")
         return next((verdict for verdict in order if verdict in kinds), "good")
 
     def raise_if_bad(self) -> None:
-        """CheckpointDamaged, CheckpointAbsent or StorageError, naming the objects; nothing if all is good."""
+        """Raise CheckpointDamaged, CheckpointAbsent or StorageError, naming the objects, unless all is good."""
         if not self.problems:
             return
         error, verdict = _ERRORS[self.verdict]
@@ -93,20 +93,20 @@ def verify_checkpoint(
     threads: int | None = None,
     wait: Wait | None = None,
 ) -> Report:
-    """Read a checkpoint and check every digest. What is wrong with it is not raised: the report says it.
+    """Read a checkpoint and check every digest. Findings are not raised; the report holds them.
 
-    InvalidRequest if a newer Holdfast or TensorFlow wrote it, in a form not known here.
+    Raises InvalidRequest if a newer Holdfast or TensorFlow wrote the checkpoint in a form not known here.
 
-    known: the manifest, or the index of one that TensorFlow wrote, if the caller has read it: it is not read again.
-    objects: names relative to the folder of the prefix, as the manifest has them, to look at; all if None.
-    progress: told the bytes of each chunk read.
-    sink: given (object relative to the run directory, offset, bytes) of all that is read of these objects, before the
-        verdict. The bytes are valid during the call alone.
-    room: asked for memory for (object, offset, so many bytes), to read them to it, or as many as it is long, and not to
-        the sink. None: there is none.
-    All three are called from several threads, and what they raise is raised here.
-    threads: reading at a time; default: as many as suit the store.
-    wait: for what is absent, which alone is then looked at again. None: nothing is waited for.
+    known: the manifest, or a stock checkpoint's index, if the caller has read it already.
+    objects: the names to check, relative to the folder of the prefix, as the manifest has them. None: all.
+    progress: receives the size of each chunk that is read.
+    sink: receives (object relative to the run directory, offset, bytes) of all that is read of these objects, before
+        the verdict. The bytes are valid only during the call.
+    room: returns memory for (object, offset, size). Bytes are read to it, as many as it is long, and do not go to the
+        sink. It returns None if it has no memory for them. `progress`, `sink` and `room` are called from several
+        threads; their errors are raised here.
+    threads: the number of threads that read; default: what suits the store.
+    wait: how to wait for absent objects, which alone are then read again. None: not at all.
     """
     run = _Verification(
         store,
@@ -140,22 +140,22 @@ def verify_checkpoint(
 
 
 def verify_size(store: Store, record: CheckpointRecord) -> int:
-    """About the bytes that `verify_checkpoint` would read, for a progress bar. Raises as `read_manifest` does."""
+    """Estimate the bytes that `verify_checkpoint` reads, for a progress bar. Raises what `read_manifest` raises."""
     if not record.stock:
         return read_manifest(store, record).size
     return stored_size(read_index(store, record.prefix))
 
 
 def stored_size(index: Index) -> int:
-    """Bytes of all tensors of a bundle."""
+    """Return the bytes of all tensors of a bundle."""
     return sum(entry.size for entry in index.stored)
 
 
 def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> Index:
-    """The index of a bundle: the one that was committed, where there is a manifest to tell.
+    """Read the index of a bundle, and check it against the manifest if there is one.
 
-    CheckpointAbsent if it is missing or too short, CheckpointDamaged if it is not what it should be; StorageError if it
-    cannot be read.
+    Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is wrong, StorageError if it cannot be
+    read.
     """
     name = index_object(prefix)
     full = f"{store.url}/{name}"
@@ -184,12 +184,12 @@ def _short(found: int, committed: ObjectRecord) -> str:
 
 
 class _FromCaller(Exception):
-    """What `sink`, `room` or `progress` raised: no judgement on the checkpoint."""
+    """An error that `sink`, `room` or `progress` raised. It says nothing about the checkpoint."""
 
 
 @contextmanager
 def _calling() -> Iterator[None]:
-    """In this context the caller's functions are called."""
+    """The context in which the caller's functions are called."""
     try:
         yield
     except Exception as error:
@@ -201,7 +201,7 @@ Job = Callable[[memoryview], None]  # what a thread does with its buffer
 
 @dataclass(slots=True)
 class _Verification:
-    """One run of `verify_checkpoint`: what is to be read, and what has been found."""
+    """One run of `verify_checkpoint`: what it reads, and what it has found."""
 
     store: Store
     progress: Callable[[int], None]
@@ -215,14 +215,14 @@ class _Verification:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def divide(self, total: int) -> None:
-        """Have so many bytes shared by all threads that suit the store, in whole blocks."""
+        """Share this many bytes among the threads that suit the store, in whole blocks."""
         blocks = -(-total // (self.store.parallel * self.store.block))
         self.part = min(_PART, self.store.block * max(1, blocks))
 
     def jobs(
         self, record: CheckpointRecord, objects: Collection[str] | None, manifest: Manifest | None
     ) -> Iterator[Job]:
-        """What there is to do for a checkpoint of ours."""
+        """Yield the jobs for one of Holdfast's checkpoints."""
         name = manifest_object(record.folder)
         self.seen.add(name)
         with _Telling(self, name):
@@ -243,7 +243,7 @@ class _Verification:
     def stock_jobs(
         self, record: CheckpointRecord, objects: Collection[str] | None, index: Index | None
     ) -> Iterator[Job]:
-        """What there is to do for a checkpoint that TensorFlow wrote."""
+        """Yield the jobs for a checkpoint that TensorFlow wrote."""
         name = index_object(record.prefix)
         folder = f"{record.folder}/" if record.folder else ""
         self.seen.add(name)
@@ -267,7 +267,7 @@ class _Verification:
                 yield partial(self._tensors, data_name, group)
 
     def _part(self, whole: _Whole, start: int, buffer: memoryview) -> None:
-        """Read one part of an object of ours; whoever reads the last one compares."""
+        """Read one part of an object. The thread that reads the last part compares the digest."""
         with _Telling(self, whole.name):
             record = whole.record
             if start == 0:
@@ -293,7 +293,7 @@ class _Verification:
                     raise CheckpointDamaged(f"has CRC32C {total:08x}, and {record.crc32c:08x} was committed")
 
     def _tensors(self, name: str, entries: list[TensorEntry], buffer: memoryview) -> None:
-        """Read tensors that lie one behind the other in a shard, and compare each."""
+        """Read tensors that follow each other in a shard, and compare each."""
         with _Telling(self, name):
             remaining = iter(entries)
             entry = next(remaining, None)
@@ -318,7 +318,7 @@ class _Verification:
             _compare(entry, unmask(entry_crc32c(entry.dtype, entry.shape, data)))
 
     def _read(self, name: str, start: int, length: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The chunks of a range of an object and their offsets, each valid until the next."""
+        """Yield the chunks of a range of an object with their offsets. Each is valid until the next."""
         offset, end = start, start + length
         while offset < end:
             with _calling():
@@ -349,7 +349,7 @@ class _Verification:
 
 @dataclass(slots=True)
 class _Whole:
-    """An object of ours that is read in parts."""
+    """An object that is read in parts."""
 
     record: ObjectRecord
     name: str  # relative to the run directory
@@ -359,7 +359,7 @@ class _Whole:
 
 @dataclass(frozen=True, slots=True)
 class _Telling:
-    """A context in which what is wrong with an object becomes a problem of that object."""
+    """A context that turns errors about an object into a `Problem` of that object."""
 
     run: _Verification
     name: str
@@ -384,7 +384,7 @@ def _compare(entry: TensorEntry, crc: int) -> None:
 
 
 def _groups(entries: Iterable[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
-    """Runs of tensors that lie one behind the other, each to be read in one go, of about so many bytes."""
+    """Yield runs of tensors that follow each other, of about `limit` bytes, each to be read at once."""
     group: list[TensorEntry] = []
     end = size = 0
     for entry in sorted(entries, key=lambda each: (each.offset, each.size)):
@@ -405,7 +405,7 @@ def _absence(store: Store, late: list[Problem]) -> str:
 
 
 def _is_gone(store: Store) -> bool:
-    """Whether the whole run directory is missing here: a mount that is not there, not a damaged checkpoint."""
+    """Return whether the whole run directory is missing: then a mount is missing, and no checkpoint is damaged."""
     try:
         return not store.list()
     except StorageError:
@@ -413,7 +413,7 @@ def _is_gone(store: Store) -> bool:
 
 
 def _do(jobs: Iterable[Job], threads: int, block: int) -> None:
-    """Do all jobs, each thread with a buffer of so many bytes of its own."""
+    """Do all jobs. Each thread has its own buffer of `block` bytes."""
     own = threading.local()
 
     def do(job: Job) -> None:

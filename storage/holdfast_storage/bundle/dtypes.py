@@ -40,24 +40,24 @@ _DTYPES: dict[int, tuple[str, int | None]] = {
 }
 
 _JOINED = frozenset({*range(1, 7), *range(8, 15), 18, 29, 30})
-"""Dtypes that TensorFlow's reader puts together from slices; "Dtype half not supported" it says of float16."""
+"""Dtypes that TensorFlow's reader joins from slices. Of float16 it says "Dtype half not supported"."""
 
 _MOST_DIMENSIONS_JOINED = 8
-"""Of a tensor in slices: from nine on, TensorFlow's reader ends its process."""
+"""The most dimensions of a sliced tensor. At nine, TensorFlow's reader ends its process."""
 
 
 def name(number: int) -> str:
-    """TensorFlow's name of a dtype, such as `float32`; `dtype-99` for a number that is not known."""
+    """Return TensorFlow's name of a dtype, such as `float32`, or `dtype-99` for an unknown number."""
     known = _DTYPES.get(number)
     return known[0] if known else f"dtype-{number}"
 
 
 def itemsize(number: int) -> int | None:
-    """Bytes of one element in a shard; None for strings, variants, resources and unknown numbers."""
+    """Return the bytes of one element in a shard; None for strings, variants, resources and unknown numbers."""
     known = _DTYPES.get(number)
     return known[1] if known else None
 
 
 def are_slices_joined(number: int, num_dimensions: int) -> bool:
-    """Whether stock TensorFlow reads such a tensor if it is stored in slices; stored whole it reads every one."""
+    """Return whether stock TensorFlow reads such a tensor if it is stored in slices. Whole tensors it always reads."""
     return number in _JOINED and num_dimensions <= _MOST_DIMENSIONS_JOINED

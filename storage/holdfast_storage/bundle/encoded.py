@@ -1,4 +1,4 @@
-"""Checksums of stored tensors, of those too whose bytes are not simply their elements.
+"""Checksums of stored tensors, including those whose bytes are not simply their elements.
 
 TensorFlow stores a string tensor as the lengths of its elements (varints), a checksum of these, and the elements; a
 variant tensor as length, bytes and checksum of each element. The CRC in the entry is not that of the stored bytes: it
@@ -21,10 +21,10 @@ _MAX_UINT32 = 0xFFFFFFFF
 
 
 def entry_crc32c(dtype: int, shape: Sequence[int], data: Buffer) -> int:
-    """The masked CRC32C that the entry of a tensor with these stored bytes has.
+    """Return the masked CRC32C for the entry of a tensor with these stored bytes.
 
-    CheckpointDamaged if the bytes are not a tensor of that dtype and shape at all (strings and variants; the size of
-    the others is for the index to check).
+    Raises CheckpointDamaged if the bytes of a string or variant are no tensor of that dtype and shape. The index checks
+    the size of other tensors.
     """
     if dtype == _STRING:
         return mask(_crc_of_strings(math.prod(shape), bytes(data)))

@@ -1,4 +1,4 @@
-"""The index of a checkpoint: which bytes of which shard are which tensor."""
+"""The index of a checkpoint, which says which bytes of which shard are which tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSION = 1  # TensorFlow's kTensorBundleVersion
 
 
 class InvalidIndex(InvalidRequest, ValueError):
-    """The records do not make an index: `object` names the tensor."""
+    """The records do not make an index. `object` names the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +70,18 @@ class Index:
 
     @property
     def stored(self) -> list[TensorEntry]:
-        """What has bytes of its own: whole tensors, and slices."""
+        """Return all entries that have bytes of their own: whole tensors and slices."""
         return [entry for entry in (*self.tensors.values(), *self.slices.values()) if not entry.slices]
 
     def pieces(self, key: str) -> list[tuple[Extents | None, TensorEntry]]:
-        """What of a tensor is stored where: `[(None, entry)]`, or each slice. KeyError if there is no such tensor."""
+        """Return a tensor's `[(None, entry)]`, or all its slices. Raises KeyError if there is no such tensor."""
         tensor = self.tensors[key]
         if not tensor.slices:
             return [(None, tensor)]
         return [(extents, self.slices[key, extents]) for extents in tensor.slices]
 
     def records(self) -> Iterator[tuple[bytes, BundleEntry]]:
-        """Table key and entry of everything in the index, to be written once more."""
+        """Yield table key and entry of everything in the index, so that it can be written again."""
         for t in self.tensors.values():
             if t.slices:
                 yield header_record(t.key, t.dtype, t.shape, t.slices)
@@ -94,7 +94,7 @@ class Index:
 def full_record(
     key: str, dtype: int, shape: Sequence[int], *, shard: int, offset: int, size: int, crc32c: int
 ) -> tuple[bytes, BundleEntry]:
-    """Table key and entry of a whole tensor. `crc32c` is masked, of its bytes."""
+    """Return table key and entry of a whole tensor. `crc32c` is the masked CRC of its bytes."""
     entry = BundleEntry(dtype=dtype, shape=_shape(shape), shard_id=shard, offset=offset, size=size, crc32c=crc32c)
     return encode_name(key), entry
 
@@ -102,14 +102,14 @@ def full_record(
 def slice_record(
     key: str, dtype: int, extents: Extents, *, shard: int, offset: int, size: int, crc32c: int
 ) -> tuple[bytes, BundleEntry]:
-    """Table key and entry of one slice of a tensor. `crc32c` is masked, of the slice's bytes in row-major order."""
+    """Return table key and entry of one slice. `crc32c` is the masked CRC of the slice's bytes in row-major order."""
     shape = _shape([length for _, length in extents])
     entry = BundleEntry(dtype=dtype, shape=shape, shard_id=shard, offset=offset, size=size, crc32c=crc32c)
     return slice_key(key, extents), entry
 
 
 def header_record(key: str, dtype: int, shape: Sequence[int], slices: Sequence[Extents]) -> tuple[bytes, BundleEntry]:
-    """Table key and entry of a sliced tensor, listing all its slices. `shape` is that of the whole."""
+    """Return table key and entry of a sliced tensor, which lists its slices. `shape` is that of the whole tensor."""
     listed = [
         TensorSlice(extent=[TensorSlice.Extent(start=start, length=length) for start, length in extents])
         for extents in slices
@@ -120,12 +120,12 @@ def header_record(key: str, dtype: int, shape: Sequence[int], slices: Sequence[E
 def write_index(
     num_shards: int, records: Iterable[tuple[bytes, bytes]], shard_sizes: Sequence[int] | None = None
 ) -> bytes:
-    """An index file of table keys and serialized BundleEntries, in any order.
+    """Encode an index file from table keys and serialized BundleEntries, in any order.
 
-    shard_sizes: bytes of each shard, if the entries are to be held against them.
+    shard_sizes: the bytes of each shard, if the entries are to be checked against them.
 
-    Raises InvalidIndex, naming the tensor, unless every record is there once, is sound, lies in one of the shards,
-    and every sliced tensor is covered by its slices exactly.
+    Raises InvalidIndex, which names the tensor, unless every record is unique, sound and within one of the shards, and
+    the slices of every sliced tensor cover it exactly.
     """
     entries: dict[bytes, bytes] = {}
     for table_key, record in records:
@@ -152,10 +152,10 @@ def write_index(
 def _assemble(
     num_shards: int, records: Mapping[bytes, bytes]
 ) -> tuple[dict[str, TensorEntry], dict[tuple[str, Extents], TensorEntry]]:
-    """The tensors and slices that the records stand for, in order of their keys.
+    """Return the tensors and slices that the records stand for, in order of their keys.
 
-    InvalidIndex unless each record is sound, lies in a shard, and each tensor has the slices that it lists, which do
-    not overlap. They may leave gaps.
+    Raises InvalidIndex unless each record is sound and within a shard, and each tensor has the slices that it lists.
+    The slices must not overlap; they may leave gaps.
     """
     entries: dict[bytes, TensorEntry] = {}
     owners: dict[bytes, tuple[bytes, Extents]] = {}  # of each slice's key: the key of its tensor, and the slice
@@ -213,7 +213,7 @@ def _check_bytes(table_key: bytes, stored: TensorEntry, num_shards: int) -> None
 
 
 def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry) -> dict[bytes, Extents]:
-    """The slices of a sliced tensor by their table keys, each inside of the tensor and disjoint from the others."""
+    """Return a sliced tensor's slices by table key. Each is within the tensor and disjoint from the others."""
     key = decode_name(table_key)
     found: dict[bytes, Extents] = {}
     for listed in entry.slices:
@@ -236,7 +236,7 @@ def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry)
 
 
 def _overlap(slices: Sequence[Extents]) -> bool:
-    """Whether two of the slices have an element in common."""
+    """Return whether two of the slices have an element in common."""
     # A sweep along the dimension that is cut most, so that thousands of slices by rows are compared with few others.
     axis = max(range(len(slices[0])), key=lambda dim: len({extents[dim] for extents in slices}))
     active: list[Extents] = []

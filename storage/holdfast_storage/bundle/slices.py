@@ -1,8 +1,8 @@
 """Slices of tensors, and the table keys under which an index holds them.
 
-A slice's key is TensorFlow's `EncodeTensorNameSlice` in its OrderedCode, in which the order of the bytes is that of
-the values: the number 0, the tensor's name, the rank, and start and length for each dimension. In a table key a
-length of -1 stands for a dimension taken whole without saying how long it is; everywhere else lengths are real.
+A slice's key is TensorFlow's `EncodeTensorNameSlice` in OrderedCode, whose bytes sort like the values: the number 0,
+the tensor's name, the rank, and start and length for each dimension. In a table key, the length -1 stands for a whole
+dimension of unsaid length; everywhere else lengths are real.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _NAME = re.compile(rb"((?:[^\x00\xff]|\x00\xff|\xff\x00)*)\x00\x01", re.DOTALL)
 
 
 def encode_name(key: str) -> bytes:
-    """A tensor's name as bytes, by which keys are ordered."""
+    """Encode a tensor's name as bytes, by which keys are sorted."""
     return key.encode("utf-8", "surrogateescape")
 
 
 def decode_name(name: bytes) -> str:
-    """A tensor's name; what is no UTF-8 survives the way there and back."""
+    """Decode a tensor's name. Bytes that are not UTF-8 survive both ways."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def run_start(shape: Sequence[int], extents: Extents) -> int | None:
-    """The number of a slice's first element in row-major order, where its elements come one after the other there."""
+    """Return the row-major number of a slice's first element, or None if the slice is not one run of elements."""
     start = run = 0
     for size, (first, length) in zip(shape, extents, strict=True):
         # Behind a dimension of which it takes several, it must take all of the others.
@@ -43,7 +43,7 @@ def run_start(shape: Sequence[int], extents: Extents) -> int | None:
 
 
 def slice_key(key: str, extents: Sequence[Extent]) -> bytes:
-    """The table key of one slice of the tensor `key`."""
+    """Return the table key of one slice of the tensor `key`."""
     out = bytearray(b"\x00")
     out += re.sub(rb"[\x00\xff]", lambda found: _ESCAPES[found[0]], encode_name(key))
     out += b"\x00\x01"
@@ -55,9 +55,9 @@ def slice_key(key: str, extents: Sequence[Extent]) -> bytes:
 
 
 def parse_key(table_key: bytes) -> tuple[str, Extents | None]:
-    """The tensor's name and the slice that a table key stands for, None for a whole tensor.
+    """Parse a table key into the tensor's name and the slice, which is None for a whole tensor.
 
-    ValueError for a key that begins as a slice's and is none.
+    Raises ValueError for a key that begins like a slice's and is none.
     """
     if not table_key.startswith(b"\x00"):
         return decode_name(table_key), None
@@ -80,20 +80,20 @@ def parse_key(table_key: bytes) -> tuple[str, Extents | None]:
 
 
 def _encode_unsigned(value: int) -> bytes:
-    """OrderedCode's WriteNumIncreasing: how many bytes, then these, big-endian."""
+    """Encode as OrderedCode's WriteNumIncreasing does: the number of bytes, then the bytes, big-endian."""
     width = (value.bit_length() + 7) // 8
     return bytes([width]) + value.to_bytes(width, "big")
 
 
 def _encode_signed(value: int) -> bytes:
-    """OrderedCode's WriteSignedNumIncreasing: two's complement, the width told by how often the first bit repeats."""
+    """Encode as OrderedCode's WriteSignedNumIncreasing does: two's complement; the first bits give the width."""
     width = (value if value >= 0 else ~value).bit_length() // 7 + 1
     number = value & ((1 << 8 * width) - 1)
     return (number ^ _width_bits(width)).to_bytes(width, "big")
 
 
 def _decode_signed(data: bytes, position: int) -> tuple[int, int]:
-    """A number and the position behind it."""
+    """Decode a number. Return it and the position after it."""
     lead = int.from_bytes(data[position : position + 2].ljust(2, b"\0"), "big")
     negative = lead < 0x8000
     ones = lead ^ 0xFFFF if negative else lead
@@ -103,5 +103,5 @@ def _decode_signed(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _width_bits(width: int) -> int:
-    """As many ones as the number has bytes, at its very front."""
+    """Return as many ones as the number has bytes, at its very front."""
     return ((1 << width) - 1) << 7 * width

@@ -1,9 +1,9 @@
-"""The table that an index file is: sorted pairs of byte strings, in blocks with checksums.
+"""The table format of an index file: sorted pairs of byte strings, in blocks with checksums.
 
-LevelDB's table format as TensorFlow's `io/table_builder.cc` writes it, byte for byte: data blocks of about 256 KiB,
-an empty meta-index block, a block that indexes the data blocks, a footer. In a block each key leaves out the prefix
-that it shares with the key before, except at a restart point; the offsets of these end the block. Behind each block
-stand its compression type (none: nothing writes another in a checkpoint) and its masked CRC32C.
+This is LevelDB's table format, byte for byte as TensorFlow's `io/table_builder.cc` writes it: data blocks of about 256
+KiB, an empty meta-index block, a block that indexes the data blocks, a footer. In a block, each key leaves out the
+prefix that it shares with the key before it, except at a restart point. The offsets of the restart points end the
+block. After each block come its compression type (always none in a checkpoint) and its masked CRC32C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_VARINT_SIZE = 10
 
 
 def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A table of key and value pairs, whose keys strictly ascend (ValueError otherwise)."""
+    """Encode a table of key and value pairs. Raises ValueError unless the keys strictly ascend."""
     out = bytearray()
     index = _BlockBuilder(restart_interval=1)
     block = _BlockBuilder(_RESTART_INTERVAL)
@@ -51,9 +51,9 @@ def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def read_table(data: bytes) -> list[tuple[bytes, bytes]]:
-    """All pairs of a table, in order.
+    """Decode all pairs of a table, in order.
 
-    CheckpointDamaged for any malformation. InvalidRequest for a sound table with compressed blocks.
+    Raises CheckpointDamaged for any malformation, and InvalidRequest for a sound table with compressed blocks.
     """
     if len(data) < _FOOTER_SIZE:
         raise CheckpointDamaged(f"the index is too short for a table: {len(data)} bytes")
@@ -116,7 +116,7 @@ def _shared_prefix(a: bytes, b: bytes) -> int:
 
 
 def _separator(last: bytes, following: bytes) -> bytes:
-    """A short key that is at least `last` and less than `following`: the index key of the block that `last` ends."""
+    """Return the index key of the block that `last` ends: a short key, at least `last` and less than `following`."""
     shared = _shared_prefix(last, following)
     if shared < min(len(last), len(following)) and last[shared] + 1 < following[shared]:
         return last[:shared] + bytes([last[shared] + 1])
@@ -124,7 +124,7 @@ def _separator(last: bytes, following: bytes) -> bytes:
 
 
 def _successor(last: bytes) -> bytes:
-    """A short key that is at least `last`: the index key of the last block."""
+    """Return the index key of the last block: a short key, at least `last`."""
     for position, byte in enumerate(last):
         if byte != 0xFF:
             return last[:position] + bytes([byte + 1])
@@ -132,7 +132,7 @@ def _successor(last: bytes) -> bytes:
 
 
 def _append_block(out: bytearray, block: bytes) -> bytes:
-    """Append a block with its trailer; its handle."""
+    """Append a block with its trailer, and return its handle."""
     handle = _handle(len(out), len(block))
     out += block
     out += b"\0"  # not compressed
@@ -176,7 +176,7 @@ def _read_block(data: bytes, handle: tuple[int, int]) -> bytes:
 
 
 def _read_entries(block: bytes) -> list[tuple[bytes, bytes]]:
-    """The pairs of a block, whose keys strictly ascend."""
+    """Decode the pairs of a block, whose keys strictly ascend."""
     restarts = struct.unpack_from("<I", block, len(block) - 4)[0] if len(block) >= 4 else 0
     end = len(block) - 4 * (restarts + 1)
     if restarts < 1 or end < 0:
@@ -207,7 +207,7 @@ def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number and the position behind it."""
+    """Decode a number. Return it and the position after it."""
     if position < len(data) and data[position] < 0x80:
         return data[position], position + 1
     value = 0

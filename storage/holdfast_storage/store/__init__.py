@@ -1,4 +1,4 @@
-"""The storages that a run directory can lie on."""
+"""The storages that can hold a run directory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from holdfast_storage.store.url import BUCKETS, normalise, split
 __all__ = ["WRITE_BUFFER", "Store", "normalise", "open_store"]
 
 WRITE_BUFFER = 256 << 20
-"""Bytes that may be on their way to an object store at a time."""
+"""The bytes that may be on their way to an object store at a time."""
 
 SMALLEST_PART = 5 << 20
-"""Bytes of a part of an upload, but for the last: S3 takes no smaller ones."""
+"""The fewest bytes of a part of an upload, except the last: S3 takes no smaller ones."""
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 
@@ -27,12 +27,12 @@ def open_store(
     *,
     write_buffer: int = WRITE_BUFFER,
 ) -> Store:
-    """The store of a run directory, given by path or URL. Touches nothing there yet.
+    """Return the store of a run directory, given by path or URL. Touches nothing there yet.
 
-    storage_options: what fsspec is to be told about the file system; not for local paths. They stay in this process.
-    write_buffer: bytes that may be on their way to an object store at a time.
+    storage_options: fsspec's options for the file system; not for local paths. They stay in this process.
+    write_buffer: the bytes that may be on their way to an object store at a time.
 
-    InvalidRequest if the protocol is not known, or if a package or an option that it needs is missing.
+    Raises InvalidRequest if the protocol is not known, or if a package or an option that it needs is missing.
     """
     if write_buffer < 4 * SMALLEST_PART:
         raise InvalidRequest(f"write_buffer is {write_buffer}: it must be {4 * SMALLEST_PART} bytes at least")

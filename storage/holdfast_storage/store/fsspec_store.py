@@ -1,7 +1,7 @@
 """A run directory on anything else that fsspec reaches: SFTP, WebDAV, HDFS, SMB, other object stores, and memory.
 
-By fsspec's general interface, which knows no exclusive create. What makes one here is a lock among the stores of this
-process, which is all there is to `memory://`, and enough elsewhere as long as there is one coordinator.
+fsspec's general interface has no exclusive create. Here a lock among the stores of this process makes one. For
+`memory://` that is all that is needed. Elsewhere it is enough as long as there is only one coordinator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FsspecStore:
     block = 8 << 20
 
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
-        """url: normalised."""
+        """url: is normalised."""
         self.url = url
         self._process = os.getpid()
         self._creating = creating(url)
@@ -131,7 +131,7 @@ class FsspecStore:
                     return
 
     def _info(self, path: str) -> Mapping[str, Any] | None:
-        """What is there now. `exists` would call everything that it cannot read missing."""
+        """Return what is there now. fsspec's `exists` would call everything missing that it cannot read."""
         self._fs.invalidate_cache()
         try:
             info: Mapping[str, Any] = self._fs.info(path)
@@ -140,7 +140,7 @@ class FsspecStore:
         return info
 
     def _make_folder(self, path: str) -> None:
-        """Make the folder of an object, where there are such things."""
+        """Make the folder of an object, if the backend has folders."""
         folder = path.rpartition("/")[0]
         if folder not in self._folders:
             with suppress(Exception):  # the object itself will tell
@@ -154,10 +154,10 @@ class FsspecStore:
     def _naming(
         self, verb: str, name: str, *, may_miss: bool = False, turn: AbstractContextManager[Any] | None = None
     ) -> Iterator[str]:
-        """The path of an object; turns whatever the backend raises into a StorageError with the full URL.
+        """Yield the path of an object, and turn whatever the backend raises into a StorageError with the full URL.
 
-        may_miss: FileNotFoundError is an answer, and stays itself.
-        turn: in which it is used; default: one turn for all.
+        may_miss: FileNotFoundError is an answer and passes unchanged.
+        turn: the lock under which the path is used; default: one lock for all.
         """
         check_process(self._process, self.url)
         path = f"{self._root}/{check_relative(name)}" if name or verb not in ("list", "open") else self._root

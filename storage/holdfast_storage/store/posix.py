@@ -26,8 +26,8 @@ _TEMPORARY = ".tmp"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 LEFT_FOR = 3600.0
-"""Seconds after which a temporary file is one that somebody who was killed has left. Whoever was stopped for so long in
-the middle of a call, and finds it gone, gets an error of unknown outcome, and asks what there is."""
+"""Seconds after which a temporary file counts as left by a killed process. A process that was stopped for so long in
+the middle of a call, and finds its file gone, gets an error of unknown outcome, and looks at what is there."""
 
 
 class PosixStore:
@@ -77,9 +77,9 @@ class PosixStore:
             _fsync_folder(os.path.dirname(path))
 
     def open(self, name: str) -> int:
-        """A file descriptor to read an object with, for the caller to close. FileNotFoundError if missing.
+        """Return a file descriptor of an object, which the caller closes. FileNotFoundError if missing.
 
-        What it reads stays readable after `delete_folder`.
+        The object stays readable through it after `delete_folder`.
         """
         path = self._path(name)
         with _naming("open", path):
@@ -133,9 +133,9 @@ class PosixStore:
                 _fsync_folder(os.path.dirname(path))
 
     def remove_leftovers(self, folder: str = "") -> None:
-        """Remove temporary files that lie directly in a folder since long before it was last changed.
+        """Remove temporary files directly in a folder that are much older than the folder's last change.
 
-        Both times are the file server's: clocks of hosts do not matter.
+        Both times are the file server's, so the clocks of hosts do not matter.
         """
         path = self._path(folder) if folder else self.url
         with _naming("clean up", path), suppress(FileNotFoundError):
@@ -152,7 +152,7 @@ class PosixStore:
 
     @contextmanager
     def _finished(self, path: str, data: Buffer, verb: str) -> Iterator[str]:
-        """A durable file of another name in the folder of `path`, which is gone afterwards unless it was renamed."""
+        """Yield a durable temporary file in the folder of `path`. It is removed afterwards unless it was renamed."""
         folder, base = os.path.split(path)
         temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}{_TEMPORARY}")
         try:
@@ -165,7 +165,7 @@ class PosixStore:
                 os.unlink(temporary)
 
     def _make_folder(self, folder: str) -> None:
-        """Make a folder and those above it, each durable in the one that holds it."""
+        """Make a folder and those above it, each durable in its parent."""
         missing = []
         while not os.path.isdir(folder):
             missing.append(folder)
@@ -176,7 +176,7 @@ class PosixStore:
             _fsync_folder(os.path.dirname(path))
 
     def _fsync_folders(self, folder: str) -> None:
-        """Make the way from the run directory to a folder durable, whoever of the workers made its parts."""
+        """Make all folders from the run directory to this one durable, whichever worker made them."""
         _fsync_folder(folder)
         while folder != self.url:
             folder = os.path.dirname(folder)
@@ -184,7 +184,7 @@ class PosixStore:
 
 
 def _create_without_links(path: str, data: Buffer) -> bool:
-    """Exclusive, but readers can see a part: only self-checksummed objects may be created so."""
+    """Create a file exclusively. Readers can see a part of it, so it must contain its own checksum."""
     try:
         _write_new(path, [data])
     except FileExistsError:
@@ -195,7 +195,7 @@ def _create_without_links(path: str, data: Buffer) -> bool:
 
 @contextmanager
 def _naming(verb: str, path: str) -> Iterator[None]:
-    """Turn what the operating system says into a StorageError with the full path; missing stays FileNotFoundError."""
+    """Turn errors of the operating system into a StorageError with the full path, except FileNotFoundError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -207,9 +207,9 @@ def _naming(verb: str, path: str) -> Iterator[None]:
 
 
 def _write_new(path: str, chunks: Iterable[Buffer]) -> int:
-    """Write a file that must not exist, durable but for its name in the folder; its size in bytes.
+    """Write a file that must not exist, durable except for its name in the folder. Return its size in bytes.
 
-    What is left of it after an error is removed, unless the whole of it had been written: somebody may have read it.
+    After an error its remains are removed, unless all of it was written: somebody may have read it.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     complete = False
@@ -248,7 +248,7 @@ def _fsync_folder(path: str) -> None:
 
 
 def _pread(fd: int, offset: int, buffer: memoryview) -> int:
-    """Fill a buffer from a file, as far as the file goes."""
+    """Fill a buffer from a file, as far as the file goes. Return the bytes read."""
     done = 0
     while done < len(buffer):
         count = os.preadv(fd, [buffer[done:]], offset + done)
@@ -259,7 +259,7 @@ def _pread(fd: int, offset: int, buffer: memoryview) -> int:
 
 
 def _delete(path: str) -> None:
-    """Delete a folder and all below it, together with anybody else who is at it; symbolic links are not followed."""
+    """Delete a folder and all below it, even if others do so at the same time. Symbolic links are not followed."""
     try:
         with os.scandir(path) as entries:
             found = list(entries)

@@ -1,4 +1,4 @@
-"""From what a user writes to the one form of a run directory's URL."""
+"""The one form of a run directory's URL, made from what a user writes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 _HALF = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/.*", re.DOTALL)  # what pathlib makes of a URL
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
-"""Protocols of object stores, and what they call what holds the objects."""
+"""Protocols of object stores, and what they call the container of objects."""
 
 
 def split(url: str) -> tuple[str, str]:
-    """Protocol, by its first name, `file` if there is none, and path. InvalidRequest for what is half a URL."""
+    """Split a URL into protocol (`file` if there is none) and path. InvalidRequest for half a URL."""
     match = _URL.fullmatch(url)
     if match is not None:
         protocol = match[1].lower()
@@ -30,7 +30,7 @@ def split(url: str) -> tuple[str, str]:
 
 
 def shown(url: str) -> str:
-    """A URL as it may appear in an error: without what may be a password or a signature."""
+    """Return a URL as it may appear in an error, without a possible password or signature."""
     protocol, separator, rest = url.partition("://")
     if not separator:
         return url
@@ -42,11 +42,11 @@ def shown(url: str) -> str:
 
 
 def normalise(url: str | os.PathLike[str]) -> str:
-    """A run directory's URL in the one form in which two of them can be compared.
+    """Return a run directory's URL in a form in which URLs can be compared.
 
-    An absolute path without symbolic links for a local one, with or without `file://`; else `protocol://path`, with
-    one name for each protocol and no empty, `.` or `..` step in the path. InvalidRequest for what cannot be a run
-    directory. A password in a URL is refused: URLs are sent, stored and logged.
+    For a local directory this is an absolute path without symbolic links. Otherwise it is `protocol://path`, with one
+    name for each protocol and no empty, `.` or `..` step in the path. Raises InvalidRequest for what cannot be a run
+    directory, and for a URL with a password: URLs are sent, stored and logged.
     """
     text = os.fspath(url)
     if not isinstance(text, str) or not text:

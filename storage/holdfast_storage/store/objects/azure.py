@@ -35,7 +35,7 @@ class AzureClient:
     parts_in_order = False
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
-        """path: `container/prefix`, or `container@account.dfs.core.windows.net/prefix`."""
+        """path: is `container/prefix`, or `container@account.dfs.core.windows.net/prefix`."""
         options = apply_config(AzureBlobFileSystem, dict(storage_options))
         place, _, self.root = path.partition("/")
         self.container, _, host = place.partition("@")
@@ -116,7 +116,7 @@ class AzureClient:
             return int((await self._blobs.get_blob_client(key).get_blob_properties(**_OPTIONS)).size)
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
-        """deep: with the blobs that stand for folders, at the end that for the prefix itself."""
+        """List a page. With `deep`, blobs that stand for folders are included; that of the prefix comes last."""
         keys, folders, following = [], [], ""
         with self._judged():
             list_ = self._blobs.list_blobs if deep else self._blobs.walk_blobs  # which stops at the next slash
@@ -145,7 +145,7 @@ class AzureClient:
             return False
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """What stands for a folder goes after what is in it. One that is in use again stays."""
+        """Delete blobs. One that stands for a folder goes after its contents, and stays if it is in use again."""
 
         async def delete(key: str) -> None:
             try:
@@ -203,32 +203,32 @@ class AzureClient:
 
 
 class _Beyond(RequestFailed):
-    """A range that begins where the blob ends, or behind."""
+    """The range begins at the end of the blob, or after it."""
 
     def __init__(self) -> None:
         super().__init__("refused", "the range begins behind the end of the blob")
 
 
 class _NotEmpty(RequestFailed):
-    """A folder in which there is something."""
+    """The folder is not empty."""
 
 
 def _is_folder(blob: BlobProperties) -> bool:
-    """Whether it stands for a folder, in an account with a hierarchical namespace or by the habits of its tools."""
+    """Return whether a blob stands for a folder, in a hierarchical namespace or by the convention of Azure's tools."""
     return (blob.metadata or {}).get("hdi_isfolder") == "true"
 
 
 def _parents(key: str) -> Iterator[str]:
-    """The folders that it is in."""
+    """Yield the folders that contain a key."""
     while key := key.rpartition("/")[0]:
         yield key
 
 
 def _told(error: Exception) -> str:
-    """The first line: the others are the server's trace."""
+    """Return the first line of an error. The others are the server's trace."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _size(content_range: str | None) -> int:
-    """Of the whole blob, by the header of a range of it."""
+    """Return the size of a whole blob, from the header of a range of it."""
     return int((content_range or "/0").rpartition("/")[2])

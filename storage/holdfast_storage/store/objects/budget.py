@@ -1,4 +1,4 @@
-"""A bound on what several threads hold at a time."""
+"""A limit on the bytes that several threads hold at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class Budget:
-    """So many bytes. Somebody who wants more than all of it gets it when nobody else holds any."""
+    """A number of bytes to share. Who wants more than all of them gets them when nobody else holds any."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -14,7 +14,7 @@ class Budget:
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:
-        """Wait until there is so much."""
+        """Wait until `size` bytes are free, and take them."""
         size = min(size, self.size)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size)

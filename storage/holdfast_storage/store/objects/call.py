@@ -1,4 +1,4 @@
-"""A coroutine on an event loop, as another thread sees it."""
+"""A coroutine on an event loop, seen from another thread."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 STOPS_WITHIN = 15.0
-"""Seconds in which a call that was stopped comes to its end, and has let go of all that it was given."""
+"""Seconds within which a stopped call ends and lets go of everything that it was given."""
 
 
 class Call(Generic[T]):
-    """Begins at once, and ends when the coroutine does: asyncio's own future is done as soon as it is cancelled."""
+    """A call that begins at once and ends when the coroutine does, not already when it is cancelled."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class Call(Generic[T]):
         loop: asyncio.AbstractEventLoop,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """at_end: called on the loop, however it ends."""
+        """at_end: is called on the loop, however the coroutine ends."""
         self._coroutine = coroutine
         self._loop = loop
         self._at_end = at_end
@@ -31,11 +31,11 @@ class Call(Generic[T]):
 
     @property
     def failed(self) -> bool:
-        """Whether it has come to its end, with an error."""
+        """Whether the call has ended with an error."""
         return self._future.done() and self._future.exception() is not None
 
     def result(self) -> T:
-        """Wait for it. If this is interrupted, it is stopped."""
+        """Wait for the result. An interrupt of the wait stops the call."""
         try:
             return self._future.result()
         finally:
@@ -58,7 +58,7 @@ class Call(Generic[T]):
 
 
 def results(calls: Sequence[Call[T]]) -> list[T]:
-    """What they all return; or what the first to fail raises, however long the others may take."""
+    """Return all results, or raise the first error, however long the other calls may take."""
     done, _ = wait([call._future for call in calls], return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
@@ -66,7 +66,7 @@ def results(calls: Sequence[Call[T]]) -> list[T]:
 
 
 def stop_all(calls: Sequence[Call[Any]]) -> None:
-    """See that these come to their end, and wait for that."""
+    """Stop these calls, and wait until they have ended."""
     pending = [call for call in calls if not call._future.done()]
     for call in pending:
         call._loop.call_soon_threadsafe(call._cancel)

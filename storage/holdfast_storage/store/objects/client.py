@@ -1,4 +1,4 @@
-"""What object stores have in common, as single requests: each is tried once, and says how it ended.
+"""The interface of object stores: single requests, each of which is tried once and says how it ended.
 
 Everything that is built on them, retries above all, is `object_store.py`. Keys are whole names within the bucket. All
 methods are coroutines for the event loop `loop`.
@@ -17,13 +17,13 @@ _PIECE = 1 << 20  # of a body, handed to the connection at once
 
 
 class RequestFailed(Exception):
-    """A request did not do what it was to do.
+    """A request failed.
 
     Attributes:
-        kind: `missing`: there is no such object, in a bucket that is there. `taken`: there is one, and there was to be
-            none. `refused`: nothing was changed, and to ask again is no use. `unsupported`: the same, since the store
-            does not know what is asked of it. `again`: no answer, or one that says to ask later; it may have taken
-            effect, or may still.
+        kind: `missing`: the bucket exists and the object does not. `taken`: the object exists and should not.
+            `refused`: nothing was changed, and asking again is no use. `unsupported`: likewise, since the store does
+            not know this kind of request. `again`: there was no answer, or one that says to ask later; the request may
+            have taken effect, or may still.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:
@@ -32,9 +32,9 @@ class RequestFailed(Exception):
 
 
 class Body:
-    """Bytes to be sent, in buffers that are neither copied nor joined. Each try sends one of its own, `unread()`.
+    """Bytes to send, in buffers that are neither copied nor joined. Each try sends its own `unread()` body.
 
-    An asynchronous iterable for aiohttp, and what the libraries of the stores take for a file.
+    A body is an asynchronous iterable for aiohttp, and a file for the libraries of the stores.
     """
 
     def __init__(self, buffers: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -51,11 +51,11 @@ class Body:
                 yield view[start : start + _PIECE]
 
     def unread(self) -> Body:
-        """The same bytes, from the beginning."""
+        """Return a body of the same bytes, from the beginning."""
         return Body(self.views)
 
     def behind(self, start: int) -> Body:
-        """What comes after the first bytes."""
+        """Return a body without the first `start` bytes."""
         rest = Body([])
         for view in self.views:
             rest.views.append(view[start:])
@@ -64,7 +64,7 @@ class Body:
         return rest
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """Read like a file."""
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
         data, begin = [], 0
         for view in self.views:
@@ -77,14 +77,14 @@ class Body:
         return self._at
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file."""
+        """Seek like a file."""
         self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some bytes of an object that is written in several requests."""
+    """A part of an object that is written in several requests."""
 
     number: int  # from 0
     offset: int
@@ -92,7 +92,7 @@ class Part:
     last: bool
 
     def unread(self) -> Part:
-        """The same part, its body from the beginning."""
+        """Return the same part with its body from the beginning."""
         return replace(self, body=self.body.unread())
 
 
@@ -106,7 +106,7 @@ class Page:
 
 
 class ObjectClient(Protocol):
-    """One bucket. Every method raises RequestFailed."""
+    """A bucket. Every method raises RequestFailed."""
 
     parts_in_order: bool
     """Whether the parts of an object can only be sent one after the other."""
@@ -115,47 +115,47 @@ class ObjectClient(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     async def put(self, key: str, body: Body, *, exclusive: bool) -> None:
-        """Make an object in one request. exclusive: only if there is none, atomically."""
+        """Make an object in one request. With `exclusive`, only if there is none, atomically."""
         ...
 
     async def begin(self, key: str) -> str:
-        """Begin an upload in parts; what to call it."""
+        """Begin an upload in parts, and return its id."""
         ...
 
     async def put_part(self, key: str, upload: str, part: Part) -> str:
-        """Send a part, perhaps once more; what `finish` wants for it."""
+        """Send a part, perhaps again, and return what `finish` needs for it."""
         ...
 
     async def finish(self, key: str, upload: str, parts: Sequence[str]) -> None:
-        """Make the object of all its parts."""
+        """Make the object from all its parts."""
         ...
 
     async def abort(self, key: str, upload: str) -> None:
-        """Forget an upload, and what was sent of it."""
+        """Drop an upload and what was sent of it."""
         ...
 
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        """Key and upload of what was begun below a prefix and not ended, if the store would keep it for ever."""
+        """Return key and id of unfinished uploads below a prefix, if the store would keep them for ever."""
         ...
 
     async def get(self, key: str, offset: int, buffer: memoryview) -> tuple[int, int]:
-        """Fill a buffer from an object at an offset: the bytes read, fewer where it ends, and the object's size.
+        """Fill a buffer from an object at an offset. Return the bytes read, fewer at its end, and the object's size.
 
-        The size is only told where some byte was read.
+        The size is only known if a byte was read.
         """
         ...
 
     async def size(self, key: str) -> int:
-        """Of an object, in bytes."""
+        """Return the size of an object in bytes."""
         ...
 
     async def page(self, prefix: str, begin: str, *, deep: bool) -> Page:
-        """What has a name that starts with a prefix, from `begin` on. deep: all of it, no folders.
+        """List the names that start with a prefix, from `begin` on. With `deep`, list all objects, and no folders.
 
-        The prefix is empty or ends in a slash; where it is not deep, a part of a name may follow that.
+        The prefix is empty or ends in a slash. Without `deep`, it may end in a part of a name.
         """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete the objects of a page. Those that are gone already are no failure."""
+        """Delete the objects of a page. It is no failure if some are gone already."""
         ...

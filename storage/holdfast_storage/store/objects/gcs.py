@@ -1,4 +1,4 @@
-"""Google Cloud Storage, by gcsfs: its session and its credentials, requests of our own to the JSON API.
+"""Google Cloud Storage, with gcsfs's session and credentials, and our own requests to the JSON API.
 
 https://cloud.google.com/storage/docs/json_api/v1/objects
 """
@@ -39,7 +39,7 @@ class GcsClient:
     parts_in_order = True
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
-        """path: `bucket/prefix`."""
+        """path: is `bucket/prefix`."""
         options = apply_config(GCSFileSystem, dict(storage_options))
         options |= {"use_listings_cache": False, "skip_instance_cache": True}
         self._fs = _file_system(options) if options.get("token") else _with_credentials_found(options)
@@ -74,7 +74,7 @@ class GcsClient:
         return ""
 
     async def _arrived(self, upload: str) -> int | None:
-        """How much of an upload has arrived; None if it is complete."""
+        """Return the bytes of an upload that have arrived, or None if it is complete."""
         headers = {"Content-Range": "bytes */*"}
         async with self._request("PUT", upload, headers=headers, also=_UNFINISHED) as response:
             return _arrived(response)
@@ -149,7 +149,7 @@ class GcsClient:
         headers: Mapping[str, str] | None = None,
         also: int = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response that says that it was done, or has this other status; RequestFailed if there is none."""
+        """Yield a response of success, or with the status `also`. Raises RequestFailed otherwise."""
         length = {"Content-Length": str(len(body))} if body is not None else {}
         try:
             await self._authorise()
@@ -173,7 +173,7 @@ class GcsClient:
             raise RequestFailed("again", f"{told}. Check the endpoint and the network") from error
 
     async def _authorise(self) -> None:
-        """Have a token that is valid. In a thread: gcsfs would renew it with all else on its event loop waiting."""
+        """Get a valid token, in a thread: gcsfs would block its event loop while it renews one."""
         if self._fs.credentials.credentials is None:
             return
         try:
@@ -218,9 +218,9 @@ def _file_system(options: Mapping[str, Any]) -> GCSFileSystem:
 
 
 def _with_credentials_found(options: Mapping[str, Any]) -> GCSFileSystem:
-    """Where gcsfs looks by itself, but without what it does when nothing is there.
+    """Find credentials where gcsfs looks by itself, but raise an error if there are none.
 
-    It would ask Google's metadata server, which google-auth has just found not to be there, for half a minute more, and
+    gcsfs would ask Google's metadata server for half a minute more, which google-auth has just found to be missing, and
     then go on without credentials.
     """
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "default")
@@ -243,7 +243,7 @@ def _with_credentials_found(options: Mapping[str, Any]) -> GCSFileSystem:
 
 
 def _arrived(response: aiohttp.ClientResponse) -> int | None:
-    """How much of an upload has arrived; None if it is complete."""
+    """Return the bytes of an upload that have arrived, or None if it is complete."""
     if response.status != _UNFINISHED:
         return None
     return int(response.headers["Range"].rpartition("-")[2]) + 1 if "Range" in response.headers else 0

@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol, by s3fs: its session and its settings, requests of our own.
+"""S3 and compatible stores, with s3fs's session and settings, and our own requests.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/
 """
@@ -40,7 +40,7 @@ class S3Client:
     parts_in_order = False
 
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
-        """path: `bucket/prefix`."""
+        """path: is `bucket/prefix`."""
         options = apply_config(S3FileSystem, dict(storage_options))
         given = [options.get("endpoint_url"), (options.get("client_kwargs") or {}).get("endpoint_url")]
         _check_endpoints(*given, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
@@ -141,7 +141,7 @@ class S3Client:
                 return await self._fs._call_s3(method, Bucket=self.bucket, **arguments)
 
     def _wire(self, client: Any) -> S3Wire:
-        """That of s3fs's client, which it may exchange for another one."""
+        """Return the wire of s3fs's client, which s3fs may replace by another one."""
         if client not in self._wires:
             _check_endpoints(client.meta.endpoint_url)  # from wherever it is
             verify = self._fs.session.get_config_variable("ca_bundle") if self._verify is None else self._verify
@@ -186,7 +186,7 @@ class S3Client:
 
 
 class _Beyond(RequestFailed):
-    """A range that begins where the object ends, or behind."""
+    """The range begins at the end of the object, or after it."""
 
     def __init__(self) -> None:
         super().__init__("refused", "the range begins behind the end of the object")
@@ -206,13 +206,13 @@ def _kind(code: str, status: int, message: str = "") -> FailureKind:
 
 
 def _told(details: Mapping[str, Any]) -> str:
-    """What the server says of an error."""
+    """Return what the server says about an error."""
     code, message = details.get("Code", ""), details.get("Message", "")
     return f"{code} ({message})" if message else str(code)
 
 
 def _check_endpoints(*endpoints: str | None) -> None:
-    """InvalidRequest if one holds what may be a password: libraries repeat it in their errors, and none can use it."""
+    """Raise InvalidRequest if an endpoint may contain a password: libraries repeat it in their errors."""
     for endpoint in endpoints:
         if endpoint and ("@" in endpoint or "?" in endpoint):
             raise InvalidRequest(
@@ -222,6 +222,6 @@ def _check_endpoints(*endpoints: str | None) -> None:
 
 
 def _knows_conditions(client: Any) -> bool:
-    """s3fs leaves out what botocore does not know, without a word: the object would be overwritten."""
+    """Return whether botocore knows conditional writes. If not, s3fs drops the condition silently."""
     operation = client.meta.service_model.operation_model("PutObject")
     return "IfNoneMatch" in operation.input_shape.members

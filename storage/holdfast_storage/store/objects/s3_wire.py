@@ -1,4 +1,4 @@
-"""How S3 requests with much data reach the server: signed by botocore, sent by threads.
+"""S3 requests with much data: botocore signs them, threads send them.
 
 botocore lets a handler of its event `before-send` answer a request in place of its own HTTP session
 (https://botocore.amazonaws.com/v1/documentation/api/latest/topics/events.html).
@@ -30,7 +30,7 @@ class S3Wire:
     """The connections of one botocore client."""
 
     def __init__(self, client: Any, verify: bool | str | None, connections: int) -> None:
-        """verify: as botocore takes it; None if nothing was said."""
+        """verify: botocore's setting; None if it was not given."""
         config = client.meta.config
         self._session = URLLib3Session(
             verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if verify is None else verify,
@@ -45,7 +45,7 @@ class S3Wire:
 
     @contextmanager
     def carrying(self, transfer: Transfer | None) -> Iterator[None]:
-        """In this context, requests carry this."""
+        """The context in which requests carry this transfer."""
         token = _carried.set(transfer)
         try:
             yield
@@ -84,7 +84,7 @@ class S3Wire:
 
 
 class _Answer(AWSResponse):  # type: ignore[misc]
-    """What aiobotocore takes for the response."""
+    """The response as aiobotocore expects it."""
 
     def __init__(self, response: AWSResponse, content: bytes) -> None:
         # Where older versions look for the headers.

@@ -1,4 +1,4 @@
-"""A run directory in an object store: what is the same for all of them. See docs/design/007-object-stores.md."""
+"""A run directory in an object store: what is common to all of them. See docs/design/007-object-stores.md."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ log = logging.getLogger("holdfast.storage")
 T = TypeVar("T")
 
 PART = 16 << 20
-"""Bytes of a part of an upload. Beyond `PARTS_BEFORE_GROWTH` of them they grow: no store takes more than 10,000."""
+"""The bytes of a part of an upload. After `PARTS_BEFORE_GROWTH` parts they grow: no store takes more than 10,000."""
 
 PARTS_BEFORE_GROWTH = 1_000
 
 RANGE = 16 << 20
-"""Bytes that are read in one request."""
+"""The bytes that one request reads."""
 
 FIRST_RANGE = 256 << 10
-"""Bytes that are asked for of an object whose size is not known: most of those are log entries and manifests."""
+"""The bytes that are first read of an object of unknown size. Most of these are log entries and manifests."""
 
 REQUESTS = 48
-"""At a time, at the most."""
+"""The largest number of requests at a time."""
 
 PATIENCE = 60.0
-"""Seconds for which a request is repeated that was not answered, or told to come back later."""
+"""Seconds for which a request is repeated that was not answered, or was asked to come later."""
 
 FIRST_PATIENCE = 5.0
-"""The same, as long as no request was ever answered: it is the address that is wrong, not the moment."""
+"""The same while no request was ever answered: then the address is wrong, not the moment."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 ANSWER_WITHIN = 60.0
-"""Seconds for one try, and one more for each `SLOWEST` bytes that it carries."""
+"""Seconds for one try, plus one for each `SLOWEST` bytes that it carries."""
 
 FIRST_ANSWER_WITHIN = 20.0
-"""The same, as long as no request was ever answered."""
+"""The same while no request was ever answered."""
 
 SLOWEST = 256 << 10
 
 GRAIN = 256 << 10
-"""Of the parts of an upload: Google Cloud Storage takes whole ones of these alone, but for the last part."""
+"""The unit of part sizes: except for the last part, Google Cloud Storage takes only multiples of it."""
 
 
 class ObjectStore:
@@ -64,9 +64,9 @@ class ObjectStore:
 
     def __init__(self, url: str, client: ObjectClient, root: str, write_buffer: int) -> None:
         """
-        url: normalised.
-        root: prefix of all keys, without a final slash; empty for the whole bucket.
-        write_buffer: bytes that are on their way to the storage at a time.
+        url: the normalised URL.
+        root: the prefix of all keys, without a final slash; empty for the whole bucket.
+        write_buffer: the bytes that may be on their way to the storage at a time.
         """
         self.url = url
         self._process = os.getpid()
@@ -123,11 +123,11 @@ class ObjectStore:
 
     @property
     def exclusive(self) -> bool:
-        """Whether `create` is so for other processes, too, as far as is known: it is found out by the first one."""
+        """Whether `create` is exclusive for other processes, too, as far as is known. The first create finds out."""
         return self._keeps_conditions is not False
 
     async def _create(self, key: str, data: bytes) -> bool | None:
-        """None: nothing is made, as this storage turns out to know no conditions."""
+        """Create an object. Return None, and make nothing, if this storage turns out not to know conditions."""
         tries, exclusive = 0, self.exclusive
         if not exclusive and await self._size(key) is not None:
             return False
@@ -161,7 +161,7 @@ class ObjectStore:
         return made
 
     async def _check_conditions(self, key: str, data: bytes) -> None:
-        """See if this server lets a second create of the same object through: nothing has changed by it."""
+        """Check whether this server allows a second create of the same object, which changes nothing."""
         try:
             async with asyncio.timeout(self._answer_within()):
                 await self._client.put(key, Body([data]), exclusive=True)
@@ -216,7 +216,7 @@ class ObjectStore:
         return size
 
     def _send(self, key: str, upload: str, part: Part) -> Call[str]:
-        """Begin to send a part, as soon as there is memory for it."""
+        """Begin to send a part as soon as there is memory for it."""
         size = len(part.body)
         self._budget.take(size)
         sending = self._persist(lambda: self._client.put_part(key, upload, part.unread()), size)
@@ -279,7 +279,7 @@ class ObjectStore:
     # -- folders --
 
     async def _list(self, prefix: str, start: str, *, unfinished: bool) -> builtins.list[str]:
-        """unfinished: also folders where nothing lies but uploads that were cut short: somebody has to delete them."""
+        """unfinished: also list folders that hold nothing but unfinished uploads, since somebody has to delete them."""
         names, begin = set(), ""
         if unfinished:
             below = (key.removeprefix(prefix) for key, _ in await self._unfinished(prefix))
@@ -307,7 +307,7 @@ class ObjectStore:
                 await self._persist(lambda key=key, upload=upload: self._client.abort(key, upload))  # type: ignore[misc]
 
     async def _unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
-        """Uploads whose writers may be gone. None where the server cannot tell, or may not: they harm no run."""
+        """Return uploads whose writers may be gone; none if the server does not list them. They harm no run."""
         try:
             async with asyncio.timeout(self._answer_within()):
                 return await self._client.unfinished(prefix)
@@ -318,11 +318,11 @@ class ObjectStore:
     # -- requests --
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Do something on the client's event loop, and wait for it."""
+        """Run a coroutine on the client's event loop, and wait for it."""
         return Call(coroutine, self._client.loop).result()
 
     async def _persist(self, request: Callable[[], Awaitable[T]], size: int = 0) -> T:
-        """Try a request, which carries so many bytes, until it is answered, or patience is at its end."""
+        """Repeat a request, which carries `size` bytes, until it is answered or the patience is over."""
         clock = asyncio.get_running_loop().time
         pause, end = FIRST_PAUSE, 0.0
         while True:
@@ -361,7 +361,7 @@ class ObjectStore:
 
     @contextmanager
     def _naming(self, verb: str, name: str) -> Iterator[str]:
-        """The key of an object; a failed request becomes a StorageError with the full URL."""
+        """Yield the key of an object, and turn a failed request into a StorageError with the full URL."""
         check_process(self._process, self.url)
         key = "/".join(filter(None, (self._root, check_relative(name) if name or verb != "list" else "")))
         try:
@@ -379,7 +379,7 @@ class _NothingMade(RequestFailed):
 
 
 def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[Part]:
-    """What to send of an object, in parts of this size, the last of which may be smaller; one at least."""
+    """Yield the parts of an object, at least one. All but the last have this size."""
     number = offset = 0
     buffers: list[memoryview] = []
     held, limit = 0, size
@@ -403,7 +403,7 @@ def _chain(first: Part, others: Iterator[Part]) -> Iterator[Part]:
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, or the first error, when the others have been stopped."""
+    """Return all results, or raise the first error once the others have been stopped."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return list(await asyncio.gather(*tasks))

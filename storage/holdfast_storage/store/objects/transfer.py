@@ -1,7 +1,7 @@
-"""Requests that carry much data, in threads of their own.
+"""Requests that carry much data, in their own threads.
 
-An event loop would copy each byte four times and encrypt all of it on one core. A thread that sends buffers, or reads
-into one, gives up the interpreter's lock for nearly all of its time.
+An event loop would copy each byte four times and encrypt everything on one core. A thread that sends buffers, or reads
+into one, releases the interpreter's lock for nearly all of its time.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ T = TypeVar("T")
 Fill = Callable[[Callable[[memoryview], int], Callable[[], None]], None]
 
 PIECE = 512 << 10
-"""Bytes that are handed to a connection at once: urllib3 gives them as long as a connection has to be made, 5 s."""
+"""The bytes that are handed to a connection at once. urllib3 allows as long for them as for connecting, 5 s."""
 
 
 class Stopped(Exception):
-    """Nobody waits for a transfer any more."""
+    """The transfer was stopped, since nobody waits for it any more."""
 
 
 class Transfer:
-    """What one request carries: a body to be sent, or a buffer to be filled.
+    """The data of one request: a body to send, or a buffer to fill.
 
-    count: bytes of the buffer that were filled; None before there was an answer with any.
+    count: the bytes of the buffer that were filled; None before an answer with any.
     """
 
     def __init__(self, body: Body | None = None, buffer: memoryview | None = None) -> None:
@@ -42,7 +42,7 @@ class Transfer:
         self._interrupt: Callable[[], None] | None = None  # while the thread is at the body or the buffer
 
     def pieces(self) -> Iterator[memoryview]:
-        """Of the body, in order."""
+        """Yield the pieces of the body, in order."""
         self._begin(lambda: None)  # it ends with the piece
         assert self.body is not None
         for view in self.body.views:
@@ -54,8 +54,8 @@ class Transfer:
     def fill(self, read_into: Callable[[memoryview], int], interrupt: Callable[[], None]) -> None:
         """Fill the buffer from a stream.
 
-        read_into: fills a buffer as far as there is anything; how many bytes there were.
-        interrupt: has `read_into` end soon, from another thread.
+        read_into: fills a buffer with what has arrived, and returns the number of bytes.
+        interrupt: makes `read_into` end soon, called from another thread.
         """
         self._begin(interrupt)
         assert self.buffer is not None
@@ -69,9 +69,9 @@ class Transfer:
         self._end()
 
     async def carried_out(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done in a thread. If this is cancelled, the thread has let go of the buffers first.
+        """Do `work` in a thread and return its result. A cancellation waits until the thread has let go of the buffers.
 
-        It may then still wait for an answer, in which nobody is interested any more.
+        The thread may still wait for an answer after that, which nobody needs any more.
         """
         future: Future[T] = Future()
 
@@ -108,7 +108,7 @@ class Transfer:
             raise Stopped
 
     def _stop(self) -> bool:
-        """Whether the thread is at the body or the buffer still, and is going to end soon."""
+        """Stop the thread. Return whether it still uses the body or the buffer, and is going to end soon."""
         with self._lock:
             self._stopped = True
             if self._interrupt is None:
