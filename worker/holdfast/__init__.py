@@ -8,9 +8,9 @@
             ...
             manager.save()
 
-The rooms: `saving` (snapshot, digest, vote, plan, write, report), `restoring` (agreeing, reading and verifying, giving
-the state to TensorFlow), `session` (who this worker is, its coordinator, the thread on which all calls are made in
-order), `keras`, `cli`, `demo`. Importing the package does not import TensorFlow.
+The packages: `saving` (snapshot, digest, vote, plan, write, report), `restoring` (agree on a checkpoint, read and
+verify it, give it to TensorFlow), `session` (who this worker is, its coordinator, the thread that makes all calls in
+order), `keras`, `cli`, `demo`. Importing `holdfast` does not import TensorFlow.
 """
 
 from __future__ import annotations

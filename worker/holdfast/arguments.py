@@ -1,8 +1,8 @@
-"""The arguments of a `CheckpointManager`, checked when it is made: a run finds out at its start, not at its first save.
+"""The arguments of a `CheckpointManager`, checked when it is made: a run should fail at its start, not at a save.
 
-They come from configuration files and the environment, as often as not: `2.0`, `"3"`, `"false"`. What means one thing
-alone is taken, as TensorFlow takes it; the rest is refused by name and value. Objects are judged by what they can do,
-not by their class: this needs no TensorFlow.
+Arguments often come from configuration files and the environment: `2.0`, `"3"`, `"false"`. A value with only one
+possible meaning is accepted, as TensorFlow does; the rest is refused by name and value. Objects are judged by what they
+can do, not by their class, so this module needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a manager works with: as given, but whole numbers are `int`s, times `float`s, and the directory a URL."""
+    """The checked arguments: integers are `int`, times are `float`, and the directory is a URL."""
 
     checkpoint: Any
     directory: str
@@ -50,7 +50,7 @@ class Arguments:
 
     @classmethod
     def checked(cls, **given: Any) -> Arguments:
-        """From those of `CheckpointManager`, all of them. Raises InvalidRequest for what cannot work."""
+        """Check all arguments of `CheckpointManager`. Raises InvalidRequest for what cannot work."""
         _check_object("checkpoint", given["checkpoint"], "save_counter", "restore")
         if given["per_worker"] is not None:
             _check_object("per_worker", given["per_worker"], "write", "read")
@@ -83,12 +83,12 @@ class Arguments:
 
 
 def value_of(counter: Any) -> int:
-    """The integer that a counter is, or holds. A variable of Keras under a distribution strategy refuses `int()`."""
+    """Return the integer that a counter is or holds. A Keras variable under a distribution strategy refuses `int()`."""
     return int(counter.numpy() if hasattr(counter, "numpy") else counter)
 
 
 def integer_in(number: Any) -> int | None:
-    """The integer that this is, or that a variable or a tensor holds; None for anything else."""
+    """Return the integer that this is, or that a variable or tensor holds; None for anything else."""
     try:
         return operator.index(number.numpy() if hasattr(number, "numpy") else number)
     except TypeError:
@@ -96,7 +96,7 @@ def integer_in(number: Any) -> int | None:
 
 
 def check_options(options: Any) -> None:
-    """Refuse what a `tf.train.CheckpointOptions` may ask for and cannot get here."""
+    """Raise InvalidRequest for a `tf.train.CheckpointOptions` that asks for what Holdfast cannot do."""
     for name in ("experimental_sharding_callback", "experimental_io_device", "experimental_write_callbacks"):
         if getattr(options, name, None):
             raise InvalidRequest(
@@ -106,7 +106,7 @@ def check_options(options: Any) -> None:
 
 
 def as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy, as JSON will give it back: the program goes on with its own while the save is under way."""
+    """Return a copy, as JSON gives it back, so that the program may change its own while the save is in flight."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -148,7 +148,7 @@ def _or_none(check: Callable[..., _T], name: str, value: Any, *limits: int) -> _
 
 
 def _whole(name: str, value: Any, least: int, most: int = 2**31 - 1, also: str = "") -> int:
-    """A number that is whole, such as 2, 2.0 or numpy's. The most, if not said: what the protocol can hold."""
+    """Return an integer from 2, 2.0 or numpy's numbers. `most` is by default what the protocol can hold."""
     number = _number(value)
     if number is None or number != number // 1 or not least <= number <= most:
         raise _wrong(name, value, ("a positive whole number" if least == 1 else f"a whole number from {least}") + also)
@@ -163,7 +163,7 @@ def _seconds(name: str, value: Any, also: str = "") -> float:
 
 
 def _number(value: Any) -> int | float | None:
-    """Of what is one, or holds one, as a tensor does. A text is none, nor is a truth value."""
+    """Return the number that this is or, like a tensor, holds; None for anything else, such as text or a boolean."""
     if isinstance(value, str | bytes | bytearray) or _truth(value) is not None:
         return None
     for conversion in ("__index__", "__float__"):
@@ -210,7 +210,7 @@ def _options(value: Any) -> Mapping[str, Any] | None:
 
 
 def _address(value: Any) -> str:
-    """HOST:PORT, of the argument or else of the environment; empty: of neither."""
+    """Return HOST:PORT from the argument, else from the environment, else an empty string."""
     name, address = "coordinator", value
     if value is None:
         name, address = "HOLDFAST_COORDINATOR", os.environ.get("HOLDFAST_COORDINATOR", "")

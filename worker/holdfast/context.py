@@ -1,7 +1,7 @@
-"""Where in a TensorFlow program the calls of a manager may stand, and on what variables: said in one sentence, at once.
+"""Where in a TensorFlow program a manager may be called, and with which variables.
 
-TensorFlow has more ways to keep and compute values than there are values to be saved here. From inside of the others a
-manager's calls would fail somewhere deep in TensorFlow, or do their work once where the program means each step.
+TensorFlow has more ways to keep and compute values than Holdfast can save. From within the others, a manager's calls
+would fail deep inside TensorFlow, or run once where the program means each step. So they are refused at once, by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_PARAMETER_SERVERS = (
 
 
 def eager(method: Callable[P, R]) -> Callable[P, R]:
-    """Have a method refuse to be called inside of a traced function or a graph, before it does anything."""
+    """Decorate a method so that it refuses, before it does anything, to run inside a traced function or a graph."""
 
     @wraps(method)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -37,7 +37,7 @@ def eager(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_eager(call: str) -> None:
-    """Raises InvalidRequest where TensorFlow does not execute eagerly."""
+    """Raise InvalidRequest if TensorFlow is not executing eagerly."""
     tf = sys.modules.get("tensorflow")
     if tf is None or tf.executing_eagerly():
         return
@@ -54,9 +54,9 @@ def check_eager(call: str) -> None:
 
 
 def check_variables(*checkpoints: Any) -> None:
-    """Raises InvalidRequest if one of these holds a variable of a kind that cannot be saved so far.
+    """Raise InvalidRequest if one of these holds a variable of a kind that Holdfast cannot save.
 
-    What is created later is looked at by the snapshot.
+    The snapshot checks variables that are created later.
     """
     tf = sys.modules.get("tensorflow")
     for checkpoint in checkpoints:
@@ -69,7 +69,7 @@ def check_variables(*checkpoints: Any) -> None:
 
 
 def why_not(device: Any) -> str:
-    """Why what lies on a device, a name or a specification of one, cannot be saved; empty if nothing is known."""
+    """Return why variables on a device (its name or specification) cannot be saved; empty if they can."""
     name = device.to_string() if hasattr(device, "to_string") else str(device)
     if "/job:ps/" in name:
         return NO_PARAMETER_SERVERS

@@ -1,4 +1,4 @@
-"""What Holdfast raises. `kind` is stable: it goes into logs and scripts and is never renamed."""
+"""The errors that Holdfast raises. `kind` is stable: it goes into logs and scripts and is never renamed."""
 
 from holdfast_storage.errors import (
     CheckpointDamaged,

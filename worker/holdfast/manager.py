@@ -1,6 +1,6 @@
-"""The public face: `CheckpointManager`, with the arguments and the habits of `tf.train.CheckpointManager`.
+"""The public class, `CheckpointManager`, with the arguments and the behaviour of `tf.train.CheckpointManager`.
 
-Longer than other modules: a user reads one class, and half of it is what is said to them.
+This module is longer than others: users read one class, and half of it is documentation for them.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ log = logging.getLogger("holdfast")
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds for which a save waits for a coordinator that is out of reach, before training goes on without it."""
+"""Seconds for which a save waits for an unreachable coordinator before training goes on without it."""
 
 
 class CheckpointManager:
     """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
 
-    `save`, `restore` and `restore_or_initialize` are collective: all workers call them at the same points of their
-    programs. In a single process without TF_CONFIG the world is that process.
+    `save`, `restore` and `restore_or_initialize` are collective: all workers must call them at the same points of their
+    programs. A single process without TF_CONFIG is a world of one worker.
 
     Args:
-        checkpoint: the `tf.train.Checkpoint` to save; equal on all workers.
-        directory: the run directory: a path or an fsspec URL, the same storage for all workers.
-        max_to_keep: committed checkpoints to keep; None keeps all. What a new one replaces goes once it was read back:
-            until then, and while a save is in flight, more lie there.
-        keep_checkpoint_every_n_hours: of those that would go, one in so many hours is kept for ever.
-        checkpoint_name: the first part of the names of checkpoints.
-        step_counter: a variable with the training step; wanted by `checkpoint_interval`.
-        checkpoint_interval: `save` does nothing before so many steps have passed since the last one.
-        init_fn: called by `restore_or_initialize` where there is nothing to restore.
-        last_checkpoint_step: the step of the last save, where that is known from elsewhere.
+        checkpoint: the `tf.train.Checkpoint` to save. It has the same objects on all workers.
+        directory: the run directory, as a path or an fsspec URL. It is the same storage for all workers.
+        max_to_keep: how many committed checkpoints to keep; None keeps all. Older ones are removed once the new one has
+            been read back. Until then, and while a save is in flight, there are more.
+        keep_checkpoint_every_n_hours: of the checkpoints to remove, one in this many hours is kept for ever.
+        checkpoint_name: the first part of each checkpoint's name.
+        step_counter: a variable that holds the training step; `checkpoint_interval` needs it.
+        checkpoint_interval: `save` does nothing until this many steps have passed since the last save.
+        init_fn: a function that `restore_or_initialize` calls if there is nothing to restore.
+        last_checkpoint_step: the step of the last save, if it is known from elsewhere.
         per_worker: a `tf.train.Checkpoint` of what each worker keeps for itself, such as its input iterator.
-        coordinator: "host:port" of a coordinator started apart. Default: HOLDFAST_COORDINATOR from the environment,
-            else one embedded in the chief.
-        storage_options: for the fsspec file system.
+        coordinator: "host:port" of a coordinator that runs on its own. Default: the environment's
+            HOLDFAST_COORDINATOR, else a coordinator embedded in the chief.
+        storage_options: options for the fsspec file system.
         blocking: whether `save` returns only after the commit.
-        save_timeout: seconds after which a save that is not committed has failed.
+        save_timeout: seconds after which a save that is not committed fails.
         join_timeout: seconds for which the first collective call waits for the other workers.
-        on_divergence: "refuse" a save where a variable that must be equal on all workers is not, or "warn".
-        require_finite: do not commit a state that holds NaN or infinity.
-        takeover: lead the run even if another job seems to be at work in it.
-        write_buffer: bytes that may be on their way to an object store at a time; at least 20 MiB.
+        on_divergence: "refuse" to save, or "warn", if a variable that must be equal on all workers is not.
+        require_finite: whether to refuse to commit a state that holds NaN or infinity.
+        takeover: whether to lead the run even if another job seems to be using it.
+        write_buffer: the bytes that may be on their way to an object store at a time; at least 20 MiB.
 
     Raises InvalidRequest for arguments that cannot work.
     """
@@ -162,31 +162,31 @@ class CheckpointManager:
         metrics: Mapping[str, Any] | None = None,
         blocking: bool | None = None,
     ) -> str | None:
-        """Take a snapshot and save it in the background; collective.
+        """Take a snapshot and save it in the background. This call is collective.
 
-        Waits for the save before, which is the only one in flight. If that one failed, its error is raised here, after
-        this save has been started.
+        It first waits for the save before it: only one save is in flight at a time. If that one failed, its error is
+        raised here, after this save has been started.
 
         Args:
-            checkpoint_number: its number; default: the checkpoint's save counter, as TensorFlow's.
-            check_interval: whether `checkpoint_interval` applies. Even without, no step is saved twice under one.
-            options: a `tf.train.CheckpointOptions`; callbacks or an I/O device of one's own are refused.
-            metadata: anything that JSON can hold, kept in the manifest; the chief's counts, and what it is now.
+            checkpoint_number: the checkpoint's number. Default: the checkpoint's save counter, as in TensorFlow.
+            check_interval: whether `checkpoint_interval` applies. If there is one, no step is saved twice in any case.
+            options: a `tf.train.CheckpointOptions`. A sharding callback or an I/O device is refused.
+            metadata: a mapping that JSON can hold, to keep in the manifest. Only the chief's counts, as it is now.
             metrics: likewise.
-            blocking: overrides the manager's. A save that blocks ends with `wait()`.
+            blocking: overrides the manager's `blocking`. A blocking save ends with `wait()`.
 
         Returns:
             The prefix that the checkpoint will have, or None if the interval is not over.
 
         Raises:
-            SaveFailed: the save before this one, or with `blocking` this one, was not committed.
-            Superseded: a newer job leads the run; this manager can save nothing any more.
-            CoordinatorUnavailable: at the first call: not all workers have joined in time.
+            SaveFailed: the save before this one, or this one if it is blocking, was not committed.
+            Superseded: a newer job leads the run. This manager can save nothing any more.
+            CoordinatorUnavailable: not all workers joined in time (only at the first collective call).
         """
         check_options(options)
         reader = self._session.this_task.reader
         if reader:
-            raise InvalidRequest(f"{reader} has no part in saves: chief and workers save, it can only restore")
+            raise InvalidRequest(f"{reader} has no part in saves: only chief and workers save; it can only restore")
         self._check_inherited()
         with self._calls:
             self._check_open()
@@ -229,10 +229,10 @@ class CheckpointManager:
 
     @eager
     def wait(self) -> None:
-        """Wait until no save is in flight; raises the error of one that failed, once.
+        """Wait until no save is in flight. Raises the error of a failed save, once.
 
-        Then also until no more than `max_to_keep` committed checkpoints are left, for at most half a minute: a storage
-        that hangs does not stop the training.
+        Then wait until at most `max_to_keep` committed checkpoints are left, but no longer than half a minute: a
+        storage that hangs does not stop the training.
         """
         self._check_inherited()
         with self._calls:
@@ -249,7 +249,7 @@ class CheckpointManager:
         return last is None or not (step == last or (check_interval and step - last < self._checkpoint_interval))
 
     def _number(self, checkpoint_number: Any) -> int:
-        """The number of this save. Raises the save counter by one, once for each save that comes to its snapshot."""
+        """Return this save's number. Increase the save counter by one, once for each save that gets to its snapshot."""
         number = None if checkpoint_number is None else integer_in(checkpoint_number)
         if checkpoint_number is not None and (number is None or not 0 <= number < 1 << 63):
             raise InvalidRequest(f"the checkpoint number {checkpoint_number} is no integer from 0 to 2^63 - 1")
@@ -280,7 +280,7 @@ class CheckpointManager:
         return save
 
     def _describe(self, save: Save, metadata: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> None:
-        """What the chief says of its save. As in a snapshot, what it must not say is told by the save itself."""
+        """Add the chief's description to its save. As with the snapshot, an error is reported by the save itself."""
         if not self._session.this_task.is_chief:
             return
         try:
@@ -290,10 +290,10 @@ class CheckpointManager:
             save.local_error = save.local_error or error
 
     def _settle(self, for_ever: bool = False) -> bool:
-        """Wait until no save is in flight, whoever has begun it.
+        """Wait until no save is in flight, whoever began it.
 
-        Unless `for_ever`, gives up when the coordinator is out of reach and the snapshot is no collective; the save
-        then stays in flight.
+        Unless `for_ever`, give up if the coordinator is unreachable and the snapshot is not a collective. The save then
+        stays in flight.
         """
 
         def given_up(_: float) -> bool:
@@ -305,7 +305,7 @@ class CheckpointManager:
         return self._wait(self._lane.submit(lambda: None), "the save in flight", given_up)
 
     def _wait(self, pending: Pending[T], what: str, given_up: Callable[[float], bool] = lambda seconds: False) -> bool:
-        """Wait for something on the lane, and say so when it takes long."""
+        """Wait for something on the lane, and log a warning if it takes long."""
 
         def tell(seconds: float) -> None:
             asking = Lane("holdfast-ask")
@@ -324,15 +324,15 @@ class CheckpointManager:
         return wait_for(pending, tell, given_up)
 
     def _untold(self) -> Save | None:
-        """A failed save whose error nobody has been told yet.
+        """Return a failed save whose error has not been raised yet.
 
-        One that was raised has a traceback, from that very instruction on: no interrupt comes between.
+        An error that was raised has a traceback, from that very instruction on, so no interrupt can come between.
         """
         untold = (save for save in self._failed if save.error is not None and save.error.__traceback__ is None)
         return next(untold, None)
 
     def _raise(self, failed: Save | None) -> None:
-        """Raise the error of a failed save, and forget it: it leads to the frames of whoever is told."""
+        """Raise the error of a failed save and forget it, since it keeps the caller's frames alive."""
         if failed is not None and failed.error is not None:
             try:
                 raise failed.error
@@ -342,7 +342,7 @@ class CheckpointManager:
     # -- on the lane --
 
     def _make(self, save: Save, step: int | None, begun: Pending[bool]) -> None:
-        """step: what `checkpoint_interval` counts by; None without one."""
+        """Run a save. `step` is what `checkpoint_interval` counts by; None without an interval."""
         if step is not None and step == self._last_checkpoint_step:
             begun.set(False)  # a signal handler has saved it while this call was on its way
             return
@@ -363,12 +363,12 @@ class CheckpointManager:
             self._failed.append(save)
 
     def _skip(self, step: int | None) -> None:
-        """The save call was made, and nothing of it: the other workers count it, too."""
+        """Count a save call of which nothing was done: the other workers count it, too."""
         self._saves += 1
         self._last_checkpoint_step = step if step is not None else self._last_checkpoint_step
 
     def _agree(self, target: str) -> Any:
-        """What all workers restore. If a call was interrupted before it had applied that, it is still to be."""
+        """Agree on what all workers restore. What an interrupted call has agreed on, and not applied, still counts."""
         from holdfast.restoring.apply import Values
 
         if self._agreed is None or self._agreed[0] != target:
@@ -389,7 +389,7 @@ class CheckpointManager:
         )
 
     def _final(self, failure: HoldfastError | None) -> HoldfastError | None:
-        """The error after which nothing can be saved any more."""
+        """Return the error after which nothing can be saved any more, if there is one."""
         if failure is not None and failure.kind == "superseded":
             self._session.superseded = self._session.superseded or failure
         return self._session.superseded
@@ -398,13 +398,14 @@ class CheckpointManager:
 
     @eager
     def restore_or_initialize(self) -> str | None:
-        """Restore the newest checkpoint that all workers can read and verify; collective.
+        """Restore the newest checkpoint that all workers can read and verify. This call is collective.
 
-        Returns its prefix. Where there is none, and no stock one either, calls `init_fn` and returns None.
+        Returns the checkpoint's prefix. If there is no checkpoint, a stock one included, calls `init_fn` and returns
+        None.
 
-        Raises what `restore` does, and InvalidRequest if it fits nothing: no trained variable has got a value from it.
-        Where there is none yet, because the model is still to be built, the next `save` fails instead. If it is meant,
-        call `restore().expect_partial()` in place of this. What fits in part is logged.
+        Raises what `restore` raises, and InvalidRequest if nothing fits: no trained variable has got a value. If there
+        are no trained variables yet, because the model is still to be built, the next `save` fails instead. If this is
+        intended, call `restore().expect_partial()` instead. If the checkpoint fits in part, the rest is logged.
         """
         prefix, _ = self._restore("")
         misfit = self._misfit(so_far=True)
@@ -416,16 +417,16 @@ class CheckpointManager:
 
     @eager
     def restore(self, path_or_step: str | os.PathLike[str] | int | None = None) -> Any:
-        """Restore one checkpoint, by default the newest; collective. Returns TensorFlow's load status.
+        """Restore one checkpoint, by default the newest, and return TensorFlow's load status. This call is collective.
 
-        An older one than the newest becomes the newest with the next save. Variables that are created later are
-        restored then. If by the next save no trained variable has got a value, that save fails, unless the status was
-        told to `expect_partial()`.
+        If it is older than the newest, it becomes the newest with the next save. Variables that are created later are
+        restored when they are created. If no trained variable has got a value by the next save, that save fails, unless
+        `expect_partial()` was called on the status.
 
         Raises:
             InvalidRequest: there is no such checkpoint, or the workers ask for different ones.
-            CheckpointDamaged: it is damaged, or checkpoints exist and all of them are.
-            StorageError: some worker cannot read it; nothing was restored anywhere.
+            CheckpointDamaged: the checkpoint is damaged, or, without an argument, all existing checkpoints are.
+            StorageError: some worker cannot read the checkpoint. Nothing was restored anywhere.
         """
         status = self._restore(self._target(path_or_step))[1]
         misfit = self._misfit(so_far=True, in_part=False)
@@ -476,10 +477,10 @@ class CheckpointManager:
         joined.result()
 
     def _misfit(self, *, so_far: bool = False, in_part: bool = True) -> InvalidRequest | None:
-        """Why what was restored last must not be saved over: it fits nothing.
+        """Return an error if nothing of what was restored last fits: then it must not be saved over.
 
-        so_far: say nothing where objects may still come.
-        in_part: log what fits in part, once.
+        so_far: wait with the judgement if objects may still come.
+        in_part: log what is left over if it fits in part, once.
         """
         # All of them, if one after another could not be applied: the objects hold what has come of each.
         for fit in [fit for staged in self._staged for fit in staged.fits]:
@@ -509,13 +510,13 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """Prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage."""
+        """The prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage."""
         state = read_run(self._store)
         return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
 
     @property
     def latest_checkpoint(self) -> str | None:
-        """Prefix of the newest committed checkpoint, read from storage."""
+        """The prefix of the newest committed checkpoint, read from storage; None if there is none."""
         checkpoints = self.checkpoints
         return checkpoints[-1] if checkpoints else None
 
@@ -540,7 +541,7 @@ class CheckpointManager:
     # -- the end --
 
     def close(self) -> None:
-        """Finish the save in flight, leave the world and give everything back. Raises the error of a failed save."""
+        """Finish the save in flight, leave the world and release everything. Raises the error of a failed save."""
         if self._is_inherited:
             return
         if open_sessions.is_ours(threading.current_thread()):
@@ -571,7 +572,7 @@ class CheckpointManager:
 
     @property
     def _is_inherited(self) -> bool:
-        """Whether it is another process's, of which this one is a copy."""
+        """Whether this manager belongs to another process, of which this one is a copy."""
         return self._session.process != process_id()
 
     def _check_inherited(self) -> None:

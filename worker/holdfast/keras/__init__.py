@@ -1,4 +1,4 @@
-"""Keras models, of Keras 3 and of tf_keras."""
+"""Support for Keras models, of Keras 3 and of tf_keras."""
 
 from holdfast.keras.training_state import training_state
 

@@ -1,12 +1,12 @@
 """Everything that a Keras model needs to go on training, as one `tf.train.Checkpoint`.
 
-TensorFlow saves what it finds by walking from object to object along attributes. Of a Keras 3 model it does not find
-the state of seed generators (dropout, random layers) and of metrics, nor any layer or variable that is held in a list,
-a tuple, a dictionary or a set; of a tf_keras model not the random generators and the metrics of `compile`. Here such
-an object is given to TensorFlow as one more child of the layer that owns it, under a name with a hyphen, which no
-attribute can have: `layer-2`, `weight-0`, `state-0`, `seed_generator-0`, `metric-0-1`. So it is saved below the key of
-its owner (`model/layer-2/seed_generator-0/...`), and TensorFlow's own deferred restore brings it back when it is
-created after the restore. See docs/design/004-restore.md.
+TensorFlow saves what it finds by walking from object to object along attributes. In a Keras 3 model it misses the state
+of seed generators (dropout, random layers) and of metrics, and every layer or variable in a list, tuple, dictionary or
+set. In a tf_keras model it misses the random generators and the metrics of `compile`. This module gives TensorFlow each
+such object as one more child of the layer that owns it. The child's name has a hyphen, which no attribute can have:
+`layer-2`, `weight-0`, `state-0`, `seed_generator-0`, `metric-0-1`. So the object is saved below the key of its owner
+(`model/layer-2/seed_generator-0/...`), and if it is created after a restore, TensorFlow's own deferred restore brings
+it back. See docs/design/004-restore.md.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ _METRIC = re.compile(r"(compiled_)?metric-\d+-\d+")
 
 
 def training_state(model: Any) -> Any:
-    """A `tf.train.Checkpoint` of all that a Keras 3 or tf_keras model needs to go on as if it had never stopped.
+    """Return a `tf.train.Checkpoint` of all that a Keras 3 or tf_keras model needs to go on as if it had never stopped.
 
-    It holds, below the key `model`, the weights, what `compile` makes (the optimizer above all), the state of the
-    seed generators and the metrics. More can be added to it as attributes, such as the optimizer of a custom training
-    loop. It is a checkpoint like any other, for `holdfast.CheckpointManager` as for TensorFlow's own. The model may be
-    compiled, and its layers and optimizer be built, after this call, and after a restore too: what comes later is
-    restored when it comes. Only metrics that the first step of `fit` makes start from zero, as in each epoch. The
-    children that this adds belong to the model's own objects, so a plain `tf.train.Checkpoint(model=model)` made
-    afterwards has them as well.
+    It holds, below the key `model`, the weights, what `compile` makes (above all the optimizer), the state of the seed
+    generators, and the metrics. You can add more as attributes, such as the optimizer of a custom training loop. It
+    works with `holdfast.CheckpointManager` and with TensorFlow's own. The model may be compiled, and its layers and
+    optimizer built, after this call and even after a restore: what is created later is restored when it is created.
+    Only metrics that the first step of `fit` makes start from zero, as in each epoch. The added children belong to the
+    model's own objects, so a plain `tf.train.Checkpoint(model=model)` that is made later has them as well.
 
-    Not in it, being no state of the model: Keras's global seed generator (that of `keras.random` functions called
-    without `seed`), callbacks, and the position in the input data.
+    The checkpoint does not hold what is no state of the model: Keras's global seed generator (used by `keras.random`
+    functions without `seed`), callbacks, and the position in the input data.
 
-    Raises InvalidRequest for what is no Keras model on TensorFlow. Warns of a tf_keras layer that draws from
-    TensorFlow's stateful random ops: no checkpoint can hold their state.
+    Raises InvalidRequest for anything but a Keras model on TensorFlow. Warns of tf_keras layers that draw from
+    TensorFlow's stateful random ops, whose state no checkpoint can hold.
     """
     if not isinstance(model, tf.__internal__.tracking.Trackable) or not hasattr(model, "_flatten_layers"):
         raise InvalidRequest(
@@ -62,7 +61,7 @@ def training_state(model: Any) -> Any:
 
 
 class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
-    """A checkpoint that looks through its model anew at each save and restore."""
+    """A checkpoint that searches its model anew at each save and restore."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model=model)
@@ -76,16 +75,16 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
         return super()._trackable_children(save_type, **kwargs)
 
     def read(self, save_path: Any, options: Any = None) -> Any:
-        """As TensorFlow's. `restore` goes through this too."""
+        """Read like TensorFlow's `Checkpoint.read`. `restore` calls this, too."""
         status = super().read(save_path, options)
         if load := Load.of(status):
             load.on_restored(self.late_attacher())
         return status
 
     def late_attacher(self) -> Callable[[Iterable[Any]], None]:
-        """What is to be called after each deferred restoration with the objects that it has reached.
+        """Return a function to call after each deferred restoration, with the objects that it has reached.
 
-        It attaches what has come since the restore, if a value waits for it.
+        The function attaches what was created since the restore, if a value waits for it.
         """
         expecting = [layer for layer in _layers(self.model) if _expects(layer)]
 
@@ -102,12 +101,12 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
 
 
 def _layers(model: Any) -> list[Any]:
-    """A model and all layers below it."""
+    """Return a model and all layers below it."""
     return [model, *model._flatten_layers(include_self=False)]
 
 
 def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
-    """What a layer owns itself, as far as it exists, by names that are the same in every equal model.
+    """Yield what a layer owns itself, as far as it exists, under names that are the same in every equal model.
 
     Names count within the owner, in order of creation, which does not change when more is built.
     """
@@ -131,7 +130,7 @@ def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _compiled(model: Any) -> Iterator[tuple[str, Any]]:
-    """The metrics that `compile` asked for, as far as they exist: with tf_keras they, with Keras 3 their variables."""
+    """Yield the metrics of `compile` that exist: in tf_keras the metrics, in Keras 3 their variables."""
     found = [getattr(container, "metrics", None) or [] for container in _containers(model)]
     if not isinstance(model, tf.Module):
         tracker = getattr(model, "_loss_tracker", None)
@@ -142,14 +141,15 @@ def _compiled(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _containers(model: Any) -> tuple[Any, Any]:
-    """What makes the metrics of a compiled model, of its losses and others, on its first batch; None where nothing."""
+    """Return the objects that make a compiled model's metrics on its first batch, of losses and others; None if
+    none."""
     if isinstance(model, tf.Module):
         return getattr(model, "compiled_loss", None), getattr(model, "compiled_metrics", None)
     return getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
 
 
 def _attach(layer: Any) -> None:
-    """Make children of what TensorFlow does not see; each is then restored, if a value waits for it."""
+    """Make what TensorFlow does not see a child of its layer. It is then restored if a value waits for it."""
     present = {id(child) for child in tf.train.TrackableView.children(layer).values()}
     for name, value in _extras(layer):
         if id(value) not in present:
@@ -165,9 +165,9 @@ def _track(layer: Any, name: str, value: Any) -> None:
 
 
 def _watch_build(layer: Any, container: Any) -> None:
-    """Attach metrics that are made in the first step of `fit`, after which no deferred restoration may come.
+    """Attach metrics that the first step of `fit` makes, since no deferred restoration may come after it.
 
-    They keep the zeros that they have then: `fit` starts them anew in each epoch, and has just done so.
+    They keep their zeros: `fit` starts them anew in each epoch, and has just done so.
     """
     build = container.build
 
@@ -188,7 +188,7 @@ def _watch_build(layer: Any, container: Any) -> None:
 
 
 def _untracked(layer: Any) -> AbstractContextManager[None]:
-    """Keras 3 takes what TensorFlow notes down on a layer for new state of the layer, unless told otherwise."""
+    """A context in which Keras 3 does not take what TensorFlow stores on a layer for new state of the layer."""
     if isinstance(layer, tf.Module):
         return nullcontext()
     from keras.src.utils.tracking import DotNotTrackScope
@@ -198,19 +198,19 @@ def _untracked(layer: Any) -> AbstractContextManager[None]:
 
 
 def _waiting(layer: Any) -> dict[str, Any]:
-    """What a restore has for the layer that did not exist, by name."""
+    """Return what a restore has for children that the layer did not have, by name."""
     layer._maybe_initialize_trackable()
     waiting: dict[str, Any] = layer._deferred_dependencies
     return waiting
 
 
 def _expects(layer: Any) -> bool:
-    """Whether a value waits for something that only this module would make a child of the layer."""
+    """Return whether a value waits for something that only this module makes a child of the layer."""
     return any(map(_OURS.fullmatch, _waiting(layer)))
 
 
 def _forget_missed(layer: Any) -> None:
-    """Give up values that were not given out when their owner came: it has gone on since, and they are of the past."""
+    """Give up values whose owner was created unnoticed: it has gone on since, and they are outdated."""
     waiting = _waiting(layer)
     missed = [name for name, _ in _extras(layer) if name in waiting] if waiting else []
     for name in missed:
