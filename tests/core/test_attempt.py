@@ -8,13 +8,14 @@ import pytest
 
 from holdfast_coordinator.core.attempt import TRANSITIONS, Attempt, Phase, diagram
 from holdfast_coordinator.core.messages import Ballot, Go, Report, RetentionPolicy
+from holdfast_coordinator.core.waits import SaveId
 from holdfast_storage.cluster import Task
 
 A, B = Task("worker", 0), Task("worker", 1)
 
 
 def attempt(phase: Phase = Phase.VOTING) -> Attempt:
-    return Attempt(3, 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase)
+    return Attempt(SaveId("0123abcd", 3, 1), 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase)
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(Phase, Phase)))

@@ -100,7 +100,7 @@ def _deleted_first() -> Any:
     def careless(self: Upkeep, e: ev.ReadBack) -> None:
         state = self._run.ledger.state
         if state is not None and e.verdict == "good":
-            for prefix in sweep(state, self.policy, e.prefix).retire:
+            for prefix in sweep(state, self._run.retention, e.prefix).retire:
                 self._run.emit(DeleteFolder(prefix.partition("/")[0]))
         read_back(self, e)
 

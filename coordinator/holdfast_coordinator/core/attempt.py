@@ -8,8 +8,8 @@ from enum import Enum
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.records import Entry
 
-from .ledger import Intent
 from .messages import Ballot, Failure, Go, Report, RequestId, RetentionPolicy
+from .waits import SaveId
 
 
 class Phase(Enum):
@@ -60,7 +60,7 @@ def diagram() -> str:
 class Attempt:
     """One save of one world."""
 
-    ordinal: int
+    id: SaveId
     step: int
     checkpoint_name: str
     members: tuple[Task, ...]
@@ -75,7 +75,6 @@ class Attempt:
     reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None
     went_back_to: str = ""  # what its world had restored before it, until the log tells of it
-    intents: list[Intent] = field(default_factory=list)  # to create the entries that it needs, that of its commit last
     entry: Entry | None = None  # the commit entry, once it has been built
     looked: float = 0.0  # monotonic, since when nobody has looked whether its world still leads
 
@@ -83,6 +82,10 @@ class Attempt:
         if to not in TRANSITIONS[self.phase]:
             raise AssertionError(f"a save cannot go from {self.phase.value} to {to.value}")
         self.phase = to
+
+    @property
+    def ordinal(self) -> int:
+        return self.id.ordinal
 
     @property
     def missing(self) -> tuple[Task, ...]:

@@ -12,15 +12,15 @@ from .effects import ReadBackCheckpoint, Remark
 from .leading import Leading
 from .restore_round import BAD
 from .run import Run
+from .waits import Show
 
 
 class Damage:
-    """Keeps `Run.condemned`."""
+    """Keeps `Run.condemned` and `Run.rereading`."""
 
     def __init__(self, run: Run, leading: Leading) -> None:
         self._run = run
         self._leading = leading
-        self._reading: set[str] = set()
 
     def second(self, prefix: str, since: float) -> str:
         """The second reader's verdict on a checkpoint that a worker finds damaged or absent.
@@ -34,15 +34,15 @@ class Damage:
         record = state.find(prefix) if state else None
         if record is None or state is None or prefix in {*run.condemned, *state.damaged}:
             return "damaged"
-        if prefix not in self._reading:
-            self._reading.add(prefix)
+        if prefix not in self._run.rereading:
+            self._run.rereading.add(prefix)
             run.emit(ReadBackCheckpoint(record, since))
         return ""
 
     def read_back(self, e: ev.ReadBack) -> None:
-        if e.prefix not in self._reading:
+        if e.prefix not in self._run.rereading:
             return
-        self._reading.remove(e.prefix)
+        self._run.rereading.remove(e.prefix)
         if e.verdict not in BAD:
             text = f"a worker cannot restore {e.prefix} and this coordinator finds it {e.verdict}: it is not marked"
             self._run.emit(Remark(text))
@@ -52,12 +52,11 @@ class Damage:
             f"{e.prefix} is {e.verdict}, as two readers have found: it is marked as damaged and not restored any more"
         )
         self._run.emit(Remark(text))
-        if self._run.leading:
-            self._show("")
-        else:
-            self._leading.ask_who_lives(self._show)
+        living = "" if self._run.leading else self._leading.who_lives(Show())
+        if living is not None:
+            self.show(living)
 
-    def _show(self, living: str) -> None:
+    def show(self, living: str) -> None:
         """Have stock readers find a good checkpoint, unless the file is that of another job, which is at work."""
         run, state = self._run, self._run.ledger.state
         # Without a log the file is TensorFlow's own.

@@ -6,20 +6,18 @@ moved on). Safety is the log's alone: whoever does not lead cannot create the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 from holdfast_storage.cluster import names
-from holdfast_storage.records import Entry, LogState
+from holdfast_storage.records import Entry, Generation
 
 from . import events as ev
 from .attempt import Attempt, Phase
 from .effects import Probe, Remark
-from .ledger import Intent
+from .intents import Import, Lead
 from .membership import World
 from .messages import Failure, Outcome, RetentionPolicy
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
+from .waits import ForALeader, Seek
 
 
 class Leading:
@@ -28,27 +26,11 @@ class Leading:
     def __init__(self, run: Run, upkeep: Upkeep) -> None:
         self._run = run
         self._upkeep = upkeep
-        self._probing: list[tuple[str, Callable[[str], None]]] = []  # by address
 
-    # -- for a save that needs the lead --
+    # -- before a save takes the lead --
 
-    def seek(self, world: World, attempt: Attempt, won: Callable[[], None]) -> None:
-        """Have a save go on with `won` once its world leads; otherwise it is ended."""
-
-        def then(failure: Failure | None) -> None:
-            if attempt.phase is not Phase.LEADING:
-                return
-            if failure:
-                self._run.fail_save(world, attempt, replace(failure, phase="lead"))
-            elif self._run.leading == world.generation.id:
-                won()
-            else:
-                self._consider(world, attempt, won)
-
-        self._run.ledger.read(then)
-
-    def _consider(self, world: World, attempt: Attempt, won: Callable[[], None]) -> None:
-        """Take the lead unless another job is at work here."""
+    def consider(self, world: World, attempt: Attempt) -> None:
+        """Have a save's world take the lead, unless another job is at work here; the save is ended then."""
         run, state = self._run, self._run.ledger.state
         assert state is not None
         world.learn(state)
@@ -57,46 +39,51 @@ class Leading:
             if world.committed == attempt.ordinal:
                 run.end_save(world, attempt, world.outcomes[attempt.ordinal])
             else:
-                self._hand_over(world)
+                self.hand_over(world)
             return
-        if self._is_elsewhere(world):
-            self._hand_over(world)
+        if self.is_elsewhere(world):
+            self.hand_over(world)
             return
-        if self._is_over(world):
+        if self.is_over(world):
             return
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
-            self._take_for(world, attempt, won)
-        else:
-            address = rival.address
-            self.ask_who_lives(lambda living: self._decide(world, attempt, won, address, living))
+            self.take(world, attempt)
+        elif (living := self.who_lives(Seek(attempt.id))) is not None:
+            self._decide(world, attempt, rival.address, living)
 
-    def ask_who_lives(self, then: Callable[[str], None]) -> None:
-        """Call `then` with the names of the living workers of the generation that leads by the log; empty for none."""
+    def who_lives(self, wait: ForALeader) -> str | None:
+        """Names of the living workers of the generation that leads by the log, empty for none; None if its coordinator
+        is being asked, and `wait` goes on when it is known."""
         run, state = self._run, self._run.ledger.state
         rival, reign = (state.leader, state.generation) if state else (None, None)
         if rival is None or reign is None:
-            then("")
-        elif rival.id == run.leader.id:
+            return ""
+        if rival.id == run.leader.id:
             world = run.worlds.get(reign.id)
-            then(names(world.living(run.now.monotonic)) if world else "")
-        elif rival.address:
-            self._probing.append((rival.address, then))
-            run.emit(Probe(rival.address, rival.host, reign.id))
-        else:
-            then("")
+            return names(world.living(run.now.monotonic)) if world else ""
+        if not rival.address:
+            return ""
+        run.asking.append((rival.address, wait))
+        run.emit(Probe(rival.address, rival.host, reign.id))
+        return None
 
-    def probed(self, e: ev.Probed) -> None:
-        asking = [asked for asked in self._probing if asked[0] == e.address]
-        self._probing = [asked for asked in self._probing if asked[0] != e.address]
-        for _, then in asking:
-            then(e.living)
+    def probed(self, e: ev.Probed) -> list[ForALeader]:
+        """Take what another leader has said: who has waited for it."""
+        run = self._run
+        waited = [wait for address, wait in run.asking if address == e.address]
+        run.asking = [asked for asked in run.asking if asked[0] != e.address]
+        return waited
 
-    def _decide(self, world: World, attempt: Attempt, won: Callable[[], None], address: str, living: str) -> None:
+    def told(self, wait: Seek, e: ev.Probed) -> None:
+        """Another leader was asked for a save."""
+        found = self._run.attempt(wait.save)
+        if found and found[1].phase is Phase.LEADING:
+            self._decide(*found, e.address, e.living)
+
+    def _decide(self, world: World, attempt: Attempt, address: str, living: str) -> None:
         state = self._run.ledger.state
-        if attempt.phase is not Phase.LEADING:
-            return
         if living:
             failure = Failure(
                 "invalid_request",
@@ -114,56 +101,31 @@ class Leading:
             )
             self._run.fail_save(world, attempt, failure)
         else:
-            self._take_for(world, attempt, won)
-
-    def _take_for(self, world: World, attempt: Attempt, won: Callable[[], None]) -> None:
-        def then(failure: Failure | None) -> None:
-            if attempt.phase is not Phase.LEADING:
-                return
-            if failure is None:
-                won()
-            elif failure.kind == "superseded":
-                self.seek(world, attempt, won)  # somebody was faster: read what stands there and consider again
-            else:
-                self._run.fail_save(world, attempt, replace(failure, phase="lead"))
-
-        attempt.intents.append(self._take(world, then))
+            self.take(world, attempt)
 
     # -- for a world that was led by another coordinator process --
 
-    def settle(self, world: World, settled: Callable[[Failure | None], None]) -> None:
-        """Have it known what became of a world's earlier saves, then call `settled`.
+    def settle(self, world: World) -> bool:
+        """Whether all is known that became of a world's earlier saves; if not, it takes the lead, or is here no more.
 
         What another coordinator process committed stands in the log, and once this one has taken the lead from it, it
         commits nothing more.
         """
+        state = self._run.ledger.state
+        if state is None:
+            return True
+        world.learn(state)
+        if self.is_elsewhere(world):
+            self.hand_over(world)
+            return False
+        if generation_of(state) == world.generation.id:
+            self.take(world, None)
+            return False
+        if not self.is_over(world) and self._run.fork_point != world.base:
+            self._fence(world, superseded(f"generation {generation_of(state)} has taken the run over since"))
+        return True
 
-        def then(failure: Failure | None) -> None:
-            state = self._run.ledger.state
-            if failure or state is None:
-                done(failure)
-                return
-            world.learn(state)
-            if self._is_elsewhere(world):
-                self._hand_over(world)
-                done(unknown(world.generation.id))
-            elif generation_of(state) != world.generation.id:
-                if not self._is_over(world) and self._run.fork_point != world.base:
-                    why = f"generation {generation_of(state)} has taken the run over since"
-                    self._fence(world, superseded(why))
-                done(None)
-            else:
-                self._take(world, done)
-
-        def done(failure: Failure | None) -> None:
-            if failure and failure.kind == "superseded":
-                self.settle(world, settled)
-            else:
-                settled(failure)
-
-        self._run.ledger.read(then)
-
-    def _is_elsewhere(self, world: World) -> bool:
+    def is_elsewhere(self, world: World) -> bool:
         """Whether yet another coordinator process has led this very world since its workers told this one who they are.
 
         What that one has told them, this one does not know: a report that it holds may be of a save that is over. So it
@@ -174,7 +136,7 @@ class Leading:
             return False
         return state.leader.id not in (self._run.leader.id, world.led_by)
 
-    def _is_over(self, world: World) -> bool:
+    def is_over(self, world: World) -> bool:
         """Whether a world has led and lost the lead; it is then fenced. What it left behind may be deleted by now."""
         state = self._run.ledger.state
         over = state is not None and world.generation.id in state.superseded
@@ -184,37 +146,38 @@ class Leading:
 
     # -- taking and losing it --
 
-    def _take(self, world: World, then: Callable[[Failure | None], None]) -> Intent:
-        """Create a lead entry on top of the state last read. "superseded": somebody else was faster."""
-        run = self._run
-
-        def change(state: LogState) -> LogState:
-            # As TensorFlow: where the clock was set back, what was preserved in its future does not count.
-            preserved = run.now.wall if state.last_preserved is None else min(state.last_preserved, run.now.wall)
-            return replace(state.lead(run.leader, world.generation), last_preserved=preserved)
-
-        def done(entry: Entry | Failure) -> None:
-            if isinstance(entry, Failure):
-                then(entry)
-                return
-            if entry.kind == "abort":
-                then(Failure("save_failed", "the lead entry could not be created in time"))
-                return
-            for other in run.worlds.values():
-                if other is not world and run.leading == other.generation.id:
-                    self._fence(other, superseded(_why_over(other, world)))
-            if run.leading != world.generation.id:
-                self._upkeep.policy = RetentionPolicy()
-            run.leading, run.led_since = world.generation.id, entry.number
-            run.published(entry)
-            self._upkeep.delete(entry.state)
-            self._upkeep.look_for_orphans(entry)
-            then(None)
-
-        generation = world.generation.id
+    def take(self, world: World, attempt: Attempt | None) -> None:
+        """Create a lead entry on top of the state last read, for a save or to settle the earlier ones."""
+        run, generation = self._run, world.generation
         if run.ledger.number < 0:
-            run.append("import", generation, lambda state: state, lambda _: None, note="first entry")
-        return run.append("lead", generation, change, done, note=f"generation {generation}")
+            run.ledger.append(Import(generation=generation.id, note="first entry"))
+        run.ledger.append(
+            Lead(
+                generation=generation.id,
+                note=f"generation {generation.id}",
+                save=attempt.id if attempt else None,
+                world=generation,
+                fork_point=run.fork_point,
+            )
+        )
+
+    def took(self, intent: Lead, made: Entry | Failure) -> Failure | None:
+        """What became of a lead entry is known: why it does not lead, if so. "superseded": somebody else was faster."""
+        run, generation = self._run, intent.world
+        if isinstance(made, Failure):
+            return made
+        if made.kind == "abort":
+            return Failure("save_failed", "the lead entry could not be created in time")
+        for other in run.worlds.values():
+            if run.leading == other.generation.id != generation.id:
+                self._fence(other, superseded(_why_over(other, generation)))
+        if run.leading != generation.id:
+            run.retention = RetentionPolicy()
+        run.leading, run.led_since = generation.id, made.number
+        run.published(made)
+        self._upkeep.delete(made.state)
+        self._upkeep.look_for_orphans(made)
+        return None
 
     def meet(self, entry: Entry) -> None:
         """An entry of the log was seen: if somebody newer leads, this coordinator leads no more."""
@@ -222,7 +185,7 @@ class Leading:
         if run.leading and leader and leader.id != run.leader.id and entry.number > run.led_since:
             world, run.leading = run.worlds.get(run.leading), ""
             if world and generation_of(entry.state) == world.generation.id:
-                self._hand_over(world)
+                self.hand_over(world)
             elif world and not world.fenced:
                 at = leader.address or leader.host
                 self._fence(world, superseded(f"a newer leader (coordinator at {at}) has taken the run"))
@@ -234,7 +197,7 @@ class Leading:
             self._run.end_save(world, world.attempt, Outcome(world.attempt.ordinal, False, failure))
         self._run.notify(world, failure)
 
-    def _hand_over(self, world: World) -> None:
+    def hand_over(self, world: World) -> None:
         """Another coordinator process goes on with this very world: what becomes of its calls is known there alone."""
         run = self._run
         del run.worlds[world.generation.id]
@@ -246,6 +209,8 @@ class Leading:
             world.attempt = None
             for request in (*attempt.voters, *attempt.reporters):
                 run.refuse(request, unknown(world.generation.id))
+        for call in world.unsettled or ():
+            run.refuse(call.request, unknown(world.generation.id))
         for talk in world.talks.values():
             waiting, talk.waiting = talk.waiting, {}
             for request in waiting:
@@ -253,11 +218,11 @@ class Leading:
         run.release(world)
 
 
-def _why_over(before: World, after: World) -> str:
+def _why_over(before: World, after: Generation) -> str:
     """Why a world has lost the lead to another of the same coordinator."""
-    if before.same_processes(after.generation):
+    if before.same_processes(after):
         return (
             "another manager of this program has saved into the same directory since, and leads the run now; a run is "
             "saved by one manager at a time: give each a directory of its own, such as RUN/latest and RUN/best"
         )
-    return f"generation {after.generation.id} leads the run now"
+    return f"generation {after.id} leads the run now"

@@ -1,4 +1,4 @@
-"""The machine's side of the log: what it last read, and the entries it is creating, one at a time.
+"""The machine's side of the log: what it last read, who waits for it, and the entries to be created, one at a time.
 
 Creating entry last+1 is the check that nobody else has taken the run; there is no other. An entry whose creation has
 no known outcome is tried again in the same slot until it is definite, or, when its writer gives up, an abort entry is
@@ -8,191 +8,172 @@ created in that very slot: only what then stands there says what happened.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from holdfast_storage.records import Entry, EntryKind, LogState
 
-from .effects import Append, Effect, ReadLog
+from .effects import Append
 from .events import Appended, LogRead
+from .intents import Import, Intent, Lead
 from .messages import Failure, Now
+from .waits import ForTheLog, SaveId
 
 
-@dataclass(slots=True, eq=False)
-class Intent:
-    """An entry that is to be created on top of whatever is then the last one."""
+@dataclass(slots=True)
+class Creation:
+    """An entry that is being created, in one slot."""
 
-    kind: EntryKind
-    change: Callable[[LogState], LogState]
-    done: Callable[[Entry | Failure], None]  # called with our entry that stands, or with an abort one
-    generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
-    note: str = ""
-    base: str = ""  # of a lead entry: LogState.fork_point of the state in view of which it was decided
-    before: LogState | None = None  # what it builds on, once it is being created
+    intent: Intent
+    before: LogState  # what it builds on
     again: Entry | None = None  # what is to be tried at the next tick
     tries: dict[str, Entry] = field(default_factory=dict)  # by write id
     given_up: bool = False
     uncertain: bool = False  # some try may still land
 
 
+@dataclass(slots=True)
 class Ledger:
-    """Reads and extends the log through effects."""
+    """What is known of the log, and what is to become of it. It does nothing: `machine` carries out what it says."""
 
-    def __init__(self, leader_id: str, emit: Callable[[Effect], None]) -> None:
-        self.number = -1  # of the last entry known
-        self.state: LogState | None = None  # after it
-        self._leader_id = leader_id
-        self._emit = emit
-        self._written = 0
-        self._known = -1  # number of the last entry known when the read that is going on began
-        self._readers: list[Callable[[Failure | None], None]] = []
-        self._next_readers: list[Callable[[Failure | None], None]] = []
-        self._queue: deque[Intent] = deque()
-        self._current: Intent | None = None
-        self._deleted: set[str] = set()
+    leader_id: str
+    number: int = -1  # of the last entry known
+    state: LogState | None = None  # after it
+    known: int = -1  # number of the last entry known when the read that is going on began
+    reading: list[ForTheLog] | None = None  # who waits for the read that is going on, if one is
+    waiting: list[ForTheLog] = field(default_factory=list)  # for a read that begins from now on
+    queue: deque[Intent] = field(default_factory=deque)
+    current: Creation | None = None
+    written: int = 0
+    deleted: set[str] = field(default_factory=set)  # retired folders that are gone; the next entry leaves them out
+    made: deque[tuple[Intent, Entry | Failure]] = field(default_factory=deque)
+    """What became of entries, until it is taken: ours that stands, an abort that stands in its place, or a failure."""
 
     @property
     def busy(self) -> bool:
-        return self._current is not None or bool(self._queue)
+        return self.current is not None or bool(self.queue)
 
     # -- reading --
 
-    def read(self, then: Callable[[Failure | None], None]) -> None:
-        """Read the tail, then call `then`. Never answered by a read that began before this call."""
-        if self._readers:
-            self._next_readers.append(then)
-        else:
-            self._readers.append(then)
-            self._begin_reading()
+    def read(self, wait: ForTheLog) -> None:
+        """Have the tail read for somebody who waits. Never answered by a read that began before this call."""
+        self.waiting.append(wait)
 
-    def was_read(self, event: LogRead) -> None:
-        if event.entry is not None and event.entry.number >= self.number:
-            self.number, self.state = event.entry.number, event.entry.state
-        elif event.entry is None and event.failure is None and self.number < 0:
+    def begin_reading(self) -> bool:
+        """Whether a read is to begin now."""
+        begins = self.reading is None and bool(self.waiting)
+        if begins:
+            self.reading, self.waiting = self.waiting, []
+            self.known = self.number
+        return begins
+
+    def was_read(self, event: LogRead) -> tuple[list[ForTheLog], Failure | None]:
+        """Take the result of a ReadLog: who has waited for it, and why they cannot be helped, if so."""
+        if event.entry is not None:
+            self._learn(event.entry, again=True)
+        elif event.failure is None and self.number < 0:
             self.state = event.imported
         failure = event.failure
-        if failure is None and self._known > (event.entry.number if event.entry else -1):
+        if failure is None and self.known > (event.entry.number if event.entry else -1):
             failure = Failure(
                 "storage",
-                f"the log of the run, known up to entry {self._known}, is not there any more: was the directory "
+                f"the log of the run, known up to entry {self.known}, is not there any more: was the directory "
                 "deleted, or is it not mounted? If it was deleted on purpose, restart the coordinator",
-                object=f"log entry {self._known}",
+                object=f"log entry {self.known}",
             )
-        readers, self._readers, self._next_readers = self._readers, self._next_readers, []
-        if self._readers:
-            self._begin_reading()
-        for then in readers:
-            then(failure)
+        waited, self.reading = self.reading or [], None
+        return waited, failure
 
-    def _begin_reading(self) -> None:
-        self._known = self.number
-        self._emit(ReadLog())
+    def _learn(self, entry: Entry, *, again: bool = False) -> None:
+        if entry.number > self.number - again:
+            self.number, self.state = entry.number, entry.state
 
     # -- writing --
 
-    def append(self, intent: Intent, now: Now) -> None:
-        self._queue.append(intent)
-        self._pump(now)
+    def append(self, intent: Intent) -> None:
+        """Create an entry when those before it are through. What becomes of it is `made`."""
+        self.queue.append(intent)
 
-    def give_up(self, intent: Intent, failure: Failure) -> None:
-        """Stop trying to create an entry. It fails at once if it was never tried; else what becomes of it is still
-        to be settled."""
-        if intent in self._queue:
-            self._queue.remove(intent)
-            intent.done(failure)
-        else:
-            intent.given_up = True
+    def give_up(self, save: SaveId, failure: Failure) -> None:
+        """Stop trying to create the entries that a save needs. One that was never tried fails; else what becomes of it
+        is still to be settled."""
+        for intent in [each for each in self.queue if each.save == save]:
+            self.queue.remove(intent)
+            self.made.append((intent, failure))
+        if self.current and self.current.intent.save == save:
+            self.current.given_up = True
 
-    def retry(self, now: Now) -> None:
+    def next(self) -> Intent | None:
+        """The intent whose entry is to be built now, if there is one."""
+        while self.current is None and self.queue:
+            assert self.state is not None, "the log is read before it is written"
+            intent = self.queue.popleft()
+            if not self._overtaken(intent, self.state):
+                return intent
+            self.made.append((intent, Failure("superseded", "a newer leader has taken the run")))
+        return None
+
+    def begin(self, intent: Intent, state: LogState, now: Now) -> Append:
+        """Begin to create the entry of the `next` intent, which records this state."""
+        assert self.state is not None
+        self.current = Creation(intent, self.state)
+        return self._try(self.current, self.number + 1, intent.kind, state.forget(self.deleted), now)
+
+    def retry(self, now: Now) -> Append | None:
         """Try again what has no known outcome: the same entry, or, when it was given up, an abort in its slot."""
-        intent = self._current
-        if intent is not None and intent.again is not None:
-            entry, intent.again = intent.again, None
-            self._emit(Append(self._abort(intent, entry, now) if intent.given_up else entry))
+        creation = self.current
+        if creation is None or creation.again is None:
+            return None
+        entry, creation.again = creation.again, None
+        if creation.given_up and entry.kind != "abort":
+            # In the slot of what it settles: the log may have been read past it since.
+            return self._try(creation, entry.number, "abort", creation.before, now)
+        return Append(entry)
 
-    def deleted(self, folder: str) -> None:
-        """A retired folder is gone; the next entry leaves it out."""
-        self._deleted.add(folder)
+    def _try(self, creation: Creation, number: int, kind: EntryKind, state: LogState, now: Now) -> Append:
+        self.written += 1
+        entry = Entry(number, kind, f"{self.leader_id}.{self.written}", now.wall, state, creation.intent.note)
+        creation.tries[entry.write_id] = entry
+        return Append(entry)
 
-    def is_deleted(self, folder: str) -> bool:
-        """Whether a folder that the last entry calls retired is gone."""
-        return folder in self._deleted
-
-    def was_appended(self, event: Appended, now: Now) -> None:
+    def was_appended(self, event: Appended) -> None:
         """Take the result of an Append."""
-        intent = self._current
-        if intent is None or event.entry.write_id not in intent.tries:
+        creation = self.current
+        if creation is None or event.entry.write_id not in creation.tries:
             return
-        if event.unknown or (event.refused and intent.uncertain):
-            intent.uncertain = True
-            intent.again = event.entry
+        if event.unknown or (event.refused and creation.uncertain):
+            creation.uncertain, creation.again = True, event.entry
             return
-        self._current = None
+        self.current = None
         if event.refused:
-            intent.done(Failure("storage", event.refused, object=f"log entry {event.entry.number}"))
-            self._pump(now)
+            failure = Failure("storage", event.refused, object=f"log entry {event.entry.number}")
+            self.made.append((creation.intent, failure))
             return
         stands = event.taken_by or event.entry
-        if stands != intent.tries.get(stands.write_id):
-            if self._overtaken(intent, stands.state) or self._is_twins(stands):
-                self._drop(intent, Failure("superseded", "a newer leader has taken the run"))
+        if stands != creation.tries.get(stands.write_id):
+            if self._overtaken(creation.intent, stands.state) or self._is_twins(stands):
+                for lost in (creation.intent, *self.queue):  # and all that were to build on it
+                    self.made.append((lost, Failure("superseded", "a newer leader has taken the run")))
+                self.queue.clear()
                 return
-            if not intent.given_up:
+            if not creation.given_up:
                 # Somebody who gave up taking the run has filled the slot, and changed nothing: the next one it is.
-                if stands.number > self.number:
-                    self.number, self.state = stands.number, stands.state
-                intent.uncertain = False
-                self._queue.appendleft(intent)
-                self._pump(now)
+                self._learn(stands)
+                self.queue.appendleft(creation.intent)
                 return
-        if stands.number > self.number:
-            self.number, self.state = stands.number, stands.state
-        self._deleted &= set(stands.state.retired)
-        intent.done(stands)
-        self._pump(now)
-
-    def _drop(self, intent: Intent, failure: Failure) -> None:
-        """Fail an intent and all that were to build on it."""
-        dropped = [intent, *self._queue]
-        self._queue.clear()
-        for lost in dropped:
-            lost.done(failure)
-
-    def _pump(self, now: Now) -> None:
-        while self._current is None and self._queue:
-            assert self.state is not None, "the log is read before it is written"
-            intent = self._queue.popleft()
-            if self._overtaken(intent, self.state):
-                intent.done(Failure("superseded", "a newer leader has taken the run"))
-                continue
-            self._current = intent
-            intent.before = self.state
-            state = intent.change(self.state).forget(self._deleted)
-            self._emit(Append(self._entry(intent, self.number + 1, intent.kind, state, now)))
+        self._learn(stands)
+        self.deleted &= set(stands.state.retired)
+        self.made.append((creation.intent, stands))
 
     def _overtaken(self, intent: Intent, state: LogState) -> bool:
         """Whether what the log says by now leaves no place for an entry."""
-        if intent.kind == "import":
-            return self.number >= 0
-        if intent.kind == "lead":
-            return state.fork_point != intent.base
-        leads = state.leader is not None and state.leader.id == self._leader_id
+        match intent:
+            case Import():
+                return self.number >= 0
+            case Lead():
+                return state.fork_point != intent.fork_point
+        leads = state.leader is not None and state.leader.id == self.leader_id
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
 
     def _is_twins(self, entry: Entry) -> bool:
         """Whether a copy of this very process has made it: two that were restored from one checkpoint of a machine."""
-        return entry.write_id.rpartition(".")[0] == self._leader_id
-
-    def _abort(self, intent: Intent, entry: Entry, now: Now) -> Entry:
-        if entry.kind == "abort":
-            return entry
-        assert intent.before is not None
-        # In the slot of what it settles: the log may have been read past it since.
-        return self._entry(intent, entry.number, "abort", intent.before, now)
-
-    def _entry(self, intent: Intent, number: int, kind: EntryKind, state: LogState, now: Now) -> Entry:
-        self._written += 1
-        write_id = f"{self._leader_id}.{self._written}"
-        entry = Entry(number, kind, write_id, now.wall, state, intent.note)
-        intent.tries[write_id] = entry
-        return entry
+        return entry.write_id.rpartition(".")[0] == self.leader_id

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ClassVar
 
-from holdfast_storage.records import Leader
+from holdfast_storage.records import Entry, Leader
 
 from . import events as ev
+from . import intents, waits
 from .attempt import Phase
 from .attendance import Attendance
 from .damage import Damage
-from .effects import Effect
+from .effects import Effect, ReadLog
+from .frozen import frozen
 from .joining import Joining
 from .leading import Leading
 from .ledger import Ledger
 from .membership import Forming, World
-from .messages import Caller, Now
+from .messages import Caller, Failure, Now
 from .restoring import Restoring
 from .run import Run
 from .saving import Saving
 from .status import survey
 from .upkeep import Upkeep
+from .waits import Seek
 
 
 class Machine:
@@ -33,43 +36,48 @@ class Machine:
     def __init__(self, leader: Leader) -> None:
         run = self._run = Run(leader)
         self._upkeep = Upkeep(run)
-        leading = self._leading = Leading(run, self._upkeep)
-        self._damage = Damage(run, leading)
+        self._leading = Leading(run, self._upkeep)
+        self._damage = Damage(run, self._leading)
         self._restoring = Restoring(run, self._damage, self._upkeep)
         self._joining = Joining(run, self._restoring)
         self._attendance = Attendance(run)
-        self._saving = Saving(run, leading, self._upkeep)
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            ev.Join: self._joining.join,
-            ev.Rejoin: self._joining.rejoin,
-            ev.Cancelled: self._joining.cancelled,
-            ev.Attached: self._attendance.attached,
-            ev.Heartbeat: self._attendance.heartbeat,
-            ev.Detached: self._attendance.detached,
-            ev.AwaitUpkeep: self._upkeep.await_over,
-            ev.Leave: self._attendance.leave,
-            ev.Restore: self._restoring.restore,
-            ev.Vote: self._saving.vote,
-            ev.Reported: self._saving.reported,
-            ev.GaveUp: self._saving.gave_up,
-            ev.Finalized: self._saving.finalized,
-            ev.StateFileWritten: self._state_file_written,
-            ev.Probed: leading.probed,
-            ev.ReadBack: self._read_back,
-            ev.OrphansFound: self._upkeep.orphans_found,
-            ev.Deleted: self._upkeep.deleted,
-            ev.LogRead: self._log_read,
-            ev.Appended: self._appended,
-            ev.Ask: self._ask,
-            ev.Tick: self._tick,
-        }
+        self._saving = Saving(run, self._leading)
 
     def handle(self, event: ev.Event, now: Now) -> list[Effect]:
         """Take one event; the effects that it has, in the order in which they are to be begun."""
         self._run.begin(now)
-        self._handlers[type(event)](event)
+        self._HANDLERS[type(event)](self, event)
+        self._go_on()
         self._upkeep.watch()
         return self._run.effects
+
+    def _go_on(self) -> None:
+        """Tell those who need them of entries that were made, or could not be, and begin the next entry and read."""
+        run, ledger = self._run, self._run.ledger
+        while True:
+            if ledger.made:
+                intent, made = ledger.made.popleft()
+                self._MADE[type(intent)](self, intent, made)
+            elif (following := ledger.next()) and ledger.state:
+                run.emit(ledger.begin(following, following.change(run, ledger.state), run.now))
+            elif not ledger.made:
+                break
+        if ledger.begin_reading():
+            run.emit(ReadLog())
+
+    def state(self) -> Hashable:
+        """All that it knows, as a value: machines of equal state do the same from then on."""
+        return frozen((self._run, self._upkeep))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Machine) and self.state() == other.state()
+
+    def __hash__(self) -> int:
+        """Of its state as it is now."""
+        return hash(self.state())
+
+    def __repr__(self) -> str:
+        return f"Machine({self._run}, {self._upkeep})"
 
     # -- what may be looked at --
 
@@ -95,7 +103,7 @@ class Machine:
     @property
     def forming(self) -> Forming | None:
         """The world that is not complete yet."""
-        return self._joining.forming
+        return self._run.forming
 
     @property
     def busy(self) -> bool:
@@ -131,12 +139,21 @@ class Machine:
     def _log_read(self, e: ev.LogRead) -> None:
         if e.entry:
             self._leading.meet(e.entry)
-        self.ledger.was_read(e)
+        waited, failure = self.ledger.was_read(e)
+        for wait in waited:
+            self._READ[type(wait)](self, wait, failure)
 
     def _appended(self, e: ev.Appended) -> None:
         if e.taken_by:
             self._leading.meet(e.taken_by)
-        self.ledger.was_appended(e, self._run.now)
+        self.ledger.was_appended(e)
+
+    def _probed(self, e: ev.Probed) -> None:
+        for wait in self._leading.probed(e):
+            if isinstance(wait, Seek):
+                self._leading.told(wait, e)
+            else:
+                self._damage.show(e.living)
 
     def _state_file_written(self, e: ev.StateFileWritten) -> None:
         self._saving.state_file_written(e)
@@ -160,7 +177,52 @@ class Machine:
             over = world.fenced or world.generation.id != run.leading
             if over and all_gone and not (world.attempt or world.unsettled) and world.joining is None:
                 del run.worlds[world.generation.id]
-        run.ledger.retry(run.now)
+        if again := run.ledger.retry(run.now):
+            run.emit(again)
 
     def _ask(self, e: ev.Ask) -> None:
         self._run.reply(e.request, survey(self._run, self.forming, self._upkeep.reason()))
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Machine, Any], None]]] = {
+        ev.Join: lambda m, e: m._joining.join(e),
+        ev.Rejoin: lambda m, e: m._joining.rejoin(e),
+        ev.Cancelled: lambda m, e: m._joining.cancelled(e),
+        ev.Attached: lambda m, e: m._attendance.attached(e),
+        ev.Heartbeat: lambda m, e: m._attendance.heartbeat(e),
+        ev.Detached: lambda m, e: m._attendance.detached(e),
+        ev.AwaitUpkeep: lambda m, e: m._upkeep.await_over(e),
+        ev.Leave: lambda m, e: m._attendance.leave(e),
+        ev.Restore: lambda m, e: m._restoring.restore(e),
+        ev.Vote: lambda m, e: m._saving.vote(e),
+        ev.Reported: lambda m, e: m._saving.reported(e),
+        ev.GaveUp: lambda m, e: m._saving.gave_up(e),
+        ev.Finalized: lambda m, e: m._saving.finalized(e),
+        ev.StateFileWritten: _state_file_written,
+        ev.Probed: _probed,
+        ev.ReadBack: _read_back,
+        ev.OrphansFound: lambda m, e: m._upkeep.orphans_found(e),
+        ev.Deleted: lambda m, e: m._upkeep.deleted(e),
+        ev.LogRead: _log_read,
+        ev.Appended: _appended,
+        ev.Ask: _ask,
+        ev.Tick: _tick,
+    }
+    _READ: ClassVar[dict[type, Callable[[Machine, Any, Failure | None], None]]] = {
+        waits.Form: lambda m, wait, failure: m._joining.formed(wait, failure),
+        ev.Rejoin: lambda m, wait, failure: m._joining.rejoined(wait, failure),
+        waits.Seek: lambda m, wait, failure: m._saving.sought(wait, failure),
+        waits.Settle: lambda m, wait, failure: m._saving.settle(wait, failure),
+        waits.Fail: lambda m, wait, failure: m._saving.failed(wait, failure),
+        waits.Look: lambda m, wait, failure: m._restoring.looked(wait, failure),
+        waits.Confirm: lambda m, wait, failure: m._restoring.confirmed(wait, failure),
+        waits.Nobody: lambda m, wait, failure: None,
+    }
+    _MADE: ClassVar[dict[type, Callable[[Machine, Any, Entry | Failure], None]]] = {
+        intents.Import: lambda m, intent, made: None,
+        intents.Lead: lambda m, intent, made: m._saving.led(intent, made),
+        intents.Mark: lambda m, intent, made: m._run.published(made),
+        intents.GoBack: lambda m, intent, made: m._saving.went_back(intent, made),
+        intents.Commit: lambda m, intent, made: m._saving.committed(intent, made),
+        intents.Retire: lambda m, intent, made: m._upkeep.retired(intent, made),
+        intents.Discard: lambda m, intent, made: m._upkeep.discarded(intent, made),
+    }

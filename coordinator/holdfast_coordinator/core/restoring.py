@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.records import CheckpointRecord
@@ -15,6 +14,7 @@ from .messages import Apply, Caller, Failure, Read
 from .restore_round import BAD, Decision, RestoreRound
 from .run import Run
 from .upkeep import Upkeep
+from .waits import Confirm, Look
 
 
 class Restoring:
@@ -78,7 +78,7 @@ class Restoring:
             second = talk.second or self._damage.second(e.prefix, talk.since)
             if second and not talk.second and e.prefix in run.condemned:
                 # It was found so before; that the run has nothing newer by now is another matter.
-                run.ledger.read(partial(self._confirmed, world, talk, ev.ReadBack(e.prefix, "damaged")))
+                run.ledger.read(Confirm(world.generation.id, talk.ordinal, e.prefix, "damaged"))
             else:
                 talk.second = second
         decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
@@ -97,16 +97,18 @@ class Restoring:
             if talk is None or not self._is_doubted(talk, e.prefix):
                 continue
             if e.verdict in BAD:
-                self._run.ledger.read(partial(self._confirmed, world, talk, e))
+                self._run.ledger.read(Confirm(world.generation.id, talk.ordinal, e.prefix, e.verdict))
             else:
-                self._second(world, talk, e)
+                self._second(world, talk, e.verdict)
 
     def _is_doubted(self, talk: RestoreRound, prefix: str) -> bool:
         on_it = talk.decision is None and talk.candidates and talk.current.prefix == prefix
         return bool(on_it and talk.doubted)
 
-    def _confirmed(self, world: World, talk: RestoreRound, e: ev.ReadBack, failure: Failure | None) -> None:
-        if not self._is_doubted(talk, e.prefix):
+    def confirmed(self, wait: Confirm, failure: Failure | None) -> None:
+        """The log was read before somebody goes back."""
+        world, talk = self._find(wait)
+        if world is None or talk is None or not self._is_doubted(talk, wait.prefix):
             return
         if failure:
             talk.decision = replace(failure, phase="restore")
@@ -115,10 +117,14 @@ class Restoring:
             talk.withdraw()
             self._look(world, talk)
         else:
-            self._second(world, talk, e)
+            self._second(world, talk, wait.verdict)
 
-    def _second(self, world: World, talk: RestoreRound, e: ev.ReadBack) -> None:
-        decision = talk.hear_second(e.verdict)
+    def _find(self, wait: Look | Confirm) -> tuple[World | None, RestoreRound | None]:
+        world = self._run.worlds.get(wait.generation)
+        return world, world.talks.get(wait.restore) if world else None
+
+    def _second(self, world: World, talk: RestoreRound, verdict: str) -> None:
+        decision = talk.hear_second(verdict)
         if decision is not None:
             self._decide(world, talk, decision)
 
@@ -153,25 +159,27 @@ class Restoring:
 
     def _look(self, world: World, talk: RestoreRound) -> None:
         """Read the log, and propose what it has; where it is not all that a member sees of it, `watch` looks again."""
-        if talk.looking:
+        if not talk.looking:
+            talk.looking = True
+            self._run.ledger.read(Look(world.generation.id, talk.ordinal))
+
+    def looked(self, wait: Look, failure: Failure | None) -> None:
+        """The log was read for a restore that has nothing to propose yet."""
+        world, talk = self._find(wait)
+        if world is None or talk is None:
             return
-        talk.looking = True
-
-        def then(failure: Failure | None) -> None:
-            talk.looking = False
-            ledger = self._run.ledger
-            if failure and talk.decision is None:
-                talk.decision = replace(failure, phase="restore")
-            if talk.decision is not None:
-                self._announce(talk, talk.decision)
-            elif ledger.number >= talk.seen:
-                decision = talk.propose(ledger.state, self._run.now.monotonic)
-                if decision is None and talk.candidates:
-                    decision = Read(talk.current)
-                if decision is not None:
-                    self._decide(world, talk, decision)
-
-        self._run.ledger.read(then)
+        talk.looking = False
+        ledger = self._run.ledger
+        if failure and talk.decision is None:
+            talk.decision = replace(failure, phase="restore")
+        if talk.decision is not None:
+            self._announce(talk, talk.decision)
+        elif ledger.number >= talk.seen:
+            decision = talk.propose(ledger.state, self._run.now.monotonic)
+            if decision is None and talk.candidates:
+                decision = Read(talk.current)
+            if decision is not None:
+                self._decide(world, talk, decision)
 
     def _decide(self, world: World, talk: RestoreRound, decision: Decision) -> None:
         if isinstance(decision, Apply):

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
-from holdfast_storage.records import Entry, EntryKind, Leader, LogState
+from holdfast_storage.records import Entry, Leader, LogState
 
 from .attempt import Attempt, Phase
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
-from .ledger import Intent, Ledger
-from .membership import World
-from .messages import Answer, Caller, Failure, Left, Now, Outcome, RequestId
+from .ledger import Ledger
+from .membership import Forming, World
+from .messages import Answer, Caller, Failure, Left, Now, Outcome, RequestId, RetentionPolicy
+from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = ("superseded", "replica_divergence", "invalid_request", "storage")
 """What a save may fail as; whatever else stood in its way, it has `save_failed`."""
 
 
+@dataclass
 class Run:
-    """The worlds of a run, its log and its lead, at the moment of one event; and the effects of that event."""
+    """All that the machine knows: the worlds of a run, its log and its lead. And, at the moment of one event, its time
+    and its effects."""
 
-    def __init__(self, leader: Leader) -> None:
-        self.leader = leader
-        self.worlds: dict[str, World] = {}  # by generation
-        self.leading = ""  # generation that this coordinator leads the run with
-        self.led_since = -1  # number of the entry that took the lead
-        self.condemned: set[str] = set()  # prefixes that two readers found damaged, whether or not the log says so yet
-        self.now = Now(0.0, 0.0)
-        self.effects: list[Effect] = []
-        self.ledger = Ledger(leader.id, self.emit)
+    leader: Leader
+    ledger: Ledger = field(init=False)
+    forming: Forming | None = None  # the world that is not complete yet
+    # Of joiners that are between two calls: what they are to be told at the next, and until when they may ask.
+    untold: dict[tuple[Task, str], tuple[Failure, float]] = field(default_factory=dict)
+    worlds: dict[str, World] = field(default_factory=dict)  # by generation
+    saves: int = 0  # attempts that were ever begun
+    leading: str = ""  # generation that this coordinator leads the run with
+    led_since: int = -1  # number of the entry that took the lead
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)  # of the last commit of the world that leads
+    condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, told by an entry or not
+    rereading: set[str] = field(default_factory=set)  # prefixes that the second reader reads
+    asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
+    now: Now = field(default=Now(0.0, 0.0), compare=False)
+    effects: list[Effect] = field(default_factory=list, compare=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.leader.id)
 
     def begin(self, now: Now) -> None:
         """The next event: its time, and no effects yet."""
@@ -57,6 +68,11 @@ class Run:
         """As `world`, for what nobody waits to be answered."""
         world = self.worlds.get(caller.generation)
         return world if world and world.has(caller) else None
+
+    def attempt(self, save: SaveId | None) -> tuple[World, Attempt] | None:
+        """An attempt that is still on its way, with its world."""
+        world = self.worlds.get(save.generation) if save else None
+        return (world, world.attempt) if world and world.attempt and world.attempt.id == save else None
 
     # -- telling --
 
@@ -90,20 +106,6 @@ class Run:
     def fork_point(self) -> str:
         """That of the state last read: see `LogState.fork_point`."""
         return self.ledger.state.fork_point if self.ledger.state else ""
-
-    def append(
-        self,
-        kind: EntryKind,
-        generation: str,
-        change: Callable[[LogState], LogState],
-        done: Callable[[Entry | Failure], None],
-        *,
-        note: str,
-    ) -> Intent:
-        """Create an entry on top of the last one. See `Intent`."""
-        intent = Intent(kind, change, done, generation, note, base=self.fork_point)
-        self.ledger.append(intent, self.now)
-        return intent
 
     def published(self, entry: Entry | Failure) -> None:
         """An entry that changes what stock readers should find stands in the log."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.records import CheckpointRecord, Entry
 
 from . import events as ev
 from .attempt import Attempt, Phase
 from .effects import Finalize
+from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
 from .membership import LOST_AFTER, World
 from .messages import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted
 from .run import Run
 from .status import last_seen
-from .upkeep import Upkeep
 from .vote import NeedSpecs, judge
+from .waits import Fail, Nobody, SaveId, Seek, Settle
 
 LOOK = 10.0
 """Seconds after which a save whose objects are not all seen yet looks whether the run is still led from here."""
@@ -27,17 +26,20 @@ LOOK = 10.0
 class Saving:
     """Keeps `World.attempt`."""
 
-    def __init__(self, run: Run, leading: Leading, upkeep: Upkeep) -> None:
+    def __init__(self, run: Run, leading: Leading) -> None:
         self._run = run
         self._leading = leading
-        self._upkeep = upkeep
-        self._calls: dict[type, Callable[[Any], None]] = {
-            ev.Vote: self.vote,
-            ev.Reported: self.reported,
-            ev.GaveUp: self.gave_up,
-        }
 
     # -- what workers call --
+
+    def call(self, e: ev.SaveCall) -> None:
+        match e:
+            case ev.Vote():
+                self.vote(e)
+            case ev.Reported():
+                self.reported(e)
+            case ev.GaveUp():
+                self.gave_up(e)
 
     def vote(self, e: ev.Vote) -> None:
         world = self._run.world(e.caller, e.request)
@@ -79,7 +81,7 @@ class Saving:
             return
         attempt.reporters[e.request] = e.caller.task
         if attempt.undecided:
-            self._failed(world, attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
+            self._fail(attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
 
     def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
         """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
@@ -95,7 +97,7 @@ class Saving:
         if world.fenced:
             run.refuse(e.request, world.fenced)
             return None
-        if not self._settled(world, e):
+        if not self._is_settled(world, e):
             return None
         last = max(attempt.ordinal if attempt else 0, *world.outcomes, 0)
         if world.committed < e.ordinal < last:
@@ -114,8 +116,9 @@ class Saving:
             attempt = None
         if attempt is None and e.ordinal > last:
             world.saves(e.caller.task, e.ordinal)
+            run.saves += 1
             world.attempt = Attempt(
-                e.ordinal,
+                SaveId(world.generation.id, e.ordinal, run.saves),
                 terms.step if terms else -1,
                 terms.checkpoint_name if terms else "",
                 world.tasks,
@@ -140,7 +143,7 @@ class Saving:
         )
         return None
 
-    def _settled(self, world: World, e: ev.SaveCall) -> bool:
+    def _is_settled(self, world: World, e: ev.SaveCall) -> bool:
         """Whether all that became of this world's earlier saves is known; if not yet, the call waits for it.
 
         Another coordinator process may have led the world. A rejoin alone does not take the lead from it: it may be
@@ -150,18 +153,23 @@ class Saving:
             return True
         world.unsettled.append(e)
 
-        def settled(failure: Failure | None) -> None:
-            calls = world.unsettled or []
-            world.unsettled = [] if failure else None
-            for call in calls:
-                if failure:
-                    self._run.refuse(call.request, replace(failure, phase="lead"))
-                else:
-                    self._calls[type(call)](call)
-
         if len(world.unsettled) == 1:
-            self._leading.settle(world, settled)
+            self._run.ledger.read(Settle(world.generation.id))
         return False
+
+    def settle(self, wait: Settle, failure: Failure | None) -> None:
+        """The log was read for calls that wait until a world's earlier saves are known."""
+        world = self._run.worlds.get(wait.generation)
+        if world and world.unsettled is not None and (failure or self._leading.settle(world)):
+            self._settled(world, world.unsettled, failure)
+
+    def _settled(self, world: World, calls: list[ev.SaveCall], failure: Failure | None) -> None:
+        world.unsettled = [] if failure else None
+        for call in calls:
+            if failure:
+                self._run.refuse(call.request, replace(failure, phase="lead"))
+            else:
+                self.call(call)
 
     # -- from phase to phase --
 
@@ -185,7 +193,34 @@ class Saving:
             self._begin_writing(world, attempt)
         else:
             attempt.advance(Phase.LEADING)
-            self._leading.seek(world, attempt, lambda: self._begin_writing(world, attempt))
+            self._run.ledger.read(Seek(attempt.id))
+
+    def sought(self, wait: Seek, failure: Failure | None) -> None:
+        """The log was read for a save that needs the lead."""
+        found = self._run.attempt(wait.save)
+        if not found or found[1].phase is not Phase.LEADING:
+            return
+        world, attempt = found
+        if failure and failure.kind == "superseded":
+            self._run.ledger.read(wait)  # somebody was faster: read what stands there and consider again
+        elif failure:
+            self._run.fail_save(world, attempt, replace(failure, phase="lead"))
+        elif self._run.leading == world.generation.id:
+            self._begin_writing(world, attempt)
+        else:
+            self._leading.consider(world, attempt)
+
+    def led(self, intent: Lead, made: Entry | Failure) -> None:
+        """What became of a lead entry is known: whoever needed it goes on."""
+        failure = self._leading.took(intent, made)
+        world = self._run.worlds.get(intent.generation)
+        if intent.save:
+            self.sought(Seek(intent.save), failure)
+        elif world and world.unsettled is not None:
+            if failure and failure.kind == "superseded":
+                self._run.ledger.read(Settle(intent.generation))
+            else:
+                self._settled(world, world.unsettled, failure)
 
     def _begin_writing(self, world: World, attempt: Attempt) -> None:
         attempt.advance(Phase.WRITING)
@@ -208,19 +243,20 @@ class Saving:
         marked = state.condemn(run.condemned)
         if marked != state:
             note = ", ".join(marked.damaged[len(state.damaged) :])
-            run.append("damaged", run.leading, lambda s: s.condemn(run.condemned), run.published, note=note)
+            run.ledger.append(Mark(generation=run.leading, note=note))
         back, world.went_back_to = world.went_back_to, ""
         record = state.find(back) if back else None
         if record is None or marked.restorable[-1:] == (record,):
             return
         attempt.went_back_to = back
+        run.ledger.append(GoBack(generation=run.leading, note=back, save=attempt.id, prefix=back))
 
-        def done(entry: Entry | Failure) -> None:
-            if isinstance(entry, Entry) and entry.kind == "restored":
-                attempt.went_back_to = ""
-            run.published(entry)
-
-        attempt.intents.append(run.append("restored", run.leading, lambda s: s.restored(back), done, note=back))
+    def went_back(self, intent: GoBack, made: Entry | Failure) -> None:
+        """What became of an entry that tells of a rollback is known."""
+        found = self._run.attempt(intent.save)
+        if found and isinstance(made, Entry) and made.kind == "restored":
+            found[1].went_back_to = ""
+        self._run.published(made)
 
     def _finalize(self, world: World, attempt: Attempt) -> None:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
@@ -245,45 +281,43 @@ class Saving:
         if not world or not attempt or attempt.ordinal != e.ordinal or attempt.phase is not Phase.FINALIZING:
             return
         if e.failure:
-            self._failed(world, attempt, e.failure)
+            self._fail(attempt, e.failure)
             return
         attempt.advance(Phase.COMMITTING)
         record = CheckpointRecord(e.prefix, attempt.step, run.now.wall, manifest_crc32c=e.manifest_crc32c)
 
-        def change(state: LogState) -> LogState:
-            # Where the entry that was to tell of it could not be made, this one does.
-            back, state = attempt.went_back_to, state.condemn(run.condemned)
-            return (state.restored(back) if back and state.find(back) else state).commit(record)
+        run.ledger.append(Commit(generation=e.generation, note=record.prefix, save=attempt.id, record=record))
 
-        def done(entry: Entry | Failure) -> None:
-            if attempt.phase not in (Phase.COMMITTING, Phase.ABORTING):
-                return
-            if isinstance(entry, Failure):
-                run.end_save(world, attempt, Outcome(attempt.ordinal, False, replace(entry, phase="commit")))
-                return
-            if entry.kind == "abort":
-                late = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
-                run.end_save(world, attempt, Outcome(attempt.ordinal, False, late))
-                return
+    def committed(self, intent: Commit, made: Entry | Failure) -> None:
+        """What became of a commit entry is known."""
+        run, found = self._run, self._run.attempt(intent.save)
+        if not found or found[1].phase not in (Phase.COMMITTING, Phase.ABORTING):
+            return
+        world, attempt = found
+        if isinstance(made, Failure):
+            run.end_save(world, attempt, Outcome(attempt.ordinal, False, replace(made, phase="commit")))
+        elif made.kind == "abort":
+            late = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
+            run.end_save(world, attempt, Outcome(attempt.ordinal, False, late))
+        else:
             attempt.advance(Phase.PUBLISHING)
-            attempt.entry = entry
-            self._upkeep.policy = attempt.retention
-            run.published(entry)
+            attempt.entry = made
+            run.retention = attempt.retention
+            run.published(made)
 
-        attempt.intents.append(run.append("commit", e.generation, change, done, note=record.prefix))
-
-    def _failed(self, world: World, attempt: Attempt, failure: Failure) -> None:
+    def _fail(self, attempt: Attempt, failure: Failure) -> None:
         """End a save that could not be written, unless the log says what is behind that: whoever takes the run from a
         job that still writes cleans up behind it."""
-
-        def then(_: Failure | None) -> None:
-            if world.attempt is attempt and attempt.undecided:
-                self._run.fail_save(world, attempt, failure)
-
         if failure.kind == "storage" and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
-            self._run.ledger.read(then)
+            self._run.ledger.read(Fail(attempt.id, failure))
         else:
-            then(None)
+            self.failed(Fail(attempt.id, failure))
+
+    def failed(self, wait: Fail, _: Failure | None = None) -> None:
+        """The log was read for a save that could not be written."""
+        found = self._run.attempt(wait.save)
+        if found and found[1].undecided:
+            self._run.fail_save(*found, wait.failure)
 
     def state_file_written(self, e: ev.StateFileWritten) -> None:
         for world in self._run.worlds.values():
@@ -315,7 +349,7 @@ class Saving:
         elif attempt.phase is Phase.FINALIZING and self._run.now.monotonic - attempt.looked >= LOOK:
             # What is waited for may have been removed by whoever has taken the run: then they are told so.
             attempt.looked = self._run.now.monotonic
-            self._run.ledger.read(lambda _: None)
+            self._run.ledger.read(Nobody())
         elif attempt.waits_for_workers:
             lost = tuple(task for task in attempt.missing if task in gone) if gone else ()
             if lost:
@@ -325,8 +359,7 @@ class Saving:
     def _give_up(self, attempt: Attempt) -> None:
         """Have no entry made any more that it wanted. Its job may be gone, and the next one would find the run led by
         nobody alive, or with another newest checkpoint than it has restored."""
-        for intent in attempt.intents:
-            self._run.ledger.give_up(intent, attempt.timed_out())
+        self._run.ledger.give_up(attempt.id, attempt.timed_out())
 
 
 def _lost(world: World, lost: tuple[Task, ...], phase: Phase) -> Failure:

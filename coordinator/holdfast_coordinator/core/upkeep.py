@@ -5,11 +5,14 @@ Who asks is told when that is over: a save that blocks leaves no more than `max_
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
-from .messages import Failure, RequestId, RetentionPolicy, UpkeepOver
+from .intents import Discard, Retire
+from .messages import Failure, RequestId, UpkeepOver
 from .retention import sweep
 from .run import Run
 
@@ -17,23 +20,19 @@ AWAITED_FOR = 30.0
 """Seconds for which it is waited for, from when it began: a storage that hangs, or is slow, stops no training."""
 
 
+@dataclass
 class Upkeep:
-    """Retention, one read-back at a time, and the clean-up.
+    """Retention, one read-back at a time, and the clean-up."""
 
-    `policy` is that of the last commit of the leading world.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.policy = RetentionPolicy()
-        self._shown = ""  # what TensorFlow's `checkpoint` file names as the newest
-        self._reading_back = ""
-        self._looking = False  # for orphans
-        self._retiring = 0  # entries that are on their way
-        self._naming = -1  # number of the last of them after which TensorFlow's file is still to be written
-        self._deleting: set[str] = set()
-        self._busy_since: float | None = None  # monotonic
-        self._awaited: list[RequestId] = []
+    _run: Run = field(repr=False, compare=False)
+    _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
+    _reading_back: str = ""
+    _looking: bool = False  # for orphans
+    _retiring: int = 0  # entries that are on their way
+    _naming: int = -1  # number of the last of them after which TensorFlow's file is still to be written
+    _deleting: set[str] = field(default_factory=set)
+    _busy_since: float | None = None  # monotonic
+    _awaited: list[RequestId] = field(default_factory=list)
 
     @property
     def busy(self) -> bool:
@@ -83,7 +82,7 @@ class Upkeep:
         if self._reading_back or self._retiring:
             return  # what is on its way is not in the state yet; when it is, this is considered again
         newest = state.checkpoints[-1]
-        if not newest.stock and newest.prefix == self._shown and sweep(state, self.policy, newest.prefix):
+        if not newest.stock and newest.prefix == self._shown and sweep(state, run.retention, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest, run.now.monotonic))
 
@@ -97,24 +96,20 @@ class Upkeep:
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
         replaces = state and e.verdict == "good" and run.leading and not self._goes_back
-        if not state or not replaces or not sweep(state, self.policy, e.prefix):
+        if not state or not replaces or not sweep(state, run.retention, e.prefix):
             if state and state.checkpoints and state.checkpoints[-1].prefix != e.prefix:
                 self.consider()  # what was committed meanwhile waits for its turn
             return
-
-        def change(s: LogState) -> LogState:
-            plan = sweep(s, self.policy, e.prefix)
-            return s.retire(plan.retire, plan.preserve, plan.last_preserved)
-
-        def done(entry: Entry | Failure) -> None:
-            self._retiring -= 1
-            if isinstance(entry, Entry):
-                self._naming = entry.number
-                run.published(entry)
-                self.consider()
-
         self._retiring += 1
-        run.append("retire", run.leading, change, done, note=f"replaced by {e.prefix}")
+        note = f"replaced by {e.prefix}"
+        run.ledger.append(Retire(generation=run.leading, note=note, verified=e.prefix))
+
+    def retired(self, _: Retire, made: Entry | Failure) -> None:
+        self._retiring -= 1
+        if isinstance(made, Entry):
+            self._naming = made.number
+            self._run.published(made)
+            self.consider()
 
     @property
     def _goes_back(self) -> bool:
@@ -139,25 +134,24 @@ class Upkeep:
         run, state = self._run, self._run.ledger.state
         if not run.leading or state is None or state.discard(e.folders) == state:
             return
-
-        def done(entry: Entry | Failure) -> None:
-            self._retiring -= 1
-            if isinstance(entry, Entry):
-                self.delete(entry.state)
-            self.consider()
-
         self._retiring += 1
         note = f"never committed: {', '.join(e.folders)}"
-        run.append("retire", run.leading, lambda s: s.discard(e.folders), done, note=note)
+        run.ledger.append(Discard(generation=run.leading, note=note, folders=e.folders))
+
+    def discarded(self, _: Discard, made: Entry | Failure) -> None:
+        self._retiring -= 1
+        if isinstance(made, Entry):
+            self.delete(made.state)
+        self.consider()
 
     def delete(self, state: LogState) -> None:
         """Have the folders deleted that are retired and have not been deleted yet."""
         for folder in state.retired:
-            if folder not in self._deleting and not self._run.ledger.is_deleted(folder):
+            if folder not in self._deleting and folder not in self._run.ledger.deleted:
                 self._deleting.add(folder)
                 self._run.emit(DeleteFolder(folder))
 
     def deleted(self, e: ev.Deleted) -> None:
         self._deleting.discard(e.folder)
         if e.done:
-            self._run.ledger.deleted(e.folder)
+            self._run.ledger.deleted.add(e.folder)

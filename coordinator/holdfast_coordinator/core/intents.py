@@ -1,0 +1,113 @@
+"""Entries that the machine wants in the log, as values: what each changes is known when it is built, and not before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast_storage.records import CheckpointRecord, EntryKind, Generation, LogState
+
+from .retention import sweep
+from .waits import SaveId
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An entry that is to be created on top of whatever is then the last one."""
+
+    kind: ClassVar[EntryKind]
+    generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
+    note: str
+    save: SaveId | None = None  # that needs it: when it is given up, so is the entry
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        """The state that the entry records, where this one is the last."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import(Intent):
+    """The first entry of a log."""
+
+    kind: ClassVar[EntryKind] = "import"
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead(Intent):
+    """Take the run for a world, for a save or to settle its earlier ones."""
+
+    kind: ClassVar[EntryKind] = "lead"
+    world: Generation
+    fork_point: str  # of the state in view of which it was decided
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        # As TensorFlow: where the clock was set back, what was preserved in its future does not count.
+        preserved = run.now.wall if state.last_preserved is None else min(state.last_preserved, run.now.wall)
+        return replace(state.lead(run.leader, self.world), last_preserved=preserved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark(Intent):
+    """Tell what is condemned by then."""
+
+    kind: ClassVar[EntryKind] = "damaged"
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        return state.condemn(run.condemned)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoBack(Intent):
+    """Tell what a world has gone back to, before it writes on from there."""
+
+    kind: ClassVar[EntryKind] = "restored"
+    prefix: str
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        return state.restored(self.prefix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit(Intent):
+    """Commit a checkpoint, whose bytes are all there."""
+
+    kind: ClassVar[EntryKind] = "commit"
+    record: CheckpointRecord
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        # Where the entry that was to tell of it could not be made, this one does.
+        back, state = self._went_back_to(run), state.condemn(run.condemned)
+        return (state.restored(back) if back and state.find(back) else state).commit(self.record)
+
+    def _went_back_to(self, run: Run) -> str:
+        found = run.attempt(self.save)
+        return found[1].went_back_to if found else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retire(Intent):
+    """Retire what a checkpoint replaces that was read back."""
+
+    kind: ClassVar[EntryKind] = "retire"
+    verified: str  # its prefix
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        plan = sweep(state, run.retention, self.verified)
+        return state.retire(plan.retire, plan.preserve, plan.last_preserved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard(Intent):
+    """Retire folders that never were committed and never can be."""
+
+    kind: ClassVar[EntryKind] = "retire"
+    folders: tuple[str, ...]
+
+    def change(self, run: Run, state: LogState) -> LogState:
+        return state.discard(self.folders)
