@@ -1,24 +1,26 @@
-"""Every history of a few coordinators over one log, state by state.
+"""Every history of a few coordinators and workers over one run directory, state by state.
 
-An `Actor` is one coordinator process: the project's own `Ledger`, and around it the order in which a coordinator
-reads, leads, writes, commits, reads back, retires, cleans up and deletes. All transitions of the run's state are those
-of `holdfast_storage.records`, and what may go is what `core.retention.sweep` says. A `State` is the storage, what is
-still on its way to it, what workers have been told, and the actors. `Search.run` goes through all states that can be
-reached, breadth first, and raises `Violation`, with the shortest story that leads there, at the first that must not be.
+A coordinator is the product's own `Machine`, the log its own `Log`, with its pages, and what it removes its own
+`orphans`; nothing of the protocol is told again here. A `State` is the storage, what is still on its way to it, what
+workers have been told, the coordinators with the effects that they want carried out, and the workers. `Search.run` goes
+through all states that can be reached, breadth first, and raises `Violation`, with the shortest story that leads there,
+at the first that must not be.
 
-In each state anything that can happen next may: any wanted effect of any actor is carried out; the create of an entry
-succeeds, fails for certain, loses its reply, or is to land at any later time or never; an unknown one is tried again or
-given up; an actor is killed and a successor started, or is left behind alive while its workers turn to a successor; a
-checkpoint turns out not to hold what was written. Storage is a set of faultless names; the protocol is searched.
+In each state anything that can happen next may: a worker makes its next call; any effect of any coordinator is carried
+out; the create of an entry or a page succeeds, fails for certain, loses its reply, or is to land at any later time or
+never; an unknown one is tried again; a deadline passes, for one coordinator alone; one is killed and a successor
+started, or it is left behind alive while its workers turn to a successor; a checkpoint turns out not to hold what was
+written. `Log.publish` is played operation by operation, again and again from its start with the answers that it has had,
+so that others may act between any two. Storage is a set of faultless names.
 
-With `Bounds.pages`, an entry says all but its newest checkpoint in a page, an object of its own named by its contents.
-
-Actors are deterministic: what one does with one event is computed once, and a state holds only their numbers.
+What is told apart nowhere is not told twice: machines, storages and seats (a machine, its clock, what it wants) are
+numbers, and what one of them does with one event is computed once. TensorFlow's `checkpoint` file is written at once
+where `Bounds.files` does not say otherwise: nothing else depends on when.
 """
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,37 +28,22 @@ from typing import Any, NamedTuple
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core.ledger import Intent, Ledger
-from holdfast_coordinator.core.messages import Failure, Now, RetentionPolicy
-from holdfast_coordinator.core.retention import sweep
-from holdfast_storage.layout import prefix
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
-from support.cluster import check_log
+from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.machine import Machine
+from holdfast_protos.conventions import UNKNOWN_GENERATION
+from holdfast_storage.cluster import Task
+from holdfast_storage.entries import encode
+from holdfast_storage.errors import HoldfastError, StorageError
+from holdfast_storage.layout import log_entry, manifest_object, parse_folder, prefix
+from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
+from holdfast_storage.run_directory import orphans, tail_or_import
+from holdfast_storage.store.base import NotCreated
+from support.cluster import Worker, check_invariants, check_log
 
-NOW = Now(0.0, 0.0)
-KEEP_ONE = RetentionPolicy(max_to_keep=1)
-GIVEN_UP = Failure("save_failed", "in time")
 BEGIN = "0000000e"  # the generation of the checkpoints that are there at the start
-JOBS = ("0000000a", "0000000b")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The protocol: each of these, changed, is a protocol that loses something."""
-
-    exclusive: bool = True  # an entry is created under a name that must be free
-    data_first: bool = True  # the commit entry comes after the data
-    entry_first: bool = True  # a folder is deleted after its retire entry
-    read_back: bool = True  # nothing is replaced by what has not been read back
-    missing_settles_nothing: bool = True  # an empty slot after a lost reply does not mean that the create failed
-    asks_again: bool = True  # who finds that yet another one has led its job has the workers say again what they want
-    same_slot: bool = True  # an entry is for one slot: whoever finds it taken does not try the next one
-    reigns_once: bool = True  # a job that has led and lost the lead does not lead again
-    leads_first: bool = True  # orphans are removed once their job has lost the lead
-    spares_own: bool = True  # a job's own folders are no orphans
-    page_first: bool = True  # an entry is sent when its pages are there
-    pages_stay: bool = True  # whoever has lost the race for a slot leaves the pages that it made
-    pages_outlive: bool = True  # pages that the last entry does not need any more stay
+TIMEOUT = 100.0  # seconds that a save may take
+WHOLE, ROTTEN, BEGUN = b"whole", b"rotten", b"begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,274 +51,180 @@ class Bounds:
     """How much may happen."""
 
     jobs: int = 2
+    workers: int = 1  # of each job
     saves: int = 1  # of each job
     kills: int = 0
     left_behind: int = 0
+    late_jobs: int = 0  # jobs that start, and restore, at any time
+    lapses: int = 0  # deadlines that pass
     rotten: int = 0  # checkpoints that are durable and not what was written
     refusals: int = 0  # creates that the storage refuses for certain
     unknown: int = 0  # creates that lose their reply, or land later, or never
     rollback: bool = False  # the last job goes back to the older of two checkpoints
-    orphans: bool = False  # who takes the lead removes what never was committed
     pages: bool = False  # entries are not whole by themselves
-
-
-class Actor:
-    """One coordinator process of a job, with its real ledger. What it wants done is in `wants`."""
-
-    def __init__(self, job: str, process: int, ordinal: int, *, rules: Rules, bounds: Bounds, base: str) -> None:
-        self.job, self.process, self.ordinal, self.base = job, process, ordinal, base
-        self.rules, self.last = rules, bounds.saves
-        self.cleans_up = bounds.orphans
-        self.rolls_back = bounds.rollback and job == JOBS[bounds.jobs - 1]
-        self.leader = Leader(f"{job}-{process}", "", "")
-        self.wants: list[tuple[str, Any]] = []
-        self.told: list[tuple[int, bool]] = []  # outcomes, to be taken by who asked
-        self.led_by: str | None = None if process else ""  # the job's leader when its workers came to this one
-        self.led = False
-        self.left = False  # its workers have turned to another one
-        self.over = False  # superseded: it may only finish deleting what is retired
-        self.saving: Intent | None = None  # its commit entry
-        self.ledger = Ledger(self.leader.id, self._emit)
-        self.ledger.read(self._look)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """All that it remembers and can still act upon."""
-        if self.over:
-            return self.job, self.process, tuple(self.wants)
-        ledger, intent = self.ledger, self.ledger._current
-        return (
-            self.job, self.process, self.ordinal, self.last, self.led_by, self.led, self.left, self.saving is None,
-            tuple(self.wants),
-            ledger.number, ledger.state, ledger._written, frozenset(ledger._deleted), len(ledger._readers),
-            tuple(each.kind for each in ledger._queue),
-            intent and (intent.kind, intent.before, intent.again, intent.given_up, intent.uncertain),
-            intent and tuple(intent.tries.values()),
-        )  # fmt: skip
-
-    # -- what it is told --
-
-    def read(self, entry: Entry) -> None:
-        self.ledger.was_read(ev.LogRead(entry))
-
-    def appended(self, event: ev.Appended) -> None:
-        taken = event.taken_by.state if event.taken_by else None
-        if taken and taken.leader != self.leader and taken.generation and taken.generation.id == self.job:
-            self._stop()  # a successor goes on with this job: what becomes of its calls is known there alone
-            return
-        self.ledger.was_appended(event, NOW)
-
-    def wrote(self, record: CheckpointRecord) -> None:
-        if self.rules.data_first:
-            self._commit(record)
-        else:
-            self._begin()
-
-    def verified(self, record: CheckpointRecord, good: bool) -> None:
-        state = self.ledger.state
-        plan = sweep(state, KEEP_ONE, record.prefix) if good and state and not self.over else None
-        if plan and self.rules.entry_first:
-            self._retire(record)
-        elif plan and state:
-            self.wants += [
-                ("delete", (each.folder, record)) for each in state.checkpoints if each.prefix in plan.retire
-            ]
-
-    def found(self, folders: tuple[str, ...]) -> None:
-        """Orphans; or, where that is the protocol, what looks as if it were."""
-        state = self.ledger.state
-        assert state is not None
-        if not self.rules.leads_first:
-            self.wants += [("delete", (folder, None)) for folder in folders]
-        elif state.discard(folders) != state and not self.over:
-            self._append("retire", lambda s: s.discard(folders), self._retired)
-
-    def deleted(self, what: tuple[str, CheckpointRecord | None]) -> None:
-        if what[1] is not None:
-            self._retire(what[1])
-        else:
-            self.ledger.deleted(what[0])
-
-    def retry(self) -> None:
-        self.ledger.retry(NOW)
-
-    def give_up(self) -> None:
-        assert self.saving is not None
-        self.ledger.give_up(self.saving, GIVEN_UP)
-
-    def leave(self) -> None:
-        """Its workers have turned to another coordinator process: no save begins here but one that they reported.
-
-        Workers write only once it leads; but those who came from another one bring their reports with them.
-        """
-        self.left = True
-        self.last = self.ordinal if self.led or (self.process and self.led_by is not None) else 0
-
-    @property
-    def may_retry(self) -> bool:
-        return not self.over and self.ledger._current is not None and self.ledger._current.again is not None
-
-    @property
-    def may_give_up(self) -> bool:
-        waits = self.saving is not None and (self.saving in self.ledger._queue or self.saving.again is not None)
-        return not self.over and waits and self.saving is not None and not self.saving.given_up
-
-    @property
-    def working(self) -> bool:
-        return bool(self.wants) or (self.ledger.busy and not self.over)
-
-    # -- what it does --
-
-    def _emit(self, effect: fx.Effect) -> None:
-        self.wants.append(("append", effect.entry) if isinstance(effect, fx.Append) else ("read", None))
-
-    def _append(self, kind: Any, change: Any, done: Any) -> Intent:
-        state = self.ledger.state
-        assert state is not None
-        intent = Intent(kind, change, done, self.job, base=state.fork_point)
-        self.ledger.append(intent, NOW)
-        return intent
-
-    def _look(self, _: Failure | None) -> None:
-        """The log was read: take the lead, unless this job has lost it to another."""
-        state = self.ledger.state
-        assert state is not None
-        if self.job in state.superseded and self.rules.reigns_once:
-            self._stop()
-            return
-        ours = state.generation is not None and state.generation.id == self.job
-        leader = state.leader.id if ours and state.leader else ""
-        if self.led_by is None or (leader not in ("", self.leader.id, self.led_by) and self.rules.asks_again):
-            # Its workers come, or come again, and say what they still wait for.
-            if self.left:
-                self._stop()
-            else:
-                self.led_by = leader
-                self.ledger.read(self._look)
-            return
-        if ours:
-            committed = state.last_committed(self.job)
-            if committed >= self.ordinal:
-                self.told.append((committed, True))
-                self.ordinal = committed + 1
-        elif self.process and state.fork_point != self.base:
-            self._stop()
-            return
-        if self.cleans_up and not self.rules.leads_first:
-            self.wants.append(("look", (self.ledger.number, state)))
-        generation = Generation(self.job, ())
-        self._append("lead", lambda s: s.lead(self.leader, generation), self._led)
-
-    def _led(self, entry: Entry | Failure) -> None:
-        if isinstance(entry, Failure):
-            if entry.kind != "superseded" and not self.process:
-                self._outcome(False)
-            if self.ordinal <= self.last:
-                self.ledger.read(self._look)
-            return
-        self.led = True
-        self._delete(entry.state)
-        if self.cleans_up and self.rules.leads_first and entry.state.superseded:
-            self.wants.append(("look", (entry.number, entry.state)))
-        oldest = entry.state.checkpoints[0].prefix
-        if self.rolls_back and len(entry.state.checkpoints) > 1:
-            self._append("restored", lambda s: s.restored(oldest), self._ignore)
-        self._begin()
-
-    def _ignore(self, _: Entry | Failure) -> None:
-        """Nobody waits for it."""
-
-    def _begin(self) -> None:
-        if self.ordinal > self.last:
-            return
-        where = prefix("ckpt", self.ordinal, self.job, self.ordinal)
-        record = CheckpointRecord(where, self.ordinal, 0.0)
-        if self.rules.data_first:
-            self.wants.append(("write", record))
-        else:
-            self._commit(record)
-
-    def _commit(self, record: CheckpointRecord) -> None:
-        if not self.over:
-            self.saving = self._append("commit", lambda s: s.commit(record), self._committed)
-
-    def _committed(self, entry: Entry | Failure) -> None:
-        self.saving = None
-        stands = isinstance(entry, Entry) and entry.kind == "commit"
-        self._outcome(stands)
-        if isinstance(entry, Failure) and entry.kind == "superseded":
-            self._stop()
-            return
-        if not stands or self.rules.data_first:
-            self._begin()
-        if stands:
-            newest = entry.state.checkpoints[-1]
-            if not self.rules.data_first:
-                self.wants.append(("write", newest))
-            if sweep(entry.state, KEEP_ONE, newest.prefix):
-                self.wants.append(("verify", newest))
-
-    def _stop(self) -> None:
-        self.over = True
-        self.wants = [want for want in self.wants if want[0] == "delete" and want[1][1] is None]
-
-    def _outcome(self, committed: bool) -> None:
-        self.told.append((self.ordinal, committed))
-        self.ordinal += 1
-
-    def _retire(self, record: CheckpointRecord) -> None:
-        def change(s: LogState) -> LogState:
-            plan = sweep(s, KEEP_ONE, record.prefix)
-            return s.retire(plan.retire, plan.preserve, plan.last_preserved)
-
-        self._append("retire", change, self._retired)
-
-    def _retired(self, entry: Entry | Failure) -> None:
-        if isinstance(entry, Entry):
-            self._delete(entry.state)
-
-    def _delete(self, state: LogState) -> None:
-        for folder in state.retired:
-            if ("delete", (folder, None)) not in self.wants:
-                self.wants.append(("delete", (folder, None)))
-
-
-class State(NamedTuple):
-    """Everything, at one instant. Entries and actors are numbers, see `Search`."""
-
-    log: tuple[int, ...]
-    folders: frozenset[str]  # that hold all their data
-    rotten: frozenset[str]  # that do not read back
-    late: frozenset[int]  # entries that may still land
-    pages: frozenset[str]
-    told: frozenset[tuple[str, int, bool]]  # job, ordinal, committed
-    actors: tuple[int, ...]
-    attended: int  # so many of the actors are the jobs' present ones, the rest was left behind
-    kills: int  # how many may still happen, as the next two
-    left_behind: int
-    refusals: int
-    unknown: int
+    files: bool = False  # TensorFlow's file is written at any time
 
 
 class Violation(AssertionError):
     """A state that must not be, and how it came about."""
 
 
+# -- storage --
+
+
+class Disk:
+    """A storage at one instant, as a `Store` that is only read."""
+
+    url = "disk"
+    parallel = 1
+    block = 1 << 20
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        try:
+            return self.objects[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def size(self, name: str) -> int | None:
+        return len(self.objects[name]) if name in self.objects else None
+
+    def list(self, folder: str = "", start: str = "") -> list[str]:
+        inside = (
+            name.removeprefix(f"{folder}/") for name in self.objects if not folder or name.startswith(f"{folder}/")
+        )
+        names = {name.partition("/")[0] + "/" * ("/" in name) for name in inside}
+        return sorted(name for name in names if name.startswith(start))
+
+
+Operation = tuple[str, str, bytes]  # what to do, to which name, with what
+Answer = bool | bytes | None | Exception
+
+
+class Next(BaseException):
+    """The operation that a play of the log has come to."""
+
+
+class Script:
+    """A `Store` that gives the answers that were had, and then stops at the next operation."""
+
+    url = "disk"
+    parallel = 1
+    block = 1 << 20
+
+    def __init__(self, answers: tuple[Answer, ...]) -> None:
+        self._answers = iter(answers)
+
+    def _ask(self, what: str, name: str, data: bytes = b"") -> Any:
+        for answer in self._answers:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        raise Next(what, name, data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        return bool(self._ask("create", name, bytes(data)))
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._ask("replace", name, bytes(data))
+
+    def remove(self, name: str) -> None:
+        """For protocols that lose something."""
+        self._ask("remove", name)
+
+    def read(self, name: str) -> bytes:
+        found = self._ask("read", name)
+        if found is None:
+            raise FileNotFoundError(name)
+        assert isinstance(found, bytes)
+        return found
+
+
+LOST = StorageError("no answer")
+REFUSED = NotCreated("no space")
+
+
+# -- who acts --
+
+
+class Want(NamedTuple):
+    """An effect, and the answers that it has had from the storage so far."""
+
+    effect: fx.Effect
+    answers: tuple[Answer, ...] = ()
+
+
+class Seat(NamedTuple):
+    """A coordinator process."""
+
+    machine: int
+    clock: float
+    wants: tuple[Want, ...] = ()
+
+
+class Hand(NamedTuple):
+    """A worker's process: what it knows, and the call that it makes next, or waits for."""
+
+    job: int
+    index: int
+    seat: int
+    does: str = "join"  # "join", "restore", "vote" or "report"; nothing: it has come to its end
+    waits: bool = False
+    again: bool = False  # its coordinator is another process by now: it is to join again first
+    ordinal: int = 1
+    world: v.Joined | None = None
+    restored: str | None = None
+    read: str = ""  # what it was told to read and verify
+    verdict: str = ""
+
+
+class State(NamedTuple):
+    """Everything, at one instant. Storages and seats are numbers, see `Search`."""
+
+    disk: int
+    late: frozenset[Operation]  # creates that may still land
+    told: frozenset[tuple[str, int, bool]]  # generation, ordinal, committed
+    seats: tuple[int, ...]
+    hands: tuple[Hand, ...]
+    kills: int  # how many may still happen, as the next five
+    left_behind: int
+    lapses: int
+    rotten: int
+    refusals: int
+    unknown: int
+
+
+CALLS = ("join", "restore", "vote", "report", "again")
+
+
 class Search:
     """All states within the bounds."""
 
-    def __init__(self, bounds: Bounds, rules: Rules | None = None) -> None:
-        self.bounds, self.rules = bounds, rules or Rules()
-        self.entries: list[Entry] = []
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
         self.kinds: set[str] = set()  # of the entries that came to stand in some log
         self.outcomes: set[tuple[int, bool]] = set()  # that somebody was told
         self.cleaned: set[str] = set()  # folders that were deleted and never had been committed
         self.endings = 0  # states in which nobody has anything left to do
-        self._entry_numbers: dict[Entry, int] = {}
-        self._actors: list[Actor] = []
-        self._actor_numbers: dict[tuple[Any, ...], int] = {}
-        self._steps: dict[Any, tuple[int, list[tuple[int, bool]]]] = {}
-        self._logs: set[tuple[int, ...]] = set()  # that were found good
+        self.processes = 0
+        self._disks: list[Disk] = []
+        self._disk_numbers: dict[frozenset[tuple[str, bytes]], int] = {}
+        self._machines: list[bytes] = []
+        self._leaders: list[Leader] = []  # of each machine
+        self._saving: list[bool] = []  # whether a deadline may pass there
+        self._retrying: list[bool] = []
+        self._known: list[int] = []  # number of the log's last entry that it knows
+        self._machine_numbers: dict[Any, int] = {}
+        self._seats: list[Seat] = []
+        self._seat_numbers: dict[Seat, int] = {}
+        self._steps: dict[Any, tuple[int, tuple[fx.Effect, ...]]] = {}
+        self._plays: dict[Any, Operation | Outcome] = {}
+        self._operations: dict[tuple[int, Operation], tuple[int, Answer]] = {}
+        self._reads: dict[tuple[int, int], ev.LogRead] = {}
+        self._logs: dict[int, list[Entry]] = {}  # by disk, found good
+        self._entries: dict[bytes, Entry] = {}
 
     def run(self) -> int:
         """The number of states; Violation if one of them must not be."""
@@ -342,235 +235,449 @@ class Search:
             following = []
             for state in front:
                 ending = True
-                for story, after in self._moves(state):
-                    ending = False
-                    if after in parents:
-                        continue
-                    parents[after] = (state, story)
-                    try:
+                try:
+                    for story, after in self._moves(state):
+                        ending = False
+                        if after in parents:
+                            continue
+                        parents[after] = (state, story)
                         self._check(state, after)
-                    except AssertionError as error:
-                        raise Violation(f"{error}\n{self._story(parents, after)}") from None
-                    following.append(after)
-                self.endings += ending
+                        following.append(after)
+                    if ending:
+                        self._check_ending(state)
+                        self.endings += 1
+                except (AssertionError, HoldfastError) as error:
+                    told = self._story(parents, after if "after" in locals() and after in parents else state)
+                    raise Violation(f"{error}\n{told}") from error
             front = following
         return len(parents)
 
+    # -- the beginning --
+
     def _start(self) -> State:
-        """A run that has been imported: one checkpoint, or two to choose from."""
-        records = [CheckpointRecord(prefix("ckpt", n, BEGIN, n), n, 0.0) for n in range(1 + self.bounds.rollback)]
-        first = LogState("run", checkpoints=tuple(records))
-        self._base = first.fork_point
-        actors = [self._actor(job, 0, 1) for job in JOBS[: self.bounds.jobs]]
-        return State(
-            (self._entry(Entry(0, "import", "first.1", 0.0, first)),),
-            frozenset(record.folder for record in records),
-            frozenset(),
-            frozenset(),
-            self._pages(first),
-            frozenset(),
-            tuple(self._number(actor) for actor in actors),
-            len(actors),
-            self.bounds.kills,
-            self.bounds.left_behind,
-            self.bounds.refusals,
-            self.bounds.unknown,
-        )
+        """A run that has been imported, with one checkpoint, or two to choose from; jobs that have joined, or not."""
+        bounds = self.bounds
+        records = tuple(CheckpointRecord(prefix("ckpt", n, BEGIN, n), n, 0.0) for n in range(1 + bounds.rollback))
+        first = Entry(0, "import", "first.1", 0.0, LogState("run", checkpoints=records))
+        objects = {log_entry(0): encode(first, list(records))}
+        objects |= {manifest_object(record.folder): WHOLE for record in records}
+        seats, hands = [], []
+        for job in range(bounds.jobs):
+            hands += [Hand(job, index, job) for index in range(bounds.workers)]
+            seats.append(self._seat(Seat(self._machine(Machine(Leader(f"c{job}-0", "", ""))), 0.0)))
+        s = State(
+            self._disk(objects), frozenset(), frozenset(), tuple(seats), tuple(hands),
+            bounds.kills, bounds.left_behind, bounds.lapses, bounds.rotten, bounds.refusals, bounds.unknown,
+        )  # fmt: skip
+        for job in range(bounds.jobs - bounds.late_jobs):
+            while any(hand.job == job and hand.does in ("join", "restore") for hand in s.hands):
+                s = next(after for place in (job,) for _, after in self._acts(s, place))
+        return s
+
+    def _acts(self, s: State, place: int) -> Iterator[tuple[str, State]]:
+        """What a coordinator and those who are at it do while all goes well."""
+        for number, hand in enumerate(s.hands):
+            if hand.seat == place and hand.does and not hand.waits:
+                yield self._calls(s, number)
+        yield from self._effects(s, place)
 
     # -- what can happen --
 
     def _moves(self, s: State) -> Iterator[tuple[str, State]]:
-        for number in s.late:
-            yield f"{self._named(number)} lands", self._create(s._replace(late=s.late - {number}), number)[0]
-        for place, actor_number in enumerate(s.actors):
-            actor = self._actors[actor_number]
-            who = actor.leader.id
-            for want, what in actor.wants:
-                for story, after in self._effect(s, place, want, what):
-                    yield f"{who}: {story}", after
-            if actor.may_retry:
-                yield f"{who} tries again", self._tell(s, place, "retry")
-            if actor.may_give_up:
-                yield f"{who} gives up", self._tell(s, place, "give_up")
-            if actor.working and place < s.attended:
-                heard = [ordinal for job, ordinal, _ in s.told if job == actor.job]
-                ordinal = max(heard, default=0) + 1
-                new = self._actor(actor.job, actor.process + 1, ordinal)
-                actors = (*s.actors[:place], self._number(new), *s.actors[place + 1 :])
-                if s.kills:
-                    yield f"{who} is killed and restarted", s._replace(actors=actors, kills=s.kills - 1)
-                if s.left_behind:
-                    left = s._replace(actors=(*actors, actor_number), left_behind=s.left_behind - 1)
-                    yield f"{who} is left behind", self._tell(left, len(actors), "leave")
+        for operation in s.late:
+            disk, _ = self._operate(s.disk, operation)
+            yield f"{operation[1]} lands", s._replace(disk=disk, late=s.late - {operation})
+        for place, number in enumerate(s.seats):
+            yield from self._acts(s, place)
+            seat = self._seats[number]
+            who = self._leaders[seat.machine].id
+            if self._retrying[seat.machine]:
+                yield f"{who} tries again", self._tell(s, place, ev.Tick())
+            if s.lapses and self._saving[seat.machine]:
+                later = self._put(s._replace(lapses=s.lapses - 1), place, seat._replace(clock=seat.clock + TIMEOUT))
+                yield f"a deadline passes for {who}", self._tell(later, place, ev.Tick())
+            theirs = [number for number, hand in enumerate(s.hands) if hand.seat == place and hand.world]
+            if (s.kills or s.left_behind) and theirs and (seat.wants or any(s.hands[each].does for each in theirs)):
+                yield from self._restarts(s, place, who, theirs)
 
-    def _effect(self, s: State, place: int, want: str, what: Any) -> Iterator[tuple[str, State]]:
-        """Each way in which a wanted effect can go."""
-        tell = self._tell
-        done = (want, what)
-        match want:
-            case "read":
-                yield "reads the log", tell(s, place, "read", self.entries[s.log[-1]], done=done)
-            case "append":
-                yield from self._appends(s, place, what)
-            case "write":
-                written = s._replace(folders=s.folders | {what.folder})
-                yield f"writes {what.folder}", tell(written, place, "wrote", what, done=done)
-                if len(s.rotten) < self.bounds.rotten and what.folder not in s.folders:
-                    rotten = written._replace(rotten=s.rotten | {what.folder})
-                    yield f"writes {what.folder}, which rots", tell(rotten, place, "wrote", what, done=done)
-            case "verify":
-                good = what.folder in s.folders - s.rotten or not self.rules.read_back
-                yield f"reads {what.folder} back", tell(s, place, "verified", what, good, done=done)
-            case "look":
-                found = self._orphans(s, self._actors[s.actors[place]].job, *what)
-                yield f"finds {', '.join(found) or 'no orphans'}", tell(s, place, "found", found, done=done)
-            case "delete":
-                gone = s._replace(folders=s.folders - {what[0]})
-                self.cleaned |= {what[0]} - self._committed(s, len(s.log))
-                yield f"deletes {what[0]}", tell(gone, place, "deleted", what, done=done)
+    def _restarts(self, s: State, place: int, who: str, theirs: list[int]) -> Iterator[tuple[str, State]]:
+        job, _, process = who.rpartition("-")
+        new = self._seat(Seat(self._machine(Machine(Leader(f"{job}-{int(process) + 1}", "", ""))), 0.0))
+        if s.kills:
+            after = self._put(s._replace(kills=s.kills - 1), place, self._seats[new])
+            for number in theirs:
+                after = self._set(after, number, self._moved(s.hands[number]))
+            yield f"{who} is killed and restarted", after
+        if s.left_behind:
+            left = len(s.seats)
+            after = s._replace(
+                seats=(*s.seats[:place], new, *s.seats[place + 1 :], s.seats[place]), left_behind=s.left_behind - 1
+            )
+            for number in theirs:
+                caller = self._caller(s.hands[number])
+                after = self._set(after, number, self._moved(s.hands[number]))
+                after = self._tell(after, left, ev.Detached(caller))
+            yield f"{who} is left behind", after
 
-    def _appends(self, s: State, place: int, what: Entry) -> Iterator[tuple[str, State]]:
-        """Each way in which the create of an entry can go."""
-        tell, done = self._tell, ("append", what)
-        number = self._entry(what)
-        name = self._named(number)
-        missing = self._pages(what.state) - s.pages
-        paged = s._replace(pages=s.pages | missing)
-        if missing:
-            # Told or not: whoever is not sure makes it again, and it is the same.
-            yield f"writes the page of {name}", paged
-            if self.rules.page_first:
-                return
-        created, taken = self._create(s, number)
-        if taken and not self.rules.pages_stay:
-            s = created = s._replace(pages=s.pages - self._pages(what.state))
-        if not taken and not self.rules.pages_outlive:
-            created = created._replace(pages=self._pages(what.state))
-        settled = ev.Appended(what, taken)
-        yield f"creates {name}{' in vain' * bool(taken)}", tell(created, place, "appended", settled, done=done)
+    def _moved(self, hand: Hand) -> Hand:
+        return hand._replace(waits=False, again=bool(hand.does))
+
+    # -- workers --
+
+    def _worker(self, hand: Hand) -> Worker:
+        cluster: v.Cluster = (("worker", tuple(f"{hand.job}-{i}:1" for i in range(self.bounds.workers))),)
+        worker = Worker(Task("worker", hand.index), cluster, f"{hand.job}{hand.index}.1")
+        worker.world, worker.restored, worker.restores = hand.world, hand.restored or "", int(hand.restored is not None)
+        worker.terms = {"retention": v.RetentionPolicy(1), "takeover": True, "timeout": TIMEOUT}
+        return worker
+
+    def _caller(self, hand: Hand) -> v.Caller:
+        return self._worker(hand).caller
+
+    def _calls(self, s: State, number: int) -> tuple[str, State]:
+        """A worker makes its next call."""
+        hand = s.hands[number]
+        worker = self._worker(hand)
+        what = "again" if hand.again else hand.does
+        match what:
+            case "again":
+                build = worker.rejoin()
+            case "join":
+                build = worker.join()
+            case "restore":
+                target = "0" if self.bounds.rollback and hand.job == self.bounds.jobs - 1 else ""
+                build = worker.restore(1, hand.read, hand.verdict, target)
+            case "vote":
+                build = worker.vote(hand.ordinal)
+            case _:
+                build = worker.report(hand.ordinal)
+                s = self._write(s, self._data(hand), WHOLE)
+        event = build(self._request(number, hand))
+        s = self._set(s, number, hand._replace(waits=True))
+        return f"{worker.incarnation}: {what} {hand.ordinal}", self._tell(s, hand.seat, event)
+
+    def _request(self, number: int, hand: Hand) -> v.RequestId:
+        return (number * 100 + hand.ordinal) * 10 + CALLS.index("again" if hand.again else hand.does)
+
+    def _hear(self, s: State, number: int, answer: v.Answer | v.Failure) -> tuple[State, list[ev.Event]]:
+        """A worker takes an answer; and what its coordinator is told at once then."""
+        hand = s.hands[number]._replace(waits=False)
+        attach: list[ev.Event] = []
+        match answer:
+            case v.Failure(kind=kind) if kind == UNKNOWN_GENERATION:
+                hand = hand._replace(again=True)
+            case v.Failure():
+                hand = hand._replace(does="", again=False)
+            case v.Joined():
+                hand = hand._replace(again=False) if hand.again else hand._replace(does="restore", world=answer)
+                attach = [ev.Attached(self._caller(hand)), ev.Heartbeat(self._caller(hand), "train", 0, 0, 0)]
+            case v.Read(record):
+                found = self._disks[s.disk].objects.get(manifest_object(record.folder))
+                verdict = "good" if found == WHOLE else "damaged" if found == ROTTEN else "absent"
+                hand = hand._replace(read=record.prefix, verdict=verdict)
+            case v.Apply(record):
+                assert hand.world
+                world = replace(hand.world, base=answer.base)
+                hand = hand._replace(does="vote", world=world, restored=record.prefix if record else "", read="")
+            case v.Go():
+                hand = hand._replace(does="report")
+                s = self._write(s, self._data(hand), BEGUN)
+            case v.Outcome(ordinal, committed):
+                assert hand.world
+                assert ordinal == hand.ordinal
+                s = s._replace(told=s.told | {(hand.world.generation, ordinal, committed)})
+                does = "vote" if ordinal < self.bounds.saves else ""
+                hand = hand._replace(ordinal=ordinal + 1, does=does)
+            case _:
+                raise AssertionError(answer)
+        return self._set(s, number, hand), attach
+
+    def _data(self, hand: Hand) -> str:
+        """What a worker writes of its present save."""
+        assert hand.world
+        where = prefix("ckpt", hand.ordinal * 10, hand.world.generation, hand.ordinal)
+        return f"{where}.data-{hand.index:05d}-of-{self.bounds.workers:05d}"
+
+    # -- coordinators --
+
+    def _tell(self, s: State, place: int, *events: ev.Event) -> State:
+        """Hand a coordinator an event, and the workers at it what it says to them."""
+        left = list(events)
+        while left:
+            seat = self._seats[s.seats[place]]
+            machine, effects = self._step(seat.machine, seat.clock, left.pop(0))
+            s = self._put(s, place, seat._replace(machine=machine))
+            for effect in effects:
+                match effect:
+                    case fx.Reply(request, answer) | fx.Refuse(request, answer):
+                        hand = request // 1000
+                        there = s.hands[hand]
+                        if there.seat == place and there.waits and self._request(hand, there) == request:
+                            s, attach = self._hear(s, hand, answer)
+                            left += attach
+                    case fx.Notify(caller, failure, ordinal) if ordinal is not None:
+                        for hand, there in enumerate(s.hands):
+                            at = there.seat == place and there.world and there.does and self._caller(there) == caller
+                            if at and there.ordinal == ordinal:
+                                s, _ = self._hear(s, hand, v.Outcome(ordinal, False, failure))
+                    case fx.Notify() | fx.Remark():
+                        pass
+                    case fx.WriteStateFile() if not self.bounds.files:
+                        left.append(self._state_file(s, place, effect))
+                    case _:
+                        seat = self._seats[s.seats[place]]
+                        s = self._put(s, place, seat._replace(wants=(*seat.wants, Want(effect))))
+        return s
+
+    def _step(self, number: int, clock: float, event: ev.Event) -> tuple[int, tuple[fx.Effect, ...]]:
+        """What a machine does with an event, computed once."""
+        step = (number, clock, event)
+        found = self._steps.get(step)
+        if found is None:
+            machine = pickle.loads(self._machines[number])
+            effects = machine.handle(event, v.Now(clock, 0.0))
+            check_invariants(machine)
+            found = self._steps[step] = self._machine(machine), tuple(effects)
+        return found
+
+    def _effects(self, s: State, place: int) -> Iterator[tuple[str, State]]:
+        """Each way in which what a coordinator wants done can go."""
+        seat = self._seats[s.seats[place]]
+        who = self._leaders[seat.machine].id
+        for number, want in enumerate(seat.wants):
+            rest = self._put(s, place, seat._replace(wants=seat.wants[:number] + seat.wants[number + 1 :]))
+            for story, after in self._effect(s, rest, place, number, want):
+                yield f"{who} {story}", after
+
+    def _effect(self, s: State, rest: State, place: int, number: int, want: Want) -> Iterator[tuple[str, State]]:
+        """rest: the state without this want."""
+        disk = self._disks[s.disk]
+        match want.effect:
+            case fx.ReadLog():
+                yield "reads the log", self._tell(rest, place, self._read(s, place))
+            case fx.Append():
+                yield from self._appends(s, rest, place, number, want)
+            case fx.Finalize() as effect:
+                where = prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
+                folder = where.partition("/")[0]
+                parts = [f"{where}.data-{i:05d}-of-{self.bounds.workers:05d}" for i in range(self.bounds.workers)]
+                done = ev.Finalized(effect.generation.id, effect.ordinal, where)
+                if any(disk.objects.get(part) != WHOLE for part in parts):
+                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    yield f"does not find {folder}", self._tell(rest, place, replace(done, failure=gone))
+                    return
+                name = manifest_object(folder)
+                written = self._write(rest, name, disk.objects.get(name, WHOLE))
+                yield f"finalizes {folder}", self._tell(written, place, done)
+                if s.rotten and name not in disk.objects:
+                    rotten = self._write(rest._replace(rotten=s.rotten - 1), name, ROTTEN)
+                    yield f"finalizes {folder}, which rots", self._tell(rotten, place, done)
+            case fx.WriteStateFile() as effect:
+                yield "writes TensorFlow's file", self._tell(rest, place, self._state_file(s, place, effect))
+            case fx.ReadBackCheckpoint(record):
+                found = disk.objects.get(manifest_object(record.folder))
+                back = ev.ReadBack(record.prefix, "good" if found == WHOLE else "damaged" if found else "absent")
+                yield f"reads {record.folder} back: {back.verdict}", self._tell(rest, place, back)
+            case fx.FindOrphans(entry):
+                folders = orphans(disk, entry)  # type: ignore[arg-type]
+                yield f"finds {', '.join(folders) or 'no orphans'}", self._tell(rest, place, ev.OrphansFound(folders))
+            case fx.DeleteFolder(folder):
+                kept = {name: data for name, data in disk.objects.items() if not name.startswith(f"{folder}/")}
+                gone_disk = rest._replace(disk=self._disk(kept))
+                if not any(
+                    record.folder == folder for entry in self._log(s.disk) for record in entry.state.checkpoints
+                ):
+                    self.cleaned.add(folder)
+                yield f"deletes {folder}", self._tell(gone_disk, place, ev.Deleted(folder, True))
+            case fx.Probe(address):
+                yield "finds nobody", self._tell(rest, place, ev.Probed(address, ""))
+            case _:
+                raise AssertionError(want)
+
+    def _read(self, s: State, place: int) -> ev.LogRead:
+        key = s.disk, self._known[self._seats[s.seats[place]].machine]
+        if key not in self._reads:
+            disk = self._disks[s.disk]
+            found = tail_or_import(disk, Log(disk), "run", key[1])  # type: ignore[arg-type]
+            assert isinstance(found, Entry)
+            self._reads[key] = ev.LogRead(found)
+        return self._reads[key]
+
+    def _state_file(self, s: State, place: int, effect: fx.WriteStateFile) -> ev.StateFileWritten:
+        """As the driver: once a newer leader's entries follow, the file is that one's to write."""
+        last = self._log(s.disk)[-1].state
+        ours = last.leader is not None and last.leader.id == self._leaders[self._seats[s.seats[place]].machine].id
+        named = effect.state.restorable[-1:] if ours or effect.number == self._log(s.disk)[-1].number else ()
+        return ev.StateFileWritten(effect.number, named[0].prefix if named else "")
+
+    # -- the log --
+
+    def _appends(self, s: State, rest: State, place: int, number: int, want: Want) -> Iterator[tuple[str, State]]:
+        """Each way in which the next operation of a create can go."""
+        assert isinstance(want.effect, fx.Append)
+        entry = want.effect.entry
+        operation = self._play(entry, want.answers)
+        assert isinstance(operation, tuple)
+        what, name, _ = operation
+        story = f"{what}s {name} ({entry.kind} {entry.number}, {entry.write_id})"
+
+        def answered(s: State, answer: Answer, disk: int | None = None) -> State:
+            """The state once an answer has come; what is read in reply to it is read at once."""
+            answers = (*want.answers, answer)
+            s = s if disk is None else s._replace(disk=disk)
+            while isinstance(following := self._play(entry, answers), tuple) and following[0] == "read":
+                answers = (*answers, self._disks[s.disk].objects.get(following[1]))
+            if isinstance(following, tuple):
+                seat = self._seats[s.seats[place]]
+                wants = (*seat.wants[:number], Want(want.effect, answers), *seat.wants[number:])
+                return self._put(s, place, seat._replace(wants=wants))
+            return self._tell(s, place, self._appended(entry, following))
+
+        disk, done = self._operate(s.disk, operation)
+        yield f"{story}{' in vain' * (done is False)}", answered(rest, done, disk)
+        if what != "create":
+            return
         if s.refusals:
-            refused = s._replace(refusals=s.refusals - 1)
-            no = ev.Appended(what, refused="no space")
-            yield f"is refused {name}", tell(refused, place, "appended", no, done=done)
+            yield f"{story}: refused", answered(rest._replace(refusals=s.refusals - 1), REFUSED)
         if s.unknown:
-            created, unsent = (each._replace(unknown=s.unknown - 1) for each in (created, s))
-            lost, late = ev.Appended(what, unknown="no answer"), ev.Appended(what, unknown="no answer")
-            if not self.rules.missing_settles_nothing:
-                lost = settled
-                late = ev.Appended(what, taken, refused="" if taken else "it is not there")
-            yield f"creates {name}, reply lost", tell(created, place, "appended", lost, done=done)
-            dead = taken is not None and self.rules.same_slot
-            sent = unsent if dead else unsent._replace(late=s.late | {number})
-            yield f"sends {name}, no reply", tell(sent, place, "appended", late, done=done)
+            unsure = rest._replace(unknown=s.unknown - 1)
+            yield f"{story}, reply lost", answered(unsure, LOST, disk)
+            late = s.late | {operation} if done else s.late
+            yield f"{story}, no reply", answered(unsure._replace(late=late), LOST)
 
-    def _pages(self, state: LogState) -> frozenset[str]:
-        """The pages of an entry, by what they say."""
-        sealed = ", ".join(record.prefix for record in state.checkpoints[:-1])
-        return frozenset({sealed} if sealed and self.bounds.pages else ())
+    def _play(self, entry: Entry, answers: tuple[Answer, ...]) -> Operation | Outcome:
+        """What `Log.publish` comes to, with the answers that it has had."""
+        key = entry, answers
+        if key not in self._plays:
+            try:
+                store = Script(answers)
+                self._plays[key] = Log(store, clock=lambda: 0.0).publish(entry, 0.0)  # type: ignore[arg-type]
+            except Next as following:
+                self._plays[key] = following.args
+        return self._plays[key]
 
-    def _orphans(self, s: State, job: str, number: int, state: LogState) -> tuple[str, ...]:
-        """What `run_directory.orphans` finds after an entry. A folder is there when the writing begins."""
-        wants = (want for number in s.actors for want in self._actors[number].wants)
-        begun = {what.folder for want, what in wants if want == "write"}
-        known = self._committed(s, number + 1) | set(state.retired)
-        dead = state.superseded if self.rules.leads_first else [each for each in JOBS if each != job]
-        if not self.rules.spares_own:
-            dead = (*dead, job)
-        return tuple(sorted(folder for folder in (s.folders | begun) - known if folder.split(".")[-2] in dead))
+    @staticmethod
+    def _appended(entry: Entry, outcome: Outcome) -> ev.Appended:
+        """As the driver tells it."""
+        match outcome:
+            case Published():
+                return ev.Appended(entry)
+            case LostRace(taken):
+                return ev.Appended(entry, taken_by=taken)
+            case NotPublished(reason):
+                return ev.Appended(entry, refused=reason)
+            case Unknown(reason):
+                return ev.Appended(entry, unknown=reason)
 
-    def _committed(self, s: State, entries: int) -> set[str]:
-        """Folders of the checkpoints that the first so many entries tell of."""
-        return {c.folder for number in s.log[:entries] for c in self.entries[number].state.checkpoints}
+    def _operate(self, number: int, operation: Operation) -> tuple[int, Answer]:
+        """The storage after an operation, and its answer."""
+        key = number, operation
+        if key not in self._operations:
+            what, name, data = operation
+            objects = self._disks[number].objects
+            if what == "create" and name in objects:
+                self._operations[key] = number, False
+            elif what == "remove":
+                self._operations[key] = self._disk({n: d for n, d in objects.items() if n != name}), None
+            else:
+                self._operations[key] = self._disk(objects | {name: data}), True
+        return self._operations[key]
 
-    def _create(self, s: State, number: int) -> tuple[State, Entry | None]:
-        """The storage after a create, and what was in its way; nothing if the very same try is there already."""
-        slot = self.entries[number].number
-        assert slot <= len(s.log), "a hole in the log"
-        if slot == len(s.log):
-            late = s.late
-            if self.rules.exclusive:
-                # What is for the same slot lands nowhere any more.
-                late = frozenset(each for each in late if self.entries[each].number != slot)
-            return s._replace(log=(*s.log, number), late=late), None
-        if not self.rules.exclusive:
-            return s._replace(log=(*s.log[:slot], number, *s.log[slot + 1 :])), None
-        there = self.entries[s.log[slot]]
-        if there.write_id == self.entries[number].write_id:
-            return s, None
-        if not self.rules.same_slot:
-            return s._replace(log=(*s.log, self._entry(replace(self.entries[number], number=len(s.log))))), None
-        return s, there
-
-    def _tell(self, s: State, place: int, how: str, *what: Any, done: Any = None) -> State:
-        """What an actor does with an event, computed once."""
-        number = s.actors[place]
-        step = (number, how, what, done)
-        if step not in self._steps:
-            actor = copy.deepcopy(self._actors[number])
-            if done is not None:
-                actor.wants.remove(done)
-            getattr(actor, how)(*what)
-            told, actor.told = actor.told, []
-            self._steps[step] = self._number(actor), told
-        after, told = self._steps[step]
-        if told and place < s.attended:
-            job = self._actors[number].job
-            s = s._replace(told=s.told | {(job, ordinal, committed) for ordinal, committed in told})
-        return s._replace(actors=(*s.actors[:place], after, *s.actors[place + 1 :]))
+    def _write(self, s: State, name: str, data: bytes) -> State:
+        if data == BEGUN and name in self._disks[s.disk].objects:
+            return s
+        return s._replace(disk=self._operate(s.disk, ("replace", name, data))[0])
 
     # -- what must be --
 
     def _check(self, before: State, s: State) -> None:
-        log = [self.entries[number] for number in s.log]
-        if s.log[: len(before.log)] != before.log:
-            check_log(log)
-            raise AssertionError("an entry was overwritten")
-        if s.log not in self._logs:
-            self._check_entries(log)
-            self._logs.add(s.log)
-            self.kinds |= {log[-1].kind}
-        torn = [entry.number for entry in log if not self._pages(entry.state) <= s.pages]
-        assert not torn, f"entries {torn} cannot be read: a page is not there"
-        live = {record.folder for record in log[-1].state.checkpoints}
-        assert live <= s.folders, f"{live - s.folders} is live, and its data is not there"
-        assert live - s.rotten, "no live checkpoint is good"
-        if s.told is not before.told:
-            ever = {record.folder for entry in log if entry.kind == "commit" for record in entry.state.checkpoints[-1:]}
-            for job, ordinal, committed in s.told:
-                folder = prefix("ckpt", ordinal, job, ordinal).partition("/")[0]
-                assert (job, ordinal, not committed) not in s.told, f"the outcome of {folder} was told both ways"
-                assert committed == (folder in ever), f"{folder} was told committed={committed}, the log says otherwise"
-                self.outcomes.add((ordinal, committed))
-        elif len(s.log) > len(before.log) and log[-1].kind == "commit":
-            self._check(before._replace(told=frozenset()), s)  # one that was told failed must not land now
+        if s.disk == before.disk and s.told is before.told:
+            return
+        log, objects = self._log(s.disk), self._disks[s.disk].objects
+        if s.disk != before.disk:
+            was = self._log(before.disk)
+            assert log[: len(was)] == was, "an entry was overwritten"
+            state = log[-1].state
+            whole = {record.folder: objects.get(manifest_object(record.folder)) for record in state.checkpoints}
+            missing = sorted(folder for folder, found in whole.items() if found is None)
+            assert not missing, f"{missing} is live, and its data is not there"
+            assert WHOLE in whole.values(), "no live checkpoint is good"
+        committed = {
+            (attempt.generation, attempt.ordinal)
+            for entry in log
+            if entry.kind == "commit" and (attempt := parse_folder(entry.state.checkpoints[-1].folder))
+        }
+        for generation, ordinal, is_committed in s.told:
+            save = f"save {ordinal} of {generation}"
+            assert (generation, ordinal, not is_committed) not in s.told, f"the outcome of {save} was told both ways"
+            stands = (generation, ordinal) in committed
+            assert is_committed == stands, f"{save} was told committed={is_committed}, the log says otherwise"
+            self.outcomes.add((ordinal, is_committed))
 
-    def _check_entries(self, log: list[Entry]) -> None:
+    def _check_ending(self, s: State) -> None:
+        waiting = [f"{hand.job}{hand.index}" for hand in s.hands if hand.does]
+        assert not waiting, f"{waiting} wait for ever"
+
+    def _log(self, disk: int) -> list[Entry]:
+        """All entries, once they are found good."""
+        if disk not in self._logs:
+            objects = self._disks[disk].objects
+            log = Log(self._disks[disk])  # type: ignore[arg-type]
+            entries: list[Entry] = []
+            while (name := log_entry(len(entries))) in objects:
+                data = objects[name]
+                entry = self._entries.get(data)
+                if entry is None or self.bounds.pages:
+                    entry = log.read(len(entries))
+                    assert entry is not None
+                    self._entries[data] = entry
+                entries.append(entry)
+            self._check_entries(entries)
+            self.kinds.add(entries[-1].kind)
+            self._logs[disk] = entries
+        return self._logs[disk]
+
+    @staticmethod
+    def _check_entries(log: list[Entry]) -> None:
         check_log(log)
         for earlier, entry in pairwise(log):
             lost = set(earlier.state.checkpoints) - set(entry.state.checkpoints)
             assert not lost or entry.kind == "retire", f"{entry.kind} entry {entry.number} drops {lost}"
             assert len(entry.state.checkpoints) >= len(earlier.state.checkpoints) + (entry.kind == "commit") - len(lost)
 
-    # -- numbers and names --
+    # -- numbers --
 
-    def _actor(self, job: str, process: int, ordinal: int) -> Actor:
-        return Actor(job, process, ordinal, rules=self.rules, bounds=self.bounds, base=self._base)
+    def _disk(self, objects: dict[str, bytes]) -> int:
+        key = frozenset(objects.items())
+        if key not in self._disk_numbers:
+            self._disk_numbers[key] = len(self._disks)
+            self._disks.append(Disk(objects))
+        return self._disk_numbers[key]
 
-    def _entry(self, entry: Entry) -> int:
-        if entry not in self._entry_numbers:
-            self._entry_numbers[entry] = len(self.entries)
-            self.entries.append(entry)
-        return self._entry_numbers[entry]
+    def _machine(self, machine: Machine) -> int:
+        key = machine.state()
+        if key not in self._machine_numbers:
+            self._machine_numbers[key] = len(self._machines)
+            self._machines.append(pickle.dumps(machine))
+            self._leaders.append(machine.leader)
+            self._saving.append(any(world.attempt for world in machine.worlds.values()))
+            current = machine.ledger.current
+            self._retrying.append(current is not None and current.again is not None)
+            self._known.append(machine.ledger.number)
+        return self._machine_numbers[key]
 
-    def _number(self, actor: Actor) -> int:
-        if actor.key not in self._actor_numbers:
-            self._actor_numbers[actor.key] = len(self._actors)
-            self._actors.append(actor)
-        return self._actor_numbers[actor.key]
+    def _seat(self, seat: Seat) -> int:
+        if seat not in self._seat_numbers:
+            self._seat_numbers[seat] = len(self._seats)
+            self._seats.append(seat)
+        return self._seat_numbers[seat]
 
-    def _named(self, number: int) -> str:
-        entry = self.entries[number]
-        return f"entry {entry.number} ({entry.kind}, {entry.write_id})"
+    def _put(self, s: State, place: int, seat: Seat) -> State:
+        return s._replace(seats=(*s.seats[:place], self._seat(seat), *s.seats[place + 1 :]))
+
+    @staticmethod
+    def _set(s: State, number: int, hand: Hand) -> State:
+        return s._replace(hands=(*s.hands[:number], hand, *s.hands[number + 1 :]))
 
     @staticmethod
     def _story(parents: dict[State, tuple[State, str] | None], state: State) -> str:
