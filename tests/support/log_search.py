@@ -10,8 +10,8 @@ In each state anything that can happen next may: a worker makes its next call; a
 out; the create of an entry or a page succeeds, fails for certain, loses its reply, or is to land at any later time or
 never; an unknown one is tried again; a deadline passes, for one coordinator alone; one is killed and a successor
 started, or it is left behind alive while its workers turn to a successor; a checkpoint turns out not to hold what was
-written. `Log.publish` is played operation by operation, again and again from its start with the answers that it has had,
-so that others may act between any two. Storage is a set of faultless names.
+written. `Log.publish` is played operation by operation, again and again from its start with the answers that it has
+had, so that others may act between any two. Storage is a set of faultless names.
 
 What is told apart nowhere is not told twice: machines, storages and seats (a machine, its clock, what it wants) are
 numbers, and what one of them does with one event is computed once. TensorFlow's `checkpoint` file is written at once
