@@ -15,13 +15,14 @@ from typing import Any
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
+from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState, Task
+from holdfast_storage.cluster import Task, names
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from support.cluster import WALL, Storage
 
 UNTOLD = ("presence", "cluster", "seconds_under_way", "seconds_left", "log")
-"""What a transcript leaves out of a status: `test_survey` looks at it."""
+"""What a transcript leaves out of a status: `test_status` looks at it."""
 
 
 class Printer:
@@ -154,7 +155,7 @@ class Printer:
             fenced = f", fenced: {world.fenced.message}" if world.fenced else ""
             lines.append(f"  {name}: {attempt}, committed {world.committed}{fenced}")
         if machine.forming:
-            lines.append(f"  forming: waits for {v.names(machine.forming.missing)}")
+            lines.append(f"  forming: waits for {names(machine.forming.missing)}")
         return lines
 
 

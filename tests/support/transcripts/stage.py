@@ -48,8 +48,9 @@ from typing import get_args
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import values as v
-from holdfast_storage.records import Leader, LogState, Task
+from holdfast_coordinator.core import messages as v
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import Leader, LogState
 from support.cluster import WALL, Build, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 from .printing import Printer, caller_name
@@ -337,7 +338,7 @@ class Stage:
 
     def _all_report(self, workers: list[Worker], words: Words) -> None:
         ordinal, local = int(words.next()), words.option("local")
-        self._call(workers, lambda worker: worker.report(ordinal, local=_numbers(local)))
+        self._call(workers, lambda worker: worker.report(ordinal, worker_local=_numbers(local)))
 
     def _all_give_up(self, workers: list[Worker], words: Words) -> None:
         ordinal, message = int(words.next()), words.next("the disk is full")
