@@ -12,7 +12,7 @@ the effects that the state machine had at once; those that a driver carries out 
     set WHO TERMS                           what they say from now on
 
     WHO vote N [TERMS]                      a call of the protocol; N is the ordinal of a save or of a restore
-    WHO report N [local=POSITIONS]
+    WHO report N [worker_local=POSITIONS]
     WHO give-up N [MESSAGE]
     WHO restore N [target=T] [read=FOLDER verdict=V]
     WHO await-upkeep, WHO leave, WHO join [at=c1], WHO rejoin [at=c1]
@@ -337,7 +337,7 @@ class Stage:
         self._call(workers, lambda worker: worker.vote(ordinal, **terms))  # type: ignore[arg-type]
 
     def _all_report(self, workers: list[Worker], words: Words) -> None:
-        ordinal, local = int(words.next()), words.option("local")
+        ordinal, local = int(words.next()), words.option("worker_local")
         self._call(workers, lambda worker: worker.report(ordinal, worker_local=_numbers(local)))
 
     def _all_give_up(self, workers: list[Worker], words: Words) -> None:
