@@ -1,1 +1,1 @@
-"""One save of a worker: snapshot, digest, vote, plan, write, report, outcome."""
+"""One save, on one worker: snapshot, digest, vote, plan, write, report, outcome."""

@@ -1,16 +1,16 @@
-"""Takes a snapshot of a `tf.train.Checkpoint`: every value under its stock key, without copying it.
+"""Snapshots of a `tf.train.Checkpoint`: every value under its stock key, without a copy.
 
-The first capture goes through TensorFlow's own saver: its public sharding callback is given every tensor of the
-checkpoint, keeps them, and leaves only strings and variants to be written, to files in TensorFlow's memory, from which
-their encoding is taken. That costs about as much as a whole write of many small variables, nearly all of it Python. So
-that capture also learns which variable is behind which key. The next ones walk the objects, and as long as these are
-the same, read the variables directly, which takes a tenth. Whatever does not fit goes through the saver every time.
+The first capture goes through TensorFlow's own saver. Its public sharding callback gets every tensor of the checkpoint,
+keeps them, and leaves only strings and variants to be written, to files in TensorFlow's memory, which yield their
+encoding. For many small variables this costs about as much as a whole write, nearly all of it Python. So this capture
+also learns which variable is behind which key. The next ones walk the objects and, as long as these are the same, read
+the variables directly, which takes a tenth of the time. Whatever does not fit goes through the saver every time.
 
-What is kept is a reference to each tensor. TensorFlow sees that the buffer has a second owner and makes the next
-update of the variable write to a new one: so the snapshot is a moment's, and up to one more state of memory is used
-until it is dropped. A variable that has been updated sparsely, as embeddings are, TensorFlow updates in place and
-copies at each read: of these the snapshot is a copy from the start. So is it of what belongs to no variable, such as
-lookup tables, some of which change in place what they have handed out.
+A snapshot keeps a reference to each tensor. TensorFlow sees that the buffer has a second owner, and makes the
+variable's next update write to a new buffer. So the snapshot does not change, and uses up to one more state of memory
+until it is dropped. A variable that has been updated sparsely, such as an embedding, is updated in place and copied at
+each read, so the snapshot holds a copy from the start. It also copies what belongs to no variable, such as lookup
+tables: some of these change in place what they have handed out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STUB = "stub"
 
 
 def capture(checkpoint: Any) -> Snapshot:
-    """One snapshot of a `tf.train.Checkpoint`; see `Snapshotter` for more than one."""
+    """Take one snapshot of a `tf.train.Checkpoint`. For more than one, use a `Snapshotter`."""
     return Snapshotter(checkpoint).capture()
 
 
@@ -47,7 +47,7 @@ class Snapshotter:
     """Takes snapshots of one `tf.train.Checkpoint`.
 
     Args:
-        checkpoint: the `tf.train.Checkpoint`. Its `save_counter` is left alone.
+        checkpoint: the `tf.train.Checkpoint`. Its `save_counter` is not changed.
     """
 
     def __init__(self, checkpoint: Any) -> None:
@@ -55,12 +55,12 @@ class Snapshotter:
         self._direct: _DirectReads | None = None
 
     def capture(self) -> Snapshot:
-        """The values of this moment. Not from several threads at once.
+        """Return the values of this moment. Only one thread may call this at a time.
 
-        Where the snapshot is `collective`, all workers must call this at the same point of their programs.
+        If the snapshot is `collective`, all workers must call this at the same point of their programs.
 
-        Raises InvalidRequest if the checkpoint holds what has no place in one: variables that are spread over
-        parameter servers, iterators that TensorFlow cannot save, or what a registered saver writes to files of its own.
+        Raises InvalidRequest if the checkpoint holds what cannot be saved: variables on parameter servers, iterators
+        that TensorFlow cannot save, or what a registered saver writes to files of its own.
         """
         if self._direct is not None:
             snapshot = self._direct.capture()
@@ -111,7 +111,7 @@ class Snapshotter:
 
 
 class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
-    """Keeps every tensor of the checkpoint, and has TensorFlow write only those that need an encoding."""
+    """The sharding callback. It keeps every tensor, and lets TensorFlow write only those that need an encoding."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Graph:
-    """The objects of a checkpoint, found again behind the object graph that TensorFlow wrote."""
+    """The objects of a checkpoint, found by following the object graph that TensorFlow wrote."""
 
     nodes: list[tuple[Any, dict[str, Any]]]  # each object and its children as they were
     owners: dict[str, Any]  # key -> the object that it is the value of
@@ -196,7 +196,7 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _Read:
-    """How the value under one key is read from its variable."""
+    """The way to read the value under one key from its variable."""
 
     key: str
     guarded: bool
@@ -211,14 +211,14 @@ class _Read:
         return _numeric(self.key, _read(self.components[0]), self.guarded)
 
     def differing_replicas(self, first: SnapshotTensor) -> list[SnapshotTensor]:
-        """All local values, if they may differ and do."""
+        """Return all local values if they may differ and do; otherwise nothing."""
         if self.guarded or len(self.components) == 1:
             return []
         replicas = _replicas(self.key, self.components)
         return replicas if any(not _equal(r.data, first.data) for r in replicas) else []
 
     def agrees(self, saved: SnapshotTensor) -> bool:
-        """Whether this reads what TensorFlow's saver does."""
+        """Return whether this reads the same value as TensorFlow's saver."""
         try:
             read = self.tensor()
         except (AttributeError, TypeError, ValueError, tf.errors.OpError):
@@ -235,7 +235,7 @@ class _DirectReads:
     object_graph: SnapshotTensor
 
     def capture(self) -> Snapshot | None:
-        """A snapshot; None if the objects have changed."""
+        """Return a snapshot, or None if the objects have changed."""
         if not self.graph.unchanged() or not all(read.unchanged() for read in self.reads):
             return None
         tensors, replicas = [], []
@@ -256,7 +256,7 @@ def _assemble(
 
 
 def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
-    """What TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
+    """Read what TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
     others = [name for name in tf.io.gfile.listdir(prefix.rpartition("/")[0]) if not name.startswith(f"{_STUB}.")]
     if others:
         raise InvalidRequest(
@@ -278,7 +278,7 @@ def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
 
 
 def _decode_string(encoded: bytes) -> bytes:
-    """The one string of a scalar string tensor: its length as a varint, a checksum of four bytes, its bytes."""
+    """Decode a scalar string tensor: its length as a varint, a checksum of four bytes, its bytes."""
     varint = next(n for n, byte in enumerate(encoded) if byte < 0x80) + 1
     return encoded[varint + 4 :]
 
@@ -295,7 +295,7 @@ def _descendants(proto: Any, roots: list[int]) -> set[int]:
 
 
 def _is_on_read(variable: Any) -> bool:
-    """Whether the saved value is an aggregate over all replicas of the world."""
+    """Return whether the saved value is an aggregate over all replicas of the world."""
     distributed = isinstance(variable, tf.distribute.DistributedValues)
     return distributed and variable.synchronization == tf.VariableSynchronization.ON_READ
 
@@ -314,7 +314,7 @@ def _numeric(key: str, tensor: Any, guarded: bool = False) -> SnapshotTensor:
 
 
 def _bytes_of(tensor: Any) -> memoryview:
-    """The bytes of a numeric tensor: its own buffer on a CPU, a copy of it from elsewhere."""
+    """Return the bytes of a numeric tensor: its own buffer on a CPU, a copy from any other device."""
     if 0 in tensor.shape:
         return memoryview(b"")
     try:

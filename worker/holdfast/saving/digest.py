@@ -1,4 +1,4 @@
-"""What a worker tells of its state before a byte is written: what it consists of, and a checksum of every tensor."""
+"""The digests that workers compare before a byte is written: of the tensors' specs, and of every tensor's bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BATCH_BYTES = 32 << 20
 
 
 def spec_digest(specs: Sequence[Spec], *options: str) -> bytes:
-    """SHA-256 of the keys, dtypes and shapes, and of what else must be the same on all workers.
+    """Return the SHA-256 of keys, dtypes and shapes, and of the options that must be the same on all workers.
 
     Sizes are left out: those of encoded tensors may differ, and the others follow from dtype and shape.
     """
@@ -30,7 +30,7 @@ def spec_digest(specs: Sequence[Spec], *options: str) -> bytes:
 
 
 def tensor_crcs(tensors: Sequence[SnapshotTensor], threads: int = 2) -> tuple[int, ...]:
-    """CRC32C, not masked, of the bytes of each tensor."""
+    """Return the unmasked CRC32C of each tensor's bytes."""
     batches: list[list[SnapshotTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -44,7 +44,7 @@ def tensor_crcs(tensors: Sequence[SnapshotTensor], threads: int = 2) -> tuple[in
 
 
 def pack(crcs: Sequence[int]) -> bytes:
-    """Checksums as a vote carries them: little-endian, four bytes each."""
+    """Encode checksums for a vote: little-endian, four bytes each."""
     return struct.pack(f"<{len(crcs)}I", *crcs)
 
 

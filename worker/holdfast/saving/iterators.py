@@ -1,4 +1,4 @@
-"""Input iterators whose position TensorFlow cannot save: found before training, and named."""
+"""Finds input iterators whose position TensorFlow cannot save, before training begins."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REMEDY = {
 
 
 def check_iterators(checkpoint: Any, what: str = "") -> None:
-    """Raise InvalidRequest for an iterator in a `tf.train.Checkpoint` whose state cannot be saved as it is now.
+    """Raise InvalidRequest for an iterator in a `tf.train.Checkpoint` whose state cannot be saved now.
 
-    what: what the checkpoint is, to be put before the iterator's name.
+    what: a prefix for the iterator's name in the error.
 
-    An iterator of a Python generator that has been told to ignore outside state shows only after its first element.
+    For an iterator over a Python generator that ignores outside state, this shows only after its first element.
     """
     for name, found in walk(checkpoint):
         if isinstance(found, tf.data.Iterator):

@@ -1,4 +1,4 @@
-"""What a training program is told of a save: the coordinator's word, once the log bears it out."""
+"""The outcome of a save as the training program gets it: the coordinator's answer, once the log confirms it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast_storage.store.base import Store
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """That one save of this worker was committed, which the log of its run bears out or not."""
+    """The claim that one save of this worker was committed, which the run's log confirms or not."""
 
     store: Store
     generation: str
@@ -24,28 +24,28 @@ class Claim:
     begun_at: int  # the log entry that stood when this worker began to write; -1: it has reported nothing
 
     def confirm(self) -> HoldfastError | None:
-        """The coordinator says that the save was committed. Returns None if the log does."""
+        """Check the coordinator's answer that the save was committed. Return None if the log confirms it."""
         if self._is_in_log(Wait()):
             return None
         return in_doubt(self.step, f"the coordinator says so, and the log of {self.store.url} does not, as seen here")
 
     def settle(self, error: Exception) -> HoldfastError | None:
-        """No outcome will come: the log tells whether there was a commit, and only a commit is certain."""
+        """Look into the log because no answer will come. Only a commit is certain: then return None."""
         return None if self._is_in_log(Wait(0.0)) else in_doubt(self.step, error)
 
     def refuse(self, error: HoldfastError) -> HoldfastError | None:
-        """The failure as the training program gets it: Superseded as it is, all else a SaveFailed with the step."""
+        """Return the error for the training program: Superseded as it is, others as a SaveFailed with the step."""
         if isinstance(error, Superseded):
             # It may have come instead of the word that this save was committed, before the newer job took the run.
             return None if self._is_in_log(Wait()) else error
         return failed(self.step, error)
 
     def _is_in_log(self, wait: Wait) -> bool:
-        """Whether the commit entry of this save is seen to stand.
+        """Return whether the commit entry of this save stands.
 
-        It is looked for from where the writing began, not in the last entry alone: a newer job may have retired the
-        checkpoint since. Behind an entry of a newer generation it cannot come any more; that one is waited for, since
-        this worker's mount may show it late.
+        The search covers all entries since the writing began, not only the last one: a newer job may have retired the
+        checkpoint since. After an entry of a newer generation there can be no such commit. The search waits for
+        entries, since this worker's mount may show them late.
         """
         log, number = Log(self.store), self.begun_at + 1
         while number > 0:
@@ -66,7 +66,7 @@ class Claim:
 
 
 def failed(step: int, error: HoldfastError) -> SaveFailed:
-    """A failure of a save, named by its step."""
+    """Return a save's failure, which names the step."""
     kind = type(error) if isinstance(error, SaveFailed) else SaveFailed
     named = kind(
         f"the save of step {step} failed and nothing of it is visible: {error}",
@@ -79,7 +79,7 @@ def failed(step: int, error: HoldfastError) -> SaveFailed:
 
 
 def in_doubt(step: int, error: object) -> CoordinatorUnavailable:
-    """The error of a save of which nobody tells whether it was committed."""
+    """Return the error for a save whose outcome nobody knows."""
     return CoordinatorUnavailable(
         f"whether the save of step {step} was committed is not known: {error}. Should the coordinator have "
         "committed it, it appears in latest_checkpoint",

@@ -1,10 +1,10 @@
-"""Which worker writes which bytes: a pure function of what all workers share, so that nobody has to be asked.
+"""The plan, which says which worker writes which bytes. All workers compute the same one and need not ask.
 
 All tensors lie on one line of bytes in key order. The line is cut into equal parts, one for each worker, and each part
-into the objects that its worker writes at the same time. A cut is moved to the next border between two tensors where
-that costs little balance, and to a whole number of rows where it does not: that tensor is then stored in slices.
-What only the chief writes (worker-local values under their stock keys, strings, variants) stands at the front, and
-its part of the rest is smaller by as much. Integers alone: the same on every machine. See docs/design/003-plan.md.
+into the objects that its worker writes at the same time. If it costs little balance, a cut moves to the next border
+between two tensors. Otherwise it moves to a whole number of rows, and the tensor is stored in slices. What only the
+chief writes (worker-local values under their stock keys, strings, variants) comes first, and the chief's part of the
+rest is smaller by that. The plan uses only integers, so it is the same on every machine. See docs/design/003-plan.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_OBJECTS = 64  # a worker: beyond, objects grow
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What all workers must agree on about one tensor, and its size."""
+    """What all workers must agree on for one tensor, and its size."""
 
     key: str
     dtype: int  # a tensorflow.DataType, by number
@@ -51,7 +51,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class DataObject:
-    """One object of a worker. Behind the pieces of the chief's first one stand the encoded tensors."""
+    """One object of a worker. In the chief's first object, the encoded tensors follow the pieces."""
 
     shard: int
     pieces: tuple[Piece, ...]  # back to back, from offset 0
@@ -64,7 +64,7 @@ class DataObject:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one worker writes. The chief's holds at least one object, another's may hold none."""
+    """What one worker writes. The chief's part has at least one object; others may have none."""
 
     objects: tuple[DataObject, ...]
 
@@ -76,7 +76,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who writes what. Every byte of every tensor that is not encoded is in exactly one piece."""
+    """Who writes what. Every byte of every numeric tensor is in exactly one piece."""
 
     parts: tuple[Part, ...]  # by worker; the chief is the first
     num_shards: int
@@ -87,14 +87,14 @@ def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()
     """Divide the tensors among the workers.
 
     Args:
-        specs: of all tensors, in key order.
-        num_workers: at least 1.
-        by_chief: positions of the tensors whose stock value is the chief's, such as worker-local ones.
+        specs: the specs of all tensors, in key order.
+        num_workers: the number of workers, at least 1.
+        by_chief: the positions of tensors that only the chief writes, such as worker-local ones.
 
     Returns:
-        The plan. Parts differ by at most 5 % or 64 KiB, except where the chief's own tensors alone are more than its
-        part of the whole, and by up to as much again as the two largest tensors have whose slices TensorFlow cannot
-        join. A tensor is sliced only if it is larger than about a hundredth of a part, and not in `by_chief`.
+        The plan. Parts differ by at most 5 % or 64 KiB, with two exceptions: the chief's own tensors may exceed its
+        share, and tensors whose slices TensorFlow cannot join may add the size of the two largest of them. A tensor is
+        sliced only if it is larger than about a hundredth of a part, and not in `by_chief`.
     """
     if num_workers < 1:
         raise ValueError(f"there is no world of {num_workers} workers")
@@ -129,7 +129,7 @@ _Run = tuple[int, int, int]  # position, begin, end
 
 
 class _Line:
-    """The tensors back to back: those that cannot be cut, then the others."""
+    """The tensors back to back: first those that only the chief writes, then the others."""
 
     def __init__(self, specs: Sequence[Spec], whole: list[int], others: list[int]) -> None:
         self._specs = specs
@@ -139,7 +139,7 @@ class _Line:
         self.whole = sum(specs[p].size for p in whole)
 
     def snap(self, target: int, tolerance: int) -> int:
-        """The best place for a cut near `target`: no farther than `tolerance`, except inside what cannot be cut."""
+        """Return the best cut near `target`: within `tolerance`, except inside a tensor that cannot be cut."""
         index = bisect_right(self._ends, target)
         if index == len(self._ends):
             return self.size
@@ -152,7 +152,7 @@ class _Line:
         return begin + (target - begin + unit // 2) // unit * unit
 
     def divide(self, ends: list[int]) -> list[list[_Run]]:
-        """The runs between cuts. A tensor without bytes is in exactly one of them, too."""
+        """Return the runs between cuts. A tensor without bytes is in exactly one of them, too."""
         runs: list[list[_Run]] = [[] for _ in ends]
         segment, here = 0, 0
         for position in self._order:
@@ -169,7 +169,7 @@ class _Line:
 
 
 def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
-    """Where each worker's part of the line ends."""
+    """Return the end of each worker's part of the line."""
     total = line.size + encoded
     chief = max(line.whole, total // num_workers - encoded, 0)
     share = (line.size - chief) // max(1, num_workers - 1)
@@ -183,7 +183,7 @@ def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
 
 
 def _ends_of_objects(line: _Line, begin: int, end: int, encoded: int) -> list[int]:
-    """Where the objects of one part end, `encoded` bytes of the first being none of the line."""
+    """Return the ends of the objects of one part, if `encoded` bytes of the first object are not on the line."""
     size = end - begin + encoded
     count = 1 if size < _SPLIT_FROM else min(max(2, -(-size // _OBJECT_SIZE)), _MAX_OBJECTS)
     ends: list[int] = []
@@ -200,7 +200,7 @@ def _may_be_cut(spec: Spec) -> bool:
 
 
 def _unit(spec: Spec, limit: int) -> int:
-    """Bytes of the largest block of whole rows, or of rows of rows, that is no larger than `limit`."""
+    """Return the bytes of the largest block of whole rows, or of rows of rows, of at most `limit` bytes."""
     item = spec.size // prod(spec.shape)
     return next((u for d in range(1, len(spec.shape)) if (u := prod(spec.shape[d:]) * item) <= limit), item)
 
@@ -214,7 +214,7 @@ def _by_tensor(runs: list[list[_Run]]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _slices(spec: Spec, parts: list[tuple[int, int]]) -> dict[int, list[tuple[Extents, int, int]]]:
-    """The slices that make up each run of a tensor, with their bytes; by where the run begins."""
+    """Return the slices of each run of a tensor, with their bytes, by the beginning of the run."""
     item = spec.size // prod(spec.shape)
     slices: dict[int, list[tuple[Extents, int, int]]] = {}
     for begin, end in parts:
@@ -228,7 +228,7 @@ def _slices(spec: Spec, parts: list[tuple[int, int]]) -> dict[int, list[tuple[Ex
 
 
 def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Extents]:
-    """The fewest boxes, back to back in row-major order, that make up a run of elements."""
+    """Yield the fewest boxes, back to back in row-major order, that make up a run of elements."""
     row = prod(shape[1:])
     if begin % row == 0 and end % row == 0:
         yield ((begin // row, (end - begin) // row), *((0, length) for length in shape[1:]))

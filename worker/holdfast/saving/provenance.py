@@ -1,4 +1,4 @@
-"""What a checkpoint says of where it came from."""
+"""The origin of a checkpoint, for its manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter to a checkpoint."""
+    """Return the versions of Python and of the packages that matter to a checkpoint."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the repository that the training program lies in, `-dirty` if it was changed since; empty if none."""
+    """Return the git commit of the training program, with `-dirty` if it was changed since; empty if unknown."""
     folder = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
     try:
         done = subprocess.run(
@@ -47,7 +47,7 @@ def git_commit() -> str:
 
 
 def strategy_name(checkpoint: Any) -> str:
-    """The distribution strategy under which the variables of a checkpoint live; empty if under none."""
+    """Return the distribution strategy of a checkpoint's variables; empty if there is none."""
     import tensorflow as tf
 
     for trackable in tf.train.TrackableView(checkpoint).descendants():

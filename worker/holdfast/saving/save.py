@@ -1,7 +1,7 @@
-"""One save on its way in this worker: vote, plan, write, report, outcome.
+"""One save on this worker: vote, plan, write, report, outcome.
 
-Its work is done by a thread of its own, which a storage that never answers may keep for ever. Whoever runs the save
-watches that thread, and goes on without it once all others have.
+Its own thread does the work; a storage that never answers may keep that thread for ever. The caller watches the thread,
+and goes on without it once all other workers have.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from holdfast_storage.store.base import Store
 log = logging.getLogger("holdfast")
 
 SLACK = 30.0
-"""Seconds beyond a save's deadline, which the coordinator keeps, for which a worker waits for its word."""
+"""Seconds for which a worker waits for the coordinator's answer after a save's deadline."""
 
 CHUNK_ENTRIES = 5_000
-"""Index entries in one message of a report."""
+"""The number of index entries in one message of a report."""
 
 LETS_GO_WITHIN = 5.0
-"""Seconds for which a save that is over may still be in a call to its storage before it is left alone there."""
+"""Seconds for which a save that is over may still wait for its storage before its thread is left behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a manager's saves have in common."""
+    """The settings that a manager's saves have in common."""
 
     checkpoint_name: str
     save_timeout: float
@@ -66,7 +66,7 @@ class Terms:
 
 @dataclass(slots=True, eq=False)
 class Save:
-    """One save call: `run()` it once. `outcome` is known when it is over; `error` is None if it was committed."""
+    """One save call. `run()` it once. `outcome` is known when it is over; `error` is None if it was committed."""
 
     session: Session
     store: Store
@@ -95,11 +95,11 @@ class Save:
 
     @property
     def prefix(self) -> str:
-        """Relative to the run directory."""
+        """The checkpoint's prefix, relative to the run directory."""
         return layout.prefix(self.terms.checkpoint_name, self.step, self.session.generation, self.ordinal)
 
     def run(self) -> None:
-        """Make it; returns when its outcome is known. Not on a thread that signals interrupt."""
+        """Carry out the save until its outcome is known. Not for a thread that signals interrupt."""
         self._begun = time.monotonic()
         try:
             threading.Thread(target=self._work, name="holdfast-save", daemon=True).start()
@@ -114,18 +114,19 @@ class Save:
 
     @property
     def is_busy(self) -> bool:
-        """Whether its thread is still at work, perhaps for a save that is over."""
+        """Whether the thread is still at work, perhaps for a save that is over."""
         return not self._ended.is_known
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether its outcome is known, within `timeout` seconds."""
+        """Wait for up to `timeout` seconds, and return whether the outcome is known."""
         return self.outcome.wait(timeout)
 
     def _leaves(self) -> bool:
-        """Whether the save is over for the training program although its thread is still at it.
+        """Return whether the save is over for the training program although its thread is still at work.
 
-        A storage may never answer a call. The others have given the save up then, and this worker goes on with them.
-        Not once it has reported: a successor of the coordinator that gave the save up may have all reports, and commit.
+        A storage may never answer a call. Then the others have given up the save, and this worker goes on with them.
+        But not once it has reported: a successor of the coordinator that gave up the save may have all reports, and
+        commit.
         """
         now = time.monotonic()
         failure = self.session.aborted.get(self.ordinal)
@@ -180,7 +181,7 @@ class Save:
             log.warning("%s", str(error))  # a handler that keeps records would keep all that the error leads to
 
     def _attempt(self) -> pb.SaveOutcome:
-        """Do this worker's part; whatever goes wrong locally is told, so that all workers fail alike."""
+        """Do this worker's part. A local error is reported to the coordinator, so that all workers fail alike."""
         try:
             if self.local_error is not None:
                 raise self.local_error
@@ -215,7 +216,7 @@ class Save:
         return self.session.report(done, self.terms.save_timeout + SLACK)
 
     def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
-        """What there is to report, or the outcome if the vote was that."""
+        """Return the report, or the outcome if the vote has decided it."""
         self.session.progress("digest", self.step)
         if self.terms.require_finite:
             _check_finite(snapshot)
@@ -260,7 +261,7 @@ class Save:
         return reply
 
     def _see_log_entry(self, number: int) -> None:
-        """Make sure that this worker's directory is the coordinator's, before anything is written into it."""
+        """Check that this worker's directory is the coordinator's, before anything is written to it."""
         name, wait = layout.log_entry(number), Wait()
         missing = f"{self.store.url}/{name}, which the coordinator has written, is not there"
         while self.store.size(name) is None:
@@ -273,7 +274,7 @@ class Save:
                 )
 
     def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, worker_local: Sequence[int]) -> Written:
-        """Write this worker's part of the whole, and what is its own."""
+        """Write this worker's part of the plan, and its own bundle."""
         me = self.session.this_task
         worker = me.tasks.index(me.task)
         local = worker_local_tensors(snapshot, worker_local, self.per_worker)
@@ -338,9 +339,9 @@ class Save:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Of the snapshot: a traceback keeps the variables of the functions that it went through.
+    """Drop an error's traceback: it keeps the local variables of its functions alive, and so the snapshot.
 
-    The error itself has none from here on, until the training program gets it.
+    The error gets another one when the training program receives it.
     """
     if error is not None:
         error.__traceback__ = None

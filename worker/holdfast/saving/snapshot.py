@@ -1,4 +1,4 @@
-"""The state of a checkpoint at one moment, as `holdfast.saving.capture` takes it. Without TensorFlow."""
+"""The state of a checkpoint at one moment, as `holdfast.saving.capture` takes it. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _VARIANT = 21  # tensorflow.DataType
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTensor:
-    """One tensor and the bytes that a checkpoint holds of it, which never change and live as long as this."""
+    """One tensor and its stored bytes, which never change and live as long as this object."""
 
     key: str
     dtype: int  # a tensorflow.DataType, by number
@@ -22,7 +22,7 @@ class SnapshotTensor:
 
     @property
     def encoded(self) -> bool:
-        """Whether `data` is an encoding of TensorFlow's own, as that of strings and variants is."""
+        """Whether `data` is TensorFlow's own encoding, as for strings and variants."""
         return self.encoded_crc32c is not None
 
     @property
@@ -34,7 +34,7 @@ class SnapshotTensor:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A whole state. Positions in votes and plans are indices into `tensors`."""
+    """A whole state. Positions in votes and plans are indices of `tensors`."""
 
     tensors: tuple[SnapshotTensor, ...]  # in order of key bytes, the object graph left out
     object_graph: SnapshotTensor

@@ -1,7 +1,7 @@
 """Writes one worker's part of a checkpoint, straight from the buffers of the snapshot.
 
-Nothing is copied but small tensors, which are joined to runs of a MiB at most, and nothing is read twice but the
-slices, whose checksum is not known yet: each object's CRC32C is put together from those of its tensors.
+Only small tensors are copied: they are joined to runs of up to a MiB. Only slices are read twice, since their checksums
+are not known yet. The CRC32C of an object is combined from those of its tensors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 
 Progress = Callable[[int], None]
-"""Told of bytes as they are handed to the storage, from several threads. What it raises ends the write."""
+"""Receives the number of bytes handed to the storage, from several threads. An error in it ends the write."""
 
 _CHUNK = 8 << 20  # handed to the storage at once
 _SMALL = 256 << 10  # what is smaller is joined with its neighbours
@@ -34,7 +34,7 @@ _Record = tuple[bytes, BundleEntry]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a worker reports."""
+    """What a worker reports after writing."""
 
     objects: tuple[StoredObject, ...]
     entries: tuple[tuple[bytes, BundleEntry], ...]  # for the stock index: table key and record
@@ -42,7 +42,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Bytes of an object, back to back with those before."""
+    """A run of bytes of an object, back to back with the run before."""
 
     data: memoryview | bytes
     crc32c: int  # not masked
@@ -63,11 +63,11 @@ def write_objects(
 
     Args:
         store: the run directory.
-        prefix: of the attempt, relative to it.
-        plan: of the specs of this snapshot; `worker` is the number of the part to be written, 0 the chief's.
+        prefix: the attempt's prefix, relative to the run directory.
+        plan: the plan for the specs of this snapshot. `worker` is the number of the part to write; 0 is the chief's.
         snapshot: the state.
-        crcs: CRC32C, not masked, of each of its tensors.
-        threads: objects written at a time; default: as many as suit the store.
+        crcs: the unmasked CRC32C of each tensor.
+        threads: how many objects to write at a time. Default: what suits the store.
         progress: see `Progress`.
 
     Raises:
@@ -91,9 +91,9 @@ def write_objects(
 def worker_local_tensors(
     snapshot: Snapshot, worker_local: Iterable[int], per_worker: Snapshot | None = None
 ) -> list[SnapshotTensor]:
-    """What is this worker's own: values of the worker-local tensors, replicas, and its `per_worker` objects.
+    """Return this worker's own tensors: worker-local values, replicas, and its `per_worker` objects.
 
-    Raises InvalidRequest if `per_worker` holds a variable that is itself distributed.
+    Raises InvalidRequest if `per_worker` holds a distributed variable.
     """
     tensors = [replace(t, key=t.key + LOCAL_SUFFIX) for t in (snapshot.tensors[position] for position in worker_local)]
     tensors += snapshot.replicas
@@ -112,9 +112,9 @@ def worker_local_tensors(
 def write_worker_local(
     store: Store, folder: str, task: Task, tensors: Sequence[SnapshotTensor], *, progress: Progress | None = None
 ) -> tuple[StoredObject, ...]:
-    """Make a stock checkpoint of what is one worker's own durable, its index included; nothing for no tensors.
+    """Make a worker's own bundle durable, a stock checkpoint with its index. Does nothing without tensors.
 
-    Raises StorageError if it could not be.
+    Raises StorageError if it cannot be made durable.
     """
     if not tensors:
         return ()
@@ -136,7 +136,7 @@ def write_worker_local(
 def _assembled(
     item: DataObject, plan: Plan, snapshot: Snapshot, crcs: Sequence[int]
 ) -> tuple[list[_Run], list[_Record]]:
-    """The bytes of an object, and the entries of what is in it."""
+    """Return the bytes of an object and its index entries."""
     runs: list[_Run] = []
     records: list[_Record] = []
     for piece in item.pieces:
@@ -203,7 +203,7 @@ def _chunks(runs: Sequence[_Run], progress: Progress | None) -> Iterator[memoryv
 
 
 def _joined(runs: Sequence[_Run]) -> Iterator[memoryview | bytes]:
-    """The bytes of all runs, small ones joined, large ones in parts."""
+    """Yield the bytes of all runs, small ones joined, large ones in parts."""
     small: list[memoryview | bytes] = []
     size = 0
     for run in runs:

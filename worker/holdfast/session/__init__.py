@@ -1,1 +1,1 @@
-"""A worker's place in a world: who it is, whom it reaches, and the thread on which its calls are made."""
+"""A worker's place in its world: who it is, how it reaches the coordinator, and the thread that makes its calls."""

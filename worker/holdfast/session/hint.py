@@ -1,4 +1,4 @@
-"""Where an embedded coordinator listens: written by the chief, believed only when it answers."""
+"""The hint where an embedded coordinator listens. The chief writes it; it counts only if somebody answers there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Hint:
 
 
 def read_hint(store: Store) -> Hint | None:
-    """The hint, None if there is none, or none that can be understood."""
+    """Read the hint. Return None if there is none, or none that can be understood."""
     try:
         fields = json.loads(store.read(HINT))
         cluster = tuple(sorted((job, tuple(hosts)) for job, hosts in fields["cluster"].items()))

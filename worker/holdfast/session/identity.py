@@ -1,7 +1,7 @@
-"""Which process this is: an id that no other has, however that was made.
+"""The identity of this process: an id that no other process has, however it was made.
 
-A fork inherits all memory, and so does what a checkpoint of a process or container is restored to. The id belongs to
-what the kernel says of the process, and is another one as soon as that is another.
+A fork inherits all memory, and so does a process that was restored from a checkpoint of itself. So the id is kept under
+what the kernel says about the process, and changes when that changes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 import secrets
 
 _ids: dict[object, str] = {}
-"""Of this process; in a fork, of those before it as well."""
+"""The ids of this process and, in a fork, of its ancestors."""
 
 
 def process_id() -> str:
-    """The id of this process: 12 hexadecimal digits. Its n-th manager is the incarnation `id.n`."""
+    """Return the id of this process, 12 hexadecimal digits. Its n-th manager is the incarnation `id.n`."""
     return _ids.setdefault(_of_kernel(), secrets.token_hex(6))
 
 
 def _of_kernel() -> tuple[int, bytes, bytes]:
-    """What the kernel knows this process by: two that share memory's contents differ in it."""
+    """Return what the kernel says about this process. Two processes with the same memory differ in it."""
     try:
         with open("/proc/self/stat", "rb") as file:
             # Behind the name in brackets, which may hold anything: field 22, the ticks from boot to its start.

@@ -1,11 +1,11 @@
-"""A manager's work, one job after the other, on a thread of its own that no signal interrupts.
+"""The lane of a manager: its own thread, which does one thing after the other and which no signal interrupts.
 
 Python runs signal handlers in the main thread, between any two of its instructions. A handler may raise (Ctrl-C does),
-or call the manager that it has interrupted. So a thread that trains keeps no books here: it hands a job over, which is
-one instruction, and waits for the result, which it may stop doing at any time. What it has handed over goes on.
+or call the manager that it has interrupted. So a training thread keeps no state here. It hands over a piece of work,
+which is one instruction, and waits for the result. It may stop waiting at any time; what was handed over goes on.
 
-Nothing in here that such a thread runs is a lock, a condition or a join of `threading`: these are Python code, and an
-exception between two of their lines leaves them wrong. CPython 3.11's `Thread.join` marks a running thread as stopped.
+A training thread uses no lock, condition or join of `threading` here. These are Python code, and an exception between
+two of their lines leaves them wrong: CPython 3.11's `Thread.join` marks a running thread as stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOTHING: Any = object()
 
 
 class Pending(Generic[T]):
-    """What one thread will say, once, and others wait for: a value, or an error."""
+    """A value or an error that one thread sets, once, and others wait for."""
 
     def __init__(self) -> None:
         self._value: T = _NOTHING
@@ -45,7 +45,7 @@ class Pending(Generic[T]):
         self._wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it is known, within `timeout` seconds. An interrupt of the waiting thread changes nothing here."""
+        """Wait up to `timeout` seconds, and return whether it is known. An interrupt changes nothing here."""
         if self.is_known:
             return True
         woken: SimpleQueue[None] = SimpleQueue()
@@ -57,7 +57,7 @@ class Pending(Generic[T]):
         return self.is_known
 
     def result(self) -> T:
-        """The value, which is known; or the error, raised."""
+        """Return the value, which must be known, or raise the error."""
         if self._error is not None:
             raise self._error
         return self._value
@@ -68,10 +68,10 @@ class Pending(Generic[T]):
 
 
 class Lane:
-    """Jobs in the order in which they were handed over.
+    """A thread that does jobs in the order in which they were handed over.
 
     Args:
-        name: of its thread, which starts with the first job and keeps no process alive.
+        name: the thread's name. The thread starts with the first job and keeps no process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -83,9 +83,9 @@ class Lane:
         self._gone = False  # what is handed over from now on is done by nobody
 
     def submit(self, job: Callable[[], T]) -> Pending[T]:
-        """Hand a job over: it will be done even if the caller is interrupted right after.
+        """Hand over a job. It will be done even if the caller is interrupted right after.
 
-        Raises StorageError if no thread can be started, and InvalidRequest after `end`; the job is not done then.
+        Raises StorageError if no thread can be started, and InvalidRequest after `end`. Then the job is not done.
         """
         if self._ended:
             raise _closed()
@@ -107,7 +107,7 @@ class Lane:
         return pending
 
     def end(self) -> None:
-        """Take no more jobs; the thread ends with those that it has."""
+        """Take no more jobs. The thread ends after those that it has."""
         self._ended = True
         self._jobs.put(None)
 
@@ -126,7 +126,7 @@ class Lane:
         self._refuse()  # what came between
 
     def _refuse(self) -> None:
-        """Whoever handed something over behind the end is not to wait for it."""
+        """Refuse what was handed over after the end, so that nobody waits for it."""
         with suppress(Empty):
             while True:
                 if (item := self._jobs.get_nowait()) is not None:
@@ -140,9 +140,9 @@ def _closed() -> InvalidRequest:
 def wait_for(
     pending: Pending[T], tell: Callable[[float], None], given_up: Callable[[float], bool] = lambda seconds: False
 ) -> bool:
-    """Wait until it is known, or `given_up`, which is called with the seconds so far: whether it is known.
+    """Wait until the value is known or `given_up(seconds so far)` is true, and return whether it is known.
 
-    `tell` is called with them after 5 seconds, and whenever as many more have passed: who waits wants to know for whom.
+    After 5 seconds, and again whenever as many have passed, `tell(seconds so far)` is called, to say who is waited for.
     """
     begun, patience = time.monotonic(), 5.0
     while not pending.wait(0.2):

@@ -1,4 +1,4 @@
-"""How a worker reaches its coordinator: over gRPC, or directly in its own process."""
+"""A worker's connection to its coordinator: over gRPC, or directly in its own process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unreachable(Exception):
 
 
 class Refusal(Exception):
-    """The coordinator answered no."""
+    """The coordinator refused the call."""
 
     def __init__(self, failure: pb.Failure) -> None:
         super().__init__(failure.message)
@@ -48,7 +48,7 @@ class Link(Protocol):
     def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply: ...
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
-        """Present as long as `beats` goes on."""
+        """Be present for as long as `beats` goes on, and yield notices."""
         ...
 
     def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""What this process has open, and how it ends: in good order when the interpreter exits, and not at all in a fork.
+"""The open sessions of this process. They end in order when the interpreter exits, and not at all in a fork.
 
-A manager, a local variable of a function that has returned, may be gone by then.
+A manager that was a local variable of a function may be gone by then.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class _Opened:
 _open: dict[Session, _Opened] = {}
 
 _inherited: list[dict[Session, _Opened]] = []
-"""In a forked process: what the parent has open, and will end. Kept, for to let go of it is to end it."""
+"""In a fork: what the parent has open and will end. It is kept, since dropping it would end it."""
 
 
 def enter(session: Session) -> Lane:
-    """Have a session ended when the program ends; the lane on which all its work is done."""
+    """Register a session, to be ended when the program ends. Return the lane for all its work."""
     opened = _open[session] = _Opened(Lane("holdfast-calls"))
     return opened.lane
 
 
 def leave(session: Session) -> Pending[None]:
-    """End a session, once all work of its lane is done; known when it has ended. May be interrupted, and repeated."""
+    """End a session after all work of its lane; the result is known then. May be interrupted, and repeated."""
     opened = _open.get(session)
     if opened is None or not session.has_joined:
         # Nothing is in flight that an interrupt could lose, and a join that goes on is to give up.
@@ -58,7 +58,7 @@ def leave(session: Session) -> Pending[None]:
 
 
 def is_ours(thread: threading.Thread) -> bool:
-    """Whether it is a thread that works for some session: nothing that runs there may wait for one."""
+    """Return whether a thread works for some session. What runs there must not wait for a session."""
     return thread.name.startswith("holdfast-")
 
 
@@ -68,7 +68,7 @@ def _close(session: Session) -> None:
 
 
 def _close_all(*, last: bool = False) -> None:
-    """As the main thread ends. Threads that are still training go on, and what is open stays so until they end."""
+    """End all sessions when the main thread ends. While other threads are still training, their sessions stay open."""
     pools = concurrent.futures.thread._threads_queues
     if _open:
         for thread in threading.enumerate():
@@ -85,8 +85,8 @@ def _close_all(*, last: bool = False) -> None:
 
 
 def _leave_to_parent() -> None:
-    """A forked process, such as one of `multiprocessing`, would take its parent out of the world when it ends, or wait
-    for threads that it does not have."""
+    """Leave the parent's sessions to the parent. A fork, such as one of `multiprocessing`, would take the parent out of
+    its world, or wait for threads that it does not have."""
     if _open:
         _inherited.append(dict(_open))
         _open.clear()

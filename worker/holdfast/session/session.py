@@ -1,4 +1,4 @@
-"""A manager's membership in its world: joined, present, and able to reach the coordinator again after it was gone."""
+"""A manager's membership in its world: it joins, stays present, and finds the coordinator again after a restart."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ BEAT = 3.0
 """Seconds between heartbeats."""
 
 JOIN_CALL = 20.0
-"""Seconds for which one join call waits: the coordinator says earlier whom it waits for."""
+"""Seconds for which one join call waits. The coordinator answers earlier, with whom it waits for."""
 
 ASK_WITHIN = 3.0
-"""Seconds for an answer to what this worker waits for."""
+"""Seconds for the coordinator's answer to the question for whom this worker waits."""
 
 AWAIT_UPKEEP = 40.0
-"""Seconds for which one call waits for the coordinator's clean-up, for which that itself waits 30."""
+"""Seconds for which one call waits for the coordinator's upkeep. The coordinator answers after at most 30."""
 
 _incarnations = itertools.count(1)
 
@@ -49,12 +49,12 @@ ONE_DIRECTORY = (
 
 
 class Session:
-    """Everything that a manager asks of its coordinator.
+    """A manager's calls to its coordinator.
 
     Args:
         this_task: the task of this process, and its cluster.
         store: the run directory.
-        coordinator: "host:port" of a coordinator that was started apart; empty: embedded in the chief.
+        coordinator: "host:port" of a coordinator that runs on its own. Empty: it is embedded in the chief.
         join_timeout: seconds to wait for the coordinator and for the other workers.
     """
 
@@ -85,7 +85,7 @@ class Session:
 
     @property
     def generation(self) -> str:
-        """The world that was joined."""
+        """The generation of the world that this worker has joined."""
         assert self._membership is not None
         return self._membership.generation
 
@@ -95,12 +95,12 @@ class Session:
 
     @property
     def member(self) -> tuple[Task, str]:
-        """This worker, as the generation that it is of names it."""
+        """This worker as a member of its generation."""
         return self.this_task.task, self._incarnation
 
     @property
     def entries(self) -> int:
-        """Of the log, as far as the coordinator had read it when this world was joined."""
+        """The number of log entries that the coordinator knew when this world was joined."""
         return self._membership.entries if self._membership else 0
 
     def caller(self) -> pb.Caller:
@@ -112,7 +112,7 @@ class Session:
         )
 
     def join(self) -> None:
-        """Wait until all workers have joined; nothing if they have.
+        """Wait until all workers have joined. Does nothing if they have.
 
         Raises CoordinatorUnavailable after `join_timeout`, naming the address or the missing workers, and
         InvalidRequest if the workers do not agree on the cluster.
@@ -168,7 +168,7 @@ class Session:
         raise AssertionError("pauses never end")
 
     def _connect(self) -> Link:
-        """A link to where the coordinator is said to be now. Raises Unreachable if that is not known."""
+        """Return a link to the coordinator's current address. Raises Unreachable if it is not known."""
         with self._connecting:
             if self._closed.is_set():
                 raise Unreachable("the manager is closed")
@@ -183,7 +183,7 @@ class Session:
             return self._link
 
     def _hinted(self) -> str:
-        """The address that the chief has left in the run directory."""
+        """Return the address that the chief has left in the run directory."""
         try:
             hint = read_hint(self._store)
         except HoldfastError as error:
@@ -215,13 +215,13 @@ class Session:
         return link
 
     def _rejoin(self, timeout: float) -> None:
-        """Make a restarted coordinator know this world."""
+        """Tell a restarted coordinator about this world."""
         with self._joining:
             log.info("%s: the coordinator was restarted, joining it again", self.this_task.task)
             self._join(timeout, rejoin=self._membership)
 
     def waits_for(self) -> str:
-        """Whom this worker waits for, and why, as the coordinator tells it. May take a few seconds."""
+        """Ask the coordinator for whom this worker waits, and why. May take a few seconds."""
         link = self._link
         if self._membership is None or link is None:
             return self._joining_waits_for
@@ -234,7 +234,7 @@ class Session:
     # -- presence --
 
     def progress(self, phase: str, step: int, done: int = 0, total: int = 0) -> None:
-        """What this worker is doing, for `status` and for the errors that name it."""
+        """Set what this worker is doing, for `status` and for errors that name it."""
         changed = phase != self._beat.phase
         self._beat = pb.Heartbeat(phase=phase, step=step, bytes_done=done, bytes_total=total)
         if changed:
@@ -250,7 +250,7 @@ class Session:
             self._await_change(beat.phase)
 
     def _await_change(self, phase: str) -> None:
-        """Until the next heartbeat is due: another phase has begun, this has ended, or it is time for one."""
+        """Wait until the next heartbeat is due: a new phase has begun, the session has ended, or it is time."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, BEAT)
 
@@ -274,7 +274,7 @@ class Session:
             self._closed.wait(pause)
 
     def _outlives(self, failure: pb.Failure) -> bool:
-        """Whether to go on attending after a refusal."""
+        """Return whether to go on attending after a refusal."""
         try:
             if failure.kind != UNKNOWN_GENERATION:
                 raise to_error(failure)
@@ -293,7 +293,7 @@ class Session:
             self.aborted[notice.aborted.ordinal] = notice.aborted.failure
 
     def forget(self, ordinal: int) -> None:
-        """A save is over: what was said of it, and of those before, is of no use any more."""
+        """Drop the notices about a save that is over, and about those before it."""
         for other in [other for other in list(self.aborted) if other <= ordinal]:
             self.aborted.pop(other, None)
 
@@ -316,7 +316,7 @@ class Session:
         return reply
 
     def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
-        """Call until there is an answer; CoordinatorUnavailable if there is none within `timeout` seconds."""
+        """Repeat a call until it is answered. Raises CoordinatorUnavailable after `timeout` seconds."""
         caller.CopyFrom(self.caller())
         end = time.monotonic() + timeout
         reason, lost = "it was not tried", False
@@ -345,7 +345,7 @@ class Session:
     def await_upkeep(self) -> None:
         """Wait, for about half a minute at most, until what the last commit replaces has been removed.
 
-        What the coordinator does not say is not waited for: a checkpoint too many harms nobody.
+        If the coordinator does not answer, do not wait: one checkpoint too many does no harm.
         """
         if self._membership is None or self._link is None or self.unreachable_since or self.superseded:
             return
@@ -355,7 +355,7 @@ class Session:
             log.info("%s: not waited for what is being removed: %s", self.this_task.task, error)
 
     def close(self, patience: float) -> None:
-        """Leave the world. The chief's embedded coordinator stays, for so many seconds, until the others have left."""
+        """Leave the world. An embedded coordinator stays until the others have left, up to `patience` seconds."""
         if not self._closed.is_set():
             self._leave(patience)
         self._closed.set()
@@ -411,7 +411,7 @@ def _names(tasks: Sequence[pb.Task]) -> str:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries: quick for as long as a restart takes, for a save may wait for it, then patient."""
+    """Yield the seconds between tries: short while a restart may take place, since a save may wait, then longer."""
     yield from (0.05, 0.1)
     yield from itertools.repeat(0.2, 150)
     yield from itertools.repeat(1.0)

@@ -1,4 +1,4 @@
-"""Where this process stands in its cluster."""
+"""The task of this process, and its cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast_storage.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class ThisTask:
-    """A task and its cluster. Without a cluster: a world of one."""
+    """A task and its cluster. Without a cluster, it is a world of one."""
 
     task: Task
     cluster: Cluster
@@ -22,7 +22,7 @@ class ThisTask:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Those that save together, chief first."""
+        """The tasks that save together, the chief first."""
         return tasks_of(self.cluster)
 
     @property
@@ -44,9 +44,9 @@ ALONE = ThisTask(Task("worker", 0), (("worker", ("127.0.0.1:0",)),))
 
 
 def find_this_task() -> ThisTask:
-    """From TF_CONFIG, else from the cluster resolver of the strategy in whose scope this is called.
+    """Return the task from TF_CONFIG, else from the cluster resolver of the current strategy scope.
 
-    Raises InvalidRequest if TF_CONFIG is not what TensorFlow takes, or does not have the task that it names.
+    Raises InvalidRequest if TF_CONFIG is not what TensorFlow takes, or if its task is not in its cluster.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     if text:
@@ -61,7 +61,7 @@ def find_this_task() -> ThisTask:
 
 
 def parse_tf_config(text: str) -> ThisTask:
-    """The task that a TF_CONFIG names, and its cluster. Raises InvalidRequest."""
+    """Parse the task and the cluster of a TF_CONFIG. Raises InvalidRequest."""
     try:
         config = json.loads(text)
         cluster = config.get("cluster") or {}
