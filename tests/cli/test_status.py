@@ -16,6 +16,7 @@ from holdfast.session.hint import Hint
 from holdfast_storage.cluster import Task
 from holdfast_storage.log import Log, Published
 from holdfast_storage.records import Entry, Generation, Leader
+from support.ports import free_address
 
 Holdfast = Callable[..., Result]
 HoldfastJson = Callable[..., Any]
@@ -30,8 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nobody() -> str:
     """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return free_address()
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from servers.ceph import Ceph
 from servers.fault_proxy import FaultProxy
 from servers.faults import Answer
 from servers.fixtures import KINDS, ObjectStore
-from servers.processes import free_port
 from support.coordinators import Coordinator
 from support.light_worker import LightWorker, cluster_of, outcomes, together
+from support.ports import free_port
 
 WITHIN = 20.0
 """Seconds, on a machine that is busy with other things: tenfold what it takes."""

@@ -11,7 +11,7 @@ import pytest
 from holdfast_storage.store import Store, open_store
 from support.child import PATIENCE, Child
 from support.light_job import Start
-from support.training_world import free_addresses
+from support.ports import free_address
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def address() -> str:
-    return free_addresses(1)[0]
+    return free_address()
 
 
 @pytest.fixture

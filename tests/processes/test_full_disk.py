@@ -19,8 +19,8 @@ from support.child import Child
 from support.figures import Figure
 from support.light_job import Start, joined, tell
 from support.light_worker import committed
+from support.ports import free_address
 from support.small_disk import PAGE, SmallDisk, small_disk
-from support.training_world import free_addresses
 
 pytestmark = pytest.mark.processes
 
@@ -42,7 +42,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def job(start: Start, disk: SmallDisk) -> tuple[Child, list[Child]]:
     """A coordinator and the two workers of a job, on that disk."""
     inside = partial(start, prefix=disk.prefix)
-    (address,) = free_addresses(1)
+    address = free_address()
     coordinator = inside("-m", "holdfast.cli", "coordinator", "--root", disk.path, "--listen", address)
     coordinator.expect(f"listens on {address}")
     return coordinator, joined(inside, PosixStore(f"{disk.path}/run"), 2, address)

@@ -16,14 +16,14 @@ import pytest
 from holdfast_storage.store import Store
 from support.light_job import Start, joined
 from support.light_worker import committed
-from support.training_world import free_addresses
+from support.ports import free_address
 
 pytestmark = pytest.mark.processes
 
 
 def coordinator(start: Start, store: Store) -> str:
     """The address of one in a process of its own."""
-    (address,) = free_addresses(1)
+    address = free_address()
     child = start("-m", "holdfast.cli", "coordinator", "--root", os.path.dirname(store.url), "--listen", address)
     child.expect(f"listens on {address}")
     return address

@@ -16,7 +16,7 @@ from holdfast_storage.store import Store
 from support.child import Child
 from support.light_job import PROGRAMS, Start, expect, joined, tell, worker
 from support.light_worker import committed, until
-from support.training_world import free_addresses
+from support.ports import free_address
 
 pytestmark = pytest.mark.processes
 
@@ -41,7 +41,7 @@ class Coordinator:
     """One in a process of its own, which can be told to stop itself."""
 
     def __init__(self, start: Start, store: Store) -> None:
-        (self.address,) = free_addresses(1)
+        self.address = free_address()
         arguments = ["coordinator", "--root", os.path.dirname(store.url), "--listen", self.address]
         self.process = start(PROGRAMS / "coordinator.py", *arguments)
         self.process.expect(f"listens on {self.address}")

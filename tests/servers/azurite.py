@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from servers.base import Server
 from servers.install import HOME
-from servers.processes import Processes, free_port
+from servers.processes import Processes
+from support.ports import free_port
 
 PROGRAM = HOME / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 ACCOUNT, KEY = "holdfast", "aG9sZGZhc3Qtc2VjcmV0"

@@ -11,7 +11,8 @@ import uuid
 from typing import Any, ClassVar, Literal
 
 from servers.base import Server
-from servers.processes import Processes, free_port
+from servers.processes import Processes
+from support.ports import free_port
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin", "setpriv")
 

@@ -1,6 +1,6 @@
 """A pytest plugin: servers for the tests that ask for them, each started when the first one does.
 
-Where a server is not installed, the tests that need it are left out, and the end of the run says so; with
+Where a server is not installed, the tests that need it are left out, and the last line of the run says so; with
 `HOLDFAST_TEST_SERVERS=required`, as `make test-cloud` and CI set it, they fail.
 """
 
@@ -50,15 +50,25 @@ def object_store() -> Iterator[ObjectStore]:
             server.stop()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out, in one line."""
-    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    counts = {kind: sum(f"{kind} server {LEFT_OUT}" in reason for reason in reasons) for kind in KINDS}
-    parts = [f"{count} of {kind} (needs {SERVERS[kind].missing()})" for kind, count in counts.items() if count]
-    if parts:
-        terminalreporter.write_line(
-            f"LEFT OUT: tests on real object stores, {', '.join(parts)}. "
-            "`make test-cloud` installs, starts and uses them.",
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    """One line at the end tells of those that were left out, instead of a line for each."""
+    if report.skipped and LEFT_OUT in str(report.longrepr):
+        return "left out", "s", "LEFT OUT"
+    return None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """After all else that is told."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reasons = [str(report.longrepr) for report in reporter.stats.get("left out", [])] if reporter else []
+    kinds = [kind for kind in KINDS if any(f"{kind} server {LEFT_OUT}" in reason for reason in reasons)]
+    if kinds:
+        needed = ", ".join(SERVERS[kind].missing() for kind in kinds)
+        reporter.write_line(
+            f"LEFT OUT: {len(reasons)} tests on real object stores (missing here: {needed}). "
+            "`make test-cloud` installs them and runs everything.",
             yellow=True,
             bold=True,
         )

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from servers.base import Server
 from servers.install import HOME
-from servers.processes import Processes, free_port
+from servers.processes import Processes
+from support.ports import free_port
 
 # Else gcsfs asks over gRPC what kind of bucket it is, and waits for a minute, since the emulator does not speak it.
 # Read when gcsfs is imported.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -109,11 +107,3 @@ def _answers(port: int) -> bool:
     finally:
         connection.close()
     return True
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, below those that the system gives to outgoing connections."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.light_worker import LightWorker, World, all_join, cluster_of, committed, outcomes, together, until
+from support.ports import free_address
 
 
 @pytest.fixture
@@ -81,8 +81,7 @@ def test_clusters_that_differ_are_an_error_on_all(coordinator: Coordinator, stor
 
 def test_an_address_where_nothing_listens_is_named(store: Store, world: World) -> None:
     """A mistyped address is waited at for ever."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = free_address()
     (worker,) = world(1, address, join_timeout=0.5)
     with pytest.raises(CoordinatorUnavailable, match=f"could not join.*no coordinator answers at {address}"):
         worker.join()
@@ -91,8 +90,7 @@ def test_an_address_where_nothing_listens_is_named(store: Store, world: World) -
 
 def test_a_coordinator_that_is_late_is_waited_for(start: StartCoordinator, world: World) -> None:
     """The workers of a job come up before its coordinator does, and give up at once."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = free_address()
     workers = world(2, address)
     threads = [threading.Thread(target=worker.join) for worker in workers]
     for thread in threads:

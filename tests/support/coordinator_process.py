@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.training_world import free_addresses
+from support.ports import free_address
 
 
 class CoordinatorProcess:
@@ -19,7 +19,7 @@ class CoordinatorProcess:
     """
 
     def __init__(self, folder: Path, root: str = "") -> None:
-        (self.address,) = free_addresses(1)
+        self.address = free_address()
         self.log = folder / "coordinator.log"
         arguments = ["coordinator", "--root", root or str(folder), "--listen", self.address]
         self._command = [sys.executable, "-m", "holdfast.cli", *arguments]

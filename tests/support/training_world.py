@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import queue
-import socket
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from support.ports import free_address
 from support.small_disk import SmallDisk
 
 PROGRAMS = Path(__file__).parent.parent / "training" / "programs"
@@ -105,7 +105,7 @@ class TrainingWorld:
     ) -> None:
         self.size = size
         logs.mkdir(parents=True, exist_ok=True)
-        cluster = {"worker": free_addresses(size)}
+        cluster = {"worker": [free_address() for _ in range(size)]}
         self.failed = False
         self.workers = []
         for index in range(size):
@@ -135,15 +135,6 @@ class TrainingWorld:
     def close(self) -> None:
         for worker in self.workers:
             worker.close()
-
-
-def free_addresses(count: int) -> list[str]:
-    """Addresses on this machine alone that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
-    return addresses
 
 
 def _obey(commands: Connection, log: str, environment: Mapping[str, str], disk: SmallDisk | None) -> None:

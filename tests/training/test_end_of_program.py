@@ -15,7 +15,8 @@ from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from servers.base import Location
 from servers.fixtures import ObjectStore
-from support.training_world import PROGRAMS, QUIET, free_addresses
+from support.ports import free_address
+from support.training_world import PROGRAMS, QUIET
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
@@ -25,7 +26,7 @@ def test_the_last_save_is_committed(kind: str, tmp_path: Path, object_store: Obj
     """The interpreter's end, at which thread pools and event loops refuse work, took the last checkpoint along."""
     place = Location(str(tmp_path), {}, {}) if kind == "posix" else object_store(kind).location()
     run = f"{place.url}/run"
-    cluster = {"worker": free_addresses(2)}
+    cluster = {"worker": [free_address() for _ in range(2)]}
     with ExitStack() as stack:
         processes = []
         for index in range(2):

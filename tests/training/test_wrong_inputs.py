@@ -9,8 +9,8 @@ import pytest
 
 from holdfast_storage.layout import HINT, log_entry, parse_folder
 from support.coordinator_process import coordinator
+from support.ports import free_address
 from support.small_disk import not_permitted
-from support.training_world import free_addresses
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
@@ -40,7 +40,7 @@ def test_a_directory_that_cannot_be_written(worlds: Any, tmp_path: Path, size: i
 
 def test_nothing_listens_at_the_address(worlds: Any, tmp_path: Path) -> None:
     """A mistyped address hung the job without a word."""
-    (address,) = free_addresses(1)
+    address = free_address()
     for failure in worlds.get(2).run("wrong.job", directory=str(tmp_path / "run"), coordinator=address):
         assert failure["call"] == "restore"
         assert failure["type"] == "CoordinatorUnavailable"
