@@ -9,5 +9,3 @@ pytest_plugins = ["servers.fixtures", "support.figures", "support.groups"]
 # The machines are shared: how long one example takes says nothing. Derandomised, so that a failure comes back.
 settings.register_profile("holdfast", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
-
-

@@ -18,7 +18,14 @@ import holdfast_coordinator.server
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.light_worker import LightWorker, World, cluster_of
+from support.passing_time import PassingTime
 from support.stores import KINDS, new_store
+
+
+@pytest.fixture(autouse=True)
+def passing(monkeypatch: pytest.MonkeyPatch) -> PassingTime:
+    """Of all that runs in this process."""
+    return PassingTime.installed(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

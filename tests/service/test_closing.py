@@ -6,12 +6,14 @@ import threading
 
 import pytest
 
+from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_coordinator.embedded import Embedded
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore
 from support.light_worker import World, all_join, committed, log_kinds, outcomes, until
+from support.passing_time import PassingTime
 
 
 def test_the_chief_stays_until_the_others_have_their_outcome(store: Store, world: World) -> None:
@@ -44,15 +46,17 @@ def left(store: Store) -> set[object]:
     return {task for world in driver.machine.worlds.values() for task in world.left}
 
 
-def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, passing: PassingTime) -> None:
     """After one worker was killed the chief's process hangs at its end."""
     workers = world(2)
     all_join(workers)
     until(lambda: sum(p.alive for p in workers[0].status().presence) == 2)
-    monkeypatch.setattr("holdfast_coordinator.core.membership.LOST_AFTER", 0.1)
-    workers[1].die()
     closing = threading.Thread(target=workers[0].close)
     closing.start()
+    until(lambda: workers[0].session.place.task in left(store))
+    workers[1].die()
+    until(lambda: sum(p.alive for p in workers[0].status().presence) == 0)
+    passing.by(LOST_AFTER)
     closing.join(20.0)  # it would be 30
     assert not closing.is_alive()
 

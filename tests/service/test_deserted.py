@@ -10,18 +10,16 @@ import weakref
 
 import pytest
 
-import holdfast_coordinator.core.membership
-import holdfast_coordinator.driver
+from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.machine import Machine
+from holdfast_coordinator.core.messages import Now
+from holdfast_coordinator.driver import DESERTED_FOR
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator
 from support.light_worker import World, all_join, committed, outcomes, together, until
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast_coordinator.driver, "DESERTED_FOR", 0.2)
-    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
+from support.passing_time import PassingTime
 
 
 def is_served(coordinator: Coordinator, store: Store) -> bool:
@@ -35,7 +33,9 @@ def leaders(store: Store) -> list[str]:
     return [entry["leader"]["id"] for entry in entries if entry["leader"]]
 
 
-def test_a_run_that_was_left_is_given_up(store: Store, coordinator: Coordinator, world: World) -> None:
+def test_a_run_that_was_left_is_given_up(
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
+) -> None:
     """97 threads and 2 % of a core for 200 runs that ended long ago."""
     before = set(threading.enumerate())
     workers = world(2, coordinator)
@@ -43,7 +43,7 @@ def test_a_run_that_was_left_is_given_up(store: Store, coordinator: Coordinator,
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     driver = weakref.ref(coordinator.server.runs.find(store.url))  # type: ignore[arg-type]
     together([worker.close for worker in workers])
-    until(lambda: not is_served(coordinator, store))
+    passing.until(lambda: not is_served(coordinator, store))
 
     async def tasks() -> int:
         return len(asyncio.all_tasks())
@@ -58,11 +58,13 @@ def test_a_run_that_was_left_is_given_up(store: Store, coordinator: Coordinator,
     again = world(2, coordinator)
     all_join(again)
     together([worker.close for worker in again])
-    until(lambda: not is_served(coordinator, store))
+    passing.until(lambda: not is_served(coordinator, store))
     until(lambda: coordinator.run(tasks()) <= count)
 
 
-def test_who_comes_later_goes_on_from_the_log(store: Store, coordinator: Coordinator, world: World) -> None:
+def test_who_comes_later_goes_on_from_the_log(
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
+) -> None:
     """A run that cannot be joined any more, or is begun anew; or entries of the earlier one taken for one's own."""
     for step in (1, 2):
         workers = world(2, coordinator, max_to_keep=1)
@@ -71,19 +73,31 @@ def test_who_comes_later_goes_on_from_the_log(store: Store, coordinator: Coordin
         assert [each and each.record.step for each in restored] == [step - 1 or None] * 2  # type: ignore[union-attr]
         assert outcomes([worker.save(step) for worker in workers]) == [None, None]
         together([worker.close for worker in workers])
-        until(lambda: not is_served(coordinator, store))
+        passing.until(lambda: not is_served(coordinator, store))
     assert [record.step for record in committed(store)][-1:] == [2]
     assert len(set(leaders(store))) == 2
 
 
-def test_a_run_with_anybody_in_it_stays(store: Store, coordinator: Coordinator, world: World) -> None:
+def test_a_run_with_anybody_in_it_stays(
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers that train for hours between two saves, cut off."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
     workers[0].close()
     before = coordinator.server.runs.find(store.url)
-    threading.Event().wait(0.5)
+    handle, looks = Machine.handle, 0
+
+    def counted(machine: Machine, event: ev.Event, now: Now) -> list[fx.Effect]:
+        nonlocal looks
+        looks += isinstance(event, ev.Tick)
+        return handle(machine, event, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Machine, "handle", counted)
+        passing.by(2 * DESERTED_FOR)
+        until(lambda: looks > 3)
     assert coordinator.server.runs.find(store.url) is before
     workers[1].close()
 

@@ -10,6 +10,7 @@ import holdfast.session.session
 import holdfast_coordinator.core.membership
 from holdfast.restoring.staging import Staged
 from holdfast.session.link import GrpcLink
+from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
 from holdfast_storage.run_directory import read_run
@@ -17,6 +18,7 @@ from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore
 from support.light_worker import LightWorker, World, all_join, committed, log_kinds, outcomes, together, until
+from support.passing_time import PassingTime
 
 
 def held_up(worker: LightWorker, verb: str = "write", part: str = ".data-") -> Gate:
@@ -29,7 +31,7 @@ def held_up(worker: LightWorker, verb: str = "write", part: str = ".data-") -> G
 
 
 def test_a_worker_that_dies_ends_the_save_by_its_name(
-    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
     """The others wait for a dead host until the deadline, ten minutes later."""
     workers = world(3, coordinator)
@@ -38,8 +40,9 @@ def test_a_worker_that_dies_ends_the_save_by_its_name(
     gate = held_up(workers[2])
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
-    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
     workers[2].die()
+    until(lambda: coordinator.attended_by(store.url, 2))
+    passing.by(LOST_AFTER)
     for error in outcomes(saves[:2]):
         assert isinstance(error, SaveFailed)
         assert "worker-2 lost (connection gone" in str(error)
@@ -52,15 +55,16 @@ def test_a_worker_that_dies_ends_the_save_by_its_name(
 
 
 def test_a_worker_that_died_before_it_voted_is_named(
-    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
     """The save hangs in the vote."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
     save = workers[0].save(1)
-    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
     workers[1].die()
+    until(lambda: coordinator.attended_by(store.url, 1))
+    passing.by(LOST_AFTER)
     (error,) = outcomes([save])
     assert isinstance(error, SaveFailed)
     assert (error.workers, error.phase) == (("worker-1",), "vote")
@@ -99,17 +103,20 @@ def test_a_worker_that_closed_its_manager_is_named(store: Store, coordinator: Co
     assert "worker-1 closed its manager" in str(error)
 
 
-def test_a_worker_that_hangs_is_named_at_the_deadline(store: Store, coordinator: Coordinator, world: World) -> None:
+def test_a_worker_that_hangs_is_named_at_the_deadline(
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
+) -> None:
     """It lives and says so, but its storage does not answer."""
-    workers = world(2, coordinator, save_timeout=0.5)
+    workers = world(2, coordinator)
     all_join(workers)
     gate = held_up(workers[1])
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
+    until(lambda: "waiting for worker-1 " in coordinator.status(store.url).reason)
     status = coordinator.status(store.url)
     assert status.save_phase == "write"
     assert status.save_step == 1
-    assert "worker-1" in status.reason
+    passing.by(60.0)
     (error,) = outcomes(saves[:1])
     assert isinstance(error, SaveFailed)
     assert (error.workers, error.phase) == (("worker-1",), "write")
@@ -278,18 +285,18 @@ def test_a_coordinator_of_the_chief_is_followed_to_another_address(
 
 
 def test_a_coordinator_that_stays_away_ends_the_save_in_time(
-    start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+    start: StartCoordinator, store: Store, world: World, passing: PassingTime
 ) -> None:
     """Training waits for ever for a coordinator that does not come back, or is told it failed for certain."""
-    monkeypatch.setattr("holdfast.saving.save.SLACK", 0.5)
     coordinator = start()
-    workers = world(2, coordinator, save_timeout=0.5)
+    workers = world(2, coordinator)
     all_join(workers)
     gate = held_up(workers[1])
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
     coordinator.stop()
     gate.open()
+    passing.until(lambda: not any(save.is_busy for save in saves))
     for error in outcomes(saves):
         assert isinstance(error, CoordinatorUnavailable)
         assert coordinator.address in str(error)

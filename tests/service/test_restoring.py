@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import holdfast_coordinator.core.membership
 from holdfast.restoring.staging import Staged
+from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_storage import lag, state_file
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
@@ -30,6 +30,7 @@ from support.light_worker import (
     together,
     until,
 )
+from support.passing_time import PassingTime
 
 
 @pytest.fixture(autouse=True)
@@ -208,14 +209,20 @@ def test_workers_that_want_different_ones_are_told(
 
 
 def test_a_worker_that_does_not_take_part_is_named(
-    coordinator: Coordinator, world: World, records: list[CheckpointRecord]
+    coordinator: Coordinator, store: Store, world: World, records: list[CheckpointRecord], passing: PassingTime
 ) -> None:
     """The others wait for ever."""
     workers = world(2, coordinator)
     all_join(workers)
-    with pytest.raises(CoordinatorUnavailable, match="waiting for worker-1") as caught:
-        workers[0].restore(timeout=0.3)
-    assert caught.value.workers == ("worker-1",)
+
+    def give_up() -> None:
+        until(lambda: "worker-1" in coordinator.status(store.url).reason)
+        passing.by(60.0)
+
+    error, _ = together([workers[0].restore, give_up])
+    assert isinstance(error, CoordinatorUnavailable)
+    assert "waiting for worker-1" in str(error)
+    assert error.workers == ("worker-1",)
 
 
 def test_a_worker_that_dies_while_all_agree_is_named(
@@ -223,7 +230,7 @@ def test_a_worker_that_dies_while_all_agree_is_named(
     start: StartCoordinator,
     world: World,
     records: list[CheckpointRecord],
-    monkeypatch: pytest.MonkeyPatch,
+    passing: PassingTime,
 ) -> None:
     """The others wait until a deadline."""
     coordinator = start()
@@ -235,8 +242,9 @@ def test_a_worker_that_dies_while_all_agree_is_named(
     threads[0].start()
     assert gate.reached.wait(60.0)
     until(lambda: coordinator.attended_by(store.url, 2))
-    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.2)
     workers[1].die()
+    until(lambda: coordinator.attended_by(store.url, 1))
+    passing.by(LOST_AFTER)
     with pytest.raises(CoordinatorUnavailable, match="worker-1") as caught:
         workers[0].restore()
     assert caught.value.workers == ("worker-1",)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-import holdfast.saving.save
 import support.committed
 from holdfast.saving.snapshot import Snapshot
 from holdfast_coordinator.core.effects import Finalize
@@ -25,6 +24,7 @@ from support.coordinators import Coordinator
 from support.gated_store import Gate, GatedStore
 from support.lagging import Clock, LaggingStore
 from support.light_worker import World, all_join, committed, flipped, log_kinds, outcomes, state, tensor, until
+from support.passing_time import PassingTime
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -274,15 +274,17 @@ def test_tensors_without_bytes_and_workers_without_tensors(
 
 
 def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
-    world: World, coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+    world: World, coordinator: Coordinator, store: Store, passing: PassingTime
 ) -> None:
     """A call to a dead mount never returns, and the training of that one worker stands still for ever in save()."""
-    monkeypatch.setattr(holdfast.saving.save, "LETS_GO_WITHIN", 0.1)
-    workers = world(2, coordinator, save_timeout=1.0)
+    workers = world(2, coordinator)
     all_join(workers)
     gate = Gate("write", ".data-")
     workers[1].store = GatedStore(store, gate)
     saves = [worker.save(1) for worker in workers]
+    until(lambda: "waiting for worker-1 " in coordinator.status(store.url).reason)
+    passing.by(60.0)
+    passing.until(lambda: all(save.wait(0.0) for save in saves))
     for error in outcomes(saves):
         assert isinstance(error, SaveFailed)
         assert error.workers == ("worker-1",)

@@ -24,6 +24,7 @@ from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore
 from support.light_worker import LightWorker, World, all_join, outcomes, together, until
+from support.passing_time import PassingTime
 
 
 def status(target: object, expected: int | None = 0) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def held(world: World, coordinator: Coordinator) -> Iterator[tuple[list[LightWorker], Gate]]:
     """Three workers that have saved once, of which worker-1 will stand still in writing."""
-    workers = world(3, coordinator, save_timeout=60.0)
+    workers = world(3, coordinator, save_timeout=600.0)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None] * 3
     gate = Gate("write", ".data-")
@@ -77,7 +78,7 @@ def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) ->
         "seconds_left": 0,
     }
     assert 0.0 < told["activity"]["seconds"] < 60.0
-    assert 0.0 < told["activity"]["seconds_left"] < 60.0
+    assert 0.0 < told["activity"]["seconds_left"] < 600.0
     assert [worker["waited_for"] for worker in told["workers"]] == [False, True, False]
     straggler = told["workers"][1]
     assert (straggler["phase"], straggler["step"]) == ("write", 2)
@@ -94,16 +95,17 @@ def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) ->
 
 
 def test_a_worker_that_is_stuck_in_writing_is_named(
-    store: Store, held: tuple[list[LightWorker], Gate], monkeypatch: pytest.MonkeyPatch
+    store: Store, held: tuple[list[LightWorker], Gate], passing: PassingTime
 ) -> None:
     """A hanging mount on one host: its heartbeats come, so it looks as good as any other."""
-    monkeypatch.setattr(survey, "STUCK_AFTER", 0.3)
     workers, gate = held
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
-    until(lambda: standing(status(store.url, None))["worker-1"] == "stuck")
+    until(lambda: status(store.url)["workers"][2]["phase"] == "commit")
+    passing.by(survey.STUCK_AFTER)
+    expected = {"worker-0": "present", "worker-1": "stuck", "worker-2": "present"}
+    until(lambda: standing(status(store.url, None)) == expected)
     told = status(store.url, 1)
-    assert standing(told) == {"worker-0": "present", "worker-1": "stuck", "worker-2": "present"}
     (sentence,) = told["bad"]
     assert sentence.startswith("worker-1 hangs: the save waits for it, and it has made no progress for")
     assert "in phase write at 0 B of" in sentence
@@ -117,15 +119,16 @@ def test_a_worker_that_is_stuck_in_writing_is_named(
 
 
 def test_a_worker_that_does_not_come_to_the_save_is_named(
-    store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
     """A worker that hangs in a collective, or in its input, of which the coordinator sees good heartbeats alone."""
-    monkeypatch.setattr(survey, "STUCK_AFTER", 0.3)
-    workers = world(2, coordinator)
+    workers = world(2, coordinator, save_timeout=600.0)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     save = workers[0].save(2)
-    until(lambda: standing(status(store.url, None))["worker-1"] == "stuck")
+    until(lambda: status(store.url)["activity"]["kind"] == "save")
+    passing.by(survey.STUCK_AFTER)
+    until(lambda: standing(status(store.url, None)) == {"worker-0": "present", "worker-1": "stuck"})
     told = status(store.url, 1)
     assert told["activity"]["reason"] == "waiting for worker-1 to call save()"
     assert "worker-1 hangs: the save waits for it" in told["bad"][0]
@@ -134,21 +137,24 @@ def test_a_worker_that_does_not_come_to_the_save_is_named(
 
 
 def test_the_error_of_a_late_save_tells_what_the_worker_did(
-    store: Store, coordinator: Coordinator, world: World
+    store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
     """After ten minutes the training program hears a name and a phase, and not whether that worker moved at all."""
-    workers = world(2, coordinator, save_timeout=0.7)
+    workers = world(2, coordinator)
     all_join(workers)
     gate = Gate("write", ".data-")
     workers[1].store = GatedStore(workers[1].store, gate)
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
+    until(lambda: status(store.url)["activity"]["waiting_for"] == ["worker-1"])
+    passing.by(60.0)
     (error,) = outcomes(saves[:1])
     assert isinstance(error, SaveFailed)
     assert error.workers == ("worker-1",)
     assert error.phase == "write"
     assert "waiting for worker-1 to write (worker-1: in phase 'write' for" in str(error)
     assert "bytes, without progress for" in str(error)
+    until(lambda: set(standing(status(store.url, None)).values()) == {"present"})
     told = status(store.url, 1)
     assert told["last_save"]["failure"]["workers"] == ["worker-1"]
     assert told["bad"][0].startswith("the last save failed: the save of step 1 was not finished in time")
@@ -161,15 +167,23 @@ def test_the_error_of_a_late_save_tells_what_the_worker_did(
 
 
 def test_a_worker_that_falls_silent_is_named(
-    store: Store, held: tuple[list[LightWorker], Gate], monkeypatch: pytest.MonkeyPatch
+    store: Store, held: tuple[list[LightWorker], Gate], monkeypatch: pytest.MonkeyPatch, passing: PassingTime
 ) -> None:
     """A process that was stopped: the kernel keeps its connection."""
     workers, _ = held
-    monkeypatch.setattr(membership, "ALIVE_FOR", 1.0)
-    silent = threading.Event()
+    silenced, silent = threading.Event(), threading.Event()
     await_change = workers[2].session._await_change
-    monkeypatch.setattr(workers[2].session, "_await_change", lambda phase: (await_change(phase), silent.wait(60.0)))
-    until(lambda: standing(status(store.url, None))["worker-2"] == "silent")
+
+    def fall_silent(phase: str) -> None:
+        await_change(phase)
+        silenced.set()
+        silent.wait(60.0)
+
+    monkeypatch.setattr(workers[2].session, "_await_change", fall_silent)
+    assert silenced.wait(60.0)
+    passing.by(membership.ALIVE_FOR)
+    expected = {"worker-0": "present", "worker-1": "present", "worker-2": "silent"}
+    until(lambda: standing(status(store.url, None)) == expected)
     told = status(store.url, 1)
     assert [sentence.split(":")[0] for sentence in told["bad"]] == ["worker-2 hangs"]
     assert "it has a connection and was last heard of" in told["bad"][0]
@@ -178,13 +192,12 @@ def test_a_worker_that_falls_silent_is_named(
 
 
 def test_a_worker_that_is_lost_is_named(
-    store: Store, held: tuple[list[LightWorker], Gate], monkeypatch: pytest.MonkeyPatch
+    store: Store, held: tuple[list[LightWorker], Gate], passing: PassingTime
 ) -> None:
     """A host that died between two saves, of which nobody hears before the next."""
-    monkeypatch.setattr(membership, "LOST_AFTER", 0.2)
     workers, _ = held
     workers[2].die()
-    until(lambda: standing(status(store.url, None))["worker-2"] == "lost")
+    passing.until(lambda: standing(status(store.url, None))["worker-2"] == "lost")
     (sentence,) = status(store.url, 1)["bad"]
     assert sentence.startswith("worker-2 is lost: its connection is gone, and it was last heard of")
 

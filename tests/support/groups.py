@@ -1,7 +1,7 @@
 """Which tests stay together where several processes run them (`make test`): a pytest plugin.
 
-A group is what one process runs in one go. Tests of one file stay together; so do those of files that share what is dear
-to start. What takes long comes first, so that at the end all processes are done at about the same time.
+A group is what one process runs in one go. Tests of one file stay together; so do those of files that share what is
+dear to start. What takes long comes first, so that at the end all processes are done at about the same time.
 """
 
 from __future__ import annotations
