@@ -53,7 +53,7 @@ def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, passin
     until(lambda: sum(p.alive for p in workers[0].status().presence) == 2)
     closing = threading.Thread(target=workers[0].close)
     closing.start()
-    until(lambda: workers[0].session.place.task in left(store))
+    until(lambda: workers[0].session.this_task.task in left(store))
     workers[1].die()
     until(lambda: sum(p.alive for p in workers[0].status().presence) == 0)
     passing.by(LOST_AFTER)

@@ -112,7 +112,7 @@ def test_a_worker_that_hangs_is_named_at_the_deadline(
     gate = held_up(workers[1])
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
-    until(lambda: "waiting for worker-1 " in coordinator.status(store.url).reason)
+    until(lambda: "waiting for worker-1 to write" in coordinator.status(store.url).reason)
     status = coordinator.status(store.url)
     assert status.save_phase == "write"
     assert status.save_step == 1

@@ -216,7 +216,7 @@ def test_a_worker_that_does_not_take_part_is_named(
     all_join(workers)
 
     def give_up() -> None:
-        until(lambda: "worker-1" in coordinator.status(store.url).reason)
+        until(lambda: "waiting for worker-1" in coordinator.status(store.url).reason)
         passing.by(60.0)
 
     error, _ = together([workers[0].restore, give_up])

@@ -282,7 +282,7 @@ def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
     gate = Gate("write", ".data-")
     workers[1].store = GatedStore(store, gate)
     saves = [worker.save(1) for worker in workers]
-    until(lambda: "waiting for worker-1 " in coordinator.status(store.url).reason)
+    until(lambda: "waiting for worker-1 to write" in coordinator.status(store.url).reason)
     passing.by(60.0)
     passing.until(lambda: all(save.wait(0.0) for save in saves))
     for error in outcomes(saves):

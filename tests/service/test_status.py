@@ -126,7 +126,7 @@ def test_a_worker_that_does_not_come_to_the_save_is_named(
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     save = workers[0].save(2)
-    until(lambda: status(store.url)["activity"]["kind"] == "save")
+    until(lambda: (status(store.url)["activity"] or {}).get("kind") == "save")
     passing.by(survey.STUCK_AFTER)
     until(lambda: standing(status(store.url, None)) == {"worker-0": "present", "worker-1": "stuck"})
     told = status(store.url, 1)
