@@ -93,7 +93,8 @@ $(VENV)/dev-wheel: $(VENV)/python pyproject.toml constraints.txt $(shell git ls-
 .venv-protos/ready: Makefile
 	@echo "== installing the protocol compiler"
 	$(PYTHON) -m venv .venv-protos
-	@# 1.74 is the newest whose output loads with every protobuf that TensorFlow 2.21 allows.
-	.venv-protos/bin/python -m pip --disable-pip-version-check install --quiet \
-	  grpcio-tools==1.74.0 mypy-protobuf==5.1.0 'setuptools<81'
+	@# 1.71 is the newest whose output loads with protobuf 5, which TensorFlow 2.18 and 2.19 need; it loads with 6 and 7
+	@# too. The plugin for mypy needs a later protobuf than the compiler asks for, which itself uses none.
+	.venv-protos/bin/python -m pip --disable-pip-version-check install --quiet mypy-protobuf==5.1.0 'setuptools<81'
+	.venv-protos/bin/python -m pip --disable-pip-version-check install --quiet --no-deps grpcio-tools==1.71.2
 	@touch $@

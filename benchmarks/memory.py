@@ -9,7 +9,6 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 _KIB = 1024
 _INTERVAL = 0.01
@@ -46,7 +45,7 @@ class Watch:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 

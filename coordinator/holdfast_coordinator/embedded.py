@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import threading
@@ -30,9 +31,12 @@ class Embedded:
     def __init__(self, host: str) -> None:
         self.host = host
         self._holders = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="holdfast-coordinator", daemon=True)
+        begun: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._live(begun),), name="holdfast-coordinator", daemon=True
+        )
         self._thread.start()
+        self._loop = begun.result(START_WITHIN)
         self.server = Server()
         try:
             self.run(self.server.start(f"{host}:0"), START_WITHIN)
@@ -77,20 +81,21 @@ class Embedded:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout)
-        except TimeoutError:
+        except concurrent.futures.TimeoutError:
             future.cancel()
-            raise
+            raise TimeoutError from None
 
     def tell(self, callback: Any, *args: Any) -> None:
         self._loop.call_soon_threadsafe(callback, *args)
 
-    def _live(self) -> None:
-        # Leaving the runner cancels what is still under way and closes the loop.
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
+    async def _live(self, begun: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+        """Until `_end()`. What is still under way is cancelled then."""
+        self._ended = asyncio.Event()
+        begun.set_result(asyncio.get_running_loop())
+        await self._ended.wait()
 
     def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(5.0)
 
 

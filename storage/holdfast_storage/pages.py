@@ -177,7 +177,7 @@ class _Cut:
 
 
 def _level(prefix: str) -> int:
-    drawn = int.from_bytes(hashlib.blake2b(prefix.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+    drawn = int.from_bytes(hashlib.blake2b(prefix.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
     return next((level for level in range(_LEVELS) if drawn >> _BITS * level & ((1 << _BITS) - 1)), _LEVELS)
 
 

@@ -22,7 +22,20 @@ tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow
 
 SHARDS = 4
-NUMERIC = [number for number in range(1, 34) if dtypes.itemsize(number) is not None]
+
+
+def has_dtype(number: int) -> bool:
+    """Whether this TensorFlow has such a dtype: the newest has all that the table has, others most of them."""
+    try:
+        tf.as_dtype(number)
+    except TypeError:
+        return False
+    return True
+
+
+KNOWN = [number for number in range(1, 34) if has_dtype(number)]
+NUMERIC = [number for number in KNOWN if dtypes.itemsize(number) is not None]
+SINCE_2_18 = {*range(1, 26), 29, 30}
 
 
 def shard_path(prefix: Path, shard: int, num_shards: int) -> Path:
@@ -103,7 +116,8 @@ class Writer:
 
 def test_dtypes_are_tensorflows() -> None:
     """A wrong number or size would reinterpret a variable's bytes as another type's."""
-    for number in range(1, 34):
+    assert set(KNOWN) >= SINCE_2_18
+    for number in KNOWN:
         assert dtypes.name(number) == tf.as_dtype(number).name
         assert dtypes.itemsize(number) == (tf.as_dtype(number).size or None)
     with pytest.raises(TypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,9 +23,12 @@ class Coordinator:
     """A server that is up until `stop()`."""
 
     def __init__(self, listen: str = "127.0.0.1:0", root: str = "") -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="holdfast-test-coordinator", daemon=True)
+        begun: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._live(begun),), name="holdfast-test-coordinator", daemon=True
+        )
         self._thread.start()
+        self._loop = begun.result(10.0)
         self.server = Server(root)
         self.running = True
         try:
@@ -63,13 +67,14 @@ class Coordinator:
         """Whether so many workers of the world that `status` tells of are there."""
         return sum(p.alive for p in self.status(run).presence) == count
 
-    def _live(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
+    async def _live(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
+        self._ended = asyncio.Event()
+        begun.set_result(asyncio.get_running_loop())
+        await self._ended.wait()
 
     def _end(self) -> None:
         self.running = False
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(10.0)
         assert not self._thread.is_alive()
 

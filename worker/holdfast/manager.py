@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from holdfast.arguments import Arguments, as_json, check_options, integer_in, value_of
 from holdfast.context import check_variables, eager
@@ -557,7 +557,7 @@ class CheckpointManager:
                 self._closed = True
             self._raise(self._untold())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CheckpointManager:
         return self
 
     def __exit__(

@@ -5,7 +5,7 @@ import warnings
 
 from holdfast_protos.v1 import coordinator_pb2 as holdfast__protos_dot_v1_dot_coordinator__pb2
 
-GRPC_GENERATED_VERSION = '1.74.0'
+GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 

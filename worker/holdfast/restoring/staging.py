@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from holdfast.restoring.free_memory import available
 from holdfast_storage.bundle.index import Index, write_index
@@ -93,7 +93,7 @@ class Staged:
         """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
         self._close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Staged:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -7,6 +7,7 @@ import builtins
 import logging
 import os
 import random
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
@@ -17,6 +18,11 @@ from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, check_p
 from holdfast_storage.store.objects.budget import Budget
 from holdfast_storage.store.objects.call import Call, results, stop_all
 from holdfast_storage.store.objects.client import Body, ObjectClient, Part, RequestFailed
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 log = logging.getLogger("holdfast.storage")
 
@@ -163,7 +169,7 @@ class ObjectStore:
     async def _check_conditions(self, key: str, data: bytes) -> None:
         """Check whether this server allows a second create of the same object, which changes nothing."""
         try:
-            async with asyncio.timeout(self._answer_within()):
+            async with timeout(self._answer_within()):
                 await self._client.put(key, Body([data]), exclusive=True)
             self._do_without_conditions("does not keep")
         except Exception as failure:  # of the second create: the first has succeeded
@@ -309,7 +315,7 @@ class ObjectStore:
     async def _unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         """Return uploads whose writers may be gone; none if the server does not list them. They harm no run."""
         try:
-            async with asyncio.timeout(self._answer_within()):
+            async with timeout(self._answer_within()):
                 return await self._client.unfinished(prefix)
         except Exception as failure:
             log.info("%s: unfinished uploads cannot be looked for: %s", self.url, failure)
@@ -327,11 +333,11 @@ class ObjectStore:
         pause, end = FIRST_PAUSE, 0.0
         while True:
             try:
-                async with self._requests, asyncio.timeout(self._answer_within() + size / SLOWEST):
+                async with self._requests, timeout(self._answer_within() + size / SLOWEST):
                     answer = await request()
                 self._answered = self._seen = True
                 return answer
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 failure = RequestFailed("again", "there was no answer in time. Check the endpoint and the network")
             except RequestFailed as error:
                 failure = error
