@@ -31,7 +31,7 @@ def in_order(records: Iterable[CheckpointRecord], listed: Sequence[str]) -> list
             keys[record.prefix] = record.time, _BY_TIME, attempt.ordinal if attempt else 0
     for saves in generations.values():
         _arrange(sorted(saves, key=lambda save: save[0]), place, keys)
-    return sorted(found, key=lambda record: keys[record.prefix])
+    return sorted(found, key=lambda record: (keys[record.prefix], record.step, record.prefix))
 
 
 _BY_TIME = -1.0  # comes before what is listed with the same time

@@ -470,7 +470,8 @@ def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCo
 
         async def stop() -> list[str]:
             await coordinator.server.stop(0.0)
-            return [task.get_coro().__qualname__ for task in asyncio.all_tasks() - {asyncio.current_task()}]
+            own = {asyncio.current_task(), coordinator.lives_in}
+            return [task.get_coro().__qualname__ for task in asyncio.all_tasks() - own]
 
         assert coordinator.run(stop()) == []
 

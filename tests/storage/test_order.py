@@ -46,6 +46,13 @@ def test_without_a_list_times_order_generations() -> None:
     assert in_order([ours(3, 5.0), stock(1), stock(2)], ()) == [stock(1), stock(2), ours(3, 5.0)]
 
 
+def test_the_same_time_is_no_matter_of_the_listing() -> None:
+    """Two workers that list a copied directory in other orders restore other checkpoints."""
+    one, other = ours(1, 0.0), ours(1, 0.0, B)
+    assert in_order([one, other], ()) == in_order([other, one], ()) == [one, other]
+    assert in_order([stock(10), stock(9)], ()) == [stock(9), stock(10)]
+
+
 def test_what_is_not_listed_is_put_by_its_ordinal() -> None:
     """A commit of just before the copy, which the file does not name yet, taken for an old one."""
     first, second, third, fourth = ours(1, 7200.0), ours(2, 7201.0), ours(3, 3600.0), ours(4, 3601.0)

@@ -68,7 +68,7 @@ class Coordinator:
         return sum(p.alive for p in self.status(run).presence) == count
 
     async def _live(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
-        self._ended = asyncio.Event()
+        self._ended, self.lives_in = asyncio.Event(), asyncio.current_task()
         begun.set_result(asyncio.get_running_loop())
         await self._ended.wait()
 
