@@ -27,7 +27,6 @@ from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import Store
-from holdfast_storage.store.posix import PosixStore
 from holdfast_storage.verify import verify_checkpoint
 
 from . import wire
@@ -286,12 +285,11 @@ class Driver:
 
     def _find_orphans(self, effect: fx.FindOrphans) -> None:
         def find() -> ev.OrphansFound:
-            if isinstance(self.store, PosixStore):  # the others leave nothing that has another name
-                for folder in ("", OWN_FOLDER, LOG_FOLDER, PAGE_FOLDER):
-                    try:
-                        self.store.remove_leftovers(folder)
-                    except HoldfastError as error:
-                        log.warning("%s: what kills have left behind stays: %s", self.store.url, error)
+            for folder in ("", OWN_FOLDER, LOG_FOLDER, PAGE_FOLDER):
+                try:
+                    self.store.remove_leftovers(folder)
+                except HoldfastError as error:
+                    log.warning("%s: what kills have left behind stays: %s", self.store.url, error)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)

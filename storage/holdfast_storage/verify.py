@@ -20,9 +20,10 @@ from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from holdfast_storage.bundle.dtypes import itemsize
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.checkpoint_index import data_objects, read_index, short, stored_size
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, StorageError
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import data_object, index_object, manifest_object
+from holdfast_storage.layout import index_object, manifest_object
 from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
@@ -146,43 +147,6 @@ def verify_size(store: Store, record: CheckpointRecord) -> int:
     return stored_size(read_index(store, record.prefix))
 
 
-def stored_size(index: Index) -> int:
-    """Return the bytes of all tensors of a bundle."""
-    return sum(entry.size for entry in index.stored)
-
-
-def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> Index:
-    """Read the index of a bundle, and check it against the manifest if there is one.
-
-    Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is wrong, StorageError if it cannot be
-    read.
-    """
-    name = index_object(prefix)
-    full = f"{store.url}/{name}"
-    try:
-        data = store.read(name)
-    except FileNotFoundError as error:
-        raise CheckpointAbsent(f"{full} is missing", object=full) from error
-    if manifest is not None:
-        folder = manifest.prefix.rpartition("/")[0]
-        committed = next((each for each in manifest.objects if f"{folder}/{each.name}" == name), None)
-        if committed is None:
-            raise CheckpointDamaged(f"{full} is not in the manifest", object=full)
-        if len(data) < committed.size:
-            raise CheckpointAbsent(f"{full} {_short(len(data), committed)}", object=full)
-        if (found := crc32c(data)) != committed.crc32c:
-            told = f"has CRC32C {found:08x}, and {committed.crc32c:08x} was committed"
-            raise CheckpointDamaged(f"{full} {told}", object=full)
-    try:
-        return Index.parse(data)
-    except CheckpointDamaged as error:
-        raise CheckpointDamaged(f"{full}: {error}", object=full) from error
-
-
-def _short(found: int, committed: ObjectRecord) -> str:
-    return f"has {found} bytes, and {committed.size} were committed"
-
-
 class _FromCaller(Exception):
     """An error that `sink`, `room` or `progress` raised. It says nothing about the checkpoint."""
 
@@ -254,9 +218,9 @@ class _Verification:
         by_shard: dict[int, list[TensorEntry]] = {}
         for entry in index.stored:
             by_shard.setdefault(entry.shard, []).append(entry)
-        self.divide(sum(entry.size for entries in by_shard.values() for entry in entries))
-        for shard, entries in sorted(by_shard.items()):
-            data_name = data_object(record.prefix, shard, index.num_shards)
+        self.divide(stored_size(index))
+        for shard, data_name in sorted(data_objects(index, record.prefix).items()):
+            entries = by_shard[shard]
             if objects is not None and data_name.removeprefix(folder) not in objects:
                 continue
             self.seen.add(data_name)
@@ -275,7 +239,7 @@ class _Verification:
                 if found is None:
                     raise CheckpointAbsent("is missing")
                 if found != record.size:
-                    raise (CheckpointAbsent if found < record.size else CheckpointDamaged)(_short(found, record))
+                    raise (CheckpointAbsent if found < record.size else CheckpointDamaged)(short(found, record))
             if whole.name in self.problems:
                 return
             length = min(self.part, record.size - start)

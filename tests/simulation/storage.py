@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import LOG_FOLDER, PAGE_FOLDER
+from holdfast_storage.store import base
 from holdfast_storage.store.base import Buffer, NotCreated
 from simulation.policy import Point, Policy, Stage, StorageFate
 from simulation.processes import Process
@@ -108,7 +109,7 @@ class View:
         self.unseen: dict[str, float] = {}  # name to virtual time
 
 
-class Store:
+class Store(base.Store):
     """The run directory as one process has it."""
 
     url = URL

@@ -11,7 +11,7 @@ from holdfast_storage.store.base import Buffer, Store
 T = TypeVar("T")
 
 
-class PassingStore:
+class PassingStore(Store):
     """A `Store` that passes every call on to `inner`. Doubles change `_call`."""
 
     def __init__(self, inner: Store) -> None:

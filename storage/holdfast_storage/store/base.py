@@ -1,4 +1,4 @@
-"""The interface of a storage: eight verbs below one run directory.
+"""The interface of a storage: ten verbs below one run directory.
 
 Names are relative POSIX paths such as `ckpt-1000.7f3a2c1b.12/ckpt-1000.index`. All verbs are synchronous and may be
 called from several threads at once. They raise `StorageError`, which names the object by its full path, for anything
@@ -47,7 +47,7 @@ def check_process(process: int, url: str) -> None:
 
 
 class Store(Protocol):
-    """A run directory."""
+    """A run directory. A class that inherits from this gets the verbs that only local files need a body for."""
 
     url: str
     """The run directory, normalised: an absolute local path without `file://`, or `protocol://path`."""
@@ -57,6 +57,14 @@ class Store(Protocol):
 
     block: int
     """The bytes to read at once for the best speed."""
+
+    local: bool = False
+    """Whether the objects are files that this host can open."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether `create` has one winner among the callers of all processes, as far as is known."""
+        return True
 
     def create(self, name: str, data: Buffer) -> bool:
         """Make a small object durable under a name that must be free. Return False if the name is taken.
@@ -90,6 +98,13 @@ class Store(Protocol):
         """Fill `buffer` from an object at `offset`. Return the bytes read. FileNotFoundError if it is missing."""
         ...
 
+    def open(self, name: str) -> int:
+        """Return a file descriptor to read an object with, for the caller to close, if `local`.
+
+        What it reads stays readable after `delete_folder`. Raises FileNotFoundError if there is no such object.
+        """
+        raise FileNotFoundError(f"{name} in {self.url} is no local file")
+
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if there is none."""
         ...
@@ -104,3 +119,7 @@ class Store(Protocol):
     def delete_folder(self, folder: str) -> None:
         """Delete a folder and all below it, if it exists."""
         ...
+
+    def remove_leftovers(self, folder: str = "") -> None:
+        """Remove what killed processes have left directly in a folder under names of its own, if it is old enough."""
+        return

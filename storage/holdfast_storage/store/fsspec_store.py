@@ -19,7 +19,7 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import UNPROTECTED, Buffer, check_process, creating
+from holdfast_storage.store.base import UNPROTECTED, Buffer, Store, check_process, creating
 from holdfast_storage.store.url import split
 
 log = logging.getLogger("holdfast.storage")
@@ -28,7 +28,7 @@ _DELETERS = 20  # that may meet in one folder
 _warned: set[str] = set()  # URLs
 
 
-class FsspecStore:
+class FsspecStore(Store):
     """A `Store` over an fsspec file system."""
 
     parallel = 4
@@ -40,7 +40,7 @@ class FsspecStore:
         self._process = os.getpid()
         self._creating = creating(url)
         protocol, _ = split(url)
-        self.exclusive = protocol == "memory"  # whether `create` is so for other processes, too
+        self._in_memory = protocol == "memory"
         try:
             kind = fsspec.get_filesystem_class(protocol)
         except ValueError:
@@ -60,6 +60,10 @@ class FsspecStore:
             log.warning(
                 "%s: nothing that %s:// offers creates an object only if there is none. %s", url, protocol, UNPROTECTED
             )
+
+    @property
+    def exclusive(self) -> bool:
+        return self._in_memory
 
     def create(self, name: str, data: Buffer) -> bool:
         with self._naming("create", name) as path, self._creating:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, NotCreated
+from holdfast_storage.store.base import Buffer, NotCreated, Store
 
 # What link(2) answers where the file system has no hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -30,9 +30,10 @@ LEFT_FOR = 3600.0
 the middle of a call, and finds its file gone, gets an error of unknown outcome, and looks at what is there."""
 
 
-class PosixStore:
+class PosixStore(Store):
     """A `Store` over a folder, which is made when the first object is."""
 
+    local = True
     parallel = 2
     block = 2 << 20  # memory that is touched for the first time costs more than reading
 

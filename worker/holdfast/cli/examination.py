@@ -19,8 +19,6 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.store.fsspec_store import FsspecStore
-from holdfast_storage.store.objects.store import ObjectStore
 
 Verdict = Literal["works", "slow", "not protected", "fails"]
 
@@ -113,7 +111,7 @@ def _access(store: Store) -> Says:
 
 def _exclusive_create(store: Store) -> Says:
     """Of any number of callers exactly one may win: this is the commit."""
-    if isinstance(store, FsspecStore | ObjectStore) and not store.exclusive:
+    if not store.exclusive:
         says = "nothing that this storage offers creates an object only if there is none: two coordinators at work on "
         return "not protected", f"{says}one run directory can lose a commit. {_ONE_IS_SAFE}", {}
     winners = []

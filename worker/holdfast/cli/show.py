@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.cli.output import JSON
-from holdfast.cli.target import TARGET, Run, open_run, parse_target, read_index
+from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,13 +52,14 @@ def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 
 def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
+    from holdfast_storage.checkpoint_index import read_index
     from holdfast_storage.manifest import read_manifest
 
     manifest = read_manifest(run.store, record)
-    main = read_index(run, record.prefix)
+    main = read_index(run.store, record.prefix, manifest)
     folder = f"{record.folder}/"
     local = {
-        str(o.task): _tensors(read_index(run, folder + prefix), prefix)
+        str(o.task): _tensors(read_index(run.store, folder + prefix, manifest), prefix)
         for o in manifest.objects
         if o.role == "local" and (prefix := o.name.removesuffix(".index")) != o.name
     }
@@ -90,13 +91,12 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage import layout
+    from holdfast_storage.checkpoint_index import data_objects, read_index
     from holdfast_storage.errors import CheckpointDamaged
 
-    index = read_index(run, record.prefix)
-    used = {entry.shard for key in index.tensors for _, entry in index.pieces(key)}
-    names = {layout.index_object(record.prefix): "index"} | {
-        layout.data_object(record.prefix, shard, index.num_shards): "data" for shard in sorted(used)
-    }
+    index = read_index(run.store, record.prefix)
+    names = {layout.index_object(record.prefix): "index"}
+    names |= {name: "data" for _, name in sorted(data_objects(index, record.prefix).items())}
     objects: list[dict[str, Any]] = []
     for name, role in names.items():
         size = run.store.size(name)
@@ -113,14 +113,15 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:
     """Every tensor and where it is stored; `slice`: start and length along each dimension, None for the whole."""
-    from holdfast_storage import layout
     from holdfast_storage.bundle import dtypes
+    from holdfast_storage.checkpoint_index import data_objects
 
+    objects = data_objects(index, prefix)
     described = []
     for key, tensor in index.tensors.items():
         pieces = [
             {
-                "object": layout.data_object(prefix, entry.shard, index.num_shards),
+                "object": objects[entry.shard],
                 "offset": entry.offset,
                 "size": entry.size,
                 "slice": None if extents is None else [list(extent) for extent in extents],

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import click
 
 from holdfast_storage import layout
-from holdfast_storage.bundle.index import Index
-from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
+from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
@@ -80,14 +79,3 @@ def open_directory(url: str) -> Store:
         meant = f"{parent}@{attempt.number}" if attempt else parent
         raise InvalidRequest(f"{store.url} is the folder of one checkpoint; name it as {meant}")
     return store
-
-
-def read_index(run: Run, prefix: str) -> Index:
-    """The index of a checkpoint of the run. CheckpointDamaged, with its name, if it is missing or not sound."""
-    name = f"{run.store.url}/{layout.index_object(prefix)}"
-    try:
-        return Index.parse(run.store.read(layout.index_object(prefix)))
-    except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{name} is missing", object=name) from error
-    except CheckpointDamaged as error:
-        raise CheckpointDamaged(f"{name} is damaged: {error}", object=name) from error

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.demo.progress import final_losses, read_lives
-from holdfast_storage import layout
-from holdfast_storage.bundle.index import Index
+from holdfast_storage.checkpoint_index import data_objects, read_index
 from holdfast_storage.manifest import read_manifest
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
@@ -105,12 +104,14 @@ def _stored(store: Store) -> Iterator[tuple[str, bytes]]:
     if state is None or not state.checkpoints:
         return
     newest = state.checkpoints[-1]
-    names = [f"{newest.folder}/{o.name}" for o in read_manifest(store, newest).objects if o.name.endswith(".index")]
+    manifest = read_manifest(store, newest)
+    names = [f"{newest.folder}/{o.name}" for o in manifest.objects if o.name.endswith(".index")]
     for name in names:
         prefix = name.removesuffix(".index")
-        index = Index.parse(store.read(name))
+        index = read_index(store, prefix, manifest)
+        objects = data_objects(index, prefix)
         owner = prefix.removeprefix(f"{newest.folder}/")
         for key in index.tensors:
             for extents, entry in index.pieces(key):
-                data = store.read(layout.data_object(prefix, entry.shard, index.num_shards), entry.offset, entry.size)
+                data = store.read(objects[entry.shard], entry.offset, entry.size)
                 yield f"{owner}: {key} {extents or ''}", f"{entry.dtype} {entry.shape} ".encode() + data

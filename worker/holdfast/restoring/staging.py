@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.restoring.free_memory import available
 from holdfast_storage.bundle.index import Index, write_index
+from holdfast_storage.checkpoint_index import data_objects, read_index, stored_size
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
 from holdfast_storage.lag import Wait
@@ -36,8 +37,7 @@ from holdfast_storage.layout import LOCAL_SUFFIX, OBJECT_GRAPH_KEY, data_object,
 from holdfast_storage.manifest import Manifest, read_manifest
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
-from holdfast_storage.store.posix import PosixStore
-from holdfast_storage.verify import read_index, stored_size, verify_checkpoint
+from holdfast_storage.verify import verify_checkpoint
 
 if TYPE_CHECKING:  # they import TensorFlow
     from holdfast.restoring.fit import Fit
@@ -136,7 +136,7 @@ def stage(
     contents = _contents(store, record, task, world, wait)
     held = _Held(store, contents.size)
     try:
-        if isinstance(store, PosixStore):
+        if store.local:
             # Before they are verified, so that nobody can delete them between the two.
             missing = held.open_existing(contents.sizes or ())
             while missing and wait.again(f"{store.url}/{missing[0]} is missing"):
@@ -193,17 +193,17 @@ class _Contents:
     def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
         if record.stock:
             index = read_index(store, record.prefix)
-            return cls(None, False, {_MAIN: _Bundle(index, _objects(index, record.prefix))}, None, None)
+            return cls(None, False, {_MAIN: _Bundle(index, data_objects(index, record.prefix))}, None, None)
         manifest = read_manifest(store, record)
         world_matches = set(manifest.world) == set(world)
         own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
         data = [each for each in manifest.objects if each.role == "data"]
         main, local = read_index(store, record.prefix, manifest), None
-        bundles = {_MAIN: _Bundle(main, _objects(main, record.prefix))}
+        bundles = {_MAIN: _Bundle(main, data_objects(main, record.prefix))}
         if own:
             prefix = local_prefix(record.folder, task)
             local = read_index(store, prefix, manifest)
-            bundles[_LOCAL] = _Bundle(local, _objects(local, prefix))
+            bundles[_LOCAL] = _Bundle(local, data_objects(local, prefix))
             after = {main.num_shards + shard: name for shard, name in bundles[_LOCAL].objects.items()}
             bundles[_MAIN] = _Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
             data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
@@ -214,12 +214,6 @@ class _Contents:
     def size(self) -> int:
         """Bytes of the data."""
         return stored_size(self.bundles[_MAIN].index) if self.sizes is None else sum(self.sizes.values())
-
-
-def _objects(index: Index, prefix: str) -> dict[int, str]:
-    """The data objects that an index leads to, by shard. How many there are said to be is not believed."""
-    used = {entry.shard for entry in index.stored}
-    return {shard: data_object(prefix, shard, index.num_shards) for shard in used}
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
@@ -253,7 +247,7 @@ class _Held:
         """size: bytes that will be read, about."""
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
         self._store = store
-        self._in_files = isinstance(store, PosixStore)
+        self._in_files = store.local
         self._process = os.getpid()
         self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
         self._lock = threading.Lock()
@@ -331,7 +325,7 @@ class _Held:
     def _descriptor(self, name: str) -> int:
         with self._lock:
             if name not in self._descriptors:
-                if isinstance(self._store, PosixStore):
+                if self._in_files:
                     self._descriptors[name] = self._store.open(name)
                 elif self._in_memory:
                     self._descriptors[name] = os.memfd_create(f"holdfast {name}"[:200], os.MFD_CLOEXEC)

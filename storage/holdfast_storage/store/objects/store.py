@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, check_process, creating
+from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, Store, check_process, creating
 from holdfast_storage.store.objects.budget import Budget
 from holdfast_storage.store.objects.call import Call, results, stop_all
 from holdfast_storage.store.objects.client import Body, ObjectClient, Part, RequestFailed
@@ -62,7 +62,7 @@ GRAIN = 256 << 10
 """The unit of part sizes: except for the last part, Google Cloud Storage takes only multiples of it."""
 
 
-class ObjectStore:
+class ObjectStore(Store):
     """A `Store` in an object store, given its client."""
 
     parallel = 16
@@ -129,7 +129,7 @@ class ObjectStore:
 
     @property
     def exclusive(self) -> bool:
-        """Whether `create` is exclusive for other processes, too, as far as is known. The first create finds out."""
+        # The first create finds out.
         return self._keeps_conditions is not False
 
     async def _create(self, key: str, data: bytes) -> bool | None:
