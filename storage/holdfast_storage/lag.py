@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from .errors import StorageError
+from .pauses import pauses
 from .store.base import Store
 
 log = logging.getLogger("holdfast.storage")
@@ -21,9 +22,6 @@ a folder for up to 60 s, even that a name is missing (`acdirmax` in nfs(5)). Obj
 
 TOLD_AFTER = 5.0
 """Seconds after which a wait is logged, with what it waits for."""
-
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 2.0
 
 
 class Wait:
@@ -46,7 +44,7 @@ class Wait:
         self._began = time.monotonic()
         self._end = (self._began if since is None else since) + (LAG if patience is None else patience)
         self._over = over
-        self._pause = _FIRST_PAUSE
+        self._pauses = pauses()
         self._told = False
 
     @property
@@ -65,8 +63,7 @@ class Wait:
         if not self._told and time.monotonic() - self._began >= TOLD_AFTER:
             self._told = True
             log.warning("%s; waiting up to %.0f s more, in case this host's mount shows it late", missing, left)
-        time.sleep(min(self._pause, left))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        time.sleep(min(next(self._pauses), left))
         return True
 
 

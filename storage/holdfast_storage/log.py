@@ -10,6 +10,7 @@ from holdfast_storage.entries import decode, encode
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import LOG_FOLDER, log_entry, parse_log_entry
 from holdfast_storage.pages import Pages
+from holdfast_storage.pauses import pauses
 from holdfast_storage.records import Entry
 from holdfast_storage.store.base import NotCreated, Store
 
@@ -18,9 +19,6 @@ BLOCK_DIGITS = 3
 
 FEW = 20
 """Entries that are read one after the other on the way to the tail before a shorter way is taken."""
-
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +139,8 @@ class Log:
         data = encode(entry, checkpoints)
         name = log_entry(entry.number)
         end = self._clock() + deadline_s
-        pause = _FIRST_PAUSE_S
         tried = may_have_landed = False
-        while True:
+        for pause in pauses():
             try:
                 self._pages.keep(pages)  # before the entry that needs them, which may land at any time after it is sent
                 tried = True
@@ -167,4 +164,4 @@ class Log:
             if self._clock() >= end:
                 return Unknown(reason) if tried else NotPublished(reason)
             self._sleep(min(pause, max(0.0, end - self._clock())))
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        raise AssertionError("pauses never end")

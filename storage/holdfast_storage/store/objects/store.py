@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
+from holdfast_storage.pauses import pauses
 from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, Store, check_process, creating
 from holdfast_storage.store.objects.budget import Budget
 from holdfast_storage.store.objects.call import Call, results, stop_all
@@ -330,8 +331,8 @@ class ObjectStore(Store):
     async def _persist(self, request: Callable[[], Awaitable[T]], size: int = 0) -> T:
         """Repeat a request, which carries `size` bytes, until it is answered or the patience is over."""
         clock = asyncio.get_running_loop().time
-        pause, end = FIRST_PAUSE, 0.0
-        while True:
+        end = 0.0
+        for pause in pauses(FIRST_PAUSE, LONGEST_PAUSE):
             try:
                 async with self._requests, timeout(self._answer_within() + size / SLOWEST):
                     answer = await request()
@@ -355,7 +356,7 @@ class ObjectStore(Store):
             if clock() >= end:
                 raise failure
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), end - clock()))
-            pause = min(2 * pause, LONGEST_PAUSE)
+        raise AssertionError("pauses never end")
 
     def _answer_within(self) -> float:
         return ANSWER_WITHIN if self._answered else FIRST_ANSWER_WITHIN
