@@ -1,1 +1,1 @@
-"""The messages of Holdfast: what goes over the wire, and what TensorFlow's checkpoint index is made of."""
+"""Holdfast's messages: those between workers and coordinator, and the records of TensorFlow's checkpoint index."""

@@ -30,7 +30,7 @@ def test_a_sound_place(tmp_path: Path, holdfast: Holdfast, holdfast_json: Holdfa
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 0, result.output
     assert "had exactly one winner each" in result.stdout
-    assert result.stdout.endswith(f"{tmp_path} does all that Holdfast relies on\n")
+    assert result.stdout.endswith(f"{tmp_path} does everything that Holdfast needs\n")
     document = holdfast_json("doctor", tmp_path)
     assert document["good"]
     assert {check["verdict"] for check in document["checks"]} <= {"works", "slow"}
@@ -45,7 +45,7 @@ def test_an_unsafe_place(
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 1
     assert "NOT PROTECTED exclusive create" in result.stdout
-    assert result.stdout.endswith(f"{tmp_path} is safe for a run with one coordinator alone: see exclusive create\n")
+    assert result.stdout.endswith(f"{tmp_path} is safe only for one coordinator at a time: see exclusive create\n")
     assert not holdfast_json("doctor", tmp_path, status=1)["good"]
 
 

@@ -1,8 +1,8 @@
 """The command line, `holdfast`.
 
-Exit status: 0 good, 1 something bad was found or happened, 2 wrong use. A mistake of the user's is one sentence on
-stderr, never a traceback. Each command is a module of this package that is imported when it is asked for; nothing here
-imports TensorFlow or gRPC, so that `holdfast --help` answers at once.
+Exit status: 0 good, 1 something bad was found or happened, 2 wrong use. A user's mistake gives one sentence on stderr,
+never a traceback. Each command is a module of this package that is imported on demand. Nothing here imports TensorFlow
+or gRPC, so that `holdfast --help` answers at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COMMANDS = ("ls", "show", "verify", "status", "doctor", "coordinator", "demo")
 
 
 class _Commands(click.Group):
-    """The group of all commands: finds them lazily, and turns errors of Holdfast's into a sentence and a status."""
+    """The group of all commands. It imports them on demand, and turns errors into a sentence and a status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -42,8 +42,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast")
 def main() -> None:
-    """Checkpoints of distributed TensorFlow training: what a run directory holds, and the service that commits them.
+    """Inspect the checkpoints of distributed TensorFlow training, and run the service that commits them.
 
-    RUN is a run directory: a local path or any URL that fsspec knows. RUN@STEP is the latest checkpoint of that step
-    in it. Exit status: 0 good, 1 found bad, 2 wrong use.
+    RUN is a run directory: a local path or any URL that fsspec knows. RUN@STEP is the latest checkpoint of that step.
+    Exit status: 0 good, 1 something bad was found, 2 wrong use.
     """

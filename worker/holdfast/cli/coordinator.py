@@ -1,4 +1,4 @@
-"""`holdfast coordinator`: the service that commits checkpoints, in a process of its own."""
+"""`holdfast coordinator`: runs the service that commits checkpoints, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from holdfast_storage.errors import InvalidRequest
 
 
 @click.command(name="coordinator")
-@click.option("--root", required=True, metavar="URL", help="The folder that all run directories it serves lie below.")
+@click.option("--root", required=True, metavar="URL", help="The folder above all run directories to serve.")
 @click.option(
     "--listen",
     required=True,
     metavar="HOST:PORT",
-    help="Where to listen; port 0 takes a free one and logs it.",
+    help="Where to listen. Port 0 takes a free port and logs it.",
 )
 @click.option(
     "--advertise",
     default="",
     metavar="HOST:PORT",
-    help="Where others reach it, if not where it listens: behind a Kubernetes Service, for one.",
+    help="Where others reach it, if not at --listen, for example behind a Kubernetes Service.",
 )
 def command(root: str, listen: str, advertise: str) -> None:
-    """Run a coordinator until SIGTERM or ctrl-C, logging to stderr.
+    """Run a coordinator until SIGTERM or Ctrl-C, and log to stderr.
 
-    Workers find it by `CheckpointManager(..., coordinator="HOST:PORT")` or by the environment variable
-    HOLDFAST_COORDINATOR. Whoever can reach the port can commit to the runs below URL: listen on a private address.
+    Tell workers about it with `CheckpointManager(..., coordinator="HOST:PORT")` or the environment variable
+    HOLDFAST_COORDINATOR. Whoever reaches the port can commit to the runs below URL: listen on a private address.
     """
     address, directory = _checked_address(listen, "--listen"), _checked_root(root)
     if advertise:
@@ -41,7 +41,7 @@ def command(root: str, listen: str, advertise: str) -> None:
 
 
 def _checked_address(address: str, option: str) -> str:
-    """HOST:PORT, after checking that it is one; an IPv6 address stands in brackets."""
+    """Return the address if it is HOST:PORT, with an IPv6 address in brackets. Raises InvalidRequest otherwise."""
     host, colon, port = address.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if not colon or not host or bare_ipv6 or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -52,9 +52,9 @@ def _checked_address(address: str, option: str) -> str:
 
 
 def _checked_root(root: str) -> str:
-    """The root, normalised. InvalidRequest for a local one that cannot be written: better now than at the first save.
+    """Return the normalised root. Raises InvalidRequest for a local one that cannot be written: sooner than at a save.
 
-    A missing one is not made, because it most often is a mount that is not there.
+    A missing root is not made, since it is most often a missing mount.
     """
     from holdfast_storage.store import normalise
 
@@ -65,7 +65,7 @@ def _checked_root(root: str) -> str:
         tempfile.TemporaryFile(dir=path, prefix=".holdfast-").close()
     except OSError as error:
         raise InvalidRequest(
-            f"--root {path} cannot be written ({os.strerror(error.errno or 0)}): is it there, mounted, and yours?",
+            f"--root {path} cannot be written ({os.strerror(error.errno or 0)}): check its mount and owner",
             object=path,
         ) from error
     return path

@@ -1,4 +1,4 @@
-"""`holdfast demo`: a training run that loses a worker in the middle of a save, and nothing else."""
+"""`holdfast demo`: a training run loses a worker in the middle of a save, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import click
     type=click.Path(path_type=Path),
     default=Path("demo-run"),
     show_default=True,
-    help="Where everything goes; that of an earlier demo is replaced.",
+    help="Where to write everything. An earlier demo there is replaced.",
 )
-@click.option("--workers", type=click.IntRange(2, 8), default=3, show_default=True, help="Workers that train together.")
+@click.option("--workers", type=click.IntRange(2, 8), default=3, show_default=True, help="The number of workers.")
 def command(directory: Path, workers: int) -> None:
-    """Lose a worker in mid-save, resume, and compare bit by bit.
+    """Kill a worker in the middle of a save, resume, and compare bit by bit.
 
-    Several workers train on real data; one is killed in the middle of a save, all are started again, and the result is
-    held against an uninterrupted run.
+    Several workers train on real data. One is killed in the middle of a save, all are started again, and the result is
+    compared with an uninterrupted run.
 
-    Takes about two minutes on 2 cores and uses no network but 127.0.0.1. Exit status 0: the resumed run ended
+    This takes about two minutes on 2 cores and uses no network but 127.0.0.1. Exit status 0: the resumed run ended
     bit-equal to the uninterrupted one.
     """
     from holdfast.demo.processes import ProcessFailed

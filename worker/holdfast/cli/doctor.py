@@ -1,4 +1,4 @@
-"""`holdfast doctor`: whether a storage does what Holdfast relies on."""
+"""`holdfast doctor`: checks that a storage does what Holdfast needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.cli.output import JSON
 
 @contextmanager
 def _heedful() -> Iterator[None]:
-    """SIGTERM is an exception, so that what was made is deleted; and what the findings say is not logged as well."""
+    """A context in which SIGTERM raises, so that what was made is deleted, and findings are not logged in addition."""
     log = logging.getLogger("holdfast.storage")
     level, handler = log.level, signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     log.setLevel(logging.ERROR)
@@ -30,11 +30,11 @@ def _heedful() -> Iterator[None]:
 @click.argument("url", metavar="URL")
 @JSON
 def command(url: str, as_json: bool) -> None:
-    """Try out whether the storage at URL does what Holdfast relies on, and how fast.
+    """Check that the storage at URL does what Holdfast needs, and how fast it is.
 
-    URL is where runs are to be kept: a bucket, a folder in one, or a directory that exists. Credentials and endpoint
-    are those of this shell. Some hundred MiB are written below a folder of their own, read and deleted again; nothing
-    is left behind. Exit status 1 if a run there could lose something.
+    URL is where you want to keep runs: a bucket, a folder in one, or an existing directory. Credentials and endpoint
+    are those of this shell. Some hundred MiB are written to a new folder, read, and deleted; nothing is left behind.
+    Exit status 1 if a run there could lose something.
     """
     from holdfast.cli.examination import examine
     from holdfast.cli.output import console, print_json
@@ -63,8 +63,8 @@ def command(url: str, as_json: bool) -> None:
     elif any(finding.verdict == "fails" for finding in findings):
         out.print(f"{normalise(url)} cannot hold a run as it is: see {', '.join(bad)}")
     elif bad:
-        out.print(f"{normalise(url)} is safe for a run with one coordinator alone: see {', '.join(bad)}")
+        out.print(f"{normalise(url)} is safe only for one coordinator at a time: see {', '.join(bad)}")
     else:
-        out.print(f"{normalise(url)} does all that Holdfast relies on")
+        out.print(f"{normalise(url)} does everything that Holdfast needs")
     if bad:
         click.get_current_context().exit(1)

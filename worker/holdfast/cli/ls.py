@@ -1,4 +1,4 @@
-"""`holdfast ls`: the committed checkpoints of a run."""
+"""`holdfast ls`: lists the committed checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 LOOKED_AT = 1_000
-"""So many of the newest checkpoints have their manifest read: the time that it takes does not grow without end."""
+"""The number of newest checkpoints whose manifests are read, so that the time for it stays bounded."""
 
 
 @click.command(name="ls")
@@ -24,8 +24,8 @@ LOOKED_AT = 1_000
 def command(run: str, as_json: bool) -> None:
     """List the committed checkpoints of RUN, oldest first.
 
-    The last one is the newest: the order is that of the commits, not of the steps. The newest 1,000 are looked at; what
-    is told of older ones is what the log says, and `verify` reads them.
+    The order is that of the commits, not of the steps, so the last one is the newest. For the newest 1,000 the manifest
+    is read. For older ones only the log is; use `verify` to read them.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -64,7 +64,7 @@ def command(run: str, as_json: bool) -> None:
 
 
 def _look(run: Run, record: CheckpointRecord, damaged: Collection[str]) -> dict[str, Any]:
-    """What `ls` tells about a checkpoint whose manifest it reads."""
+    """Describe a checkpoint from its manifest."""
     from holdfast_storage.errors import CheckpointDamaged
     from holdfast_storage.manifest import read_manifest
     from holdfast_storage.verify import verify_size

@@ -1,4 +1,4 @@
-"""`holdfast verify`: read checkpoints back, every byte against its digest."""
+"""`holdfast verify`: reads checkpoints back and checks every byte against its digest."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @TARGET
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Read checkpoints back, every byte against its digest.
+    """Read checkpoints back and check every byte against its digest.
 
-    Without STEP all checkpoints of RUN. Changes nothing: what is found is printed, and the exit status is 1 if anything
-    is not as it was committed.
+    Without STEP it reads all checkpoints of RUN. It changes nothing: it prints what it finds, and the exit status is 1
+    if anything is not as it was committed.
     """
     from holdfast.cli.output import console, count, human_size, print_json, table
     from holdfast_storage.errors import InvalidRequest
@@ -60,7 +60,7 @@ def command(target: str, as_json: bool) -> None:
 
 
 def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) -> Report | None:
-    """The report on a checkpoint; None if the retention of a running job removed it meanwhile."""
+    """Return the report on a checkpoint, or None if a running job's retention has removed it meanwhile."""
     from holdfast_storage.verify import verify_checkpoint
 
     report = verify_checkpoint(run.store, record, progress=advance)
@@ -80,7 +80,7 @@ def _describe(record: CheckpointRecord, report: Report) -> dict[str, Any]:
 
 @contextmanager
 def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[int], None]]:
-    """A function that is told bytes as they are read; on a terminal it moves a bar on stderr."""
+    """Yield a function that takes the bytes read so far and, on a terminal, moves a bar on stderr."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from holdfast.cli.output import console
@@ -96,7 +96,7 @@ def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[i
 
 
 def _size(run: Run, record: CheckpointRecord) -> int:
-    """About the bytes to read; 0 where nobody can tell: the verification itself will say why."""
+    """Estimate the bytes to read; 0 if that is not possible. The verification itself says why."""
     from holdfast_storage.errors import HoldfastError
     from holdfast_storage.verify import verify_size
 

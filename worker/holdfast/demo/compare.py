@@ -1,4 +1,4 @@
-"""Holding a run that was interrupted against one that was not: equal means every bit."""
+"""Compares an interrupted run with an uninterrupted one. Equal means equal in every bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How one kind of state compares between two runs."""
+    """The comparison of one kind of state between two runs."""
 
     what: str
     compared: int  # variables, tensors or steps, over all workers
@@ -35,12 +35,12 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """True if there was something to compare and all of it is the same."""
+        """Whether there was something to compare, and all of it is the same."""
         return self.compared > 0 and not self.differing
 
 
 def compare_states(first: Path, second: Path, workers: int) -> list[Comparison]:
-    """Compare what the workers of two runs dumped at their end into these folders, one group of state each."""
+    """Compare what the workers of two runs wrote to these folders at their end, by kind of state."""
     ours = [_load(first / f"final-{worker}.npz") for worker in range(workers)]
     theirs = [_load(second / f"final-{worker}.npz") for worker in range(workers)]
     comparisons = []
@@ -51,12 +51,12 @@ def compare_states(first: Path, second: Path, workers: int) -> list[Comparison]:
 
 
 def compare_losses(first: Path, second: Path, workers: int) -> Comparison:
-    """Compare the losses that the workers of two runs saw, step by step; of a step done twice, the second time."""
+    """Compare the losses of the workers of two runs, step by step. If a step was done twice, the second time counts."""
     return _compare("loss of every step", _losses(first, workers), _losses(second, workers))
 
 
 def compare_checkpoints(first: Path, second: Path) -> Comparison:
-    """Compare the newest checkpoints of two run directories, tensor by tensor, each worker's own ones included."""
+    """Compare the newest checkpoints of two run directories, tensor by tensor, worker-local ones included."""
     ours, theirs = (dict(_stored(open_store(directory))) for directory in (first, second))
     return _compare("last checkpoint, as stored", ours, theirs)
 
@@ -68,7 +68,7 @@ def _compare(what: str, ours: Mapping[str, bytes], theirs: Mapping[str, bytes], 
 
 
 def _load(path: Path) -> dict[str, bytes]:
-    """The arrays of a final state: dtype and shape are part of what is compared."""
+    """Read the arrays of a final state. Dtype and shape are part of the comparison."""
     import numpy as np
 
     with np.load(path) as arrays:
@@ -81,7 +81,7 @@ def _encode(array: Any) -> bytes:
 
 
 def _members(states: list[dict[str, bytes]], group: str) -> dict[str, bytes]:
-    """The state of one group on all workers."""
+    """Return the state of one kind on all workers."""
     return {
         f"worker {worker}: {name}": value
         for worker, state in enumerate(states)
@@ -99,7 +99,7 @@ def _losses(folder: Path, workers: int) -> dict[str, bytes]:
 
 
 def _stored(store: Store) -> Iterator[tuple[str, bytes]]:
-    """Every piece of a tensor of the newest checkpoint: its name, and dtype, shape and bytes."""
+    """Yield every piece of a tensor of the newest checkpoint: its name, and dtype, shape and bytes."""
     state = read_run(store)
     if state is None or not state.checkpoints:
         return

@@ -11,9 +11,9 @@ _QUIET, _LOUD, _LOST, _KILL = "#9db8d9", "#1f4e8c", "#d98c00", "#c0392b"
 
 
 def draw(path: Path, interrupted: list[Life], uninterrupted: list[Life], killed: float, save_step: int) -> None:
-    """Write a PNG: above by step, where the curves must lie on each other; below by time, where the gap shows.
+    """Write a PNG. The upper half is by step: the curves must coincide. The lower half is by time: the gap shows.
 
-    killed: when, in seconds since the epoch. save_step: the step whose save it hit.
+    killed: the time of the kill, in seconds since the epoch. save_step: the step whose save it hit.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""The processes of the demo: each is started with a log of its own and ended by its pid, whatever happens."""
+"""The processes of the demo. Each has its own log, and is ended by its pid, whatever happens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIE_WITH_PARENT = (
 
 
 class ProcessFailed(Exception):
-    """A process of the demo ended, or did not get on, when it should not have. The message holds the logs' tails."""
+    """A process of the demo ended or got stuck when it should not. The message holds the ends of the logs."""
 
 
 class Process:
@@ -46,15 +46,15 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; as in `subprocess`."""
+        """The exit status; None while the process runs; as in `subprocess`."""
         return self._popen.poll()
 
     def send(self, signal: Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         self._popen.send_signal(signal)
 
     def end(self, signal: Signals = SIGKILL, patience_s: float = 10.0) -> None:
-        """End it by a signal, in the end by SIGKILL, and wait until it is gone."""
+        """End the process by a signal, at last by SIGKILL, and wait until it is gone."""
         self.send(signal)
         try:
             self._popen.wait(patience_s)
@@ -63,14 +63,14 @@ class Process:
             self._popen.wait()
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines of its log, under its name and state."""
+        """Return the last lines of the log, under the process's name and state."""
         state = "is running" if self.returncode is None else f"ended with status {self.returncode}"
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
         return "\n".join([f"--- {self.name} (pid {self.pid}) {state}; the end of {self.log}:", *text])
 
 
 class Fleet:
-    """All processes of the demo; leaving the context ends those that still run."""
+    """All processes of the demo. Leaving the context ends those that still run."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -84,7 +84,7 @@ class Fleet:
             process.end()
 
     def start_coordinator(self, root: Path, deadline_s: float = 60.0) -> tuple[Process, str]:
-        """Start `holdfast coordinator`; returns it and its address once it listens."""
+        """Start `holdfast coordinator`. Return it and its address once it listens."""
         (address,) = free_addresses(1)
         arguments = ["coordinator", "--root", str(root), "--listen", address]
         process = self._start("coordinator", "holdfast.cli", arguments, {})
@@ -94,7 +94,7 @@ class Fleet:
     def start_workers(
         self, count: int, run: str, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> list[Process]:
-        """Start the training program once per worker, as one cluster on free local ports."""
+        """Start the training program once for each worker, as one cluster on free local ports."""
         cluster = {"worker": free_addresses(count)}
         return [
             self._start(
@@ -138,7 +138,7 @@ def wait_until(
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on this machine alone that nobody listens on now."""
+    """Return addresses of this machine alone on which nobody listens now."""
     sockets = [socket.create_server((LOCALHOST, 0)) for _ in range(count)]
     addresses = [f"{LOCALHOST}:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:

@@ -1,4 +1,4 @@
-"""What the workers wrote down while they trained: one line per start and one per step."""
+"""The progress files that the workers write while they train: one line for each start and for each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One training step that was done."""
+    """A training step that was done."""
 
     number: int  # of steps done with it
     loss: float
@@ -18,7 +18,7 @@ class Step:
 
 @dataclass(slots=True)
 class Life:
-    """What one process of a worker did, from its start to its end."""
+    """The progress of one process of a worker, from its start to its end."""
 
     restored: int  # the step that it went on from, 0 for a fresh start
     began: float  # when it was ready to train, seconds since the epoch
@@ -26,12 +26,12 @@ class Life:
 
     @property
     def reached(self) -> int:
-        """Steps done when it ended, or so far."""
+        """The number of steps done when it ended, or so far."""
         return self.steps[-1].number if self.steps else self.restored
 
 
 def read_lives(path: Path) -> list[Life]:
-    """The lives of a worker, in order; an unfinished last line is left out."""
+    """Read the lives of a worker, in order. An unfinished last line is left out."""
     lives: list[Life] = []
     text = path.read_text() if path.exists() else ""
     for line in text[: text.rfind("\n") + 1].splitlines():
@@ -44,5 +44,5 @@ def read_lives(path: Path) -> list[Life]:
 
 
 def final_losses(lives: list[Life]) -> dict[int, float]:
-    """The loss of every step; where a step was done again, that of the last time."""
+    """Return the loss of every step. If a step was done again, the last time counts."""
     return {step.number: step.loss for life in lives for step in life.steps}

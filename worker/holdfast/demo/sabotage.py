@@ -1,8 +1,8 @@
-"""Killing a worker in the middle of a save, and being sure that it was the middle.
+"""Kills a worker in the middle of a save, and makes sure that it was the middle.
 
-An attempt's folder appears when the first worker begins to write, and a commit is an entry of the log. Between the two
-a save takes milliseconds, so the victim is first only stopped: what it has not reported by then, it never will. If the
-others and the coordinator cannot commit without it, it was in the middle of the save, and is killed; if the commit
+An attempt's folder appears when the first worker begins to write, and a commit is an entry of the log. There are only
+milliseconds between the two, so the victim is first stopped. What it has not reported by then, it never will. If the
+others and the coordinator cannot commit without it, it was in the middle of the save, and is killed. If the commit
 appears, its part was already done, and it goes on to the next save.
 """
 
@@ -38,9 +38,9 @@ class Kill:
 def kill_in_mid_save(
     directory: Path, victim: Process, processes: Sequence[Process], from_step: int, deadline_s: float
 ) -> Kill:
-    """SIGKILL the victim in the middle of the first save of `from_step` or later that can be caught.
+    """Kill the victim with SIGKILL in the middle of the first save of `from_step` or later that can be caught.
 
-    ProcessFailed if a process ends by itself first, or within `deadline_s` no save could be caught.
+    Raises ProcessFailed if a process ends by itself first, or if no save could be caught within `deadline_s`.
     """
     deadline = time.monotonic() + deadline_s
     missed: set[str] = set()
@@ -69,7 +69,7 @@ def _attempts(directory: Path) -> list[Attempt]:
 
 
 def _commits(directory: Path, attempt: Attempt) -> bool:
-    """Whether an attempt is committed, now or soon, without a worker that stands still."""
+    """Return whether an attempt is committed, now or soon, without the stopped worker."""
     store = open_store(str(directory))
     deadline = time.monotonic() + _TIME_TO_COMMIT_S
     while time.monotonic() < deadline:

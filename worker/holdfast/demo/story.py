@@ -1,4 +1,4 @@
-"""The demo from beginning to end, told while it happens."""
+"""The demo from beginning to end, reported while it happens."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NEEDS = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "matplotlib": "
 
 
 class Story:
-    """One telling of the demo, in a directory of its own.
+    """One run of the demo, in its own directory.
 
-    say: told each sentence as it becomes true.
+    say: receives each sentence when it becomes true.
     """
 
     def __init__(self, directory: Path, workers: int, say: Callable[[str], None]) -> None:
@@ -39,9 +39,9 @@ class Story:
         self._began = time.monotonic()
 
     def tell(self) -> bool:
-        """Run everything; True if the interrupted run ended bit-equal to the uninterrupted one.
+        """Run everything. Return whether the interrupted run ended bit-equal to the uninterrupted one.
 
-        ProcessFailed, with the tails of the logs, if a process does not do what it should. Whatever happens, no
+        Raises ProcessFailed, with the ends of the logs, if a process does not do what it should. Whatever happens, no
         process is left behind.
         """
         _prepare(self.directory)
@@ -136,7 +136,7 @@ class Story:
         return self.directory / "results" / run
 
     def _lives(self, run: str) -> list[Life]:
-        """What the chief did in a run: the others go in step with it."""
+        """Return what the chief did in a run. The others go in step with it."""
         return read_lives(self._results(run) / "progress-0.jsonl")
 
     def _committed(self, run: str) -> list[int]:
@@ -145,7 +145,7 @@ class Story:
 
 
 def _prepare(directory: Path) -> None:
-    """Make the directory, or empty it if an earlier demo made it. InvalidRequest if neither can be."""
+    """Make the directory, or empty it if an earlier demo made it. Raises InvalidRequest if neither is possible."""
     absent = [package for module, package in _NEEDS.items() if importlib.util.find_spec(module) is None]
     if absent:
         raise InvalidRequest(f"the demo needs {', '.join(absent)}: pip install 'holdfast[demo]'")
@@ -171,7 +171,7 @@ def _line(comparison: Comparison) -> str:
 
 
 def _cost(lives: list[Life], kill: Kill) -> list[str]:
-    """What the kill cost, in steps and in time until the step was reached again at which it happened."""
+    """Describe the cost of the kill: steps, and the time until the killed step was reached again."""
     before, after = lives[0], lives[-1]
     again = next(s.time for s in after.steps if s.number >= before.reached)
     return [

@@ -1,9 +1,9 @@
-"""The training program of the demo: what every worker of the cluster runs, before and after the kill alike.
+"""The training program of the demo. Every worker of the cluster runs it, both before and after the kill.
 
-A custom training loop over a Keras 3 model under MultiWorkerMirroredStrategy, on the UCI handwritten digits. All that
-the next step depends on is in the checkpoint: weights, optimizer, the statistics of batch normalisation, the seeds of
-dropout, the generator of the augmentation noise and the position in the shuffled input, the last three of which are
-different on every worker. The cluster is described by TF_CONFIG, the coordinator's address by HOLDFAST_COORDINATOR.
+It is a custom training loop over a Keras 3 model under MultiWorkerMirroredStrategy, on the UCI handwritten digits. The
+checkpoint holds everything on which the next step depends: weights, optimizer, the statistics of batch normalisation,
+the seeds of dropout, the generator of the augmentation noise and the position in the shuffled input. The last three
+differ between workers. TF_CONFIG describes the cluster, HOLDFAST_COORDINATOR has the coordinator's address.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def train(directory: str, results: Path, steps: int, save_every: int) -> None:
-    """Train up to `steps`, from the newest checkpoint if there is one; a line a step goes to `results`."""
+    """Train up to `steps`, from the newest checkpoint if there is one. Write one line for each step to `results`."""
     import keras
     import tensorflow as tf
 
@@ -90,7 +90,7 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
 
 
 def build_model(keras: Any) -> Any:
-    """A small classifier with what makes a bit-equal resume hard: batch normalisation and dropout."""
+    """Build a small classifier with batch normalisation and dropout, which make a bit-equal resume hard."""
     layers: list[Any] = [keras.Input((64,))]
     for _ in range(2):
         layers += [
@@ -107,7 +107,7 @@ def build_model(keras: Any) -> Any:
 
 
 def shuffled_digits(tf: Any, worker: int, workers: int) -> Any:
-    """This worker's share of the digits, shuffled anew in every epoch, without end."""
+    """Return this worker's share of the digits, shuffled anew in every epoch, without end."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -120,7 +120,7 @@ def shuffled_digits(tf: Any, worker: int, workers: int) -> Any:
 
 
 def dump_state(tf: Any, path: Path, model: Any, noise: Any, iterator: Any) -> None:
-    """Write all that this worker's next step would depend on, for the comparison: group/name -> array."""
+    """Write everything on which this worker's next step would depend, for the comparison: group/name -> array."""
     import numpy as np
 
     arrays = {f"weights/{v.path}": np.asarray(v) for v in model.trainable_variables}
