@@ -1,7 +1,4 @@
-"""The calls of the protocol, message in, message out: decode, submit, encode.
-
-gRPC's servicer and a worker in the coordinator's own process call the very same methods.
-"""
+"""The calls of the protocol, message in, message out: decode, submit, encode."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from contextlib import ExitStack
 from typing import ParamSpec
 
 from holdfast_protos.conventions import UNKNOWN_GENERATION
@@ -20,7 +16,7 @@ from holdfast_storage.errors import InvalidRequest
 from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
-from .core.messages import Caller, Failure, Report
+from .core.messages import Failure, Report
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -90,30 +86,6 @@ class Calls:
                     await asyncio.gather(listener, return_exceptions=True)
             finally:
                 run.tell(ev.Detached(caller))
-
-    def present(self, hear: Callable[[pb.Notice], None]) -> Callable[[pb.Heartbeat | None], None]:
-        """Presence of a worker in this very process: call it with each heartbeat, and with None at the end.
-
-        hear: is called, as that is, on the coordinator's loop, with what concerns the worker.
-        """
-        attending = ExitStack()
-        attended: list[Caller] = []
-
-        def beat(heartbeat: pb.Heartbeat | None) -> None:
-            if heartbeat is None:
-                attending.close()
-                return
-            run, caller = self._runs.find(heartbeat.caller.run), wire.caller(heartbeat.caller)
-            if run is None:
-                return
-            if not attended:
-                attended.append(caller)
-                attending.enter_context(run.listening(caller, lambda notify: hear(_notice(notify))))
-                run.tell(ev.Attached(caller))
-                attending.callback(run.tell, ev.Detached(caller))
-            run.tell(wire.heartbeat(caller, heartbeat))
-
-        return beat
 
     async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
         _check(checks.check_vote, request)

@@ -85,9 +85,6 @@ class Embedded:
             future.cancel()
             raise TimeoutError from None
 
-    def tell(self, callback: Any, *args: Any) -> None:
-        self._loop.call_soon_threadsafe(callback, *args)
-
     async def _live(self, begun: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
         """Until `_end()`. What is still under way is cancelled then."""
         self._ended = asyncio.Event()

@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from holdfast.session.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast.session.link import Link, Refusal, Unreachable
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
@@ -45,11 +45,11 @@ DESCRIPTION = json.dumps(
 )
 
 
-@pytest.fixture(params=["grpc", "local"])
-def link(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Link]:
-    """Both ways to a coordinator."""
+@pytest.fixture
+def link(nothing_left: None) -> Iterator[Link]:
+    """The way to a coordinator in this process."""
     embedded = Embedded.acquire("127.0.0.1")
-    link: Link = LocalLink(embedded) if request.param == "local" else GrpcLink(embedded.server.address)
+    link = Link(embedded.server.address)
     yield link
     link.close()
     embedded.release(0.0)
@@ -129,7 +129,7 @@ def test_a_call_repeated_before_its_answer_is_answered_twice(
     """The first of the two waits for ever, and a thread of the worker with it."""
     workers = world(2, coordinator)
     all_join(workers)
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     request = ballot(workers[0].session.caller())
     results: list[pb.VoteReply] = []
     threads = [threading.Thread(target=lambda: results.append(link.vote(request, 60.0))) for _ in range(2)]
@@ -198,7 +198,7 @@ def test_a_vote_of_two_million_tensors(coordinator: Coordinator, store: Store, w
     """A model with an embedding table per user: gRPC takes no more than 4 MB unless told otherwise."""
     workers = world(2, coordinator)
     all_join(workers)
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     ballots = [ballot(worker.session.caller(), tensors=2_000_000) for worker in workers]
     ballots[1].crcs = ballots[1].crcs[:-4] + b"\1\0\0\0"
     for reply in together([lambda b=b: link.vote(b, 60.0) for b in ballots]):  # type: ignore[misc]
@@ -279,7 +279,7 @@ def test_a_mistake_in_the_coordinator_is_an_answer(
     coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A call that broke is taken for a lost connection, and repeated for as long as the save may take."""
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     caller = joined(link, store)
 
     handle = Machine.handle
@@ -342,7 +342,7 @@ def test_a_join_that_was_given_up_is_forgotten(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is gone completes a world in which nobody answers for it."""
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=1), incarnation="gone.1")
     cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
     with pytest.raises(Unreachable):
@@ -371,14 +371,14 @@ def test_more_workers_than_files_that_may_be_open() -> None:
 
 def test_attendance_of_nobody_ends(coordinator: Coordinator) -> None:
     """A stream that ends before its first heartbeat breaks the service."""
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     assert list(link.attend(iter(()))) == []
     link.close()
 
 
 def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordinator, store: Store) -> None:
     """A worker attends at a restarted coordinator that does not know it, and is thought lost by the next save."""
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     caller = joined(link, store)
     caller.generation = "0badcafe"
     with pytest.raises(Refusal) as caught:
@@ -390,7 +390,7 @@ def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordin
 @pytest.mark.parametrize("how", ["ends", "cancels", "vanishes"])
 def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: Store, how: str) -> None:
     """Listeners of workers that are gone pile up, and a dead worker counts as present."""
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     caller = joined(link, store)
     stop = threading.Event()
 

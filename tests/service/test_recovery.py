@@ -9,7 +9,7 @@ import pytest
 import holdfast.session.session
 import holdfast_coordinator.core.membership
 from holdfast.restoring.staging import Staged
-from holdfast.session.link import GrpcLink
+from holdfast.session.link import Link
 from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
@@ -156,7 +156,7 @@ def test_an_old_connection_that_ends_late_is_not_the_end_of_its_worker(
         yield pb.Heartbeat(caller=workers[1].session.caller())
         stop.wait(60.0)
 
-    link = GrpcLink(coordinator.address)
+    link = Link(coordinator.address)
     old = threading.Thread(target=lambda: list(link.attend(beats())))  # type: ignore[arg-type]
     old.start()
     gate = held_up(workers[1])

@@ -58,7 +58,3 @@ class Embedded:
         if task.cancelled():
             raise CancelledError
         return task.result()
-
-    def tell(self, callback: Any, *args: Any) -> None:
-        assert self._process.loop is not None
-        self._process.loop.call_soon_threadsafe(callback, *args)

@@ -1,6 +1,6 @@
 """gRPC between simulated processes: what the product asks of `grpc` and `grpc.aio`, and connections that go wrong.
 
-The product's own `GrpcLink`, `client`, `Server` and `GrpcServicer` run on these: a channel leads to whoever listens at
+The product's own `Link`, `client`, `Server` and `GrpcServicer` run on these: a channel leads to whoever listens at
 its address when it connects, and stays there until that connection breaks, although the name may lead elsewhere.
 Messages are bytes. Each request and each reply is a point that the policy is asked about.
 """

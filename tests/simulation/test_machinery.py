@@ -14,7 +14,7 @@ import pytest
 
 import holdfast_coordinator.driver
 import holdfast_storage.parallel
-from holdfast.session.link import GrpcLink, Refusal, Unreachable
+from holdfast.session.link import Link, Refusal, Unreachable
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import log_entry
@@ -350,7 +350,7 @@ def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -
         cluster=[pb.ClusterJob(type="worker", addresses=["host:1"])],
         timeout_s=10.0,
     )
-    return done(world, process, lambda: GrpcLink(ADDRESS).join(request, 10.0), seconds)
+    return done(world, process, lambda: Link(ADDRESS).join(request, 10.0), seconds)
 
 
 def handled(world: World) -> bool:
@@ -396,7 +396,7 @@ def test_a_refusal_carries_its_failure(world: World) -> None:
 def test_nobody_listens(world: World) -> None:
     """A name that leads nowhere, and a caller that waits for its deadline."""
     process = world.process("worker", "host")
-    error = done(world, process, lambda: GrpcLink(ADDRESS).leave(pb.LeaveRequest(), 60.0), 5.0)
+    error = done(world, process, lambda: Link(ADDRESS).leave(pb.LeaveRequest(), 60.0), 5.0)
     assert isinstance(error, Unreachable)
     assert "UNAVAILABLE" in str(error)
 
@@ -406,10 +406,10 @@ def test_a_stopped_peer_is_noticed(world: World) -> None:
     server = coordinator(world, ADDRESS, "coordinator")
     world.run(lambda: False, 1.0)
     process = world.process("worker", "host")
-    link: list[GrpcLink] = []
+    link: list[Link] = []
 
     def call() -> Any:
-        link.append(GrpcLink(ADDRESS))
+        link.append(Link(ADDRESS))
         request = pb.StatusRequest(run="memory://run")
         with pytest.raises(Refusal):
             link[0]._call(lambda: link[0]._stub.Leave(pb.LeaveRequest(), timeout=5.0))
@@ -426,10 +426,10 @@ def test_a_name_leads_to_its_new_owner_once_the_connection_breaks(world: World) 
     first = coordinator(world, ADDRESS, "first")
     world.run(lambda: False, 1.0)
     process = world.process("worker", "host")
-    links: list[GrpcLink] = []
+    links: list[Link] = []
 
     def call() -> str:
-        links[:] = links or [GrpcLink(ADDRESS)]
+        links[:] = links or [Link(ADDRESS)]
         with pytest.raises((Unreachable, Refusal)):
             links[0].leave(pb.LeaveRequest(), 5.0)
         return [line.split()[1] for line in world.story() if "reply Leave" in line][-1]

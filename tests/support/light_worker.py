@@ -131,15 +131,9 @@ class LightWorker:
         return agree(self.session, self.store, self._restores, target, timeout)
 
     def status(self) -> pb.StatusReply:
-        """What the coordinator says of the run; over gRPC."""
-        from holdfast.session.link import GrpcLink
-
+        """What the coordinator says of the run."""
         assert self.session._link is not None
-        link = GrpcLink(self.session._link.address)
-        try:
-            return link._stub.Status(pb.StatusRequest(run=self.store.url), timeout=30.0)
-        finally:
-            link.close()
+        return self.session._link.status(pb.StatusRequest(run=self.store.url), 30.0)
 
     def die(self) -> None:
         """As when the process is killed: connections are gone, nobody is told, nothing is said any more."""

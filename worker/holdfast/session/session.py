@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id
-from holdfast.session.link import GrpcLink, Link, LocalLink, Refusal, Unreachable
+from holdfast.session.link import Link, Refusal, Unreachable
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -172,12 +172,9 @@ class Session:
         with self._connecting:
             if self._closed.is_set():
                 raise Unreachable("the manager is closed")
-            if self._embedded is not None or (self.this_task.is_chief and not self._coordinator):
-                self._link = self._link or self._embed()
-                return self._link
-            address = self._coordinator or self._hinted()
+            address = self._coordinator or (self._embed() if self.this_task.is_chief else self._hinted())
             if self._link is None or self._link.address != address:
-                before, self._link = self._link, GrpcLink(address)
+                before, self._link = self._link, Link(address)
                 if before is not None:
                     before.close()
             return self._link
@@ -203,16 +200,17 @@ class Session:
         chief, where = self.this_task.tasks[0], f"{self._store.url}/{HINT}"
         raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens: {where} {why}")
 
-    def _embed(self) -> Link:
+    def _embed(self) -> str:
+        """The address of the coordinator in this process, which is started if need be; the others are told of it."""
         from holdfast_coordinator.embedded import Embedded
 
         if self._embedded is None:
             self._embedded = Embedded.acquire("127.0.0.1" if self.this_task.alone else self.this_task.chief_host)
             self._embedded.server.runs.adopt(self._store)
-        link = LocalLink(self._embedded)
-        if not self.this_task.alone:
-            Hint(link.address, self.this_task.cluster).write(self._store)
-        return link
+        address = self._embedded.server.address
+        if self._link is None and not self.this_task.alone:
+            Hint(address, self.this_task.cluster).write(self._store)
+        return address
 
     def _rejoin(self, timeout: float) -> None:
         """Tell a restarted coordinator about this world."""
