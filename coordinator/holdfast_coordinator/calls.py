@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import ParamSpec
 
@@ -159,7 +158,7 @@ class Calls:
         run = self._runs.find(request.run)
         if run is None:
             raise Refused(Failure(InvalidRequest.kind, f"no worker of {request.run} has called here"))
-        return wire.status_reply(await run.ask(ev.Ask), self._runs.leader.id, time.monotonic())
+        return wire.status_reply(await run.ask(ev.Ask), run.store.url, self._runs.leader)
 
 
 def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -79,11 +79,9 @@ def check_attendance(beat: pb.Heartbeat) -> None:
 
 def _check_caller(caller: pb.Caller) -> str:
     """The worker's name."""
-    who = str(Task(caller.task.type[:_LONGEST_NAME], caller.task.index))
+    who = str(_task(caller.task))
     if not caller.run.startswith("/") and "://" not in caller.run:
         raise _wrong(who, "run", f"is {caller.run!r}: it must be an absolute path or a URL")
-    if not caller.task.type or caller.task.index < 0:
-        raise _wrong(who, "task", "is none")
     if caller.generation and not _GENERATION.fullmatch(caller.generation):
         raise _wrong(who, "generation", f"is {caller.generation!r}, and not eight hexadecimal digits")
     if not 0 < len(caller.incarnation) <= _LONGEST_NAME:
@@ -91,14 +89,20 @@ def _check_caller(caller: pb.Caller) -> str:
     return who
 
 
+def _task(name: str) -> Task:
+    try:
+        return Task.parse(name)
+    except ValueError as error:
+        raise InvalidRequest(f"somebody sent what no worker sends: {error}", object="task") from error
+
+
 def _check_members(who: str, request: pb.JoinRequest) -> None:
     """They are what its world is made of, where the log does not know that world."""
-    members = [(Task(m.task.type, m.task.index), m.incarnation) for m in request.members]
+    members = [(_task(m.task), m.incarnation) for m in request.members]
     cluster: Cluster = tuple((job.type, tuple(job.addresses)) for job in request.cluster)
-    me = Task(request.caller.task.type, request.caller.task.index), request.caller.incarnation
     if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
         raise _wrong(who, "members", "are not the tasks of its cluster")
-    if me not in members:
+    if (Task.parse(who), request.caller.incarnation) not in members:
         raise _wrong(who, "members", "do not hold this very process")
     if request.restores < 0:
         raise _wrong(who, "restores", f"is {request.restores}")

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 from holdfast_protos.client import ask_whom_it_serves
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
-from holdfast_storage.cluster import names
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.foreign import with_foreign
 from holdfast_storage.lag import Wait
@@ -29,7 +28,6 @@ from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import Store
 from holdfast_storage.verify import verify_checkpoint
 
-from . import wire
 from .core import effects as fx
 from .core import events as ev
 from .core.machine import Machine
@@ -219,14 +217,13 @@ class Driver:
                 log.warning("%s: %s cannot be asked: %s", self.store.url, effect.address, error)
                 status = pb.StatusReply()
             # It may be serving another world by now, which does not lead.
-            ours = status.generation == effect.generation
-            living = [wire.task(p.task) for p in status.presence if p.alive and ours]
+            living = [w.worker for w in status.run.workers if w.alive and status.run.generation == effect.generation]
             if status.coordinator == self._process:
                 # Restarted at the leader's address, this one hears itself: what counts is the leader's own world.
                 state = self.machine.ledger.state
                 world = self.machine.worlds.get(state.generation.id) if state and state.generation else None
-                living = list(world.living(time.monotonic())) if world else []
-            self.tell(ev.Probed(effect.address, names(living)))
+                living = list(map(str, world.living(time.monotonic()))) if world else []
+            self.tell(ev.Probed(effect.address, ", ".join(living)))
 
         self._start(probe())
 

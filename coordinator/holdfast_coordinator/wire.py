@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import grpc
 
@@ -10,6 +11,7 @@ from holdfast_protos.conventions import LONGEST_REASON, UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast_storage.records import Leader, LogState
 
 from .core import events as ev
 from .core import messages as v
@@ -28,32 +30,20 @@ STATUS_OF_KIND = {
 }
 
 
-def task(message: pb.Task) -> Task:
-    return Task(message.type, message.index)
-
-
-def task_message(value: Task) -> pb.Task:
-    return pb.Task(type=value.type, index=value.index)
-
-
 def caller(message: pb.Caller) -> v.Caller:
-    return v.Caller(message.generation, task(message.task), message.incarnation)
+    return v.Caller(message.generation, Task.parse(message.task), message.incarnation)
 
 
 def cluster(message: Iterable[pb.ClusterJob]) -> Cluster:
     return tuple(sorted((job.type, tuple(job.addresses)) for job in message))
 
 
-def cluster_message(value: Cluster) -> list[pb.ClusterJob]:
-    return [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in value]
-
-
 def members(message: Iterable[pb.Member]) -> tuple[tuple[Task, str], ...]:
-    return tuple(sorted((task(m.task), m.incarnation) for m in message))
+    return tuple(sorted((Task.parse(m.task), m.incarnation) for m in message))
 
 
 def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
-    return [pb.Member(task=task_message(t), incarnation=incarnation) for t, incarnation in value]
+    return [pb.Member(task=str(t), incarnation=incarnation) for t, incarnation in value]
 
 
 def failure(message: pb.Failure) -> v.Failure:
@@ -73,10 +63,10 @@ def failure_message(value: v.Failure) -> pb.Failure:
         kind=value.kind,
         message=value.message,
         phase=value.phase,
-        tasks=[task_message(t) for t in value.tasks],
+        workers=map(str, value.tasks),
         object=value.object,
         positions=value.positions,
-        ahead=[task_message(t) for t in value.ahead],
+        ahead=map(str, value.ahead),
     )
 
 
@@ -105,7 +95,7 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
 def vote_reply(answer: v.Answer) -> pb.VoteReply:
     match answer:
         case v.Go(worker_local, warned, log_entry):
-            divergences = [pb.Divergence(position=d.position, tasks=[task_message(t) for t in d.tasks]) for d in warned]
+            divergences = [pb.Divergence(position=d.position, tasks=map(str, d.tasks)) for d in warned]
             return pb.VoteReply(go=pb.VoteReply.Go(worker_local=worker_local, warned=divergences, log_entry=log_entry))
         case v.SpecsWanted():
             return pb.VoteReply(specs_wanted=pb.VoteReply.SpecsWanted())
@@ -123,7 +113,7 @@ def outcome_message(answer: v.Answer) -> pb.SaveOutcome:
 
 def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
     if isinstance(answer, v.Waiting):
-        return pb.JoinReply(coordinator=coordinator, waiting_for=[task_message(t) for t in answer.tasks])
+        return pb.JoinReply(coordinator=coordinator, waiting_for=map(str, answer.tasks))
     assert isinstance(answer, v.Joined)
     return pb.JoinReply(
         coordinator=coordinator,
@@ -155,57 +145,33 @@ def restore_reply(answer: v.Answer) -> pb.RestoreReply:
     )
 
 
-def status_reply(answer: v.Answer, coordinator: str, now: float) -> pb.StatusReply:
+def status_reply(answer: v.Answer, run: str, coordinator: Leader) -> pb.StatusReply:
     assert isinstance(answer, v.Status)
-    return pb.StatusReply(
-        coordinator=coordinator,
-        run_id=answer.run_id,
-        cluster=cluster_message(answer.cluster),
-        generation=answer.generation,
+    state = answer.state
+    told = pb.RunStatus(
+        run=run,
+        log=log_status(state, answer.entry) if state else None,
+        coordinator=pb.CoordinatorStatus(address=coordinator.address, id=coordinator.id),
+        generation=answer.generation or None,
         leads=answer.leads,
-        activity=answer.activity,
-        save_phase=answer.save_phase,
-        save_step=answer.save_step,
-        reason=answer.reason,
-        waiting_for=[task_message(t) for t in answer.waiting_for],
-        seconds_under_way=answer.seconds_under_way,
-        seconds_left=answer.seconds_left,
+        workers=[pb.WorkerStatus(**asdict(worker)) for worker in answer.workers],
+        activity=pb.Activity(**asdict(answer.activity)) if answer.activity else None,
         last_save=outcome_message(answer.last_save) if answer.last_save else None,
-        forming=_forming_message(answer.forming) if answer.forming else None,
-        log=_log_message(answer.log) if answer.log else None,
-        presence=[_presence_message(p, standing, now) for p, standing in answer.presence],
+        forming=pb.Forming(**asdict(answer.forming)) if answer.forming else None,
+    )
+    return pb.StatusReply(
+        coordinator=coordinator.id, run_id=state.run_id if state else "", reason=answer.reason, run=told
     )
 
 
-def _presence_message(p: v.Presence, standing: v.Standing, now: float) -> pb.Presence:
-    def ago(then: float | None) -> float:
-        return -1.0 if then is None else now - then
-
-    return pb.Presence(
-        task=task_message(p.task),
-        incarnation=p.incarnation,
-        alive=standing.alive,
-        standing=standing.value,
-        phase=p.phase,
-        step=p.step,
-        bytes_done=p.bytes_done,
-        bytes_total=p.bytes_total,
-        seconds_since_heard=ago(p.heard),
-        seconds_in_phase=ago(p.since),
-        seconds_since_progress=ago(p.progressed),
+def log_status(state: LogState, entry: int) -> pb.LogStatus:
+    """What a log says. `entry`: the number of the one that says it, negative where there is none yet."""
+    newest = state.restorable[-1] if state.restorable else None
+    return pb.LogStatus(
+        entry=entry if entry >= 0 else None,
+        leader=pb.LogStatus.Leader(address=state.leader.address, host=state.leader.host) if state.leader else None,
+        generation=state.generation.id if state.generation else None,
+        live=len(state.checkpoints),
+        damaged=len(state.checkpoints) - len(state.restorable),
+        newest=pb.LogStatus.Newest(prefix=newest.prefix, step=newest.step, time=newest.time) if newest else None,
     )
-
-
-def _forming_message(forming: v.JoinView) -> pb.Forming:
-    return pb.Forming(
-        joined=[task_message(t) for t in forming.joined],
-        missing=[task_message(t) for t in forming.missing],
-        seconds=forming.seconds,
-    )
-
-
-def _log_message(log: v.LogView) -> pb.LogView:
-    message = pb.LogView(entry=log.entry, live=log.live, damaged=log.damaged)
-    if log.newest:
-        message.newest, message.newest_step, message.newest_time = log.newest.prefix, log.newest.step, log.newest.time
-    return message

@@ -14,7 +14,7 @@ CHECKPOINTING_JOBS = ("chief", "worker", "master")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Task:
-    """A task of the cluster, as in TF_CONFIG."""
+    """A task of the cluster, as in TF_CONFIG. On storage, on the wire and in errors it is text, such as `worker-2`."""
 
     type: str
     index: int
@@ -24,8 +24,12 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
+        """The task of that name. Raises ValueError if it is none."""
         type_, _, index = text.rpartition("-")
-        return cls(type_, int(index))
+        task = cls(type_, int(index))
+        if not type_ or task.index < 0 or str(task) != text:
+            raise ValueError(f"{text!r} is no task: it must be a name such as 'worker-2'")
+        return task
 
 
 def tasks_of(cluster: Cluster) -> tuple[Task, ...]:

@@ -93,7 +93,8 @@ def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None
     status = coordinator.call(ev.Ask).answer
     assert isinstance(status, v.Status)
     assert status.reason == f"waiting for the coordinator to read {bad.prefix}, which worker-0 cannot restore"
-    assert status.waiting_for == ()
+    assert status.activity
+    assert status.activity.waiting_for == ()
     cluster.storage.damaged.add(bad.prefix)
     coordinator.run()
     assert [call.answer for call in calls] == [v.Read(good)] * 2

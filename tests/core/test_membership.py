@@ -427,8 +427,11 @@ def test_status() -> None:
     cluster.save(coordinator, workers, 1)
     coordinator.call(workers[1].vote(2, step=20))
     assert status().reason == "waiting for worker-0 to call save()"
-    assert (status().save_phase, status().save_step, status().run_id) == ("vote", 20, "run")
-    assert [standing.alive for _, standing in status().presence] == [True, True]
+    doing, state = status().activity, status().state
+    assert doing
+    assert state
+    assert (doing.phase, doing.step, state.run_id) == ("vote", 20, "run")
+    assert [worker.alive for worker in status().workers] == [True, True]
 
 
 def test_status_of_the_world_that_lives() -> None:

@@ -130,7 +130,7 @@ class Beside:
     def caller(self, run: str = "") -> pb.Caller:
         """A new process of the only worker of a world, which has not joined."""
         incarnation = f"process.{next(self._processes)}"
-        return pb.Caller(run=run or self.victim.url, task=pb.Task(type="worker"), incarnation=incarnation)
+        return pb.Caller(run=run or self.victim.url, task="worker-0", incarnation=incarnation)
 
     def joined(self) -> pb.Caller:
         """The only worker of a new world of the other run, that has written what `report_chunks` tells of."""
@@ -341,7 +341,7 @@ def test_descriptions(beside: Beside, text: str) -> None:
     outcome = beside.call(beside.calls.report(each(chunks)))
     assert isinstance(outcome, pb.SaveOutcome)
     assert outcome.failure.kind == "save_failed"
-    assert [task.type for task in outcome.failure.tasks] == ["worker"]
+    assert outcome.failure.workers == ["worker-0"]
 
 
 @EXAMPLES
@@ -407,7 +407,7 @@ def test_heartbeats(beside: Beside, data: st.DataObject) -> None:
     beside.call(attend())
     status = beside.call(beside.calls.status(pb.StatusRequest(run=beside.victim.url)))
     assert isinstance(status, pb.StatusReply)
-    assert all(p.bytes_done >= 0 and p.bytes_total >= 0 for p in status.presence)
+    assert all(w.bytes_done >= 0 and w.bytes_total >= 0 for w in status.run.workers)
 
 
 CALLS: list[Callable[[Beside, pb.Caller], Awaitable[Any]]] = [

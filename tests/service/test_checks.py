@@ -18,14 +18,13 @@ NO_TIMES = [math.nan, math.inf, -1.0, LONGEST_WAIT * 1.1]
 
 
 def caller() -> pb.Caller:
-    task = pb.Task(type="worker", index=1)
-    return pb.Caller(run="/runs/7", generation="0badcafe", task=task, incarnation="process.1")
+    return pb.Caller(run="/runs/7", generation="0badcafe", task="worker-1", incarnation="process.1")
 
 
 def join() -> pb.JoinRequest:
     request = pb.JoinRequest(caller=caller(), timeout_s=1.0)
     request.cluster.add(type="worker", addresses=["a:1", "b:1"])
-    request.members.add(task=pb.Task(type="worker", index=0), incarnation="other.1")
+    request.members.add(task="worker-0", incarnation="other.1")
     request.members.add(task=caller().task, incarnation="process.1")
     return request
 
@@ -108,8 +107,7 @@ def test_a_first_join_has_no_members() -> None:
         *((call, "caller.run", value) for call in CHECKS for value in ("", "runs/7", "../runs/7", "~/runs")),
         *((call, "caller.generation", value) for call in CHECKS for value in ("../..", "0BADCAFE", "0badcafe0")),
         *((call, "caller.incarnation", value) for call in CHECKS for value in ("", "x" * 300)),
-        *((call, "caller.task.type", "") for call in CHECKS),
-        *((call, "caller.task.index", -1) for call in CHECKS),
+        *((call, "caller.task", value) for call in CHECKS for value in ("", "-0", "worker", "worker-x", "worker-01")),
     ],
 )
 def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
@@ -123,10 +121,10 @@ def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
     setattr(where, last, value)
     with pytest.raises(InvalidRequest) as caught:
         check(message)
-    assert caught.value.object in (last, "task")
-    assert caught.value.workers
-    if path[-1:] != ["task"]:
-        assert str(caught.value).startswith("worker-1 sent what no worker sends: ")
+    who = "somebody" if last == "task" else "worker-1"
+    assert caught.value.object == last
+    assert caught.value.workers == (() if last == "task" else (who,))
+    assert str(caught.value).startswith(f"{who} sent what no worker sends: ")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_members_that_are_not_the_cluster() -> None:
     """A world that only one of its workers believes in."""
     twice, other, without = join(), join(), join()
     twice.members.extend(twice.members[:1])
-    other.members[0].task.type = "ps"
+    other.members[0].task = "ps-0"
     without.members[1].incarnation = "somebody.else"
     for request in (twice, other):
         with pytest.raises(InvalidRequest, match="members are not the tasks of its cluster"):

@@ -20,7 +20,7 @@ def test_the_chief_stays_until_the_others_have_their_outcome(store: Store, world
     """The chief is done first and takes the coordinator with it: the others never hear that they have committed."""
     workers = world(3)
     all_join(workers)
-    until(lambda: sum(p.alive for p in workers[0].status().presence) == 3)
+    until(lambda: sum(w.alive for w in workers[0].status().run.workers) == 3)
     gate = Gate("write", ".data-")
     workers[2].store = GatedStore(store, gate)
     saves = [worker.save(1) for worker in workers]
@@ -50,12 +50,12 @@ def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, passin
     """After one worker was killed the chief's process hangs at its end."""
     workers = world(2)
     all_join(workers)
-    until(lambda: sum(p.alive for p in workers[0].status().presence) == 2)
+    until(lambda: sum(w.alive for w in workers[0].status().run.workers) == 2)
     closing = threading.Thread(target=workers[0].close)
     closing.start()
     until(lambda: workers[0].session.this_task.task in left(store))
     workers[1].die()
-    until(lambda: sum(p.alive for p in workers[0].status().presence) == 0)
+    until(lambda: sum(w.alive for w in workers[0].status().run.workers) == 0)
     passing.by(LOST_AFTER)
     closing.join(20.0)  # it would be 30
     assert not closing.is_alive()

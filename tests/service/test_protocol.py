@@ -57,7 +57,7 @@ def link(nothing_left: None) -> Iterator[Link]:
 
 def joined(link: Link, store: Store) -> pb.Caller:
     """The only worker of a world."""
-    caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=0), incarnation="p.1")
+    caller = pb.Caller(run=store.url, task="worker-0", incarnation="p.1")
     request = pb.JoinRequest(caller=caller, cluster=[pb.ClusterJob(type="worker", addresses=["h:1"])], timeout_s=30.0)
     caller.generation = link.join(request, 30.0).generation
     return caller
@@ -236,7 +236,7 @@ def test_a_long_refusal_arrives(link: Link, store: Store) -> None:
 @pytest.mark.parametrize("run", ["", "/", "s3://bucket/run", "/tmp/a[b]"])
 def test_what_cannot_be_a_run_is_refused(link: Link, run: str) -> None:
     """An exception in the service looks like a broken connection: the worker tries again for ten minutes."""
-    caller = pb.Caller(run=run, task=pb.Task(type="worker"), incarnation="p.1")
+    caller = pb.Caller(run=run, task="worker-0", incarnation="p.1")
     with pytest.raises(Refusal) as caught:
         link.join(pb.JoinRequest(caller=caller), 30.0)
     assert caught.value.failure.kind == "invalid_request"
@@ -343,7 +343,7 @@ def test_a_join_that_was_given_up_is_forgotten(
 ) -> None:
     """A worker that is gone completes a world in which nobody answers for it."""
     link = Link(coordinator.address)
-    caller = pb.Caller(run=store.url, task=pb.Task(type="worker", index=1), incarnation="gone.1")
+    caller = pb.Caller(run=store.url, task="worker-1", incarnation="gone.1")
     cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
     with pytest.raises(Unreachable):
         link.join(pb.JoinRequest(caller=caller, cluster=cluster, timeout_s=60.0), 0.2)
@@ -424,14 +424,13 @@ def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world
     until(lambda: coordinator.attended_by(store.url, 2))
     status = coordinator.status(store.url)
     assert status.coordinator == coordinator.id
-    assert status.generation == workers[0].session.generation
-    assert [(job.type, len(job.addresses)) for job in status.cluster] == [("worker", 2)]
-    assert [p.incarnation for p in status.presence] == [worker.session.caller().incarnation for worker in workers]
+    assert status.run.generation == workers[0].session.generation
+    assert [w.incarnation for w in status.run.workers] == [worker.session.caller().incarnation for worker in workers]
     assert status.reason == "no save is in flight"
     save = workers[0].save(5)
-    until(lambda: coordinator.status(store.url).save_phase == "vote")
+    until(lambda: coordinator.status(store.url).run.activity.phase == "vote")
     status = coordinator.status(store.url)
-    assert (status.save_step, status.reason) == (5, "waiting for worker-1 to call save()")
+    assert (status.run.activity.step, status.reason) == (5, "waiting for worker-1 to call save()")
     assert outcomes([save, workers[1].save(5)]) == [None, None]
     assert coordinator.status(store.url).run_id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -114,8 +115,8 @@ def test_a_worker_that_hangs_is_named_at_the_deadline(
     assert gate.reached.wait(60.0)
     until(lambda: "waiting for worker-1 to write" in coordinator.status(store.url).reason)
     status = coordinator.status(store.url)
-    assert status.save_phase == "write"
-    assert status.save_step == 1
+    assert status.run.activity.phase == "write"
+    assert status.run.activity.step == 1
     passing.by(60.0)
     (error,) = outcomes(saves[:1])
     assert isinstance(error, SaveFailed)
@@ -484,11 +485,15 @@ def test_heartbeats_tell_what_a_worker_does(
     gate = held_up(workers[1])
     saves = [worker.save(4) for worker in workers]
     assert gate.reached.wait(60.0)
-    until(lambda: [(p.phase, p.step) for p in coordinator.status(store.url).presence] == [("commit", 4), ("write", 4)])
-    straggler = coordinator.status(store.url).presence[1]
+
+    def told() -> Sequence[pb.WorkerStatus]:
+        return coordinator.status(store.url).run.workers
+
+    until(lambda: [(worker.phase, worker.step) for worker in told()] == [("commit", 4), ("write", 4)])
+    straggler = told()[1]
     assert straggler.alive
     assert straggler.bytes_total > 0
     assert 0 <= straggler.seconds_since_heard < 60
     gate.open()
     assert outcomes(saves) == [None, None]
-    until(lambda: {p.phase for p in coordinator.status(store.url).presence} == {"train"})
+    until(lambda: {worker.phase for worker in told()} == {"train"})

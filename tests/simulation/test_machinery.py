@@ -346,7 +346,7 @@ def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -
         world.policy = policy
     process = world.process("worker", "host")
     request = pb.JoinRequest(
-        caller=pb.Caller(run="memory://run", task=pb.Task(type="worker", index=0), incarnation="p.1"),
+        caller=pb.Caller(run="memory://run", task="worker-0", incarnation="p.1"),
         cluster=[pb.ClusterJob(type="worker", addresses=["host:1"])],
         timeout_s=10.0,
     )

@@ -27,7 +27,7 @@ from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_protos.conventions import UNKNOWN_GENERATION
-from holdfast_storage.cluster import Task, names
+from holdfast_storage.cluster import Task
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
@@ -527,8 +527,7 @@ class Cluster:
             if coordinator.alive and coordinator.machine.leader.address == address:
                 status = coordinator.call(ev.Ask).answer
                 assert isinstance(status, v.Status)
-                ours = status.generation == generation
-                return names(presence.task for presence, standing in status.presence if standing.alive and ours)
+                return ", ".join(w.worker for w in status.workers if w.alive and status.generation == generation)
         return ""
 
     # -- what workers have been told --

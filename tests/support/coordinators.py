@@ -65,7 +65,7 @@ class Coordinator:
 
     def attended_by(self, run: str, count: int) -> bool:
         """Whether so many workers of the world that `status` tells of are there."""
-        return sum(p.alive for p in self.status(run).presence) == count
+        return sum(w.alive for w in self.status(run).run.workers) == count
 
     async def _live(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
         self._ended, self.lives_in = asyncio.Event(), asyncio.current_task()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
-from holdfast_storage.cluster import Cluster, Task
-from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.cluster import Task
+from holdfast_storage.records import CheckpointRecord, LogState
 
 RequestId = int
 
@@ -202,43 +203,59 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class JoinView:
+class WorkerStatus:
+    """How a worker looks from here, and what it says of itself. None: nothing is known of it."""
+
+    worker: str
+    incarnation: str
+    alive: bool
+    standing: str
+    waited_for: bool
+    phase: str | None
+    step: int
+    seconds_in_phase: float | None
+    bytes_done: int
+    bytes_total: int | None
+    bytes_per_second: float | None
+    seconds_since_progress: float | None
+    seconds_since_heard: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a world is at."""
+
+    kind: Literal["save", "restore"]
+    phase: str | None
+    step: int | None
+    reason: str
+    waiting_for: tuple[str, ...]  # the workers whose part is missing
+    seconds: float  # since it began
+    seconds_left: float  # until it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class FormingStatus:
     """A world that is not complete yet."""
 
-    joined: tuple[Task, ...]
-    missing: tuple[Task, ...]
+    joined: tuple[str, ...]
+    missing: tuple[str, ...]
     seconds: float  # since the first has joined
 
 
 @dataclass(frozen=True, slots=True)
-class LogView:
-    """The log as last read or written."""
-
-    entry: int
-    live: int
-    damaged: int
-    newest: CheckpointRecord | None  # that is not damaged
-
-
-@dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` tells of a run."""
+    """What `status` tells of a run. All but the log is named as in the protocol's RunStatus."""
 
-    run_id: str
-    cluster: Cluster
     generation: str
     leads: bool  # the generation leads the run, through this coordinator
-    presence: tuple[tuple[Presence, Standing], ...]
-    activity: str  # "save", "restore" or nothing
-    save_phase: str
-    save_step: int
+    workers: tuple[WorkerStatus, ...]
+    activity: Activity | None
     reason: str
-    waiting_for: tuple[Task, ...]
-    seconds_under_way: float
-    seconds_left: float
     last_save: Outcome | None
-    forming: JoinView | None
-    log: LogView | None
+    forming: FormingStatus | None
+    entry: int  # the last of the log that was read or written, -1 for none
+    state: LogState | None
 
 
 Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left | Status

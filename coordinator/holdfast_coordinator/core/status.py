@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.records import LogState
 
 from .attempt import Attempt
 from .membership import Forming, World
-from .messages import JoinView, LogView, Presence, Standing, Status
+from .messages import Activity, FormingStatus, Presence, Standing, Status, WorkerStatus
 from .restore_round import RestoreRound
 from .run import Run
 
@@ -23,39 +22,73 @@ def survey(run: Run, forming: Forming | None, upkeep: str) -> Status:
     now = run.now.monotonic
     world = _foremost(run)
     doing = world and _activity(world)
-    attempt = doing if isinstance(doing, Attempt) else None
     waiting_for: tuple[Task, ...] = ()
     if isinstance(doing, RestoreRound):
         waiting_for = doing.missing if doing.candidates is not None else ()
         reason = doing.reason()
-    elif attempt:
-        waiting_for = attempt.missing if attempt.waits_for_workers else ()
-        reason = attempt.reason()
+    elif doing:
+        waiting_for = doing.missing if doing.waits_for_workers else ()
+        reason = doing.reason()
     elif forming:
         reason = f"waiting for {names(forming.missing)} to join"
     else:
         reason = upkeep or ("no save is in flight" if world else "no worker has joined")
     since = doing.begun if doing else now
-    state = run.ledger.state
+    workers = zip(world.presence.values(), standings(world, now, waiting_for, since), strict=True) if world else ()
     return Status(
-        run_id=state.run_id if state else "",
-        cluster=world.cluster if world else (),
         generation=world.generation.id if world else "",
         leads=world is not None and world.generation.id == run.leading,
-        presence=tuple(zip(world.presence.values(), standings(world, now, waiting_for, since), strict=True))
-        if world
-        else (),
-        activity="save" if attempt else "restore" if doing else "",
-        save_phase=attempt.phase.value if attempt else "",
-        save_step=attempt.step if attempt else 0,
+        workers=tuple(_worker(p, standing, now, p.task in waiting_for) for p, standing in workers),
+        activity=_told(doing, reason, waiting_for, now) if doing else None,
         reason=reason,
-        waiting_for=waiting_for,
-        seconds_under_way=now - since,
-        seconds_left=doing.deadline - now if doing else 0.0,
         last_save=world.outcomes[max(world.outcomes)] if world and world.outcomes else None,
-        forming=JoinView(tuple(sorted(forming.joiners)), forming.missing, now - forming.begun) if forming else None,
-        log=_log_view(run.ledger.number, state) if state else None,
+        forming=FormingStatus(_texts(sorted(forming.joiners)), _texts(forming.missing), now - forming.begun)
+        if forming
+        else None,
+        entry=run.ledger.number,
+        state=run.ledger.state,
     )
+
+
+def _told(doing: Attempt | RestoreRound, reason: str, waiting_for: Collection[Task], now: float) -> Activity:
+    attempt = doing if isinstance(doing, Attempt) else None
+    return Activity(
+        kind="save" if attempt else "restore",
+        phase=attempt.phase.value if attempt else None,
+        step=attempt.step if attempt else None,
+        reason=reason,
+        waiting_for=_texts(waiting_for),
+        seconds=now - doing.begun,
+        seconds_left=doing.deadline - now,
+    )
+
+
+def _worker(p: Presence, standing: Standing, now: float, waited_for: bool) -> WorkerStatus:
+    # From the begin of the phase to the last that was heard: of what came later nothing is known.
+    moving = p.heard - p.since if p.heard is not None and p.since is not None else 0.0
+    return WorkerStatus(
+        worker=str(p.task),
+        incarnation=p.incarnation,
+        alive=standing.alive,
+        standing=standing.value,
+        waited_for=waited_for,
+        phase=p.phase or None,
+        step=p.step,
+        seconds_in_phase=_ago(p.since, now),
+        bytes_done=p.bytes_done,
+        bytes_total=p.bytes_total or None,
+        bytes_per_second=p.bytes_done / moving if p.bytes_done and moving >= 1.0 else None,
+        seconds_since_progress=_ago(p.progressed, now),
+        seconds_since_heard=_ago(p.heard, now),
+    )
+
+
+def _ago(then: float | None, now: float) -> float | None:
+    return None if then is None else now - then
+
+
+def _texts(tasks: Iterable[Task]) -> tuple[str, ...]:
+    return tuple(map(str, tasks))
 
 
 def standings(world: World, now: float, waiting_for: Collection[Task], since: float) -> list[Standing]:
@@ -107,9 +140,3 @@ def _foremost(run: Run) -> World | None:
     worlds = list(reversed(run.worlds.values()))
     worlds.sort(key=lambda world: world.generation.id != run.leading)
     return next((world for world in worlds if world.living(run.now.monotonic)), worlds[0] if worlds else None)
-
-
-def _log_view(entry: int, state: LogState) -> LogView:
-    restorable = state.restorable
-    live = state.checkpoints
-    return LogView(entry, len(live), len(live) - len(restorable), restorable[-1] if restorable else None)

@@ -5,6 +5,8 @@ The protocol between the workers of a training run and its coordinator.
 
 Every call may be repeated: it then has the effect of once and gets the same answer. A refusal is a gRPC status
 whose trailing metadata carries a Failure under "holdfast-failure-bin".
+
+A task of the cluster, which is a worker, goes by its name everywhere: "worker-2".
 """
 
 from collections import abc as _abc
@@ -24,28 +26,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class Task(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TYPE_FIELD_NUMBER: _builtins.int
-    INDEX_FIELD_NUMBER: _builtins.int
-    type: _builtins.str
-    index: _builtins.int
-    def __init__(
-        self,
-        *,
-        type: _builtins.str = ...,
-        index: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "type", b"type"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Task: _TypeAlias = Task  # noqa: Y015
-
-@_typing.final
 class Caller(_message.Message):
     """Who calls: one process of one task of one generation of one run."""
 
@@ -59,18 +39,17 @@ class Caller(_message.Message):
     """URL of the run directory, normalised"""
     generation: _builtins.str
     """empty before the world has formed"""
+    task: _builtins.str
     incarnation: _builtins.str
-    @_builtins.property
-    def task(self) -> Global___Task: ...
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         generation: _builtins.str = ...,
-        task: Global___Task | None = ...,
+        task: _builtins.str = ...,
         incarnation: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "incarnation", b"incarnation", "run", b"run", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -109,16 +88,15 @@ class Member(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
     incarnation: _builtins.str
-    @_builtins.property
-    def task(self) -> Global___Task: ...
     def __init__(
         self,
         *,
-        task: Global___Task | None = ...,
+        task: _builtins.str = ...,
         incarnation: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -135,7 +113,7 @@ class Failure(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
-    TASKS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     OBJECT_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
@@ -146,13 +124,13 @@ class Failure(_message.Message):
     phase: _builtins.str
     object: _builtins.str
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """of the tensors concerned, in key order"""
 
     @_builtins.property
-    def ahead(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+    def ahead(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of a save: at a later step than others, so they have missed a call, and count one more"""
 
     def __init__(
@@ -161,14 +139,14 @@ class Failure(_message.Message):
         kind: _builtins.str = ...,
         message: _builtins.str = ...,
         phase: _builtins.str = ...,
-        tasks: _abc.Iterable[Global___Task] | None = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
         object: _builtins.str = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
-        ahead: _abc.Iterable[Global___Task] | None = ...,
+        ahead: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "positions", b"positions", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "kind", b"kind", "message", b"message", "object", b"object", "phase", b"phase", "positions", b"positions", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,7 +219,7 @@ class JoinReply(_message.Message):
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
-    def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+    def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """not empty: the world is not complete yet, ask again"""
 
     def __init__(
@@ -251,7 +229,7 @@ class JoinReply(_message.Message):
         members: _abc.Iterable[Global___Member] | None = ...,
         coordinator: _builtins.str = ...,
         base: _builtins.str = ...,
-        waiting_for: _abc.Iterable[Global___Task] | None = ...,
+        waiting_for: _abc.Iterable[_builtins.str] | None = ...,
         entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -537,12 +515,12 @@ class Divergence(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
-        tasks: _abc.Iterable[Global___Task] | None = ...,
+        tasks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -946,82 +924,387 @@ class StatusReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COORDINATOR_FIELD_NUMBER: _builtins.int
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    CLUSTER_FIELD_NUMBER: _builtins.int
-    GENERATION_FIELD_NUMBER: _builtins.int
-    PRESENCE_FIELD_NUMBER: _builtins.int
-    SAVE_PHASE_FIELD_NUMBER: _builtins.int
-    SAVE_STEP_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
-    LEADS_FIELD_NUMBER: _builtins.int
-    ACTIVITY_FIELD_NUMBER: _builtins.int
-    WAITING_FOR_FIELD_NUMBER: _builtins.int
-    SECONDS_UNDER_WAY_FIELD_NUMBER: _builtins.int
-    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
-    LAST_SAVE_FIELD_NUMBER: _builtins.int
-    FORMING_FIELD_NUMBER: _builtins.int
-    LOG_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
+    """id of its process"""
     run_id: _builtins.str
-    generation: _builtins.str
-    save_phase: _builtins.str
-    save_step: _builtins.int
     reason: _builtins.str
     """one sentence: what is being waited for"""
-    leads: _builtins.bool
-    """the generation leads the run, through this coordinator"""
-    activity: _builtins.str
-    """what the world is at: "save", "restore" or nothing"""
-    seconds_under_way: _builtins.float
-    seconds_left: _builtins.float
-    """until it is given up"""
-    @_builtins.property
-    def cluster(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterJob]: ...
-    @_builtins.property
-    def presence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """URLs, of a request that names no run; nothing else is told then but the coordinator"""
+        """URLs, of a request that names no run; nothing more is told then"""
 
     @_builtins.property
-    def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
-        """whose part of it is missing"""
+    def run(self) -> Global___RunStatus: ...
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        run: Global___RunStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "reason", b"reason", "run", b"run", "run_id", b"run_id", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class RunStatus(_message.Message):
+    """What is known of a run. `holdfast status --json` prints this very message, with null for what is absent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    LEADS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
+    LAST_SAVE_FIELD_NUMBER: _builtins.int
+    FORMING_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """URL"""
+    generation: _builtins.str
+    leads: _builtins.bool
+    """the generation leads the run, through this coordinator"""
+    @_builtins.property
+    def log(self) -> Global___LogStatus: ...
+    @_builtins.property
+    def coordinator(self) -> Global___CoordinatorStatus: ...
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]: ...
+    @_builtins.property
+    def activity(self) -> Global___Activity: ...
     @_builtins.property
     def last_save(self) -> Global___SaveOutcome: ...
     @_builtins.property
     def forming(self) -> Global___Forming: ...
     @_builtins.property
-    def log(self) -> Global___LogView: ...
+    def bad(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what an operator should act on, a sentence each; filled in by who asks"""
+
     def __init__(
         self,
         *,
-        coordinator: _builtins.str = ...,
-        run_id: _builtins.str = ...,
-        cluster: _abc.Iterable[Global___ClusterJob] | None = ...,
-        generation: _builtins.str = ...,
-        presence: _abc.Iterable[Global___Presence] | None = ...,
-        save_phase: _builtins.str = ...,
-        save_step: _builtins.int = ...,
-        reason: _builtins.str = ...,
-        runs: _abc.Iterable[_builtins.str] | None = ...,
+        run: _builtins.str = ...,
+        log: Global___LogStatus | None = ...,
+        coordinator: Global___CoordinatorStatus | None = ...,
+        generation: _builtins.str | None = ...,
         leads: _builtins.bool = ...,
-        activity: _builtins.str = ...,
-        waiting_for: _abc.Iterable[Global___Task] | None = ...,
-        seconds_under_way: _builtins.float = ...,
-        seconds_left: _builtins.float = ...,
+        workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
+        activity: Global___Activity | None = ...,
         last_save: Global___SaveOutcome | None = ...,
         forming: Global___Forming | None = ...,
-        log: Global___LogView | None = ...,
+        bad: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["forming", b"forming", "last_save", b"last_save", "log", b"log"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "cluster", b"cluster", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "leads", b"leads", "log", b"log", "presence", b"presence", "reason", b"reason", "run_id", b"run_id", "runs", b"runs", "save_phase", b"save_phase", "save_step", b"save_step", "seconds_left", b"seconds_left", "seconds_under_way", b"seconds_under_way", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "bad", b"bad", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "leads", b"leads", "log", b"log", "run", b"run", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
 
-Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
+
+@_typing.final
+class LogStatus(_message.Message):
+    """The run's log as it was last read or written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Leader(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ADDRESS_FIELD_NUMBER: _builtins.int
+        HOST_FIELD_NUMBER: _builtins.int
+        address: _builtins.str
+        host: _builtins.str
+        def __init__(
+            self,
+            *,
+            address: _builtins.str = ...,
+            host: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "host", b"host"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Newest(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PREFIX_FIELD_NUMBER: _builtins.int
+        STEP_FIELD_NUMBER: _builtins.int
+        TIME_FIELD_NUMBER: _builtins.int
+        prefix: _builtins.str
+        step: _builtins.int
+        time: _builtins.float
+        """seconds since the epoch"""
+        def __init__(
+            self,
+            *,
+            prefix: _builtins.str = ...,
+            step: _builtins.int = ...,
+            time: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "step", b"step", "time", b"time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    entry: _builtins.int
+    generation: _builtins.str
+    """that leads"""
+    live: _builtins.int
+    """checkpoints"""
+    damaged: _builtins.int
+    """of these"""
+    @_builtins.property
+    def leader(self) -> Global___LogStatus.Leader: ...
+    @_builtins.property
+    def newest(self) -> Global___LogStatus.Newest:
+        """that is not damaged"""
+
+    def __init__(
+        self,
+        *,
+        entry: _builtins.int | None = ...,
+        leader: Global___LogStatus.Leader | None = ...,
+        generation: _builtins.str | None = ...,
+        live: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+        newest: Global___LogStatus.Newest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "entry", b"entry", "generation", b"generation", "leader", b"leader", "newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "live", b"live", "newest", b"newest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entry: _TypeAlias = _typing.Literal["entry"]  # noqa: Y015
+    _WhichOneofArgType__entry: _TypeAlias = _typing.Literal["_entry", b"_entry"]  # noqa: Y015
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entry) -> _WhichOneofReturnType__entry | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
+
+Global___LogStatus: _TypeAlias = LogStatus  # noqa: Y015
+
+@_typing.final
+class CoordinatorStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Asked(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ADDRESS_FIELD_NUMBER: _builtins.int
+        FROM__FIELD_NUMBER: _builtins.int
+        ANSWER_FIELD_NUMBER: _builtins.int
+        HANGS_FIELD_NUMBER: _builtins.int
+        address: _builtins.str
+        from_: _builtins.str
+        """who named the address"""
+        answer: _builtins.str
+        hangs: _builtins.bool
+        """something holds the port and does not speak"""
+        def __init__(
+            self,
+            *,
+            address: _builtins.str = ...,
+            from_: _builtins.str = ...,
+            answer: _builtins.str = ...,
+            hangs: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "answer", b"answer", "from_", b"from_", "hangs", b"hangs"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    id: _builtins.str
+    @_builtins.property
+    def asked(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorStatus.Asked]:
+        """filled in by who asks"""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str | None = ...,
+        id: _builtins.str | None = ...,
+        asked: _abc.Iterable[Global___CoordinatorStatus.Asked] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_id", b"_id", "address", b"address", "id", b"id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_id", b"_id", "address", b"address", "asked", b"asked", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__address: _TypeAlias = _typing.Literal["address"]  # noqa: Y015
+    _WhichOneofArgType__address: _TypeAlias = _typing.Literal["_address", b"_address"]  # noqa: Y015
+    _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
+    _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address) -> _WhichOneofReturnType__address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
+
+Global___CoordinatorStatus: _TypeAlias = CoordinatorStatus  # noqa: Y015
+
+@_typing.final
+class WorkerStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    WAITED_FOR_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SECONDS_IN_PHASE_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SECONDS_SINCE_PROGRESS_FIELD_NUMBER: _builtins.int
+    SECONDS_SINCE_HEARD_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    incarnation: _builtins.str
+    alive: _builtins.bool
+    standing: _builtins.str
+    """"present", "away", "left", "lost", "silent" or "stuck" """
+    waited_for: _builtins.bool
+    phase: _builtins.str
+    step: _builtins.int
+    seconds_in_phase: _builtins.float
+    bytes_done: _builtins.int
+    bytes_total: _builtins.int
+    bytes_per_second: _builtins.float
+    seconds_since_progress: _builtins.float
+    seconds_since_heard: _builtins.float
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        alive: _builtins.bool = ...,
+        standing: _builtins.str = ...,
+        waited_for: _builtins.bool = ...,
+        phase: _builtins.str | None = ...,
+        step: _builtins.int = ...,
+        seconds_in_phase: _builtins.float | None = ...,
+        bytes_done: _builtins.int = ...,
+        bytes_total: _builtins.int | None = ...,
+        bytes_per_second: _builtins.float | None = ...,
+        seconds_since_progress: _builtins.float | None = ...,
+        seconds_since_heard: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_bytes_total", b"_bytes_total", "_phase", b"_phase", "_seconds_in_phase", b"_seconds_in_phase", "_seconds_since_heard", b"_seconds_since_heard", "_seconds_since_progress", b"_seconds_since_progress", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "phase", b"phase", "seconds_in_phase", b"seconds_in_phase", "seconds_since_heard", b"seconds_since_heard", "seconds_since_progress", b"seconds_since_progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_bytes_total", b"_bytes_total", "_phase", b"_phase", "_seconds_in_phase", b"_seconds_in_phase", "_seconds_since_heard", b"_seconds_since_heard", "_seconds_since_progress", b"_seconds_since_progress", "alive", b"alive", "bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "incarnation", b"incarnation", "phase", b"phase", "seconds_in_phase", b"seconds_in_phase", "seconds_since_heard", b"seconds_since_heard", "seconds_since_progress", b"seconds_since_progress", "standing", b"standing", "step", b"step", "waited_for", b"waited_for", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
+    _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__bytes_total: _TypeAlias = _typing.Literal["bytes_total"]  # noqa: Y015
+    _WhichOneofArgType__bytes_total: _TypeAlias = _typing.Literal["_bytes_total", b"_bytes_total"]  # noqa: Y015
+    _WhichOneofReturnType__phase: _TypeAlias = _typing.Literal["phase"]  # noqa: Y015
+    _WhichOneofArgType__phase: _TypeAlias = _typing.Literal["_phase", b"_phase"]  # noqa: Y015
+    _WhichOneofReturnType__seconds_in_phase: _TypeAlias = _typing.Literal["seconds_in_phase"]  # noqa: Y015
+    _WhichOneofArgType__seconds_in_phase: _TypeAlias = _typing.Literal["_seconds_in_phase", b"_seconds_in_phase"]  # noqa: Y015
+    _WhichOneofReturnType__seconds_since_heard: _TypeAlias = _typing.Literal["seconds_since_heard"]  # noqa: Y015
+    _WhichOneofArgType__seconds_since_heard: _TypeAlias = _typing.Literal["_seconds_since_heard", b"_seconds_since_heard"]  # noqa: Y015
+    _WhichOneofReturnType__seconds_since_progress: _TypeAlias = _typing.Literal["seconds_since_progress"]  # noqa: Y015
+    _WhichOneofArgType__seconds_since_progress: _TypeAlias = _typing.Literal["_seconds_since_progress", b"_seconds_since_progress"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_per_second) -> _WhichOneofReturnType__bytes_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_total) -> _WhichOneofReturnType__bytes_total | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__phase) -> _WhichOneofReturnType__phase | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_in_phase) -> _WhichOneofReturnType__seconds_in_phase | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_since_heard) -> _WhichOneofReturnType__seconds_since_heard | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_since_progress) -> _WhichOneofReturnType__seconds_since_progress | None: ...
+
+Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
+
+@_typing.final
+class Activity(_message.Message):
+    """What a world is at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"save" or "restore" """
+    phase: _builtins.str
+    step: _builtins.int
+    reason: _builtins.str
+    """as in StatusReply"""
+    seconds: _builtins.float
+    """since it began"""
+    seconds_left: _builtins.float
+    """until it is given up"""
+    @_builtins.property
+    def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """whose part is missing"""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        phase: _builtins.str | None = ...,
+        step: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+        waiting_for: _abc.Iterable[_builtins.str] | None = ...,
+        seconds: _builtins.float = ...,
+        seconds_left: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_phase", b"_phase", "_step", b"_step", "phase", b"phase", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_phase", b"_phase", "_step", b"_step", "kind", b"kind", "phase", b"phase", "reason", b"reason", "seconds", b"seconds", "seconds_left", b"seconds_left", "step", b"step", "waiting_for", b"waiting_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__phase: _TypeAlias = _typing.Literal["phase"]  # noqa: Y015
+    _WhichOneofArgType__phase: _TypeAlias = _typing.Literal["_phase", b"_phase"]  # noqa: Y015
+    _WhichOneofReturnType__step: _TypeAlias = _typing.Literal["step"]  # noqa: Y015
+    _WhichOneofArgType__step: _TypeAlias = _typing.Literal["_step", b"_step"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__phase) -> _WhichOneofReturnType__phase | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step) -> _WhichOneofReturnType__step | None: ...
+
+Global___Activity: _TypeAlias = Activity  # noqa: Y015
 
 @_typing.final
 class Forming(_message.Message):
@@ -1035,14 +1318,14 @@ class Forming(_message.Message):
     seconds: _builtins.float
     """since the first has joined"""
     @_builtins.property
-    def joined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def joined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
-        joined: _abc.Iterable[Global___Task] | None = ...,
-        missing: _abc.Iterable[Global___Task] | None = ...,
+        joined: _abc.Iterable[_builtins.str] | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
         seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -1052,95 +1335,3 @@ class Forming(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Forming: _TypeAlias = Forming  # noqa: Y015
-
-@_typing.final
-class LogView(_message.Message):
-    """The run's log as the coordinator has last read or written it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ENTRY_FIELD_NUMBER: _builtins.int
-    LIVE_FIELD_NUMBER: _builtins.int
-    DAMAGED_FIELD_NUMBER: _builtins.int
-    NEWEST_FIELD_NUMBER: _builtins.int
-    NEWEST_STEP_FIELD_NUMBER: _builtins.int
-    NEWEST_TIME_FIELD_NUMBER: _builtins.int
-    entry: _builtins.int
-    live: _builtins.int
-    """checkpoints"""
-    damaged: _builtins.int
-    """of these"""
-    newest: _builtins.str
-    """prefix of the newest that is not damaged, empty for none"""
-    newest_step: _builtins.int
-    newest_time: _builtins.float
-    """seconds since the epoch"""
-    def __init__(
-        self,
-        *,
-        entry: _builtins.int = ...,
-        live: _builtins.int = ...,
-        damaged: _builtins.int = ...,
-        newest: _builtins.str = ...,
-        newest_step: _builtins.int = ...,
-        newest_time: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "entry", b"entry", "live", b"live", "newest", b"newest", "newest_step", b"newest_step", "newest_time", b"newest_time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LogView: _TypeAlias = LogView  # noqa: Y015
-
-@_typing.final
-class Presence(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TASK_FIELD_NUMBER: _builtins.int
-    INCARNATION_FIELD_NUMBER: _builtins.int
-    ALIVE_FIELD_NUMBER: _builtins.int
-    PHASE_FIELD_NUMBER: _builtins.int
-    STEP_FIELD_NUMBER: _builtins.int
-    BYTES_DONE_FIELD_NUMBER: _builtins.int
-    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
-    SECONDS_SINCE_HEARD_FIELD_NUMBER: _builtins.int
-    STANDING_FIELD_NUMBER: _builtins.int
-    SECONDS_IN_PHASE_FIELD_NUMBER: _builtins.int
-    SECONDS_SINCE_PROGRESS_FIELD_NUMBER: _builtins.int
-    incarnation: _builtins.str
-    alive: _builtins.bool
-    phase: _builtins.str
-    step: _builtins.int
-    bytes_done: _builtins.int
-    bytes_total: _builtins.int
-    seconds_since_heard: _builtins.float
-    """-1, as the two below: never"""
-    standing: _builtins.str
-    """"present", "away", "left", "lost", "silent" or "stuck" """
-    seconds_in_phase: _builtins.float
-    seconds_since_progress: _builtins.float
-    @_builtins.property
-    def task(self) -> Global___Task: ...
-    def __init__(
-        self,
-        *,
-        task: Global___Task | None = ...,
-        incarnation: _builtins.str = ...,
-        alive: _builtins.bool = ...,
-        phase: _builtins.str = ...,
-        step: _builtins.int = ...,
-        bytes_done: _builtins.int = ...,
-        bytes_total: _builtins.int = ...,
-        seconds_since_heard: _builtins.float = ...,
-        standing: _builtins.str = ...,
-        seconds_in_phase: _builtins.float = ...,
-        seconds_since_progress: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "incarnation", b"incarnation", "phase", b"phase", "seconds_in_phase", b"seconds_in_phase", "seconds_since_heard", b"seconds_since_heard", "seconds_since_progress", b"seconds_since_progress", "standing", b"standing", "step", b"step", "task", b"task"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Presence: _TypeAlias = Presence  # noqa: Y015

@@ -5,6 +5,8 @@ The protocol between the workers of a training run and its coordinator.
 
 Every call may be repeated: it then has the effect of once and gets the same answer. A refusal is a gRPC status
 whose trailing metadata carries a Failure under "holdfast-failure-bin".
+
+A task of the cluster, which is a worker, goes by its name everywhere: "worker-2".
 """
 
 from collections import abc as _abc

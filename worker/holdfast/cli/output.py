@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import click
+from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +27,14 @@ def console(stderr: bool = False) -> Console:
 def print_json(document: Any) -> None:
     """One JSON document. Sizes are bytes, times are seconds since the epoch."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def as_document(value: Any) -> Any:
+    """A message of the protocol as JSON: each field by its name, null where it is absent."""
+    if isinstance(value, Message):
+        there = {f.name: not f.has_presence or value.HasField(f.name) for f in value.DESCRIPTOR.fields}
+        return {name.rstrip("_"): as_document(getattr(value, name)) if there[name] else None for name in there}
+    return [as_document(each) for each in value] if isinstance(value, MutableSequence) else value
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

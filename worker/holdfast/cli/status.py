@@ -14,6 +14,8 @@ from holdfast.cli.output import JSON, human_duration, human_size
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from holdfast_protos.v1 import coordinator_pb2 as pb
+
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/:@\s]+):[0-9]{1,5}")
 
 
@@ -30,15 +32,16 @@ def command(target: str, as_json: bool) -> None:
     minute; a save that is overdue, or failed if it was the last; a damaged checkpoint; something at the coordinator's
     address that does not answer. A run that nobody works on is none of these.
     """
-    from holdfast.cli.output import console, print_json
+    from holdfast.cli.output import as_document, console, print_json
     from holdfast.cli.run_status import of_coordinator, of_run
 
+    document: dict[str, Any]
     if _ADDRESS.fullmatch(target):
-        document = of_coordinator(target)
-        runs = document["runs"]
+        coordinator, runs = of_coordinator(target)
+        document = {"coordinator": coordinator, "address": target, "runs": [as_document(run) for run in runs]}
     else:
-        document = of_run(target)
-        runs = [document]
+        runs = [of_run(target)]
+        document = as_document(runs[0])
     if as_json:
         print_json(document)
     else:
@@ -49,99 +52,91 @@ def command(target: str, as_json: bool) -> None:
             if number:
                 out.print()
             _print(out, run)
-    if any(run["bad"] for run in runs):
+    if any(run.bad for run in runs):
         click.get_current_context().exit(1)
 
 
-def _print(out: Console, run: dict[str, Any]) -> None:
+def _print(out: Console, run: pb.RunStatus) -> None:
     from holdfast.cli.output import table
 
-    out.print(run["run"])
+    out.print(run.run)
     lines = list(_lines(run))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         out.print(f"{name:<{width}}  {value}")
-    if run["workers"]:
+    if run.workers:
         columns = ("worker", "is", "doing", ">step", ">for", ">done", ">on average", ">heard")
         out.print()
-        out.print(table(columns, map(_row, run["workers"])))
-    if run["bad"]:
+        out.print(table(columns, map(_row, run.workers)))
+    if run.bad:
         out.print()
-    for sentence in run["bad"]:
+    for sentence in run.bad:
         out.print(f"BAD  {sentence}")
 
 
-def _lines(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
     """What there is to say before the workers, each with its name."""
-    yield "checkpoints", _checkpoints(run["log"])
-    if run["log"] and run["log"]["leader"]:
-        leader = run["log"]["leader"]
-        where = f"{leader['address']} on {leader['host']}" if leader["address"] else leader["host"]
-        yield "led by", f"generation {run['log']['generation']}, coordinator at {where}"
+    yield "checkpoints", _checkpoints(run.log)
+    if run.log.HasField("leader"):
+        leader = run.log.leader
+        where = f"{leader.address} on {leader.host}" if leader.address else leader.host
+        yield "led by", f"generation {run.log.generation}, coordinator at {where}"
     yield from _coordinator(run)
-    forming, activity = run["forming"], run["activity"]
-    if forming:
-        since = human_duration(forming["seconds"])
-        yield (
-            "joining",
-            f"{', '.join(forming['joined'])}; waiting for {', '.join(forming['missing'])} to join, for {since}",
-        )
-    if activity:
-        step = f" of step {activity['step']}" if activity["step"] is not None else ""
-        left = activity["seconds_left"]
+    if run.HasField("forming"):
+        joined, missing = ", ".join(run.forming.joined), ", ".join(run.forming.missing)
+        yield "joining", f"{joined}; waiting for {missing} to join, for {human_duration(run.forming.seconds)}"
+    if run.HasField("activity"):
+        activity = run.activity
+        step = f" of step {activity.step}" if activity.HasField("step") else ""
+        left = activity.seconds_left
         until = f"given up in {human_duration(left)}" if left > 0 else f"overdue for {human_duration(-left)}"
-        since = human_duration(activity["seconds"])
-        yield "now", f"{activity['kind']}{step}: {activity['reason']}; under way for {since}, {until}"
-    elif run["workers"]:
+        since = human_duration(activity.seconds)
+        yield "now", f"{activity.kind}{step}: {activity.reason}; under way for {since}, {until}"
+    elif run.workers:
         yield "now", "no save is in flight"
-    if run["last_save"]:
-        failure = run["last_save"]["failure"]
-        yield "last save", f"FAILED: {failure['message']}" if failure else "committed"
+    if run.HasField("last_save"):
+        failed = run.last_save.HasField("failure")
+        yield "last save", f"FAILED: {run.last_save.failure.message}" if failed else "committed"
 
 
-def _checkpoints(log: dict[str, Any] | None) -> str:
-    if log is None or not log["live"]:
+def _checkpoints(log: pb.LogStatus) -> str:
+    if not log.live:
         return "none committed yet"
-    damaged = f", {log['damaged']} DAMAGED" if log["damaged"] else ""
-    live = f"{log['live']} live{damaged}"
-    newest = log["newest"]
-    if newest is None:
+    damaged = f", {log.damaged} DAMAGED" if log.damaged else ""
+    live = f"{log.live} live{damaged}"
+    if not log.HasField("newest"):
         return live
-    return f"{live}; newest {newest['prefix']}, saved {human_duration(time.time() - newest['time'])} ago"
+    return f"{live}; newest {log.newest.prefix}, saved {human_duration(time.time() - log.newest.time)} ago"
 
 
-def _coordinator(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _coordinator(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
     """Who told what follows; or why nobody does."""
-    coordinator = run["coordinator"]
-    if coordinator["address"]:
-        world = f", for generation {run['generation']}" if run["generation"] else ""
-        leads = "" if run["leads"] or not world else ", which does not lead the run"
-        yield "coordinator", f"answers at {coordinator['address']}{world}{leads}"
+    if run.coordinator.address:
+        world = f", for generation {run.generation}" if run.generation else ""
+        leads = "" if run.leads or not world else ", which does not lead the run"
+        yield "coordinator", f"answers at {run.coordinator.address}{world}{leads}"
         return
     yield "coordinator", "none answers: nobody works on this run now, or it cannot be reached from here"
-    for place in coordinator["asked"]:
-        yield "", f"{place['address']}, named by {place['from']}: {place['answer']}"
+    for place in run.coordinator.asked:
+        yield "", f"{place.address}, named by {place.from_}: {place.answer}"
 
 
-def _row(worker: dict[str, Any]) -> tuple[str, ...]:
-    good = worker["standing"] in ("present", "away", "left")
+def _row(worker: pb.WorkerStatus) -> tuple[str, ...]:
+    good = worker.standing in ("present", "away", "left")
+    heard = worker.HasField("seconds_since_heard")
     return (
-        worker["worker"],
-        worker["standing"] if good else worker["standing"].upper(),
-        (worker["phase"] or "-") + (", waited for" if worker["waited_for"] else ""),
-        str(worker["step"]) if worker["phase"] else "-",
-        _duration(worker["seconds_in_phase"]),
+        worker.worker,
+        worker.standing if good else worker.standing.upper(),
+        (worker.phase or "-") + (", waited for" if worker.waited_for else ""),
+        str(worker.step) if worker.phase else "-",
+        human_duration(worker.seconds_in_phase) if worker.HasField("seconds_in_phase") else "-",
         _done(worker),
-        f"{human_size(int(worker['bytes_per_second']))}/s" if worker["bytes_per_second"] else "-",
-        "never" if worker["seconds_since_heard"] is None else f"{human_duration(worker['seconds_since_heard'])} ago",
+        f"{human_size(int(worker.bytes_per_second))}/s" if worker.bytes_per_second else "-",
+        f"{human_duration(worker.seconds_since_heard)} ago" if heard else "never",
     )
 
 
-def _done(worker: dict[str, Any]) -> str:
-    if worker["bytes_total"]:
-        return f"{human_size(worker['bytes_done'])} of {human_size(worker['bytes_total'])}"
-    return human_size(worker["bytes_done"]) if worker["bytes_done"] else "-"
-
-
-def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else human_duration(seconds)
+def _done(worker: pb.WorkerStatus) -> str:
+    if worker.bytes_total:
+        return f"{human_size(worker.bytes_done)} of {human_size(worker.bytes_total)}"
+    return human_size(worker.bytes_done) if worker.bytes_done else "-"

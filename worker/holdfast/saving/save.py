@@ -25,7 +25,6 @@ from holdfast.session.lane import Pending
 from holdfast.session.session import Session, to_error
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import layout
-from holdfast_storage.cluster import Task
 from holdfast_storage.errors import (
     CoordinatorUnavailable,
     HoldfastError,
@@ -156,7 +155,7 @@ class Save:
                 error = self._claim.confirm()
             else:
                 error = self._claim.refuse(to_error(outcome.failure, self._keys()))
-            self.missed = self.session.this_task.task in [Task(t.type, t.index) for t in outcome.failure.ahead]
+            self.missed = str(self.session.this_task.task) in outcome.failure.ahead
         except Superseded as superseded:
             error = self._claim.refuse(superseded)
         except CoordinatorUnavailable as unavailable:
@@ -196,7 +195,7 @@ class Save:
                 message=f"{self.session.this_task.task}: {error}",
                 phase=getattr(error, "phase", "") or "write",
                 object=getattr(error, "object", ""),
-                tasks=[pb.Task(type=self.session.this_task.task.type, index=self.session.this_task.task.index)],
+                workers=[str(self.session.this_task.task)],
             )
             request = pb.FailRequest(ordinal=self.ordinal, failure=failure)
             return self.session.fail(request, self.terms.save_timeout + SLACK)
@@ -227,10 +226,8 @@ class Save:
             return reply.decided
         go = reply.go
         for divergence in (each for each in go.warned if each.tasks):
-            names = ", ".join(f"{t.type}-{t.index}" for t in divergence.tasks)
-            log.warning(
-                "%s differs on %s; the chief's value is saved", snapshot.tensors[divergence.position].key, names
-            )
+            key, workers = snapshot.tensors[divergence.position].key, ", ".join(divergence.tasks)
+            log.warning("%s differs on %s; the chief's value is saved", key, workers)
         self._see_log_entry(go.log_entry)
         self._entry = go.log_entry
         # Parts of one tensor from several workers would be a value that none of them had.

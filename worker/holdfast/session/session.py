@@ -107,7 +107,7 @@ class Session:
         return pb.Caller(
             run=self._store.url,
             generation=self._membership.generation if self._membership else "",
-            task=_message(self.this_task.task),
+            task=str(self.this_task.task),
             incarnation=self._incarnation,
         )
 
@@ -160,7 +160,7 @@ class Session:
                     return reply
                 told = True
                 reason = (
-                    f"waiting for {_names(reply.waiting_for)} to join {self._store.url} (coordinator at "
+                    f"waiting for {', '.join(reply.waiting_for)} to join {self._store.url} (coordinator at "
                     f"{link.address}). Check that they run. {ONE_DIRECTORY}"
                 )
             self._joining_waits_for = reason
@@ -388,24 +388,12 @@ def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
         more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
         message = (
             f"{message}: {', '.join(variables[:5])}{more}. Most workers do not share the values of "
-            f"{_names(failure.tasks)}. Nothing was written. Look for bad memory or another program there, restore, or "
-            "pass on_divergence='warn'"
+            f"{', '.join(failure.workers)}. Nothing was written. Look for bad memory or another program there, "
+            "restore, or pass on_divergence='warn'"
         )
         object_ = variables[0]
     error = BY_KIND.get(failure.kind, HoldfastError)
-    return error(message, workers=[_name(t) for t in failure.tasks], phase=failure.phase, object=object_)
-
-
-def _message(task: Task) -> pb.Task:
-    return pb.Task(type=task.type, index=task.index)
-
-
-def _name(task: pb.Task) -> str:
-    return f"{task.type}-{task.index}"
-
-
-def _names(tasks: Sequence[pb.Task]) -> str:
-    return ", ".join(_name(task) for task in tasks)
+    return error(message, workers=failure.workers, phase=failure.phase, object=object_)
 
 
 def _pauses() -> Iterator[float]:
