@@ -224,7 +224,7 @@ def report_chunks(caller: pb.Caller) -> list[pb.ReportChunk]:
 
 
 def fail_request(caller: pb.Caller) -> pb.FailRequest:
-    failure = pb.Failure(kind="storage", message="disk full", phase="write", tasks=[caller.task], positions=[0])
+    failure = pb.Failure(kind="storage", message="disk full", phase="write", workers=[caller.task], positions=[0])
     return pb.FailRequest(caller=caller, ordinal=1, failure=failure)
 
 

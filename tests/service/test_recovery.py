@@ -195,7 +195,7 @@ def test_a_coordinator_restarted_in_mid_save_commits_it(start: StartCoordinator,
     assert outcomes(saves) == [None] * 3
     assert [record.step for record in committed(store)] == [1, 2]
     assert log_kinds(store) == ["import", "lead", "commit", "lead", "commit"]
-    assert second.status(store.url).generation == workers[0].session.generation
+    assert second.status(store.url).run.generation == workers[0].session.generation
     until(lambda: second.attended_by(store.url, 3))
 
 
