@@ -1,6 +1,6 @@
-"""Whether a storage does what Holdfast relies on, found out by trying it: what `holdfast doctor` reports.
+"""The examination of a storage for `holdfast doctor`: it tries everything that Holdfast needs.
 
-All is done below one folder of a random name, which is removed again whatever happens.
+Everything happens below one folder with a random name, which is removed again whatever happens.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Verdict = Literal["works", "slow", "not protected", "fails"]
 RACERS = 8
 RACES = 10
 TRIES = 20
-"""Objects that are made, read and listed one after the other."""
+"""The number of objects that are made, read and listed one after the other."""
 
 LARGE_MIB = 128
-"""Size of the object that is written and read whole: several parts of an upload."""
+"""The size of the object that is written and read whole: several parts of an upload."""
 
 READERS = 4
 SLOW_CALL_S = 1.0
@@ -39,7 +39,7 @@ _ONE_IS_SAFE = "One at a time is safe: never start a job on a run that another o
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has shown."""
+    """The result of one check."""
 
     check: str
     verdict: Verdict
@@ -58,9 +58,9 @@ Says = tuple[Verdict, str, Mapping[str, float]]
 def examine(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Generator[Finding, None, None]:
-    """Try all that Holdfast asks of a storage, check by check; each is reported as soon as it is done.
+    """Try everything that Holdfast needs of a storage, and yield each finding as soon as it is known.
 
-    If nothing can be written, nothing more is tried. InvalidRequest for what cannot be a place for runs.
+    If nothing can be written, nothing more is tried. Raises InvalidRequest for what cannot hold runs.
     """
     place = open_store(url, storage_options)
     if "://" not in place.url and not os.path.isdir(place.url):
@@ -110,10 +110,10 @@ def _access(store: Store) -> Says:
 
 
 def _exclusive_create(store: Store) -> Says:
-    """Of any number of callers exactly one may win: this is the commit."""
+    """Check that exactly one of several callers creates an object: a commit rests on this."""
     if not store.exclusive:
-        says = "nothing that this storage offers creates an object only if there is none: two coordinators at work on "
-        return "not protected", f"{says}one run directory can lose a commit. {_ONE_IS_SAFE}", {}
+        says = "no call of this storage creates an object only if there is none: two coordinators on one run "
+        return "not protected", f"{says}directory can lose a commit. {_ONE_IS_SAFE}", {}
     winners = []
     for race in range(RACES):
         ready = threading.Barrier(RACERS)
@@ -140,7 +140,7 @@ def _exclusive_create(store: Store) -> Says:
 
 
 def _read_after_write(store: Store) -> Says:
-    """An object is there for everybody as soon as the call that made it returns, also if somebody looked before."""
+    """Check that everybody sees an object once the call that made it has returned, even if they looked before."""
     stale, made, read = 0, [], []
     for number in range(TRIES):
         name, data = f"small-{number}", f"number {number}".encode()
@@ -161,7 +161,7 @@ def _read_after_write(store: Store) -> Says:
 
 
 def _list_after_write(store: Store) -> Says:
-    """Lists only shorten searches: one that lags costs time."""
+    """Check that a list is up to date. Lists only shorten searches, so one that lags only costs time."""
     began = time.monotonic()
     names = set(store.list())
     missing = sum(f"small-{number}" not in names for number in range(TRIES))
@@ -173,7 +173,7 @@ def _list_after_write(store: Store) -> Says:
 
 
 def _replacement(store: Store) -> Says:
-    """TensorFlow's `checkpoint` file is written again at each commit."""
+    """Check that a replaced object is read as replaced, as TensorFlow's `checkpoint` file is at each commit."""
     stale = 0
     for number in range(TRIES):
         store.replace("state", f"version {number}".encode())
@@ -185,7 +185,7 @@ def _replacement(store: Store) -> Says:
 
 
 def _large_object(store: Store) -> Says:
-    """Data is written in parts, and read in ranges from several threads."""
+    """Check that a large object is written in parts and read in ranges from several threads."""
     block = os.urandom(1 << 20)
     began = time.monotonic()
     size = store.write("large", (block for _ in range(LARGE_MIB)))

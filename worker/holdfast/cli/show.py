@@ -1,4 +1,4 @@
-"""`holdfast show`: where one checkpoint comes from, and what is stored where."""
+"""`holdfast show`: describes one checkpoint, its origin, and what is stored where."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @TARGET
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Describe a checkpoint: its origin, sizes and every tensor.
+    """Describe a checkpoint: its origin, its sizes and every tensor.
 
-    Without STEP that is the newest of RUN, with STEP the latest one of that step. For each tensor: dtype, shape, and
+    Without STEP it is the newest of RUN, with STEP the latest of that step. Each tensor is shown with dtype, shape and
     the objects that hold its bytes, slice by slice if it is stored in slices.
     """
     from holdfast.cli.output import console, print_json
@@ -112,7 +112,7 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 
 def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:
-    """Every tensor and where it is stored; `slice`: start and length along each dimension, None for the whole."""
+    """Describe every tensor and its place. `slice` is start and length along each dimension, None for the whole."""
     from holdfast_storage.bundle import dtypes
     from holdfast_storage.checkpoint_index import data_objects
 
@@ -195,7 +195,7 @@ def _shape(shape: list[int]) -> str:
 
 
 def _place(piece: dict[str, Any]) -> str:
-    """`ckpt-7.data-00000-of-00002 at 4096`, with the slice in front as Python would write it."""
+    """Return `ckpt-7.data-00000-of-00002 at 4096`, with the slice in front as Python writes it."""
     where = f"{piece['object']} at {piece['offset']}"
     if piece["slice"] is None:
         return where

@@ -1,4 +1,4 @@
-"""RUN[@STEP]: from what was typed to the checkpoints that it means. Reads only, and never joins a run."""
+"""Finds the checkpoints that RUN[@STEP] means. Only reads, and never joins a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Run:
     state: LogState
 
     def select(self, step: int | None) -> CheckpointRecord:
-        """The latest live checkpoint of a step; without one the newest that nobody has condemned."""
+        """Return the latest live checkpoint of a step. Without a step, return the newest that is not condemned."""
         live = self.state.checkpoints
         if not live:
             raise InvalidRequest(f"there is no committed checkpoint in {self.store.url}")
@@ -38,13 +38,13 @@ class Run:
         return found
 
     def live_now(self) -> set[str]:
-        """The prefixes of what is live now: the retention of a running job may have removed others since."""
+        """Return the prefixes that are live now: a running job's retention may have removed others meanwhile."""
         state = read_run(self.store)
         return {record.prefix for record in state.checkpoints} if state else set()
 
 
 def parse_target(text: str) -> tuple[str, int | None]:
-    """RUN and STEP of RUN[@STEP]. A directory that itself ends in @digits is given with a slash at its end."""
+    """Split RUN[@STEP]. If a directory's name itself ends in @digits, write a slash after it."""
     run, at, step = text.rpartition("@")
     if at and run and step.isascii() and step.isdigit():
         return run, int(step)
@@ -52,7 +52,7 @@ def parse_target(text: str) -> tuple[str, int | None]:
 
 
 def open_run(url: str) -> Run:
-    """Read what the run directory holds. InvalidRequest if it is not there or not a run directory."""
+    """Read a run directory. Raises InvalidRequest if it does not exist or is not a run directory."""
     store = open_directory(url)
     state = read_run(store)
     if state is None:
@@ -65,7 +65,7 @@ def no_run(store: Store) -> InvalidRequest:
 
 
 def open_directory(url: str) -> Store:
-    """The run directory. InvalidRequest if nothing is there, or something else that is easily told."""
+    """Open a run directory. Raises InvalidRequest if nothing is there, or something that is clearly no run."""
     store = open_store(url)
     if "://" not in store.url and not os.path.isdir(store.url):
         why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
