@@ -1,1 +1,1 @@
-"""One restore of a worker: agreeing on a checkpoint, reading and verifying it, giving it to TensorFlow."""
+"""One restore, on one worker: agree on a checkpoint, read and verify it, give it to TensorFlow."""

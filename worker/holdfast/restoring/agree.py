@@ -1,4 +1,4 @@
-"""Agreeing with all workers on a checkpoint, and having it read and verified before anybody applies it."""
+"""Agrees with all workers on a checkpoint, and reads and verifies it before anybody applies it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast")
 
 _SHARE = 0.8
-"""Of the time that a restore has, for waiting for what is absent: the coordinator is to look before it is over."""
+"""The share of a restore's time for waiting for absent objects. The coordinator needs the rest to look, too."""
 
 
 def agree(
@@ -42,12 +42,12 @@ def agree(
     *,
     values: type[Values] | None = None,
 ) -> Staged | None:
-    """Stage the checkpoint that all workers agree on; None if there is nothing to restore.
+    """Stage the checkpoint that all workers agree on. Return None if there is nothing to restore.
 
     Args:
-        target: empty for the newest; else a step, a prefix below the run directory, or a path elsewhere.
-        timeout: seconds for which the workers wait for each other.
-        values: for large tensors; None: see `stage`.
+        target: a step, a prefix below the run directory, or a path elsewhere. Empty: the newest checkpoint.
+        timeout: the seconds for which the workers wait for each other.
+        values: as in `stage`.
 
     Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
     InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
@@ -92,7 +92,7 @@ def agree(
 
 
 def _entries(session: Session, store: Store) -> int:
-    """How many entries the log has, as far as this worker sees: the coordinator's mount may be behind."""
+    """Return the number of log entries that this worker sees. The coordinator's mount may be behind."""
     known = session.entries
     with suppress(HoldfastError):  # who cannot read knows nothing better
         if Log(store).read(known) is not None:
@@ -106,7 +106,7 @@ class _Missing(Exception):
 
 
 class _Progress:
-    """Counts what is read, from several threads, and has it told."""
+    """Counts what several threads read, for the heartbeats."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -122,7 +122,7 @@ class _Progress:
 def _read(
     store: Store, record: CheckpointRecord, read: Callable[[Store, CheckpointRecord], Staged]
 ) -> tuple[Staged | None, str, str]:
-    """A candidate and this worker's verdict on it, with the reason."""
+    """Read a candidate. Return it with this worker's verdict and the reason."""
     try:
         if os.path.isabs(record.prefix) or "://" in record.prefix:
             store, record = _elsewhere(record.prefix)
@@ -140,7 +140,7 @@ def _read(
 
 
 def _elsewhere(path: str) -> tuple[Store, CheckpointRecord]:
-    """A checkpoint by its full path: of another run, or one that TensorFlow wrote. Raises _Missing."""
+    """Find a checkpoint by its full path: of another run, or one that TensorFlow wrote. Raises _Missing."""
     folder, _, name = path.rpartition("/")
     run, _, attempt = folder.rpartition("/")
     if run:

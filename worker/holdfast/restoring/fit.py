@@ -1,10 +1,10 @@
-"""Whether what was restored fits the program that has restored it.
+"""Checks that what was restored fits the program.
 
 TensorFlow gives each value of a checkpoint to the object of the same name, at once or when it is created, and says
-nothing of values and objects that have no counterpart. That is what a warm start wants. It is also what comes of an
-attribute that was renamed between two runs: nothing is restored, training starts from scratch, and soon the last real
-checkpoint is gone. So here: where no trained variable has got a value, it is an error and nothing is saved, unless the
-program says that this is meant; where some have, what is left over is told, once.
+nothing about values and objects without a counterpart. A warm start wants that. But it also happens if an attribute was
+renamed between two runs: nothing is restored, training starts from scratch, and soon the last real checkpoint is gone.
+So it is an error if no trained variable has got a value, and nothing is saved, unless the program says that this is
+intended. If some variables have got values, what is left over is logged once. See docs/design/010-fit.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAMED = 5
 
 
 class Fit:
-    """How a checkpoint fits a `tf.train.Checkpoint`, judged by the objects that there are when it is asked.
+    """The fit between a checkpoint and a `tf.train.Checkpoint`, judged by the objects that exist at the moment.
 
     All workers have the same objects and the same checkpoint, so all come to the same judgement.
     """
@@ -35,8 +35,8 @@ class Fit:
         """
         load: the restore.
         root: the `tf.train.Checkpoint` that was restored.
-        prefix: what to call the checkpoint that it was restored from.
-        what: what to call the objects.
+        prefix: the name for the checkpoint in messages.
+        what: the name for the program's objects in messages.
         """
         self._load = load
         self._root = root
@@ -45,9 +45,9 @@ class Fit:
         self._told = False
 
     def complaint(self, so_far: bool = False) -> InvalidRequest | None:
-        """What is wrong with it for a save: nothing fits, and the program has not said that this is meant.
+        """Return an error if nothing fits and the program has not said that this is intended.
 
-        so_far: it is not to be saved now; None where trained variables may still come.
+        so_far: do not judge yet if trained variables may still be created.
         """
         if self._load.failures:
             return InvalidRequest(
@@ -87,9 +87,9 @@ class Fit:
         )
 
     def warn(self, so_far: bool = False) -> None:
-        """Log what fits in part, once, unless the program expects that.
+        """Log what is left over, once, unless the program expects it.
 
-        so_far: not while objects may still come.
+        so_far: do not judge yet if objects may still be created.
         """
         if self._told or (so_far and self._is_to_come()):
             return
@@ -109,7 +109,7 @@ class Fit:
             )
 
     def _is_to_come(self, without_optimizers: bool = False) -> bool:
-        """Whether values wait for something that an object is still to make, when it is built."""
+        """Return whether values wait for something that an object makes when it is built."""
         found = list(self._load.objects.values())
         left_out = [each for each in found if without_optimizers and callable(getattr(each, "apply_gradients", None))]
         left_out += [child for each in left_out for child in children(each).values()]
@@ -125,7 +125,7 @@ class Fit:
         return not any(map(_is_trained, children(found).values()))
 
     def _of_models(self) -> list[Any]:
-        """What is trained, or once was: variables that are neither an optimizer's nor a metric's, frozen ones too."""
+        """Return what is or was trained: all variables, frozen ones too, except those of optimizers and metrics."""
         found = [each for _, each in walk(self._root, past=_has_no_weights)]
         return [
             each for each in found if (variable := variable_of(each)) is not None and can_be_trained(variable.dtype)
@@ -135,7 +135,7 @@ class Fit:
         return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
 
     def _here(self) -> dict[str, Any]:
-        """The objects that have values of their own, by the names with which their keys would begin."""
+        """Return the objects that have their own values, by the names with which their keys begin."""
         return {name: each for name, each in walk(self._root) if name != _COUNTER and has_values(each)}
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, as Linux and its control groups tell.
+"""The memory that this process may still take, according to Linux and its control groups.
 
 https://docs.kernel.org/filesystems/proc.html and https://docs.kernel.org/admin-guide/cgroup-v2.html
 """
@@ -14,7 +14,7 @@ _GROUPS = (  # controller, limit, usage, and what counts as used and can be had 
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes. A limit that cannot be read is none."""
+    """Return the available bytes. A limit that cannot be read does not count."""
     free = [_field(proc / "meminfo", "MemAvailable:") << 10]
     for controller, limit, usage, idle in _GROUPS:
         group = _group(proc / "self" / "cgroup", controller)
@@ -28,7 +28,7 @@ def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"))
 
 
 def _group(file: Path, controller: str) -> PurePosixPath:
-    """The group of this process, relative to that of all; in a container that may be what it has for all."""
+    """Return the group of this process, relative to the root group; a container may show its own as the root."""
     try:
         lines = [line.split(":", 2) for line in file.read_text().splitlines()]
     except OSError:
@@ -38,7 +38,7 @@ def _group(file: Path, controller: str) -> PurePosixPath:
 
 
 def _field(file: Path, name: str) -> int:
-    """The number behind a name in a file of lines; 0 if it is not there."""
+    """Return the number after a name in a file of lines; 0 if it is missing."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

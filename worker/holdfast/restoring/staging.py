@@ -1,15 +1,15 @@
-"""What a restore reads, read and verified beforehand, and laid out so that TensorFlow's own restore takes it.
+"""Reads and verifies everything that a restore needs, and stages it for TensorFlow's own restore.
 
 TensorFlow restores some variables long after `restore` has returned: those that are created later. By then retention
-may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it is
-given a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
-descriptors that this process holds open. They are the checkpoint's own files, where it lies in a file system, else
-nameless files, in memory if there is enough, that it was read into. So a kill leaves nothing but a few kilobytes.
+may have deleted the checkpoint, and on an object store there are no files that TensorFlow could open at all. So it gets
+a *staging bundle*: a small folder with an index and, under the names of the data files, symbolic links to file
+descriptors that this process holds open. These are the checkpoint's own files if it is in a local file system, and
+otherwise nameless files with what was read, in memory if there is enough. A kill leaves only a few kilobytes.
 
-Large tensors are not read into a file, if there is memory for them, but into TensorFlow's own memory (`values.py`).
+Large tensors are not read into a file, if there is memory for them, but into TensorFlow's own memory (`large_tensors.py`).
 
-Where the world is the one that saved, the staged index gives this worker's own value of each worker-local tensor in
-place of the chief's. See docs/design/004-restore.md.
+If the world is the one that saved, the staged index has this worker's own value of each worker-local tensor in place of
+the chief's. See docs/design/004-restore.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger("holdfast")
 
 _REPLICA = "/.REPLICA/"
 _SHARE = 0.8
-"""Of the free memory, that a checkpoint may take. The first save after it needs as much once more, at times."""
+"""The share of free memory that a checkpoint may take. The first save after it may need as much again."""
 
 _MAIN, _LOCAL = "checkpoint", "local"  # names of the two bundles in the staging folder
 
@@ -58,14 +58,14 @@ class Staged:
     Attributes:
         record: the checkpoint.
         manifest: its manifest; None for a stock one.
-        prefix: what to give to `tf.train.Checkpoint.restore`: a local path.
-        local_prefix: the same of what is this worker's own; None if there is nothing, or if the world is another.
+        prefix: the local path for `tf.train.Checkpoint.restore`.
+        local_prefix: the same for this worker's own bundle; None if there is none, or if the world is another one.
         has_per_worker: whether `per_worker` objects can be restored from `local_prefix`.
-        replicas: checkpoint keys of variables whose local replicas have values of their own in `local_prefix`, and how
-            many each.
-        world_matches: whether the checkpoint was saved by the tasks that there are now.
-        is_spent: tells whether everything in it has found its object.
-        fits: how it fits the objects that it was given to.
+        replicas: the keys of variables whose local replicas have their own values in `local_prefix`, and the number of
+            each one's replicas.
+        world_matches: whether the tasks of this world saved the checkpoint.
+        is_spent: tells whether everything in the checkpoint has found its object.
+        fits: how the checkpoint fits the objects that it was given to.
     """
 
     def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
@@ -83,14 +83,14 @@ class Staged:
         self._close = weakref.finalize(self, held.close)
 
     def tidy(self) -> None:
-        """After a restore: let go of what none needs any more, or can read from the checkpoint's own files."""
+        """Release, after a restore, what nobody needs any more or can read from the checkpoint's own files."""
         if self.is_spent():
             self.close()
         else:
             self._held.settle()
 
     def close(self) -> None:
-        """Let go of it. A variable that is created afterwards cannot be restored from it any more."""
+        """Release everything. Variables that are created after this cannot be restored any more."""
         self._close()
 
     def __enter__(self) -> Staged:
@@ -111,26 +111,26 @@ def stage(
     values: type[Values] | None = None,
     wait: Wait | None = None,
 ) -> Staged:
-    """Read and verify everything that a worker needs of a checkpoint: the common part and its own.
+    """Read and verify everything that a worker needs of a checkpoint: the common part and its own bundle.
 
     Args:
         store: the run directory.
         record: the checkpoint, as the log has it.
         task: the worker.
-        world: all workers there are now. If the checkpoint was saved by the same ones, each gets back its own values.
-        progress: told the bytes of each chunk read, from several threads.
-        threads: reading at a time; default: as many as suit the store.
-        values: for large tensors, where TensorFlow is there; None: they are files for it like the others.
-        wait: for what is absent. None: nothing is waited for.
+        world: all workers of this world. If the same ones saved the checkpoint, each gets back its own values.
+        progress: receives the size of each chunk read, from several threads.
+        threads: the number of threads that read. Default: what suits the store.
+        values: holds large tensors in TensorFlow's memory. None: they are in files, like the others.
+        wait: how to wait for absent objects. None: not at all.
 
-    What lies on no local file system is read into memory; where that is short, into nameless files in the folder for
+    Without a local file system, data is read into memory or, if that is short, into nameless files in the folder for
     temporary files (`TMPDIR`).
 
     Raises:
         CheckpointDamaged: an object is not what was committed.
-        CheckpointAbsent: one is missing, or shorter, and nothing that is there is known to be wrong.
+        CheckpointAbsent: an object is missing or cut, and no byte is known to be wrong.
         StorageError: the storage did not answer, or there is no room for what is read.
-        InvalidRequest: a newer Holdfast or TensorFlow wrote it.
+        InvalidRequest: a newer Holdfast or TensorFlow wrote the checkpoint.
     """
     wait = wait or Wait(0.0)
     contents = _contents(store, record, task, world, wait)
@@ -173,7 +173,7 @@ def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequenc
 
 @dataclass(frozen=True, slots=True)
 class _Bundle:
-    """What TensorFlow is to be told of a bundle."""
+    """A bundle as TensorFlow will see it."""
 
     index: Index
     objects: Mapping[int, str]  # by shard, relative to the run directory; only those that something lies in
@@ -181,7 +181,7 @@ class _Bundle:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What of a checkpoint a worker needs."""
+    """The parts of a checkpoint that a worker needs."""
 
     manifest: Manifest | None  # None for a stock one
     world_matches: bool
@@ -212,12 +212,12 @@ class _Contents:
 
     @property
     def size(self) -> int:
-        """Bytes of the data."""
+        """The bytes of the data."""
         return stored_size(self.bundles[_MAIN].index) if self.sizes is None else sum(self.sizes.values())
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
-    """The main index, with the worker's own values, in shards that come after the main ones, under the stock keys."""
+    """Return the main index with the worker's own values under the stock keys, in shards after the main ones."""
     own = {
         key.removesuffix(LOCAL_SUFFIX): replace(
             entry, key=key.removesuffix(LOCAL_SUFFIX), shard=main.num_shards + entry.shard
@@ -241,10 +241,10 @@ def _replicas(local: Index | None) -> Mapping[str, int]:
 
 
 class _Held:
-    """Objects that are held open, and the folder that leads TensorFlow to them."""
+    """The objects that are held open, and the folder that leads TensorFlow to them."""
 
     def __init__(self, store: Store, size: int) -> None:
-        """size: bytes that will be read, about."""
+        """size: is about the number of bytes that will be read."""
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
         self._store = store
         self._in_files = store.local
@@ -257,7 +257,7 @@ class _Held:
             log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
 
     def open_existing(self, names: Iterable[str]) -> list[str]:
-        """Open objects in a file system; those that are missing."""
+        """Open objects in a file system. Return those that are missing."""
         missing = []
         for name in names:
             try:
@@ -267,24 +267,24 @@ class _Held:
         return missing
 
     def make_room(self, values: type[Values], contents: _Contents) -> None:
-        """Take memory for large tensors, if there is enough."""
+        """Make room for large tensors if there is enough memory."""
         if self._in_memory:
             bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
             with suppress(MemoryError):  # a limit that nobody could tell
                 self._values = values(bundles, contents.sizes)
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
-        """Where the verification is to read to."""
+        """Return the memory to which the verification should read, if there is any."""
         return self._values.room(name, offset, size) if self._values else None
 
     def take(self, name: str, offset: int, chunk: memoryview) -> None:
-        """Take in what the verification has read to a buffer of its own."""
+        """Take what the verification has read to its own buffer."""
         for at, piece in self._values.take(name, offset, chunk) if self._values else ((offset, chunk),):
             if not self._in_files:
                 self._keep(name, at, piece)
 
     def link(self, bundles: Mapping[str, _Bundle]) -> None:
-        """Make the bundles, in which TensorFlow finds what has been taken."""
+        """Make the bundles in which TensorFlow finds what has been read."""
         for name, bundle in bundles.items():
             prefix, index = str(self.folder / name), bundle.index
             for shard, object in bundle.objects.items():
@@ -295,7 +295,7 @@ class _Held:
             self._values.hold()
 
     def settle(self) -> None:
-        """Have TensorFlow read the rest from the checkpoint's own files, if there are any."""
+        """Let TensorFlow read the rest from the checkpoint's own files, if there are any."""
         if self._values and self._in_files:
             self._values.let_go()
 
