@@ -6,7 +6,7 @@ a *staging bundle*: a small folder with an index and, under the names of the dat
 descriptors that this process holds open. These are the checkpoint's own files if it is in a local file system, and
 otherwise nameless files with what was read, in memory if there is enough. A kill leaves only a few kilobytes.
 
-Large tensors are not read into a file, if there is memory for them, but into TensorFlow's own memory (`large_tensors.py`).
+If there is memory for them, large tensors are read into TensorFlow's own memory instead of files (`large_tensors`).
 
 If the world is the one that saved, the staged index has this worker's own value of each worker-local tensor in place of
 the chief's. See docs/design/004-restore.md.
