@@ -8,6 +8,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --c
 INSTALL ?= editable
 PROTOS := $(wildcard protos/holdfast_protos/v1/*.proto)
 TEST ?= tests
+# How many tests run at once. More than two need more memory: each process imports TensorFlow, and many start others.
+JOBS ?= 2
 SEEDS ?= 1000
 FIRST ?= 0
 
@@ -24,9 +26,9 @@ help:  ## Say what can be made
 demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare with an uninterrupted run
 	$(VENV)/bin/holdfast demo
 
-test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; INSTALL=wheel against the built wheel)
-	@echo "== running the tests against the $(INSTALL) install"
-	$(VENV)/bin/python -m pytest $(TEST)
+test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; JOBS=2 at once; INSTALL=wheel: the built one)
+	@echo "== running $(TEST) against the $(INSTALL) install, $(JOBS) at once"
+	$(VENV)/bin/python -m pytest --numprocesses=$(JOBS) $(TEST)
 
 kills: TEST := $(addprefix tests/,processes/test_random_kills.py processes/test_zombies.py processes/test_full_disk.py \
   processes/test_interrupts.py processes/test_forks.py \
@@ -34,9 +36,11 @@ kills: TEST := $(addprefix tests/,processes/test_random_kills.py processes/test_
 kills: test  ## The tests that kill, interrupt, fork and fill up the disk of real processes, and what they measure
 
 sim: $(VENV)/dev-$(INSTALL)  ## Simulate random histories in which much goes wrong (SEEDS=1000; FIRST=0)
+	@echo "== simulating $(SEEDS) histories, from seed $(FIRST)"
 	PYTHONPATH=tests $(VENV)/bin/python -m simulation $(SEEDS) --first $(FIRST)
 
 points: $(VENV)/dev-$(INSTALL)  ## Simulate every fault at every point of a save and a restore (ARGS=--again TEXT)
+	@echo "== simulating every fault at every point"
 	PYTHONPATH=tests $(VENV)/bin/python -m simulation.every_point $(ARGS)
 
 test-cloud: export HOLDFAST_TEST_SERVERS := required

@@ -1,4 +1,7 @@
-"""`make sim`: tells so many stories, on all cores, and says what they held."""
+"""`make sim`: tells so many stories, on all cores, and says what they held.
+
+It fails if one of them ends badly, or if so many were told and something that must happen in them never did.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from simulation.many import Told, tell_apart
 from simulation.marks import missed
 
 PORTION = 100  # seeds that one process takes at a time
+ENOUGH = 1_000
+"""Seeds in which everything happens: a simulation in which little happens proves little."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shown = time.monotonic()
                 print(f"{told.seeds} of {options.seeds} seeds, {len(told.failures)} bad ones", flush=True)
     report(told, time.monotonic() - began)
-    return 1 if told.failures else 0
+    return 1 if told.failures or (told.seeds >= ENOUGH and missed(told.counts)) else 0
 
 
 def report(told: Told, seconds: float) -> None:

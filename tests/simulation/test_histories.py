@@ -1,4 +1,7 @@
-"""Random histories of the whole product, in which much goes wrong and nothing may be lost."""
+"""Random histories of the whole product, in which much goes wrong and nothing may be lost.
+
+A few of them, and that they would notice: `make sim` tells thousands.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import pytest
 from simulation import patches
 from simulation.broken import BROKEN, Broken
 from simulation.many import little_collecting, story_of, tell
-from simulation.marks import missed
 
-SEEDS = (*range(200), 359, 447)  # the last two: a save that is interrupted, a log entry that is given up
+SEEDS = (*range(20), 359, 447)  # the last two: a save that is interrupted, a log entry that is given up
 SEARCHED = range(400)
 """Seeds among which a broken rule must be noticed, should a change of the product have changed the story of its own."""
 
@@ -27,7 +29,6 @@ def test_histories() -> None:
     told = tell(SEEDS)
     for failure in told.failures[:1]:
         pytest.fail("\n".join([*failure.story, f"seed {failure.seed}: {failure.what}"]))
-    assert missed(told.counts) == []
 
 
 def test_a_seed_replays() -> None:
