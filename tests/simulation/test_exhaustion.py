@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from holdfast.saving.save import Save
+from holdfast.saving.outcome import Claim
 from holdfast.session.link import Unreachable
 from holdfast.session.session import Session
 from holdfast_coordinator.core.upkeep import Upkeep
@@ -95,10 +95,10 @@ def test_a_lost_reply_taken_for_a_failure_is_noticed() -> None:
 
         return call(self, ask, *args)
 
-    def sure(self: Save, error: Exception) -> SaveFailed:
+    def sure(self: Claim, error: Exception) -> SaveFailed:
         return SaveFailed(f"the save of step {self.step} failed: {error}")
 
-    with mock.patch.object(Session, "_call", careless), mock.patch.object(Save, "_settle_alone", sure):
+    with mock.patch.object(Session, "_call", careless), mock.patch.object(Claim, "settle", sure):
         found = violated(lambda fault: fault.label.verb == "Report" and fault.effect in ("cut", "passed_and_cut"))
     assert set(found.values()) <= {"told", "split"}
     assert {(fault.label.kind, fault.effect) for fault in found} == {("request", "passed_and_cut"), ("reply", "cut")}
