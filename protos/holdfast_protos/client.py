@@ -1,4 +1,4 @@
-"""How a coordinator is reached, and asked who is there: one short call, never a join."""
+"""Asks a coordinator for its status: one short call, never a join."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ CHANNEL_OPTIONS = [
 ]
 
 PATIENCE = 3.0
-"""Seconds for an answer."""
+"""Seconds to wait for an answer."""
 
 
 class NoAnswer(Exception):
-    """Nobody who can be asked is there.
+    """No coordinator answers.
 
     Attributes:
-        hangs: whether something holds the port and does not speak: a process that was stopped, or hangs.
+        hangs: whether a process listens at the port but does not answer: it is stopped, or hangs.
     """
 
     def __init__(self, reason: str, hangs: bool = False) -> None:
@@ -47,11 +47,11 @@ class NoAnswer(Exception):
 
 
 class NotServed(Exception):
-    """A coordinator answers, and knows nothing of the run."""
+    """A coordinator answers, but does not know the run."""
 
 
 def ask(address: str, run: str = "") -> pb.StatusReply:
-    """What the coordinator at HOST:PORT says of a run; without one, which runs it serves.
+    """Ask the coordinator at HOST:PORT about a run or, without one, which runs it serves.
 
     Raises NoAnswer within a few seconds, or NotServed.
     """
@@ -63,12 +63,12 @@ def ask(address: str, run: str = "") -> pb.StatusReply:
 
 
 def is_of_another_host(address: str, host: str) -> bool:
-    """Whether an address is a loopback one of another machine: what answers at it here is somebody else."""
+    """Return whether an address is a loopback address of another host, so that somebody else answers at it here."""
     return address.startswith(("127.", "localhost", "[::1]")) and host != socket.gethostname()
 
 
 async def ask_whom_it_serves(address: str, host: str, run: str) -> pb.StatusReply:
-    """What the coordinator at `address` on `host` says of a run; an empty reply if nobody there knows it."""
+    """Ask the coordinator at `address` on `host` about a run. The reply is empty if nobody there knows it."""
     if is_of_another_host(address, host):
         return pb.StatusReply()
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
@@ -85,7 +85,7 @@ def _why(address: str, error: grpc.RpcError) -> NoAnswer | NotServed:
     match error.code():
         case grpc.StatusCode.DEADLINE_EXCEEDED if _is_held(address):
             return NoAnswer(
-                f"something holds {address} and did not answer within {PATIENCE:.0f} s: it was stopped, or hangs",
+                f"a process listens at {address} but did not answer within {PATIENCE:.0f} s: it is stopped, or hangs",
                 hangs=True,
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -93,11 +93,11 @@ def _why(address: str, error: grpc.RpcError) -> NoAnswer | NotServed:
         case grpc.StatusCode.UNAVAILABLE:
             return NoAnswer(f"nobody answers at {address} ({_short(error.details())})")
         case code:
-            return NoAnswer(f"what answers at {address} is no coordinator ({code.name}: {_short(error.details())})")
+            return NoAnswer(f"what answers at {address} is not a coordinator ({code.name}: {_short(error.details())})")
 
 
 def _is_held(address: str) -> bool:
-    """Whether a connection is taken there: the kernel does so for a process that does nothing any more."""
+    """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
@@ -107,6 +107,6 @@ def _is_held(address: str) -> bool:
 
 
 def _short(details: str | None) -> str:
-    """gRPC tells every address that it tried and how; the end of it says why."""
+    """Shorten gRPC's details: it lists every address that it tried, and the end says why."""
     text = (details or "no reason given").rpartition(": ")[2]
     return text if len(text) < 100 else f"{text[:97]}..."

@@ -71,7 +71,7 @@ def test_the_text_says_so_plainly(saved: Any, nobody: str, holdfast: Holdfast) -
     assert result.exit_code == 0, result.output
     assert "2 live; newest ckpt-20.0a1b2c3d.2/ckpt-20, saved" in result.stdout
     assert f"led by       generation 0a1b2c3d, coordinator at {nobody} on {socket.gethostname()}" in result.stdout
-    assert "none answers: nobody works on this run now" in result.stdout
+    assert "none answers: nobody is training this run now" in result.stdout
     assert "BAD" not in result.stdout
 
 
@@ -82,7 +82,7 @@ def test_a_coordinator_that_takes_connections_and_does_not_answer_is_bad(
     led(saved, mute)
     result = holdfast("status", saved.path)
     assert result.exit_code == 1
-    assert f"BAD  something holds {mute} and did not answer" in result.stdout
+    assert f"BAD  a process listens at {mute} but did not answer" in result.stdout
     assert "named by the log" in result.stdout
 
 
@@ -101,7 +101,7 @@ def test_a_loopback_address_of_another_host_is_not_asked(saved: Any, mute: str, 
     """The leader of a run on another machine is looked for on this one, where anybody may hold the port."""
     led(saved, mute, host="another-host")
     told = holdfast_json("status", saved.path)
-    assert told["coordinator"]["asked"][0]["answer"] == "it can be asked on another-host alone"
+    assert told["coordinator"]["asked"][0]["answer"] == "it can be asked only on another-host"
 
 
 def test_damaged_checkpoints_are_a_finding(saved: Any, nobody: str, holdfast: Holdfast) -> None:
@@ -142,7 +142,7 @@ def test_an_address_that_is_mute(mute: str, holdfast: Holdfast) -> None:
     """A wait without end, at 3 a.m."""
     result = holdfast("status", mute)
     assert result.exit_code == 1
-    assert f"something holds {mute} and did not answer within" in result.stderr
+    assert f"a process listens at {mute} but did not answer within" in result.stderr
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:7070", "127.0.0.1:99999", "[::1]:1"])

@@ -57,7 +57,7 @@ def test_last_seen_tells_how_far_it_was() -> None:
     made = world(bytes_done=1000, bytes_total=4096, heard=NOW - 2, progressed=NOW - 480)
     assert last_seen(made, [A, B], NOW) == (
         "worker-0: in phase 'write' for 500 s, 1,000 of 4,096 bytes, without progress for 480 s, heard 2 s ago; "
-        "worker-1 was never heard of"
+        "worker-1 was never heard from"
     )
     made = world(phase="train", connections=0)
     assert last_seen(made, [A], NOW) == ("worker-0: in phase 'train' for 500 s, heard 0 s ago, its connection is gone")

@@ -117,7 +117,7 @@ def test_a_chief_that_was_stopped_with_the_coordinator_in_it(start: Start, store
     code, told = status(store.url)
     assert code == 1
     (sentence,) = told["bad"]
-    assert "did not answer within 3 s: it was stopped, or hangs" in sentence
+    assert "did not answer within 3 s: it is stopped, or hangs" in sentence
     assert told["log"]["newest"]["step"] == 1
     for worker in workers:
         worker.send(SIGKILL)

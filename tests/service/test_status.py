@@ -186,7 +186,7 @@ def test_a_worker_that_falls_silent_is_named(
     until(lambda: standing(status(store.url, None)) == expected)
     told = status(store.url, 1)
     assert [sentence.split(":")[0] for sentence in told["bad"]] == ["worker-2 hangs"]
-    assert "it has a connection and was last heard of" in told["bad"][0]
+    assert "it has a connection and was last heard from" in told["bad"][0]
     silent.set()
     until(lambda: standing(status(store.url, None))["worker-2"] == "present")
 
@@ -199,7 +199,7 @@ def test_a_worker_that_is_lost_is_named(
     workers[2].die()
     passing.until(lambda: standing(status(store.url, None))["worker-2"] == "lost")
     (sentence,) = status(store.url, 1)["bad"]
-    assert sentence.startswith("worker-2 is lost: its connection is gone, and it was last heard of")
+    assert sentence.startswith("worker-2 is lost: its connection is gone, and it was last heard from")
 
 
 def test_workers_that_ended_in_good_order_are_no_finding(store: Store, coordinator: Coordinator, world: World) -> None:

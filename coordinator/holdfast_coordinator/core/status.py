@@ -119,7 +119,7 @@ def last_seen(world: World, tasks: Iterable[Task], now: float) -> str:
 
 def _last_seen(p: Presence, now: float) -> str:
     if p.heard is None or p.since is None or p.progressed is None:
-        return f"{p.task} was never heard of"
+        return f"{p.task} was never heard from"
     done = f", {p.bytes_done:,} of {p.bytes_total:,} bytes" if p.bytes_total else ""
     still = f", without progress for {now - p.progressed:.0f} s" if p.bytes_total else ""
     gone = "" if p.attached else ", its connection is gone"

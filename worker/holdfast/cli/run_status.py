@@ -1,4 +1,4 @@
-"""What `holdfast status` finds out about runs: read from the log, asked of the coordinator, and judged."""
+"""The findings of `holdfast status`: read from the log, asked of the coordinator, and judged."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from holdfast_storage.records import LogState
 from holdfast_storage.run_directory import read_run
 
 UNJOINED_FOR = 60.0
-"""Seconds after which a worker that has not joined, while others wait for it, is a finding."""
+"""Seconds after which it is a finding that a worker has not joined while others wait for it."""
 
 OVERDUE_FOR = 5.0
-"""Seconds beyond its deadline for which a save may still be there: the coordinator looks at its clock now and then."""
+"""Seconds for which a save may outlast its deadline: the coordinator checks its clock only now and then."""
 
 
 def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
-    """The id of the coordinator at HOST:PORT, and all runs that it serves. CoordinatorUnavailable if none answers."""
+    """Return the id of the coordinator at HOST:PORT, and all its runs. CoordinatorUnavailable if none answers."""
     try:
         listed = ask(address)
         runs = [ask(address, url).run for url in listed.runs]
@@ -38,7 +38,7 @@ def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
 
 
 def of_run(target: str) -> pb.RunStatus:
-    """One run, by its directory. InvalidRequest if there is none."""
+    """Return the status of one run, given its directory. Raises InvalidRequest if there is none."""
     store = open_directory(target)
     entry = Log(store).tail()
     state = entry.state if entry else read_run(store)
@@ -66,7 +66,7 @@ def of_run(target: str) -> pb.RunStatus:
 
 
 def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str]]:
-    """Where a coordinator may be: who says so, the address, and the host that it is one of, where that is known."""
+    """Yield possible addresses of a coordinator: who names it, the address, and its host if that is known."""
     leader = state.leader if state else None
     places = [
         ("HOLDFAST_COORDINATOR", os.environ.get("HOLDFAST_COORDINATOR", ""), ""),
@@ -81,9 +81,9 @@ def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str
 
 
 def _ask(address: str, host: str, url: str, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:
-    """What is told of the run at an address, if it is this run; in words how it answered; whether it hangs."""
+    """Ask at an address. Return the status if it is this run's, the answer in words, and whether it hangs."""
     if host and is_of_another_host(address, host):
-        return None, f"it can be asked on {host} alone", False
+        return None, f"it can be asked only on {host}", False
     try:
         try:
             reply = ask(address, url)
@@ -104,11 +104,11 @@ def _by_id(address: str, run_id: str) -> pb.StatusReply:
         reply = ask(address, url)
         if reply.run_id == run_id:
             return reply
-    raise NotServed("no worker of it has called since it was started")
+    raise NotServed("no worker of this run has called since it was started")
 
 
 def _bad(run: pb.RunStatus) -> Iterator[str]:
-    """What an operator should act on."""
+    """Yield what an operator should act on."""
     for place in run.coordinator.asked:
         if place.hangs:
             yield f"{place.answer} (named by {place.from_})"
@@ -122,22 +122,22 @@ def _bad(run: pb.RunStatus) -> Iterator[str]:
     if run.last_save.HasField("failure"):
         yield f"the last save failed: {run.last_save.failure.message}"
     if log.damaged:
-        yield f"{log.damaged} of {count(log.live, 'checkpoint')} damaged: `holdfast ls` tells which"
+        yield f"{log.damaged} of {count(log.live, 'checkpoint')} damaged: `holdfast ls` shows which"
 
 
 def _bad_worker(worker: pb.WorkerStatus, activity: pb.Activity) -> str:
-    """What is wrong with a worker, in a sentence; empty if nothing is."""
+    """Return in a sentence what is wrong with a worker; empty if nothing is."""
     name, phase = worker.worker, worker.phase or "join"
-    ago = "never was heard of"
+    ago = "was never heard from"
     if worker.HasField("seconds_since_heard"):
-        ago = f"was last heard of {human_duration(worker.seconds_since_heard)} ago, in phase {phase}"
+        ago = f"was last heard from {human_duration(worker.seconds_since_heard)} ago, in phase {phase}"
     match worker.standing:
         case "lost":
             return f"{name} is lost: its connection is gone, and it {ago}"
         case "silent":
-            return f"{name} hangs: it has a connection and {ago}; it was stopped, or its host stands still"
+            return f"{name} hangs: it has a connection and {ago}; it is stopped, or its host is"
         case "stuck":
-            # Training makes no progress that is told: it counts from where it was waited for.
+            # Training reports no progress, so the time counts from when others began to wait.
             still = human_duration(min(worker.seconds_since_progress, activity.seconds))
             total = f" of {human_size(worker.bytes_total)}" if worker.bytes_total else ""
             done = f" at {human_size(worker.bytes_done)}{total}" if worker.bytes_done or total else ""

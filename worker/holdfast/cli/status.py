@@ -1,4 +1,4 @@
-"""`holdfast status`: who is there, what each is doing, and whom everything waits for."""
+"""`holdfast status`: tells which workers are there, what each is doing, and whom everything waits for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/:@\s]+):[0-9]{1,5}")
 @click.argument("target", metavar="RUN|HOST:PORT")
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Tell who trains, what each worker is doing, and whom a save waits for.
+    """Show who is training, what each worker is doing, and whom a save waits for.
 
-    For RUN the coordinator is looked for where HOLDFAST_COORDINATOR, the run's own hint and its log say; if none
-    answers, what the log says is told. HOST:PORT tells of all runs that the coordinator there serves.
+    For RUN, the command looks for the coordinator at the addresses in HOLDFAST_COORDINATOR, the run's hint and its
+    log. If none answers, it shows what the log says. For HOST:PORT, it shows all runs of the coordinator there.
 
     Exit status 1, with a line for each finding: a worker that is lost, silent or stuck, or has not joined for a
-    minute; a save that is overdue, or failed if it was the last; a damaged checkpoint; something at the coordinator's
-    address that does not answer. A run that nobody works on is none of these.
+    minute; a save that is overdue; a last save that failed; a damaged checkpoint; a process at the coordinator's
+    address that does not answer. It is no finding that nobody is training the run.
     """
     from holdfast.cli.output import as_document, console, print_json
     from holdfast.cli.run_status import of_coordinator, of_run
@@ -65,7 +65,7 @@ def _print(out: Console, run: pb.RunStatus) -> None:
     for name, value in lines:
         out.print(f"{name:<{width}}  {value}")
     if run.workers:
-        columns = ("worker", "is", "doing", ">step", ">for", ">done", ">on average", ">heard")
+        columns = ("worker", "state", "doing", ">step", ">for", ">done", ">rate", ">last heard")
         out.print()
         out.print(table(columns, map(_row, run.workers)))
     if run.bad:
@@ -75,7 +75,7 @@ def _print(out: Console, run: pb.RunStatus) -> None:
 
 
 def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
-    """What there is to say before the workers, each with its name."""
+    """Yield the lines before the table of workers, each with its name."""
     yield "checkpoints", _checkpoints(run.log)
     if run.log.HasField("leader"):
         leader = run.log.leader
@@ -89,7 +89,7 @@ def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
         activity = run.activity
         step = f" of step {activity.step}" if activity.HasField("step") else ""
         left = activity.seconds_left
-        until = f"given up in {human_duration(left)}" if left > 0 else f"overdue for {human_duration(-left)}"
+        until = f"gives up in {human_duration(left)}" if left > 0 else f"overdue by {human_duration(-left)}"
         since = human_duration(activity.seconds)
         yield "now", f"{activity.kind}{step}: {activity.reason}; under way for {since}, {until}"
     elif run.workers:
@@ -110,13 +110,13 @@ def _checkpoints(log: pb.LogStatus) -> str:
 
 
 def _coordinator(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
-    """Who told what follows; or why nobody does."""
+    """Yield the coordinator that gave the information, or why none did."""
     if run.coordinator.address:
         world = f", for generation {run.generation}" if run.generation else ""
         leads = "" if run.leads or not world else ", which does not lead the run"
         yield "coordinator", f"answers at {run.coordinator.address}{world}{leads}"
         return
-    yield "coordinator", "none answers: nobody works on this run now, or it cannot be reached from here"
+    yield "coordinator", "none answers: nobody is training this run now, or it cannot be reached from here"
     for place in run.coordinator.asked:
         yield "", f"{place.address}, named by {place.from_}: {place.answer}"
 
