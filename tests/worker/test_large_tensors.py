@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.ops import io_ops
 
+from holdfast import tensorflow_internals as door
 from holdfast.restoring import large_tensors as values
 from holdfast.restoring import staging
 from holdfast.restoring.apply import apply
@@ -149,7 +150,7 @@ def test_a_restore_that_fails(store: Store, tmp_path: Path) -> None:
     with staged(store, record) as found:
         with pytest.raises(ValueError, match="shape"):
             apply(tf.train.Checkpoint(v=tf.Variable(np.zeros(999))), None, found)
-        assert (found.prefix in values._held) == (not isinstance(store, PosixStore))
+        assert (found.prefix in door._served) == (not isinstance(store, PosixStore))
 
 
 def test_files_are_not_read_again(tmp_path: Path) -> None:
@@ -190,12 +191,12 @@ def test_variables_created_later(store: Store, tmp_path: Path) -> None:
     checkpoint = tf.train.Checkpoint(a=tf.Variable(np.zeros(1000)))
     with staged(store, record) as found:
         status = apply(checkpoint, None, found)
-        assert (found.prefix in values._held) == (not isinstance(store, PosixStore))
+        assert (found.prefix in door._served) == (not isinstance(store, PosixStore))
         store.delete_folder(record.folder)
         checkpoint.b = tf.Variable(np.zeros(1000))
         status.assert_consumed()
         found.tidy()
-        assert values._held == {}, "nothing waits any more"
+        assert door._served == {}, "nothing waits any more"
     np.testing.assert_array_equal(checkpoint.a, np.arange(1000.0))
     np.testing.assert_array_equal(checkpoint.b, np.ones(1000))
 

@@ -53,6 +53,15 @@ def check_eager(call: str) -> None:
     )
 
 
+def check_internals(checkpoint: Any) -> None:
+    """Raises InvalidRequest if TensorFlow, or Keras, is none of the versions that can be worked with."""
+    tf = sys.modules.get("tensorflow")
+    if tf is not None and isinstance(checkpoint, tf.train.Checkpoint):
+        from holdfast.tensorflow_internals import check
+
+        check()
+
+
 def check_variables(*checkpoints: Any) -> None:
     """Raise InvalidRequest if one of these holds a variable of a kind that Holdfast cannot save.
 

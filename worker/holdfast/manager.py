@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from holdfast.arguments import Arguments, as_json, check_options, integer_in, value_of
-from holdfast.context import check_variables, eager
+from holdfast.context import check_internals, check_variables, eager
 from holdfast.restoring.agree import agree
 from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
@@ -465,6 +465,7 @@ class CheckpointManager:
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
     def _join(self) -> None:
+        check_internals(self._checkpoint)
         if self._session.has_joined:
             return  # not even handed over: the coordinator may be away, and training goes on
         if self._per_worker is not None and not self._session.this_task.reader:

@@ -1,31 +1,219 @@
-"""A restore of TensorFlow's from inside: what of a checkpoint has found which object, and what is still to come.
+"""The one door to TensorFlow's and Keras's internals: all that is used of them beyond what they document is here.
 
-TensorFlow shows little of it. All that we know of its load status beyond what it is documented to do is here.
+Any release may take such a name away. `check` looks for all of them, and tries out the restore that is built on them,
+before anything is changed. See docs/design/012-tensorflow-internals.md.
 
-It is also mended for variables of Keras 3 that are made after a restore. Keras builds a model that has no `build` of
-its own by calling it with symbols first. The variables made there get their values when that is over; TensorFlow, which
-sees them being attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure
-for one of the model's, and goes on with a variable that was never restored. Here such a variable is restored as soon as
-it is initialized. And where Keras computes in another precision than that of its variables, these show themselves to
-TensorFlow as they are: what they show otherwise is a copy in that precision, which cannot be restored.
+- `Load` asks TensorFlow's load status what of a checkpoint has found which object, and what is still to come.
+- `serve` has TensorFlow's restore take tensors from memory, where it would read files.
+- Variables of Keras 3 that are made after a restore are restored. Keras builds a model that has no `build` of its own
+  by calling it with symbols first. The variables made there get their values when that is over; TensorFlow, which sees
+  them being attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure for
+  one of the model's, and goes on with a variable that was never restored. Here such a variable is restored as soon as
+  it is initialized. And where Keras computes in another precision than that of its variables, these show themselves to
+  TensorFlow as they are: what they show otherwise is a copy in that precision, which cannot be restored.
+- What the layers of both Keras hold, and TensorFlow does not find, is shown to it.
+
+Longer than other modules: one table and one check are for all of it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import tensorflow as tf
-from tensorflow.python.checkpoint.restore import CheckpointPosition
-from tensorflow.python.training.saving.saveable_object_util import saveable_objects_from_trackable
 
 from holdfast.trackables import can_be_trained
+from holdfast_storage.internals import Internals
+from holdfast_storage.layout import OBJECT_GRAPH_KEY
 
 _log = logging.getLogger("holdfast")
+
+_LOADS = "tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator"
+_POSITIONS = "tensorflow.python.checkpoint.restore:CheckpointPosition"
+_TRACKABLES = "tensorflow.python.trackable.base:Trackable"
+
+TENSORFLOW = Internals(
+    "tensorflow",
+    "tensorflow>=2.18,<2.22",
+    (
+        "tensorflow.core.protobuf.trackable_object_graph_pb2:TrackableObjectGraph",
+        "tensorflow.python.checkpoint.checkpoint:CheckpointLoadStatus._checkpoint",
+        f"{_LOADS}.deferred_slot_restorations",
+        f"{_LOADS}.dtype_map",
+        f"{_LOADS}.expect_partial",
+        f"{_LOADS}.matched_proto_ids",
+        f"{_LOADS}.object_by_proto_id",
+        f"{_LOADS}.object_graph_proto",
+        f"{_LOADS}.restore_saveables",
+        f"{_LOADS}.restore_uid",
+        f"{_LOADS}.slot_restorations",
+        f"{_LOADS}.unused_attributes",
+        f"{_POSITIONS}._restore_descendants(reader)",
+        f"{_POSITIONS}._single_restore()",
+        f"{_POSITIONS}.checkpoint",
+        f"{_POSITIONS}.restore_uid",
+        f"{_POSITIONS}.trackable",
+        f"{_POSITIONS}.value_tensors()",
+        f"{_TRACKABLES}._deferred_dependencies",
+        f"{_TRACKABLES}._maybe_initialize_trackable()",
+        f"{_TRACKABLES}._restore_from_tensors(restored_tensors)",
+        f"{_TRACKABLES}._serialize_to_tensors()",
+        f"{_TRACKABLES}._track_trackable(trackable, name, overwrite)",
+        f"{_TRACKABLES}._trackable_children(save_type)",
+        f"{_TRACKABLES}._update_uid",
+        "tensorflow.python.ops.io_ops:restore_v2(prefix, tensor_names, shape_and_slices, dtypes, name)",
+        "tensorflow.python.training.saving.saveable_object_util:saveable_objects_from_trackable(obj)",
+    ),
+)
+KERAS = Internals(
+    "keras",
+    "keras>=3.12,<3.16",
+    (
+        "keras.src.backend:AutocastScope(dtype)",
+        "keras.src.backend.common.variables:Variable._deferred_initialize()",
+        "keras.src.backend.common.variables:Variable._value",
+        "keras.src.layers.layer:Layer._flatten_layers(include_self)",
+        "keras.src.layers.layer:Layer._layers",
+        "keras.src.layers.layer:Layer._metrics",
+        "keras.src.layers.layer:Layer._non_trainable_variables",
+        "keras.src.layers.layer:Layer._seed_generators",
+        "keras.src.layers.layer:Layer._trainable_variables",
+        "keras.src.random.seed_generator:SeedGenerator.state",
+        "keras.src.trainers.compile_utils:CompileLoss.build",
+        "keras.src.trainers.compile_utils:CompileLoss.built",
+        "keras.src.trainers.compile_utils:CompileLoss.metrics",
+        "keras.src.trainers.compile_utils:CompileMetrics.build",
+        "keras.src.trainers.compile_utils:CompileMetrics.built",
+        "keras.src.trainers.compile_utils:CompileMetrics.metrics",
+        "keras.src.trainers.trainer:Trainer._compile_loss",
+        "keras.src.trainers.trainer:Trainer._compile_metrics",
+        "keras.src.trainers.trainer:Trainer._loss_tracker",
+        "keras.src.utils.tracking:DotNotTrackScope()",
+    ),
+)
+TF_KERAS = Internals(
+    "tf_keras",
+    "tf_keras>=2.18,<2.22",
+    (
+        "tf_keras.src.backend:RandomGenerator.RNG_LEGACY_STATEFUL",
+        "tf_keras.src.backend:RandomGenerator._rng_type",
+        "tf_keras.src.engine.base_layer:BaseRandomLayer._random_generator",
+        "tf_keras.src.engine.base_layer:Layer._flatten_layers(recursive, include_self)",
+        "tf_keras.src.engine.compile_utils:LossesContainer.build",
+        "tf_keras.src.engine.compile_utils:LossesContainer.built",
+        "tf_keras.src.engine.compile_utils:LossesContainer.metrics",
+        "tf_keras.src.engine.compile_utils:MetricsContainer.build",
+        "tf_keras.src.engine.compile_utils:MetricsContainer.built",
+        "tf_keras.src.engine.compile_utils:MetricsContainer.metrics",
+        "tf_keras.src.engine.training:Model.compiled_loss",
+        "tf_keras.src.engine.training:Model.compiled_metrics",
+    ),
+)
+TABLES = (TENSORFLOW, KERAS, TF_KERAS)
+
+VARIABLE_VALUE = "VARIABLE_VALUE"
+VALUE_SUFFIX = f"/.ATTRIBUTES/{VARIABLE_VALUE}"
+"""What the key of a variable's value ends in, and of nothing else that TensorFlow saves by itself."""
+
+_lock = threading.RLock()  # again from within: the garbage collector may call
+_is_tried = threading.Event()  # whether a restore has been tried out, and was as it should be
+_called: set[str] = set()  # what TensorFlow has called of what stands for a method of its own
+
+
+# -- whether it is all there --
+
+
+def check() -> None:
+    """Raises InvalidRequest unless TensorFlow, and each Keras that is imported, is as it is used here.
+
+    What has its old name is not always called any more, so a restore of two numbers is tried out as well. All this is
+    done once, in a few milliseconds. From then on, variables of Keras 3 are restored as is said above.
+    """
+    check_names()
+    with _lock, tf.init_scope():
+        if not _is_tried.is_set() and tf.executing_eagerly():  # not in a graph of TensorFlow 1: nobody restores there
+            _stand_in()
+            try:
+                _try_restore()
+            except Exception as error:
+                raise TENSORFLOW.refusal(f"a restore that was tried out failed, {error!r}") from error
+            _is_tried.set()
+
+
+def check_names() -> None:
+    """The part of `check` for which TensorFlow computes nothing."""
+    for table in TABLES:
+        if table.library in sys.modules:
+            table.check()
+
+
+def _try_restore() -> None:
+    """Restore two objects, one that is there and one that comes later; AssertionError if it is not as it should be."""
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+    from tensorflow.python.trackable.base import Trackable
+
+    class Probe(Trackable):  # type: ignore[misc]
+        """No variable: where this is called in the scope of a strategy, that would be a distributed one."""
+
+        restored: Any = None
+
+        def _serialize_to_tensors(self) -> dict[str, Any]:
+            return {VARIABLE_VALUE: tf.constant(0)}
+
+        def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> None:
+            self.restored = restored_tensors[VARIABLE_VALUE]
+
+    names = ("now", "late")
+    graph = TrackableObjectGraph()
+    root = graph.nodes.add()
+    for number, name in enumerate(names, 1):
+        root.children.add(node_id=number, local_name=name)
+        graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=f"{name}{VALUE_SUFFIX}")
+    keys = [f"{name}{VALUE_SUFFIX}" for name in names]
+    folder = f"ram://holdfast-{secrets.token_hex(8)}"
+    prefix = f"{folder}/probe"
+    now, late = Probe(), Probe()
+    _called.clear()
+    with tf.device("CPU:0"):
+        saved, held = tf.constant(1), tf.constant(2)  # what lies in the files, and what is given instead
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=[OBJECT_GRAPH_KEY, *keys],
+            shape_and_slices=[""] * 3,
+            tensors=[graph.SerializeToString(), saved, saved],
+        )
+        try:
+            serve({prefix: dict.fromkeys(keys, held)})
+            checkpoint = tf.train.Checkpoint(now=now)
+            load = Load.of(checkpoint.read(prefix).expect_partial())
+            assert load is not None, "the load status is another one"
+            assert load.objects == {0: checkpoint, 1: now}, "the load status has not what was restored"
+            assert (load.is_spent, load.left_over) == (False, keys[1:]), "the load status has not what is left over"
+            assert load.is_waited_for_at(checkpoint), "what comes late is not waited for"
+            told: list[Any] = []
+            load.on_restored(told.extend)
+            created = [each.value_tensors()[VARIABLE_VALUE] for each in waiting_at(checkpoint)["late"]]
+            checkpoint.late = late
+            assert (told, load.is_spent) == ([late], True), "restore_saveables is not called"
+            assert (load.has_reached(late), load.has_changed(late)) == (True, False), "_update_uid says something else"
+            for value in (now.restored, late.restored, *created):
+                assert value.numpy() == 2, "io_ops.restore_v2 is not called"
+            assert len(_called) == len(_STAND_INS), "CheckpointPosition restores in another way"
+        finally:
+            stop_serving([prefix])
+            tf.io.gfile.rmtree(folder)
+
+
+# -- what a load status knows --
 
 
 class Load:
@@ -37,7 +225,9 @@ class Load:
     @classmethod
     def of(cls, status: Any) -> Load | None:
         """None where there is nothing to be known: nothing was restored, or a name-based checkpoint of TensorFlow 1."""
-        return cls(status) if hasattr(getattr(status, "_checkpoint", None), "restore_saveables") else None
+        from tensorflow.python.checkpoint.checkpoint import CheckpointLoadStatus
+
+        return cls(status) if isinstance(status, CheckpointLoadStatus) else None
 
     @property
     def graph(self) -> Any:
@@ -84,12 +274,12 @@ class Load:
 
     def is_waited_for_at(self, trackable: Any) -> bool:
         """Whether values of this checkpoint wait for children that an object does not have yet."""
-        waiting = getattr(trackable, "_deferred_dependencies", {})
-        return any(each.checkpoint is self._load for positions in waiting.values() for each in positions)
+        return any(each.checkpoint is self._load for waiting in waiting_at(trackable).values() for each in waiting)
 
     def has_reached(self, trackable: Any) -> bool:
         """Whether an object has got its value from here, or another one since."""
-        return bool(getattr(trackable, "_update_uid", -1) >= self._load.restore_uid)
+        trackable._maybe_initialize_trackable()
+        return bool(trackable._update_uid >= self._load.restore_uid)
 
     def has_changed(self, trackable: Any) -> bool:
         """Whether an object that was reached has got another value since."""
@@ -115,24 +305,154 @@ class Load:
         load.restore_saveables = restore_and_tell
 
 
-def has_value(trackable: Any) -> bool:
-    """Whether it is no variable of Keras 3 that is still to be initialized."""
-    return getattr(trackable, "_value", trackable) is not None or not hasattr(trackable, "_deferred_initialize")
+# -- the objects of a checkpoint --
+
+
+class AskedCheckpoint(tf.train.Checkpoint):  # type: ignore[misc]
+    """A checkpoint that is told before TensorFlow looks at what is in it, in a save and in a restore."""
+
+    def before_it_is_looked_at(self) -> None:
+        raise NotImplementedError
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        if save_type == "checkpoint":
+            self.before_it_is_looked_at()
+        return super()._trackable_children(save_type, **kwargs)
+
+
+def object_graph(serialized: bytes) -> Any:
+    """The proto of it."""
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    return TrackableObjectGraph.FromString(serialized)
 
 
 def has_values(trackable: Any) -> bool:
     """Whether an object has values of its own in a checkpoint."""
+    from tensorflow.python.training.saving.saveable_object_util import saveable_objects_from_trackable
+
     return bool(saveable_objects_from_trackable(trackable))
 
 
-_restore = CheckpointPosition._single_restore
+def tensors_of(trackable: Any) -> dict[str, Any]:
+    """What an object that is no variable saves; raises what TensorFlow raises where it cannot be saved."""
+    return dict(trackable._serialize_to_tensors())
+
+
+def waiting_at(trackable: Any) -> dict[str, Any]:
+    """What restores have for children that an object does not have yet, by name: lists of positions in checkpoints."""
+    trackable._maybe_initialize_trackable()
+    waiting: dict[str, Any] = trackable._deferred_dependencies
+    return waiting
+
+
+def mark_as_changed(trackable: Any, position: Any) -> None:
+    """Have TensorFlow take an object for restored from such a position, and changed since."""
+    trackable._maybe_initialize_trackable()
+    trackable._update_uid = position.restore_uid + 0.5
+
+
+# -- tensors from memory --
+
+_served: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
+
+
+def serve(tensors: Mapping[str, Mapping[str, Any]]) -> None:
+    """Have TensorFlow get these tensors, by prefix and key, instead of what lies in the files of these checkpoints.
+
+    TensorFlow reads them in `io_ops.restore_v2`, now and for what is created later. It is stood in for until
+    `stop_serving`: only the tensors' own restores need it.
+    """
+    from tensorflow.python.ops import io_ops
+
+    with _lock:
+        _served.update(tensors)
+        _originals.setdefault("restore_v2", io_ops.restore_v2)
+        io_ops.restore_v2 = restore_v2
+
+
+def stop_serving(prefixes: Iterable[str]) -> None:
+    """Have TensorFlow read the files of these checkpoints again."""
+    from tensorflow.python.ops import io_ops
+
+    with _lock:
+        for prefix in prefixes:
+            _served.pop(prefix, None)
+        if not _served and "restore_v2" in _originals:
+            io_ops.restore_v2 = _originals.pop("restore_v2")
+
+
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+def restore_v2(
+    prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
+) -> list[Any]:
+    """As `tf.raw_ops.RestoreV2`, with the tensors that are served."""
+
+    def read_files(names: Any, specs: Any, dtypes: Any) -> list[Any]:
+        return list(
+            tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=names, shape_and_slices=specs, dtypes=dtypes, name=name)
+        )
+
+    tensors = _served.get(_text(prefix) or "") if _served else None
+    if not tensors or not isinstance(tensor_names, Sequence):
+        return read_files(tensor_names, shape_and_slices, dtypes)
+    wanted = list(zip(tensor_names, shape_and_slices, dtypes, strict=True))
+    found = [_found(tensors, *each) for each in wanted]
+    others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
+    read = iter(read_files(*map(list, zip(*others, strict=True))) if others else ())
+    return [next(read) if tensor is None else tensor for tensor in found]
+
+
+def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
+    """The tensor, or the part of it, that RestoreV2 is asked for; None where TensorFlow has it, or an error for it."""
+    tensor, spec = tensors.get(_text(name) or ""), _text(spec)
+    if spec is None or tensor is None or tensor.dtype != tf.as_dtype(dtype).base_dtype:
+        return None
+    if not spec:
+        return tensor
+    # `6 4 0,3:-` is the first three of six rows of four.
+    *shape, extents = spec.split()
+    if shape != [str(size) for size in tensor.shape]:
+        return None
+    parts = [(0, -1) if each == "-" else tuple(map(int, each.split(","))) for each in extents.split(":")]
+    return tf.slice(tensor, *zip(*parts, strict=True)) if all(length for _, length in parts) else None
+
+
+def _text(value: Any) -> str | None:
+    """Of a string that may be a tensor; None where that has no value yet."""
+    if not isinstance(value, str | bytes):
+        value = tf.get_static_value(value)
+    return None if value is None else os.fsdecode(np.asarray(value).item())
+
+
+# -- variables of Keras 3 that are made after a restore --
+
+_failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+_originals: dict[str, Callable[..., Any]] = {}
+
+
+def has_value(trackable: Any) -> bool:
+    """Whether it is no variable of Keras 3 that is still to be initialized."""
+    keras = sys.modules.get("keras")
+    return keras is None or not isinstance(trackable, keras.Variable) or trackable._value is not None
+
+
+def _stand_in() -> None:
+    """Stand for TensorFlow's own methods from now on."""
+    from tensorflow.python.checkpoint.restore import CheckpointPosition
+
+    for name, ours in _STAND_INS.items():
+        if name not in _originals:
+            _originals[name] = getattr(CheckpointPosition, name)
+            setattr(CheckpointPosition, name, ours)
 
 
 def _restore_with_value(position: Any) -> Any:
-    """Stands for `CheckpointPosition._single_restore`."""
+    """Stands for the method that gives one object its value."""
+    _called.add("_single_restore")
     trackable = position.trackable
     if has_value(trackable):
-        return _restore(position)
+        return _originals["_single_restore"](position)
     trackable._maybe_initialize_trackable()
     initialize = trackable._deferred_initialize
 
@@ -154,16 +474,92 @@ def _restore_with_value(position: Any) -> Any:
     return (), {}, (), {}
 
 
-_restore_from_here = CheckpointPosition._restore_descendants
-
-
 def _restore_uncast(position: Any, reader: Any = None) -> Any:
-    """Stands for `CheckpointPosition._restore_descendants`."""
-    scope = getattr(sys.modules.get("keras.src.backend"), "AutocastScope", None)
-    with scope(None) if scope else nullcontext():
-        return _restore_from_here(position, reader)
+    """Stands for the method that restores an object and what is below it."""
+    _called.add("_restore_descendants")
+    keras = sys.modules.get("keras")
+    with keras.src.backend.AutocastScope(None) if keras else nullcontext():
+        return _originals["_restore_descendants"](position, reader)
 
 
-CheckpointPosition._single_restore = _restore_with_value
-CheckpointPosition._restore_descendants = _restore_uncast
-_failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+_STAND_INS = {"_single_restore": _restore_with_value, "_restore_descendants": _restore_uncast}
+
+
+# -- layers of both Keras --
+
+
+def is_layer(found: Any) -> bool:
+    """Whether it is a layer or a model of Keras 3, with its TensorFlow backend, or of tf_keras."""
+    from tensorflow.python.trackable.base import Trackable
+
+    kinds = [sys.modules[name].layers.Layer for name in ("keras", "tf_keras") if name in sys.modules]
+    return isinstance(found, Trackable) and isinstance(found, tuple(kinds))
+
+
+def is_of_tf_keras(layer: Any) -> bool:
+    return isinstance(layer, tf.Module)  # which no layer of Keras 3 is
+
+
+def layers_in(model: Any) -> list[Any]:
+    """A model and all layers below it."""
+    return [model, *model._flatten_layers(include_self=False)]
+
+
+def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
+    """By kind, what a layer keeps in lists in which TensorFlow does not look, in order of creation."""
+    if is_of_tf_keras(layer):
+        random = isinstance(layer, sys.modules["tf_keras"].src.engine.base_layer.BaseRandomLayer)
+        return {"random_generator": [layer._random_generator] if random else []}
+    return {
+        "weight": layer._trainable_variables,
+        "state": layer._non_trainable_variables,
+        "layer": layer._layers,
+        "seed_generator": [generator.state for generator in layer._seed_generators],
+        "metric": layer._metrics,
+    }
+
+
+def draws_from_stateful_ops(layer: Any) -> bool:
+    """Whether it draws random numbers by operations whose state no checkpoint can hold."""
+    generators = owned_by(layer).get("random_generator", ())
+    return any(each._rng_type == each.RNG_LEGACY_STATEFUL for each in generators)
+
+
+def metrics_by_container(model: Any) -> list[Sequence[Any]]:
+    """The metrics that `compile` asked for, as far as they exist: of the loss, and others."""
+    trackers = []
+    if not is_of_tf_keras(model):
+        has_one = isinstance(model, sys.modules["keras"].Model) and model._loss_tracker is not None
+        trackers = [[model._loss_tracker] if has_one else []]
+    return [*trackers, *([] if each is None else each.metrics or [] for each in containers_of(model))]
+
+
+def containers_of(model: Any) -> tuple[Any, Any]:
+    """What makes the metrics of a compiled model, of its losses and others, on its first batch; None where nothing."""
+    if is_of_tf_keras(model):
+        compiled = isinstance(model, sys.modules["tf_keras"].Model)
+        return (model.compiled_loss, model.compiled_metrics) if compiled else (None, None)
+    compiled = isinstance(model, sys.modules["keras"].Model)
+    return (model._compile_loss, model._compile_metrics) if compiled else (None, None)
+
+
+def on_built(container: Any, then: Callable[[], None]) -> None:
+    """Have `then` called once such a container has made its metrics, unless it has already."""
+    if container.built or "build" in vars(container):
+        return
+    build = container.build
+
+    def build_and_tell(*args: Any, **kwargs: Any) -> None:
+        build(*args, **kwargs)
+        del container.build
+        then()
+
+    container.build = build_and_tell
+
+
+def make_child(layer: Any, name: str, value: Any) -> None:
+    """Make an object a child of a layer for TensorFlow, which restores it if a value waits for it; unseen by Keras."""
+    # Keras 3 takes what TensorFlow notes down on a layer for new state of the layer, unless told otherwise.
+    scope = nullcontext() if is_of_tf_keras(layer) else sys.modules["keras"].src.utils.tracking.DotNotTrackScope()
+    with scope:
+        layer._track_trackable(value, name, overwrite=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store.base import Store
+from holdfast_storage.store.internals import check_internals
 from holdfast_storage.store.url import BUCKETS, normalise, split
 
 __all__ = ["WRITE_BUFFER", "Store", "normalise", "open_store"]
@@ -46,6 +47,7 @@ def open_store(
 
         return PosixStore(normal)
     try:
+        check_internals(protocol)
         if protocol in BUCKETS:
             return _object_store(protocol, path, normal, options, write_buffer)
         from holdfast_storage.store.fsspec_store import FsspecStore

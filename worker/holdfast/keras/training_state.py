@@ -15,11 +15,12 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from holdfast import tensorflow_internals as internals
 from holdfast.tensorflow_internals import Load
 from holdfast_storage.errors import InvalidRequest
 
@@ -44,13 +45,13 @@ def training_state(model: Any) -> Any:
     Raises InvalidRequest for anything but a Keras model on TensorFlow. Warns of tf_keras layers that draw from
     TensorFlow's stateful random ops, whose state no checkpoint can hold.
     """
-    if not isinstance(model, tf.__internal__.tracking.Trackable) or not hasattr(model, "_flatten_layers"):
+    internals.check_names()
+    if not internals.is_layer(model):
         raise InvalidRequest(
             f"training_state() takes a model of Keras 3 (with its TensorFlow backend) or of tf_keras, not {model!r}"
         )
-    for layer in _layers(model):
-        generator = getattr(layer, "_random_generator", None)
-        if generator is not None and generator._rng_type == generator.RNG_LEGACY_STATEFUL:
+    for layer in internals.layers_in(model):
+        if internals.draws_from_stateful_ops(layer):
             warnings.warn(
                 f"what layer {layer.name} draws cannot be saved, so a resumed run draws other numbers: call "
                 "tf_keras.backend.experimental.enable_tf_random_generator() before the model is made",
@@ -60,22 +61,20 @@ def training_state(model: Any) -> Any:
     return TrainingState(model)
 
 
-class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
+class TrainingState(internals.AskedCheckpoint):
     """A checkpoint that searches its model anew at each save and restore."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model=model)
 
-    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
-        # TensorFlow asks the root before anything below it, in a save and in a restore.
-        if save_type == "checkpoint":
-            for layer in _layers(self.model):
-                _forget_missed(layer)
-                _attach(layer)
-        return super()._trackable_children(save_type, **kwargs)
+    def before_it_is_looked_at(self) -> None:
+        for layer in internals.layers_in(self.model):
+            _forget_missed(layer)
+            _attach(layer)
 
     def read(self, save_path: Any, options: Any = None) -> Any:
         """Read like TensorFlow's `Checkpoint.read`. `restore` calls this, too."""
+        internals.check()
         status = super().read(save_path, options)
         if load := Load.of(status):
             load.on_restored(self.late_attacher())
@@ -86,23 +85,18 @@ class TrainingState(tf.train.Checkpoint):  # type: ignore[misc]
 
         The function attaches what was created since the restore, if a value waits for it.
         """
-        expecting = [layer for layer in _layers(self.model) if _expects(layer)]
+        expecting = [layer for layer in internals.layers_in(self.model) if _expects(layer)]
 
         def attach(restored: Iterable[Any]) -> None:
-            expecting.extend(each for each in restored if hasattr(each, "_flatten_layers") and _expects(each))
+            expecting.extend(each for each in restored if internals.is_layer(each) and _expects(each))
             for layer in list(expecting):
-                waiting = _waiting(layer)
+                waiting = internals.waiting_at(layer)
                 for name, value in _extras(layer):
                     if name in waiting:
-                        _track(layer, name, value)
+                        internals.make_child(layer, name, value)
             expecting[:] = filter(_expects, expecting)
 
         return attach
-
-
-def _layers(model: Any) -> list[Any]:
-    """Return a model and all layers below it."""
-    return [model, *model._flatten_layers(include_self=False)]
 
 
 def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
@@ -110,42 +104,23 @@ def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
 
     Names count within the owner, in order of creation, which does not change when more is built.
     """
-    if isinstance(layer, tf.Module):
-        generator = getattr(layer, "_random_generator", None)
-        if generator is not None:
-            yield "random_generator-0", generator
-    else:
-        # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
-        layers = [each for each in layer._layers if type(each).__name__ != "InputLayer"]
-        for kind, values in (
-            ("weight", layer._trainable_variables),
-            ("state", layer._non_trainable_variables),
-            ("layer", layers),
-            ("seed_generator", [generator.state for generator in layer._seed_generators]),
-        ):
-            yield from ((f"{kind}-{i}", value) for i, value in enumerate(values))
-        for i, metric in enumerate(layer._metrics):
-            yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
+    for kind, values in internals.owned_by(layer).items():
+        if kind == "metric":
+            for i, metric in enumerate(values):
+                yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
+        else:
+            # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
+            counted = [each for each in values if type(each).__name__ != "InputLayer"]
+            yield from ((f"{kind}-{i}", value) for i, value in enumerate(counted))
     yield from _compiled(layer)
 
 
 def _compiled(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the metrics of `compile` that exist: in tf_keras the metrics, in Keras 3 their variables."""
-    found = [getattr(container, "metrics", None) or [] for container in _containers(model)]
-    if not isinstance(model, tf.Module):
-        tracker = getattr(model, "_loss_tracker", None)
-        found = [[] if tracker is None else [tracker], *found]
-        found = [[variable for metric in metrics for variable in metric.variables] for metrics in found]
-    for i, values in enumerate(found):
+    for i, metrics in enumerate(internals.metrics_by_container(model)):
+        of_variables = [variable for metric in metrics for variable in metric.variables]
+        values = metrics if internals.is_of_tf_keras(model) else of_variables
         yield from ((f"compiled_metric-{i}-{j}", value) for j, value in enumerate(values))
-
-
-def _containers(model: Any) -> tuple[Any, Any]:
-    """Return the objects that make a compiled model's metrics on its first batch, of losses and others; None if
-    none."""
-    if isinstance(model, tf.Module):
-        return getattr(model, "compiled_loss", None), getattr(model, "compiled_metrics", None)
-    return getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
 
 
 def _attach(layer: Any) -> None:
@@ -153,65 +128,35 @@ def _attach(layer: Any) -> None:
     present = {id(child) for child in tf.train.TrackableView.children(layer).values()}
     for name, value in _extras(layer):
         if id(value) not in present:
-            _track(layer, name, value)
-    for container in _containers(layer):
-        if hasattr(container, "build") and not container.built and "build" not in vars(container):
-            _watch_build(layer, container)
+            internals.make_child(layer, name, value)
+    for container in internals.containers_of(layer):
+        if container is not None:
+            internals.on_built(container, partial(_attach_compiled, layer))
 
 
-def _track(layer: Any, name: str, value: Any) -> None:
-    with _untracked(layer):
-        layer._track_trackable(value, name, overwrite=True)
-
-
-def _watch_build(layer: Any, container: Any) -> None:
+def _attach_compiled(layer: Any) -> None:
     """Attach metrics that the first step of `fit` makes, since no deferred restoration may come after it.
 
     They keep their zeros: `fit` starts them anew in each epoch, and has just done so.
     """
-    build = container.build
-
-    def build_and_attach(*args: Any, **kwargs: Any) -> None:
-        build(*args, **kwargs)
-        del container.build
-        waiting = _waiting(layer)
-        made = list(_compiled(layer))
-        for name, value in made:  # all of them before any is attached: that may attach the others
-            for position in waiting.get(name, ()):
-                for variable in (value, *getattr(value, "variables", ())):
-                    variable._maybe_initialize_trackable()
-                    variable._update_uid = position.restore_uid + 0.5  # to TensorFlow: restored, and changed since
-        for name, value in made:
-            _track(layer, name, value)
-
-    container.build = build_and_attach
-
-
-def _untracked(layer: Any) -> AbstractContextManager[None]:
-    """A context in which Keras 3 does not take what TensorFlow stores on a layer for new state of the layer."""
-    if isinstance(layer, tf.Module):
-        return nullcontext()
-    from keras.src.utils.tracking import DotNotTrackScope
-
-    scope: AbstractContextManager[None] = DotNotTrackScope()
-    return scope
-
-
-def _waiting(layer: Any) -> dict[str, Any]:
-    """Return what a restore has for children that the layer did not have, by name."""
-    layer._maybe_initialize_trackable()
-    waiting: dict[str, Any] = layer._deferred_dependencies
-    return waiting
+    waiting = internals.waiting_at(layer)
+    made = list(_compiled(layer))
+    for name, value in made:  # all of them before any is attached: that may attach the others
+        for position in waiting.get(name, ()):
+            for variable in (value, *getattr(value, "variables", ())):
+                internals.mark_as_changed(variable, position)
+    for name, value in made:
+        internals.make_child(layer, name, value)
 
 
 def _expects(layer: Any) -> bool:
     """Return whether a value waits for something that only this module makes a child of the layer."""
-    return any(map(_OURS.fullmatch, _waiting(layer)))
+    return any(map(_OURS.fullmatch, internals.waiting_at(layer)))
 
 
 def _forget_missed(layer: Any) -> None:
     """Give up values whose owner was created unnoticed: it has gone on since, and they are outdated."""
-    waiting = _waiting(layer)
+    waiting = internals.waiting_at(layer)
     missed = [name for name, _ in _extras(layer) if name in waiting] if waiting else []
     for name in missed:
         del waiting[name]

@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.restoring.fit import Fit
 from holdfast.restoring.large_tensors import Values, read_value
 from holdfast.restoring.staging import Staged
-from holdfast.tensorflow_internals import Load, has_value
+from holdfast.tensorflow_internals import Load, check, has_value
 from holdfast.trackables import local_components, variable_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import replica_key
@@ -27,6 +27,7 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
 
     Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint.
     """
+    check()
     if per_worker is not None and not staged.has_per_worker:
         raise InvalidRequest(_why_not_per_worker(staged), phase="restore", object=staged.record.prefix)
     try:

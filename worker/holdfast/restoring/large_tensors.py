@@ -1,25 +1,22 @@
 """The large tensors of a checkpoint, read straight into TensorFlow's memory, and given to its restore as they are.
 
-However a variable is restored, now or when it is created, TensorFlow asks for its value through `io_ops.restore_v2`. We
-stand in for that function: what has been read to be verified need not be read again, from files that would be one more
-copy of the state.
+What has been read to be verified need not be read again, from files that would be one more copy of the state.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import io_ops
 
+from holdfast.tensorflow_internals import VALUE_SUFFIX, restore_v2, serve, stop_serving
 from holdfast_storage.bundle.dtypes import are_slices_joined
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
@@ -34,12 +31,6 @@ _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
 )
-
-# What TensorFlow saves of a variable, and nothing else: other objects may read theirs by other ways.
-_VARIABLE = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-_read_files = io_ops.restore_v2
-_held: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
 
 
 class Bundle(Protocol):
@@ -72,7 +63,7 @@ class Values:
         made: dict[_Stored, Any] = {}
         self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
         for prefix, key, what in stored:
-            if not what.is_large or _VARIABLE not in key or not what.is_read(sizes):
+            if not what.is_large or VALUE_SUFFIX not in key or not what.is_read(sizes):
                 continue
             if left.isdisjoint(each.object for each in what.ranges):
                 if what not in made:
@@ -112,12 +103,11 @@ class Values:
     def hold(self) -> None:
         """Have TensorFlow get these tensors, which are all filled, from now on."""
         self._places.clear()  # they would count as users of the memory: no variable could be updated in place
-        _held.update(self._tensors)
+        serve(self._tensors)
 
     def let_go(self) -> None:
         """Have TensorFlow read the bundles' files again."""
-        for prefix in self._tensors:
-            _held.pop(prefix, None)
+        stop_serving(self._tensors)
         self._tensors.clear()
         self._places.clear()
 
@@ -134,7 +124,7 @@ class Values:
 
 def read_value(prefix: str, key: str, dtype: Any) -> Any:
     """A tensor of a staged bundle."""
-    return _restore_v2(prefix, [key], [""], [dtype])[0]
+    return restore_v2(prefix, [key], [""], [dtype])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,43 +237,3 @@ class _Memory:
             "typestr": view.dtype.str,
             "data": (view.ctypes.data, False),
         }
-
-
-@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def _restore_v2(
-    prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
-) -> list[Any]:
-    """Stands for `io_ops.restore_v2`."""
-    tensors = _held.get(_text(prefix) or "") if _held else None
-    if not tensors or not isinstance(tensor_names, Sequence):
-        return list(_read_files(prefix, tensor_names, shape_and_slices, dtypes, name))
-    wanted = list(zip(tensor_names, shape_and_slices, dtypes, strict=True))
-    found = [_found(tensors, *each) for each in wanted]
-    others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
-    read = iter(_read_files(prefix, *map(list, zip(*others, strict=True)), name) if others else ())
-    return [next(read) if tensor is None else tensor for tensor in found]
-
-
-def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
-    """The tensor, or the part of it, that RestoreV2 is asked for; None where TensorFlow has it, or an error for it."""
-    tensor, spec = tensors.get(_text(name) or ""), _text(spec)
-    if spec is None or tensor is None or tensor.dtype != tf.as_dtype(dtype).base_dtype:
-        return None
-    if not spec:
-        return tensor
-    # `6 4 0,3:-` is the first three of six rows of four.
-    *shape, extents = spec.split()
-    if shape != [str(size) for size in tensor.shape]:
-        return None
-    parts = [(0, -1) if each == "-" else tuple(map(int, each.split(","))) for each in extents.split(":")]
-    return tf.slice(tensor, *zip(*parts, strict=True)) if all(length for _, length in parts) else None
-
-
-def _text(value: Any) -> str | None:
-    """Of a string that may be a tensor; None where that has no value yet."""
-    if not isinstance(value, str | bytes):
-        value = tf.get_static_value(value)
-    return None if value is None else os.fsdecode(np.asarray(value).item())
-
-
-io_ops.restore_v2 = _restore_v2

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from holdfast.context import NO_PARAMETER_SERVERS, why_not
 from holdfast.saving.iterators import check_iterators
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.tensorflow_internals import object_graph
 from holdfast.trackables import is_trained, local_components, variable_of
 from holdfast_storage import layout
 from holdfast_storage.bundle.index import Index
@@ -148,7 +148,7 @@ class _Graph:
 
     @classmethod
     def of(cls, checkpoint: Any, encoded_graph: memoryview | bytes) -> _Graph:
-        proto = TrackableObjectGraph.FromString(_decode_string(bytes(encoded_graph)))
+        proto = object_graph(_decode_string(bytes(encoded_graph)))
         children = tf.train.TrackableView.children
         # With Checkpoint(root=...), node 0 is that object, and what was given beside it is attached to it.
         top = dict(children(checkpoint))

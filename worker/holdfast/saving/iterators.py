@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from holdfast.tensorflow_internals import tensors_of
 from holdfast.trackables import walk
 from holdfast_storage.errors import InvalidRequest
 
@@ -31,7 +32,7 @@ def check_iterators(checkpoint: Any, what: str = "") -> None:
     for name, found in walk(checkpoint):
         if isinstance(found, tf.data.Iterator):
             try:
-                found._serialize_to_tensors()
+                tensors_of(found)
             except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError) as error:
                 why = re.search(rf"(\w+) ({'|'.join(_REMEDY)})", str(error))
                 if why is None:

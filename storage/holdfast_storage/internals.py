@@ -1,0 +1,103 @@
+"""What is used of another library beyond what it promises to keep: looked for before anything relies on it.
+
+Such a name can be gone with any release. Found missing in the middle of a restore or a save, it makes a strange error
+at best, and a wrong value where what is missing is taken for what is absent. So who uses such names lists them, once,
+and has the list checked at the start.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from holdfast_storage.errors import InvalidRequest
+
+_NAME = re.compile(r"\w+")
+
+_sound: set[Internals] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Internals:
+    """Names of one library.
+
+    Attributes:
+        library: the package that says which version it is.
+        works_with: what pip is to install: all versions that are known to work.
+        names: each as `module:name`. The name may lead through classes, as `Class.attribute`, to what is found on the
+            class, or to what a method of the class sets on its objects. Of what is called, the parameters are given:
+            those before a `*` in this order, those after it by name. It must have these, and need no others.
+    """
+
+    library: str
+    works_with: str
+    names: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises InvalidRequest unless every name is there, with these parameters. Looked for once in a process.
+
+        ImportError if the library itself is missing.
+        """
+        if self not in _sound:
+            importlib.import_module(self.library)
+            faults = [fault for name in self.names if (fault := _fault(name))]
+            if faults:
+                raise self.refusal(f"it has no {'; no '.join(faults)}")
+            _sound.add(self)
+
+    def refusal(self, why: str) -> InvalidRequest:
+        """That this version of the library cannot be worked with."""
+        version = sys.modules[self.library].__version__
+        return InvalidRequest(
+            f"Holdfast does not work with {self.library} {version}, of which it uses internals: {why}. Nothing was "
+            f"changed. Versions that work: pip install '{self.works_with}'",
+            object=self.library,
+        )
+
+
+def _fault(name: str) -> str:
+    """What is missing of a name, in words; empty if nothing is."""
+    module, _, path = name.partition(":")
+    path, is_called, parameters = path.rstrip(")").partition("(")
+    try:
+        owner: Any = None
+        found: Any = importlib.import_module(module)
+    except ImportError:
+        return f"{path} (there is no {module})"
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            is_set = isinstance(found, type) and any(_sets(method, attribute) for method in _methods(found))
+            return "" if is_set else f"{path} (in {module})"
+        owner, found = found, getattr(found, attribute)
+    is_method = isinstance(owner, type) and inspect.isfunction(inspect.getattr_static(owner, attribute))
+    if is_called and not _fits(list(inspect.signature(found).parameters.values())[is_method:], parameters):
+        return f"{path}({parameters}) (in {module} it is {path}{inspect.signature(found)})"
+    return ""
+
+
+def _fits(takes: list[inspect.Parameter], parameters: str) -> bool:
+    in_order, wanted = _NAME.findall(parameters.partition("*")[0]), _NAME.findall(parameters)
+    names = [each.name for each in takes]
+    if names[: len(in_order)] != in_order or not {*wanted} <= {*names}:
+        return False
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(each.name in wanted or each.default is not each.empty or each.kind in optional for each in takes)
+
+
+def _methods(found: type) -> Iterator[FunctionType]:
+    for each in found.__mro__:
+        yield from filter(inspect.isfunction, vars(each).values())
+
+
+def _sets(method: FunctionType, attribute: str) -> bool:
+    code = inspect.unwrap(method).__code__
+    return attribute in code.co_names and any(
+        each.opname == "STORE_ATTR" and each.argval == attribute for each in dis.get_instructions(code)
+    )

@@ -1,0 +1,99 @@
+"""What is used of the stores' libraries beyond what they promise to keep, looked for before a store is opened.
+
+Without the libraries themselves: a module that imports what is not there could not tell. Each name is used in the
+module of its store, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast_storage.internals import Internals
+
+_S3FS = Internals(
+    "s3fs",
+    "s3fs>=2025.3,<2027",
+    (
+        "s3fs.core:S3FileSystem._call_s3(method)",
+        "s3fs.core:S3FileSystem.get_s3(bucket)",
+        "s3fs.core:S3FileSystem.retries",
+        "s3fs.core:S3FileSystem.session",
+        "s3fs.core:S3FileSystem.set_session()",
+        "s3fs.core:S3FileSystem.split_path(path)",
+    ),
+)
+_BOTOCORE = Internals(
+    "botocore",
+    "aiobotocore>=2.19,<4",
+    (
+        "botocore.awsrequest:AWSResponse(url, status_code, headers, raw)",
+        "botocore.httpsession:URLLib3Session(*, verify, proxies, timeout, max_pool_connections, client_cert, "
+        "proxies_config)",
+        "botocore.utils:get_environ_proxies(url)",
+    ),
+)
+_URLLIB3 = Internals(
+    "urllib3",
+    "urllib3>=2.3,<3",
+    (
+        "urllib3.response:HTTPResponse._original_response",
+        "urllib3.response:HTTPResponse.release_conn()",
+        "urllib3.response:HTTPResponse.shutdown()",
+    ),
+)
+_GCSFS = Internals(
+    "gcsfs",
+    "gcsfs>=2025.3,<2027",
+    (
+        "gcsfs.core:GCSFileSystem._get_headers(headers)",
+        "gcsfs.core:GCSFileSystem._get_params(kwargs)",
+        "gcsfs.core:GCSFileSystem._location",
+        "gcsfs.core:GCSFileSystem._set_session()",
+        "gcsfs.core:GCSFileSystem.credentials",
+        "gcsfs.credentials:GoogleCredentials.connect(method)",
+        "gcsfs.credentials:GoogleCredentials.credentials",
+        "gcsfs.credentials:GoogleCredentials.maybe_refresh()",
+    ),
+)
+_ADLFS = Internals("adlfs", "adlfs>=2024.12,<2027", ("adlfs.spec:AzureBlobFileSystem.service_client",))
+_AZURE_BLOB = Internals(
+    "azure.storage.blob",
+    "azure-storage-blob>=12.23,<13",
+    ("azure.storage.blob.aio:BlobServiceClient._pipeline",),
+)
+_AZURE_CORE = Internals(
+    "azure.core",
+    "azure-core>=1.30,<2",
+    (
+        "azure.core.pipeline:AsyncPipeline._transport",
+        "azure.core.pipeline.transport:AioHttpTransport.open()",
+        "azure.core.pipeline.transport:AioHttpTransport.session",
+    ),
+)
+_AIOHTTP = Internals("aiohttp", "aiohttp>=3.11,<4", ("aiohttp:ClientSession._retry_connection",))
+
+_FSSPEC = Internals(
+    "fsspec",
+    "fsspec>=2025.3,<2027",
+    (
+        "fsspec.spec:AbstractFileSystem._get_kwargs_from_urls(path)",
+        "fsspec.spec:AbstractFileSystem._strip_protocol(path)",
+    ),
+)
+
+INTERNALS: Mapping[str, tuple[Internals, ...]] = {
+    "s3": (_S3FS, _BOTOCORE, _URLLIB3),
+    "gs": (_GCSFS,),
+    "az": (_ADLFS, _AZURE_BLOB, _AZURE_CORE, _AIOHTTP),
+    "": (_FSSPEC,),
+}
+"""By protocol of a URL; under none, what opens all others."""
+
+
+def check_internals(protocol: str) -> None:
+    """Raises InvalidRequest if a library that opens such URLs is none of the versions that can be worked with.
+
+    ImportError if it is missing.
+    """
+    for library in INTERNALS.get(protocol, INTERNALS[""]):
+        library.check()

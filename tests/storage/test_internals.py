@@ -1,0 +1,90 @@
+"""Names of other libraries that these may take away: found missing when a store is opened, each of them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from types import ModuleType
+
+import pytest
+
+from holdfast_storage import internals
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.internals import Internals
+from holdfast_storage.store import open_store
+from holdfast_storage.store.internals import INTERNALS
+from support.internals import ROOT, defined_names, foreign_names, leaf, rename
+
+URLS = {"s3": "s3://bucket/run", "gs": "gs://bucket/run", "az": "az://bucket/run", "": "memory://run"}
+OPTIONS = {"s3": {"anon": True}, "gs": {"token": "anon"}, "az": {"account_name": "account", "anon": True}, "": {}}
+NAMES = [(protocol, name) for protocol, tables in INTERNALS.items() for table in tables for name in table.names]
+STORAGE = ROOT / "storage" / "holdfast_storage"
+
+
+@pytest.fixture(autouse=True)
+def as_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been looked for yet."""
+    monkeypatch.setattr(internals, "_sound", set())
+
+
+@pytest.mark.parametrize(("protocol", "name"), NAMES)
+def test_a_name_that_is_gone_is_refused(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is opened, and its first request fails with an AttributeError, or does something else than was meant."""
+    renamed = rename(monkeypatch, name)
+    with pytest.raises(InvalidRequest, match=rf"\b{renamed}\b.*Versions that work: pip install '[\w-]+>=") as refused:
+        open_store(URLS[protocol], OPTIONS[protocol])
+    assert importlib.import_module(refused.value.object).__version__ in str(refused.value)
+
+
+@pytest.mark.parametrize("protocol", URLS)
+def test_what_is_there_is_not_refused(protocol: str) -> None:
+    """A store cannot be opened with the very versions that were tested."""
+    open_store(URLS[protocol], OPTIONS[protocol])
+    assert internals._sound >= set(INTERNALS[protocol])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["", "b, a", "a", "a, b", "a, b, d", "a, b, *, e"],
+    ids=["none", "in another order", "one is needed more", "another is needed more", "a new one", "a new one by name"],
+)
+def test_other_parameters_are_refused(parameters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called has the same name, and takes its arguments for others."""
+
+    def function(a: int, b: int, *, c: int, d: int = 0) -> None: ...
+
+    library = ModuleType("library")
+    library.__version__ = "1"  # type: ignore[attr-defined]
+    library.function = function  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "library", library)
+    Internals("library", "library>=1", ("library:function(a, b, *, c)",)).check()
+    with pytest.raises(InvalidRequest, match=r"it has no function\(.*\(in library it is function\(a: "):
+        Internals("library", "library>=1", (f"library:function({parameters})",)).check()
+
+
+def test_versions_are_those_of_the_extras() -> None:
+    """pip installs a version that an error then says does not work, or the error names one that pip would not take."""
+    project = (ROOT / "pyproject.toml").read_text()
+    for extra, protocol in (("s3", "s3"), ("gcs", "gs"), ("azure", "az")):
+        known = ", ".join(f'"{table.works_with}"' for table in INTERNALS[protocol])
+        assert f"{extra} = [{known}]" in project
+    assert f'"{INTERNALS[""][0].works_with}"' in project
+    assert all("<" in table.works_with for tables in INTERNALS.values() for table in tables)
+
+
+def test_no_other_name_is_private() -> None:
+    """A name that is used and not looked for: nobody notices that it is gone."""
+    ours = defined_names(STORAGE)
+    listed = {leaf(name) for _, name in NAMES}
+    for path in STORAGE.rglob("*.py"):
+        for line, name in foreign_names(path, ours):
+            assert name in listed, f"{path}:{line} uses {name}: list it in store/internals.py"
+            assert (STORAGE / "store") in path.parents, f"{path}:{line} uses {name}: only the module of a store may"
+
+
+def test_each_name_is_used() -> None:
+    """A version is refused for something that nobody needs any more."""
+    sources = "".join(path.read_text() for path in (STORAGE / "store").rglob("*.py") if path.stem != "internals")
+    for _, name in NAMES:
+        assert re.search(rf"\b{leaf(name)}\b", sources), name

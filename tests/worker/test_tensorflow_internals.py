@@ -1,0 +1,185 @@
+"""The door to TensorFlow's and Keras's internals: what a release takes away is refused before anything is changed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tensorflow as tf
+import tf_keras
+from tensorflow.python.checkpoint import checkpoint, functional_saver
+from tensorflow.python.checkpoint import restore as tf_restore
+from tensorflow.python.checkpoint.checkpoint import _CheckpointRestoreCoordinator
+from tensorflow.python.checkpoint.restore import CheckpointPosition
+from tensorflow.python.ops import io_ops
+
+import holdfast
+from holdfast import tensorflow_internals as door
+from holdfast_storage import internals
+from holdfast_storage.errors import InvalidRequest
+from support.internals import ROOT, defined_names, foreign_names, leaf, rename
+
+pytestmark = pytest.mark.tensorflow
+
+WORKER = ROOT / "worker" / "holdfast"
+DOOR = WORKER / "tensorflow_internals.py"
+NAMES = [name for table in door.TABLES for name in table.names]
+
+
+class Program:
+    """A program that is about to restore ones, and has zeros."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.variable = tf.Variable(tf.zeros([3]))
+        self.manager = holdfast.CheckpointManager(tf.train.Checkpoint(v=self.variable), directory)
+
+    def assert_refused(self, why: str) -> None:
+        """A restore is refused, for this reason, and so is a save: nothing changes, and this worker does not join."""
+        before = sorted(self.directory.rglob("*"))
+        for call in (self.manager.restore, self.manager.restore_or_initialize, self.manager.save):
+            with pytest.raises(InvalidRequest, match=rf"(?s){why}.*Versions that work: pip install '\w+>=[\d.]+,<"):
+                call()
+        assert not self.manager._session.has_joined
+        assert sorted(self.directory.rglob("*")) == before
+        assert self.variable.numpy().tolist() == [0, 0, 0]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """In a process in which nothing has been looked for yet."""
+    with holdfast.CheckpointManager(tf.train.Checkpoint(v=tf.Variable(tf.ones([3]))), tmp_path / "run") as manager:
+        manager.save(blocking=True)
+    program = Program(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(internals, "_sound", set())
+        patched.setattr(door, "_is_tried", threading.Event())
+        for name, original in door._originals.items():
+            patched.setattr(CheckpointPosition, name, original)
+        patched.setattr(door, "_originals", {})
+        yield program
+    program.manager.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_gone_is_refused(program: Program, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade, replicas come back with the mean of their values, weights at random, without a word."""
+    assert tf_keras.__version__, "names of it are looked for where it is imported"
+    program.assert_refused(rf"\b{rename(monkeypatch, name)}\b")
+
+
+@pytest.mark.parametrize("module", [functional_saver, tf_restore], ids=["what is there", "what comes later"])
+def test_a_function_that_is_not_called_any_more_is_refused(
+    program: Program, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large values of a checkpoint on an object store are holes in a file, which TensorFlow reads after all."""
+    monkeypatch.setattr(module, "io_ops", SimpleNamespace(**vars(io_ops)))
+    program.assert_refused("io_ops.restore_v2 is not called")
+
+
+def test_methods_that_are_not_called_any_more_are_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a Keras model that is built after the restore stay random; replicas, and what comes late, are lost."""
+    restore = CheckpointPosition._restore_descendants
+
+    def restore_another_way(position: Any, trackable: Any, reader: Any = None) -> None:
+        with tf.init_scope():
+            if position.bind_object(trackable):
+                restore(position, reader)
+
+    monkeypatch.setattr(CheckpointPosition, "restore", restore_another_way)
+    program.assert_refused("CheckpointPosition restores in another way")
+
+
+def test_what_does_not_end_where_it_did_is_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas of variables that are created late keep the value that TensorFlow has given to all of them."""
+    coordinator = type("Coordinator", (_CheckpointRestoreCoordinator,), {"__setattr__": _forget_restore_saveables})
+    monkeypatch.setattr(checkpoint, "_CheckpointRestoreCoordinator", coordinator)
+    program.assert_refused("restore_saveables is not called")
+
+
+def _forget_restore_saveables(load: Any, name: str, value: Any) -> None:
+    if name != "restore_saveables":
+        object.__setattr__(load, name, value)
+
+
+def test_what_is_there_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each save pays for the check, or it fails for what it has itself put in TensorFlow's place."""
+    door.check()
+    monkeypatch.setattr(door, "_try_restore", lambda: pytest.fail("tried out twice"))
+    door.check()
+
+
+@pytest.mark.usefixtures("program")
+def test_a_check_leaves_nothing_behind() -> None:
+    """A check leaves files in TensorFlow's memory, or a function of its replaced; in a strategy's scope, it fails."""
+    restore_v2 = io_ops.restore_v2
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        door.check()
+    assert (door._served, io_ops.restore_v2) == ({}, restore_v2)
+    assert not tf.io.gfile.glob("ram://holdfast-*/*")
+
+
+def test_no_private_name_is_used_elsewhere() -> None:
+    """A name that is not looked for: after an upgrade it is found missing in the middle of a restore."""
+    ours = defined_names(WORKER)
+    for path in set(WORKER.rglob("*.py")) - {DOOR}:
+        found = [(line, name) for line, name in foreign_names(path, ours) if name not in OF_PYTHON]
+        assert not found, f"{path} uses {found}: that is for tensorflow_internals.py"
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            assert not any(module.startswith(INNER_MODULES) for module in modules), f"{path} imports {modules}"
+
+
+OF_PYTHON = ("_register_atexit", "_threads_queues")  # whose versions are few, and all tested
+INNER_MODULES = ("tensorflow.", "keras.src", "tf_keras.src")
+
+
+PUBLIC = {
+    *(
+        "Checkpoint",
+        "Layer",
+        "Model",
+        "Module",
+        "RestoreV2",
+        "SaveV2",
+        "Variable",
+        "as_dtype",
+        "autograph",
+        "base_dtype",
+    ),
+    *("constant", "device", "do_not_convert", "executing_eagerly", "experimental", "get_static_value", "gfile", "io"),
+    *("init_scope", "numpy", "raw_ops", "rmtree", "slice"),
+    *("FromString", "SerializeToString", "attributes", "checkpoint_key"),
+    *("add", "append", "asarray", "clear", "extend", "fromkeys", "fsdecode", "get", "getLogger", "items", "modules"),
+    *("pop", "setdefault", "split", "update", "Event", "RLock", "is_set", "token_hex", "library", "refusal"),
+}
+"""What others document, and so promise to keep."""
+
+
+def test_every_name_that_is_used_is_looked_for() -> None:
+    """A name is added to the door, and not to its tables."""
+    listed = {part for name in NAMES for part in re.findall(r"\w+", name)}
+    known = listed | defined_names(WORKER) | PUBLIC
+    used = {node.attr for node in ast.walk(ast.parse(DOOR.read_text())) if isinstance(node, ast.Attribute)}
+    assert used <= known, f"list {used - known} in one of the tables, or here, if it is documented"
+    assert {name for _, name in foreign_names(DOOR, defined_names(WORKER))} <= listed
+
+
+def test_each_name_is_used() -> None:
+    """A version is refused for something that nobody needs any more."""
+    uses = DOOR.read_text().rpartition("TABLES = ")[2]
+    assert [name for name in NAMES if leaf(name) not in uses] == []
+
+
+def test_versions_are_those_that_pip_installs() -> None:
+    """pip installs a version that an error then says does not work."""
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'"{door.TENSORFLOW.works_with}"' in project
+    assert f'"{door.TF_KERAS.works_with}"' in project
