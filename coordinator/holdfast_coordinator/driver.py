@@ -154,7 +154,7 @@ class Driver:
                     self._deserted(self)
             except Exception:
                 # Without the clock no deadline would ever pass again.
-                log.exception("%s: a look at the deadlines failed", self.store.url)
+                log.exception("%s: checking the deadlines failed", self.store.url)
 
     # -- effects --
 
@@ -286,7 +286,7 @@ class Driver:
                 try:
                     self.store.remove_leftovers(folder)
                 except HoldfastError as error:
-                    log.warning("%s: what kills have left behind stays: %s", self.store.url, error)
+                    log.warning("%s: leftovers of killed processes could not be removed: %s", self.store.url, error)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)

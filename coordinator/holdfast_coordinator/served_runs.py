@@ -71,7 +71,7 @@ class ServedRuns:
             # From here on nobody finds it; who had found it before is waiting for it, and it would not be deserted.
             del self._drivers[url]
             self._directories = {name: each for name, each in self._directories.items() if each != url}
-            log.info("%s: nobody is there any more", url)
+            log.info("%s: everybody has left", url)
             closing = asyncio.get_running_loop().create_task(driver.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

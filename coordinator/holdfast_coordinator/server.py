@@ -116,10 +116,10 @@ async def _serve(root: str, listen: str, advertise: str) -> None:
 
 
 def _raise_file_limit() -> None:
-    """A worker is a connection: the usual limit of 1,024 files would turn the next one away without a word."""
+    """Raise the limit of open files. Each worker is a connection, and the usual 1,024 would refuse more silently."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != most:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         except (OSError, ValueError) as error:  # macOS has a lower one than it says
-            log.warning("no more than %d connections at once: %s", limit, error)
+            log.warning("only %d connections are possible at once: %s", limit, error)

@@ -69,7 +69,7 @@ class Wait:
 
 def read_there(store: Store, name: str) -> bytes:
     """Read an object that must exist, since its name is taken. Raises StorageError if it does not appear in time."""
-    wait, missing = Wait(), f"{store.url}/{name} is there and cannot be found"
+    wait, missing = Wait(), f"{store.url}/{name} exists and is not seen here"
     while True:
         try:
             return store.read(name)

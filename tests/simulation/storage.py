@@ -143,7 +143,7 @@ class Store(base.Store):
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         call = self._begin("write", name)
         if name in self._bucket.objects:
-            raise StorageError(f"Could not write {self.url}/{name}: it is there already", object=name)
+            raise StorageError(f"Could not write {self.url}/{name}: it exists already", object=name)
         parts = [bytes(chunk) for chunk in self._each(call, chunks)]
         data = b"".join(parts)
         if call.fate.effect == "rot" and data:

@@ -28,7 +28,7 @@ def test_what_is_not_protected_is_said_once(tmp_path: Path, caplog: pytest.LogCa
             new_store("memory", tmp_path)
             open_store(tmp_path / "run")
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"plain://{tmp_path}/run: nothing that plain:// offers creates")
+    assert record.getMessage().startswith(f"plain://{tmp_path}/run: plain:// has no atomic create")
 
 
 def test_a_backend_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

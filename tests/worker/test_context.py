@@ -39,7 +39,7 @@ def manager(tmp_path: Path) -> Iterator[holdfast.CheckpointManager]:
 @pytest.mark.parametrize("autograph", [True, False])
 def test_inside_of_a_function(manager: holdfast.CheckpointManager, call: str, autograph: bool) -> None:
     """A train step that also saves: it would once, when traced; and it fails deep in TensorFlow, for another reason."""
-    with pytest.raises(Exception, match=r"CheckpointManager\.\w+\(\) was called inside of a tf\.function") as caught:
+    with pytest.raises(Exception, match=r"CheckpointManager\.\w+\(\) was called inside a tf\.function") as caught:
         tf.function(lambda: CALLS[call](manager), autograph=autograph)()
     assert autograph or isinstance(caught.value, InvalidRequest)  # AutoGraph raises one of its own around it
 
@@ -60,7 +60,7 @@ def test_autograph_leaves_our_methods_alone(
     manager: holdfast.CheckpointManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its warnings ask to report Holdfast's code to the TensorFlow team."""
-    with pytest.raises(Exception, match=r"inside of a tf\.function"):
+    with pytest.raises(Exception, match=r"inside a tf\.function"):
         tf.function(step)(manager)
     assert "AutoGraph" not in caplog.text
 
@@ -70,14 +70,12 @@ def test_dtensor(tmp_path: Path) -> None:
     dtensor = tf.experimental.dtensor
     mesh = dtensor.create_mesh([("x", 1)], devices=["CPU:0"])
     variable = dtensor.DVariable(dtensor.call_with_layout(tf.zeros, dtensor.Layout.replicated(mesh, 1), [4]))
-    with pytest.raises(
-        InvalidRequest, match="Variable:0 cannot be saved: it is laid out over a mesh, as those of DTensor are"
-    ):
+    with pytest.raises(InvalidRequest, match="Variable:0 cannot be saved: it is laid out over a mesh, as in DTensor"):
         holdfast.CheckpointManager(tf.train.Checkpoint(v=variable), tmp_path)
     later = tf.train.Checkpoint()
     manager = holdfast.CheckpointManager(later, tmp_path)
     later.v = variable
-    with pytest.raises(Exception, match=r"v/.ATTRIBUTES/VARIABLE_VALUE cannot be saved: .* as those of DTensor are"):
+    with pytest.raises(Exception, match=r"v/.ATTRIBUTES/VARIABLE_VALUE cannot be saved: .* as in DTensor"):
         capture(later)
     manager.close()
 
@@ -87,5 +85,5 @@ def test_a_variable_on_a_parameter_server(tmp_path: Path, monkeypatch: pytest.Mo
     variable = tf.Variable(1.0, name="w")
     monkeypatch.setattr(type(variable), "device", "/job:ps/replica:0/task:0/device:CPU:0")
     for given in ({"checkpoint": tf.train.Checkpoint(v=[variable])}, {"per_worker": tf.train.Checkpoint(v=variable)}):
-        with pytest.raises(InvalidRequest, match=r"w:0 cannot be saved: .* none of parameter servers"):
+        with pytest.raises(InvalidRequest, match=r"w:0 cannot be saved: .* not those of parameter servers"):
             holdfast.CheckpointManager(directory=tmp_path, **({"checkpoint": tf.train.Checkpoint()} | given))

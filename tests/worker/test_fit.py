@@ -68,7 +68,7 @@ def test_nothing_fits(manager: Make, tmp_path: Path) -> None:
     assert all(
         each in str(raised.value) for each in ("(net/w, net/b)", "(network/w, network/b)", "2 trained", "2 of its")
     )
-    with pytest.raises(SaveFailed, match="nothing is saved over it"):
+    with pytest.raises(SaveFailed, match="nothing is saved over this"):
         new.save(blocking=True)
     assert new.checkpoints == [saved]
     new.restore().expect_partial()

@@ -37,7 +37,7 @@ def test_who_has_no_part_in_saves_reads_alone(job: str) -> None:
 def test_parameter_servers_are_refused(job: str) -> None:
     """The chief waits ten minutes, in silence, for workers that run a `tf.distribute.Server` and never join."""
     cluster = CLUSTER | {"ps": ["e:1"]}
-    with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* none of parameter servers"):
+    with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* not those of parameter servers"):
         parse_tf_config(tf_config(job, 0, cluster))
     assert parse_tf_config(tf_config("evaluator", 0, cluster)).reader == "evaluator-0"
     assert not parse_tf_config(tf_config("chief", 0, CLUSTER | {"ps": []})).reader

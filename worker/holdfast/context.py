@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_PARAMETER_SERVERS = (
-    "so far Holdfast saves variables that each worker holds whole, and none of parameter servers "
+    "so far Holdfast saves only variables that each worker holds whole, not those of parameter servers "
     "(ParameterServerStrategy): use tf.train.CheckpointManager there, or train with MultiWorkerMirroredStrategy"
 )
 
@@ -43,13 +43,13 @@ def check_eager(call: str) -> None:
         return
     if tf.inside_function():
         raise InvalidRequest(
-            f"{call}() was called inside of a tf.function, which would run it once, when the function is traced, "
-            "and not at each step: call it eagerly, outside of the function"
+            f"{call}() was called inside a tf.function, which would run it once, when the function is traced, and "
+            "not at each step: call it eagerly, outside the function"
         )
     raise InvalidRequest(
-        f"{call}() was called in a graph of TensorFlow 1, whose variables have values in a session alone: call it "
+        f"{call}() was called in a graph of TensorFlow 1, whose variables have values only in a session: call it "
         "where TensorFlow executes eagerly (not below tf.Graph().as_default(), without disable_eager_execution() or "
-        "disable_v2_behavior()); what lives in a session, tf.compat.v1.train.Saver saves"
+        "disable_v2_behavior()), or save the session with tf.compat.v1.train.Saver"
     )
 
 
@@ -84,7 +84,7 @@ def why_not(device: Any) -> str:
         return NO_PARAMETER_SERVERS
     if "/device:CUSTOM:" in name:
         return (
-            "it is laid out over a mesh, as those of DTensor are: so far Holdfast saves variables that each worker "
-            "holds whole. Use tf.train.CheckpointManager there"
+            "it is laid out over a mesh, as in DTensor: so far Holdfast saves only variables that each worker holds "
+            "whole. Use tf.train.CheckpointManager there"
         )
     return ""

@@ -252,7 +252,7 @@ class CheckpointManager:
         """Return this save's number. Increase the save counter by one, once for each save that gets to its snapshot."""
         number = None if checkpoint_number is None else integer_in(checkpoint_number)
         if checkpoint_number is not None and (number is None or not 0 <= number < 1 << 63):
-            raise InvalidRequest(f"the checkpoint number {checkpoint_number} is no integer from 0 to 2^63 - 1")
+            raise InvalidRequest(f"the checkpoint number {checkpoint_number} is not an integer from 0 to 2^63 - 1")
         counter, ordinal = self._checkpoint.save_counter, self._saves + 1
         before = value_of(counter)
         if self._counted != (ordinal, before):
@@ -579,7 +579,7 @@ class CheckpointManager:
     def _check_inherited(self) -> None:
         if self._is_inherited:
             raise InvalidRequest(
-                "this CheckpointManager is that of the process from which this one was forked, or restored: make a new "
+                "this CheckpointManager belongs to the process from which this one was forked or restored: make a new "
                 "one here"
             )
 

@@ -50,7 +50,7 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
         if len(ballot.guarded) != len(mine.guarded) or len(ballot.crcs) != 4 * len(mine.guarded):
             return Failure(
                 "invalid_request",
-                f"{task} does not tell a checksum of each tensor; all workers must run the same version of Holdfast",
+                f"{task} did not send a checksum of each tensor; all workers must run the same version of Holdfast",
                 phase="vote",
                 tasks=(task,),
             )

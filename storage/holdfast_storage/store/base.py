@@ -22,8 +22,8 @@ class NotCreated(StorageError):
 
 
 UNPROTECTED = (
-    "With one coordinator at a time all is well. Two at once, of two jobs in this directory or of one that was started "
-    "again while the old one still ran, can overwrite each other's commits"
+    "One coordinator at a time is safe. Two at once can overwrite each other's commits: those of two jobs in this "
+    "directory, or of a job that was started again while the old one still ran"
 )
 """What follows for the user if a storage has no atomic create."""
 

@@ -57,9 +57,7 @@ class FsspecStore(Store):
             self._fs = kind(**{**kind._get_kwargs_from_urls(url), **storage_options, "skip_instance_cache": True})
         if not self.exclusive and url not in _warned:
             _warned.add(url)
-            log.warning(
-                "%s: nothing that %s:// offers creates an object only if there is none. %s", url, protocol, UNPROTECTED
-            )
+            log.warning("%s: %s:// has no atomic create. %s", url, protocol, UNPROTECTED)
 
     @property
     def exclusive(self) -> bool:
@@ -79,7 +77,7 @@ class FsspecStore(Store):
             with self._turn:
                 if self._info(path) is not None:
                     full = self._full(name)
-                    raise StorageError(f"Could not write {full}: it is there already", object=full)
+                    raise StorageError(f"Could not write {full}: it exists already", object=full)
                 self._make_folder(path)
                 file = self._fs.open(path, "wb")
             size = 0

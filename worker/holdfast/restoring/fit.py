@@ -66,8 +66,8 @@ class Fit:
         if weights and not trained and to_come:
             return InvalidRequest(
                 f"{self._prefix} has {len(weights)} values ({_few(weights)}) for objects of {self._what} that are "
-                "still to be built: a save would be without them. Build the model, as its first call does, and then "
-                "save. If it is meant, say so by manager.restore().expect_partial()",
+                "still to be built: a save would lose them. Build the model, for example by calling it, and then "
+                "save. If this is intended, say so with manager.restore().expect_partial()",
                 phase="restore",
                 object=self._prefix,
             )
@@ -79,8 +79,8 @@ class Fit:
         return InvalidRequest(
             f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
             f"({_few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
-            f"value ({_few(list(here))}). Has something been renamed since it was saved? Give it its old name, or go "
-            "on in another directory; nothing is saved over it. If it is meant, say so by "
+            f"value ({_few(list(here))}). Has something been renamed since the save? Give it its old name, or use "
+            "another directory: nothing is saved over this checkpoint. If this is intended, say so with "
             "manager.restore().expect_partial()",
             phase="restore",
             object=self._prefix,
@@ -99,7 +99,7 @@ class Fit:
         if (left or lacking) and not self._load.expects_partial:
             _log.warning(
                 "%s fits %s in part: %d of its values found no object (%s), and %d objects here got no value (%s). "
-                "manager.restore().expect_partial() says that this is meant",
+                "If this is intended, say so with manager.restore().expect_partial()",
                 self._prefix,
                 self._what,
                 len(left),

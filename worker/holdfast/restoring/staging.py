@@ -226,7 +226,7 @@ def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
         if key.endswith(LOCAL_SUFFIX)
     }
     for key in own.keys() - main.tensors.keys():
-        raise CheckpointDamaged(f"Checkpoint {record.prefix} has a worker's own value of {key} alone", object=key)
+        raise CheckpointDamaged(f"Checkpoint {record.prefix} has only a worker-local value of {key}", object=key)
     slices = {(key, extents): entry for (key, extents), entry in main.slices.items() if key not in own}
     return Index(main.num_shards + local.num_shards, {**main.tensors, **own}, slices)
 

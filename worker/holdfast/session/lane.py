@@ -97,8 +97,8 @@ class Lane:
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
             except RuntimeError as error:
                 raise StorageError(
-                    f"{self._name}, the thread for this call, cannot be started: {error}. Nothing was begun. Does the "
-                    "process have as many threads as it may (ulimit -u, or the container's limit of pids)?"
+                    f"{self._name}, the thread for this call, cannot be started: {error}. Nothing was begun. Check "
+                    "the limits on threads (ulimit -u, and the container's limit of pids)"
                 ) from error
         pending: Pending[T] = Pending()
         self._jobs.put((job, pending))

@@ -81,7 +81,7 @@ def _close_all(*, last: bool = False) -> None:
         try:
             leave(session).wait()
         except Exception as error:
-            log.warning("%s: not left in good order: %s", session.this_task.task, error)
+            log.warning("%s: did not leave in good order: %s", session.this_task.task, error)
 
 
 def _leave_to_parent() -> None:

@@ -377,7 +377,7 @@ class Session:
             try:
                 self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
             except (Unreachable, Refusal) as error:
-                log.info("%s: left without saying so: %s", self.this_task.task, error)
+                log.info("%s: left without telling the coordinator: %s", self.this_task.task, error)
 
 
 def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:

@@ -238,7 +238,7 @@ def _with_credentials_found(options: Mapping[str, Any]) -> GCSFileSystem:
         raise InvalidRequest(
             f"There are no credentials for Google Cloud Storage: {told}. Set GOOGLE_APPLICATION_CREDENTIALS, or log in "
             "with `gcloud auth application-default login`, or give `token` in storage_options: the file of a key, "
-            "'cloud' to wait longer for Google's metadata server, or 'anon' for a bucket that is open to everybody"
+            "'cloud' to wait longer for Google's metadata server, or 'anon' for a public bucket"
         ) from None
 
 

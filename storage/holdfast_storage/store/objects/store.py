@@ -99,7 +99,7 @@ class ObjectStore(Store):
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         with self._naming("write", name) as key:
             if self._run(self._size(key)) is not None:
-                raise StorageError(f"Could not write {self._full(name)}: it is there already", object=self._full(name))
+                raise StorageError(f"Could not write {self._full(name)}: it exists already", object=self._full(name))
             return self._write(key, chunks)
 
     def replace(self, name: str, data: Buffer) -> None:
@@ -180,8 +180,7 @@ class ObjectStore(Store):
     def _do_without_conditions(self, what: str) -> None:
         if self.exclusive:
             log.warning(
-                "%s: this storage %s the condition If-None-Match, so that nothing creates an object only if there is "
-                "none. %s",
+                "%s: this storage %s the condition If-None-Match, so it has no atomic create. %s",
                 self.url,
                 what,
                 UNPROTECTED,
