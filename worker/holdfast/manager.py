@@ -91,27 +91,8 @@ class CheckpointManager:
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
     ) -> None:
-        given = Arguments.checked(
-            checkpoint=checkpoint,
-            directory=directory,
-            max_to_keep=max_to_keep,
-            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
-            checkpoint_name=checkpoint_name,
-            step_counter=step_counter,
-            checkpoint_interval=checkpoint_interval,
-            init_fn=init_fn,
-            last_checkpoint_step=last_checkpoint_step,
-            per_worker=per_worker,
-            coordinator=coordinator,
-            storage_options=storage_options,
-            blocking=blocking,
-            save_timeout=save_timeout,
-            join_timeout=join_timeout,
-            on_divergence=on_divergence,
-            require_finite=require_finite,
-            takeover=takeover,
-            write_buffer=write_buffer,
-        )
+        # First, while nothing but the arguments has a name here.
+        given = self._given = Arguments.checked(**{name: each for name, each in locals().items() if name != "self"})
         check_variables(given.checkpoint, given.per_worker)
         self._checkpoint = given.checkpoint
         self._per_worker = given.per_worker
@@ -125,12 +106,7 @@ class CheckpointManager:
             given.require_finite,
             given.takeover,
         )
-        self._step_counter = given.step_counter
-        self._checkpoint_interval = given.checkpoint_interval
         self._last_checkpoint_step = given.last_checkpoint_step
-        self._init_fn = given.init_fn
-        self._blocking = given.blocking
-        self._join_timeout = given.join_timeout
         here = find_this_task()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
@@ -190,7 +166,7 @@ class CheckpointManager:
         self._check_inherited()
         with self._calls:
             self._check_open()
-            step = None if self._checkpoint_interval is None else value_of(self._step_counter)
+            step = None if self._given.checkpoint_interval is None else value_of(self._given.step_counter)
             if not self._is_due(step, check_interval):
                 return None
             self._join()
@@ -223,7 +199,7 @@ class CheckpointManager:
             self._raise(failed)
             if not begun.result():
                 return None
-            if self._blocking if blocking is None else blocking:
+            if self._given.blocking if blocking is None else blocking:
                 self.wait()
             return f"{self.directory}/{save.prefix}"
 
@@ -244,9 +220,9 @@ class CheckpointManager:
 
     def _is_due(self, step: int | None, check_interval: bool) -> bool:
         last = self._last_checkpoint_step
-        if step is None or self._checkpoint_interval is None:
+        if step is None or self._given.checkpoint_interval is None:
             return True
-        return last is None or not (step == last or (check_interval and step - last < self._checkpoint_interval))
+        return last is None or not (step == last or (check_interval and step - last < self._given.checkpoint_interval))
 
     def _number(self, checkpoint_number: Any) -> int:
         """Return this save's number. Increase the save counter by one, once for each save that gets to its snapshot."""
@@ -374,7 +350,7 @@ class CheckpointManager:
         if self._agreed is None or self._agreed[0] != target:
             self._agreed = None
             self._restores += 1
-            staged = agree(self._session, self._store, self._restores, target, self._join_timeout, values=Values)
+            staged = agree(self._session, self._store, self._restores, target, self._given.join_timeout, values=Values)
             self._agreed = (target, staged)
         return self._agreed[1]
 
@@ -411,8 +387,8 @@ class CheckpointManager:
         misfit = self._misfit(so_far=True)
         if misfit is not None:
             raise misfit
-        if prefix is None and self._init_fn is not None:
-            self._init_fn()
+        if prefix is None and self._given.init_fn is not None:
+            self._given.init_fn()
         return prefix
 
     @eager
@@ -458,8 +434,8 @@ class CheckpointManager:
                 raise
             while len(self._staged) > 1:
                 self._staged.pop(0).close()
-            if self._checkpoint_interval is not None:
-                self._last_checkpoint_step = value_of(self._step_counter)
+            if self._given.checkpoint_interval is not None:
+                self._last_checkpoint_step = value_of(self._given.step_counter)
             self._agreed = None
             prefix = staged.record.prefix
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
@@ -533,7 +509,7 @@ class CheckpointManager:
 
     @property
     def checkpoint_interval(self) -> int | None:
-        return self._checkpoint_interval
+        return self._given.checkpoint_interval
 
     @property
     def last_checkpoint_step(self) -> int | None:
@@ -585,4 +561,4 @@ class CheckpointManager:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InvalidRequest("this CheckpointManager is closed")
+            raise closed()

@@ -88,7 +88,7 @@ class Lane:
         Raises StorageError if no thread can be started, and InvalidRequest after `end`. Then the job is not done.
         """
         if self._ended:
-            raise _closed()
+            raise closed()
         self.caller = threading.current_thread()
         if not self._taken.locked():
             # A caller that is interrupted in here does not know whether it has started a thread. The next one starts
@@ -103,7 +103,7 @@ class Lane:
         pending: Pending[T] = Pending()
         self._jobs.put((job, pending))
         if self._gone:  # a signal handler has ended the lane while this call was on its way
-            pending.fail(_closed())
+            pending.fail(closed())
         return pending
 
     def end(self) -> None:
@@ -130,10 +130,10 @@ class Lane:
         with suppress(Empty):
             while True:
                 if (item := self._jobs.get_nowait()) is not None:
-                    item[1].fail(_closed())
+                    item[1].fail(closed())
 
 
-def _closed() -> InvalidRequest:
+def closed() -> InvalidRequest:
     return InvalidRequest("this CheckpointManager is closed")
 
 

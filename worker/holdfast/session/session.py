@@ -135,7 +135,7 @@ class Session:
         for pause in _pauses():
             remaining = end - time.monotonic()
             if self._closed.is_set():
-                raise InvalidRequest("this CheckpointManager is closed")
+                raise closed()
             if remaining <= 0:
                 raise CoordinatorUnavailable(f"{self.this_task.task} could not join within {timeout:.0f} s: {reason}")
             request = pb.JoinRequest(
