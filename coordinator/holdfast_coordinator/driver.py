@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from holdfast_protos.client import ask_whom_it_serves
+from holdfast_protos.client import ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
 from holdfast_storage.errors import HoldfastError
@@ -211,11 +211,13 @@ class Driver:
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
-            try:
-                status = await ask_whom_it_serves(effect.address, effect.host, self.store.url)
-            except Exception as error:  # an address that is none, for one: nobody is there
-                log.warning("%s: %s cannot be asked: %s", self.store.url, effect.address, error)
-                status = pb.StatusReply()
+            status = pb.StatusReply()
+            if not is_of_another_host(effect.address, effect.host):
+                try:
+                    loop = asyncio.get_running_loop()
+                    status = await loop.run_in_executor(self._threads, ask, effect.address, self.store.url)
+                except Exception as error:  # such as an address that is none
+                    log.info("%s: nobody answers at %s: %s", self.store.url, effect.address, error)
             # It may be serving another world by now, which does not lead.
             living = [w.worker for w in status.run.workers if w.alive and status.run.generation == effect.generation]
             if status.coordinator == self._process:

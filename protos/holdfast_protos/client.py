@@ -1,15 +1,19 @@
-"""Asks a coordinator for its status: one short call, never a join."""
+"""A client's connection to a coordinator."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TypeVar
 
 import grpc
-import grpc.aio
 
 from holdfast_protos.conventions import FAILURE_TRAILER, LARGEST_MESSAGE, LARGEST_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+
+T = TypeVar("T")
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -34,79 +38,102 @@ PATIENCE = 3.0
 """Seconds to wait for an answer."""
 
 
-class NoAnswer(Exception):
-    """No coordinator answers.
+class Unreachable(Exception):
+    """The coordinator did not answer.
 
     Attributes:
-        hangs: whether a process listens at the port but does not answer: it is stopped, or hangs.
+        code: the name of gRPC's status; empty if the call was not even made.
+        details: what gRPC says of it.
     """
 
-    def __init__(self, reason: str, hangs: bool = False) -> None:
-        super().__init__(reason)
-        self.hangs = hangs
+    def __init__(self, message: str, code: str = "", details: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details
 
 
-class NotServed(Exception):
-    """A coordinator answers, but does not know the run."""
+class Refusal(Exception):
+    """The coordinator refused the call."""
+
+    def __init__(self, failure: pb.Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Link:
+    """A coordinator at an address. Calls raise Unreachable or Refusal; `timeout` is in seconds."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = rpc.CoordinatorStub(self._channel)
+
+    def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
+        return self._call(lambda: self._stub.Join(request, timeout=timeout))
+
+    def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
+        return self._call(lambda: self._stub.Vote(request, timeout=timeout))
+
+    def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda: self._stub.Report(iter(chunks), timeout=timeout))
+
+    def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
+        return self._call(lambda: self._stub.Fail(request, timeout=timeout))
+
+    def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
+        return self._call(lambda: self._stub.Restore(request, timeout=timeout))
+
+    def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
+        return self._call(lambda: self._stub.AwaitUpkeep(request, timeout=timeout))
+
+    def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
+        return self._call(lambda: self._stub.Leave(request, timeout=timeout))
+
+    def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply:
+        return self._call(lambda: self._stub.Status(request, timeout=timeout))
+
+    def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
+        """Present as long as `beats` goes on."""
+        call = self._call(lambda: self._stub.Attend(beats))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        finally:
+            call.cancel()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        except ValueError as error:
+            # What gRPC raises for a call on a channel that another thread has closed, on its way to another address.
+            raise Unreachable(f"no longer at {self.address} ({error})") from None
+
+    def _translated(self, error: grpc.RpcError) -> Unreachable | Refusal:
+        assert isinstance(error, grpc.Call)
+        for key, value in error.trailing_metadata() or ():
+            if key == FAILURE_TRAILER:
+                return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
+        code, details = error.code().name, error.details() or "no answer"
+        # Where a call only took too long, the coordinator may be there, and wait for its storage itself.
+        late = ", or its storage does not answer it" if code == "DEADLINE_EXCEEDED" else ""
+        return Unreachable(f"no coordinator answers at {self.address}{late} ({code}: {details})", code, details)
 
 
 def ask(address: str, run: str = "") -> pb.StatusReply:
-    """Ask the coordinator at HOST:PORT about a run or, without one, which runs it serves.
+    """Ask the coordinator at HOST:PORT for the status of a run, or without one for the runs that it serves.
 
-    Raises NoAnswer within a few seconds, or NotServed.
+    Raises Unreachable if it does not answer within a few seconds, and Refusal if it does not know the run.
     """
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        try:
-            return rpc.CoordinatorStub(channel).Status(pb.StatusRequest(run=run), timeout=PATIENCE)
-        except grpc.RpcError as error:
-            raise _why(address, error) from None
+    with closing(Link(address)) as link:
+        return link.status(pb.StatusRequest(run=run), PATIENCE)
 
 
 def is_of_another_host(address: str, host: str) -> bool:
     """Return whether an address is a loopback address of another host, so that somebody else answers at it here."""
     return address.startswith(("127.", "localhost", "[::1]")) and host != socket.gethostname()
-
-
-async def ask_whom_it_serves(address: str, host: str, run: str) -> pb.StatusReply:
-    """Ask the coordinator at `address` on `host` about a run. The reply is empty if nobody there knows it."""
-    if is_of_another_host(address, host):
-        return pb.StatusReply()
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        try:
-            return await rpc.CoordinatorStub(channel).Status(pb.StatusRequest(run=run), timeout=PATIENCE)
-        except grpc.aio.AioRpcError:
-            return pb.StatusReply()
-
-
-def _why(address: str, error: grpc.RpcError) -> NoAnswer | NotServed:
-    assert isinstance(error, grpc.Call)
-    if any(key == FAILURE_TRAILER for key, _ in error.trailing_metadata() or ()):
-        return NotServed(error.details() or "")
-    match error.code():
-        case grpc.StatusCode.DEADLINE_EXCEEDED if _is_held(address):
-            return NoAnswer(
-                f"a process listens at {address} but did not answer within {PATIENCE:.0f} s: it is stopped, or hangs",
-                hangs=True,
-            )
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return NoAnswer(f"nobody answered at {address} within {PATIENCE:.0f} s")
-        case grpc.StatusCode.UNAVAILABLE:
-            return NoAnswer(f"nobody answers at {address} ({_short(error.details())})")
-        case code:
-            return NoAnswer(f"what answers at {address} is not a coordinator ({code.name}: {_short(error.details())})")
-
-
-def _is_held(address: str) -> bool:
-    """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
-    except OSError:
-        return False
-    return True
-
-
-def _short(details: str | None) -> str:
-    """Shorten gRPC's details: it lists every address that it tried, and the end says why."""
-    text = (details or "no reason given").rpartition(": ")[2]
-    return text if len(text) < 100 else f"{text[:97]}..."

@@ -10,8 +10,8 @@ import pytest
 import holdfast.session.session
 import holdfast_coordinator.core.membership
 from holdfast.restoring.staging import Staged
-from holdfast.session.link import Link
 from holdfast_coordinator.core.membership import LOST_AFTER
+from holdfast_protos.client import Link
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
 from holdfast_storage.run_directory import read_run

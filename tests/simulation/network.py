@@ -57,13 +57,6 @@ class Broken(grpc.RpcError, grpc.Call):
     initial_metadata = is_active = time_remaining = cancel = add_callback = _unused
 
 
-class AioBroken(grpc.aio.AioRpcError):
-    """The same for asyncio."""
-
-    def __init__(self, error: Broken) -> None:
-        super().__init__(error.code(), grpc.aio.Metadata(), grpc.aio.Metadata(), error.details())
-
-
 class Network:
     """Who listens where, and the messages on their way."""
 
@@ -413,54 +406,6 @@ class Stream:
             waiter.wake()
 
 
-class AioChannel:
-    """`grpc.aio.insecure_channel(address)`, as far as the probe of another leader goes."""
-
-    def __init__(self, network: Network, address: str) -> None:
-        self._network = network
-        self._process = here()
-        self._address = address
-
-    async def __aenter__(self) -> AioChannel:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
-
-    def unary_unary(self, path: str, **serializers: Any) -> Callable[..., Any]:
-        return partial(self._call, path.rpartition("/")[2], _Serializers(**serializers))
-
-    def stream_unary(self, path: str, **_: Any) -> None:
-        return None
-
-    stream_stream = stream_unary
-
-    async def _call(self, method: str, serializers: _Serializers, request: Any, timeout: float) -> Any:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Broken | None] = loop.create_future()
-
-        def finished(error: Broken | None) -> None:
-            if not future.done():
-                future.set_result(error)
-
-        delay = self._network.world.policy.connects(self._process, self._address)
-        await asyncio.sleep(0.2 if delay is None else delay)
-        connection = self._network.connect(self._process, self._address)
-        if delay is None or isinstance(connection, Broken):
-            raise AioBroken(Broken(grpc.StatusCode.UNAVAILABLE, f"{self._address} cannot be reached"))
-        call = Rpc(connection, method, lambda error: loop.call_soon(finished, error))
-        call.send(_joined([serializers.request_serializer(request)]), last=True)
-        try:
-            error = await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            error = Broken(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        finally:
-            connection.cut("the client has closed it")
-        if error is not None:
-            raise AioBroken(error)
-        return serializers.response_deserializer(call.replies[0])
-
-
 class _Serializers:
     def __init__(self, request_serializer: Any, response_deserializer: Any, _registered_method: bool) -> None:
         self.request_serializer = request_serializer
@@ -589,15 +534,10 @@ async def _heard(rpc: Rpc, deserialize: Callable[[bytes], Any]) -> AsyncIterator
 
 def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
     """What stands for the module `grpc` in the product."""
-    aio = SimpleNamespace(
-        insecure_channel=lambda address, options=None: AioChannel(network(), address),
-        server=lambda options=None: Server(network()),
-        AioRpcError=grpc.aio.AioRpcError,
-    )
     return SimpleNamespace(
         insecure_channel=lambda address, options=None: Channel(network(), address),
         RpcError=grpc.RpcError,
         Call=grpc.Call,
         StatusCode=grpc.StatusCode,
-        aio=aio,
+        aio=SimpleNamespace(server=lambda options=None: Server(network())),
     )

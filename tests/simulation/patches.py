@@ -35,7 +35,6 @@ import holdfast.saving.save
 import holdfast.saving.write
 import holdfast.session.identity
 import holdfast.session.lane
-import holdfast.session.link
 import holdfast.session.open_sessions
 import holdfast.session.session
 import holdfast_coordinator.calls

@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 
 from holdfast.saving.outcome import Claim
-from holdfast.session.link import Unreachable
 from holdfast.session.session import Session
 from holdfast_coordinator.core.upkeep import Upkeep
+from holdfast_protos.client import Unreachable
 from holdfast_storage.entries import encode
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, StorageError
 from holdfast_storage.layout import log_entry

@@ -14,7 +14,7 @@ import pytest
 
 import holdfast_coordinator.driver
 import holdfast_storage.parallel
-from holdfast.session.link import Link, Refusal, Unreachable
+from holdfast_protos.client import Link, Refusal, Unreachable
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import log_entry

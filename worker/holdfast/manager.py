@@ -21,7 +21,7 @@ from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
 from holdfast.session import open_sessions
 from holdfast.session.identity import process_id
-from holdfast.session.lane import Lane, Pending, wait_for
+from holdfast.session.lane import Lane, Pending, closed, wait_for
 from holdfast.session.session import ASK_WITHIN, Session
 from holdfast.session.this_task import find_this_task
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import textwrap
 from collections.abc import Iterator
 
 from holdfast.cli.output import count, human_duration, human_size
 from holdfast.cli.target import no_run, open_directory
 from holdfast.session.hint import read_hint
 from holdfast_coordinator.wire import log_status
-from holdfast_protos.client import NoAnswer, NotServed, ask, is_of_another_host
+from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable
 from holdfast_storage.layout import HINT
@@ -29,8 +31,10 @@ def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
     try:
         listed = ask(address)
         runs = [ask(address, url).run for url in listed.runs]
-    except (NoAnswer, NotServed) as error:
-        raise CoordinatorUnavailable(f"{error}") from None
+    except Refusal as error:
+        raise CoordinatorUnavailable(str(error)) from None
+    except Unreachable as error:
+        raise CoordinatorUnavailable(_in_words(address, error)[0]) from None
     for run in runs:
         run.coordinator.address = address
         run.bad.extend(_bad(run))
@@ -85,26 +89,51 @@ def _ask(address: str, host: str, url: str, run_id: str) -> tuple[pb.RunStatus |
     if host and is_of_another_host(address, host):
         return None, f"it can be asked only on {host}", False
     try:
-        try:
-            reply = ask(address, url)
-        except NotServed:
-            # The coordinator may reach the directory by another path.
-            reply = _by_id(address, run_id)
-    except NoAnswer as error:
-        return None, str(error), error.hangs
-    except NotServed as error:
+        reply = _found(address, url, run_id)
+    except Refusal as error:
         return None, f"the coordinator there does not serve the run ({error})", False
+    except Unreachable as error:
+        return None, *_in_words(address, error)
     if run_id and reply.run_id and reply.run_id != run_id:
         return None, "the coordinator there serves another run at this path", False
     return reply.run, "answers", False
 
 
-def _by_id(address: str, run_id: str) -> pb.StatusReply:
-    for url in ask(address).runs if run_id else ():
-        reply = ask(address, url)
-        if reply.run_id == run_id:
-            return reply
-    raise NotServed("no worker of this run has called since it was started")
+def _found(address: str, url: str, run_id: str) -> pb.StatusReply:
+    try:
+        return ask(address, url)
+    except Refusal:
+        # The coordinator may reach the directory by another path.
+        for other in ask(address).runs if run_id else ():
+            if (reply := ask(address, other)).run_id == run_id:
+                return reply
+        raise
+
+
+def _in_words(address: str, error: Unreachable) -> tuple[str, bool]:
+    """Return what is known of an address that does not answer, in words, and whether a process there hangs."""
+    # gRPC lists every address that it tried, and the end says why.
+    why = textwrap.shorten(error.details.rpartition(": ")[2], 100, placeholder="...")
+    match error.code:
+        case "DEADLINE_EXCEEDED" if _is_held(address):
+            held = f"a process listens at {address} but did not answer within {PATIENCE:.0f} s: it is stopped, or hangs"
+            return held, True
+        case "DEADLINE_EXCEEDED":
+            return f"nobody answered at {address} within {PATIENCE:.0f} s", False
+        case "UNAVAILABLE":
+            return f"nobody answers at {address} ({why})", False
+        case code:
+            return f"what answers at {address} is not a coordinator ({code}: {why})", False
+
+
+def _is_held(address: str) -> bool:
+    """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _bad(run: pb.RunStatus) -> Iterator[str]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id
-from holdfast.session.link import Link, Refusal, Unreachable
+from holdfast.session.lane import closed
 from holdfast.session.this_task import ThisTask
+from holdfast_protos.client import Link, Refusal, Unreachable
 from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, describe
-from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError, StorageError
 from holdfast_storage.layout import HINT
 from holdfast_storage.store.base import Store
 
