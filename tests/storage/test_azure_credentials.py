@@ -27,7 +27,8 @@ class NoToken:
 
 
 def test_without_credentials() -> None:
-    """All ways to log in are tried again and again, and the log says so each time, at fifteen lines."""
+    """Missing credentials end in one error that says what to set. Guards against trying every way to log in again and
+    again, with fifteen lines of log each time."""
     token = NoToken()
     store = open_store("az://container/run", {"account_name": "account", "credential": token})
     with pytest.raises(StorageError, match=r"az://container/run: no token was to be had.*`az login`.*storage_options"):
@@ -36,7 +37,8 @@ def test_without_credentials() -> None:
 
 
 def test_a_token_that_cannot_be_renewed() -> None:
-    """A save lost to a moment in which the machine's own credentials are not given out."""
+    """A token that cannot be renewed at the moment is asked for again. Guards against a save that is lost because the
+    machine's own credentials are unavailable for a moment."""
     client = AzureClient("container/run", {"account_name": "account", "credential": NoToken()})
     client._authorised = True
     with pytest.raises(RequestFailed) as raised:

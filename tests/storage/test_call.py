@@ -20,7 +20,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def test_what_it_returns_and_raises(loop: asyncio.AbstractEventLoop) -> None:
-    """A failed request that counts as done; memory that is given back twice, or never."""
+    """A call returns or raises what its coroutine does, and gives memory back once. Guards against a failed request
+    that counts as done, and memory that is given back twice or never."""
     ended: list[int] = []
 
     async def work(answer: int) -> int:
@@ -38,7 +39,8 @@ def test_what_it_returns_and_raises(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_it_is_over_when_it_has_let_go(loop: asyncio.AbstractEventLoop) -> None:
-    """Memory that somebody else has by now, and a thread of the one before still writes to."""
+    """A call is over only when its thread no longer uses the memory. Guards against a thread that still writes to
+    memory that somebody else has by now."""
     begun, let_go = threading.Event(), threading.Event()
 
     async def work() -> None:
@@ -58,7 +60,8 @@ def test_it_is_over_when_it_has_let_go(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_the_first_error_is_told_at_once(loop: asyncio.AbstractEventLoop) -> None:
-    """A save that fails only when the slowest of its parts has been given up."""
+    """The first error of several calls is raised at once. Guards against a save that fails only when the slowest of its
+    parts has been given up."""
 
     async def fail() -> None:
         raise OSError("cut")
@@ -70,7 +73,8 @@ def test_the_first_error_is_told_at_once(loop: asyncio.AbstractEventLoop) -> Non
 
 
 def test_what_is_stopped_at_once_never_begins(loop: asyncio.AbstractEventLoop) -> None:
-    """A part that is sent although its upload has failed, or whose memory is never given back."""
+    """A call that is stopped before it starts never begins, and gives its memory back. Guards against a part that is
+    sent although its upload has failed."""
     begun, ended = threading.Event(), threading.Event()
     held = threading.Event()
 

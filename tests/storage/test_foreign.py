@@ -51,7 +51,8 @@ def found(store: Store, state: LogState = STATE) -> list[str]:
 
 
 def test_what_the_manager_saved_is_the_newest(store: Store) -> None:
-    """Somebody goes back to TensorFlow's manager and then to Holdfast: 40 steps are rolled back without a word."""
+    """What TensorFlow's manager has saved since the last commit is restored as the newest. Guards against a silent
+    rollback of 40 steps after going to TensorFlow's manager and back."""
     put(store, "ckpt-3", "ckpt-4")
     name(store, (OURS.prefix, 2.0), ("ckpt-3", 3.0), ("ckpt-4", 4.0))
     state, told = with_foreign(store, STATE)
@@ -66,7 +67,8 @@ def test_what_the_manager_saved_is_the_newest(store: Store) -> None:
 
 
 def test_readers_find_it_too(store: Store) -> None:
-    """`latest_checkpoint`, `ls` and an evaluator disagree with what the next start will restore."""
+    """Readers find what TensorFlow's manager has saved, too. Guards against `latest_checkpoint`, `ls` and an evaluator
+    that disagree with what the next start restores."""
     Log(store).publish(Entry(0, "commit", "w", 1.0, STATE), 0)
     put(store, "ckpt-3")
     name(store, ("ckpt-3", 3.0))
@@ -76,7 +78,8 @@ def test_readers_find_it_too(store: Store) -> None:
 
 
 def test_what_the_next_entry_records_is_no_news(store: Store) -> None:
-    """What was taken over once comes back on top of each later commit, until the next one rewrites the file."""
+    """Once an entry records a checkpoint of TensorFlow's manager, it is not taken over again. Guards against a
+    checkpoint that comes back on top of each later commit until the file is rewritten."""
     put(store, "ckpt-3")
     name(store, ("ckpt-1", 1.0), (OURS.prefix, 2.0), ("ckpt-3", 3.0))
     state, _ = with_foreign(store, STATE)
@@ -85,7 +88,8 @@ def test_what_the_next_entry_records_is_no_news(store: Store) -> None:
 
 
 def test_a_file_that_is_late_names_nothing_new(store: Store) -> None:
-    """A mount that lags, or a coordinator that was superseded, shows an older file: the run is rolled back to it."""
+    """An outdated `checkpoint` file changes nothing. Guards against a rollback because a mount lags, or because a
+    superseded coordinator wrote the file."""
     later = STATE.restored(IMPORTED.prefix).commit(CheckpointRecord("ckpt-9.0000000b.1/ckpt-9", 9, 9.0))
     for state in (STATE, STATE.restored(IMPORTED.prefix), LogState("run", checkpoints=(IMPORTED,))):
         store.replace("checkpoint", to_bytes(state))
@@ -93,7 +97,8 @@ def test_a_file_that_is_late_names_nothing_new(store: Store) -> None:
 
 
 def test_the_same_name_again(store: Store) -> None:
-    """A start from scratch with TensorFlow numbers from 1 again, over files that the log took over before."""
+    """A name that TensorFlow uses again counts as newer, by its time. Guards against a start from scratch with
+    TensorFlow, over files that the log took over before, that is not noticed."""
     name(store, ("ckpt-1", 7.0))
     state, _ = with_foreign(store, replace(STATE, damaged=("ckpt-1",)))
     assert state.checkpoints == (OURS, CheckpointRecord("ckpt-1", 1, 7.0, stock=True))
@@ -101,14 +106,16 @@ def test_the_same_name_again(store: Store) -> None:
 
 
 def test_what_is_listed_but_gone(store: Store) -> None:
-    """TensorFlow's manager deletes between two writings of its file; what it is about to delete is no restore point."""
+    """A listed checkpoint whose files are gone is left out. Guards against restoring what TensorFlow's manager is about
+    to delete between two writings of its file."""
     put(store, "ckpt-4")
     name(store, ("ckpt-3", 3.0), ("ckpt-4", 4.0))
     assert found(store) == ["ckpt-1", OURS.prefix, "ckpt-4"]
 
 
 def test_files_that_no_manager_wrote(store: Store) -> None:
-    """`save_weights`, or `Checkpoint.save` for an export, beside the run: training goes on without its optimizer."""
+    """A `checkpoint` file that no manager wrote only gives a warning. Guards against training that goes on without its
+    optimizer, from `save_weights` or an export beside the run."""
     put(store, "weights-3")
     store.replace("checkpoint", b'model_checkpoint_path: "weights-3"\nall_model_checkpoint_paths: "weights-3"\n')
     state, told = with_foreign(store, STATE)
@@ -118,7 +125,8 @@ def test_files_that_no_manager_wrote(store: Store) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"\0\0nonsense", b'model_checkpoint_path: "gone-1"'])
 def test_no_file_and_useless_ones(store: Store, tmp_path: Path, text: bytes) -> None:
-    """A damaged text file stops a run that its log describes whole."""
+    """Without a usable `checkpoint` file the log's state stands. Guards against a damaged text file that stops a run
+    which its log describes completely."""
     store.replace("checkpoint", text)
     assert with_foreign(store, STATE) == (STATE, "")
     assert with_foreign(new_store("posix", tmp_path / "another"), STATE) == (STATE, "")
@@ -137,7 +145,8 @@ JOBS = st.lists(
 @given(JOBS)
 @settings(max_examples=150, deadline=None)
 def test_there_and_back_as_often_as_one_likes(jobs: list[tuple[str, int, bool]]) -> None:
-    """Each job goes on from what the one before it saved last, whoever that was; and nobody's is forgotten."""
+    """Each job goes on from what the job before it saved last, whichever manager it used. Guards against a checkpoint
+    that is forgotten by changing the manager."""
     store, state, clock = new_store("memory", Path()), LogState("run"), itertools.count(1)
     last, counter = "", 0
     for number, (who, saves, odd) in enumerate(jobs):
@@ -165,7 +174,8 @@ def test_there_and_back_as_often_as_one_likes(jobs: list[tuple[str, int, bool]])
 
 @pytest.mark.tensorflow
 def test_tensorflows_manager_and_its_other_writers(tmp_path: Path) -> None:
-    """The file as TensorFlow writes it, ours among what it keeps; and how it deletes ours, and those alone."""
+    """TensorFlow's own writers make files that are read as expected, with our checkpoints among them. Guards against a
+    change of TensorFlow's format, or of which of our files its manager deletes."""
     import tensorflow as tf
 
     store = new_store("posix", tmp_path)
@@ -182,14 +192,16 @@ def test_tensorflows_manager_and_its_other_writers(tmp_path: Path) -> None:
 
 
 def test_a_time_that_nobody_knew_is_not_older(store: Store) -> None:
-    """A backup brings an old file back: all that was committed since was rolled back, and then deleted."""
+    """A checkpoint without a known time is not counted as older. Guards against a backup of the file that rolls back,
+    and then deletes, all that was committed since."""
     state = replace(STATE, checkpoints=(replace(IMPORTED, time=0.0), OURS))
     name(store, ("ckpt-1", 1.0))
     assert with_foreign(store, state) == (state, "")
 
 
 def test_what_is_named_and_not_there_is_told(store: Store) -> None:
-    """A mount shows TensorFlow's newest late: the one before was restored, and the next commit forgot it in silence."""
+    """A named checkpoint whose index is missing gives a warning. Guards against TensorFlow's newest, shown late by a
+    mount, that the next commit silently forgets."""
     put(store, "ckpt-3")
     name(store, ("ckpt-3", 3.0), ("ckpt-4", 4.0))
     state, told = with_foreign(store, STATE)
@@ -198,7 +210,8 @@ def test_what_is_named_and_not_there_is_told(store: Store) -> None:
 
 
 def test_a_file_that_cannot_be_read_takes_nothing_away(tmp_path: Path) -> None:
-    """Its rights are wrong, or a folder is in its place: nobody could restore or save any more."""
+    """An unreadable `checkpoint` file takes nothing away from the log. Guards against a run that nobody can restore or
+    save because of the file's rights, or a folder in its place."""
     store = new_store("posix", tmp_path)
     put(store, "ckpt-1", OURS.prefix, "checkpoint/odd")
     state, told = with_foreign(store, STATE)

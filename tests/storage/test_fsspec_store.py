@@ -21,7 +21,8 @@ def store(tmp_path: Path) -> FsspecStore:
 
 
 def test_what_is_not_protected_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two coordinators that overwrite each other's commits, and nobody had said so; or a log full of it."""
+    """A backend without an atomic create gives exactly one warning. Guards against two coordinators that overwrite each
+    other's commits without a word, and a log full of warnings."""
     with caplog.at_level(logging.WARNING, "holdfast.storage"):
         for _ in range(3):
             open_store(f"plain://{tmp_path}/run")
@@ -32,7 +33,8 @@ def test_what_is_not_protected_is_said_once(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_backend_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own error, or its traceback, in place of the URL."""
+    """An unreachable backend ends in a StorageError that names the URL. Guards against a library's own error or
+    traceback."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
@@ -43,7 +45,8 @@ def test_a_backend_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_unreadable_is_not_missing(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`exists` says no where it cannot look: the object that is there is overwritten."""
+    """An object that cannot be looked at is not called missing. Guards against an existing object that is overwritten
+    because `exists` says no."""
     store.create("log/1", b"first")
 
     def fail(*args: object, **kwargs: object) -> None:
@@ -58,7 +61,8 @@ def test_unreadable_is_not_missing(store: FsspecStore, monkeypatch: pytest.Monke
 
 
 def test_what_the_caller_raises_stays_what_it_is(store: FsspecStore) -> None:
-    """A save that was given up, told as a failure of the storage."""
+    """An error of the caller's chunks passes unchanged. Guards against a save that was given up, reported as a failure
+    of the storage."""
 
     def chunks() -> object:
         yield b"x"
@@ -69,7 +73,7 @@ def test_what_the_caller_raises_stays_what_it_is(store: FsspecStore) -> None:
 
 
 def test_large_objects_go_in_chunks(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole object in memory, once more."""
+    """Large objects are written chunk by chunk. Guards against a second copy of the whole object in memory."""
     seen = []
     opened = PlainFileSystem._open
 

@@ -94,14 +94,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_without_credentials(asked: list[str]) -> None:
-    """Half a minute of looking for a metadata server, and then a bucket that nobody may read without a name."""
+    """Missing credentials are an error at once. Guards against half a minute of looking for a metadata server, and then
+    anonymous access to a bucket that forbids it."""
     with pytest.raises(InvalidRequest, match=r"no credentials for Google.*GOOGLE_APPLICATION_CREDENTIALS.*token"):
         open_store("gs://bucket/run")
     assert asked == ["ping"]
 
 
 def test_a_file_that_is_not_there(asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The same, where the user had named a file, of which nothing is said."""
+    """A missing credentials file that the user has named is an error at once. Guards against the same search for a
+    metadata server, without a word about the file."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     with pytest.raises(InvalidRequest, match=r"key\.json was not found"):
         open_store("gs://bucket/run")
@@ -109,7 +111,8 @@ def test_a_file_that_is_not_there(asked: list[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_an_emulator_needs_none(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process of a test looks for a metadata server first."""
+    """An emulator needs no credentials. Guards against tests in which each process first looks for a metadata
+    server."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
     open_store("gs://bucket/run")
     open_store("gs://bucket/run", {"token": "anon"})
@@ -117,7 +120,8 @@ def test_an_emulator_needs_none(asked: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_credentials_of_the_machine(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Google's own machines nothing needs to be configured."""
+    """On Google's own machines the machine's credentials are used. Guards against a configuration that nobody should
+    need."""
     monkeypatch.setenv("GCE_METADATA_IP", google.address)
     monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", google.address)
     assert open_store("gs://bucket/run", {"endpoint_url": f"http://{google.address}"}).size("a") is None
@@ -135,7 +139,8 @@ def test_the_credentials_of_the_machine(google: Google, monkeypatch: pytest.Monk
 def test_a_token_that_cannot_be_renewed(
     google: Google, renewal: tuple[int, str] | None, kind: FailureKind, says: str
 ) -> None:
-    """A key that was revoked, tried again for a minute; or a moment without network, taken for such a key."""
+    """A revoked key is an error at once; a moment without network is not. Guards against a minute of tries with a
+    revoked key, and a save lost to a moment without network."""
     address = google.address
     if renewal is None:
         address = "127.0.0.1:1"
@@ -152,7 +157,8 @@ def test_a_token_that_cannot_be_renewed(
 
 
 def test_a_token_is_renewed(google: Google) -> None:
-    """A training that goes on for longer than the hour for which a token is good."""
+    """A token is renewed when it expires. Guards against a training that fails after the hour for which a token is
+    valid."""
     token = Credentials(
         "old", refresh_token="x", token_uri=f"http://{google.address}/token", client_id="me", client_secret="x"
     )

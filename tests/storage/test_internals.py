@@ -30,7 +30,8 @@ def as_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("protocol", "name"), NAMES)
 def test_a_name_that_is_gone_is_refused(protocol: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store is opened, and its first request fails with an AttributeError, or does something else than was meant."""
+    """Opening a store refuses a library that lacks a private name that we use. Guards against a first request that
+    fails with an AttributeError, or does something else than intended."""
     renamed = rename(monkeypatch, name)
     with pytest.raises(InvalidRequest, match=rf"\b{renamed}\b.*Versions that work: pip install '[\w-]+>=") as refused:
         open_store(URLS[protocol], OPTIONS[protocol])
@@ -39,7 +40,8 @@ def test_a_name_that_is_gone_is_refused(protocol: str, name: str, monkeypatch: p
 
 @pytest.mark.parametrize("protocol", URLS)
 def test_what_is_there_is_not_refused(protocol: str) -> None:
-    """A store cannot be opened with the very versions that were tested."""
+    """Opening a store accepts the tested versions. Guards against a store that cannot be opened with the very versions
+    that were tested."""
     open_store(URLS[protocol], OPTIONS[protocol])
     assert internals._sound >= set(INTERNALS[protocol])
 
@@ -50,7 +52,8 @@ def test_what_is_there_is_not_refused(protocol: str) -> None:
     ids=["none", "in another order", "one is needed more", "another is needed more", "a new one", "a new one by name"],
 )
 def test_other_parameters_are_refused(parameters: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is called has the same name, and takes its arguments for others."""
+    """Opening a store refuses a library whose functions take other parameters. Guards against a call that has the same
+    name and takes its arguments for others."""
 
     def function(a: int, b: int, *, c: int, d: int = 0) -> None: ...
 
@@ -64,7 +67,8 @@ def test_other_parameters_are_refused(parameters: str, monkeypatch: pytest.Monke
 
 
 def test_versions_are_those_of_the_extras() -> None:
-    """pip installs a version that an error then says does not work, or the error names one that pip would not take."""
+    """The versions in the error are those of the extras. Guards against pip installing a version that an error then
+    rejects, or an error that names a version that pip rejects."""
     project = (ROOT / "pyproject.toml").read_text()
     for extra, protocol in (("s3", "s3"), ("gcs", "gs"), ("azure", "az")):
         known = ", ".join(f'"{table.works_with}"' for table in INTERNALS[protocol])
@@ -74,7 +78,8 @@ def test_versions_are_those_of_the_extras() -> None:
 
 
 def test_no_other_name_is_private() -> None:
-    """A name that is used and not looked for: nobody notices that it is gone."""
+    """No other private name of these libraries is used. Guards against a name that nobody checks, so nobody notices
+    when it is gone."""
     ours = defined_names(STORAGE)
     listed = {leaf(name) for _, name in NAMES}
     for path in STORAGE.rglob("*.py"):
@@ -84,7 +89,8 @@ def test_no_other_name_is_private() -> None:
 
 
 def test_each_name_is_used() -> None:
-    """A version is refused for something that nobody needs any more."""
+    """Each checked name is used. Guards against a version that is refused because of something that nobody needs any
+    more."""
     sources = "".join(path.read_text() for path in (STORAGE / "store").rglob("*.py") if path.stem != "internals")
     for _, name in NAMES:
         assert re.search(rf"\b{leaf(name)}\b", sources), name

@@ -16,7 +16,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_it_ends(clock: Clock) -> None:
-    """A wait without an end, or one that gives up before the last look that it promised."""
+    """A wait ends at its time, after one last look. Guards against a wait without an end, and one that gives up before
+    the last look that it promised."""
     wait = Wait()
     while wait.again("it is not there"):
         pass
@@ -25,14 +26,14 @@ def test_it_ends(clock: Clock) -> None:
 
 
 def test_none(clock: Clock) -> None:
-    """A pause where nothing was to be waited for."""
+    """With no patience there is no wait. Guards against a pause where nothing should be waited for."""
     assert not Wait(0.0).again("it is not there")
     assert not Wait(-5.0).again("it is not there")
     assert clock.pauses == 0
 
 
 def test_what_is_as_old_is_waited_for_once(clock: Clock) -> None:
-    """A minute for each of a hundred objects."""
+    """Objects of the same age share one wait. Guards against a minute of waiting for each of a hundred objects."""
     wait = Wait(10.0)
     while wait.again("one is not there"):
         pass
@@ -43,7 +44,8 @@ def test_what_is_as_old_is_waited_for_once(clock: Clock) -> None:
 
 
 def test_what_nobody_waits_for_ends(clock: Clock) -> None:
-    """A thread that waits for the objects of a save which was given up, while its program wants to end."""
+    """A wait ends when nobody is interested any more. Guards against a thread that waits for the objects of a save that
+    was given up, while its program wants to end."""
     wait = Wait(over=lambda: clock.pauses >= 3)
     while wait.again("it is not there"):
         pass
@@ -51,7 +53,7 @@ def test_what_nobody_waits_for_ends(clock: Clock) -> None:
 
 
 def test_a_long_one_is_told_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """Silence for a minute; or a line for each look."""
+    """A long wait is logged once. Guards against a minute of silence, and a line for each look."""
     with caplog.at_level(logging.WARNING):
         short = Wait(3.0)
         while short.again("soon"):

@@ -12,7 +12,8 @@ from holdfast_storage.errors import InvalidRequest
 
 
 def test_the_names_of_the_design() -> None:
-    """A name that differs from those which stock readers and older checkpoints have."""
+    """Names have the form that the design documents show. Guards against a name that stock readers and older
+    checkpoints do not use."""
     prefix = layout.prefix("ckpt", 1000, "7f3a2c1b", 12)
     folder = layout.attempt_folder("ckpt", 1000, "7f3a2c1b", 12)
     assert folder == "ckpt-1000.7f3a2c1b.12"
@@ -26,7 +27,8 @@ def test_the_names_of_the_design() -> None:
 
 @given(st.text(min_size=1), st.integers(0, 10**18), st.integers(0, 2**32 - 1), st.integers(0, 10**9))
 def test_folders_read_back(name: str, number: int, generation: int, ordinal: int) -> None:
-    """A folder that its own attempt does not recognise, and that is then never deleted, or deleted by another."""
+    """An attempt's folder name parses to that attempt. Guards against a folder that is never deleted, or that another
+    attempt deletes."""
     try:
         layout.check_checkpoint_name(name)
     except InvalidRequest:
@@ -52,30 +54,32 @@ def test_folders_read_back(name: str, number: int, generation: int, ordinal: int
     ],
 )
 def test_other_folders_are_not_ours(name: str) -> None:
-    """A user's folder taken for an attempt, and deleted."""
+    """Other folder names do not parse. Guards against deleting a user's folder that is taken for an attempt."""
     assert layout.parse_folder(name) is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a*", "a[1]", "a?", "a\\b", ".a", "a\nb", "a" * 129, "é" * 65])
 def test_bad_checkpoint_names(name: str) -> None:
-    """A name under which stock TensorFlow finds nothing, or that leaves the run directory."""
+    """Unusable checkpoint names are refused. Guards against a name under which stock TensorFlow finds nothing, or that
+    leaves the run directory."""
     with pytest.raises(InvalidRequest, match="checkpoint_name"):
         layout.check_checkpoint_name(name)
 
 
 @pytest.mark.parametrize("name", ["ckpt", "model-1.2", "my ckpt", "модель", "a.b-c"])
 def test_good_checkpoint_names(name: str) -> None:
-    """A name that TensorFlow takes, refused."""
+    """Names that TensorFlow takes are accepted. Guards against refusing a name that TensorFlow takes."""
     assert layout.check_checkpoint_name(name) == name
 
 
 @given(st.integers(0, 10**15))
 def test_log_entries_read_back(number: int) -> None:
-    """A listing that overlooks an entry."""
+    """A log entry's name parses to its number. Guards against a listing that overlooks an entry."""
     assert layout.parse_log_entry(layout.log_entry(number).removeprefix(f"{layout.LOG_FOLDER}/")) == number
 
 
 @pytest.mark.parametrize("name", ["1.json", "0000000000001.json", "000000000001.json.tmp", "x.json", "000000000001"])
 def test_other_files_are_no_entries(name: str) -> None:
-    """A file that somebody left in the log, taken for its tail."""
+    """Other names in the log's folder do not parse. Guards against a file that somebody left in the log, taken for its
+    tail."""
     assert layout.parse_log_entry(name) is None

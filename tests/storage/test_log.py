@@ -74,20 +74,22 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 @given(ENTRIES)
 def test_entries_read_back(written: Entry) -> None:
-    """A field of the state that the log forgets, and that no coordinator knows after a restart."""
+    """Any entry decodes to what was encoded. Guards against a field of the state that the log forgets, and that no
+    coordinator knows after a restart."""
     assert decode(encode(written), "entry") == written
 
 
 @given(ENTRIES, st.data())
 def test_a_torn_entry_is_not_there(written: Entry, data: st.DataObject) -> None:
-    """Half an entry (a crash where there are no hard links) taken for a state, or for damage that needs a person."""
+    """An entry that is cut off counts as not there. Guards against half an entry, left by a crash without hard links,
+    that is taken for a state or for damage."""
     whole = encode(written)
     assert decode(whole[: data.draw(st.integers(0, len(whole) - 1))], "entry") is None
 
 
 @pytest.mark.parametrize("bit", range(8))
 def test_every_flipped_bit_is_found(bit: int) -> None:
-    """A state read from a disk that remembers wrongly."""
+    """Every flipped bit of an entry is found. Guards against a state that is read from a faulty disk."""
     whole = encode(entry(3))
     for position in range(len(whole)):
         damaged = bytearray(whole)
@@ -100,7 +102,7 @@ def test_every_flipped_bit_is_found(bit: int) -> None:
 
 
 def test_entries_are_plain_json() -> None:
-    """A log that people cannot read with the tools they have."""
+    """An entry is plain JSON. Guards against a log that people cannot read with the tools they have."""
     fields = json.loads(encode(entry(3)))
     assert fields["entry"]["checkpoints"][0]["step"] == 3
     assert len(encode(entry(3))) < 400
@@ -113,31 +115,32 @@ def resealed(**changes: object) -> bytes:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """A run that an older Holdfast cannot read any more after a field was added."""
+    """Unknown fields are ignored. Guards against a run that an older Holdfast cannot read after a field was added."""
     assert decode(resealed(novelty=1), "entry") == entry(3)
 
 
 def test_a_newer_format_is_refused() -> None:
-    """A newer log half understood, and its checkpoints deleted."""
+    """A newer format is refused by name. Guards against a newer log that is half understood, and checkpoints that are
+    deleted because of it."""
     with pytest.raises(InvalidRequest, match="newer Holdfast"):
         decode(resealed(format=3), "entry")
 
 
 @pytest.mark.parametrize("changes", [{"kind": "other"}, {"checkpoints": 1}, {"leader": {"id": "x"}}, {"format": "x"}])
 def test_a_nonsense_entry_is_damage(changes: dict[str, object]) -> None:
-    """A traceback out of the parser."""
+    """An entry of nonsense under a good checksum is damage. Guards against a traceback out of the parser."""
     with pytest.raises(CheckpointDamaged):
         decode(resealed(**changes), "entry")
 
 
 def test_an_empty_log_has_no_tail(store: Store) -> None:
-    """A new run taken for one that cannot be read."""
+    """An empty log has no tail. Guards against a new run that is taken for an unreadable one."""
     assert Log(store).tail() is None
     assert Log(store).read(0) is None
 
 
 def test_the_tail_is_the_last_entry(store: Store) -> None:
-    """An entry overlooked at the end of the log."""
+    """The tail is the last entry. Guards against an entry that is overlooked at the end of the log."""
     log = Log(store)
     for number in range(12):
         assert log.publish(entry(number), 0) == Published()
@@ -147,7 +150,8 @@ def test_the_tail_is_the_last_entry(store: Store) -> None:
 
 
 def test_a_listing_that_lags_behind_is_only_slower(store: Store) -> None:
-    """Object stores and NFS list what was there a while ago: a tail that is not the last, and a fork of the log."""
+    """A listing that lags costs requests, not correctness. Guards against a tail that is not the last, and so a fork of
+    the log, on object stores and NFS."""
 
     class Stale(FaultyStore):
         shown = 0
@@ -172,12 +176,14 @@ def long_log(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> Log:
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 19, 20, 21, 39, 40, 41, 75, 160])
 def test_the_tail_of_a_long_log(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """A search by halves that ends a block too early, and a fork of the log."""
+    """The tail of a long log is found in any block. Guards against a bisection that ends a block too early, and a fork
+    of the log."""
     assert long_log(store, monkeypatch, count).tail() == entry(count - 1)
 
 
 def test_a_long_log_is_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 requests, one after the other, to find the last of 200,000 entries."""
+    """A long log is not listed as a whole. Guards against 200 requests, one after the other, to find the last of
+    200,000 entries."""
     store = FaultyStore(new_store("posix", tmp_path))
     long_log(store, monkeypatch, 155)
     store.calls.clear()
@@ -197,8 +203,8 @@ def test_a_long_log_is_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_mount_that_denies_what_it_has_not_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: set[int]
 ) -> None:
-    """Who has looked for an entry before it was made is told for a while that it is not there: a tail older than what a
-    list of all would have shown."""
+    """The tail is at least what a full listing shows, even if a mount denies names that it was asked for too early.
+    Guards against an old tail on a host that has looked for an entry before it was made."""
 
     class Denying(FaultyStore):
         def size(self, name: str) -> int | None:
@@ -209,7 +215,7 @@ def test_a_mount_that_denies_what_it_has_not_seen(
 
 
 def test_a_list_of_a_long_log_that_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that lags far behind what exact names tell."""
+    """Exact names find the tail if the listing shows nothing. Guards against a list that lags far behind."""
 
     class Blind(FaultyStore):
         def list(self, folder: str = "", start: str = "") -> list[str]:
@@ -219,14 +225,15 @@ def test_a_list_of_a_long_log_that_shows_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_files_that_are_no_entries_are_passed_over(store: Store) -> None:
-    """A user's file in the log's folder that ends the run."""
+    """Other files in the log's folder are ignored. Guards against a user's file that stops the run."""
     Log(store).publish(entry(0), 0)
     store.write(f"{LOG_FOLDER}/notes.txt", [b"x"])
     assert Log(store).tail() == entry(0)
 
 
 def test_a_torn_entry_at_the_end_is_not_the_tail(store: Store) -> None:
-    """A crash in the middle of an entry, where there are no hard links, that makes the run unreadable."""
+    """An entry at the end that is cut off is not the tail. Guards against a crash in the middle of an entry, without
+    hard links, that makes the run unreadable."""
     Log(store).publish(entry(0), 0)
     store.write(log_entry(1), [encode(entry(1))[:50]])
     assert Log(store).tail() == entry(0)
@@ -234,7 +241,8 @@ def test_a_torn_entry_at_the_end_is_not_the_tail(store: Store) -> None:
 
 
 def test_a_damaged_tail_is_an_error(store: Store) -> None:
-    """The last commit forgotten silently, because its entry has rotted."""
+    """A damaged last entry is an error. Guards against a last commit that is silently forgotten because its entry has
+    rotted."""
     Log(store).publish(entry(0), 0)
     damaged = bytearray(encode(entry(1)))
     damaged[40] ^= 1
@@ -244,14 +252,16 @@ def test_a_damaged_tail_is_an_error(store: Store) -> None:
 
 
 def test_an_entry_in_another_slot_is_damage(store: Store) -> None:
-    """An entry copied to where it does not belong."""
+    """An entry under another entry's name is damage. Guards against an entry that was copied to where it does not
+    belong."""
     store.write(log_entry(0), [encode(entry(1))])
     with pytest.raises(CheckpointDamaged, match="holds entry 1"):
         Log(store).tail()
 
 
 def test_an_unreadable_log_is_not_an_empty_one(store: Store) -> None:
-    """A fresh start of a run whose storage did not answer for a moment."""
+    """An unreadable log is an error, not an empty log. Guards against a fresh start of a run whose storage did not
+    answer for a moment."""
     Log(store).publish(entry(0), 0)
     for verb in ("list", "read"):
         with pytest.raises(StorageError):
@@ -259,13 +269,14 @@ def test_an_unreadable_log_is_not_an_empty_one(store: Store) -> None:
 
 
 def test_the_loser_is_told_who_won(store: Store) -> None:
-    """A coordinator that does not learn that it has been superseded."""
+    """The loser of a slot gets the winner's entry. Guards against a coordinator that does not learn that it was
+    superseded."""
     assert Log(store).publish(entry(0, "theirs"), 0) == Published()
     assert Log(store).publish(entry(0), 10) == LostRace(entry(0, "theirs"))
 
 
 def test_one_of_eight_publishers_wins(store: Store) -> None:
-    """Two that believe they have won, or nobody."""
+    """Exactly one of eight publishers wins a slot. Guards against two that believe they have won, or none."""
     start = threading.Barrier(8)
     outcomes: dict[int, object] = {}
 
@@ -302,7 +313,8 @@ CASES: list[tuple[dict[tuple[str, int], Fault], object]] = [
 def test_outcomes_of_a_storage_that_fails(
     store: Store, faults: dict[tuple[str, int], Fault], expected: Published | NotPublished | Unknown
 ) -> None:
-    """A success reported as a failure, a failure as a success, or something unknown as either."""
+    """Each outcome of `publish` is what the storage has really done. Guards against a success reported as a failure, a
+    failure as a success, or something unknown as either."""
     faulty, clock = FaultyStore(store, faults), Clock()
     outcome = Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 10)
     assert type(outcome) is type(expected)
@@ -318,14 +330,16 @@ def test_outcomes_of_a_storage_that_fails(
 
 
 def test_a_request_that_lands_late_is_still_ours(store: Store) -> None:
-    """A 404 taken for an answer: the PUT arrives afterwards, and the commit reported as failed stands."""
+    """A request that lands late counts as published. Guards against a 404 taken for an answer: the PUT arrives
+    afterwards, and a commit that was reported as failed stands."""
     faulty = FaultyStore(store, {("create", n): "delay" for n in range(3)})
     clock = Clock(faulty, land_at=0.01)
     assert Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 10) == Published()
 
 
 def test_a_slot_that_cannot_be_read_is_unknown(store: Store) -> None:
-    """A slot taken by an entry that nobody finished, reported as lost to nobody."""
+    """A slot that is taken and cannot be read is an unknown outcome. Guards against a race that is reported as lost to
+    nobody, because of an unfinished entry."""
     store.write(log_entry(0), [b"{"])
     clock = Clock()
     outcome = Log(store, clock=clock, sleep=clock.sleep).publish(entry(0), 5)
@@ -335,7 +349,8 @@ def test_a_slot_that_cannot_be_read_is_unknown(store: Store) -> None:
 
 
 def test_an_unknown_is_settled_by_another_entry_in_the_slot(store: Store) -> None:
-    """A request that lands after its failure was reported."""
+    """Another entry in the slot settles an unknown outcome. Guards against a request that lands after its failure was
+    reported."""
     faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(99)}), Clock()
     assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0), 1), Unknown)
     abort = replace(entry(0, "abort"), kind="abort")
@@ -345,8 +360,8 @@ def test_an_unknown_is_settled_by_another_entry_in_the_slot(store: Store) -> Non
 
 
 def test_an_entry_of_a_copy_of_this_process_is_not_ours(tmp_path: Path) -> None:
-    """Two processes that were restored from one checkpoint of a machine use the same ids: each took the other's entry
-    for its own, and told a commit that it had not made."""
+    """An entry is ours only if all of it is what we wrote. Guards against two processes restored from one machine's
+    memory that take each other's entries for their own, and report commits that they have not made."""
     log = Log(new_store("posix", tmp_path))
     theirs = replace(entry(0), time=2.0)
     assert log.publish(theirs, 0.0) == Published()

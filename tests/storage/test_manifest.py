@@ -57,20 +57,21 @@ SMALL = Manifest(
 
 @given(MANIFESTS)
 def test_manifests_read_back(manifest: Manifest) -> None:
-    """A field that the folder does not say about itself."""
+    """Any manifest parses to what was written. Guards against a field that the folder does not say about itself."""
     assert Manifest.parse(manifest.to_bytes()) == manifest
 
 
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_damage(data: bytes) -> None:
-    """A traceback out of the parser, instead of falling back to an older checkpoint."""
+    """Any other bytes are damage. Guards against a traceback out of the parser, instead of going back to an older
+    checkpoint."""
     with pytest.raises(CheckpointDamaged, match="is not a manifest"):
         Manifest.parse(data, "ckpt/manifest.json")
 
 
 @given(st.data())
 def test_half_a_manifest_is_damage(data: st.DataObject) -> None:
-    """A crash in the middle of writing it."""
+    """A manifest that is cut off is damage. Guards against a crash in the middle of writing it."""
     whole = SMALL.to_bytes().rstrip()
     with pytest.raises(CheckpointDamaged):
         Manifest.parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
@@ -87,7 +88,8 @@ def test_half_a_manifest_is_damage(data: st.DataObject) -> None:
     ],
 )
 def test_nonsense_in_an_object(field: str, value: object) -> None:
-    """A manifest from elsewhere that names files outside of its folder, or has a negative size."""
+    """Impossible object records are damage. Guards against a foreign manifest that names files outside its folder, or
+    has a negative size."""
     fields = json.loads(SMALL.to_bytes())
     fields["objects"][0][field] = value
     with pytest.raises(CheckpointDamaged):
@@ -95,7 +97,8 @@ def test_nonsense_in_an_object(field: str, value: object) -> None:
 
 
 def test_unknown_fields_are_ignored_and_newer_formats_refused() -> None:
-    """A checkpoint that an older Holdfast cannot read after a field was added, or reads wrongly."""
+    """Unknown fields are ignored, and newer formats are refused. Guards against a checkpoint that an older Holdfast
+    cannot read after a field was added, or reads wrongly."""
     fields = json.loads(SMALL.to_bytes())
     assert Manifest.parse(json.dumps(fields | {"novelty": 1}).encode()) == SMALL
     with pytest.raises(InvalidRequest, match="newer Holdfast"):
@@ -113,7 +116,8 @@ RECORD = CheckpointRecord(SMALL.prefix, 1, 2.0, manifest_crc32c=crc32c(SMALL.to_
 
 
 def test_the_log_vouches_for_the_manifest(store: Store) -> None:
-    """A manifest of another checkpoint, sound in itself, put in the place of the committed one."""
+    """A manifest must have the checksum that the log says. Guards against a sound manifest of another checkpoint in
+    place of the committed one."""
     assert read_manifest(store, RECORD) == SMALL
     store.replace("ckpt-1.00000000.0/manifest.json", SMALL.to_bytes().replace(b'"step": 1', b'"step": 2'))
     with pytest.raises(CheckpointDamaged, match="not what was committed"):
@@ -121,7 +125,8 @@ def test_the_log_vouches_for_the_manifest(store: Store) -> None:
 
 
 def test_a_missing_manifest_is_damage_and_an_unreadable_one_is_not(store: Store) -> None:
-    """A checkpoint condemned because the storage did not answer."""
+    """A missing manifest is damage, and an unreadable one is not. Guards against a checkpoint that is condemned because
+    the storage did not answer."""
     with pytest.raises(StorageError):
         read_manifest(FaultyStore(store, {("read", 0): "fail"}), RECORD)
     store.delete_folder("ckpt-1.00000000.0")

@@ -37,7 +37,8 @@ def store(server: Server) -> ObjectStore:
 
 
 def test_listings_of_several_pages(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log of which only the first thousand entries are seen; a folder of which as many are deleted."""
+    """A listing of several pages is complete. Guards against a log of which only the first thousand entries are seen,
+    and a folder of which only as many are deleted."""
     monkeypatch.setattr(store._client, "page_size", 3, raising=True)
     for number in range(5):
         store.create(f"log/{number}", b"")
@@ -48,7 +49,8 @@ def test_listings_of_several_pages(store: ObjectStore, monkeypatch: pytest.Monke
 
 
 def test_large_creates_are_exclusive(store: ObjectStore) -> None:
-    """An index of many tensors, sent in parts, at whose end some stores forget the condition."""
+    """A large create is exclusive, too. Guards against an index sent in parts, at whose end some stores forget the
+    condition."""
     size = 101 << 20
     won = winners(store, "index", [bytes([who]) * size for who in range(3)])
     assert len(won) == 1
@@ -58,7 +60,8 @@ def test_large_creates_are_exclusive(store: ObjectStore) -> None:
 
 
 def test_a_create_whose_answer_is_lost_has_succeeded(server: Server) -> None:
-    """A library, or one below it, that sends the request once more and hands on the refusal of its own first try."""
+    """A create whose answer is lost has succeeded. Guards against a library that repeats the request and passes on the
+    refusal of its own first try."""
     proxy = FaultProxy(server.endpoint, server.kind)
     try:
         place = server.location(proxy.endpoint)
@@ -78,7 +81,8 @@ Google = tuple[Any, ObjectStore]
 @pytest.mark.parametrize("size", [1, 800_000, 2 << 20])
 @pytest.mark.parametrize("fault", [Answer(503), CutRequest(), LoseReply()], ids=lambda fault: type(fault).__name__)
 def test_a_second_try_sends_all_of_it(server: Server, size: int, fault: Fault) -> None:
-    """A body that the first try has read to its end: the second one promises it, sends nothing, and hangs."""
+    """A second try sends the whole body. Guards against a body that the first try has read to its end, so that the
+    second one sends nothing and hangs."""
     proxy = FaultProxy(server.endpoint, server.kind)
     try:
         place = server.location(proxy.endpoint)
@@ -128,7 +132,8 @@ def google() -> Iterator[Google]:
 
 
 def test_a_missing_object_of_google(google: Google) -> None:
-    """A new run that can never begin, since `bucket` is in the name of its bucket."""
+    """A missing object on Google is recognised whatever the bucket's name is. Guards against a new run that can never
+    begin because `bucket` is in the name of its bucket."""
     server, store = google
     store._seen = True
     server.answers = {"GET": (404, '{"error": {"code": 404, "message": "No such object: my-bucket/run/a"}}')}
@@ -140,7 +145,8 @@ def test_a_missing_object_of_google(google: Google) -> None:
 
 @pytest.mark.parametrize("status", [301, 308, 416, 499])
 def test_what_google_did_not_do(google: Google, status: int) -> None:
-    """A proxy that sends the caller elsewhere, or an upload that is no more, taken for a success."""
+    """What Google has not done is not taken for a success. Guards against a proxy that redirects the caller, or an
+    upload that no longer exists."""
     server, store = google
     store._answered = store._seen = True
     server.answers = {"POST": (status, "")}
@@ -165,19 +171,21 @@ def test_what_google_did_not_do(google: Google, status: int) -> None:
     ],
 )
 def test_what_s3_means(code: str, status: int, kind: str) -> None:
-    """A server without conditional writes that is asked for a minute; a save lost to a moment of throttling."""
+    """Each answer of S3 is understood as what it means. Guards against a minute of requests to a server without
+    conditional writes, and a save lost to a moment of throttling."""
     assert _kind(code, status) == kind
 
 
 def test_a_header_that_s3_does_not_know() -> None:
-    """A server that cannot be used at all, since it says the same with another status."""
+    """A server that rejects the condition's header is recognised. Guards against a server that cannot be used at all
+    because it says so with another status."""
     told = "A header you provided implies functionality that is not implemented"
     assert _kind("InvalidRequest", 400, told) == "unsupported"
     assert _kind("InvalidRequest", 400, "no") == "refused"
 
 
 def test_strange_names(store: ObjectStore) -> None:
-    """A name that comes back in another form than it was given."""
+    """Strange names come back as they were given. Guards against a name that comes back in another form."""
     for name in ("a b/c+d", "per%20cent/%", "ü/日本", "a&b=c/#1", "quo\"te'/`~!$^(){}|;:,<>"):
         assert store.create(name, name.encode())
         assert store.read(name) == name.encode()

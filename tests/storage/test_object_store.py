@@ -44,7 +44,8 @@ def methods(client: ScriptedClient) -> list[str]:
 
 @pytest.mark.parametrize("fault", ["lose", "hang after"])
 def test_a_create_whose_answer_was_lost_has_succeeded(make: Make, fault: str) -> None:
-    """The second try, refused because of the first, told as a lost race: a leader that thinks it is superseded."""
+    """A create whose first answer was lost has succeeded. Guards against a leader that believes it is superseded
+    because its second try was refused."""
     store, client = make({("put", 0): fault})
     assert store.create("log/1", b"mine")
     assert client.objects == {"run/log/1": b"mine"}
@@ -52,7 +53,8 @@ def test_a_create_whose_answer_was_lost_has_succeeded(make: Make, fault: str) ->
 
 @pytest.mark.parametrize("fault", ["later", "hang"])
 def test_a_create_that_was_overtaken_has_lost(make: Make, fault: str) -> None:
-    """What another one made between two tries, taken for one's own."""
+    """If somebody else creates the object between two tries, the create has lost. Guards against taking another one's
+    object for one's own."""
     store, client = make({("put", 0): fault})
     client.objects["run/log/1"] = b"theirs"
     assert not store.create("log/1", b"mine")
@@ -60,7 +62,8 @@ def test_a_create_that_was_overtaken_has_lost(make: Make, fault: str) -> None:
 
 
 def test_the_same_bytes_of_another_are_not_ones_own(make: Make) -> None:
-    """Two winners of one race, where nothing was in doubt."""
+    """The same bytes count as ours only after a doubtful try. Guards against two winners of a race in which nothing was
+    in doubt."""
     store, client = make()
     client.objects["run/log/1"] = b"same"
     assert not store.create("log/1", b"same")
@@ -68,7 +71,8 @@ def test_the_same_bytes_of_another_are_not_ones_own(make: Make) -> None:
 
 
 def test_a_refused_create_has_made_nothing(make: Make) -> None:
-    """A save that waits, to its deadline, for an outcome that is known."""
+    """A create that is refused at once has made nothing. Guards against a save that waits until its deadline for an
+    outcome that is known."""
     store, _ = make({("put", 0): "refuse"})
     with pytest.raises(NotCreated, match=r"Could not create s3://bucket/run/log/1: refuse"):
         store.create("log/1", b"mine")
@@ -76,7 +80,8 @@ def test_a_refused_create_has_made_nothing(make: Make) -> None:
 
 @pytest.mark.parametrize("fault", ["lose", "later"])
 def test_a_create_that_is_refused_after_a_doubt_is_unknown(make: Make, fault: str) -> None:
-    """Told as not made, while the first try stands in the slot, or is still on its way."""
+    """A create that is refused after a doubtful try has an unknown outcome. Guards against reporting it as not made
+    while the first try stands in the slot or is still on its way."""
     store, _ = make({("put", 0): fault, ("put", 1): "refuse"})
     with pytest.raises(StorageError) as raised:
         store.create("log/1", b"mine")
@@ -94,10 +99,8 @@ def test_a_create_that_is_refused_after_a_doubt_is_unknown(make: Make, fault: st
 def test_a_storage_without_conditions_is_told_once(
     make: Make, conditions: str, requests: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two coordinators that overwrite each other's commits on a server that only looks like S3.
-
-    Or one that could do well with it, and is refused.
-    """
+    """A store without conditional creates gives one warning and works. Guards against two coordinators that silently
+    overwrite each other's commits on such a server, and refusing a server that one coordinator can use."""
     store, client = make(conditions=conditions)
     assert store.exclusive
     with caplog.at_level(logging.WARNING, "holdfast.storage"):
@@ -117,7 +120,8 @@ def test_a_storage_without_conditions_is_told_once(
 @pytest.mark.parametrize("at_first", [True, False])
 @pytest.mark.parametrize("conditions", ["ignored", "unsupported"])
 def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: str, at_first: bool) -> None:
-    """A leader and the one that comes after it, both in this process, that both win; or fail, before it is known."""
+    """Within one process, exactly one of eight creators wins even without conditions. Guards against a leader and its
+    successor in one process that both win, or fail before it is known."""
     store, client = make(conditions=conditions)
     if not at_first:
         assert store.create("first", b"")
@@ -126,7 +130,8 @@ def test_one_of_eight_creators_wins_without_conditions(make: Make, conditions: s
 
 
 def test_a_create_after_a_doubt_is_not_begun_anew(make: Make) -> None:
-    """An entry of one's own, taken for that of another: what stands before the server was the second to answer."""
+    """After a doubtful try, a create is not started anew. Guards against one's own entry that is taken for another's
+    because a second server answered."""
     store, _ = make({("put", 0): "later"}, conditions="unsupported")
     with pytest.raises(StorageError) as raised:
         store.create("log/1", b"one")
@@ -135,7 +140,8 @@ def test_a_create_after_a_doubt_is_not_begun_anew(make: Make) -> None:
 
 
 def test_a_refused_create_shows_that_conditions_are_kept(make: Make) -> None:
-    """A proxy that says once that something is not implemented, to a store that has not made anything yet."""
+    """A refusal shows that the server keeps conditions. Guards against a proxy that once answers that something is not
+    implemented."""
     store, client = make()
     client.objects["run/log/1"] = b"one"
     assert not store.create("log/1", b"mine")
@@ -146,7 +152,8 @@ def test_a_refused_create_shows_that_conditions_are_kept(make: Make) -> None:
 
 
 def test_a_folder_whose_contents_are_on_a_later_page_goes_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands for a folder stays, since it was not empty yet when it was to be deleted."""
+    """A blob that stands for a folder is deleted after its contents on later pages. Guards against a folder that stays
+    because it was not empty when it was to be deleted."""
     store, client = make()
     client.objects = dict.fromkeys(["run/old/local", *(f"run/old/local/{n}" for n in range(9))], b"")
     delete = client.delete
@@ -160,7 +167,8 @@ def test_a_folder_whose_contents_are_on_a_later_page_goes_too(make: Make, monkey
 
 
 def test_conditions_that_were_kept_are_insisted_on(make: Make) -> None:
-    """A proxy that says once that something is not implemented: from then on, two leaders can both win."""
+    """Once conditions were kept, they are required from then on. Guards against two leaders that can both win after a
+    proxy once answered that something is not implemented."""
     store, client = make()
     assert store.create("log/1", b"one")
     client._conditions = "unsupported"
@@ -171,7 +179,8 @@ def test_conditions_that_were_kept_are_insisted_on(make: Make) -> None:
 
 @pytest.mark.parametrize("fault", ["later", "hang", "refuse"])
 def test_a_create_has_succeeded_whatever_becomes_of_the_second(make: Make, fault: str) -> None:
-    """A commit that waits for ever, or fails, since the storage could not be tried for conditions."""
+    """A create has succeeded whatever becomes of the trial of conditions. Guards against a commit that waits for ever,
+    or fails, because the storage could not be tried."""
     store, client = make({("put", 1): fault})
     assert store.create("log/1", b"mine")
     assert store.create("log/2", b"mine")
@@ -182,7 +191,8 @@ def test_a_create_has_succeeded_whatever_becomes_of_the_second(make: Make, fault
 
 
 def test_what_never_answers_is_given_up_soon(make: Make) -> None:
-    """A wrong address that holds up the start of the program for a minute."""
+    """An address that never answers is given up soon. Guards against a wrong address that delays the program's start
+    for a minute."""
     store, client = make({("page", "always"): "later"})
     with pytest.raises(StorageError, match=r"Could not list s3://bucket/run: later"):
         store.list()
@@ -190,7 +200,7 @@ def test_what_never_answers_is_given_up_soon(make: Make) -> None:
 
 
 def test_what_never_says_anything_is_given_up_soon(make: Make) -> None:
-    """The same with an address where somebody takes connections and is silent."""
+    """An address that accepts connections and stays silent is given up soon. Guards against the same delay."""
     store, client = make({(method, "always"): "hang" for method in ("page", "unfinished")})
     with pytest.raises(StorageError, match="no answer in time"):
         store.list()
@@ -198,7 +208,8 @@ def test_what_never_says_anything_is_given_up_soon(make: Make) -> None:
 
 
 def test_what_has_answered_once_gets_patience(make: Make) -> None:
-    """A save that is lost because of ten seconds of throttling."""
+    """A store that has answered before gets more patience. Guards against a save that is lost because of ten seconds of
+    throttling."""
     faults = {("page", number): "later" for number in range(1, 10)}
     store, client = make(faults)
     store.list()
@@ -214,7 +225,8 @@ def test_what_has_answered_once_gets_patience(make: Make) -> None:
 
 @pytest.mark.parametrize("fault", ["later", "lose", "hang after"])
 def test_a_second_try_sends_all_of_it(make: Make, fault: str) -> None:
-    """A body that the first try has read to its end: an object without bytes."""
+    """A second try sends the whole body. Guards against an object without bytes, because the first try has read the
+    body to its end."""
     store, client = make({("put", 0): fault})
     store.replace("a", b"data")
     assert client.objects == {"run/a": b"data"}
@@ -224,14 +236,15 @@ def test_a_second_try_sends_all_of_it(make: Make, fault: str) -> None:
 
 
 def test_a_request_that_hangs_is_repeated(make: Make) -> None:
-    """A connection that nobody ever closes: a restore without an end."""
+    """A request that hangs is repeated. Guards against a restore without an end, on a connection that nobody ever
+    closes."""
     store, client = make({("get", 0): "hang"})
     client.objects["run/a"] = b"data"
     assert store.read("a") == b"data"
 
 
 def test_a_final_no_is_not_repeated(make: Make) -> None:
-    """A minute of the same wrong credentials."""
+    """A final refusal is not repeated. Guards against a minute of requests with the same wrong credentials."""
     store, client = make({("get", "always"): "refuse"})
     with pytest.raises(StorageError, match="Could not read s3://bucket/run/a: refuse"):
         store.read("a")
@@ -239,7 +252,8 @@ def test_a_final_no_is_not_repeated(make: Make) -> None:
 
 
 def test_a_missing_bucket_is_no_missing_object(make: Make) -> None:
-    """A misspelt bucket that looks like a new run: training starts from nothing."""
+    """A missing bucket is an error, not a missing object. Guards against a misspelt bucket that looks like a new run,
+    so that training starts from scratch."""
     store, _ = make(bucket=False)
     with pytest.raises(StorageError, match="no such bucket"):
         store.read("a")
@@ -265,7 +279,8 @@ DATA = bytes(range(251)) * (3 * PART // 251)  # two parts and most of a third
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("fault", [None, "later", "lose", "hang", "hang after"])
 def test_parts_are_repeated_alone(make: Make, in_order: bool, fault: str | None) -> None:
-    """A part that is missing, doubled or misplaced; a whole object sent again because of one of its parts."""
+    """A part is repeated alone, and put in its place. Guards against a part that is missing, doubled or misplaced, and
+    sending a whole object again."""
     store, client = make({("put_part", 1): fault} if fault else {}, in_order=in_order)
     assert store.write("a", chunks_of(DATA, 1 << 20)) == len(DATA)
     assert client.objects == {"run/a": DATA}
@@ -274,7 +289,7 @@ def test_parts_are_repeated_alone(make: Make, in_order: bool, fault: str | None)
 
 
 def test_small_objects_are_one_request(make: Make) -> None:
-    """Three requests where one does."""
+    """A small object takes one request. Guards against three requests where one is enough."""
     store, client = make()
     store.write("a", [b"abc", b"", b"d"])
     assert client.objects == {"run/a": b"abcd"}
@@ -282,7 +297,7 @@ def test_small_objects_are_one_request(make: Make) -> None:
 
 
 def test_an_object_of_exactly_two_parts(make: Make) -> None:
-    """An empty third part, which some stores refuse."""
+    """An object of exactly two parts has two parts. Guards against an empty third part, which some stores refuse."""
     store, client = make()
     data = DATA[: 2 * PART]
     store.write("a", chunks_of(data, 3 << 20))
@@ -291,7 +306,8 @@ def test_an_object_of_exactly_two_parts(make: Make) -> None:
 
 
 def test_parts_are_of_whole_grains(make: Make) -> None:
-    """Parts of which Google Cloud Storage keeps all but the end, which is then sent again and again."""
+    """Parts are multiples of the grain. Guards against parts whose end Google Cloud Storage does not keep, so that it
+    is sent again and again."""
     store, client = make(write_buffer=30_000_000)
     store.write("a", chunks_of(DATA, 1 << 20))
     assert client.objects == {"run/a": DATA}
@@ -299,7 +315,7 @@ def test_parts_are_of_whole_grains(make: Make) -> None:
 
 
 def test_parts_grow_before_they_are_too_many(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object of 200 GB that fails at its ten thousandth part."""
+    """Parts grow before they are too many. Guards against an object of 200 GB that fails at its ten thousandth part."""
     monkeypatch.setattr(object_store, "PARTS_BEFORE_GROWTH", 2)
     store, client = make()
     store.write("a", chunks_of(DATA * 3, 1 << 20))
@@ -309,7 +325,7 @@ def test_parts_grow_before_they_are_too_many(make: Make, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("method", ["begin", "put_part", "finish"])
 def test_a_failed_upload_is_aborted(make: Make, method: str) -> None:
-    """Parts that nobody sees and everybody pays for."""
+    """A failed upload is aborted. Guards against parts that nobody sees and everybody pays for."""
     store, client = make({(method, 0): "refuse"})
     with pytest.raises(StorageError, match="Could not write s3://bucket/run/a: refuse") as raised:
         store.write("a", chunks_of(DATA, 1 << 20))
@@ -320,7 +336,8 @@ def test_a_failed_upload_is_aborted(make: Make, method: str) -> None:
 
 
 def test_what_the_caller_raises_ends_the_upload(make: Make) -> None:
-    """A save that was given up and goes on writing, or whose reason is lost."""
+    """An error of the caller ends the upload and is raised. Guards against a save that was given up and goes on
+    writing, or whose reason is lost."""
 
     def chunks() -> Iterator[bytes]:
         yield DATA
@@ -335,10 +352,8 @@ def test_what_the_caller_raises_ends_the_upload(make: Make) -> None:
 
 @pytest.mark.parametrize("fault", [None, "refuse", "later", "hang"])
 def test_uploads_of_the_dead_go_with_their_folder(make: Make, fault: str | None) -> None:
-    """Parts of a writer that was killed, which are in no listing and are paid for for ever.
-
-    Or a run that cannot be read since the server does not tell of uploads.
-    """
+    """Unfinished uploads are listed with their folder and deleted with it. Guards against parts of a killed writer,
+    paid for for ever, and a run that cannot be read because the server does not list uploads."""
     store, client = make({("unfinished", 0): fault, ("unfinished", 1): fault} if fault else {})
     client.objects = {"run/b": b"y"}
     client.uploads = {"run/a/x#0": {}, "running/a/x#1": {}}
@@ -352,14 +367,16 @@ def test_uploads_of_the_dead_go_with_their_folder(make: Make, fault: str | None)
 
 @pytest.mark.parametrize("fault", ["lose", "hang after"])
 def test_an_upload_whose_end_was_not_answered_has_succeeded(make: Make, fault: str) -> None:
-    """The second try finds no upload any more: a save that failed for having succeeded."""
+    """An upload whose end was not answered has succeeded if the object exists. Guards against a save that fails because
+    it has succeeded."""
     store, client = make({("finish", 0): fault})
     assert store.write("a", chunks_of(DATA, 1 << 20)) == len(DATA)
     assert client.objects == {"run/a": DATA}
 
 
 def test_writers_share_the_memory() -> None:
-    """Buffers that grow with the number of objects that are written at a time."""
+    """All writers share one memory limit. Guards against buffers that grow with the number of objects that are written
+    at a time."""
     with running(asyncio.new_event_loop()) as loop:
         client = ScriptedClient(loop)
         store = ObjectStore("s3://bucket/run", client, "run", 4 * PART)
@@ -375,7 +392,8 @@ def test_writers_share_the_memory() -> None:
 
 
 def test_a_failed_write_ends_with_its_last_part(make: Make) -> None:
-    """Parts that arrive behind the abort, and are kept and paid for; memory that is given to others, and still held."""
+    """A failed write ends only when its last part has ended. Guards against parts that arrive after the abort, and
+    memory that is given to others while it is still in use."""
     store, client = make({("put_part", 0): "hang", ("put_part", 1): "refuse"})
     with pytest.raises(StorageError, match="refuse"):
         store.write("a", chunks_of(DATA, 1 << 20))
@@ -389,7 +407,8 @@ def test_a_failed_write_ends_with_its_last_part(make: Make) -> None:
 
 @pytest.mark.parametrize("fault", [None, "later", "hang"])
 def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
-    """A range in the wrong place, or left out where its first try failed."""
+    """Ranges are put together in their places. Guards against a range in the wrong place, or left out because its first
+    try failed."""
     monkeypatch.setattr(object_store, "RANGE", 100)
     monkeypatch.setattr(object_store, "FIRST_RANGE", 100)
     store, client = make({("get", 2): fault} if fault else {})
@@ -405,7 +424,8 @@ def test_ranges_are_put_together(make: Make, monkeypatch: pytest.MonkeyPatch, fa
 
 
 def test_pages_are_put_together(make: Make) -> None:
-    """A log of which only the first thousand entries are seen; a folder of which as many are deleted."""
+    """Pages of a listing are put together. Guards against a log of which only the first thousand entries are seen, and
+    a folder of which only as many are deleted."""
     store, client = make({("page", 1): "later", ("delete", 1): "lose"})
     client.objects = {f"run/a/{number}": b"" for number in range(7)} | {"run/ab": b""}
     assert store.list("a") == [str(number) for number in range(7)]
@@ -417,7 +437,8 @@ def test_pages_are_put_together(make: Make) -> None:
 
 
 def test_a_body_reads_like_its_bytes() -> None:
-    """A library that reads it in pieces, or once more, and sends something else."""
+    """A body reads like its bytes, in pieces and again. Guards against a library that reads it in pieces or twice and
+    sends something else."""
     parts = [b"abc", b"", bytearray(b"defg"), memoryview(b"hij")]
     whole = b"abcdefghij"
     body = Body(parts)

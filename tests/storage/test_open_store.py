@@ -15,7 +15,8 @@ from holdfast_storage.store import normalise, open_store
 
 
 def test_local_directories_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers that name one directory differently, and are told that their runs differ."""
+    """A local directory has one name, however it is written. Guards against two workers in one directory that are told
+    that their runs differ."""
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "link").symlink_to(real)
@@ -31,19 +32,21 @@ def test_local_directories_have_one_name(tmp_path: Path, monkeypatch: pytest.Mon
     "url", ["memory://a/b", "memory:///a/b", "memory://a/b/", "MEMORY://a//b", "memory://a/c/../b"]
 )
 def test_memory_directories_have_one_name(url: str) -> None:
-    """The same for memory."""
+    """A directory in memory has one name, however it is written. Guards against two workers in one directory that are
+    told that their runs differ."""
     assert normalise(url) == "memory://a/b"
 
 
 def test_memory_is_shared_within_the_process(tmp_path: Path) -> None:
-    """A test whose workers each have a memory of their own."""
+    """All stores of one process share `memory://`. Guards against a test whose workers each have their own memory."""
     open_store(f"memory:/{tmp_path}").write("a", [b"x"])
     assert open_store(f"memory://{tmp_path}").read("a") == b"x"
 
 
 @pytest.mark.parametrize("url", ["/tmp/a[1]/run", "/tmp/run*", "file:///tmp/a?b", "memory://a[1]"])
 def test_patterns_are_refused(url: str) -> None:
-    """A run that saves well, and in which stock TensorFlow finds nothing (latest_checkpoint is then None)."""
+    """A path with pattern characters is refused. Guards against a run that saves well and in which stock TensorFlow
+    finds nothing: its latest_checkpoint is None."""
     with pytest.raises(InvalidRequest, match="latest_checkpoint would not find"):
         open_store(url)
 
@@ -65,27 +68,30 @@ def test_patterns_are_refused(url: str) -> None:
     ],
 )
 def test_urls_have_one_form(url: str, expected: str) -> None:
-    """Two workers in one bucket, told that their runs differ, or each with a run of its own."""
+    """A URL has one form, however it is written. Guards against two workers in one bucket that are told that their runs
+    differ, or that have a run each."""
     assert normalise(url) == expected
     assert normalise(expected) == expected
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    """A URL taken for a local path: everything saved below `./s33:`."""
+    """An unknown protocol is refused. Guards against a URL taken for a local path, with everything saved below
+    `./s33:`."""
     with pytest.raises(InvalidRequest, match=r"s33:// is not known.*gs.*memory.*s3, .*sftp"):
         open_store("s33://bucket/run")
 
 
 @pytest.mark.parametrize("url", [Path("s3://bucket/run"), "file:/tmp/run"])
 def test_a_url_made_a_path_is_refused(url: str | Path) -> None:
-    """Checkpoints on every worker's own disk, below `./s3:`, where the job that takes over does not find them."""
+    """A URL that pathlib has changed is refused. Guards against checkpoints on each worker's own disk below `./s3:`,
+    where no later job finds them."""
     with pytest.raises(InvalidRequest, match="two slashes"):
         open_store(url)
 
 
 @pytest.mark.parametrize("url", ["simplecache::s3://bucket/run", "1s3://bucket"])
 def test_half_a_url_is_refused(url: str) -> None:
-    """The same, where the protocol is one that no regular expression takes for one."""
+    """Half a URL is refused. Guards against the same, if the protocol does not look like one."""
     with pytest.raises(InvalidRequest, match="URL of one protocol"):
         open_store(url)
 
@@ -94,7 +100,8 @@ def test_half_a_url_is_refused(url: str) -> None:
     ("protocol", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("abfs", "adlfs", "azure")]
 )
 def test_a_missing_package_is_named(protocol: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ModuleNotFoundError for a package that the user has never heard of."""
+    """A missing package is named with its install command. Guards against a ModuleNotFoundError for a package that the
+    user has never heard of."""
     for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"holdfast_storage.store.objects.{extra}", raising=False)
@@ -114,7 +121,8 @@ def test_a_missing_package_is_named(protocol: str, package: str, extra: str, mon
     ],
 )
 def test_secrets_in_urls_are_refused_and_not_repeated(url: str) -> None:
-    """A password in the log of every worker, in the run's own log, and on the wire."""
+    """A URL with a secret is refused, and the secret is not repeated. Guards against a password in the log of every
+    worker, in the run's own log, and on the wire."""
     with pytest.raises(InvalidRequest) as raised:
         open_store(url)
     assert "hush" not in "".join(traceback.format_exception(raised.value))
@@ -122,13 +130,14 @@ def test_secrets_in_urls_are_refused_and_not_repeated(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///run", "gs:///", "az://"])
 def test_a_url_without_a_bucket_is_refused(url: str) -> None:
-    """A run in a bucket called `run`."""
+    """A URL without a bucket is refused. Guards against a run in a bucket called `run`."""
     with pytest.raises(InvalidRequest, match=r"names no (bucket|container)"):
         open_store(url)
 
 
 def test_azure_must_know_its_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message of a library that does not say where to put it."""
+    """A missing Azure account is an error that says where to set it. Guards against a library's message that
+    does not."""
     for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InvalidRequest, match="AZURE_STORAGE_ACCOUNT_NAME"):
@@ -139,19 +148,19 @@ def test_azure_must_know_its_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["", "/", "memory://", "file:///"])
 def test_no_folder_at_all(url: str) -> None:
-    """A root as run directory."""
+    """The root of a file system is refused. Guards against a root as run directory."""
     with pytest.raises(InvalidRequest):
         open_store(url)
 
 
 def test_options_for_a_local_path_are_refused(tmp_path: Path) -> None:
-    """Credentials that a user believes to be in use."""
+    """storage_options for a local path are refused. Guards against credentials that a user believes to be in use."""
     with pytest.raises(InvalidRequest, match="storage_options"):
         open_store(tmp_path, {"key": "x"})
 
 
 def test_opening_touches_nothing(tmp_path: Path) -> None:
-    """A reader that makes the directory which it misspelt."""
+    """Opening a store touches nothing. Guards against a reader that makes the directory that it has misspelt."""
     store = open_store(tmp_path / "run")
     assert store.list() == []
     assert not (tmp_path / "run").exists()
@@ -159,6 +168,7 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["/tmp/\0", "/tmp/\udcff", "memory://\udcff"])
 def test_names_that_cannot_be_sent(url: str) -> None:
-    """A path in another encoding came to light as a UnicodeEncodeError of the protocol, workers having joined."""
+    """A path that is not UTF-8 is refused at once. Guards against a UnicodeEncodeError of the protocol after all
+    workers have joined."""
     with pytest.raises(InvalidRequest, match="cannot be used"):
         open_store(url)

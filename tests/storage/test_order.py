@@ -27,34 +27,39 @@ def named(*records: CheckpointRecord) -> list[str]:
 
 
 def test_what_is_listed_is_in_that_order() -> None:
-    """A clock that was set back between two saves: another checkpoint is the newest than for stock TensorFlow."""
+    """Listed checkpoints keep the order of the list. Guards against a clock that was set back between two saves, so
+    that stock TensorFlow finds another newest checkpoint."""
     first, second, third = ours(1, 7200.0), ours(2, 7201.0), ours(3, 3600.0)
     assert in_order([third, first, second], named(first, second, third)) == [first, second, third]
     assert in_order([first, second, third], named(third, first, second)) == [third, first, second], "a rollback"
 
 
 def test_without_a_list_ordinals_do_not_lie() -> None:
-    """The same where the file was not copied: the times of one generation are those of a clock that was set back."""
+    """Without a list, ordinals order the saves of a generation. Guards against times of a clock that was set back, in a
+    copy without the file."""
     first, second, third = ours(1, 7200.0), ours(2, 7201.0), ours(3, 3600.0)
     assert in_order([third, second, first], ()) == [first, second, third]
 
 
 def test_without_a_list_times_order_generations() -> None:
-    """The newest taken by number, or by name."""
+    """Without a list, times order generations. Guards against a newest checkpoint that is chosen by number or
+    by name."""
     early, late = ours(9, 1.0, B), ours(1, 3.0)
     assert in_order([late, early], ()) == [early, late]
     assert in_order([ours(3, 5.0), stock(1), stock(2)], ()) == [stock(1), stock(2), ours(3, 5.0)]
 
 
 def test_the_same_time_is_no_matter_of_the_listing() -> None:
-    """Two workers that list a copied directory in other orders restore other checkpoints."""
+    """Checkpoints with the same time have one order on all workers. Guards against workers that restore different
+    checkpoints because their listings differ."""
     one, other = ours(1, 0.0), ours(1, 0.0, B)
     assert in_order([one, other], ()) == in_order([other, one], ()) == [one, other]
     assert in_order([stock(10), stock(9)], ()) == [stock(9), stock(10)]
 
 
 def test_what_is_not_listed_is_put_by_its_ordinal() -> None:
-    """A commit of just before the copy, which the file does not name yet, taken for an old one."""
+    """An unlisted checkpoint is placed by its ordinal. Guards against a commit just before the copy, not in the file
+    yet, that is taken for an old one."""
     first, second, third, fourth = ours(1, 7200.0), ours(2, 7201.0), ours(3, 3600.0), ours(4, 3601.0)
     assert in_order([first, second, third, fourth], named(first, second, third)) == [first, second, third, fourth]
     assert in_order([first, second, third], named(first, third)) == [first, second, third]
@@ -62,7 +67,8 @@ def test_what_is_not_listed_is_put_by_its_ordinal() -> None:
 
 
 def test_an_early_one_with_a_late_time_stays_early() -> None:
-    """What retention has kept from a time when the clock was a year ahead is the newest."""
+    """An early checkpoint with a late time stays early. Guards against a kept checkpoint, from when the clock was a
+    year ahead, that counts as the newest."""
     ahead, second, third = ours(1, 9e9), ours(2, 100.0), ours(3, 101.0)
     assert in_order([second, third, ahead], named(second, third)) == [ahead, second, third]
 
@@ -76,7 +82,8 @@ RECORDS = st.lists(
 
 @given(RECORDS, st.randoms(use_true_random=False), st.integers(0, 8))
 def test_any_directory(records: list[CheckpointRecord], rng: random.Random, count: int) -> None:
-    """An order that depends on that of a listing, loses one, or is not that of the file."""
+    """The order of any directory is that of the file and independent of the listing. Guards against an order that loses
+    a checkpoint."""
     chosen = rng.sample(records, min(count, len(records)))
     listed = named(*chosen)
     order = in_order(records, listed)

@@ -70,7 +70,8 @@ def names(store: Store) -> list[str]:
 
 
 def test_a_long_list_reads_back(store: Store) -> None:
-    """A checkpoint that a page has swallowed, or one that comes twice or in another place."""
+    """A long list reads back in order. Guards against a checkpoint that a page has swallowed, or that comes twice or in
+    another place."""
     log = Log(store)
     written = entry(0, records(700))
     assert log.publish(written, 0) == Published()
@@ -80,14 +81,16 @@ def test_a_long_list_reads_back(store: Store) -> None:
 
 
 def test_a_short_list_stands_in_the_entry(store: Store) -> None:
-    """Runs that keep a few checkpoints made slower, and unreadable to the version before, for nothing."""
+    """A short list stands in the entry, in the first format. Guards against runs of few checkpoints that become slower,
+    and unreadable to the version before, for nothing."""
     assert Log(store).publish(entry(0, records(FEWEST - 1)), 0) == Published()
     assert names(store) == []
     assert json.loads(store.read(log_entry(0)))["entry"]["format"] == 1
 
 
 def test_an_entry_of_the_first_format_is_read_and_gone_on_with(folder: Store) -> None:
-    """A run of the version before that ends with the new one."""
+    """An entry of the first format is read and continued. Guards against a run of the version before that ends with the
+    new one."""
     old = entry(0, records(500))
     assert folder.create(log_entry(0), encode(old))
     assert Log(folder).tail() == old
@@ -118,7 +121,8 @@ class Model:
     st.lists(st.sampled_from(["commit", "commit", "commit", "front", "keep", "middle", "back", "anew"]), max_size=60)
 )
 def test_any_history_reads_back(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    """An incremental shortcut that holds for lists that grow, and not for what retention and rollbacks make of them."""
+    """Any history of a list reads back. Guards against a shortcut that holds for growing lists, and not after retention
+    and rollbacks."""
     model = Model(open_store(tmp_path_factory.mktemp("pages") / "run"))
     for _ in range(150):
         model.commit()
@@ -143,7 +147,8 @@ def test_any_history_reads_back(tmp_path_factory: pytest.TempPathFactory, steps:
 
 
 def test_who_writes_makes_no_difference(folder: Store) -> None:
-    """Two coordinators whose pages have other borders: everything is written again at each change of the lead."""
+    """All writers cut a list the same way. Guards against two coordinators with different pages, so that everything is
+    written again at each change of the lead."""
     first, second = (Pages(open_store(folder.url)) for _ in range(2))
     for count in range(0, 3000, 7):
         first.cut(records(count))
@@ -151,7 +156,8 @@ def test_who_writes_makes_no_difference(folder: Store) -> None:
 
 
 def test_what_grows_is_written_about_once(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log of which each entry holds all checkpoints: 211 MiB after 2,000 saves."""
+    """A growing list is written about once. Guards against a log in which each entry holds all checkpoints: 211 MiB
+    after 2,000 saves."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
     log, state, sizes = Log(folder), LogState("run"), []
     for number in range(2000):
@@ -167,7 +173,8 @@ def test_what_grows_is_written_about_once(folder: Store, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_window_that_moves_makes_no_page_twice(folder: Store, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
-    """Retention at the front that has all that follows written anew at each save."""
+    """A moving window makes no page twice. Guards against retention at the front that rewrites everything after it at
+    each save."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
     log, state = Log(folder), LogState("run")
     for number in range(1500):
@@ -184,7 +191,8 @@ def test_a_window_that_moves_makes_no_page_twice(folder: Store, monkeypatch: pyt
 
 
 def test_a_page_is_there_before_its_entry(store: Store) -> None:
-    """A crash between the two: an entry that stands for ever and cannot be read."""
+    """A page is durable before its entry. Guards against a crash between the two, and an entry that stands for ever and
+    cannot be read."""
     faulty = FaultyStore(store)
     assert Log(faulty).publish(entry(0, records(300)), 0) == Published()
     created = [name for verb, name in faulty.calls if verb == "create"]
@@ -194,8 +202,8 @@ def test_a_page_is_there_before_its_entry(store: Store) -> None:
 
 
 def test_no_entry_is_sent_without_its_pages(store: Store) -> None:
-    """An entry published although the answer to a page's create was an error; and a failure that is called unknown,
-    though nothing can appear in the slot."""
+    """No entry is sent if a page could not be made, and the outcome is a definite failure. Guards against an entry
+    whose page is missing, and an outcome called unknown although nothing can appear in the slot."""
     faulty, clock = FaultyStore(store, {("create", n): "fail" for n in range(99)}), Clock()
     outcome = Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 10)
     assert isinstance(outcome, NotPublished)
@@ -205,14 +213,15 @@ def test_no_entry_is_sent_without_its_pages(store: Store) -> None:
 
 @pytest.mark.parametrize("fault", ["fail", "lose", "delay"])
 def test_a_page_is_tried_again(store: Store, fault: str) -> None:
-    """A save that fails because of one lost reply."""
+    """A page is tried again. Guards against a save that fails because of one lost reply."""
     faulty, clock = FaultyStore(store, {("create", 0): fault, ("create", 3): fault}), Clock()  # type: ignore[dict-item]
     assert Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 10) == Published()
     assert fresh(store).read(0) == entry(0, records(300))
 
 
 def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
-    """A failure reported because a later page was refused, of an entry that was sent and lands afterwards."""
+    """An entry that was sent stays unknown even if a later page is refused. Guards against a failure that is reported
+    for an entry that lands afterwards."""
     count = len(Pages(store).cut(records(300))[1])
     faulty, clock = FaultyStore(store, {("create", n): "delay" for n in range(count, count + 99)}), Clock()
     assert isinstance(Log(faulty, clock=clock, sleep=clock.sleep).publish(entry(0, records(300)), 1), Unknown)
@@ -221,7 +230,8 @@ def test_an_entry_that_may_land_stays_unknown(store: Store) -> None:
 
 
 def test_the_loser_of_a_race_leaves_its_pages(store: Store) -> None:
-    """A clean-up that takes the winner's pages with it: both have cut the same list."""
+    """The loser of a race leaves its pages. Guards against a clean-up that removes the winner's pages, which are the
+    same."""
     assert Log(store).publish(entry(0, records(300), "theirs"), 0) == Published()
     before = names(store)
     assert Log(store).publish(entry(0, records(300)), 0) == LostRace(entry(0, records(300), "theirs"))
@@ -229,7 +239,8 @@ def test_the_loser_of_a_race_leaves_its_pages(store: Store) -> None:
 
 
 def test_a_part_of_a_page_is_made_whole(folder: Store) -> None:
-    """A kill in the middle of a page, where there are no hard links, that ends the run: its name is taken for ever."""
+    """A page that is cut off is completed. Guards against a kill in the middle of a page, without hard links, that ends
+    the run because the name is taken for ever."""
     shown, cut = Pages(folder).cut(records(300))
     assert shown
     first = next(iter(cut))
@@ -239,7 +250,8 @@ def test_a_part_of_a_page_is_made_whole(folder: Store) -> None:
 
 
 def test_a_directory_that_was_begun_anew_has_its_pages(folder: Store) -> None:
-    """Pages that somebody in this process has seen before the directory was deleted, taken to be there still."""
+    """A directory that was deleted and begun anew gets its pages again. Guards against pages that this process has seen
+    before the deletion, and believes to be there still."""
     assert Log(folder).publish(entry(0, records(300)), 0) == Published()
     assert Log(folder).tail() == entry(0, records(300))
     folder.delete_folder("_holdfast")
@@ -250,7 +262,8 @@ def test_a_directory_that_was_begun_anew_has_its_pages(folder: Store) -> None:
 
 
 def test_a_look_at_the_log_reads_what_is_new(folder: Store) -> None:
-    """Workers that look at the log after each commit, and read 100,000 checkpoints each time."""
+    """A look at the log reads only what is new. Guards against workers that read 100,000 checkpoints after each
+    commit."""
     faulty = FaultyStore(folder)
     assert Log(folder).publish(entry(0, records(1000)), 0) == Published()
     assert Log(faulty).tail() == entry(0, records(1000))
@@ -266,7 +279,8 @@ def one_page(store: Store) -> str:
 
 
 def test_a_page_that_is_not_what_its_name_says_is_damage(folder: Store) -> None:
-    """Checkpoints that were never committed, or a commit that is passed over, because a bit has flipped in a page."""
+    """A page that does not match its name is damage. Guards against checkpoints that were never committed, or a commit
+    that is passed over, because a bit has flipped in a page."""
     name = f"{PAGE_FOLDER}/{one_page(folder)}"
     data = bytearray(folder.read(name))
     data[20] ^= 1
@@ -276,7 +290,8 @@ def test_a_page_that_is_not_what_its_name_says_is_damage(folder: Store) -> None:
 
 
 def test_a_page_that_is_missing_is_waited_for(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mount that shows the entry and not yet its page, taken for damage; or a wait without end."""
+    """A missing page is waited for, within a bound. Guards against a mount that shows the entry before its page, taken
+    for damage, and a wait without an end."""
     clock, page = Clock(), one_page(folder)
     name = f"{PAGE_FOLDER}/{page}"
     path = Path(folder.url) / name
@@ -299,7 +314,8 @@ def test_a_page_that_is_missing_is_waited_for(folder: Store, monkeypatch: pytest
 
 
 def test_a_page_that_cannot_be_read_is_no_damage(folder: Store) -> None:
-    """A run that is given up because its storage did not answer for a moment."""
+    """A page that cannot be read is no damage. Guards against a run that is given up because its storage did not answer
+    for a moment."""
     one_page(folder)
     with pytest.raises(StorageError):
         Log(FaultyStore(folder, {("read", 1): "fail"})).read(0)
@@ -307,13 +323,13 @@ def test_a_page_that_cannot_be_read_is_no_damage(folder: Store) -> None:
 
 @pytest.mark.parametrize("contents", [b"{}", b"[]", b'{"checkpoints":[]}', b'{"checkpoints":[{"prefix":1}]}', b"\xff"])
 def test_a_page_of_nonsense_is_damage(contents: bytes) -> None:
-    """A traceback out of the parser."""
+    """A page of nonsense is damage. Guards against a traceback out of the parser."""
     with pytest.raises(CheckpointDamaged):
         decode_page(contents, page_name(contents), "page")
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 31, "G" * 32])
 def test_a_page_of_no_such_name_is_damage(name: str) -> None:
-    """An entry that has a reader open any file."""
+    """An impossible page name is damage. Guards against an entry that makes a reader open any file."""
     with pytest.raises(CheckpointDamaged):
         decode(encode(entry(0, ()), [name]), "entry", lambda names: [() for _ in names])

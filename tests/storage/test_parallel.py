@@ -13,7 +13,7 @@ from holdfast_storage.parallel import in_parallel
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
-    """Objects are reported with the entries that belong to them, whichever was written first."""
+    """Results are in the order of the items. Guards against objects that are reported with the entries of others."""
     barrier = threading.Barrier(2)
 
     def job(number: int) -> int:
@@ -24,7 +24,8 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 
 def test_the_first_error_ends_it() -> None:
-    """With a full disk every further object is a wait for the same error."""
+    """The first error ends the work. Guards against waiting for the same error at every further object on a
+    full disk."""
     begun = []
 
     def job(number: int) -> None:
@@ -37,15 +38,14 @@ def test_the_first_error_ends_it() -> None:
 
 
 def test_nothing_to_do() -> None:
-    """A worker without a part writes nothing, and starts no thread for it."""
+    """Without items no thread is started. Guards against a worker without a part that starts threads for nothing."""
     assert in_parallel(lambda item: item, [], threads=4) == []
 
 
 def test_an_interrupt_waits_for_those_who_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that goes on writing to descriptors that its interrupted caller has closed, and that are others by now.
-
-    `Thread.join` takes a running thread for ended once it was interrupted there.
-    """
+    """An interrupted caller waits for the threads that are at work. Guards against a thread that goes on writing to
+    descriptors that its caller has closed and that are others by now, since an interrupted `Thread.join` takes a
+    running thread for ended."""
     begun: SimpleQueue[None] = SimpleQueue()
     go, ended = threading.Event(), threading.Event()
     mine = threading.get_ident()
@@ -76,7 +76,8 @@ def test_an_interrupt_waits_for_those_who_are_at_work(monkeypatch: pytest.Monkey
 
 
 def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save that fails because the host has no threads to give, although the caller could do it all."""
+    """If no thread can be started, the caller does all the work. Guards against a save that fails because the host has
+    no threads to give."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

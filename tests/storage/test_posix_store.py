@@ -49,7 +49,8 @@ print("".join("1" if store.create(f"log/{n}", sys.argv[2].encode() * 1000) else 
 
 @pytest.mark.processes
 def test_one_of_eight_processes_wins_each_race(store: PosixStore) -> None:
-    """An exclusive create that is exclusive only within one process (fsspec's local one: 126 of 300 races had two)."""
+    """Exactly one of eight processes wins each create. Guards against a create that is exclusive only within one
+    process, like fsspec's local one: 126 of 300 races had two winners."""
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, store.url, str(who)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -72,7 +73,8 @@ def test_one_of_eight_processes_wins_each_race(store: PosixStore) -> None:
 
 
 def test_write_syncs_the_file_and_every_folder_up_to_the_run(store: PosixStore, synced: list[str]) -> None:
-    """A committed object that a power cut takes away together with its folder."""
+    """A write syncs the file and every folder up to the run directory. Guards against a committed object that a power
+    cut takes away together with its folder."""
     store.write("ckpt/local/a", [b"x"])
     synced.clear()
     store.write("ckpt/local/b", [b"x"])
@@ -81,7 +83,8 @@ def test_write_syncs_the_file_and_every_folder_up_to_the_run(store: PosixStore, 
 
 
 def test_new_folders_are_synced_into_their_parents(store: PosixStore, synced: list[str]) -> None:
-    """A run directory that a power cut takes away as a whole."""
+    """New folders are synced into their parents. Guards against a run directory that a power cut takes away as
+    a whole."""
     store.write("ckpt/a", [b"x"])
     assert synced[:2] == [os.path.dirname(store.url), store.url]
 
@@ -90,7 +93,8 @@ def test_new_folders_are_synced_into_their_parents(store: PosixStore, synced: li
 def test_small_objects_are_synced_before_they_get_their_name(
     store: PosixStore, synced: list[str], monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """An entry of the log that is there after a power cut, but empty."""
+    """A small object is synced before it gets its name. Guards against a log entry that is there after a power cut, but
+    empty."""
     store.write("log/0", [b""])
     synced.clear()
     for name in ("link", "replace"):
@@ -106,8 +110,8 @@ def test_small_objects_are_synced_before_they_get_their_name(
 
 
 def test_what_is_there_already_is_durable_too(store: PosixStore, synced: list[str]) -> None:
-    """Whoever made it was killed before it had synced the folder: a successor takes it for its own and builds an entry
-    on it, and a power cut takes it away."""
+    """A create that finds its object there makes it durable. Guards against an entry that is built on an object whose
+    maker was killed before the folder was synced, and that a power cut takes away."""
     store.write("log/0", [b""])
     os.close(os.open(f"{store.url}/log/1", os.O_CREAT | os.O_WRONLY))
     synced.clear()
@@ -116,7 +120,7 @@ def test_what_is_there_already_is_durable_too(store: PosixStore, synced: list[st
 
 
 def test_partial_writes_are_completed(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """write(2) takes at most 2 GiB at a time, and less whenever it likes."""
+    """Partial writes are completed. Guards against write(2), which takes at most 2 GiB at a time and may take less."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
     assert store.write("a", [b"0123456789", b"abcd"]) == 14
@@ -125,7 +129,8 @@ def test_partial_writes_are_completed(store: PosixStore, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_disk_full(store: PosixStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """An error that does not name the object, or an fsync tried again, which would then report success."""
+    """A full disk is an error that names the object, and no fsync is repeated. Guards against a second fsync, which
+    would report success."""
     calls = []
 
     def full(*_: object) -> int:
@@ -143,7 +148,8 @@ def test_disk_full(store: PosixStore, monkeypatch: pytest.MonkeyPatch, call: str
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_create_that_made_nothing_says_so(store: PosixStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """A full disk taken for an unknown outcome, which would have to be settled on that same full disk."""
+    """On a full disk a create says that it made nothing. Guards against an unknown outcome that would have to be
+    settled on that same full disk."""
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -158,7 +164,8 @@ def test_a_create_that_made_nothing_says_so(store: PosixStore, monkeypatch: pyte
 
 
 def test_a_create_whose_folder_does_not_sync_is_unknown(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry that readers see already, reported as never made."""
+    """If the folder does not sync, the outcome is unknown. Guards against an entry that readers see already, reported
+    as never made."""
     store.create("log/0", b"x")
     real = os.fsync
 
@@ -175,7 +182,8 @@ def test_a_create_whose_folder_does_not_sync_is_unknown(store: PosixStore, monke
 
 
 def test_a_repeated_link_request_is_recognised(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS: the answer to link was lost, the client asked again, and the server refused what it had just made."""
+    """A repeated link request of NFS is recognised as a success. Guards against a create that fails because its own
+    first request, whose answer was lost, has succeeded."""
     real = os.link
 
     def twice(source: str, target: str) -> None:
@@ -197,7 +205,8 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_links")
 def test_create_where_there_are_no_links(store: PosixStore) -> None:
-    """A file system without hard links, on which nothing could be committed, or twice."""
+    """Without hard links a create is still exclusive. Guards against a file system on which nothing can be committed,
+    or one thing twice."""
     assert store.create("log/1", b"first")
     assert not store.create("log/1", b"second")
     assert store.read("log/1") == b"first"
@@ -206,14 +215,15 @@ def test_create_where_there_are_no_links(store: PosixStore) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(store: PosixStore) -> None:
-    """A permission told as something else, or without the path."""
+    """A missing permission is named with the path. Guards against a permission error that looks like something else."""
     os.mkdir(store.url, 0o500)
     with pytest.raises(StorageError, match=f"{store.url}/ckpt/a: Permission denied"):
         store.write("ckpt/a", [b"x"])
 
 
 def test_a_file_where_the_run_directory_should_be(store: PosixStore) -> None:
-    """A path that is a file: an endless search for the folder, or a traceback."""
+    """A file in place of the run directory is an error. Guards against an endless search for the folder, and a
+    traceback."""
     Path(store.url).write_text("x")
     with pytest.raises(StorageError, match="Not a directory"):
         store.write("ckpt/a", [b"x"])
@@ -223,7 +233,8 @@ def test_a_file_where_the_run_directory_should_be(store: PosixStore) -> None:
 
 @pytest.mark.parametrize("verb", ["open", "scandir", "stat"])
 def test_unreadable_is_not_missing(store: PosixStore, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    """A mount that answers with an error, after which a good checkpoint is condemned as missing."""
+    """An unreadable object is not called missing. Guards against a good checkpoint that is condemned because a mount
+    answers with an error."""
     store.write("a", [b"x"])
 
     def broken(*_: object, **__: object) -> int:
@@ -240,7 +251,8 @@ def test_unreadable_is_not_missing(store: PosixStore, monkeypatch: pytest.Monkey
 
 
 def test_open_files_outlive_their_folder(store: PosixStore) -> None:
-    """A deferred variable whose file retention has taken away before it was read."""
+    """Open files outlive their folder. Guards against a deferred variable whose file retention has removed before it
+    was read."""
     store.write("ckpt/a", [b"0123456789"])
     fd = store.open("ckpt/a")
     try:
@@ -253,7 +265,8 @@ def test_open_files_outlive_their_folder(store: PosixStore) -> None:
 
 
 def test_delete_does_not_follow_links(store: PosixStore, tmp_path: Path) -> None:
-    """A symbolic link in a checkpoint's folder that leads retention out of the run."""
+    """Deleting does not follow symbolic links. Guards against a link in a checkpoint's folder that leads retention out
+    of the run."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("x")
@@ -273,7 +286,8 @@ def aged(path: Path, seconds: float) -> Path:
 
 
 def test_what_kills_have_left_is_removed(store: PosixStore) -> None:
-    """A file for each kill, for ever; or one of a writer that lives, an object, or somebody else's file with them."""
+    """Old temporary files are removed, and nothing else. Guards against a file left by each kill for ever, and deleting
+    a living writer's file, an object, or somebody else's file."""
     folder = Path(store.url) / "a"
     left = aged(folder / ".000000000007.json.0123456789abcdef.tmp", 4000.0)
     kept = [
@@ -290,7 +304,8 @@ def test_what_kills_have_left_is_removed(store: PosixStore) -> None:
 
 
 def test_clocks_of_hosts_do_not_make_leftovers(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coordinator whose clock is a day ahead removes the file that a worker is about to give its name."""
+    """The clocks of hosts do not matter for leftovers. Guards against a coordinator whose clock is a day ahead and that
+    removes a file which a worker is about to name."""
     fresh = aged(Path(store.url) / ".checkpoint.0123456789abcdef.tmp", 0.0)
     monkeypatch.setattr("time.time", lambda: 9e9)
     store.remove_leftovers()
@@ -298,7 +313,8 @@ def test_clocks_of_hosts_do_not_make_leftovers(store: PosixStore, monkeypatch: p
 
 
 def test_who_was_stopped_for_too_long_is_told(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A create that was stopped for hours, and whose file was taken for a leftover, reported as made."""
+    """A create whose temporary file was removed meanwhile is not reported as made. Guards against a process that was
+    stopped for hours in the middle of a create."""
     link, stops = os.link, [True]
 
     def stopped(source: str, target: str) -> None:

@@ -15,24 +15,26 @@ def stock(number: int) -> CheckpointRecord:
 
 
 def test_tasks_read_back() -> None:
-    """A task whose type holds the separator."""
+    """A task parses from its name. Guards against a task whose type contains the separator."""
     for task in (Task("worker", 0), Task("my-job", 12)):
         assert Task.parse(str(task)) == task
 
 
 def test_tasks_are_ordered_by_number() -> None:
-    """worker-10 before worker-2: shards handed out in another order than TF_CONFIG's."""
+    """Tasks are sorted by number. Guards against worker-10 before worker-2, and parts that are handed out in another
+    order than TF_CONFIG's."""
     assert sorted([Task("worker", 10), Task("worker", 2), Task("chief", 0)])[-1] == Task("worker", 10)
 
 
 def test_folders() -> None:
-    """The run directory itself as the folder of a checkpoint, to be deleted with it."""
+    """The folder of a stock checkpoint is empty. Guards against the run directory itself as a checkpoint's folder, to
+    be deleted with it."""
     assert ours(1).folder == "ckpt-1.00000000.1"
     assert stock(1).folder == ""
 
 
 def test_the_newest_is_the_last_committed() -> None:
-    """The largest step taken for the newest after a rollback."""
+    """The newest is the last one committed. Guards against the largest step, taken for the newest after a rollback."""
     state = LogState("run").commit(ours(5)).commit(ours(3))
     assert state.restorable[-1] == ours(3)
     assert state.find(ours(5).prefix) == ours(5)
@@ -40,7 +42,7 @@ def test_the_newest_is_the_last_committed() -> None:
 
 
 def test_leading_keeps_the_checkpoints() -> None:
-    """A take-over that forgets what was committed."""
+    """Taking the lead keeps the checkpoints. Guards against a takeover that forgets what was committed."""
     leader = Leader("id", "host:1", "host")
     generation = Generation("00000001", ((Task("worker", 0), "a"),))
     state = LogState("run").commit(ours(1)).lead(leader, generation)
@@ -48,7 +50,8 @@ def test_leading_keeps_the_checkpoints() -> None:
 
 
 def test_a_lead_by_another_generation_ends_the_reign() -> None:
-    """A generation that comes back after another one has led; or one whose coordinator was restarted, shut out."""
+    """A generation never leads again after another one has led. Guards against a generation that comes back, and
+    shutting out one whose coordinator was restarted."""
     leader, members = Leader("id", "host:1", "host"), ((Task("worker", 0), "a"),)
     state = LogState("run").lead(leader, Generation("00000001", members))
     assert state.lead(leader, Generation("00000001", members)).superseded == ()
@@ -61,7 +64,8 @@ def test_a_lead_by_another_generation_ends_the_reign() -> None:
 
 
 def test_what_is_discarded_is_never_live() -> None:
-    """A live checkpoint that is deleted as a left-over; or a folder that is to be deleted twice."""
+    """Discarding never touches a live or retired folder. Guards against a live checkpoint that is deleted as a
+    leftover, and a folder that is to be deleted twice."""
     state = LogState("run", checkpoints=(ours(1),), retired=("ckpt-7.00000000.7",))
     assert state.discard((ours(1).folder, "ckpt-7.00000000.7")) == state
     assert state.discard(("ckpt-8.00000000.8",)).retired == ("ckpt-7.00000000.7", "ckpt-8.00000000.8")
@@ -69,7 +73,8 @@ def test_what_is_discarded_is_never_live() -> None:
 
 
 def test_retired_checkpoints_are_to_be_deleted() -> None:
-    """A folder that is neither live nor to be deleted: there for ever."""
+    """A retired checkpoint's folder is to be deleted. Guards against a folder that is neither live nor to be deleted,
+    and stays for ever."""
     state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3))
     state = state.retire((ours(1).prefix,), (ours(2).prefix,), 2.0)
     assert [c.step for c in state.checkpoints] == [2, 3]
@@ -82,7 +87,8 @@ def test_retired_checkpoints_are_to_be_deleted() -> None:
 
 
 def test_stock_checkpoints_are_never_deleted() -> None:
-    """Retention that deletes the run directory, the folder of what TensorFlow wrote into it, or one of its folders."""
+    """A stock checkpoint is never deleted. Guards against retention that deletes the run directory, or a folder of
+    TensorFlow's."""
     nested = CheckpointRecord("old/ckpt-1", 1, 1.0, stock=True)
     state = LogState("run", checkpoints=(nested, stock(2), ours(3))).retire((nested.prefix, stock(2).prefix), (), None)
     assert state.checkpoints == (ours(3),)
@@ -90,7 +96,8 @@ def test_stock_checkpoints_are_never_deleted() -> None:
 
 
 def test_condemned_checkpoints_are_live_but_not_restorable() -> None:
-    """A damaged one restored again, or its mark kept when its name is gone."""
+    """A condemned checkpoint is live but not restorable. Guards against a damaged one that is restored again, and a
+    mark that outlives its checkpoint."""
     state = LogState("run", checkpoints=(ours(1), ours(2))).condemn((ours(2).prefix, ours(3).prefix))
     assert state.damaged == (ours(2).prefix,), "and nothing that is not live"
     assert state.condemn((ours(2).prefix,)) == state
@@ -100,7 +107,8 @@ def test_condemned_checkpoints_are_live_but_not_restorable() -> None:
 
 
 def test_a_rollback_makes_its_checkpoint_the_newest() -> None:
-    """A crash before the next commit, after which the abandoned branch would be restored."""
+    """A rollback makes its checkpoint the newest. Guards against a crash before the next commit, after which the
+    abandoned branch is restored."""
     state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3)).restored(ours(2).prefix)
     assert [c.step for c in state.checkpoints] == [1, 3, 2]
     assert state.restored("other") == state

@@ -39,13 +39,14 @@ def put(store: Store, number: int, time: float, generation: str = "0000000a") ->
 
 
 def test_an_empty_directory(store: Store) -> None:
-    """A new run that cannot be told from one that has lost everything."""
+    """An empty directory is a new run. Guards against a new run that looks like one that has lost everything."""
     assert read_run(store) is None
     assert import_state(store, "id") == LogState("id")
 
 
 def test_the_log_decides(store: Store) -> None:
-    """A folder that was never committed, restored because it is there."""
+    """The log decides what is committed. Guards against restoring a folder that was never committed, because it is
+    there."""
     put(store, 1, 1.0)
     state = LogState("id")
     Log(store).publish(Entry(0, "lead", "w", 1.0, state), 0)
@@ -53,7 +54,8 @@ def test_the_log_decides(store: Store) -> None:
 
 
 def test_a_log_that_is_begun_while_one_looks(store: Store) -> None:
-    """The manifest of a save that is on its way, taken for a checkpoint of a copied run: restored, never committed."""
+    """A log that appears meanwhile decides. Guards against the manifest of a save in flight, taken for a checkpoint of
+    a copied run."""
     state = LogState("id")
 
     class Begun(PassingStore):
@@ -67,7 +69,8 @@ def test_a_log_that_is_begun_while_one_looks(store: Store) -> None:
 
 
 def test_a_copy_without_its_log(store: Store) -> None:
-    """A copied run in which nothing is found, or the newest is taken by number or by name."""
+    """A copy without its log has its checkpoints in order. Guards against a copied run in which nothing is found, or
+    the newest is chosen by number or by name."""
     data = put(store, 9, 2.0)
     put(store, 10, 1.0, "0000000b")
     store.write("ckpt-11.0000000a.11/ckpt-11.index", [b"an attempt that never came to its manifest"])
@@ -83,7 +86,8 @@ def test_a_copy_without_its_log(store: Store) -> None:
 
 
 def test_a_copy_is_in_the_order_of_the_state_file(store: Store) -> None:
-    """A clock that was set back between two saves: the copy goes on from another checkpoint than stock TensorFlow."""
+    """A copy has the order of its state file. Guards against a copy that goes on from another checkpoint than stock
+    TensorFlow, because a clock was set back between two saves."""
     for number, time in ((1, 7200.0), (2, 7201.0), (3, 3600.0)):
         put(store, number, time)
     state = read_run(store)
@@ -96,7 +100,8 @@ def test_a_copy_is_in_the_order_of_the_state_file(store: Store) -> None:
 
 
 def test_stock_checkpoints_and_ours(store: Store) -> None:
-    """A run that TensorFlow began and Holdfast continued, of which the beginning counts as the newest."""
+    """Stock checkpoints come before ours in a continued run. Guards against a run that TensorFlow began and Holdfast
+    continued, whose beginning counts as the newest."""
     put(store, 3, 5.0)
     for number in (1, 2):
         store.write(f"ckpt-{number}.index", [b"x"])
@@ -106,7 +111,8 @@ def test_stock_checkpoints_and_ours(store: Store) -> None:
 
 
 def test_a_copy_whose_manifests_are_all_damaged_is_not_empty(store: Store) -> None:
-    """Training that starts from scratch over the remains of its checkpoints."""
+    """A copy with only damaged manifests is not empty. Guards against training that starts from scratch over the
+    remains of its checkpoints."""
     store.write("ckpt-7.0000000a.1/manifest.json", [b"{"])
     state = read_run(store)
     assert state is not None
@@ -116,7 +122,8 @@ def test_a_copy_whose_manifests_are_all_damaged_is_not_empty(store: Store) -> No
 
 @pytest.mark.parametrize("fault", [("list", 0), ("read", 0), ("list", 1), ("read", 1)])
 def test_an_unreadable_directory_is_not_empty(store: Store, fault: tuple[str, int]) -> None:
-    """Training that starts from scratch because the storage did not answer for a moment."""
+    """An unreadable directory is an error. Guards against training that starts from scratch because the storage did not
+    answer for a moment."""
     put(store, 1, 1.0)
     with pytest.raises(StorageError):
         read_run(FaultyStore(store, {fault: "fail"}))
@@ -147,7 +154,8 @@ class TestOrphans:
         return Entry(number, "commit", f"w{number}", 0.0, state)
 
     def test_what_was_never_committed_is_found(self, store: Store) -> None:
-        """Failed saves of years that fill the disk; or a checkpoint deleted that somebody has copied back."""
+        """Orphans are found, and only they. Guards against failed saves of years that fill the disk, and deleting a
+        checkpoint that somebody has copied back."""
         last = self.run(store)
         there = {name for name in store.list() if name.startswith("ckpt-")}
         assert len(there) == 3 * 9, "also those that were retired, as a person would copy them back"
@@ -156,7 +164,8 @@ class TestOrphans:
         assert orphans(store, Entry(last.number, "retire", "w", 0.0, last.state.discard(found))) == ()
 
     def test_what_never_led_here_is_not_ours_to_judge(self, store: Store) -> None:
-        """A checkpoint of another run, or a part of it that is still being copied, deleted."""
+        """Folders of generations that never led here are left alone. Guards against deleting a checkpoint of another
+        run, or a part of it that is still being copied."""
         last = self.run(store)
         before = orphans(store, last)
         for name in (
@@ -169,21 +178,23 @@ class TestOrphans:
         assert orphans(store, last) == before
 
     def test_only_after_the_reign(self, store: Store) -> None:
-        """The save that is being written deleted, or the one that a restarted coordinator is to go on with."""
+        """Only generations that lead no more have orphans. Guards against deleting the save that is being written, or
+        one that a restarted coordinator will finish."""
         last = self.run(store)
         state = last.state.lead(Leader("successor", "", ""), Generation("0000000c", ()))
         found = orphans(store, Entry(last.number + 1, "lead", "w", 0.0, state))
         assert not [folder for folder in found if "0000000c" in folder]
 
     def test_a_log_that_cannot_be_read_condemns_nothing(self, store: Store) -> None:
-        """A checkpoint that was copied back, deleted because the entry that knows it does not answer."""
+        """If a log entry cannot be read, nothing is an orphan. Guards against deleting a checkpoint that was copied
+        back, because the entry that knows it does not answer."""
         last = self.run(store)
         faulty = FaultyStore(store, {("read", 0): "fail"})
         with pytest.raises(StorageError):
             orphans(faulty, last)
 
     def test_an_entry_that_has_rotted_condemns_nothing(self, store: Store) -> None:
-        """As above, for good."""
+        """If a log entry has rotted, nothing is an orphan. Guards against the same, for good."""
         last = self.run(store)
         for number in range(last.number):
             store.replace(log_entry(number), b"x}}\n")

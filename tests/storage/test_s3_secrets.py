@@ -35,7 +35,7 @@ def told(error: BaseException) -> str:
 )
 @pytest.mark.parametrize("place", ["options", "client_kwargs", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_a_password_in_the_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str, place: str) -> None:
-    """A password in the log of every worker."""
+    """An endpoint with a password is refused. Guards against a password in the log of every worker."""
     options: dict[str, Any] = dict(GIVEN)
     if place == "options":
         options["endpoint_url"] = endpoint
@@ -49,7 +49,8 @@ def test_a_password_in_the_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_password_in_the_endpoint_of_a_profile_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The same, from a file that only the library reads."""
+    """An endpoint with a password in a profile is refused. Guards against the same, from a file that only the library
+    reads."""
     (tmp_path / "config").write_text(f"[default]\nendpoint_url = http://user:hush@{NOBODY}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     store = open_store("s3://bucket/run", GIVEN)
@@ -73,7 +74,8 @@ def test_a_password_in_the_endpoint_of_a_profile_is_refused(monkeypatch: pytest.
 def test_errors_and_logs_are_free_of_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, more: dict[str, Any]
 ) -> None:
-    """A key in an error that is written to the log of every worker, and sent to the coordinator."""
+    """Errors and logs contain no secrets. Guards against a key in an error that is logged by every worker and sent to
+    the coordinator."""
     monkeypatch.setattr(object_store, "FIRST_PATIENCE", 0.0)
     store = open_store("s3://bucket/run", {**GIVEN, "endpoint_url": f"http://{NOBODY}", **more})
     with caplog.at_level(logging.DEBUG, "holdfast.storage"):

@@ -98,7 +98,8 @@ def begin_range(request: BaseHTTPRequestHandler) -> bytes:
 
 
 def test_connections_are_used_again(serve: Serve) -> None:
-    """A connection for each range: handshakes that take longer than the data."""
+    """Connections are used again. Guards against a connection for each range, with handshakes that take longer than the
+    data."""
     server = serve(lambda request: request.wfile.write(begin_range(request)) and None)
     store = server.store()
     for start in range(0, len(DATA), 1000):
@@ -109,7 +110,8 @@ def test_connections_are_used_again(serve: Serve) -> None:
 
 
 def test_a_connection_that_ends_too_early_is_not_used_again(serve: Serve) -> None:
-    """Half a range that counts as all of it; or the next one, on what is left of the connection."""
+    """A connection that ends too early is not used again. Guards against half a range that counts as all of it, and a
+    next request on what is left of the connection."""
     cut = iter([True, False, True, False])
 
     def answer(request: BaseHTTPRequestHandler) -> None:
@@ -129,7 +131,8 @@ def test_a_connection_that_ends_too_early_is_not_used_again(serve: Serve) -> Non
 
 
 def test_less_than_was_asked_for_is_asked_for_again(serve: Serve) -> None:
-    """An answer that HTTP allows, taken for the end of the object: a log entry that was never finished."""
+    """A short answer is completed by another request. Guards against an answer that HTTP allows, taken for the end of
+    the object: a log entry that seems unfinished."""
     short = iter([True, True])
 
     def answer(request: BaseHTTPRequestHandler) -> None:
@@ -143,7 +146,8 @@ def test_less_than_was_asked_for_is_asked_for_again(serve: Serve) -> None:
 
 
 def test_a_server_without_ranges(serve: Serve) -> None:
-    """A KeyError for a server that sends all of an object, whatever part is asked for."""
+    """A server without ranges is an error that says so. Guards against a KeyError for a server that always sends the
+    whole object."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -156,7 +160,8 @@ def test_a_server_without_ranges(serve: Serve) -> None:
 
 
 def test_a_bucket_in_another_region(serve: Serve) -> None:
-    """The library asks where the bucket is, and then once more for what it was told to: each with its own body."""
+    """A bucket in another region is found, and the body is sent whole. Guards against a redirect by the library, after
+    which the request has lost its body."""
     bodies: list[tuple[str, int]] = []
 
     def answer(request: BaseHTTPRequestHandler) -> None:
@@ -212,10 +217,8 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_hurried")
 @pytest.mark.parametrize("answer", [trickle_data, trickle_headers, trickle_error])
 def test_a_byte_now_and_then_is_no_answer(serve: Serve, answer: Answer) -> None:
-    """A restore without an end: no single wait for the server is too long.
-
-    Or one that ends while a thread still writes into its memory.
-    """
+    """A server that sends a byte now and then runs into the time limit. Guards against a restore without an end, and
+    one that ends while a thread still writes to its memory."""
     server = serve(answer)
     buffer = memoryview(bytearray(len(DATA)))
     with pytest.raises(StorageError, match="Could not read s3://bucket/run/a: there was no answer in time"):
@@ -230,7 +233,7 @@ def test_a_byte_now_and_then_is_no_answer(serve: Serve, answer: Answer) -> None:
 
 @pytest.mark.usefixtures("_hurried")
 def test_a_server_that_takes_nothing(serve: Serve) -> None:
-    """The same in writing: a save that never fails, on a server that has stopped reading."""
+    """A server that has stopped reading runs into the time limit. Guards against a save that never fails."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.server.over.wait()  # type: ignore[attr-defined]

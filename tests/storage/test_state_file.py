@@ -31,7 +31,8 @@ def found(store: Store) -> list[str]:
 
 
 def test_the_file_that_stock_readers_expect() -> None:
-    """A file in which `latest_checkpoint` finds nothing, or the damaged one."""
+    """The file names the good checkpoints, newest last. Guards against a file in which `latest_checkpoint` finds
+    nothing, or the damaged one."""
     records = tuple(CheckpointRecord(f"ckpt-{n}.0000000a.{n}/ckpt-{n}", n, n + 0.5) for n in (1, 2, 3))
     state = LogState("run", checkpoints=records, damaged=(records[2].prefix,), last_preserved=1.5)
     assert to_bytes(state).decode() == (
@@ -47,7 +48,7 @@ def test_the_file_that_stock_readers_expect() -> None:
 
 @pytest.mark.tensorflow
 def test_stock_tensorflow_reads_it(tmp_path: Path) -> None:
-    """A text format of our own: checked with names that need every kind of escape."""
+    """Stock TensorFlow reads names with every kind of escape. Guards against a text format of our own."""
     import tensorflow as tf
 
     names = ["ckpt-1.0000000a.0/ckpt-1", 'my "model"/x\'-2', "модель-3/ckpt-3"]
@@ -63,7 +64,8 @@ def test_stock_tensorflow_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.tensorflow
 def test_where_all_are_damaged_the_file_still_names_them() -> None:
-    """A file that names nothing: stock TensorFlow starts from scratch, and the last checkpoints are overwritten."""
+    """If all checkpoints are damaged, the file still names them. Guards against a file that names nothing, after which
+    stock TensorFlow starts from scratch and overwrites the last checkpoints."""
     records = (
         CheckpointRecord("ckpt-1.0a1b2c3d.1/ckpt-1", 1, 1.0),
         CheckpointRecord("ckpt-2.0a1b2c3d.2/ckpt-2", 2, 2.0),
@@ -75,7 +77,8 @@ def test_where_all_are_damaged_the_file_still_names_them() -> None:
 
 
 def test_what_tensorflows_manager_wrote_is_found(tmp_path: Path) -> None:
-    """A directory that is to be taken over, in which nothing or too much is found."""
+    """All that TensorFlow's manager wrote is found. Guards against taking over a directory in which nothing, or too
+    much, is found."""
     import tensorflow as tf
 
     checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
@@ -91,7 +94,7 @@ def test_what_tensorflows_manager_wrote_is_found(tmp_path: Path) -> None:
 
 @given(st.lists(st.from_regex(r"[^/\x00\ud800-\udfff]+-[0-9]{1,6}", fullmatch=True), unique=True, max_size=4))
 def test_names_read_back(prefixes: list[str]) -> None:
-    """A checkpoint lost for a quotation mark in its name."""
+    """Any name reads back. Guards against a checkpoint that is lost because of a quotation mark in its name."""
     store = new_store("memory", Path())
     try:
         for prefix in prefixes:
@@ -104,19 +107,21 @@ def test_names_read_back(prefixes: list[str]) -> None:
 
 
 def test_nothing_there(store: Store) -> None:
-    """An empty directory taken for an error."""
+    """An empty directory has no checkpoints. Guards against an empty directory that is taken for an error."""
     assert stock_checkpoints(store) == ()
 
 
 def test_a_lost_state_file(store: Store) -> None:
-    """Training that restarts from scratch (as TensorFlow's does) because one text file is gone."""
+    """Without a state file, the checkpoints are found by their index. Guards against training that restarts from
+    scratch because one text file is gone, as TensorFlow's does."""
     put(store, "ckpt-10", "ckpt-9", "other")
     assert found(store) == ["other", "ckpt-9", "ckpt-10"]
     assert [record.step for record in stock_checkpoints(store)] == [0, 9, 10]
 
 
 def test_a_number_beyond_any_step(store: Store) -> None:
-    """A name that ends in a date and a time broke the first message about it, and so every restore."""
+    """A number beyond any step counts as step 0. Guards against a name that ends in a date and a time, and breaks every
+    restore."""
     put(store, "ckpt-20240101123059123456789", "ckpt-7", "ckpt-20240101123059123456790")
     assert found(store) == ["ckpt-7", "ckpt-20240101123059123456789", "ckpt-20240101123059123456790"]
     assert [record.step for record in stock_checkpoints(store)] == [7, (1 << 63) - 1, (1 << 63) - 1]
@@ -126,13 +131,15 @@ def test_a_number_beyond_any_step(store: Store) -> None:
     "text", ["", "\0\0\0\0", "nonsense", 'model_checkpoint_path: "gone-1"', 'model_checkpoint_path: "']
 )
 def test_a_useless_state_file(store: Store, text: str) -> None:
-    """The same where the file is empty, damaged or of another time."""
+    """With a useless state file, the checkpoints are found by their index. Guards against the same for a file that is
+    empty, damaged or outdated."""
     put(store, "ckpt-1", "ckpt-2", state_file=text)
     assert found(store) == ["ckpt-1", "ckpt-2"]
 
 
 def test_the_newest_is_the_one_that_the_file_says(store: Store) -> None:
-    """After a rollback the newest is not the last listed, and not the one with the largest number."""
+    """The newest is the one that the file says. Guards against taking the last listed, or the one with the largest
+    number, after a rollback."""
     put(
         store,
         "ckpt-1",
@@ -146,7 +153,8 @@ def test_the_newest_is_the_one_that_the_file_says(store: Store) -> None:
 
 
 def test_what_is_listed_but_gone_is_left_out(store: Store) -> None:
-    """A checkpoint that somebody deleted by hand, chosen as the newest."""
+    """A listed checkpoint that is gone is left out. Guards against choosing as the newest what somebody deleted by
+    hand."""
     put(
         store,
         "ckpt-1",
@@ -157,7 +165,8 @@ def test_what_is_listed_but_gone_is_left_out(store: Store) -> None:
 
 
 def test_absolute_paths(store: Store) -> None:
-    """A directory that was moved, or is reached by another name, and seems to be empty."""
+    """Absolute paths are understood. Guards against a directory that seems empty because it was moved, or is reached by
+    another name."""
     put(
         store,
         "ckpt-1",
@@ -171,7 +180,7 @@ def test_absolute_paths(store: Store) -> None:
 
 
 def test_our_own_are_not_stock(store: Store) -> None:
-    """A checkpoint of ours, from which the digests would then not be used."""
+    """Our own checkpoints are not stock ones. Guards against a checkpoint of ours whose digests are not used."""
     prefix = "ckpt-1.0000000a.0/ckpt-1"
     put(
         store,
@@ -183,7 +192,8 @@ def test_our_own_are_not_stock(store: Store) -> None:
 
 
 def test_of_very_many_the_newest_are_named() -> None:
-    """A file of 13 MB, written at each commit of a run that keeps all."""
+    """Of very many checkpoints only the newest are named. Guards against a file of 13 MB, written at each commit of a
+    run that keeps all."""
     records = tuple(CheckpointRecord(f"ckpt-{n}.0000000a.{n}/ckpt-{n}", n, float(n)) for n in range(3000))
     written = to_bytes(LogState("run", checkpoints=records))
     assert len(written) < 200_000

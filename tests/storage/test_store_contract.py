@@ -28,21 +28,22 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, object_store: ObjectSt
 
 
 def test_created_object_reads_back(store: Store) -> None:
-    """An object that was reported as made but holds something else."""
+    """A created object reads back. Guards against an object that is reported as made and holds something else."""
     assert store.create("_holdfast/log/1.json", b"one")
     assert store.read("_holdfast/log/1.json") == b"one"
     assert store.size("_holdfast/log/1.json") == 3
 
 
 def test_second_create_changes_nothing(store: Store) -> None:
-    """A log entry overwritten by the loser of a race."""
+    """A second create changes nothing. Guards against a log entry that the loser of a race overwrites."""
     assert store.create("log/1", b"first")
     assert not store.create("log/1", b"second")
     assert store.read("log/1") == b"first"
 
 
 def test_one_of_eight_creators_wins(store: Store) -> None:
-    """Two coordinators that both believe they own the next entry of the log."""
+    """Exactly one of eight creators wins. Guards against two coordinators that both believe they own the next entry of
+    the log."""
     start = threading.Barrier(8)
     won: list[tuple[int, int]] = []
 
@@ -63,7 +64,8 @@ def test_one_of_eight_creators_wins(store: Store) -> None:
 
 
 def test_readers_of_a_race_see_all_or_nothing(store: Store) -> None:
-    """A reader that takes a half-written entry for the whole."""
+    """Readers during a race see all or nothing. Guards against a reader that takes a half-written entry for the
+    whole."""
     done = threading.Event()
     seen: set[int] = set()
 
@@ -85,7 +87,8 @@ def test_readers_of_a_race_see_all_or_nothing(store: Store) -> None:
 
 
 def test_write_joins_its_chunks(store: Store) -> None:
-    """Chunks of other element types, empty ones and views, of which a part is lost."""
+    """A write joins its chunks, whatever their kind. Guards against losing a part of chunks of other element types,
+    empty ones and views."""
     floats = memoryview(bytearray(range(16))).cast("f")
     chunks = [b"ab", b"", memoryview(b"cdefg")[1:3], bytearray(b"x"), floats]
     assert store.write("a/b/c.data", chunks) == 21
@@ -93,7 +96,8 @@ def test_write_joins_its_chunks(store: Store) -> None:
 
 
 def test_large_objects(store: Store) -> None:
-    """A part of an upload, or a range of what is read, that is lost or misplaced."""
+    """Large objects read back in whole and in ranges. Guards against a part of an upload, or a range of a read, that is
+    lost or misplaced."""
     data = memoryview(random.Random(0).randbytes(40_000_003))
     chunks = [data[start : start + 7_000_000] for start in range(0, len(data), 7_000_000)]
     assert store.write("a/large", chunks) == len(data)
@@ -105,14 +109,15 @@ def test_large_objects(store: Store) -> None:
 
 
 def test_write_of_nothing_makes_an_empty_object(store: Store) -> None:
-    """An empty shard that is missing afterwards."""
+    """Writing nothing makes an empty object. Guards against an empty shard that is missing afterwards."""
     assert store.write("a/empty", []) == 0
     assert store.size("a/empty") == 0
     assert store.read("a/empty") == b""
 
 
 def test_write_to_a_taken_name_is_refused(store: Store) -> None:
-    """An object of a committed checkpoint changed by a later attempt."""
+    """A write to a taken name is refused. Guards against an object of a committed checkpoint that a later attempt
+    changes."""
     store.write("a/b", [b"first"])
     with pytest.raises(StorageError, match="a/b") as raised:
         store.write("a/b", [b"second"])
@@ -121,7 +126,8 @@ def test_write_to_a_taken_name_is_refused(store: Store) -> None:
 
 
 def test_replace_sets_new_and_old(store: Store) -> None:
-    """TensorFlow's state file that keeps the tail of a longer predecessor."""
+    """`replace` sets new and existing objects. Guards against TensorFlow's state file with the tail of a longer
+    predecessor."""
     store.replace("checkpoint", b"a longer text")
     store.replace("checkpoint", b"short")
     assert store.read("checkpoint") == b"short"
@@ -132,7 +138,8 @@ def test_replace_sets_new_and_old(store: Store) -> None:
     [(0, 4, b"0123"), (3, 4, b"3456"), (8, 4, b"89"), (10, 4, b""), (30, 4, b""), (7, None, b"789"), (2, 0, b"")],
 )
 def test_ranges(store: Store, offset: int, length: int | None, expected: bytes) -> None:
-    """A tensor read from the wrong place, or padded where its object ends."""
+    """Ranges read exactly their bytes. Guards against a tensor that is read from the wrong place, or padded where its
+    object ends."""
     store.write("a", [b"0123456789"])
     assert store.read("a", offset, length) == expected
     if length is not None:
@@ -144,7 +151,8 @@ def test_ranges(store: Store, offset: int, length: int | None, expected: bytes) 
 @pytest.mark.parametrize("read", [lambda s, n: s.read(n), lambda s, n: s.read_into(n, 0, memoryview(bytearray(4)))])
 @pytest.mark.parametrize("name", ["missing", "missing/below", "a/file/below"])
 def test_missing_objects(store: Store, read: Callable[[Store, str], object], name: str) -> None:
-    """Missing told as unreadable: a run that can never be started, or never be settled."""
+    """Missing objects are reported as missing. Guards against a run that can never be started or settled because
+    missing is reported as unreadable."""
     store.write("a/file", [b"x"])
     with pytest.raises(FileNotFoundError):
         read(store, name)
@@ -152,13 +160,14 @@ def test_missing_objects(store: Store, read: Callable[[Store, str], object], nam
 
 
 def test_a_folder_is_no_object(store: Store) -> None:
-    """A folder of that name taken for the object."""
+    """A folder is not an object. Guards against a folder that is taken for the object of that name."""
     store.write("a/b", [b"x"])
     assert store.size("a") is None
 
 
 def test_listing(store: Store) -> None:
-    """Names that come back in another form than they are asked for, or from deeper down."""
+    """A listing has exactly the names directly below. Guards against names in another form than they are asked for, or
+    from deeper down."""
     for name in ("b", "a/1", "a/2/x", "a-c/1", "_holdfast/log/000000000000.json"):
         store.write(name, [b""])
     assert store.list() == ["_holdfast/", "a-c/", "a/", "b"]
@@ -172,7 +181,7 @@ def test_listing(store: Store) -> None:
 
 
 def test_listing_of_what_is_no_folder(store: Store) -> None:
-    """A new run directory, which nobody has made yet, taken for unreadable."""
+    """A listing of a missing folder is empty. Guards against a new run directory that is taken for unreadable."""
     assert store.list() == []
     store.write("a", [b"x"])
     assert store.list("a") == []
@@ -180,7 +189,7 @@ def test_listing_of_what_is_no_folder(store: Store) -> None:
 
 
 def test_leftovers_of_verbs_are_not_listed(store: Store) -> None:
-    """Temporary files that look like objects of the run."""
+    """Temporary files are not listed. Guards against temporary files that look like objects of the run."""
     store.create("a/1", b"x")
     store.create("a/1", b"x")
     store.replace("a/2", b"x")
@@ -188,7 +197,8 @@ def test_leftovers_of_verbs_are_not_listed(store: Store) -> None:
 
 
 def test_delete_folder_deletes_that_folder(store: Store) -> None:
-    """Retention that takes a neighbour with the same beginning along, or leaves depths behind."""
+    """Deleting a folder deletes exactly that folder. Guards against retention that also deletes a neighbour with the
+    same beginning, or leaves parts behind."""
     for name in ("ckpt-1/a", "ckpt-1/local/b", "ckpt-10/a", "ckpt-1.index"):
         store.write(name, [b"x"])
     store.delete_folder("ckpt-1")
@@ -198,7 +208,7 @@ def test_delete_folder_deletes_that_folder(store: Store) -> None:
 
 
 def test_deleters_may_meet(store: Store) -> None:
-    """Two who finish the same deletion, one of whom is told that it failed."""
+    """Several callers may delete the same folder. Guards against one of two deleters that is told that it failed."""
     for number in range(50):
         store.write(f"ckpt/{number % 5}/{number}", [b"x"])
     failures: list[Exception] = []
@@ -219,7 +229,8 @@ def test_deleters_may_meet(store: Store) -> None:
 
 
 def test_a_forked_process(store: Store) -> None:
-    """A process of `multiprocessing` that waits for ever for the threads of its parent, or ends in a traceback."""
+    """A fork is told that it cannot use the store. Guards against a process of `multiprocessing` that waits for ever
+    for its parent's threads, or ends in a traceback."""
     works, refused = 0, 1
     store.create("log/1", b"first")
     child = os.fork()
@@ -239,7 +250,8 @@ def test_a_forked_process(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["", "/a", "../a", "a/../../b", "a//b", "./a", "a/", "a\0b"])
 def test_names_stay_below_the_run_directory(store: Store, name: str) -> None:
-    """A manifest or an index from elsewhere that makes us write or delete outside of the run."""
+    """Names outside of the run directory are refused. Guards against a foreign manifest or index that makes us write or
+    delete outside of the run."""
     for verb in (
         lambda: store.create(name, b""),
         lambda: store.write(name, []),

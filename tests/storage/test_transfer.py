@@ -19,7 +19,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_body_in_pieces() -> None:
-    """Bytes that are lost or doubled between two buffers."""
+    """A body is sent in pieces without gaps. Guards against bytes that are lost or doubled between two buffers."""
     assert [bytes(piece) for piece in Transfer(Body([b"abcdef", b"", b"ghij", b"k"])).pieces()] == [
         b"abcd",
         b"ef",
@@ -30,7 +30,8 @@ def test_a_body_in_pieces() -> None:
 
 @pytest.mark.parametrize("size", [0, 3, 4, 10, 11])
 def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
-    """A buffer that is written beyond its end, or said to be full when it is not."""
+    """A buffer is filled as far as there are bytes. Guards against a buffer that is written beyond its end, or called
+    full when it is not."""
     buffer = memoryview(bytearray(b"." * 12))
     transfer = Transfer(buffer=buffer[:10])
     transfer.fill(io.BytesIO(b"x" * size).readinto, lambda: None)
@@ -41,7 +42,8 @@ def test_a_buffer_is_filled_as_far_as_there_is_something(size: int) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("error", [None, OSError, ValueError, RuntimeError])
 def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | None, times: int) -> None:
-    """What came too late, in the memory of what was read and verified since; a wait for a stream without an end."""
+    """Nobody writes to a buffer that was given up. Guards against late bytes in memory that has been verified since,
+    and a wait for an endless stream."""
     buffer = memoryview(bytearray(12))
     begun, let_go = threading.Event(), threading.Event()
 
@@ -78,7 +80,8 @@ def test_nobody_writes_into_a_buffer_that_was_given_up(error: type[Exception] | 
 
 @pytest.mark.parametrize("sends", [True, False])
 def test_nobody_waits_for_a_thread_that_has_let_go(sends: bool) -> None:
-    """A request that is repeated, or given up, only when a silent server has spoken; a late answer that is read."""
+    """Nobody waits for a thread that has let go of the buffer. Guards against a request that is repeated or given up
+    only when a silent server has spoken."""
     buffer = memoryview(bytearray(4))
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -112,7 +115,8 @@ def test_nobody_waits_for_a_thread_that_has_let_go(sends: bool) -> None:
 
 @pytest.mark.parametrize("sent", [1, 2])
 def test_a_body_that_nobody_waits_for_is_not_sent(sent: int) -> None:
-    """A part that goes on for minutes after its save has failed; a wait for the answer to it."""
+    """A body that nobody waits for is not sent on. Guards against a part that goes on for minutes after its save has
+    failed."""
 
     async def give_up() -> None:
         transfer = Transfer(Body([bytes(8)]))
@@ -135,7 +139,7 @@ def test_a_body_that_nobody_waits_for_is_not_sent(sent: int) -> None:
 
 
 def test_what_the_thread_raises_is_raised() -> None:
-    """A failed part that counts as sent."""
+    """An error of the thread is raised. Guards against a failed part that counts as sent."""
 
     def fail() -> None:
         raise OSError("cut")

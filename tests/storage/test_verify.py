@@ -63,7 +63,8 @@ def change(store: Store, name: str, data: bytes | None) -> None:
 
 
 def test_a_good_checkpoint(store: Store) -> None:
-    """A sound checkpoint passed over; a progress bar that does not end at 100 %."""
+    """A good checkpoint is found good, and all bytes are counted. Guards against passing over a sound checkpoint, and a
+    progress bar that does not end at 100 %."""
     record = put(store)
     done: list[int] = []
     report = verify_checkpoint(store, record, progress=done.append)
@@ -75,7 +76,7 @@ def test_a_good_checkpoint(store: Store) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_everything_passes_through_the_sink(store: Store, threads: int) -> None:
-    """A staged copy with a hole, for which the digests were good."""
+    """Everything passes through the sink. Guards against a staged copy with a hole, whose digests were good."""
     copies = {f"{FOLDER}/{name}": bytearray(len(data)) for name, data in CONTENTS.items()}
     lock = threading.Lock()
 
@@ -90,7 +91,7 @@ def test_everything_passes_through_the_sink(store: Store, threads: int) -> None:
 @pytest.mark.parametrize("name", [*CONTENTS, "manifest.json"])
 @pytest.mark.parametrize("how", ["missing", "short", "long", "bit"])
 def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
-    """Damage in any object, of any kind, restored as if it were good."""
+    """Damage of any kind in any object is found and named. Guards against restoring damage as if it were good."""
     store = new_store("posix", tmp_path)
     record = put(store)
     before = store.read(f"{FOLDER}/{name}")
@@ -112,7 +113,8 @@ def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
 
 
 def test_every_flipped_bit_of_an_object_is_found(tmp_path: Path) -> None:
-    """A bit at the seam of two parts that belongs to neither."""
+    """Every flipped bit of an object is found. Guards against a bit at the seam of two parts that belongs to
+    neither."""
     store = new_store("posix", tmp_path)
     record = put(store)
     data = CONTENTS["big"]
@@ -124,7 +126,8 @@ def test_every_flipped_bit_of_an_object_is_found(tmp_path: Path) -> None:
 
 
 def test_swapped_objects_are_found(tmp_path: Path) -> None:
-    """Two objects of one size, each sound in itself, in each other's place."""
+    """Swapped objects are found. Guards against two objects of one size, each sound in itself, in each other's
+    place."""
     store = new_store("posix", tmp_path)
     data = [bytes(10), b"x" * 10]
     objects = tuple(ObjectRecord(f"{n}", 10, crc32c(data[n]), "data") for n in (0, 1))
@@ -138,7 +141,8 @@ def test_swapped_objects_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", [("read", 0), ("size", 1), ("read_into", 0), ("read_into", 7)])
 def test_unreadable_is_not_damaged(store: Store, fault: tuple[str, int]) -> None:
-    """A good checkpoint condemned because a mount or a credential failed for a moment."""
+    """An unreadable object is not damaged. Guards against a good checkpoint that is condemned because a mount or a
+    credential failed for a moment."""
     report = verify_checkpoint(FaultyStore(store, {fault: "fail"}), put(store))
     assert report.verdict == "unreadable"
     with pytest.raises(StorageError, match="Could not"):
@@ -146,7 +150,8 @@ def test_unreadable_is_not_damaged(store: Store, fault: tuple[str, int]) -> None
 
 
 def test_a_mount_that_is_gone_damages_nothing(tmp_path: Path) -> None:
-    """A mount point without its mount is an empty folder, in which every checkpoint is missing."""
+    """A missing run directory is unreadable, not damaged. Guards against a mount point without its mount: an empty
+    folder in which every checkpoint is missing."""
     record = put(new_store("posix", tmp_path))
     report = verify_checkpoint(open_store(tmp_path / "elsewhere"), record)
     assert report.verdict == "unreadable"
@@ -154,7 +159,8 @@ def test_a_mount_that_is_gone_damages_nothing(tmp_path: Path) -> None:
 
 
 def test_only_the_objects_asked_for(tmp_path: Path) -> None:
-    """A worker that reads what all others need for themselves, or condemns what it does not need."""
+    """Only the requested objects are read. Guards against a worker that reads what only others need, or condemns what
+    it does not need."""
     store = new_store("posix", tmp_path)
     record = put(store)
     change(store, f"{FOLDER}/big", None)
@@ -167,7 +173,8 @@ def test_only_the_objects_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError("x"), StorageError("x"), KeyboardInterrupt()])
 def test_what_the_caller_raises_is_raised(store: Store, error: BaseException) -> None:
-    """A full staging disk taken for a damaged checkpoint, or for a good one."""
+    """An error of the caller's functions is raised. Guards against a full staging disk that is taken for a damaged
+    checkpoint, or for a good one."""
 
     def sink(_name: str, _offset: int, _chunk: memoryview) -> None:
         raise error
@@ -201,7 +208,8 @@ def put_stock(store: Store) -> CheckpointRecord:
 
 
 def test_a_good_stock_checkpoint(store: Store) -> None:
-    """A checkpoint of TensorFlow's that is passed over for a form that its own reader takes."""
+    """A good stock checkpoint is found good. Guards against passing over a checkpoint of TensorFlow's that its own
+    reader takes."""
     record = put_stock(store)
     report = verify_checkpoint(store, record)
     report.raise_if_bad()
@@ -215,7 +223,8 @@ STOCK = ["ckpt-1.index", "ckpt-1.data-00000-of-00002", "ckpt-1.data-00001-of-000
 @pytest.mark.parametrize("name", STOCK)
 @pytest.mark.parametrize("how", ["missing", "short", "bit"])
 def test_damage_in_a_stock_checkpoint(tmp_path: Path, name: str, how: str) -> None:
-    """The newest stock checkpoint lacks a file, and nobody looks at the intact one before it."""
+    """Damage in a stock checkpoint is found and named. Guards against a newest stock checkpoint that lacks a file,
+    while nobody looks at the intact one before it."""
     store = new_store("posix", tmp_path)
     record = put_stock(store)
     before = bytearray(store.read(name))
@@ -228,7 +237,8 @@ def test_damage_in_a_stock_checkpoint(tmp_path: Path, name: str, how: str) -> No
 
 
 def test_every_byte_of_a_stock_tensor_counts(tmp_path: Path) -> None:
-    """A byte at the seam of two chunks or two tensors that belongs to neither."""
+    """Every byte of a stock tensor is checked. Guards against a byte at the seam of two chunks or two tensors that
+    belongs to neither."""
     store = new_store("posix", tmp_path)
     record = put_stock(store)
     good = store.read(STOCK[1])
@@ -248,7 +258,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("stock", [False, True])
 def test_what_a_mount_shows_late_is_waited_for(tmp_path: Path, clock: Clock, stock: bool, short: bool) -> None:
-    """A good checkpoint called damaged because another host has written it a moment ago."""
+    """What a mount shows late is waited for. Guards against a good checkpoint that is called damaged because another
+    host wrote it a moment ago."""
     inner = new_store("posix", tmp_path)
     record = put_stock(inner) if stock else put(inner)
     first, second = STOCK[:2] if stock else ("manifest.json", "/big")
@@ -261,7 +272,8 @@ def test_what_a_mount_shows_late_is_waited_for(tmp_path: Path, clock: Clock, sto
 
 
 def test_only_what_is_late_is_looked_at_again(tmp_path: Path, clock: Clock) -> None:
-    """A hundred gigabytes read again and again for one small file."""
+    """Only late objects are read again. Guards against reading a hundred gigabytes again and again for one
+    small file."""
     record = put(new_store("posix", tmp_path))
     store = LaggingStore(new_store("posix", tmp_path).url, clock, {"/small": clock.now + 20.0})
     assert verify_checkpoint(store, record, wait=Wait(), threads=1).verdict == "good"
@@ -273,7 +285,8 @@ def test_only_what_is_late_is_looked_at_again(tmp_path: Path, clock: Clock) -> N
 
 
 def test_what_never_comes_is_absent(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """A deleted file waited for without end, without a word, or called damage that somebody has read."""
+    """What never comes is absent. Guards against waiting for a deleted file without end or without a word, and calling
+    it damage that somebody has read."""
     store = new_store("posix", tmp_path)
     record = put(store)
     change(store, f"{FOLDER}/small", None)
@@ -285,7 +298,7 @@ def test_what_never_comes_is_absent(tmp_path: Path, clock: Clock, caplog: pytest
 
 
 def test_nothing_is_waited_for_beside_damage(tmp_path: Path, clock: Clock) -> None:
-    """A minute for a file that cannot change the verdict."""
+    """If there is damage, nothing is waited for. Guards against a minute for a file that cannot change the verdict."""
     store = new_store("posix", tmp_path)
     record = put(store)
     change(store, f"{FOLDER}/small", None)
@@ -298,7 +311,8 @@ def test_nothing_is_waited_for_beside_damage(tmp_path: Path, clock: Clock) -> No
 
 @pytest.mark.tensorflow
 def test_what_tensorflow_wrote_is_good(tmp_path: Path) -> None:
-    """A stock checkpoint with an iterator, Python state and many small variables, called damaged."""
+    """What TensorFlow wrote is good. Guards against calling a stock checkpoint with an iterator, Python state and many
+    small variables damaged."""
     import tensorflow as tf
 
     checkpoint = tf.train.Checkpoint(
