@@ -7,15 +7,15 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import ParamSpec
 
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Task
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import InvalidRequest, Kind
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
 
 from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
-from .core.messages import Failure, Report
+from .core.messages import Report
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -62,7 +62,7 @@ class Calls:
         run = self._run(first.caller)
         caller = wire.caller(first.caller)
         if not run.machine.knows(caller):
-            raise Refused(Failure(UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
+            raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
         notices: asyncio.Queue[pb.Notice | None] = asyncio.Queue()
 
         async def listen() -> None:
@@ -149,7 +149,7 @@ class Calls:
         """The caller's run; only a join opens one."""
         run = self._runs.find(caller.run)
         if run is None:
-            raise Refused(Failure(UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
+            raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
         return run
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
@@ -157,7 +157,7 @@ class Calls:
             return pb.StatusReply(coordinator=self._runs.leader.id, runs=self._runs.urls)
         run = self._runs.find(request.run)
         if run is None:
-            raise Refused(Failure(InvalidRequest.kind, f"no worker of {request.run} has called here"))
+            raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
         return wire.status_reply(await run.ask(ev.Ask), run.store.url, self._runs.leader)
 
 
@@ -165,12 +165,11 @@ def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
     try:
         check(*args, **kwargs)
     except InvalidRequest as error:
-        tasks = tuple(Task.parse(name) for name in error.workers)
-        raise Refused(Failure(error.kind, str(error), tasks=tasks, object=error.object)) from None
+        raise Refused(Failure.of(error)) from None
 
 
 def _notice(notify: fx.Notify) -> pb.Notice:
-    failure = wire.failure_message(notify.failure)
+    failure = encode(notify.failure)
     if notify.ordinal is None:
         return pb.Notice(superseded=failure)
     return pb.Notice(aborted=pb.Notice.Aborted(ordinal=notify.ordinal, failure=failure))

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from holdfast_protos.client import ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import state_file
-from holdfast_storage.errors import HoldfastError
+from holdfast_storage.errors import HoldfastError, Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.foreign import with_foreign
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
@@ -31,7 +32,7 @@ from holdfast_storage.verify import verify_checkpoint
 from .core import effects as fx
 from .core import events as ev
 from .core.machine import Machine
-from .core.messages import Answer, Caller, Failure, Now, RequestId
+from .core.messages import Answer, Caller, Now, RequestId
 from .finalize import finalize
 from .threads import DaemonThreads
 
@@ -230,16 +231,15 @@ class Driver:
         self._start(probe())
 
     def _finalize(self, effect: fx.Finalize) -> None:
+        wait = Wait(over=lambda: not self.machine.finalizes(effect.generation.id, effect.ordinal))
+
         def failed(error: Exception) -> ev.Event:
-            return ev.Finalized(effect.generation.id, effect.ordinal, failure=self._failure(error))
+            failure = self._failure(error)
+            kind = failure.kind if failure.kind is Kind.STORAGE else Kind.SAVE_FAILED
+            failure = replace(failure, kind=kind, phase="finalize")
+            return ev.Finalized(effect.generation.id, effect.ordinal, failure=failure)
 
-        def work() -> ev.Event:
-            wait = Wait(over=lambda: not self.machine.finalizes(effect.generation.id, effect.ordinal))
-            done = finalize(self.store, effect, wait)
-            failure = done.failure and replace(done.failure, message=self._named(done.failure.message))
-            return replace(done, failure=failure)
-
-        self._in_thread(work, failed)
+        self._in_thread(lambda: finalize(self.store, effect, wait), failed)
 
     def _write_state_file(self, effect: fx.WriteStateFile) -> None:
         async def write() -> None:
@@ -317,9 +317,7 @@ class Driver:
         self._start(run())
 
     def _failure(self, error: Exception) -> Failure:
-        if isinstance(error, HoldfastError):
-            return Failure(error.kind, self._named(error), object=error.object)
-        return Failure(HoldfastError.kind, f"the coordinator failed: {error!r}; its log says where")
+        return Failure.of(error, self._named(error) if isinstance(error, HoldfastError) else "")
 
     def _named(self, reason: object) -> str:
         """Who says it: a worker whose own credentials and network are good looks for the fault elsewhere."""

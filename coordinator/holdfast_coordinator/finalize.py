@@ -17,7 +17,7 @@ from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
+from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.lag import Wait, read_there
 from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.parallel import in_parallel
@@ -25,7 +25,6 @@ from holdfast_storage.store.base import Store
 
 from .core.effects import Finalize
 from .core.events import Finalized
-from .core.messages import Failure
 
 STATS = 8
 """Objects looked at at a time."""
@@ -54,15 +53,12 @@ class Payload:
 
 
 def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finalized:
-    """Write index and manifest durably and see every object at its size, waiting for those that are seen late."""
+    """Write index and manifest durably and see every object at its size, waiting for those that are seen late.
+
+    Raises a HoldfastError that names the worker whose part is wrong or missing.
+    """
     prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
-    try:
-        crc = _finalize(store, effect, prefix, wait or Wait())
-    except HoldfastError as error:
-        workers = tuple(Task.parse(name) for name in error.workers)
-        kind = "storage" if isinstance(error, StorageError) else "save_failed"
-        failure = Failure(kind, str(error), phase="finalize", tasks=workers, object=error.object)
-        return Finalized(effect.generation.id, effect.ordinal, prefix, failure=failure)
+    crc = _finalize(store, effect, prefix, wait or Wait())
     return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc)
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 
-from holdfast_protos.conventions import FAILURE_TRAILER, LONGEST_REASON
+from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
-from holdfast_storage.errors import HoldfastError
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
 
 from . import wire
 from .calls import Calls
-from .core.messages import Failure
 from .driver import Refused
 
 log = logging.getLogger("holdfast.coordinator")
@@ -72,14 +71,12 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
     except Exception as error:
         # An answer: the worker would take a call that merely broke for one to be repeated, for ever.
         log.exception("a call failed")
-        message = f"the coordinator failed: {error!r}; its log says where"
-        await _abort(Refused(Failure(HoldfastError.kind, message)), context)
+        await _abort(Refused(Failure.of(error)), context)
 
 
 async def _abort(refused: Refused, context: Context) -> NoReturn:
     failure = refused.failure
     code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-    message = wire.failure_message(replace(failure, message=failure.message[:LONGEST_REASON]))
-    trailer = ((FAILURE_TRAILER, message.SerializeToString()),)
+    trailer = ((FAILURE_TRAILER, encode(failure).SerializeToString()),)
     await context.abort(code, failure.message[:1000], trailer)
     raise AssertionError("abort raises")

@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import logging
 import os
+from dataclasses import replace
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Leader
 from holdfast_storage.store import Store, normalise, open_store
 
-from .core.messages import Failure
 from .driver import Driver, Refused
 from .threads import DaemonThreads
 
@@ -57,7 +58,7 @@ class ServedRuns:
             try:
                 store = await self._opened(url)
             except HoldfastError as error:
-                raise Refused(Failure(error.kind, str(error), phase="join", object=url)) from error
+                raise Refused(replace(Failure.of(error, phase="join"), object=url)) from error
             # Workers that reach the directory by different paths are in one run.
             self._directories[url] = store.url
             driver = self._drivers.get(store.url)

@@ -7,10 +7,12 @@ from dataclasses import asdict
 
 import grpc
 
-from holdfast_protos.conventions import LONGEST_REASON, UNKNOWN_GENERATION
+from holdfast_protos.conventions import LONGEST_REASON
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, Task
-from holdfast_storage.errors import SaveFailed, StorageError
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
 from holdfast_storage.records import Leader, LogState
 
 from .core import events as ev
@@ -19,14 +21,14 @@ from .core import messages as v
 LONGEST_PHASE = 32
 
 STATUS_OF_KIND = {
-    "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
-    "storage": grpc.StatusCode.INTERNAL,
-    "checkpoint_damaged": grpc.StatusCode.DATA_LOSS,
-    "coordinator_unavailable": grpc.StatusCode.DEADLINE_EXCEEDED,
-    "superseded": grpc.StatusCode.ABORTED,
-    "save_failed": grpc.StatusCode.ABORTED,
-    "replica_divergence": grpc.StatusCode.FAILED_PRECONDITION,
-    UNKNOWN_GENERATION: grpc.StatusCode.NOT_FOUND,
+    Kind.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.STORAGE: grpc.StatusCode.INTERNAL,
+    Kind.CHECKPOINT_DAMAGED: grpc.StatusCode.DATA_LOSS,
+    Kind.COORDINATOR_UNAVAILABLE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.SUPERSEDED: grpc.StatusCode.ABORTED,
+    Kind.SAVE_FAILED: grpc.StatusCode.ABORTED,
+    Kind.REPLICA_DIVERGENCE: grpc.StatusCode.FAILED_PRECONDITION,
+    Kind.UNKNOWN_GENERATION: grpc.StatusCode.NOT_FOUND,
 }
 
 
@@ -46,28 +48,16 @@ def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
     return [pb.Member(task=str(t), incarnation=incarnation) for t, incarnation in value]
 
 
-def failure(message: pb.Failure) -> v.Failure:
+def failure(message: pb.Failure) -> Failure:
     """Of a worker that could not do its part. What only the coordinator can know is not taken from it."""
-    kind = StorageError.kind if message.kind == StorageError.kind else SaveFailed.kind
-    return v.Failure(kind, message.message[:LONGEST_REASON], message.phase, object=message.object)
+    kind = Kind.STORAGE if message.kind == Kind.STORAGE.value else Kind.SAVE_FAILED
+    return Failure(kind, message.message[:LONGEST_REASON], message.phase, object=message.object)
 
 
 def heartbeat(caller: v.Caller, message: pb.Heartbeat) -> ev.Heartbeat:
     """For people to read, and believed as far as that goes. The stream's own caller counts."""
     step, done, total = (max(0, number) for number in (message.step, message.bytes_done, message.bytes_total))
     return ev.Heartbeat(caller, message.phase[:LONGEST_PHASE], step, done, total)
-
-
-def failure_message(value: v.Failure) -> pb.Failure:
-    return pb.Failure(
-        kind=value.kind,
-        message=value.message,
-        phase=value.phase,
-        workers=map(str, value.tasks),
-        object=value.object,
-        positions=value.positions,
-        ahead=map(str, value.ahead),
-    )
 
 
 def retention(message: pb.Retention) -> v.RetentionPolicy:
@@ -107,7 +97,7 @@ def outcome_message(answer: v.Answer) -> pb.SaveOutcome:
     assert isinstance(answer, v.Outcome)
     message = pb.SaveOutcome(ordinal=answer.ordinal, committed=answer.committed)
     if answer.failure:
-        message.failure.CopyFrom(failure_message(answer.failure))
+        message.failure.CopyFrom(encode(answer.failure))
     return message
 
 

@@ -16,6 +16,3 @@ LONGEST_REASON = 128 << 10
 
 LONGEST_WAIT = 366 * 86_400.0
 """Seconds: no deadline is farther away. One that never comes is none."""
-
-UNKNOWN_GENERATION = "unknown_generation"
-"""Kind of the refusal that tells a worker to rejoin: this coordinator process has not met its generation."""

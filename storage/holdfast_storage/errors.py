@@ -7,7 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import ClassVar
+
+
+class Kind(Enum):
+    """What went wrong, as it goes over the wire and into `kind`. The values are never renamed."""
+
+    ERROR = "error"
+    INVALID_REQUEST = "invalid_request"
+    STORAGE = "storage"
+    CHECKPOINT_DAMAGED = "checkpoint_damaged"
+    COORDINATOR_UNAVAILABLE = "coordinator_unavailable"
+    SUPERSEDED = "superseded"
+    SAVE_FAILED = "save_failed"
+    REPLICA_DIVERGENCE = "replica_divergence"
+    # Raised by nobody: it tells a worker to rejoin, since this coordinator process has not met its generation.
+    UNKNOWN_GENERATION = "unknown_generation"
 
 
 class HoldfastError(Exception):
@@ -20,7 +36,7 @@ class HoldfastError(Exception):
         object: the storage object or variable concerned.
     """
 
-    kind: ClassVar[str] = "error"
+    kind: ClassVar[str] = Kind.ERROR.value
 
     def __init__(self, message: str, *, workers: Sequence[str] = (), phase: str = "", object: str = "") -> None:
         super().__init__(message)
@@ -32,19 +48,19 @@ class HoldfastError(Exception):
 class InvalidRequest(HoldfastError):
     """The request cannot succeed as it is: change the call, the configuration or the cluster."""
 
-    kind = "invalid_request"
+    kind = Kind.INVALID_REQUEST.value
 
 
 class StorageError(HoldfastError):
     """The storage could not be read or written: check mount, credentials and space. No checkpoint counts as damaged."""
 
-    kind = "storage"
+    kind = Kind.STORAGE.value
 
 
 class CheckpointDamaged(HoldfastError):
     """Committed data is missing or fails its digest."""
 
-    kind = "checkpoint_damaged"
+    kind = Kind.CHECKPOINT_DAMAGED.value
 
 
 class CheckpointAbsent(CheckpointDamaged):
@@ -54,37 +70,22 @@ class CheckpointAbsent(CheckpointDamaged):
 class CoordinatorUnavailable(HoldfastError):
     """The coordinator was not reached within the time allowed."""
 
-    kind = "coordinator_unavailable"
+    kind = Kind.COORDINATOR_UNAVAILABLE.value
 
 
 class Superseded(HoldfastError):
     """A newer writer leads the run. This is final: the manager can commit nothing any more."""
 
-    kind = "superseded"
+    kind = Kind.SUPERSEDED.value
 
 
 class SaveFailed(HoldfastError):
     """One save was not committed, and nothing of it is visible. Training can go on; later saves may succeed."""
 
-    kind = "save_failed"
+    kind = Kind.SAVE_FAILED.value
 
 
 class ReplicaDivergence(SaveFailed):
     """A variable that must be equal on all workers is not: one of them has computed or stored a wrong value."""
 
-    kind = "replica_divergence"
-
-
-BY_KIND: dict[str, type[HoldfastError]] = {
-    cls.kind: cls
-    for cls in (
-        HoldfastError,
-        InvalidRequest,
-        StorageError,
-        CheckpointDamaged,
-        CoordinatorUnavailable,
-        Superseded,
-        SaveFailed,
-        ReplicaDivergence,
-    )
-}
+    kind = Kind.REPLICA_DIVERGENCE.value

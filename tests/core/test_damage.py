@@ -9,6 +9,8 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, LogState
 from support.cluster import Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
@@ -139,8 +141,8 @@ def test_a_second_reader_that_is_late(fate: Fate) -> None:
     cluster.tick(601.0)
     coordinator.tell(ev.Tick())
     for call in calls:
-        assert isinstance(call.answer, v.Failure)
-        assert call.answer.kind == "storage"
+        assert isinstance(call.answer, Failure)
+        assert call.answer.kind == Kind.STORAGE
         assert "has not read it in time to confirm that" in call.answer.message
     coordinator.run({SECOND_READER: fate})  # and what it says then is for the next restore
 
@@ -197,8 +199,8 @@ def test_one_reader_takes_nothing_from_the_others(said: str, second: str) -> Non
     coordinator, workers = asked(cluster)
     calls = say(coordinator, workers, good, "good", said, second_reader="bad" if second == "unreadable" else "good")
     for call in calls:
-        assert isinstance(call.answer, v.Failure)
-        assert (call.answer.kind, call.answer.tasks) == ("storage", (workers[1].task,))
+        assert isinstance(call.answer, Failure)
+        assert (call.answer.kind, call.answer.tasks) == (Kind.STORAGE, (workers[1].task,))
         assert f"{good.prefix} " in call.answer.message
         assert "worker-1: a bit" in call.answer.message
         assert "nothing was restored anywhere" in call.answer.message.lower()
@@ -221,7 +223,7 @@ def test_a_worker_that_cannot_read_ends_it_at_once() -> None:
     for worker, verdict in zip(workers, ["damaged", "unreadable"], strict=True):
         answers.append(coordinator.call(worker.restore(1, newest.prefix, verdict, reason="no")))
     for call in answers:
-        assert isinstance(call.answer, v.Failure)
+        assert isinstance(call.answer, Failure)
         assert call.answer.tasks == (workers[1].task,)
 
 
@@ -298,7 +300,7 @@ def test_a_damaged_one_that_was_chosen_is_marked() -> None:
         coordinator.ask(worker.restore(1, target=target))
     calls = [coordinator.call(worker.restore(1, bad.prefix, "damaged", target)) for worker in workers]
     coordinator.run()
-    assert [call.answer.kind for call in calls if isinstance(call.answer, v.Failure)] == ["checkpoint_damaged"] * 2
+    assert [call.answer.kind for call in calls if isinstance(call.answer, Failure)] == [Kind.CHECKPOINT_DAMAGED] * 2
     cluster.restore(coordinator, workers, 2)
     cluster.save(coordinator, workers, 1)
     assert cluster.storage.kinds[-3:] == ["lead", "damaged", "commit"]

@@ -7,8 +7,10 @@ from dataclasses import replace
 from holdfast_coordinator.core.events import Appended, LogRead
 from holdfast_coordinator.core.intents import Commit
 from holdfast_coordinator.core.ledger import Ledger
-from holdfast_coordinator.core.messages import Failure, Now
+from holdfast_coordinator.core.messages import Now
 from holdfast_coordinator.core.waits import Nobody
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 
 NOW = Now(0.0, 0.0)
@@ -32,5 +34,5 @@ def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
     ended, failure = ledger.made.popleft()
     assert ended is intent
     assert isinstance(failure, Failure)
-    assert failure.kind == "superseded"
+    assert failure.kind == Kind.SUPERSEDED
     assert ledger.next() is None, "nothing more is created"

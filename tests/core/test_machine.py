@@ -9,6 +9,8 @@ import pytest
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import LogState
 from support.cluster import WALL, Call, Cluster, Coordinator, Worker
 
@@ -36,15 +38,15 @@ def outcome(call: Call) -> v.Outcome:
     return call.answer
 
 
-def failed(call: Call) -> v.Failure:
+def failed(call: Call) -> Failure:
     failure = outcome(call).failure
     assert failure is not None
     return failure
 
 
-def refusal(call: Call | v.Answer | v.Failure | None) -> v.Failure:
+def refusal(call: Call | v.Answer | Failure | None) -> Failure:
     answer = call.answer if isinstance(call, Call) else call
-    assert isinstance(answer, v.Failure), answer
+    assert isinstance(answer, Failure), answer
     return answer
 
 
@@ -85,7 +87,7 @@ def test_an_outcome_that_was_forgotten_is_not_guessed() -> None:
     cluster, coordinator, workers = start(1)
     for ordinal in range(1, 22):
         cluster.save(coordinator, workers, ordinal)
-    assert refusal(coordinator.ask(workers[0].report(1))).kind == "invalid_request"
+    assert refusal(coordinator.ask(workers[0].report(1))).kind == Kind.INVALID_REQUEST
     assert coordinator.ask(workers[0].report(20)) == v.Outcome(20, True)
 
 

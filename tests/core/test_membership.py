@@ -6,16 +6,17 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task, tasks_of
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState
 from support.cluster import Cluster, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)
 
 
-def refused(answer: object) -> v.Failure:
-    assert isinstance(answer, v.Failure)
+def refused(answer: object) -> Failure:
+    assert isinstance(answer, Failure)
     return answer
 
 
@@ -169,7 +170,7 @@ def test_a_newer_process_takes_the_place_of_an_older() -> None:
     new, other = cluster.workers(2)
     first = coordinator.call(old.join())
     call = coordinator.call(new.join())
-    assert refused(first.answer).kind == "superseded"
+    assert refused(first.answer).kind == Kind.SUPERSEDED
     coordinator.call(other.join())
     coordinator.run()
     assert isinstance(call.answer, v.Joined)
@@ -183,7 +184,7 @@ def test_a_replaced_process_is_refused_for_ever() -> None:
     ghost = Worker(A, workers[0].cluster, "ghost.1")
     ghost.world = workers[0].world
     for build in (ghost.vote(1), ghost.report(1), ghost.give_up(1), ghost.restore(1), ghost.rejoin()):
-        assert refused(coordinator.ask(build)).kind == "superseded"
+        assert refused(coordinator.ask(build)).kind == Kind.SUPERSEDED
     coordinator.tell(ghost.heartbeat())
     coordinator.tell(ghost.detached())
     assert coordinator.machine.worlds[workers[0].caller.generation].presence[A].attached
@@ -197,7 +198,7 @@ def test_clusters_that_differ() -> None:
     waiting = coordinator.call(two[0].join())
     answer = refused(coordinator.ask(three[1].join()))
     assert answer == refused(waiting.answer)
-    assert answer.kind == "invalid_request"
+    assert answer.kind == Kind.INVALID_REQUEST
     assert "worker-1 says" in answer.message
     assert "host-2:1" in answer.message
     cluster.world(coordinator, 2)
@@ -231,7 +232,7 @@ def test_a_task_that_is_not_in_its_cluster() -> None:
     stranger = Worker(Task("worker", 7), cluster.workers(2)[0].cluster, "p.1")
     assert "TF_CONFIG" in refused(coordinator.ask(stranger.join())).message
     evaluator = Worker(Task("evaluator", 0), cluster.workers(2)[0].cluster, "p.1")
-    assert refused(coordinator.ask(evaluator.join())).kind == "invalid_request"
+    assert refused(coordinator.ask(evaluator.join())).kind == Kind.INVALID_REQUEST
 
 
 def test_a_log_that_cannot_be_read() -> None:
@@ -241,7 +242,7 @@ def test_a_log_that_cannot_be_read() -> None:
     worker = cluster.workers(1)[0]
     call = coordinator.call(worker.join())
     coordinator.run({fx.ReadLog: "bad"})
-    assert refused(call.answer).kind == "storage"
+    assert refused(call.answer).kind == Kind.STORAGE
     cluster.world(coordinator, 1)
 
 
@@ -254,10 +255,10 @@ def test_a_log_that_is_gone() -> None:
     gone, cluster.storage.entries = cluster.storage.entries, []
     for build in (cluster.workers(1)[0].join(), workers[0].restore(1)):
         failure = refused(coordinator.ask(build))
-        assert failure.kind == "storage"
+        assert failure.kind == Kind.STORAGE
         assert "not mounted" in failure.message
     cluster.storage.entries = gone[:-1]
-    assert refused(coordinator.ask(cluster.workers(1)[0].join())).kind == "storage"
+    assert refused(coordinator.ask(cluster.workers(1)[0].join())).kind == Kind.STORAGE
     cluster.storage.entries = gone
     cluster.world(coordinator, 1)
 
@@ -291,7 +292,7 @@ def test_an_unknown_generation_is_told_to_join_again() -> None:
     workers = cluster.world(cluster.coordinator(), 1)
     restarted = cluster.coordinator()
     for build in (workers[0].vote(1), workers[0].report(1), workers[0].give_up(1), workers[0].restore(1)):
-        assert refused(restarted.ask(build)).kind == "unknown_generation"
+        assert refused(restarted.ask(build)).kind == Kind.UNKNOWN_GENERATION
     restarted.tell(workers[0].attached())
     assert not restarted.machine.knows(workers[0].caller)
     assert restarted.ask(workers[0].rejoin()) == workers[0].world
@@ -350,7 +351,7 @@ def test_outcomes_are_remembered() -> None:
     world.remember(v.Outcome(2, True))
     for ordinal in range(3, 103):
         world.saves(A, ordinal)
-        world.remember(v.Outcome(ordinal, False, v.Failure("storage", f"no {ordinal}")))
+        world.remember(v.Outcome(ordinal, False, Failure(Kind.STORAGE, f"no {ordinal}")))
     assert len(world.outcomes) == 102
     world.saves(B, 50)
     assert sorted(world.outcomes) == [2, *range(50, 103)]
@@ -481,7 +482,7 @@ def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
     coordinator.run()
     calls = [coordinator.call(worker.report(3)) for worker in workers]
     coordinator.run()
-    assert [refused(call.answer).kind for call in calls] == [UNKNOWN_GENERATION] * 2
+    assert [refused(call.answer).kind for call in calls] == [Kind.UNKNOWN_GENERATION] * 2
     for worker in workers:
         assert coordinator.ask(worker.rejoin()) == worker.world
     calls = [coordinator.call(worker.report(3)) for worker in workers]

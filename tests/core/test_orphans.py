@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import messages as v
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import LogState
 from support.cluster import Cluster, Coordinator, Worker, checkpoint
 
@@ -185,8 +187,8 @@ def test_a_generation_that_lost_the_lead_never_leads_again() -> None:
     assert workers[0].world is not None
     workers[0].world = replace(workers[0].world, base=cluster.storage.state.fork_point)
     refusal = restarted.ask(workers[0].rejoin())
-    assert isinstance(refusal, v.Failure)
-    assert refusal.kind == "superseded"
+    assert isinstance(refusal, Failure)
+    assert refusal.kind == Kind.SUPERSEDED
 
 
 def test_a_generation_that_lost_the_lead_without_hearing_of_it() -> None:
@@ -204,8 +206,8 @@ def test_a_generation_that_lost_the_lead_without_hearing_of_it() -> None:
     workers[0].terms = {"takeover": True}
     outcome = cluster.save(asleep, workers, 2)
     assert outcome.failure is not None
-    assert outcome.failure.kind == "superseded"
+    assert outcome.failure.kind == Kind.SUPERSEDED
     refused = asleep.ask(workers[0].vote(3))
-    assert isinstance(refused, v.Failure)
-    assert refused.kind == "superseded"
+    assert isinstance(refused, Failure)
+    assert refused.kind == Kind.SUPERSEDED
     assert cluster.storage.state.generation == other.machine.worlds[second[0].caller.generation].generation

@@ -9,9 +9,11 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_coordinator.core.messages import Apply, Failure, Read, Status
+from holdfast_coordinator.core.messages import Apply, Read, Status
 from holdfast_coordinator.core.restore_round import RestoreRound, candidates
 from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 from support.cluster import Build, Call, Cluster, Coordinator, Worker, checkpoint
 
@@ -63,7 +65,7 @@ def test_all_condemned() -> None:
     """A start from scratch where every checkpoint was lost."""
     state = LogState("run", checkpoints=(OLD, NEW), damaged=(OLD.prefix, NEW.prefix))
     verdict = failure(candidates(state, ""))
-    assert (verdict.kind, verdict.object) == ("checkpoint_damaged", NEW.prefix)
+    assert (verdict.kind, verdict.object) == (Kind.CHECKPOINT_DAMAGED, NEW.prefix)
 
 
 def test_a_target() -> None:
@@ -79,7 +81,7 @@ def test_a_target() -> None:
 def test_a_step_that_does_not_exist() -> None:
     """The newest restored instead, or an error that does not say what there is."""
     verdict = failure(candidates(STATE, "7"))
-    assert verdict.kind == "invalid_request"
+    assert verdict.kind == Kind.INVALID_REQUEST
     assert "step 7" in verdict.message
     assert "1, 2, 3" in verdict.message
     assert "none" in failure(candidates(None, "7")).message
@@ -121,7 +123,7 @@ def test_every_verdict_with_every_other(one: str, other: str, second: str, first
     else:
         worst = "unreadable" if "unreadable" in (one, other) else ""
         guilty = tuple(t for t, said in ((A, one), (B, other)) if said == worst or (not worst and said in bad))
-        assert (failure(decision).kind, failure(decision).tasks) == ("storage", guilty)
+        assert (failure(decision).kind, failure(decision).tasks) == (Kind.STORAGE, guilty)
         assert NEW.prefix in failure(decision).message
 
 
@@ -176,7 +178,7 @@ def test_all_damaged_is_an_error() -> None:
         coordinator.ask(worker.restore(1))
     one, two = say(coordinator, workers, NEW.prefix, "damaged", "good")
     assert one.answer == two.answer
-    assert failure(one.answer).kind == "checkpoint_damaged"
+    assert failure(one.answer).kind == Kind.CHECKPOINT_DAMAGED
     assert NEW.prefix in failure(one.answer).message
 
 
@@ -188,7 +190,7 @@ def test_a_chosen_one_that_is_damaged_is_an_error() -> None:
     cluster.storage.damaged.add(NEW.prefix)
     calls = [coordinator.call(worker.restore(1, NEW.prefix, "damaged", "3")) for worker in workers]
     coordinator.run()
-    assert {failure(call.answer).kind for call in calls} == {"checkpoint_damaged"}
+    assert {failure(call.answer).kind for call in calls} == {Kind.CHECKPOINT_DAMAGED}
 
 
 def test_unreadable_condemns_nothing() -> None:
@@ -199,7 +201,7 @@ def test_unreadable_condemns_nothing() -> None:
     one, two = say(coordinator, workers, NEW.prefix, "damaged", "unreadable")
     assert one.answer == two.answer
     verdict = failure(one.answer)
-    assert (verdict.kind, verdict.tasks, verdict.object) == ("storage", (B,), NEW.prefix)
+    assert (verdict.kind, verdict.tasks, verdict.object) == (Kind.STORAGE, (B,), NEW.prefix)
     assert cluster.storage.entries == []
     assert coordinator.ask(workers[0].restore(2)) == Read(NEW), "the next try begins anew"
 
@@ -211,7 +213,7 @@ def test_a_path_that_does_not_exist() -> None:
     for worker in workers:
         coordinator.ask(worker.restore(1, target=path))
     calls = [coordinator.call(worker.restore(1, path, "missing", path, "no index")) for worker in workers]
-    assert {failure(call.answer).kind for call in calls} == {"invalid_request"}
+    assert {failure(call.answer).kind for call in calls} == {Kind.INVALID_REQUEST}
     assert path in failure(calls[0].answer).message
 
 
@@ -223,7 +225,7 @@ def test_what_is_not_good_is_not_applied(verdict: str) -> None:
         coordinator.ask(worker.restore(1))
     one, two = say(coordinator, workers, NEW.prefix, "good", verdict)
     assert one.answer == two.answer
-    assert (failure(one.answer).kind, failure(one.answer).tasks) == ("storage", (B,))
+    assert (failure(one.answer).kind, failure(one.answer).tasks) == (Kind.STORAGE, (B,))
 
 
 def test_different_targets() -> None:
@@ -232,7 +234,7 @@ def test_different_targets() -> None:
     one = coordinator.call(workers[0].restore(1, target="2"))
     two = coordinator.call(workers[1].restore(1, target="3"))
     coordinator.run()
-    assert failure(one.answer).kind == failure(two.answer).kind == "invalid_request"
+    assert failure(one.answer).kind == failure(two.answer).kind == Kind.INVALID_REQUEST
     assert "'2'" in failure(one.answer).message
     assert "'3'" in failure(one.answer).message
 
@@ -243,8 +245,8 @@ def test_a_different_target_after_nothing_was_found() -> None:
     call = coordinator.call(workers[0].restore(1))
     coordinator.run()
     assert call.answer is None
-    assert failure(coordinator.ask(workers[1].restore(1, target="/other/ckpt-4"))).kind == "invalid_request"
-    assert failure(call.answer).kind == "invalid_request"
+    assert failure(coordinator.ask(workers[1].restore(1, target="/other/ckpt-4"))).kind == Kind.INVALID_REQUEST
+    assert failure(call.answer).kind == Kind.INVALID_REQUEST
 
 
 def test_nothing_to_restore_is_agreed_on_by_all() -> None:
@@ -266,7 +268,7 @@ def test_a_step_that_is_not_there_is_told_to_all() -> None:
     _, coordinator, workers = start()
     calls = [coordinator.call(worker.restore(1, target="7")) for worker in workers]
     coordinator.run()
-    assert {failure(call.answer).kind for call in calls} == {"invalid_request"}
+    assert {failure(call.answer).kind for call in calls} == {Kind.INVALID_REQUEST}
 
 
 def test_repeated_calls_get_the_same_answer() -> None:
@@ -304,7 +306,7 @@ def test_who_is_missing_is_named() -> None:
     calls = [coordinator.call(worker.restore(1, NEW.prefix, "good")) for worker in workers[:2]]
     cluster.beat(workers, coordinator, 600.0)
     for call in calls:
-        assert failure(call.answer).kind == "coordinator_unavailable"
+        assert failure(call.answer).kind == Kind.COORDINATOR_UNAVAILABLE
         assert failure(call.answer).tasks == (Task("worker", 2),)
 
 
@@ -335,7 +337,7 @@ def test_given_up_while_the_log_is_read() -> None:
     first = coordinator.call(workers[0].restore(1))
     second = coordinator.call(workers[1].restore(2))
     coordinator.run()
-    assert failure(first.answer).kind == "invalid_request"
+    assert failure(first.answer).kind == Kind.INVALID_REQUEST
     assert second.answer == Read(NEW)
 
 
@@ -345,7 +347,7 @@ def test_a_log_that_cannot_be_read(target: str) -> None:
     _, coordinator, workers = start()
     call = coordinator.call(workers[0].restore(1, target=target))
     coordinator.run({fx.ReadLog: "bad"})
-    assert failure(call.answer).kind == "storage"
+    assert failure(call.answer).kind == Kind.STORAGE
     assert failure(call.answer).phase == "restore"
 
 

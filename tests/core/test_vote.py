@@ -8,9 +8,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast_coordinator.core.messages import Ballot, Divergence, Failure, Go, TensorSpec
+from holdfast_coordinator.core.messages import Ballot, Divergence, Go, TensorSpec
 from holdfast_coordinator.core.vote import EXAMINED, NeedSpecs, judge
 from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 
 CHIEF, ONE, TWO = (Task("worker", i) for i in range(3))
 GUARDED = b"\1\1\0"
@@ -42,7 +44,7 @@ def test_equal_workers_go() -> None:
 def test_workers_at_different_steps_are_refused() -> None:
     """Half of a checkpoint from step 10, half from step 20."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), TWO: ballot(1, 2, 3, step=20)}))
-    assert verdict.kind == "invalid_request"
+    assert verdict.kind == Kind.INVALID_REQUEST
     assert verdict.tasks == (CHIEF, TWO)
     assert "ckpt-10" in verdict.message
     assert "ckpt-20" in verdict.message
@@ -69,7 +71,7 @@ def test_what_differs_and_is_not_guarded_is_local() -> None:
 def test_silent_corruption_is_named() -> None:
     """A weight that one worker computed wrongly goes into the checkpoint; or its owner cannot be told from it."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 9, 3), TWO: ballot(1, 2, 4)}))
-    assert (verdict.kind, verdict.positions, verdict.tasks) == ("replica_divergence", (1,), (ONE,))
+    assert (verdict.kind, verdict.positions, verdict.tasks) == (Kind.REPLICA_DIVERGENCE, (1,), (ONE,))
 
 
 def test_the_chief_can_be_the_one_that_is_wrong() -> None:
@@ -128,7 +130,7 @@ def test_the_first_difference_is_named() -> None:
     """Models that differ, and a user who must find out where."""
     a, b, c = (TensorSpec(key, 1, (2, 3)) for key in "abc")
     verdict = specs((a, b, c), (a, replace(b, shape=(2, 4)), replace(c, dtype=2)))
-    assert (verdict.kind, verdict.object, verdict.tasks) == ("invalid_request", "b", (CHIEF, ONE))
+    assert (verdict.kind, verdict.object, verdict.tasks) == (Kind.INVALID_REQUEST, "b", (CHIEF, ONE))
     assert "[2, 3]" in verdict.message
     assert "[2, 4]" in verdict.message
     halved = specs((a, b), (a, replace(b, dtype=14)))
@@ -142,7 +144,7 @@ def test_a_ballot_that_cannot_be_compared_is_refused() -> None:
     """Workers of two versions of Holdfast: an exception in the coordinator, and all wait for the deadline."""
     for odd in (ballot(1, 2), ballot(1, 2, 3, guarded=b"\1\1"), ballot(1, 2, 3, crcs=b"12345")):
         for ballots in ({CHIEF: ballot(1, 2, 3), ONE: odd}, {CHIEF: odd, ONE: ballot(1, 2, 3)}):
-            assert failure(judge(ballots)).kind == "invalid_request"
+            assert failure(judge(ballots)).kind == Kind.INVALID_REQUEST
 
 
 @given(

@@ -20,11 +20,12 @@ import pytest
 
 from holdfast.restoring.staging import stage
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core.messages import Answer, Apply, Caller, Failure, Joined, Read
+from holdfast_coordinator.core.messages import Answer, Apply, Caller, Joined, Read
 from holdfast_coordinator.driver import Driver, Refused
 from holdfast_storage import layout, state_file
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
 from holdfast_storage.log import Log, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
@@ -255,7 +256,7 @@ def test_all_damaged_is_an_error(run: Run) -> None:
     def ask() -> None:
         decision = agree(run)
         assert isinstance(decision, Failure)
-        assert decision.kind == "checkpoint_damaged"
+        assert decision.kind == Kind.CHECKPOINT_DAMAGED
         assert all(record.prefix in decision.message for record in run.state.checkpoints)
         assert named(run)[0], "a file that names nothing would be a start from nothing"
 

@@ -29,11 +29,10 @@ import holdfast_coordinator.server
 import holdfast_storage.lag
 from holdfast_coordinator.calls import Calls
 from holdfast_coordinator.driver import Refused
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record
-from holdfast_storage.errors import BY_KIND, HoldfastError
+from holdfast_storage.errors import Kind
 from holdfast_storage.layout import data_object
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
@@ -48,7 +47,7 @@ EXAMPLES = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 WITHIN = 30.0  # far more than any takes, on a machine that is shared
-KINDS = (set(BY_KIND) - {HoldfastError.kind}) | {UNKNOWN_GENERATION}
+KINDS = set(Kind) - {Kind.ERROR}
 
 INTEGERS = [-(2**63), -(2**31), -1, 0, 1, 2, 2**31 - 1, 2**32 - 1, 2**63 - 1]
 DOUBLES = [math.nan, math.inf, -math.inf, -1.0, -1e-300, 0.0, 1e308]

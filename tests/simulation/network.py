@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from holdfast_coordinator import wire
-from holdfast_coordinator.core.messages import Failure
 from holdfast_protos.conventions import FAILURE_TRAILER
-from holdfast_storage.errors import HoldfastError
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
 from simulation.fakes import here
 from simulation.policy import Point
 from simulation.processes import Process
@@ -517,7 +517,7 @@ class Server:
 
 def _failed() -> Broken:
     """What the servicer answers where a handler fails."""
-    failure = wire.failure_message(Failure(HoldfastError.kind, "the coordinator failed: its log says where"))
+    failure = encode(Failure(Kind.ERROR, "the coordinator failed: its log says where"))
     return Broken(grpc.StatusCode.UNKNOWN, failure.message, ((FAILURE_TRAILER, failure.SerializeToString()),))
 
 

@@ -26,8 +26,9 @@ from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
@@ -97,10 +98,10 @@ class Call:
     """A call of a worker, and what was answered."""
 
     event: ev.Event
-    answers: list[v.Answer | v.Failure] = field(default_factory=list)
+    answers: list[v.Answer | Failure] = field(default_factory=list)
 
     @property
-    def answer(self) -> v.Answer | v.Failure | None:
+    def answer(self) -> v.Answer | Failure | None:
         """The answer, a Failure if it was refused, None if there is none yet."""
         assert len(self.answers) <= 1, "a call was answered twice"
         return self.answers[0] if self.answers else None
@@ -148,7 +149,7 @@ class Coordinator:
         self.tell(call.event)
         return call
 
-    def ask(self, build: Build) -> v.Answer | v.Failure | None:
+    def ask(self, build: Build) -> v.Answer | Failure | None:
         """Call, have all effects carried out, and look at the answer."""
         call = self.call(build)
         self.run()
@@ -173,7 +174,7 @@ class Coordinator:
 
     def _carry_out(self, effect: fx.Effect, fate: Fate) -> ev.Event:  # noqa: PLR0912
         storage = self._cluster.storage
-        bad = v.Failure("storage", "the storage says no") if fate == "bad" else None
+        bad = Failure(Kind.STORAGE, "the storage says no") if fate == "bad" else None
         match effect:
             case fx.ReadLog():
                 return ev.LogRead(None, failure=bad) if bad else storage.read()
@@ -196,7 +197,7 @@ class Coordinator:
                 name = f"{effect.checkpoint_name}-{effect.step}"
                 folder = f"{name}.{effect.generation.id}.{effect.ordinal}"
                 if folder not in storage.folders:
-                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
                     return ev.Finalized(effect.generation.id, effect.ordinal, failure=gone)
                 crc = zlib.crc32(folder.encode())
                 return ev.Finalized(effect.generation.id, effect.ordinal, f"{folder}/{name}", crc)
@@ -276,7 +277,7 @@ class Worker:
         return lambda r: ev.Reported(r, self.caller, ordinal, report)
 
     def give_up(self, ordinal: int, message: str = "the disk is full") -> Build:
-        return lambda r: ev.GaveUp(r, self.caller, ordinal, v.Failure("storage", message, phase="write"))
+        return lambda r: ev.GaveUp(r, self.caller, ordinal, Failure(Kind.STORAGE, message, phase="write"))
 
     def restore(self, ordinal: int, read: str = "", verdict: str = "", target: str = "", reason: str = "") -> Build:
         return lambda r: ev.Restore(r, self.caller, ordinal, target, read, verdict, reason, 600.0)
@@ -303,7 +304,7 @@ class Worker:
     def heartbeat(self) -> ev.Heartbeat:
         return ev.Heartbeat(self.caller, "train", 0, 0, 0)
 
-    def train(self, saves: int) -> Generator[Build, v.Answer | v.Failure, None]:
+    def train(self, saves: int) -> Generator[Build, v.Answer | Failure, None]:
         """Join, restore the newest, save so many times, perhaps going back once. Ends when it is superseded."""
         answer = yield self.join()
         while isinstance(answer, v.Waiting):
@@ -327,8 +328,7 @@ class Worker:
             answer = yield self.vote(ordinal)
             if isinstance(answer, v.Go):
                 answer = yield self.report(ordinal, worker_local=answer.worker_local)
-            superseded = answer.kind if isinstance(answer, v.Failure) else ""
-            if superseded == "superseded":
+            if isinstance(answer, Failure) and answer.kind is Kind.SUPERSEDED:
                 return
 
     def _verdict(self, read: v.Read) -> str:
@@ -393,10 +393,10 @@ class Client:
         assert self._call is not None
         answer, self._call = self._call.answer, None
         assert answer is not None
-        if isinstance(answer, v.Failure) and answer.kind == UNKNOWN_GENERATION:
+        if isinstance(answer, Failure) and answer.kind == Kind.UNKNOWN_GENERATION:
             self._rejoining = True
-        elif self._rejoining and isinstance(answer, v.Failure):
-            self.done = answer.kind == "superseded"
+        elif self._rejoining and isinstance(answer, Failure):
+            self.done = answer.kind == Kind.SUPERSEDED
         elif self._rejoining:
             self._rejoining = False
             self.attach()

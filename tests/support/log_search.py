@@ -30,10 +30,10 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
 from holdfast_storage.entries import encode
-from holdfast_storage.errors import HoldfastError, StorageError
+from holdfast_storage.errors import HoldfastError, Kind, StorageError
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
@@ -359,14 +359,14 @@ class Search:
     def _request(self, number: int, hand: Hand) -> v.RequestId:
         return (number * 100 + hand.ordinal) * 10 + CALLS.index("again" if hand.again else hand.does)
 
-    def _hear(self, s: State, number: int, answer: v.Answer | v.Failure) -> tuple[State, list[ev.Event]]:
+    def _hear(self, s: State, number: int, answer: v.Answer | Failure) -> tuple[State, list[ev.Event]]:
         """A worker takes an answer; and what its coordinator is told at once then."""
         hand = s.hands[number]._replace(waits=False)
         attach: list[ev.Event] = []
         match answer:
-            case v.Failure(kind=kind) if kind == UNKNOWN_GENERATION:
+            case Failure(kind=kind) if kind == Kind.UNKNOWN_GENERATION:
                 hand = hand._replace(again=True)
-            case v.Failure():
+            case Failure():
                 hand = hand._replace(does="", again=False)
             case v.Joined():
                 hand = hand._replace(again=False) if hand.again else hand._replace(does="restore", world=answer)
@@ -463,7 +463,7 @@ class Search:
                 parts = [f"{where}.data-{i:05d}-of-{self.bounds.workers:05d}" for i in range(self.bounds.workers)]
                 done = ev.Finalized(effect.generation.id, effect.ordinal, where)
                 if any(disk.objects.get(part) != WHOLE for part in parts):
-                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
                     yield f"does not find {folder}", self._tell(rest, place, replace(done, failure=gone))
                     return
                 name = manifest_object(folder)

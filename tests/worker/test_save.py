@@ -14,7 +14,8 @@ from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.session.this_task import ALONE
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, StorageError, Superseded
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, SaveFailed, StorageError, Superseded
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
 from holdfast_storage.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
@@ -102,7 +103,7 @@ def test_what_was_reported_may_be_committed_after_it_was_given_up(
     commits = threading.Event()
 
     def report(*_: Any) -> pb.SaveOutcome:
-        session.aborted[3] = pb.Failure(kind="save_failed", message="not finished in time")
+        session.aborted[3] = Failure(Kind.SAVE_FAILED, "not finished in time")
         assert commits.wait(10.0)
         return pb.SaveOutcome(ordinal=3, committed=True)
 

@@ -24,7 +24,7 @@ from holdfast.session.identity import process_id
 from holdfast.session.lane import Lane, Pending, closed, wait_for
 from holdfast.session.session import ASK_WITHIN, Session
 from holdfast.session.this_task import find_this_task
-from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 
@@ -366,7 +366,7 @@ class CheckpointManager:
 
     def _final(self, failure: HoldfastError | None) -> HoldfastError | None:
         """Return the error after which nothing can be saved any more, if there is one."""
-        if failure is not None and failure.kind == "superseded":
+        if isinstance(failure, Superseded):
             self._session.superseded = self._session.superseded or failure
         return self._session.superseded
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry
 
-from .messages import Ballot, Failure, Go, Report, RequestId, RetentionPolicy
+from .messages import Ballot, Go, Report, RequestId, RetentionPolicy
 from .waits import SaveId
 
 
@@ -130,7 +132,7 @@ class Attempt:
         """Why it ends when its deadline has passed. `last_seen`: of those whom it waited for."""
         who = self.missing if self.waits_for_workers else ()
         return Failure(
-            "save_failed",
+            Kind.SAVE_FAILED,
             f"the save of step {self.step} was not finished in time: {self.reason()}{last_seen and f' ({last_seen})'}",
             phase=self.phase.value,
             tasks=who,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState
 
-from .messages import Answer, Caller, Failure, Report, RequestId
+from .messages import Answer, Caller, Report, RequestId
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
-from .messages import Ballot, Caller, Failure, Report, RequestId
+from .messages import Ballot, Caller, Report, RequestId
 
 # -- calls: each is answered once by an Answer or a Refuse with the same request id --
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 from holdfast_storage.cluster import Task
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation
 
 from . import events as ev
 from .membership import BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
-from .messages import Caller, Failure, Waiting
+from .messages import Caller, Waiting
 from .restoring import Restoring
 from .run import Run, generation_of, replaced, superseded
 from .waits import Form

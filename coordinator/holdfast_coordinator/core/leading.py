@@ -7,6 +7,8 @@ moved on). Safety is the log's alone: whoever does not lead cannot create the ne
 from __future__ import annotations
 
 from holdfast_storage.cluster import names
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Generation
 
 from . import events as ev
@@ -14,7 +16,7 @@ from .attempt import Attempt, Phase
 from .effects import Probe, Remark
 from .intents import Import, Lead
 from .membership import World
-from .messages import Failure, Outcome, RetentionPolicy
+from .messages import Outcome, RetentionPolicy
 from .run import Run, generation_of, superseded, unknown
 from .upkeep import Upkeep
 from .waits import ForALeader, Seek
@@ -86,7 +88,7 @@ class Leading:
         state = self._run.ledger.state
         if living:
             failure = Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"another training job is running on this directory: its coordinator at {address or 'this process'} "
                 f"has living workers ({living}). End that job, use another directory, or pass takeover=True",
                 phase="lead",
@@ -167,7 +169,7 @@ class Leading:
         if isinstance(made, Failure):
             return made
         if made.kind == "abort":
-            return Failure("save_failed", "the lead entry could not be created in time")
+            return Failure(Kind.SAVE_FAILED, "the lead entry could not be created in time")
         for other in run.worlds.values():
             if run.leading == other.generation.id != generation.id:
                 self._fence(other, superseded(_why_over(other, generation)))

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, EntryKind, LogState
 
 from .effects import Append
 from .events import Appended, LogRead
 from .intents import Import, Intent, Lead
-from .messages import Failure, Now
+from .messages import Now
 from .waits import ForTheLog, SaveId
 
 
@@ -75,7 +77,7 @@ class Ledger:
         failure = event.failure
         if failure is None and self.known > (event.entry.number if event.entry else -1):
             failure = Failure(
-                "storage",
+                Kind.STORAGE,
                 f"the log of the run, known up to entry {self.known}, is not there any more: was the directory "
                 "deleted, or is it not mounted? If it was deleted on purpose, restart the coordinator",
                 object=f"log entry {self.known}",
@@ -109,7 +111,7 @@ class Ledger:
             intent = self.queue.popleft()
             if not self._overtaken(intent, self.state):
                 return intent
-            self.made.append((intent, Failure("superseded", "a newer leader has taken the run")))
+            self.made.append((intent, Failure(Kind.SUPERSEDED, "a newer leader has taken the run")))
         return None
 
     def begin(self, intent: Intent, state: LogState, now: Now) -> Append:
@@ -145,14 +147,14 @@ class Ledger:
             return
         self.current = None
         if event.refused:
-            failure = Failure("storage", event.refused, object=f"log entry {event.entry.number}")
+            failure = Failure(Kind.STORAGE, event.refused, object=f"log entry {event.entry.number}")
             self.made.append((creation.intent, failure))
             return
         stands = event.taken_by or event.entry
         if stands != creation.tries.get(stands.write_id):
             if self._overtaken(creation.intent, stands.state) or self._is_twins(stands):
                 for lost in (creation.intent, *self.queue):  # and all that were to build on it
-                    self.made.append((lost, Failure("superseded", "a newer leader has taken the run")))
+                    self.made.append((lost, Failure(Kind.SUPERSEDED, "a newer leader has taken the run")))
                 self.queue.clear()
                 return
             if not creation.given_up:

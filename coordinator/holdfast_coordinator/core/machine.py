@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Leader
 
 from . import events as ev
@@ -18,7 +19,7 @@ from .joining import Joining
 from .leading import Leading
 from .ledger import Ledger
 from .membership import Forming, World
-from .messages import Caller, Failure, Now
+from .messages import Caller, Now
 from .restoring import Restoring
 from .run import Run
 from .saving import Saving

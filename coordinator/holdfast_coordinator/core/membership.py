@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from holdfast_storage.cluster import Cluster, Task, describe, names, tasks_of
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState
 
 from .attempt import Attempt
 from .events import SaveCall
-from .messages import Caller, Failure, Joined, Outcome, Presence, RequestId, process_of
+from .messages import Caller, Joined, Outcome, Presence, RequestId, process_of
 from .restore_round import RestoreRound
 
 ALIVE_FOR = 15.0
@@ -71,7 +73,7 @@ def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | No
     same = cluster == forming.cluster
     if task not in (forming.tasks if same else tasks_of(cluster)):
         return Failure(
-            "invalid_request",
+            Kind.INVALID_REQUEST,
             f"{task} is not in its own cluster specification {describe(cluster)}; check TF_CONFIG",
             phase="join",
             tasks=(task,),
@@ -79,7 +81,7 @@ def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | No
     if same:
         return None
     return Failure(
-        "invalid_request",
+        Kind.INVALID_REQUEST,
         f"the workers do not agree on the cluster: {task} says {describe(cluster)}, "
         f"{names(forming.joiners)} say(s) {describe(forming.cluster)}; give all the same TF_CONFIG cluster",
         phase="join",

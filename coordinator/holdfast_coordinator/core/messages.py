@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Literal
 
 from holdfast_storage.cluster import Task
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, LogState
 
 RequestId = int
@@ -36,19 +37,6 @@ class Caller:
 
 def process_of(incarnation: str) -> str:
     return incarnation.rpartition(".")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why something did not happen. `kind` is one of holdfast.errors."""
-
-    kind: str
-    message: str
-    phase: str = ""
-    tasks: tuple[Task, ...] = ()
-    object: str = ""
-    positions: tuple[int, ...] = ()  # of the tensors concerned, in key order: only the workers know the keys
-    ahead: tuple[Task, ...] = ()  # they save a later step than others do: they have missed a call, and count one more
 
 
 @dataclass(frozen=True, slots=True)

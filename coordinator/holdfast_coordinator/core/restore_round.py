@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, LogState
 
-from .messages import Apply, Failure, Read, RequestId
+from .messages import Apply, Read, RequestId
 
 Decision = Read | Apply | Failure
 
@@ -102,7 +104,7 @@ class RestoreRound:
             self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.base)
         elif said == {"missing"}:
             self.decision = Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"there is no checkpoint {self.current.prefix} ({self.verdicts[self.members[0]][1]})",
                 phase="restore",
                 object=self.current.prefix,
@@ -120,7 +122,7 @@ class RestoreRound:
         return self.decision
 
     def _unreadable(self, tasks: tuple[Task, ...], message: str) -> Failure:
-        return Failure("storage", message, phase="restore", tasks=tasks, object=self.current.prefix)
+        return Failure(Kind.STORAGE, message, phase="restore", tasks=tasks, object=self.current.prefix)
 
     def _alone(self) -> str:
         """That some find the candidate bad, and the coordinator does not find so."""
@@ -150,7 +152,7 @@ class RestoreRound:
         if len(self.passed_over) < len(self.candidates):
             return Read(self.current)
         self.decision = Failure(
-            "checkpoint_damaged",
+            Kind.CHECKPOINT_DAMAGED,
             f"checkpoints exist but none of them can be restored: {' | '.join(self.passed_over)}",
             phase="restore",
             object=self.candidates[0].prefix,
@@ -174,7 +176,7 @@ class RestoreRound:
                     f"the storage of the coordinator has not shown log entry {self.seen} in time, which {self.seen_by} "
                     "sees. Check that both have the same directory mounted"
                 )
-            return Failure("coordinator_unavailable", message, phase="restore")
+            return Failure(Kind.COORDINATOR_UNAVAILABLE, message, phase="restore")
         if not self.missing:
             return self._unreadable(
                 self.doubted,
@@ -182,7 +184,7 @@ class RestoreRound:
                 "coordinator has not read it in time to confirm that: nothing was restored anywhere",
             )
         return Failure(
-            "coordinator_unavailable",
+            Kind.COORDINATOR_UNAVAILABLE,
             f"not all workers took part in the restore in time: waiting for {names(self.missing)}",
             phase="restore",
             tasks=self.missing,
@@ -200,7 +202,7 @@ def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, .
         restorable = state.restorable if state else ()
         if live and not restorable:
             return Failure(
-                "checkpoint_damaged",
+                Kind.CHECKPOINT_DAMAGED,
                 f"all {len(live)} checkpoints of the run are marked as damaged",
                 phase="restore",
                 object=live[-1].prefix,
@@ -212,7 +214,7 @@ def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, .
     if target.isdigit():
         steps = ", ".join(str(c.step) for c in live) or "none"
         return Failure(
-            "invalid_request",
+            Kind.INVALID_REQUEST,
             f"the run has no checkpoint of step {target}; it has: {steps}",
             phase="restore",
             object=target,

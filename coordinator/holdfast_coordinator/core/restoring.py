@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord
 
 from . import events as ev
 from .damage import Damage
 from .membership import World
-from .messages import Apply, Caller, Failure, Read
+from .messages import Apply, Caller, Read
 from .restore_round import BAD, Decision, RestoreRound
 from .run import Run
 from .upkeep import Upkeep
@@ -35,13 +37,13 @@ class Restoring:
             run.refuse(e.request, world.fenced)
             return
         if talk is None and e.ordinal < max(world.talks, default=0):
-            run.refuse(e.request, Failure("invalid_request", f"restore {e.ordinal} is over", phase="restore"))
+            run.refuse(e.request, Failure(Kind.INVALID_REQUEST, f"restore {e.ordinal} is over", phase="restore"))
             return
         talk = talk or self._begin(world, e)
         world.restores(e.caller.task, e.ordinal)
         if talk.target is not None and e.target != talk.target:
             failure = Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"the workers do not restore the same checkpoint: {e.caller.task} asks for "
                 f"{e.target or 'the newest'!r}, others for {talk.target or 'the newest'!r}",
                 phase="restore",
@@ -145,7 +147,7 @@ class Restoring:
         for earlier in world.talks.values():
             if earlier.decision is None:
                 message = f"{caller.task} has gone on to restore {talk.ordinal}"
-                earlier.decision = Failure("invalid_request", message, phase="restore", tasks=(caller.task,))
+                earlier.decision = Failure(Kind.INVALID_REQUEST, message, phase="restore", tasks=(caller.task,))
                 self._announce(earlier, earlier.decision)
         world.talks[talk.ordinal] = talk
         return talk
@@ -211,7 +213,7 @@ class Restoring:
         lost = tuple(task for task in talk.missing if task in gone) if gone else ()
         if lost:
             message = f"{names(lost)} went away while the workers agreed on what to restore"
-            talk.decision = Failure("coordinator_unavailable", message, phase="restore", tasks=lost)
+            talk.decision = Failure(Kind.COORDINATOR_UNAVAILABLE, message, phase="restore", tasks=lost)
         elif self._run.now.monotonic >= talk.deadline:
             talk.decision = talk.timed_out()
         if talk.decision:

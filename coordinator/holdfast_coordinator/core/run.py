@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Leader, LogState
 
 from .attempt import Attempt, Phase
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
 from .ledger import Ledger
 from .membership import Forming, World
-from .messages import Answer, Caller, Failure, Left, Now, Outcome, RequestId, RetentionPolicy
+from .messages import Answer, Caller, Left, Now, Outcome, RequestId, RetentionPolicy
 from .waits import ForALeader, SaveId
 
-KINDS_OF_FAILED_SAVES = ("superseded", "replica_divergence", "invalid_request", "storage")
+KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
 """What a save may fail as; whatever else stood in its way, it has `save_failed`."""
 
 
@@ -121,7 +122,7 @@ class Run:
     def fail_save(self, world: World, attempt: Attempt, failure: Failure) -> None:
         """Give up a save that nothing in the log decides yet."""
         if failure.kind not in KINDS_OF_FAILED_SAVES:
-            failure = replace(failure, kind="save_failed")
+            failure = replace(failure, kind=Kind.SAVE_FAILED)
         self.end_save(world, attempt, Outcome(attempt.ordinal, False, failure))
 
     def end_save(self, world: World, attempt: Attempt, outcome: Outcome) -> None:
@@ -144,12 +145,12 @@ def generation_of(state: LogState | None) -> str:
 
 
 def unknown(generation: str) -> Failure:
-    return Failure(UNKNOWN_GENERATION, f"generation {generation} is not known here")
+    return Failure(Kind.UNKNOWN_GENERATION, f"generation {generation} is not known here")
 
 
 def replaced(task: Task) -> Failure:
-    return Failure("superseded", f"a newer process of {task} has taken its place", phase="join", tasks=(task,))
+    return Failure(Kind.SUPERSEDED, f"a newer process of {task} has taken its place", phase="join", tasks=(task,))
 
 
 def superseded(why: str) -> Failure:
-    return Failure("superseded", f"{why}; this manager can save nothing any more", phase="lead")
+    return Failure(Kind.SUPERSEDED, f"{why}; this manager can save nothing any more", phase="lead")

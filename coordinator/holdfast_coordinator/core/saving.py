@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry
 
 from . import events as ev
@@ -13,7 +15,7 @@ from .effects import Finalize
 from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
 from .membership import LOST_AFTER, World
-from .messages import Ballot, Failure, Go, Outcome, Report, RetentionPolicy, SpecsWanted
+from .messages import Ballot, Go, Outcome, Report, RetentionPolicy, SpecsWanted
 from .run import Run
 from .status import last_seen
 from .vote import NeedSpecs, judge
@@ -103,7 +105,7 @@ class Saving:
         if world.committed < e.ordinal < last:
             # Every save of this world that was committed is known: this one was not, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
-            failure = Failure("save_failed", message, phase="vote", tasks=(e.caller.task,))
+            failure = Failure(Kind.SAVE_FAILED, message, phase="vote", tasks=(e.caller.task,))
             outcome = Outcome(e.ordinal, False, failure)
             world.saves(e.caller.task, e.ordinal)
             world.remember(outcome)
@@ -111,7 +113,7 @@ class Saving:
             return None
         if attempt and attempt.undecided and e.ordinal > attempt.ordinal and e.caller.task not in attempt.reports:
             message = f"{e.caller.task} has gone on to save {e.ordinal} without its part of save {attempt.ordinal}"
-            failure = Failure("save_failed", message, phase=attempt.phase.value, tasks=(e.caller.task,))
+            failure = Failure(Kind.SAVE_FAILED, message, phase=attempt.phase.value, tasks=(e.caller.task,))
             run.fail_save(world, attempt, failure)
             attempt = None
         if attempt is None and e.ordinal > last:
@@ -129,13 +131,13 @@ class Saving:
             return world.attempt
         if attempt and e.ordinal > attempt.ordinal and not attempt.undecided:
             message = f"what became of save {attempt.ordinal} is not known yet: {attempt.reason()}"
-            run.refuse(e.request, Failure("save_failed", message, phase="commit"))
+            run.refuse(e.request, Failure(Kind.SAVE_FAILED, message, phase="commit"))
             return None
         at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
         run.refuse(
             e.request,
             Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"{e.caller.task} speaks of save {e.ordinal}, but {at}; all workers must make the same save() calls",
                 phase="vote",
                 tasks=(e.caller.task,),
@@ -201,7 +203,7 @@ class Saving:
         if not found or found[1].phase is not Phase.LEADING:
             return
         world, attempt = found
-        if failure and failure.kind == "superseded":
+        if failure and failure.kind is Kind.SUPERSEDED:
             self._run.ledger.read(wait)  # somebody was faster: read what stands there and consider again
         elif failure:
             self._run.fail_save(world, attempt, replace(failure, phase="lead"))
@@ -217,7 +219,7 @@ class Saving:
         if intent.save:
             self.sought(Seek(intent.save), failure)
         elif world and world.unsettled is not None:
-            if failure and failure.kind == "superseded":
+            if failure and failure.kind is Kind.SUPERSEDED:
                 self._run.ledger.read(Settle(intent.generation))
             else:
                 self._settled(world, world.unsettled, failure)
@@ -297,7 +299,7 @@ class Saving:
         if isinstance(made, Failure):
             run.end_save(world, attempt, Outcome(attempt.ordinal, False, replace(made, phase="commit")))
         elif made.kind == "abort":
-            late = Failure("save_failed", "the commit entry could not be created in time", phase="commit")
+            late = Failure(Kind.SAVE_FAILED, "the commit entry could not be created in time", phase="commit")
             run.end_save(world, attempt, Outcome(attempt.ordinal, False, late))
         else:
             attempt.advance(Phase.PUBLISHING)
@@ -308,7 +310,7 @@ class Saving:
     def _fail(self, attempt: Attempt, failure: Failure) -> None:
         """End a save that could not be written, unless the log says what is behind that: whoever takes the run from a
         job that still writes cleans up behind it."""
-        if failure.kind == "storage" and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
+        if failure.kind is Kind.STORAGE and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
             self._run.ledger.read(Fail(attempt.id, failure))
         else:
             self.failed(Fail(attempt.id, failure))
@@ -367,4 +369,4 @@ def _lost(world: World, lost: tuple[Task, ...], phase: Phase) -> Failure:
     how = (
         f"{names(left)} closed its manager" if left else f"{names(lost)} lost (connection gone for {LOST_AFTER:.0f} s)"
     )
-    return Failure("save_failed", f"{how} before its part of the save was done", phase=phase.value, tasks=lost)
+    return Failure(Kind.SAVE_FAILED, f"{how} before its part of the save was done", phase=phase.value, tasks=lost)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
 from .intents import Discard, Retire
-from .messages import Failure, RequestId, UpkeepOver
+from .messages import RequestId, UpkeepOver
 from .retention import sweep
 from .run import Run
 

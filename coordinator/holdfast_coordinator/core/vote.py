@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from holdfast_storage.bundle.dtypes import name as name_of_dtype
 from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 
-from .messages import Ballot, Divergence, Failure, Go, TensorSpec
+from .messages import Ballot, Divergence, Go, TensorSpec
 
 EXAMINED = 1_000
 """Guarded tensors that differ, of which it is found out on whom: where more do, more than single values are wrong."""
@@ -34,7 +36,7 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
     for task, ballot in sorted(ballots.items()):
         if (ballot.step, ballot.checkpoint_name) != (mine.step, mine.checkpoint_name):
             return Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"the workers do not save the same checkpoint: {chief} saves {mine.checkpoint_name}-{mine.step}, "
                 f"{task} saves {ballot.checkpoint_name}-{ballot.step}; all must call save() at the same step",
                 phase="vote",
@@ -49,7 +51,7 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
     for task, ballot in ballots.items():
         if len(ballot.guarded) != len(mine.guarded) or len(ballot.crcs) != 4 * len(mine.guarded):
             return Failure(
-                "invalid_request",
+                Kind.INVALID_REQUEST,
                 f"{task} did not send a checksum of each tensor; all workers must run the same version of Holdfast",
                 phase="vote",
                 tasks=(task,),
@@ -77,7 +79,7 @@ def _first_difference(chief: Task, other: Task, ballots: Mapping[Task, Ballot]) 
     if not key:
         what = "which of them must be equal on all workers (trainable variables and optimizer state)"
     return Failure(
-        "invalid_request",
+        Kind.INVALID_REQUEST,
         f"the workers' checkpoints do not have the same variables; the first that differs: {what}. "
         "All workers must build the same model and optimizer and pass them to the same checkpoint",
         phase="vote",
@@ -98,7 +100,7 @@ def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure
     if suspects and mine.on_divergence != "warn":
         who = sorted({task for d in suspects for task in d.tasks})
         return Failure(
-            "replica_divergence",
+            Kind.REPLICA_DIVERGENCE,
             f"{len(guarded)} variable(s) that must be equal on all workers are not",
             phase="vote",
             tasks=tuple(who),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from holdfast_storage.failure import Failure
+
 from .events import Rejoin
-from .messages import Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from support.cluster import WALL, Storage
 
-UNTOLD = ("presence", "cluster", "seconds_under_way", "seconds_left", "log")
+UNTOLD = ("workers", "state")
 """What a transcript leaves out of a status: `test_status` looks at it."""
 
 
@@ -98,10 +99,10 @@ class Printer:
 
     # -- values --
 
-    def answer(self, answer: v.Answer | v.Failure | None) -> str:
+    def answer(self, answer: v.Answer | Failure | None) -> str:
         match answer:
-            case v.Failure():
-                return f"{answer.kind}{_fields(answer, 'kind', 'message')}: {answer.message}"
+            case Failure():
+                return f"{answer.kind.value}{_fields(answer, 'kind', 'message')}: {answer.message}"
             case v.Outcome(ordinal, committed, failure):
                 assert committed == (failure is None)
                 return f"Outcome {ordinal} {'committed' if failure is None else self.answer(failure)}"
@@ -193,9 +194,9 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return str(value)
         case v.RetentionPolicy():
             return f"keep({value.max_to_keep}, {value.keep_every_n_hours})"
-        case v.Failure():
-            return f"({value.kind}{_fields(value, 'kind', 'message')}: {value.message})"
-        case v.Outcome() | v.Divergence() | v.JoinView():
+        case Failure():
+            return f"({value.kind.value}{_fields(value, 'kind', 'message')}: {value.message})"
+        case v.Outcome() | v.Divergence() | v.Activity() | v.FormingStatus():
             return f"({type(value).__name__}{_fields(value)})"
         case tuple() if name == "members":
             return ",".join(f"{task}:{incarnation}" for task, incarnation in value)

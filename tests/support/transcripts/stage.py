@@ -50,6 +50,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_storage.cluster import Task
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import Leader, LogState
 from support.cluster import WALL, Build, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
@@ -197,7 +198,7 @@ class Stage:
                 assert isinstance(event, ev.SaveCall)
                 self.cluster.told(self._by_name[caller_name(event.caller)], effect.answer)
 
-    def _briefly(self, do: Callable[[], v.Answer | v.Failure | None]) -> None:
+    def _briefly(self, do: Callable[[], v.Answer | Failure | None]) -> None:
         """Do all of something. Prints the entries that it wanted, what was said unasked, and the last answer."""
         before, self._printed = self._printed, []
         self._entries = []
@@ -298,7 +299,7 @@ class Stage:
             return
         self._briefly(lambda: self._join(coordinator, workers))
 
-    def _join(self, coordinator: Watched, workers: list[Worker]) -> v.Answer | v.Failure | None:
+    def _join(self, coordinator: Watched, workers: list[Worker]) -> v.Answer | Failure | None:
         calls = [coordinator.call(self._joining(worker)) for worker in workers]
         coordinator.run()
         for worker, call in zip(workers, calls, strict=True):
@@ -313,7 +314,7 @@ class Stage:
         (job,) = (name for name, workers in self._jobs.items() if worker in workers)
         return lambda r: ev.Join(r, worker.task, worker.incarnation, worker.cluster, job, 600.0)
 
-    def _show(self, answer: v.Answer | v.Failure | None) -> None:
+    def _show(self, answer: v.Answer | Failure | None) -> None:
         self._printed.append(f"  {self._printer.answer(answer)}")
 
     def _do_set(self, words: Words) -> None:
@@ -438,7 +439,7 @@ class Stage:
     def _all_begin(self, workers: list[Worker], words: Words) -> None:
         ordinal, terms, coordinator = int(words.next()), self._terms(words), self._together(workers)
 
-        def begin() -> v.Answer | v.Failure | None:
+        def begin() -> v.Answer | Failure | None:
             calls = [coordinator.call(worker.vote(ordinal, **terms)) for worker in workers]  # type: ignore[arg-type]
             coordinator.run()
             assert isinstance(calls[0].answer, v.Go), calls[0].answer
@@ -460,7 +461,7 @@ class Stage:
         self._together(workers).alive = False
         coordinator = self._coordinator(f"c{len(self._coordinators)}")
 
-        def come() -> v.Answer | v.Failure | None:
+        def come() -> v.Answer | Failure | None:
             for worker in workers:
                 self._at[worker] = coordinator
                 assert coordinator.ask(worker.rejoin()) == worker.world

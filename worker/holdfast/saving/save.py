@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.saving.digest import pack, spec_digest, tensor_crcs
@@ -22,7 +22,7 @@ from holdfast.saving.provenance import git_commit, versions
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast.session.lane import Pending
-from holdfast.session.session import Session, to_error
+from holdfast.session.session import Session
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import layout
 from holdfast_storage.errors import (
@@ -32,6 +32,8 @@ from holdfast_storage.errors import (
     StorageError,
     Superseded,
 )
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import decode, encode
 from holdfast_storage.lag import Wait
 from holdfast_storage.store.base import Store
 
@@ -136,7 +138,7 @@ class Save:
                 return self.abandoned
             waited = 0.0 if self._aborted is None or self._reported else now - self._aborted
             if failure and waited >= LETS_GO_WITHIN:
-                error = to_error(failure, self._keys())
+                error = failure.to_error(self._keys())
                 # Not the log: it lies on that storage.
                 self.error = error if isinstance(error, Superseded) else failed(self.step, error)
             elif now - self._begun >= 2 * (self.terms.save_timeout + SLACK):
@@ -154,7 +156,7 @@ class Save:
             if outcome.committed:
                 error = self._claim.confirm()
             else:
-                error = self._claim.refuse(to_error(outcome.failure, self._keys()))
+                error = self._claim.refuse(decode(outcome.failure).to_error(self._keys()))
             self.missed = str(self.session.this_task.task) in outcome.failure.ahead
         except Superseded as superseded:
             error = self._claim.refuse(superseded)
@@ -190,14 +192,9 @@ class Save:
         except Exception as error:
             if not isinstance(error, HoldfastError):
                 log.exception("%s: the save of step %d failed", self.session.this_task.task, self.step)
-            failure = pb.Failure(
-                kind=error.kind if isinstance(error, StorageError) else SaveFailed.kind,
-                message=f"{self.session.this_task.task}: {error}",
-                phase=getattr(error, "phase", "") or "write",
-                object=getattr(error, "object", ""),
-                workers=[str(self.session.this_task.task)],
-            )
-            request = pb.FailRequest(ordinal=self.ordinal, failure=failure)
+            me = self.session.this_task.task
+            failure = replace(Failure.of(error, f"{me}: {error}", phase="write"), tasks=(me,))
+            request = pb.FailRequest(ordinal=self.ordinal, failure=encode(failure))
             return self.session.fail(request, self.terms.save_timeout + SLACK)
 
     def _vote_and_write(self) -> pb.SaveOutcome:

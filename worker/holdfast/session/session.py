@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.session.hint import Hint, read_hint
@@ -14,10 +14,11 @@ from holdfast.session.identity import process_id
 from holdfast.session.lane import closed
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Link, Refusal, Unreachable
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, describe
-from holdfast_storage.errors import BY_KIND, CoordinatorUnavailable, HoldfastError, StorageError
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, StorageError
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import decode
 from holdfast_storage.layout import HINT
 from holdfast_storage.store.base import Store
 
@@ -80,7 +81,7 @@ class Session:
         self._attendance: threading.Thread | None = None
         self.unreachable_since: float | None = None
         self.superseded: HoldfastError | None = None
-        self.aborted: dict[int, pb.Failure] = {}
+        self.aborted: dict[int, Failure] = {}
 
     # -- membership --
 
@@ -155,7 +156,7 @@ class Session:
                 if remaining >= JOIN_CALL or not told:  # else it says less than the answer before
                     reason = str(error)
             except Refusal as refusal:
-                raise to_error(refusal.failure) from None
+                raise decode(refusal.failure).to_error() from None
             else:
                 if not reply.waiting_for:
                     return reply
@@ -265,18 +266,18 @@ class Session:
             except Unreachable:
                 pass
             except Refusal as refusal:
-                if not self._outlives(refusal.failure):
+                if not self._outlives(decode(refusal.failure)):
                     return
             except Exception:
                 if not self._closed.is_set():
                     log.exception("%s: attendance broke", self.this_task.task)
             self._closed.wait(pause)
 
-    def _outlives(self, failure: pb.Failure) -> bool:
+    def _outlives(self, failure: Failure) -> bool:
         """Return whether to go on attending after a refusal."""
         try:
-            if failure.kind != UNKNOWN_GENERATION:
-                raise to_error(failure)
+            if failure.kind is not Kind.UNKNOWN_GENERATION:
+                raise failure.to_error()
             self._rejoin(self._join_timeout)
         except CoordinatorUnavailable:
             return True
@@ -287,9 +288,9 @@ class Session:
 
     def _hear(self, notice: pb.Notice) -> None:
         if notice.HasField("superseded"):
-            self.superseded = to_error(notice.superseded)
+            self.superseded = decode(notice.superseded).to_error()
         else:
-            self.aborted[notice.aborted.ordinal] = notice.aborted.failure
+            self.aborted[notice.aborted.ordinal] = decode(notice.aborted.failure)
 
     def forget(self, ordinal: int) -> None:
         """Drop the notices about a save that is over, and about those before it."""
@@ -333,8 +334,9 @@ class Session:
                 self.unreachable_since = self.unreachable_since or time.monotonic()
             except Refusal as refusal:
                 self.unreachable_since = None
-                if refusal.failure.kind != UNKNOWN_GENERATION:
-                    raise to_error(refusal.failure) from None
+                failure = decode(refusal.failure)
+                if failure.kind is not Kind.UNKNOWN_GENERATION:
+                    raise failure.to_error() from None
                 self._rejoin(max(1.0, end - time.monotonic()))
                 continue
             if self._closed.wait(min(pause, max(0.0, end - time.monotonic()))):
@@ -379,22 +381,6 @@ class Session:
                 self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
             except (Unreachable, Refusal) as error:
                 log.info("%s: left without telling the coordinator: %s", self.this_task.task, error)
-
-
-def to_error(failure: pb.Failure, keys: Sequence[str] = ()) -> HoldfastError:
-    """The exception that a failure stands for. `keys`: of the tensors that its positions speak of."""
-    message, object_ = failure.message, failure.object
-    if failure.positions and keys:
-        variables = [keys[p] for p in failure.positions]
-        more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
-        message = (
-            f"{message}: {', '.join(variables[:5])}{more}. Most workers do not share the values of "
-            f"{', '.join(failure.workers)}. Nothing was written. Look for bad memory or another program there, "
-            "restore, or pass on_divergence='warn'"
-        )
-        object_ = variables[0]
-    error = BY_KIND.get(failure.kind, HoldfastError)
-    return error(message, workers=failure.workers, phase=failure.phase, object=object_)
 
 
 def _pauses() -> Iterator[float]:

@@ -1,0 +1,35 @@
+"""A Failure on the wire, as workers and coordinator read and write it."""
+
+from __future__ import annotations
+
+from holdfast_protos.conventions import LONGEST_REASON
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
+
+
+def encode(failure: Failure) -> pb.Failure:
+    return pb.Failure(
+        kind=failure.kind.value,
+        message=failure.message[:LONGEST_REASON],
+        phase=failure.phase,
+        workers=map(str, failure.tasks),
+        object=failure.object,
+        positions=failure.positions,
+        ahead=map(str, failure.ahead),
+    )
+
+
+def decode(message: pb.Failure) -> Failure:
+    """A kind that this version does not know is an error of no particular kind."""
+    known = {kind.value: kind for kind in Kind}
+    return Failure(
+        known.get(message.kind, Kind.ERROR),
+        message.message,
+        message.phase,
+        tuple(map(Task.parse, message.workers)),
+        message.object,
+        tuple(message.positions),
+        tuple(map(Task.parse, message.ahead)),
+    )
