@@ -122,7 +122,7 @@ class Beside:
             assert answer.failure.message
         failure = getattr(answer, "failure", None) or getattr(getattr(answer, "decided", None), "failure", None)
         if isinstance(failure, pb.Failure):
-            assert failure.kind in KINDS | {""}, failure
+            assert failure.kind in {kind.value for kind in KINDS} | {""}, failure
             assert "the coordinator failed" not in failure.message
         return answer
 
