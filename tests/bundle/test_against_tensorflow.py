@@ -115,7 +115,8 @@ class Writer:
 
 
 def test_dtypes_are_tensorflows() -> None:
-    """A wrong number or size would reinterpret a variable's bytes as another type's."""
+    """Numbers and sizes of dtypes are TensorFlow's. Guards against reading a variable's bytes as those of
+    another type."""
     assert set(KNOWN) >= SINCE_2_18
     for number in KNOWN:
         assert dtypes.name(number) == tf.as_dtype(number).name
@@ -128,7 +129,8 @@ def test_dtypes_are_tensorflows() -> None:
 
 @pytest.mark.parametrize("number", NUMERIC)
 def test_every_numeric_dtype_is_stored_as_its_bytes(number: int, tmp_path: Path) -> None:
-    """Where TensorFlow packed or padded a type, a buffer written as it is would be another tensor to its reader."""
+    """Every numeric dtype is stored as its bytes. Guards against a type that TensorFlow packs or pads, so that a plain
+    buffer is another tensor to its reader."""
     dtype = tf.as_dtype(number)
     if dtype.is_quantized:
         plain = {1: tf.uint8, 2: tf.int16, 4: tf.int32}[dtype.size]
@@ -144,7 +146,8 @@ def test_every_numeric_dtype_is_stored_as_its_bytes(number: int, tmp_path: Path)
 
 @pytest.mark.parametrize("number", NUMERIC)
 def test_which_dtypes_tensorflow_joins(number: int, tmp_path: Path) -> None:
-    """A large float16 variable that is stored in slices is committed, and no stock reader can read it."""
+    """Our table says which dtypes TensorFlow joins from slices. Guards against a large float16 variable that is
+    committed in slices and that no stock reader can read."""
     value = np.ones((4, 6), tf.as_dtype(number).as_numpy_dtype)
     writer = Writer(tmp_path / "ours", SHARDS)
     writer.append("whole", value, 0, dtype=number)
@@ -167,7 +170,8 @@ def test_which_dtypes_tensorflow_joins(number: int, tmp_path: Path) -> None:
 
 
 def test_how_many_dimensions_tensorflow_joins(tmp_path: Path) -> None:
-    """A reader of a sliced tensor of nine dimensions does not get an error: its process ends."""
+    """Our limit says up to how many dimensions TensorFlow joins slices. Guards against a sliced tensor of nine
+    dimensions, at which a reader's process ends."""
     value = np.arange(6, dtype=np.float32)
     writer = Writer(tmp_path / "ours", SHARDS)
     for dimensions in (8, 9):
@@ -180,7 +184,8 @@ def test_how_many_dimensions_tensorflow_joins(tmp_path: Path) -> None:
 
 
 def test_three_thousand_keys_over_four_shards(tmp_path: Path) -> None:
-    """An index of several hundred blocks' restart points, read back value by value by TensorFlow."""
+    """TensorFlow reads back an index of 3,000 keys over four shards, value by value. Guards against restart points of
+    several hundred blocks that are wrong."""
     rng = np.random.default_rng(1)
     writer = Writer(tmp_path / "ours", SHARDS)
     values: dict[str, np.ndarray] = {}
@@ -201,7 +206,8 @@ def test_three_thousand_keys_over_four_shards(tmp_path: Path) -> None:
 
 
 def test_slices_over_four_shards_are_one_tensor_to_tensorflow(tmp_path: Path) -> None:
-    """Large variables are written by several workers; TensorFlow must put them together without knowing."""
+    """TensorFlow joins slices over four shards. Guards against large variables, written by several workers, that
+    TensorFlow reads in pieces."""
     rng = np.random.default_rng(2)
     table = rng.standard_normal((10_000, 7)).astype(np.float32)
     deep = rng.standard_normal((70, 3, 2)).astype(np.float64)
@@ -231,7 +237,8 @@ def test_slices_over_four_shards_are_one_tensor_to_tensorflow(tmp_path: Path) ->
 
 
 def test_the_merge_of_four_slices_is_byte_for_byte_tensorflows(tmp_path: Path) -> None:
-    """The strongest comparison there is: the index of the same four parts, written by TensorFlow's own merge."""
+    """An index of four parts is byte for byte the one that TensorFlow's merge writes. Guards against any difference in
+    the format."""
     value = np.arange(40 * 3, dtype=np.float32).reshape(40, 3)
     other = np.arange(6, dtype=np.int64)
     cuts = [0, 7, 8, 30, 40]
@@ -259,7 +266,8 @@ def test_the_merge_of_four_slices_is_byte_for_byte_tensorflows(tmp_path: Path) -
     [("10 4 0,6:0,4", 0, 6, ((0, 6), (0, 4))), ("10 4 6,4:-", 6, 10, ((6, 4), (0, 4)))],
 )
 def test_one_slice_alone_is_read(spec: str, begin: int, end: int, extents: Extents, tmp_path: Path) -> None:
-    """A part before the merge has gaps, and TensorFlow may leave the length of a whole dimension unsaid."""
+    """The index of one slice alone is read. Guards against refusing gaps, or the unsaid length of a whole dimension,
+    both of which TensorFlow writes."""
     value = tf.reshape(tf.range(40, dtype=tf.float32), (10, 4))
     save(tmp_path / "t", {"w\0\u00ff": value[begin:end]}, [spec])
     index = Index.parse((tmp_path / "t.index").read_bytes())
@@ -269,7 +277,8 @@ def test_one_slice_alone_is_read(spec: str, begin: int, end: int, extents: Exten
 
 
 def test_a_large_index_is_byte_for_byte_tensorflows(tmp_path: Path) -> None:
-    """Several blocks: where TensorFlow cuts them, and by which keys it finds them, shows only in a large index."""
+    """A large index is byte for byte TensorFlow's. Guards against another cut between blocks, or other keys to find
+    them by, which only a large index shows."""
     tensors = {f"{number:05d}/{'x' * (number % 211)}": tf.constant(float(number)) for number in range(6_000)}
     save(tmp_path / "t", tensors)
     assert (tmp_path / "t.index").stat().st_size > 2 * 256 * 1024
@@ -278,7 +287,8 @@ def test_a_large_index_is_byte_for_byte_tensorflows(tmp_path: Path) -> None:
 
 
 def test_a_whole_training_state_is_read(tmp_path: Path) -> None:
-    """Strings, the object graph and iterators, whose bytes have encodings and checksums of their own."""
+    """A whole training state is read, with strings, object graph and iterators. Guards against wrong encodings or
+    checksums of what is not plain numbers."""
     iterator = iter(tf.data.Dataset.range(100).shuffle(10).batch(3))
     next(iterator)
     checkpoint = tf.train.Checkpoint(
@@ -294,7 +304,8 @@ def test_a_whole_training_state_is_read(tmp_path: Path) -> None:
 
 
 def test_variant_tensors_are_read(tmp_path: Path) -> None:
-    """The bytes of variants have checksums between them, which enter the entry's."""
+    """Variant tensors are read. Guards against ignoring the checksums between a variant's bytes, which enter that of
+    the entry."""
     variants = tf.stack(
         [tf.raw_ops.TensorListFromTensor(tensor=tf.range(n), element_shape=tf.constant([], tf.int32)) for n in (3, 1)]
     )

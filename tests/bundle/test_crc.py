@@ -11,12 +11,13 @@ CRCS = st.integers(0, 2**32 - 1)
 
 
 def test_the_check_value_of_the_castagnoli_polynomial() -> None:
-    """Another polynomial (zlib's, say) would agree with itself in every other test, and with no stored file."""
+    """The CRC has the check value of the Castagnoli polynomial. Guards against another polynomial, which agrees with
+    itself in every other test and with no stored file."""
     assert crc32c(b"123456789") == 0xE3069283
 
 
 def test_masking_is_that_of_leveldb() -> None:
-    """A rotation the other way round would again only agree with itself."""
+    """Masking is LevelDB's. Guards against a rotation the other way round, which agrees only with itself."""
     assert mask(crc32c(b"foo")) != crc32c(b"foo")
     assert mask(0) == 0xA282EAD8
     assert mask(1) == 0xA284EAD8
@@ -24,20 +25,22 @@ def test_masking_is_that_of_leveldb() -> None:
 
 @given(CRCS)
 def test_unmask_undoes_mask(crc: int) -> None:
-    """An overflow out of 32 bits loses the CRC for some values only."""
+    """Unmasking undoes masking. Guards against an overflow out of 32 bits that loses the CRC for some values only."""
     assert unmask(mask(crc)) == crc
     assert 0 <= mask(crc) < 2**32
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_combine_is_the_crc_of_the_concatenation(a: bytes, b: bytes) -> None:
-    """An object's CRC put together from those of its pieces must be the one that a reader computes."""
+    """Combining two CRCs gives that of the concatenation. Guards against an object's CRC, put together from its pieces,
+    that no reader computes."""
     assert combine(crc32c(a), crc32c(b), len(b)) == crc32c(a + b) == crc32c(b, crc32c(a))
 
 
 @given(CRCS, CRCS, CRCS, st.integers(0, 2**40), st.integers(0, 2**40))
 def test_combine_is_associative_for_large_pieces(a: int, b: int, c: int, len_b: int, len_c: int) -> None:
-    """Pieces of gigabytes reach powers of the polynomial that no small example does."""
+    """Combining is associative for pieces of gigabytes. Guards against wrong powers of the polynomial that no small
+    example reaches."""
     left = combine(combine(a, b, len_b), c, len_c)
     right = combine(a, combine(b, c, len_c), len_b + len_c)
     assert left == right

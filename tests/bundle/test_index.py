@@ -57,7 +57,8 @@ SMALL = [
 
 
 def test_an_index_says_where_everything_is() -> None:
-    """Whole tensors, slices and their header, as a reader of the checkpoint asks for them."""
+    """An index says where whole tensors and slices are. Guards against a reader of the checkpoint that looks in the
+    wrong place."""
     index = Index.parse(written(2, reversed(SMALL)))
     assert index.num_shards == 2
     assert list(index.tensors) == ["a/scalar", "a/string", "w", "ünï"]
@@ -72,7 +73,7 @@ def test_an_index_says_where_everything_is() -> None:
 
 
 def test_a_scalar_has_a_shape() -> None:
-    """An entry without the field `shape` is not what TensorFlow writes for a scalar."""
+    """The entry of a scalar has the field `shape`. Guards against an entry that TensorFlow does not write that way."""
     assert whole("s", ())[1].HasField("shape")
 
 
@@ -90,7 +91,8 @@ def tilings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Extents]]:
     st.randoms(),
 )
 def test_round_trip(tensors: dict[str, tuple[tuple[int, ...], list[Extents]]], random: object) -> None:
-    """Any tiling of any tensors, recorded in any order, is read as it was written, and written again as it was."""
+    """Any tiling of any tensors, recorded in any order, is read and written again as it was. Guards against an index
+    that depends on the order of reports."""
     records: list[Record] = []
     for key, (shape, slices) in tensors.items():
         if len(slices) == 1:
@@ -139,7 +141,8 @@ ROWS = [((0, 6), (0, 4)), ((6, 4), (0, 4))]
     ],
 )
 def test_what_does_not_fit_together_is_refused(records: list[Record], why: str) -> None:
-    """Workers that disagree must never become an index that reads, but lacks or mixes up what they wrote."""
+    """Records that do not fit together are refused. Guards against workers that disagree, and an index that reads but
+    lacks or mixes up what they wrote."""
     with pytest.raises(InvalidIndex, match=why) as caught:
         written(2, records)
     assert caught.value.object == "w"
@@ -147,7 +150,7 @@ def test_what_does_not_fit_together_is_refused(records: list[Record], why: str) 
 
 
 def test_a_record_that_is_no_entry_is_refused() -> None:
-    """Bytes from another process are not trusted to parse."""
+    """A record that is no entry is refused. Guards against trusting bytes from another process to parse."""
     with pytest.raises(DecodeError):
         BundleEntry.FromString(b"\xff")
     with pytest.raises(InvalidIndex, match="no entry"):
@@ -155,14 +158,14 @@ def test_a_record_that_is_no_entry_is_refused() -> None:
 
 
 def test_a_tensor_without_a_name_is_refused() -> None:
-    """The empty key is the header's: a tensor of that name would take its place."""
+    """A tensor without a name is refused. Guards against a tensor under the empty key, which is the header's."""
     with pytest.raises(InvalidIndex, match="no name"):
         written(1, [whole("")])
 
 
 @given(st.lists(st.tuples(*[st.tuples(st.integers(0, 5), st.integers(1, 3))] * 2), min_size=2, max_size=6, unique=True))
 def test_overlaps_are_found_whatever_the_cut(slices: list[Extents]) -> None:
-    """Compared with the plain way, element by element: a sweep that drops a slice too early would miss some."""
+    """Overlaps are found as by comparing element by element. Guards against a sweep that drops a slice too early."""
     elements = [{(row, column) for row in range(a, a + n) for column in range(b, b + m)} for (a, n), (b, m) in slices]
     overlapping = sum(map(len, elements)) != len(set().union(*elements))
     with pytest.raises(InvalidIndex, match="overlap" if overlapping else "gaps"):
@@ -170,7 +173,7 @@ def test_overlaps_are_found_whatever_the_cut(slices: list[Extents]) -> None:
 
 
 def test_gaps_are_read_as_tensorflow_does() -> None:
-    """One task's part of a sharded variable is an index with gaps, which TensorFlow itself writes."""
+    """An index with gaps is read, as in TensorFlow. Guards against refusing one task's part of a sharded variable."""
     header = BundleHeader(num_shards=1).SerializeToString()
     records = sliced((10, 4), ROWS[1])
     table = sorted((key, entry.SerializeToString()) for key, entry in records)
@@ -179,7 +182,8 @@ def test_gaps_are_read_as_tensorflow_does() -> None:
 
 
 def test_every_flipped_bit_is_found() -> None:
-    """No byte of an index may change unnoticed: it decides which bytes become which weights."""
+    """Every flipped bit of an index is found. Guards against a byte that may change unnoticed and decides which bytes
+    become which weights."""
     data = written(2, SMALL)
     for position in range(len(data)):
         for bit in range(8):
@@ -190,7 +194,8 @@ def test_every_flipped_bit_is_found() -> None:
 
 
 def test_every_truncation_is_found() -> None:
-    """A write that was cut short leaves a prefix of the file."""
+    """Every truncation of an index is found. Guards against a write that was cut short and leaves a prefix of
+    the file."""
     data = written(2, SMALL)
     for size in range(len(data)):
         with pytest.raises(CheckpointDamaged):
@@ -199,7 +204,8 @@ def test_every_truncation_is_found() -> None:
 
 @given(st.data())
 def test_any_records_under_good_checksums_are_read_or_refused(data: st.DataObject) -> None:
-    """A broken writer's checksums hold: what it wrote still ends in one of two kinds of error, never another."""
+    """Any records under good checksums are read or refused. Guards against another kind of error for what a broken
+    writer wrote."""
     pairs = read_table(written(2, SMALL))
     number = data.draw(st.integers(0, len(pairs) - 1))
     key, value = (bytearray(part) for part in pairs[number])
@@ -212,7 +218,7 @@ def test_any_records_under_good_checksums_are_read_or_refused(data: st.DataObjec
 
 @pytest.mark.parametrize("pairs", [[], [(b"w", whole()[1].SerializeToString())], [(b"", b"\xff")]])
 def test_an_index_without_a_header_is_damaged(pairs: list[tuple[bytes, bytes]]) -> None:
-    """A sound table is not yet an index."""
+    """An index without a header is damaged. Guards against taking any sound table for an index."""
     with pytest.raises(CheckpointDamaged, match="header"):
         Index.parse(write_table(pairs))
 
@@ -221,6 +227,7 @@ def test_an_index_without_a_header_is_damaged(pairs: list[tuple[bytes, bytes]]) 
     "header", [b"\x08\x01\x10\x01", b"\x08\x01\x1a\x02\x10\x02", b"\x08\x01\x1a\x02\x18\x01"], ids=["big", "min", "bad"]
 )
 def test_what_cannot_be_read_here_is_not_condemned(header: bytes) -> None:
-    """A big-endian checkpoint, or one of a later format, is not damaged: passing it over would lose training."""
+    """A sound checkpoint of an unknown kind is not damaged. Guards against passing over a big-endian checkpoint or one
+    of a later format, which loses training."""
     with pytest.raises(InvalidRequest):
         Index.parse(write_table([(b"", header)]))

@@ -22,20 +22,22 @@ SMALL = [(b"", b"head"), *((b"key/%03d" % number, b"value" * (number % 3)) for n
 @example({b"": b""})
 @example({b"\xff" * 3: b"x"})
 def test_what_is_written_is_read(pairs: dict[bytes, bytes]) -> None:
-    """Shared prefixes, restart points and empty keys or values must not lose a byte."""
+    """A table reads back. Guards against shared prefixes, restart points, or empty keys and values that lose a byte."""
     items = sorted(pairs.items())
     assert read_table(write_table(items)) == items
 
 
 @given(st.lists(st.integers(0, BLOCK_SIZE + 10), min_size=1, max_size=6), st.binary(max_size=4))
 def test_many_blocks(sizes: list[int], prefix: bytes) -> None:
-    """A value that fills a block to its edge, or exceeds it, must neither split nor vanish."""
+    """A table of many blocks reads back. Guards against a value at or beyond the size of a block that is split or
+    vanishes."""
     items = [(prefix + bytes([0xFD + number // 2, number]), bytes(size)) for number, size in enumerate(sizes)]
     assert read_table(write_table(items)) == items
 
 
 def test_the_smallest_table_byte_for_byte() -> None:
-    """The layout, spelled out: a change of it would pass every round trip, and no other reader."""
+    """The smallest table has exactly these bytes. Guards against a change of the layout that passes every round trip
+    and no other reader."""
     block = bytes([0, 1, 2]) + b"a" + b"bc" + struct.pack("<II", 0, 1)
     meta = struct.pack("<II", 0, 1)
     handle = bytes([0, len(block)])
@@ -51,13 +53,14 @@ def test_the_smallest_table_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("keys", [[b"b", b"a"], [b"a", b"a"], [b"", b""]])
 def test_unsorted_items_are_refused(keys: list[bytes]) -> None:
-    """A reader searches by order: a table out of order silently lacks some of its keys."""
+    """Unsorted items are refused. Guards against a table in which readers, who search by order, miss some keys."""
     with pytest.raises(ValueError, match="ascend"):
         write_table([(key, b"") for key in keys])
 
 
 def test_every_flipped_bit_is_found() -> None:
-    """Not a byte of a table may be free to change, the padding of the footer included."""
+    """Every flipped bit of a table is found. Guards against a byte that is free to change, such as the padding of the
+    footer."""
     table = write_table(SMALL)
     for position in range(len(table)):
         for bit in range(8):
@@ -68,7 +71,8 @@ def test_every_flipped_bit_is_found() -> None:
 
 
 def test_every_truncation_and_extension_is_found() -> None:
-    """A file that was cut short, at either end, or grew, is not taken for a table."""
+    """Every truncation and extension of a table is found. Guards against a file that was cut at either end, or that
+    grew, taken for a table."""
     table = write_table(SMALL)
     for size in range(len(table)):
         with pytest.raises(CheckpointDamaged):
@@ -81,7 +85,8 @@ def test_every_truncation_and_extension_is_found() -> None:
 
 
 def test_damage_in_a_later_block_is_found() -> None:
-    """Each block has a checksum of its own; verifying the first only would pass a small table's tests."""
+    """Damage in a later block is found. Guards against checking only the first block, which passes for a small
+    table."""
     table = write_table([(bytes([number]), bytes(BLOCK_SIZE)) for number in range(3)])
     for position in range(1000, len(table), 50_000):
         damaged = bytearray(table)
@@ -92,7 +97,7 @@ def test_damage_in_a_later_block_is_found() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_damaged(data: bytes) -> None:
-    """Whatever lies there, the reader says so; it never ends in an error of its own."""
+    """Any bytes are a table or damaged. Guards against a reader that ends in an error of its own."""
     with pytest.raises(CheckpointDamaged):
         read_table(data)
 
@@ -124,7 +129,8 @@ def seal(data_block: bytes, compression: int = 0) -> bytes:
 @example(b"\x80" * 20 + struct.pack("<II", 0, 1))
 @example(b"\x00\x01\x00b\x00\x01\x00a" + struct.pack("<II", 0, 1))
 def test_any_block_under_a_good_checksum_is_read_or_damaged(block: bytes) -> None:
-    """Behind a checksum that holds there may still be a writer that is broken: bounded, and one kind of error."""
+    """Any block under a good checksum is read or damaged. Guards against a broken writer whose blocks cause unbounded
+    work or another kind of error."""
     try:
         pairs = read_table(seal(block))
     except CheckpointDamaged:
@@ -134,7 +140,8 @@ def test_any_block_under_a_good_checksum_is_read_or_damaged(block: bytes) -> Non
 
 
 def test_blocks_out_of_order_are_damaged() -> None:
-    """The same block twice has good checksums and would give every key twice."""
+    """Blocks out of order are damage. Guards against the same block twice, with good checksums, which gives every key
+    twice."""
     block = b"\x00\x01\x00a" + struct.pack("<II", 0, 1)
     once = seal(block)
     assert read_table(once) == [(b"a", b"")]
@@ -149,6 +156,6 @@ def test_blocks_out_of_order_are_damaged() -> None:
 
 
 def test_compression_is_not_damage() -> None:
-    """A sound table of a kind that cannot be read here must not be condemned."""
+    """A compressed table is not damaged. Guards against condemning a sound table that cannot be read here."""
     with pytest.raises(InvalidRequest, match="compressed"):
         read_table(seal(struct.pack("<II", 0, 1), compression=1))

@@ -22,14 +22,15 @@ Holdfast = Callable[..., Result]
 
 @pytest.mark.parametrize("listen", ["7070", "127.0.0.1", "127.0.0.1:", ":7070", "host:port", "host:70000", "::1:7070"])
 def test_refuses_what_is_no_address(holdfast: Holdfast, tmp_path: Path, listen: str) -> None:
-    """A mistyped address started a coordinator that no worker found, or ended in a gRPC traceback."""
+    """A mistyped address is refused. Guards against a coordinator that no worker finds, and a gRPC traceback."""
     result = holdfast("coordinator", "--root", tmp_path, "--listen", listen)
     assert result.exit_code == 2
     assert f"{listen!r} is not HOST:PORT" in result.stderr
 
 
 def test_refuses_a_root_that_is_not_there(holdfast: Holdfast, tmp_path: Path) -> None:
-    """A root that is made on the fly is the local disk below a mount that is missing: all checkpoints go there."""
+    """A missing root is refused. Guards against making it on the local disk below a missing mount, so that all
+    checkpoints go there."""
     result = holdfast("coordinator", "--root", tmp_path / "mount", "--listen", "127.0.0.1:0")
     assert result.exit_code == 2
     assert f"{tmp_path / 'mount'} cannot be written (No such file or directory)" in result.stderr
@@ -37,7 +38,8 @@ def test_refuses_a_root_that_is_not_there(holdfast: Holdfast, tmp_path: Path) ->
 
 
 def test_refuses_a_root_that_cannot_be_written(holdfast: Holdfast) -> None:
-    """Found out at the first save, hours into the training."""
+    """A root that cannot be written is refused at the start. Guards against finding out at the first save, hours into
+    the training."""
     result = holdfast("coordinator", "--root", "/proc/self", "--listen", "127.0.0.1:0")
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
@@ -45,7 +47,8 @@ def test_refuses_a_root_that_cannot_be_written(holdfast: Holdfast) -> None:
 
 @pytest.mark.processes
 def test_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
-    """Two coordinators that share a port divide the workers between them; each waits for the others for ever."""
+    """A taken port is refused. Guards against two coordinators on one port that divide the workers between them, so
+    that each waits for the others for ever."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-m", "holdfast.cli", "coordinator", "--root", str(tmp_path), "--listen", address]
@@ -58,7 +61,8 @@ def test_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("signal", [SIGTERM, SIGINT])
 def test_tells_its_port_and_ends_cleanly(tmp_path: Path, signal: Signals) -> None:
-    """A port that nobody is told, and a traceback at every orderly end."""
+    """The coordinator logs its port and ends cleanly on SIGTERM. Guards against a port that nobody knows, and a
+    traceback at every orderly end."""
     with _started(tmp_path) as (process, port):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)

@@ -26,7 +26,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sound_place(tmp_path: Path, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
-    """Plain words for people, figures for programs, and nothing left behind."""
+    """A sound storage gives plain words, figures in JSON, and status 0. Guards against a test that leaves something
+    behind."""
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 0, result.output
     assert "had exactly one winner each" in result.stdout
@@ -40,7 +41,7 @@ def test_a_sound_place(tmp_path: Path, holdfast: Holdfast, holdfast_json: Holdfa
 def test_an_unsafe_place(
     tmp_path: Path, holdfast: Holdfast, holdfast_json: HoldfastJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script that checks a bucket before a run of a week goes on although it must not."""
+    """A storage that could lose something gives status 1. Guards against a script that starts a run of a week on it."""
     monkeypatch.setattr(PosixStore, "create", lambda self, name, data: self.replace(name, data) or True)
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 1
@@ -50,7 +51,8 @@ def test_an_unsafe_place(
 
 
 def test_a_place_that_does_not_work(tmp_path: Path, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bucket that loses bytes, called good enough for one coordinator."""
+    """A storage that loses bytes is called unusable. Guards against a bucket that is called good enough for one
+    coordinator."""
     monkeypatch.setattr(PosixStore, "read_into", lambda self, name, offset, buffer: 0)
     result = holdfast("doctor", tmp_path)
     assert result.exit_code == 1
@@ -60,7 +62,8 @@ def test_a_place_that_does_not_work(tmp_path: Path, holdfast: Holdfast, monkeypa
 def test_a_backend_without_exclusive_create(
     tmp_path: Path, holdfast: Holdfast, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same sentence three times, once as a finding and twice in the log."""
+    """A missing atomic create is reported once. Guards against the same sentence three times, once as a finding and
+    twice in the log."""
     assert fsspec.get_filesystem_class("plain") is PlainFileSystem
     result = holdfast("doctor", f"plain://{tmp_path}")
     assert result.exit_code == 1
@@ -70,7 +73,8 @@ def test_a_backend_without_exclusive_create(
 
 
 def test_a_doctor_who_is_told_to_stop(tmp_path: Path, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of MiB left in a bucket by a job that ran out of its time."""
+    """SIGTERM in the middle leaves nothing behind. Guards against hundreds of MiB that a job left in a bucket when its
+    time was up."""
     seen = []
 
     def write(self: PosixStore, name: str, chunks: Iterable[bytes]) -> int:
@@ -87,7 +91,7 @@ def test_a_doctor_who_is_told_to_stop(tmp_path: Path, holdfast: Holdfast, monkey
 
 
 def test_a_place_that_is_not_there(tmp_path: Path, holdfast: Holdfast) -> None:
-    """A mistake of the user's: one sentence, and status 2."""
+    """A missing directory gives one sentence and status 2. Guards against a traceback for a user's mistake."""
     result = holdfast("doctor", tmp_path / "nowhere")
     assert result.exit_code == 2
     assert "is not a directory" in result.stderr

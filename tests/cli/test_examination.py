@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_sound_storage(place: str) -> None:
-    """A user is warned away from a place where all is well; or what was made is left behind."""
+    """A sound storage passes every check, and nothing is left behind. Guards against a false warning."""
     found = findings(place)
     assert list(found) == [*module._CHECKS, "clean-up"]
     assert not [finding for finding in found.values() if finding.bad], found
@@ -133,7 +133,7 @@ class Keeping(PassingStore):
     ],
 )
 def test_what_is_wrong_is_found(place: str, double: type[PassingStore], check: str, verdict: str, says: str) -> None:
-    """A doctor who finds everybody healthy."""
+    """Each fault of a storage is found. Guards against an examination that everything passes."""
     found = findings(place, double)
     assert found[check].verdict == verdict
     assert says in found[check].says
@@ -142,7 +142,8 @@ def test_what_is_wrong_is_found(place: str, double: type[PassingStore], check: s
 
 
 def test_what_protects_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Races within one process, which a lock decides there, say that a storage is safe for two."""
+    """A storage without an atomic create is called not protected. Guards against races within one process, which a lock
+    decides, that make it look safe for two."""
 
     class Share(LocalFileSystem):
         protocol = "share"
@@ -158,7 +159,7 @@ def test_what_protects_nothing_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path: Path) -> None:
-    """Hundreds of MiB stay in a bucket, and nobody is told."""
+    """What cannot be deleted is named. Guards against hundreds of MiB that stay in a bucket without a word."""
     left = findings(tmp_path, Keeping)["clean-up"]
     assert left.bad
     assert "remove it by hand" in left.says
@@ -166,7 +167,8 @@ def test_what_cannot_be_deleted_is_named(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_nothing_can_be_written(tmp_path: Path) -> None:
-    """A minute of errors, one for each thing that cannot be tried; or not a word about what may have been made."""
+    """If nothing can be written, the examination ends with one finding. Guards against a minute of errors for
+    everything that cannot be tried."""
     found = findings(tmp_path, Closed)
     assert [(finding.check, finding.bad) for finding in found.values()] == [("access", True), ("clean-up", False)]
 
@@ -179,7 +181,7 @@ class Unreachable(PassingStore):
 
 
 def test_it_ends_when_nobody_answers(tmp_path: Path) -> None:
-    """A second error, on what was never made."""
+    """If nobody answers, there is one finding. Guards against a second error about cleaning up what was never made."""
     assert list(findings(tmp_path, Unreachable)) == ["access"]
 
 
@@ -198,7 +200,8 @@ class Breaking(PassingStore):
 
 @pytest.mark.parametrize("fails_at", [1, 2, 82, 102, 122])  # at least once in each check that makes anything
 def test_nothing_is_left_behind_when_a_check_breaks(place: str, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
-    """The traceback of a library, and hundreds of MiB in a bucket."""
+    """If a check breaks, nothing is left behind. Guards against a library's traceback, and hundreds of MiB in a
+    bucket."""
     monkeypatch.setattr(Breaking, "changes", itertools.count(1))
     monkeypatch.setattr(Breaking, "fails_at", fails_at)
     found = findings(place, Breaking)
@@ -209,7 +212,7 @@ def test_nothing_is_left_behind_when_a_check_breaks(place: str, monkeypatch: pyt
 
 
 def test_who_stops_listening_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Ctrl-C in the middle."""
+    """An examination that is abandoned leaves nothing behind. Guards against Ctrl-C in the middle."""
     looking: Any = examine(tmp_path)
     next(looking)
     assert list(tmp_path.iterdir())
@@ -218,7 +221,7 @@ def test_who_stops_listening_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_not_there(tmp_path: Path) -> None:
-    """A mistyped path is made, examined, and found to be good."""
+    """A missing directory is refused. Guards against a mistyped path that is made, examined, and found good."""
     with pytest.raises(InvalidRequest, match="not a directory"):
         list(examine(tmp_path / "nowhere"))
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ HoldfastJson = Callable[..., Any]
 
 
 def test_lists_what_is_committed_in_commit_order(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """The newest is the last one committed, not the one of the largest step."""
+    """`ls` lists what is committed, in commit order. Guards against showing the largest step as the newest."""
     again = saved.save(10, 3)
     saved.log(*_live(saved), again, number=1)
     listed = holdfast_json("ls", saved.path)
@@ -31,13 +31,15 @@ def test_lists_what_is_committed_in_commit_order(saved: Any, holdfast_json: Hold
 
 
 def test_an_attempt_without_commit_is_invisible(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """A torn save listed as a checkpoint is restored by somebody."""
+    """An attempt without a commit is invisible. Guards against a torn save that is listed as a checkpoint and that
+    somebody restores."""
     saved.save(30, 3)
     assert [c["step"] for c in holdfast_json("ls", saved.path)["checkpoints"]] == [10, 20]
 
 
 def test_table_names_every_checkpoint_in_full(saved: Any, holdfast: Holdfast) -> None:
-    """A table cut at 80 columns in a pipe hides the very name that one wants to copy."""
+    """The table shows every name in full. Guards against a table in a pipe, cut at 80 columns, that hides the name to
+    copy."""
     result = holdfast("ls", saved.path)
     assert result.exit_code == 0
     for record in _live(saved):
@@ -45,13 +47,14 @@ def test_table_names_every_checkpoint_in_full(saved: Any, holdfast: Holdfast) ->
 
 
 def test_a_copy_without_its_log_is_read(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """`cp ckpt-* elsewhere` leaves the log behind; the checkpoints are still there."""
+    """A copy without its log is listed. Guards against a copy made by `cp ckpt-* elsewhere` that seems empty."""
     (saved.path / "_holdfast").rename(saved.path.parent / "log-left-behind")
     assert [c["step"] for c in holdfast_json("ls", saved.path)["checkpoints"]] == [10, 20]
 
 
 def test_condemned_ones_are_told_and_status_1(saved: Any, holdfast: Holdfast) -> None:
-    """A damaged checkpoint that looks like any other in the list."""
+    """Condemned checkpoints are marked, and the status is 1. Guards against a damaged checkpoint that looks like any
+    other."""
     first, second = _live(saved)
     saved.log(first, second, damaged=(first.prefix,), number=1)
     result = holdfast("ls", saved.path)
@@ -62,7 +65,8 @@ def test_condemned_ones_are_told_and_status_1(saved: Any, holdfast: Holdfast) ->
 
 
 def test_a_lost_manifest_is_told_and_the_rest_listed(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """One bad checkpoint must not hide the good ones."""
+    """A checkpoint without a manifest is marked, and the others are listed. Guards against one bad checkpoint that
+    hides the good ones."""
     first, _ = _live(saved)
     (saved.path / manifest_object(first.folder)).unlink()
     bad, good = holdfast_json("ls", saved.path, status=1)["checkpoints"]
@@ -72,7 +76,7 @@ def test_a_lost_manifest_is_told_and_the_rest_listed(saved: Any, holdfast_json: 
 
 
 def test_a_run_before_its_first_commit(run_directory: Any, holdfast: Holdfast) -> None:
-    """A run that has begun and saved nothing yet is no error."""
+    """A run before its first commit is no error. Guards against calling a new run bad."""
     run_directory.log()
     result = holdfast("ls", run_directory.path)
     assert result.exit_code == 0
@@ -82,7 +86,8 @@ def test_a_run_before_its_first_commit(run_directory: Any, holdfast: Holdfast) -
 def test_of_very_many_the_newest_are_looked_at(
     saved: Any, holdfast_json: HoldfastJson, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list that takes as long as all manifests of a run of years, or in which what it has not read looks damaged."""
+    """Of very many checkpoints only the newest manifests are read. Guards against a list that takes as long as all
+    manifests of a run of years, or shows unread ones as damaged."""
     monkeypatch.setattr("holdfast.cli.ls.LOOKED_AT", 1)
     first, second = _live(saved)
     (saved.path / manifest_object(first.folder)).unlink()

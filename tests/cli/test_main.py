@@ -14,7 +14,7 @@ Holdfast = Callable[..., Result]
 
 
 def test_help_names_every_command(holdfast: Holdfast) -> None:
-    """A command that is missing from the help is found by nobody."""
+    """The help names every command. Guards against a command that nobody finds."""
     result = holdfast("--help")
     assert result.exit_code == 0
     for command in ("ls", "show", "verify", "status", "coordinator", "demo"):
@@ -22,7 +22,7 @@ def test_help_names_every_command(holdfast: Holdfast) -> None:
 
 
 def test_help_imports_neither_tensorflow_nor_grpc() -> None:
-    """Seconds of import for a line of help: nobody asks for help twice then."""
+    """The help imports neither TensorFlow nor gRPC. Guards against seconds of import for a line of help."""
     program = (
         "import sys\n"
         "from holdfast.cli import main\n"
@@ -36,7 +36,7 @@ def test_help_imports_neither_tensorflow_nor_grpc() -> None:
 
 @pytest.mark.parametrize("arguments", [["sl"], ["ls"], ["ls", "--jason", "."], ["show"], ["coordinator"]])
 def test_wrong_use_is_status_2(holdfast: Holdfast, arguments: list[str]) -> None:
-    """A script must be able to tell its own mistake from a damaged checkpoint."""
+    """Wrong use gives status 2. Guards against a script that cannot tell its own mistake from a damaged checkpoint."""
     result = holdfast(*arguments)
     assert result.exit_code == 2
     assert "Usage: holdfast" in result.stderr
@@ -54,7 +54,8 @@ def test_wrong_use_is_status_2(holdfast: Holdfast, arguments: list[str]) -> None
     ],
 )
 def test_a_run_that_is_none(holdfast: Holdfast, tmp_path: Path, command: str, run: str, expected: str) -> None:
-    """A mistyped path ended in a traceback, or, worse, in an empty list and status 0."""
+    """A path without a run gives one sentence and status 2. Guards against a traceback or, worse, an empty list and
+    status 0."""
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()

@@ -12,7 +12,8 @@ HoldfastJson = Callable[..., Any]
 
 
 def test_tells_origin_and_contents(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """What a person would otherwise need TensorFlow and its NewCheckpointReader for."""
+    """`show` tells the origin and all contents. Guards against needing TensorFlow and its reader to look into a
+    checkpoint."""
     shown = holdfast_json("show", saved.path)
     assert shown["step"] == 20
     assert shown["world"] == ["worker-0", "worker-1"]
@@ -29,7 +30,7 @@ def test_tells_origin_and_contents(saved: Any, holdfast_json: HoldfastJson) -> N
 
 
 def test_tells_where_each_slice_is(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """The bytes of a sliced tensor are in several objects: naming one of them would mislead."""
+    """`show` tells where each slice of a tensor is. Guards against naming one object for bytes that are in several."""
     kernel, counter = holdfast_json("show", f"{saved.path}@10")["tensors"]
     assert (kernel["key"], kernel["dtype"], kernel["shape"]) == (
         "kernel/.ATTRIBUTES/VARIABLE_VALUE",
@@ -45,7 +46,8 @@ def test_tells_where_each_slice_is(saved: Any, holdfast_json: HoldfastJson) -> N
 
 
 def test_tells_what_a_worker_keeps_for_itself(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """A worker's own values are part of the checkpoint, and in no stock index of it."""
+    """`show` lists each worker's own tensors. Guards against hiding values that no stock index of the
+    checkpoint has."""
     shown = holdfast_json("show", saved.path)
     assert shown["local_keys"] == ["mean"]
     (own,) = shown["local_tensors"]["worker-1"]
@@ -54,7 +56,7 @@ def test_tells_what_a_worker_keeps_for_itself(saved: Any, holdfast_json: Holdfas
 
 
 def test_text_names_every_tensor_and_object(saved: Any, holdfast: Holdfast) -> None:
-    """The text must say no less than a person needs to find a tensor's bytes."""
+    """The text names every tensor and object. Guards against a text that says less than the JSON."""
     text = holdfast("show", saved.path).stdout
     for expected in (
         "kernel/.ATTRIBUTES/VARIABLE_VALUE",
@@ -68,14 +70,15 @@ def test_text_names_every_tensor_and_object(saved: Any, holdfast: Holdfast) -> N
 
 
 def test_the_latest_of_a_step_saved_twice(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """After a rollback a step is saved again: the later one counts."""
+    """For a step that was saved twice, the later one is shown. Guards against the abandoned one after a rollback."""
     first, second, again = saved.save(11, 5), saved.save(20, 6), saved.save(11, 7)
     saved.log(first, second, again, number=1)
     assert holdfast_json("show", f"{saved.path}@11")["prefix"] == again.prefix
 
 
 def test_the_newest_is_the_newest_good_one(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """`show RUN` must not present as newest what no restore would take."""
+    """Without a step, the newest good checkpoint is shown. Guards against presenting as newest what no restore would
+    take."""
     first, second = saved.save(30, 8), saved.save(40, 9)
     saved.log(first, second, damaged=(second.prefix,), number=1)
     assert holdfast_json("show", saved.path)["step"] == 30
@@ -83,7 +86,7 @@ def test_the_newest_is_the_newest_good_one(saved: Any, holdfast_json: HoldfastJs
 
 
 def test_a_step_that_is_not_there(saved: Any, holdfast: Holdfast) -> None:
-    """The error says which steps there are instead."""
+    """For a missing step, the error lists the existing steps. Guards against an error that does not help."""
     result = holdfast("show", f"{saved.path}@15")
     assert result.exit_code == 2
     assert "no checkpoint of step 15" in result.stderr
@@ -91,14 +94,15 @@ def test_a_step_that_is_not_there(saved: Any, holdfast: Holdfast) -> None:
 
 
 def test_a_directory_whose_name_ends_like_a_step(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """`run@7` may be a directory: with a slash at its end it is never taken for a step."""
+    """A directory named `run@7` can be given with a slash at its end. Guards against taking it for step 7 of `run`."""
     moved = saved.path.rename(saved.path.with_name("run@7"))
     assert holdfast_json("show", f"{moved}/")["step"] == 20
     assert holdfast_json("show", f"{moved}@10")["step"] == 10
 
 
 def test_the_folder_of_one_checkpoint(saved: Any, holdfast: Holdfast) -> None:
-    """Naming the folder that one sees in the listing is a near miss: the error says what was meant."""
+    """For the folder of one checkpoint, the error says what to type. Guards against a near miss that is not
+    explained."""
     folder = next(saved.path.glob("ckpt-20.*"))
     result = holdfast("show", folder)
     assert result.exit_code == 2
@@ -106,7 +110,7 @@ def test_the_folder_of_one_checkpoint(saved: Any, holdfast: Holdfast) -> None:
 
 
 def test_a_damaged_index(saved: Any, holdfast: Holdfast) -> None:
-    """One sentence that names the object, not a traceback out of a parser."""
+    """A damaged index gives one sentence that names the object. Guards against a traceback out of a parser."""
     index = next(saved.path.glob("ckpt-20.*/ckpt-20.index"))
     index.write_bytes(index.read_bytes()[:-20])
     result = holdfast("show", saved.path)

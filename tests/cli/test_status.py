@@ -50,7 +50,7 @@ def led(saved: Any, address: str, host: str = "", **changes: Any) -> None:
 
 
 def test_a_run_that_nobody_works_on_is_good(saved: Any, nobody: str, holdfast_json: HoldfastJson) -> None:
-    """The end of every job wakes somebody up."""
+    """A run that nobody is training has status 0. Guards against an alarm at the end of every job."""
     led(saved, nobody)
     told = holdfast_json("status", saved.path)
     assert told["run"] == str(saved.path)
@@ -65,7 +65,7 @@ def test_a_run_that_nobody_works_on_is_good(saved: Any, nobody: str, holdfast_js
 
 
 def test_the_text_says_so_plainly(saved: Any, nobody: str, holdfast: Holdfast) -> None:
-    """An empty table, of which nobody knows whether it is good or bad."""
+    """The text says that nobody is training the run. Guards against an empty table that may be good or bad."""
     led(saved, nobody)
     result = holdfast("status", saved.path)
     assert result.exit_code == 0, result.output
@@ -78,7 +78,8 @@ def test_the_text_says_so_plainly(saved: Any, nobody: str, holdfast: Holdfast) -
 def test_a_coordinator_that_takes_connections_and_does_not_answer_is_bad(
     saved: Any, mute: str, holdfast: Holdfast
 ) -> None:
-    """A chief that was stopped, with the coordinator in it, looks like a job that has ended."""
+    """A coordinator that accepts connections and does not answer is a finding. Guards against a stopped chief that
+    looks like a job that has ended."""
     led(saved, mute)
     result = holdfast("status", saved.path)
     assert result.exit_code == 1
@@ -89,7 +90,8 @@ def test_a_coordinator_that_takes_connections_and_does_not_answer_is_bad(
 def test_hint_and_environment_are_asked_too(
     saved: Any, nobody: str, mute: str, holdfast_json: HoldfastJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that has not saved yet is not in the log."""
+    """The addresses in the hint and the environment are asked, too. Guards against a job before its first save, which
+    is not in the log."""
     Hint(mute, (("worker", ("h:1",)),)).write(saved.store)
     monkeypatch.setenv("HOLDFAST_COORDINATOR", nobody)
     told = holdfast_json("status", saved.path, status=1)
@@ -98,14 +100,15 @@ def test_hint_and_environment_are_asked_too(
 
 
 def test_a_loopback_address_of_another_host_is_not_asked(saved: Any, mute: str, holdfast_json: HoldfastJson) -> None:
-    """The leader of a run on another machine is looked for on this one, where anybody may hold the port."""
+    """A loopback address of another host is not asked. Guards against asking whoever holds that port on this
+    machine."""
     led(saved, mute, host="another-host")
     told = holdfast_json("status", saved.path)
     assert told["coordinator"]["asked"][0]["answer"] == "it can be asked only on another-host"
 
 
 def test_damaged_checkpoints_are_a_finding(saved: Any, nobody: str, holdfast: Holdfast) -> None:
-    """`ls` says so, and who looks at `status` alone never hears of it."""
+    """Damaged checkpoints are a finding. Guards against somebody who only looks at `status` and never hears of them."""
     newest = Log(saved.store).tail().state.checkpoints[-1].prefix
     led(saved, nobody, damaged=(newest,))
     result = holdfast("status", saved.path)
@@ -115,7 +118,7 @@ def test_damaged_checkpoints_are_a_finding(saved: Any, nobody: str, holdfast: Ho
 
 
 def test_a_run_before_its_first_save(run_directory: Any, nobody: str, holdfast: Holdfast) -> None:
-    """A job that has just been started has a hint and no log."""
+    """A run with a hint and no log is shown. Guards against an error for a job that has just started."""
     Hint(nobody, (("worker", ("h:1",)),)).write(run_directory.store)
     result = holdfast("status", run_directory.path)
     assert result.exit_code == 0, result.output
@@ -124,14 +127,15 @@ def test_a_run_before_its_first_save(run_directory: Any, nobody: str, holdfast: 
 
 
 def test_stock_checkpoints_without_a_log(run_directory: Any, holdfast_json: HoldfastJson) -> None:
-    """A directory of TensorFlow's own that was not taken over yet."""
+    """A directory of TensorFlow's own checkpoints is shown. Guards against an error for a run that was not taken over
+    yet."""
     run_directory.store.write("ckpt-7.index", [b"an index"])
     told = holdfast_json("status", run_directory.path)
     assert (told["log"]["entry"], told["log"]["newest"]["step"]) == (None, 7)
 
 
 def test_an_address_where_nobody_is(nobody: str, holdfast: Holdfast) -> None:
-    """Whoever asks a coordinator by its address expects it to be there."""
+    """An address where nobody listens is an error. Guards against calling it good."""
     result = holdfast("status", nobody)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"holdfast: nobody answers at {nobody}")
@@ -139,7 +143,7 @@ def test_an_address_where_nobody_is(nobody: str, holdfast: Holdfast) -> None:
 
 
 def test_an_address_that_is_mute(mute: str, holdfast: Holdfast) -> None:
-    """A wait without end, at 3 a.m."""
+    """An address that does not answer is an error within a bounded time. Guards against a wait without an end."""
     result = holdfast("status", mute)
     assert result.exit_code == 1
     assert f"a process listens at {mute} but did not answer within" in result.stderr
@@ -147,7 +151,7 @@ def test_an_address_that_is_mute(mute: str, holdfast: Holdfast) -> None:
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:7070", "127.0.0.1:99999", "[::1]:1"])
 def test_addresses_that_lead_nowhere(address: str, holdfast: Holdfast) -> None:
-    """A traceback of gRPC's for a name that is mistyped."""
+    """A mistyped host gives one sentence. Guards against a traceback of gRPC's."""
     result = holdfast("status", address)
     assert result.exit_code == 1
     assert result.stderr.startswith("holdfast: ")
@@ -155,14 +159,14 @@ def test_addresses_that_lead_nowhere(address: str, holdfast: Holdfast) -> None:
 
 
 def test_a_directory_with_a_colon_is_a_directory(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """A path is taken for an address."""
+    """A directory with a colon in its name is a directory. Guards against taking the path for an address."""
     moved = saved.path.with_name("run:7")
     saved.path.rename(moved)
     assert holdfast_json("status", moved)["run"] == str(moved)
 
 
 def test_json_has_every_field_without_a_coordinator(saved: Any, holdfast: Holdfast) -> None:
-    """A program that reads it has to guess which fields there are."""
+    """Without a coordinator the JSON has every field. Guards against programs that must guess which fields exist."""
     told = json.loads(holdfast("status", saved.path, "--json").stdout)
     assert set(told) == {
         "run", "log", "coordinator", "generation", "leads", "workers", "activity", "last_save", "forming", "bad",

@@ -29,7 +29,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ls_and_show(stock: Path, holdfast_json: HoldfastJson, holdfast: Holdfast) -> None:
-    """Whoever comes with years of TensorFlow's own checkpoints must be able to look at them."""
+    """`ls` and `show` work on TensorFlow's own checkpoints. Guards against a tool that is blind to years of older
+    checkpoints."""
     listed = holdfast_json("ls", stock)["checkpoints"]
     assert [(c["step"], c["prefix"], c["stock"]) for c in listed] == [(1, "ckpt-1", True), (2, "ckpt-2", True)]
     assert all(c["size"] > 48 for c in listed)
@@ -43,7 +44,7 @@ def test_ls_and_show(stock: Path, holdfast_json: HoldfastJson, holdfast: Holdfas
 
 
 def test_verify(stock: Path, holdfast_json: HoldfastJson, tmp_path: Path) -> None:
-    """TensorFlow's own checksums are there: a bit flip in its data must be found by them."""
+    """`verify` checks TensorFlow's own checksums. Guards against a bit flip in a stock checkpoint that passes."""
     assert holdfast_json("verify", stock)["good"]
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -57,7 +58,8 @@ def test_verify(stock: Path, holdfast_json: HoldfastJson, tmp_path: Path) -> Non
 
 
 def test_a_lost_shard(stock: Path, holdfast: Holdfast, tmp_path: Path) -> None:
-    """Half a copy shows as what it is, by the name of the file that is missing."""
+    """A stock checkpoint without a shard is damaged, and the missing file is named. Guards against half a copy that
+    looks whole."""
     (tmp_path / "ckpt-2.index").write_bytes((stock / "ckpt-2.index").read_bytes())
     result = holdfast("show", tmp_path)
     assert result.exit_code == 1

@@ -18,7 +18,7 @@ HoldfastJson = Callable[..., Any]
 
 
 def test_a_good_run(saved: Any, holdfast_json: HoldfastJson, holdfast: Holdfast) -> None:
-    """Every checkpoint is read, every byte counted."""
+    """`verify` reads every checkpoint and counts every byte. Guards against a verification that skips something."""
     verified = holdfast_json("verify", saved.path)
     assert verified["good"]
     assert [(c["step"], c["verdict"], c["problems"]) for c in verified["checkpoints"]] == [
@@ -35,7 +35,8 @@ def test_a_good_run(saved: Any, holdfast_json: HoldfastJson, holdfast: Holdfast)
 
 @pytest.mark.parametrize("number", range(6))
 def test_one_bit_in_any_object(saved: Any, holdfast_json: HoldfastJson, number: int) -> None:
-    """A bit flip anywhere, the index, the manifest and a worker's own objects included, must not pass."""
+    """One flipped bit in any object is found. Guards against index, manifest or a worker's own objects that are not
+    checked."""
     victim = sorted(f for f in next(saved.path.glob("ckpt-20.*")).rglob("*") if f.is_file())[number]
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
@@ -49,7 +50,7 @@ def test_one_bit_in_any_object(saved: Any, holdfast_json: HoldfastJson, number: 
 
 
 def test_a_missing_object_is_named(saved: Any, holdfast: Holdfast) -> None:
-    """The text says which object, and what is wrong with it."""
+    """A missing object is named, with what is wrong. Guards against a text that says only "bad"."""
     victim = next(saved.path.glob("ckpt-20.*/ckpt-20.data-00001-of-00002"))
     victim.unlink()
     result = holdfast("verify", f"{saved.path}@20")
@@ -58,13 +59,14 @@ def test_a_missing_object_is_named(saved: Any, holdfast: Holdfast) -> None:
 
 
 def test_one_step_alone(saved: Any, holdfast_json: HoldfastJson) -> None:
-    """`@STEP` reads that checkpoint and no other, however damaged the others are."""
+    """`@STEP` reads only that checkpoint. Guards against a failure because of other, damaged checkpoints."""
     next(saved.path.glob("ckpt-20.*/ckpt-20.index")).unlink()
     assert [c["step"] for c in holdfast_json("verify", f"{saved.path}@10")["checkpoints"]] == [10]
 
 
 def test_nothing_to_verify_is_not_good(run_directory: Any, holdfast: Holdfast) -> None:
-    """A nightly job that verifies an empty run must not report that all is well."""
+    """A run without checkpoints is not good. Guards against a nightly job that verifies nothing and reports that all is
+    well."""
     run_directory.log()
     result = holdfast("verify", run_directory.path)
     assert result.exit_code == 2
@@ -74,7 +76,7 @@ def test_nothing_to_verify_is_not_good(run_directory: Any, holdfast: Holdfast) -
 def test_what_retention_removed_meanwhile_is_not_damage(
     saved: Any, holdfast_json: HoldfastJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A running job retires checkpoints while they are being verified: no false alarm."""
+    """What retention removes meanwhile is not damage. Guards against a false alarm while a job is running."""
     import holdfast_storage.verify
     from holdfast_storage.run_directory import read_run
 
@@ -94,7 +96,8 @@ def test_what_retention_removed_meanwhile_is_not_damage(
 
 @pytest.mark.processes
 def test_the_progress_bar_survives_a_lost_manifest(saved: Any) -> None:
-    """The sizes are summed up beforehand on a terminal: what cannot be must still be verified and reported."""
+    """The progress bar works without a manifest. Guards against a verification that ends because the sizes cannot be
+    summed up."""
     next(saved.path.glob("ckpt-20.*/manifest.json")).unlink()
     reader, terminal = pty.openpty()
     command = [sys.executable, "-m", "holdfast.cli", "verify", str(saved.path)]

@@ -36,7 +36,7 @@ def life(begin: int, end: int, time: float) -> list[dict[str, float]]:
 
 
 def test_equal_states_are_equal_and_local_ones_counted(tmp_path: Path) -> None:
-    """What differs between the workers of one run must be compared worker by worker, and told."""
+    """Equal states are equal, and worker-local ones are counted. Guards against comparing only the chief's values."""
     for side in ("a", "b"):
         for worker in (0, 1):
             dump(tmp_path / side, worker)
@@ -56,7 +56,7 @@ def test_equal_states_are_equal_and_local_ones_counted(tmp_path: Path) -> None:
     ],
 )
 def test_any_difference_is_found(tmp_path: Path, changed: np.ndarray) -> None:
-    """A comparison by tolerance, or by `==`, passes what is not bit-equal."""
+    """Any difference in a bit is found. Guards against a comparison by tolerance or by `==`."""
     dump(tmp_path / "a", 0)
     dump(tmp_path / "b", 0, optimizer_a=changed)
     found = {c.what: c for c in compare_states(tmp_path / "a", tmp_path / "b", workers=1)}
@@ -66,7 +66,7 @@ def test_any_difference_is_found(tmp_path: Path, changed: np.ndarray) -> None:
 
 
 def test_nothing_to_compare_is_not_equal(tmp_path: Path) -> None:
-    """Two runs without a single loss, or without a checkpoint, are not a success."""
+    """Two runs without anything to compare are not equal. Guards against a success without a loss or a checkpoint."""
     for side in ("a", "b"):
         write_progress(tmp_path / side, 0, [])
     assert not compare_losses(tmp_path / "a", tmp_path / "b", workers=1).equal
@@ -74,7 +74,8 @@ def test_nothing_to_compare_is_not_equal(tmp_path: Path) -> None:
 
 
 def test_of_a_step_done_twice_the_second_time_counts(tmp_path: Path) -> None:
-    """The lost steps are part of no history; their repetition is."""
+    """Of a step that was done twice, the second time counts. Guards against comparing lost steps, which are part of no
+    history."""
     twice = life(0, 7, 0.0) + life(4, 10, 100.0)
     twice[6]["loss"] = 5.0
     write_progress(tmp_path / "a", 0, twice)
@@ -86,7 +87,7 @@ def test_of_a_step_done_twice_the_second_time_counts(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_line_is_left_out(tmp_path: Path) -> None:
-    """The supervisor reads what a worker is writing."""
+    """An unfinished line of progress is left out. Guards against an error while a worker is writing."""
     path = write_progress(tmp_path, 0, life(0, 3, 0.0))
     with open(path, "a") as file:
         file.write('{"step": 4, "lo')
@@ -96,7 +97,7 @@ def test_an_unfinished_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_draws_a_picture(tmp_path: Path) -> None:
-    """The picture is made at the very end: an error there would throw away the whole demo."""
+    """The picture is drawn. Guards against an error at the very end that throws away the whole demo."""
     first = read_lives(write_progress(tmp_path, 0, life(0, 7, 1000.0) + life(4, 10, 1020.0)))
     second = read_lives(write_progress(tmp_path, 1, life(0, 10, 2000.0)))
     draw(tmp_path / "loss.png", first, second, killed=1008.0, save_step=6)
@@ -104,7 +105,7 @@ def test_draws_a_picture(tmp_path: Path) -> None:
 
 
 def test_refuses_somebody_elses_directory(tmp_path: Path) -> None:
-    """The demo empties its directory: given a wrong one, it must not."""
+    """A directory that no demo made is refused. Guards against emptying a wrong directory."""
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InvalidRequest, match="not empty and not of an earlier demo"):
         Story(tmp_path, 2, print).tell()

@@ -18,7 +18,8 @@ HOLDFAST = [sys.executable, "-m", "holdfast.cli"]
 
 
 def test_two_workers_end_bit_equal(tmp_path: Path) -> None:
-    """A worker is killed in mid-save, and not a bit of weights, optimizer, RNG or input position may be lost."""
+    """A run that loses a worker in the middle of a save ends bit-equal. Guards against losing a bit of weights,
+    optimizer, random generators or input position."""
     demo = tmp_path / "demo"
     command = [*HOLDFAST, "demo", "--directory", str(demo), "--workers", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -34,7 +35,8 @@ def test_two_workers_end_bit_equal(tmp_path: Path) -> None:
 
 
 def test_sigterm_leaves_nothing_running(tmp_path: Path) -> None:
-    """Whoever stops the demo, or whose CI job runs into its limit, must not find three trainings on the machine."""
+    """SIGTERM leaves nothing running. Guards against three trainings that stay on the machine when a CI job runs into
+    its limit."""
     command = [*HOLDFAST, "demo", "--directory", str(tmp_path / "demo"), "--workers", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
         assert demo.stdout is not None

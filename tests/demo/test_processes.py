@@ -31,7 +31,7 @@ def gone(pid: int) -> bool:
 
 
 def test_leaving_the_fleet_ends_everything(tmp_path: Path) -> None:
-    """A failed demo left workers behind that took two cores for hours."""
+    """Leaving the fleet ends all processes. Guards against a failed demo whose workers take two cores for hours."""
     processes: list[Process] = []
 
     def fail() -> None:
@@ -47,7 +47,7 @@ def test_leaving_the_fleet_ends_everything(tmp_path: Path) -> None:
 
 
 def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Not even SIGKILL of the demo may leave its processes behind: nobody would know whose they are."""
+    """SIGKILL of the demo ends its processes. Guards against processes that nobody knows."""
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -72,7 +72,8 @@ def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_with_the_log_of_what_failed(tmp_path: Path) -> None:
-    """A worker that ends early made the demo wait until its deadline, and then said nothing of the reason."""
+    """Waiting ends at once if a process fails, and shows its log. Guards against waiting until the deadline, without
+    the reason."""
     good = idle(tmp_path)
     bad = Process("bad", "http.server", ["no-port"], tmp_path / "bad.log", {})
     try:
@@ -86,7 +87,7 @@ def test_waiting_ends_with_the_log_of_what_failed(tmp_path: Path) -> None:
 
 
 def test_waiting_has_a_deadline(tmp_path: Path) -> None:
-    """A hang is reported with the end of every log, not waited for."""
+    """Waiting has a deadline, and shows the end of every log. Guards against a demo that hangs."""
     process = idle(tmp_path)
     try:
         with pytest.raises(ProcessFailed, match="were not enough") as failure:

@@ -40,7 +40,7 @@ def commit(directory: Path, *attempts: Attempt) -> None:
 
 
 def test_kills_in_a_save_that_is_not_committed(tmp_path: Path, victim: Process) -> None:
-    """The first save of the step or later; earlier ones are left alone."""
+    """The kill hits a save of the wanted step or later that is not committed. Guards against touching earlier saves."""
     run = tmp_path / "run"
     commit(run, begin(run, 10, 1))
     begin(run, 20, 2)
@@ -50,7 +50,8 @@ def test_kills_in_a_save_that_is_not_committed(tmp_path: Path, victim: Process) 
 
 
 def test_a_save_that_commits_is_missed_and_the_next_one_taken(tmp_path: Path, victim: Process) -> None:
-    """A kill after the last report is no kill in mid-save: the demo would claim what it did not show."""
+    """A save that commits anyway is skipped for the next one. Guards against a demo that claims a kill in the middle of
+    a save and shows none."""
     run = tmp_path / "run"
     first = begin(run, 20, 1)
 
@@ -70,7 +71,7 @@ def test_a_save_that_commits_is_missed_and_the_next_one_taken(tmp_path: Path, vi
 
 
 def test_gives_up_if_there_is_no_save(tmp_path: Path, victim: Process) -> None:
-    """Training that never saves must not be waited for without end."""
+    """Without a save the sabotage gives up. Guards against waiting without an end for a training that never saves."""
     with pytest.raises(ProcessFailed, match="a save of step 20 or later"):
         kill_in_mid_save(tmp_path / "run", victim, [victim], from_step=20, deadline_s=0.2)
     assert victim.returncode is None

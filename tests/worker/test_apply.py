@@ -56,7 +56,8 @@ def numbers() -> Any:
 
 
 def test_load_status_is_tensorflows(store: Store, tmp_path: Path) -> None:
-    """What is left over, or missing, goes unnoticed by those who ask as TensorFlow has them ask."""
+    """The load status is TensorFlow's. Guards against leftover or missing values that are not reported to those who ask
+    TensorFlow's way."""
     record = commit(store, save(tmp_path, v=tf.Variable(1.0), w=tf.Variable(2.0)))
     with staged(store, record) as found:
         whole = tf.train.Checkpoint(v=tf.Variable(0.0), w=tf.Variable(0.0))
@@ -71,7 +72,8 @@ def test_load_status_is_tensorflows(store: Store, tmp_path: Path) -> None:
 
 
 def test_staging_is_given_back_once_nothing_is_left_to_read(store: Store, tmp_path: Path) -> None:
-    """A checkpoint that retention has removed fills the disk for as long as the training goes on."""
+    """Staging is released once nothing is left to read. Guards against a removed checkpoint that fills the disk for as
+    long as the training goes on."""
     record = commit(store, save(tmp_path, v=tf.Variable(1.0), w=tf.Variable(2.0)))
     with staged(store, record) as found:
         apply(tf.train.Checkpoint(v=tf.Variable(0.0)), None, found)
@@ -82,7 +84,8 @@ def test_staging_is_given_back_once_nothing_is_left_to_read(store: Store, tmp_pa
 
 
 def test_per_worker_objects_go_on(store: Store, tmp_path: Path) -> None:
-    """Every worker gets the position of the chief's input, or none, and sees examples twice."""
+    """Each worker's `per_worker` objects go on where they were. Guards against workers that get the chief's input
+    position, or none, and see examples twice."""
     iterator, generator = numbers(), tf.random.Generator.from_seed(3)
     for _ in range(10):
         next(iterator)
@@ -99,7 +102,8 @@ def test_per_worker_objects_go_on(store: Store, tmp_path: Path) -> None:
 
 
 def test_per_worker_of_another_world(store: Store, tmp_path: Path) -> None:
-    """A run with more workers goes on with input positions that are nobody's, and says nothing."""
+    """`per_worker` objects of another world are an error. Guards against more workers that go on silently with input
+    positions that are nobody's."""
     record = commit(
         store,
         save(tmp_path, v=tf.Variable(1.0)),
@@ -115,7 +119,8 @@ def test_per_worker_of_another_world(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by_tensorflow", [False, True])
 def test_checkpoint_without_per_worker(store: Store, tmp_path: Path, by_tensorflow: bool) -> None:
-    """Iterators silently start from the beginning, since the checkpoint has nothing for them."""
+    """A checkpoint without `per_worker` objects is an error. Guards against iterators that silently start from the
+    beginning."""
     prefix = save(tmp_path, v=tf.Variable(1.0))
     if by_tensorflow:
         store, record = open_store(tmp_path / "stock"), CheckpointRecord("ckpt-1", 1, 1.0, stock=True)
@@ -134,7 +139,8 @@ def test_checkpoint_without_per_worker(store: Store, tmp_path: Path, by_tensorfl
 def test_replicas_get_their_own_values(
     store: Store, tmp_path: Path, strategy: Any, aggregation: str, when: str
 ) -> None:
-    """TensorFlow gives all replicas of an ON_READ variable the same part of what it has saved as one value."""
+    """Each local replica gets its own value. Guards against TensorFlow's equal parts of an ON_READ variable's one saved
+    value."""
 
     def create() -> Any:
         with strategy.scope():
@@ -163,7 +169,8 @@ def test_replicas_get_their_own_values(
 
 
 def test_replicas_of_a_keras_variable(store: Store, tmp_path: Path, strategy: Any) -> None:
-    """Statistics of batch normalisation differ between the replicas of Keras 3, whose variables are no tf.Variables."""
+    """Replicas of a Keras 3 variable get their own values. Guards against batch normalisation statistics that are lost
+    because Keras 3's variables are no tf.Variables."""
     import keras
 
     with strategy.scope():
@@ -180,7 +187,8 @@ def test_replicas_of_a_keras_variable(store: Store, tmp_path: Path, strategy: An
 
 
 def test_replicas_of_another_machine(store: Store, tmp_path: Path) -> None:
-    """A worker that had two devices and has one fails, or takes the first replica's value for the whole."""
+    """With another number of replicas TensorFlow's value stays. Guards against a worker with one device instead of two
+    that fails, or takes the first replica's value."""
     own = {f"{V}/.REPLICA/{i}": float(i + 5) for i in range(2)}
     record = commit(store, save(tmp_path, v=tf.Variable(1.0)), own={OTHER: own})
     checkpoint = tf.train.Checkpoint(v=tf.Variable(0.0))

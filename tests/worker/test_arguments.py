@@ -63,7 +63,8 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=repr)
 def test_wrong_ones_are_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
-    """Found out at the first save, an hour later, by an error that named neither: nothing had been saved."""
+    """Wrong arguments are refused by name and value. Guards against an error at the first save, an hour later, that
+    names neither."""
     arguments = {"step_counter": Counter()} if name == "checkpoint_interval" else {}
     with pytest.raises(InvalidRequest, match=name.replace("coordinator", "coordinator( is|'s)")) as raised:
         make(tmp_path, **arguments, **{name: value})
@@ -73,7 +74,8 @@ def test_wrong_ones_are_refused_by_name(tmp_path: Path, name: str, value: Any) -
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2.0), np.array(2), Decimal(2)], ids=repr)
 def test_whole_numbers_are_taken(tmp_path: Path, value: Any) -> None:
-    """Of a 2.0 from a configuration file, TensorFlow keeps two; here each save failed, after its snapshot."""
+    """Integers are accepted in any form. Guards against a 2.0 from a configuration file, which TensorFlow takes, and at
+    which each save fails."""
     made = make(
         tmp_path,
         max_to_keep=value,
@@ -93,14 +95,16 @@ def test_whole_numbers_are_taken(tmp_path: Path, value: Any) -> None:
 
 
 def test_nothing_is_made_or_looked_at(tmp_path: Path) -> None:
-    """TensorFlow makes the save counter when it is asked for: outside of the strategy's scope, by a mere check."""
+    """Checking arguments makes nothing. Guards against a save counter that TensorFlow makes outside of the strategy's
+    scope because a check asked for it."""
     checkpoint = Checkpoint()
     make(tmp_path, checkpoint=checkpoint, per_worker=checkpoint, max_to_keep=None).close()
     assert checkpoint.counters == 0
 
 
 def test_an_address_from_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error about an address that the program never gave."""
+    """A wrong address from the environment is named as such. Guards against an error about an address that the program
+    never gave."""
     monkeypatch.setitem(os.environ, "HOLDFAST_COORDINATOR", "nowhere")
     with pytest.raises(InvalidRequest, match=r"'nowhere' \(HOLDFAST_COORDINATOR"):
         make(tmp_path)
@@ -108,6 +112,6 @@ def test_an_address_from_the_environment_is_named(tmp_path: Path, monkeypatch: p
 
 
 def test_an_interval_needs_its_counter(tmp_path: Path) -> None:
-    """Without one, no step is ever counted."""
+    """`checkpoint_interval` needs `step_counter`. Guards against an interval in which no step is ever counted."""
     with pytest.raises(InvalidRequest, match="pass step_counter"):
         make(tmp_path, checkpoint_interval=5)

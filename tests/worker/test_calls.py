@@ -42,7 +42,8 @@ def fails(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_is_told_once(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who drops the traceback of what was caught, as unittest does, was told the same failure again."""
+    """The error of a failed save is raised once. Guards against the same failure again for a caller that drops
+    tracebacks, such as unittest."""
     fails(manager, monkeypatch)
     with pytest.raises(SaveFailed) as raised:
         manager.wait()
@@ -52,7 +53,8 @@ def test_an_error_is_told_once(manager: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_error_that_was_told_keeps_nothing_of_the_caller(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch and its gradients, locals of the function that waited, stayed for as long as the manager."""
+    """An error that was raised keeps nothing of its caller. Guards against a batch and its gradients that stay for as
+    long as the manager."""
 
     class Batch:
         pass
@@ -72,8 +74,8 @@ def test_an_error_that_was_told_keeps_nothing_of_the_caller(manager: Any, monkey
 
 
 def test_a_close_on_a_thread_of_its_own_does_not_wait(manager: Any) -> None:
-    """The garbage collector runs `__del__`, which closes, on whatever thread it likes: the one that saves waited for
-    itself."""
+    """`close` on one of the manager's own threads does not wait. Guards against a thread that waits for itself because
+    the garbage collector called `__del__` on it."""
     manager.save(1)
     done = threading.Event()
 
@@ -88,7 +90,8 @@ def test_a_close_on_a_thread_of_its_own_does_not_wait(manager: Any) -> None:
 
 
 def test_no_thread_to_attend(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit of threads was met just then: the world took this worker for one of it, and never heard of it."""
+    """If no thread can be started, the worker does not join. Guards against a world that counts on a worker of which it
+    never hears."""
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:

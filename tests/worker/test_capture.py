@@ -71,7 +71,8 @@ def every_kind() -> tf.train.Checkpoint:
 
 
 def test_every_dtype_as_tensorflow_stores_it(tmp_path: Path) -> None:
-    """bfloat16 and float8 are no dtypes of Python's buffers, empty ones cannot be viewed as bytes: all must work."""
+    """Every dtype has the bytes that TensorFlow stores. Guards against bfloat16 and float8, which Python's buffers do
+    not know, and empty tensors, which cannot be viewed as bytes."""
     checkpoint = every_kind()
     snapshotter = Snapshotter(checkpoint)
     check_against_stock(snapshotter.capture(), checkpoint, tmp_path)
@@ -79,7 +80,7 @@ def test_every_dtype_as_tensorflow_stores_it(tmp_path: Path) -> None:
 
 
 def test_strings_and_iterators_in_tensorflows_encoding(tmp_path: Path) -> None:
-    """Their encoding is not ours to know, and their checksum is not that of their bytes."""
+    """Strings and iterators have TensorFlow's encoding and checksum. Guards against an encoding of our own."""
     checkpoint = every_kind()
     checkpoint.names = tf.Variable(["a", "", "b" * 300])
     options = tf.data.Options()
@@ -98,7 +99,8 @@ def test_strings_and_iterators_in_tensorflows_encoding(tmp_path: Path) -> None:
 
 
 def test_no_copy_and_no_change() -> None:
-    """Training goes on while the bytes are written: it must not change them, and the snapshot must not have copied."""
+    """A snapshot is no copy, and training does not change it. Guards against bytes that change while they are
+    written."""
     variable = tf.Variable(tf.zeros([1000]))
     sparse = tf.Variable(tf.zeros([1000]))
     half = tf.Variable(tf.zeros([10, 10], tf.bfloat16))
@@ -127,7 +129,8 @@ def test_no_copy_and_no_change() -> None:
 
 
 def test_a_table_that_changes_what_it_has_handed_out() -> None:
-    """A DenseHashTable exports its own buffers and inserts into them: what was voted on is not what is written."""
+    """A lookup table is copied. Guards against a DenseHashTable that inserts into the buffers that it has exported,
+    after the vote."""
     table = tf.lookup.experimental.DenseHashTable(tf.int64, tf.float32, -1.0, empty_key=0, deleted_key=-1)
     table.insert(tf.constant([5], tf.int64), tf.constant([1.0]))
     snapshot = capture(tf.train.Checkpoint(table=table))
@@ -138,7 +141,8 @@ def test_a_table_that_changes_what_it_has_handed_out() -> None:
 
 
 def test_objects_that_change_between_captures_are_seen(tmp_path: Path) -> None:
-    """The direct reads of later captures are only right for the objects from which they were learned."""
+    """Changed objects are noticed between captures. Guards against direct reads of objects that no longer are what they
+    were."""
     module = tf.Module()
     module.parts = [tf.Variable(1.0), tf.Variable(2.0)]
     checkpoint = tf.train.Checkpoint(module=module)
@@ -159,7 +163,8 @@ def test_objects_that_change_between_captures_are_seen(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_with_a_root(tmp_path: Path) -> None:
-    """`Checkpoint(root, other=...)` has the keys of the root's own children, and others attached to it."""
+    """`Checkpoint(root, other=...)` has TensorFlow's keys. Guards against wrong keys for the root's own children and
+    others."""
     root = tf.Module()
     root.weight = tf.Variable(2.0)
     checkpoint = tf.train.Checkpoint(root, step=tf.Variable(3, dtype=tf.int64))
@@ -175,7 +180,8 @@ def test_a_checkpoint_with_a_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["keras", "tf_keras", "tf_keras.legacy"])
 @pytest.mark.parametrize("mirrored", [False, True], ids=["plain", "mirrored"])
 def test_what_must_be_equal_on_all_workers(library: str, mirrored: bool, tmp_path: Path) -> None:
-    """A weight or slot that is not guarded could rot unseen; a guarded moving mean would stop every Keras 3 run."""
+    """Weights and slots are guarded, statistics are not. Guards against a weight that rots unseen, and a guarded moving
+    mean that stops every Keras 3 run."""
     keras = pytest.importorskip(library.partition(".")[0])
     strategy = tf.distribute.MirroredStrategy(DEVICES) if mirrored else tf.distribute.get_strategy()
     with strategy.scope():
@@ -200,13 +206,15 @@ def test_what_must_be_equal_on_all_workers(library: str, mirrored: bool, tmp_pat
 
 
 def test_integers_are_not_trained() -> None:
-    """`tf.Variable(0)` is called trainable by default: a counter of one's own must not count as corruption."""
+    """Integer variables are not guarded. Guards against a counter made by `tf.Variable(0)`, which TensorFlow calls
+    trainable, that counts as corruption."""
     checkpoint = tf.train.Checkpoint(counter=tf.Variable(0), weight=tf.Variable(0.0), frozen=tf.Variable(0.0, False))
     assert guarded(capture(checkpoint)) == {"weight"}
 
 
 def test_local_values_that_the_stock_key_does_not_tell(tmp_path: Path) -> None:
-    """Two replicas of one worker have two moving means, and summed counters two parts: both must come back."""
+    """Replicas' own values are captured. Guards against losing one of two moving means, or one part of a summed
+    counter."""
     strategy = tf.distribute.MirroredStrategy(DEVICES)
     with strategy.scope():
         summed = tf.Variable(
@@ -239,7 +247,8 @@ def test_local_values_that_the_stock_key_does_not_tell(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_needs_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one was full, one worker stayed out of a collective that the others hung in."""
+    """A snapshot needs no disk. Guards against a worker with a full disk that stays out of a collective in which the
+    others hang."""
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     snapshot = capture(tf.train.Checkpoint(names=tf.Variable(["a"])))
     assert [t.key for t in snapshot.tensors] == [f"names{VALUE}"]
@@ -247,7 +256,7 @@ def test_a_snapshot_needs_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_partitioned_variables_are_refused() -> None:
-    """A slice that is taken for the whole would be a checkpoint of a part of the state."""
+    """Partitioned variables are refused. Guards against a checkpoint of a part of the state."""
     from tensorflow.python.distribute.sharded_variable import ShardedVariable
 
     sharded = ShardedVariable([tf.Variable([1.0]), tf.Variable([2.0])])

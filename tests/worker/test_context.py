@@ -38,7 +38,8 @@ def manager(tmp_path: Path) -> Iterator[holdfast.CheckpointManager]:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("autograph", [True, False])
 def test_inside_of_a_function(manager: holdfast.CheckpointManager, call: str, autograph: bool) -> None:
-    """A train step that also saves: it would once, when traced; and it fails deep in TensorFlow, for another reason."""
+    """Calls inside a tf.function are refused. Guards against a train step that saves once, when it is traced, and fails
+    deep inside TensorFlow."""
     with pytest.raises(Exception, match=r"CheckpointManager\.\w+\(\) was called inside a tf\.function") as caught:
         tf.function(lambda: CALLS[call](manager), autograph=autograph)()
     assert autograph or isinstance(caught.value, InvalidRequest)  # AutoGraph raises one of its own around it
@@ -46,7 +47,8 @@ def test_inside_of_a_function(manager: holdfast.CheckpointManager, call: str, au
 
 @pytest.mark.parametrize("call", CALLS)
 def test_in_a_graph(manager: holdfast.CheckpointManager, call: str) -> None:
-    """A path is returned for what no session will ever save."""
+    """Calls in a graph of TensorFlow 1 are refused. Guards against a path that is returned for what no session ever
+    saves."""
     with tf.Graph().as_default(), pytest.raises(InvalidRequest, match=r"was called in a graph of TensorFlow 1"):
         CALLS[call](manager)
 
@@ -59,14 +61,15 @@ def step(manager: holdfast.CheckpointManager) -> None:
 def test_autograph_leaves_our_methods_alone(
     manager: holdfast.CheckpointManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its warnings ask to report Holdfast's code to the TensorFlow team."""
+    """AutoGraph does not convert our methods. Guards against warnings that ask users to report Holdfast's code to the
+    TensorFlow team."""
     with pytest.raises(Exception, match=r"inside a tf\.function"):
         tf.function(step)(manager)
     assert "AutoGraph" not in caplog.text
 
 
 def test_dtensor(tmp_path: Path) -> None:
-    """A variable that is laid out over a mesh is called spread over parameter servers, where there are none."""
+    """A DTensor variable is refused by name. Guards against an error about parameter servers where there are none."""
     dtensor = tf.experimental.dtensor
     mesh = dtensor.create_mesh([("x", 1)], devices=["CPU:0"])
     variable = dtensor.DVariable(dtensor.call_with_layout(tf.zeros, dtensor.Layout.replicated(mesh, 1), [4]))
@@ -81,7 +84,8 @@ def test_dtensor(tmp_path: Path) -> None:
 
 
 def test_a_variable_on_a_parameter_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy that was given its cluster by hand: nothing but the place of its variables tells of it."""
+    """A variable on a parameter server is refused. Guards against a strategy that was given its cluster by hand, which
+    only the place of its variables reveals."""
     variable = tf.Variable(1.0, name="w")
     monkeypatch.setattr(type(variable), "device", "/job:ps/replica:0/task:0/device:CPU:0")
     for given in ({"checkpoint": tf.train.Checkpoint(v=[variable])}, {"per_worker": tf.train.Checkpoint(v=variable)}):

@@ -60,7 +60,8 @@ class Net(keras.Model):
 
 
 def test_nothing_fits(manager: Make, tmp_path: Path) -> None:
-    """An attribute was renamed: training started from scratch, and soon retention had taken the last real one."""
+    """A checkpoint that fits nothing is refused, and so is a save over it. Guards against an attribute that was
+    renamed: training from scratch, and retention that takes the last real checkpoint."""
     saved = manager(net=module(w=[1.0], b=2.0), step=tf.Variable(7)).save(blocking=True)
     new = manager(network=module(w=[0.0], b=0.0), step=tf.Variable(0))
     with pytest.raises(InvalidRequest, match="Give it its old name") as raised:
@@ -77,7 +78,8 @@ def test_nothing_fits(manager: Make, tmp_path: Path) -> None:
 
 
 def test_nothing_fits_below_an_object_that_is_there(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """The object that has lost its variables was found, and that passed for a restore."""
+    """An object without its variables does not count as restored. Guards against a misfit below an object that was
+    found."""
     saved = manager(net=module(w=[1.0])).save(blocking=True)
     new = manager(net=module(weight=[0.0]))
     with pytest.raises(InvalidRequest, match=r"\(net/w\).*\(net/weight\)"):
@@ -90,7 +92,7 @@ def test_nothing_fits_below_an_object_that_is_there(manager: Make, caplog: pytes
 
 
 def test_counters_alone(manager: Make) -> None:
-    """Where nothing is trained, as in an evaluator's own run, the counters are all that can be found."""
+    """Without trained variables, all objects count. Guards against refusing an evaluator's own run of counters."""
     manager(step=tf.Variable(7)).save(blocking=True)
     with pytest.raises(InvalidRequest, match="none of the 1 objects"):
         manager(global_step=tf.Variable(0)).restore_or_initialize()
@@ -100,7 +102,8 @@ def test_counters_alone(manager: Make) -> None:
 
 
 def test_all_of_it_has_been_found(manager: Make) -> None:
-    """A run that began with counters alone cannot take up a model: nothing was lost, and it was refused."""
+    """If everything in the checkpoint was found, nothing is wrong. Guards against refusing a run that began with
+    counters alone and takes up a model."""
     manager(step=tf.Variable(7)).save(blocking=True)
     grown = manager(step=tf.Variable(0), net=module(w=[1.0]))
     assert grown.restore_or_initialize() is not None
@@ -111,7 +114,8 @@ def test_all_of_it_has_been_found(manager: Make) -> None:
 def test_a_warm_start_is_told_and_goes_on(
     manager: Make, caplog: pytest.LogCaptureFixture, saved: int, restored: int
 ) -> None:
-    """Five layers of six, without a word; or no warm start at all."""
+    """A warm start is logged and goes on. Guards against five of six layers restored without a word, or no warm start
+    at all."""
     manager(layers=[module(w=float(i + 1)) for i in range(saved)]).save(blocking=True)
     new = manager(layers=[module(w=0.0) for _ in range(restored)])
     assert new.restore_or_initialize() is not None
@@ -122,7 +126,7 @@ def test_a_warm_start_is_told_and_goes_on(
 
 
 def test_another_head(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Both names are told: of the head that the checkpoint has, and of the one that the program has."""
+    """Both names of a changed head are logged. Guards against a warning that names only one side."""
     manager(net=module(body=1.0, old=2.0)).save(blocking=True)
     new = manager(net=module(body=0.0, new=0.0))
     assert new.restore_or_initialize() is not None
@@ -130,7 +134,7 @@ def test_another_head(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_is_meant_is_not_told(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A program that expects a partial restore is warned all the same."""
+    """`expect_partial` silences the warning. Guards against warning a program that expects a partial restore."""
     manager(net=module(body=1.0, old=2.0)).save(blocking=True)
     new = manager(net=module(body=0.0, new=0.0))
     new.restore().expect_partial()
@@ -139,7 +143,8 @@ def test_what_is_meant_is_not_told(manager: Make, caplog: pytest.LogCaptureFixtu
 
 
 def test_what_is_frozen_now(manager: Make) -> None:
-    """All that was trained has been restored, and is trained no more; what is trained now is new. It was refused."""
+    """Restored layers that are frozen now count as restored. Guards against refusing a program in which only new layers
+    are trained."""
     first = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")])
     first.compile("adam", "mse")
     first.fit(X, X[:, :1], verbose=0)
@@ -160,7 +165,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_model_that_is_still_to_be_built(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """It has no variables yet: that is no misfit, and the first save must not warn of what has come since."""
+    """A model that is still to be built is no misfit. Guards against a warning at the first save about what has been
+    restored since."""
     first = Net("a", "b")
     first(X)
     manager(model=first).save(blocking=True)
@@ -174,7 +180,8 @@ def test_a_model_that_is_still_to_be_built(manager: Make, caplog: pytest.LogCapt
 
 
 def test_a_model_that_is_built_and_does_not_fit(manager: Make) -> None:
-    """Its layers were renamed. That shows when they are built, before anything is saved over the checkpoint."""
+    """A misfit that shows when the model is built fails the save. Guards against renamed layers and a save over their
+    checkpoint."""
     first = Net("a", "b")
     first(X)
     saved = manager(model=first).save(blocking=True)
@@ -188,7 +195,8 @@ def test_a_model_that_is_built_and_does_not_fit(manager: Make) -> None:
 
 
 def test_optimizers_and_metrics_are_no_model(manager: Make) -> None:
-    """Their numbers were found, and some were still to come: that passed for a restore of a model that did not fit."""
+    """Numbers of optimizers and metrics do not count as a restored model. Guards against a model that does not fit and
+    passes because of them."""
     models = [keras.Sequential([keras.Input((4,)), Net(name)]) for name in "ab"]
     for model in models:
         model.compile("adam", "mse", metrics=["mae"])
@@ -200,7 +208,8 @@ def test_optimizers_and_metrics_are_no_model(manager: Make) -> None:
 
 
 def test_nothing_is_there_to_be_saved(manager: Make) -> None:
-    """A save before the model is built holds nothing of it, and is the newest checkpoint from then on."""
+    """A save before the model is built is refused. Guards against a newest checkpoint that holds nothing of the
+    model."""
     first = Net("a")
     first(X)
     saved = manager(model=first, step=tf.Variable(7)).save(blocking=True)
@@ -215,7 +224,8 @@ def test_nothing_is_there_to_be_saved(manager: Make) -> None:
 
 
 def test_a_late_variable_of_another_shape(manager: Make) -> None:
-    """Keras swallows the error in which its variable cannot be restored, and trains on from random numbers."""
+    """A late variable of another shape makes every save fail. Guards against Keras swallowing the error and training on
+    from random numbers."""
     first = Net("a", "b")
     first(X)
     saved = manager(model=first).save(blocking=True)
@@ -229,7 +239,8 @@ def test_a_late_variable_of_another_shape(manager: Make) -> None:
 
 
 def test_an_interrupt_in_a_late_restore(manager: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the first step, which the program outlives: one variable is as it was made, and that was saved."""
+    """An interrupted late restore makes every save fail. Guards against Ctrl-C in the first step, after which an
+    unrestored variable is saved."""
     first = Net("a")
     first(X)
     saved = manager(model=first).save(blocking=True)
@@ -253,7 +264,8 @@ def interrupt_last(variable: Any, restored: Any) -> Any:
 
 
 def test_per_worker_fits_nothing(manager: Make) -> None:
-    """The input starts from its beginning again, since it has got another name, and nobody says so."""
+    """`per_worker` that fits nothing is refused. Guards against an input that silently starts again because it was
+    renamed."""
     mine = {name: tf.train.Checkpoint(**{name: iter(tf.data.Dataset.range(9))}) for name in ("input", "iterator")}
     manager(mine["input"], v=tf.Variable(1.0)).save(blocking=True)
     with pytest.raises(InvalidRequest, match=r"fits per_worker: .*\(input.*\(iterator"):

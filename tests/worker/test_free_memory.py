@@ -21,7 +21,8 @@ def host(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_of_the_host(host: tuple[Path, Path]) -> None:
-    """A host without limits, taken for one without memory."""
+    """Without limits the host's free memory counts. Guards against a host without limits that is taken for one without
+    memory."""
     assert available(*host) == 8 * GIB
 
 
@@ -33,7 +34,8 @@ def test_of_the_host(host: tuple[Path, Path]) -> None:
     ],
 )
 def test_of_a_container(host: tuple[Path, Path], folder: str, limit: str, usage: str, idle: str) -> None:
-    """A restore that is killed because the host has more than the container may use."""
+    """A container's limit counts. Guards against a restore that is killed because the host has more than the container
+    may use."""
     group = host[1] / folder
     (group / limit).write_text(f"{4 * GIB}\n")
     (group / usage).write_text(f"{3 * GIB}\n")
@@ -52,7 +54,7 @@ def test_of_a_container(host: tuple[Path, Path], folder: str, limit: str, usage:
 )
 @pytest.mark.parametrize("limited", ["job/step", "job", "."])
 def test_of_a_job(host: tuple[Path, Path], line: str, limit: str, usage: str, limited: str) -> None:
-    """The same on a host where Slurm or systemd limits what they start, or whoever started that."""
+    """The limit of any group above counts. Guards against the same under Slurm or systemd."""
     (host[0] / "self").mkdir()
     (host[0] / "self" / "cgroup").write_text(f"1:name=systemd:/elsewhere\n{line.format('job/step')}\n")
     for name, size in ((limit, 4 * GIB), (usage, 3 * GIB)):
@@ -63,12 +65,12 @@ def test_of_a_job(host: tuple[Path, Path], line: str, limit: str, usage: str, li
 
 
 def test_nothing_is_left(host: tuple[Path, Path]) -> None:
-    """A negative number of bytes."""
+    """If a limit is exceeded, nothing is free. Guards against a negative number of bytes."""
     (host[1] / "memory.max").write_text("1000")
     (host[1] / "memory.current").write_text("2000")
     assert available(*host) == 0
 
 
 def test_here() -> None:
-    """A format that this kernel does not have."""
+    """This kernel's files are understood. Guards against a format that only the test has."""
     assert available() > 0

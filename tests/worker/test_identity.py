@@ -11,13 +11,13 @@ from holdfast.session.identity import process_id
 
 
 def test_it_stays_as_long_as_the_process() -> None:
-    """Two managers of one process were taken for two jobs, and the second was refused."""
+    """The id stays the same in one process. Guards against two managers of one process that are taken for two jobs."""
     assert process_id() == process_id()
     assert len(process_id()) == 12
 
 
 def test_a_fork_has_another() -> None:
-    """It was made at import and inherited: a new worker was taken for the one that had crashed."""
+    """A fork has another id. Guards against a new worker that is taken for the one that crashed."""
     mine, (read, write) = process_id(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -30,7 +30,8 @@ def test_a_fork_has_another() -> None:
 
 
 def test_what_is_restored_from_a_checkpoint_of_itself_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was restored, perhaps twice, with all memory and the very number that it had."""
+    """A process that was restored from a checkpoint of itself has another id. Guards against two restored processes
+    with all memory and the process number of the first."""
     mine = process_id()
     pid, _, boot = holdfast.session.identity._of_kernel()
     monkeypatch.setattr(holdfast.session.identity, "_of_kernel", lambda: (pid, b"started later", boot))

@@ -82,7 +82,8 @@ def every_instant(run: Callable[[Instants, int], None], act: Callable[[], None] 
 
 
 def test_interrupted_saves(made: Any) -> None:
-    """The save in flight was forgotten, ordinals were torn, and the save that people make after Ctrl-C failed."""
+    """After an interrupted save, numbers fit and the next save commits. Guards against a forgotten save in flight, torn
+    ordinals, and a failing save after Ctrl-C."""
     manager, checkpoint = made()
     manager.restore_or_initialize()
     returned: list[str] = []
@@ -110,7 +111,8 @@ def test_interrupted_saves(made: Any) -> None:
 
 
 def test_a_handler_that_saves(made: Any) -> None:
-    """A preemption notice comes amid a save, and its handler saves: that save was forgotten, and failed unheard."""
+    """A handler may save in the middle of a save. Guards against a preemption notice whose save is forgotten or fails
+    unheard."""
     manager, checkpoint = made()
     manager.restore_or_initialize()
     returned: list[str] = []
@@ -129,7 +131,8 @@ def test_a_handler_that_saves(made: Any) -> None:
 
 
 def test_interrupted_restores(made: Any) -> None:
-    """A restore that was interrupted took its number with it: the workers did not agree on anything any more."""
+    """After an interrupted restore, the next one works. Guards against a number that is lost, so that the workers never
+    agree again."""
     manager, checkpoint = made()
     checkpoint.step = 5
     saved = manager.save(5, blocking=True)
@@ -152,7 +155,8 @@ def test_interrupted_restores(made: Any) -> None:
 
 
 def test_interrupted_closes(made: Any) -> None:
-    """`close` returned before the commit, or left the world open, and the next job was refused."""
+    """After an interrupted close, the commit stands and the world is left. Guards against a close that returns before
+    the commit, or leaves the world open, so that the next job is refused."""
 
     def run(instants: Instants, number: int) -> None:
         manager, _ = made(f"run-{number}")
@@ -173,7 +177,8 @@ def test_interrupted_closes(made: Any) -> None:
 
 
 def test_a_handler_that_closes(made: Any) -> None:
-    """The interrupted call waited for ever for a job that nobody was there to do, or a returned prefix was lost."""
+    """A handler may close the manager in the middle of a call. Guards against a call that waits for ever, and a
+    returned prefix that is lost."""
 
     def run(instants: Instants, number: int) -> None:
         manager, checkpoint = made(f"run-{number}")
@@ -197,8 +202,8 @@ def test_a_handler_that_closes(made: Any) -> None:
 
 
 def test_a_step_that_a_handler_has_saved_is_not_saved_again(made: Any) -> None:
-    """Of two workers whose handlers save the step at which they are, the one that was inside of `save` made two saves,
-    and the other one: they never agreed on a save again."""
+    """A step that a handler has saved is not saved again by the interrupted call. Guards against two workers whose
+    handlers save their step, of which the one inside `save` makes two saves and never agrees again."""
 
     def run(instants: Instants, number: int) -> None:
         counter = light_manager.Counter()
@@ -221,7 +226,8 @@ def test_a_step_that_a_handler_has_saved_is_not_saved_again(made: Any) -> None:
 
 
 def test_an_interrupted_save_of_an_interval_was_made(made: Any) -> None:
-    """It was handed over, and its step did not count: from then on this worker saved at other steps than others."""
+    """An interrupted save that was handed over counts for the interval. Guards against a worker that saves at other
+    steps than the others from then on."""
 
     def run(instants: Instants, number: int) -> None:
         counter = light_manager.Counter()

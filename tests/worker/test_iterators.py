@@ -42,7 +42,8 @@ def make(directory: Path, dataset: Any) -> Any:
 @pytest.mark.parametrize("call", ["restore_or_initialize", "restore", "save"])
 @pytest.mark.parametrize("pipeline", [flipped, by_python, generated])
 def test_it_is_refused_by_name_before_the_first_step(pipeline: Callable[[], Any], call: str, tmp_path: Path) -> None:
-    """Every save of everything failed, with forty lines that did not say what cannot be saved, nor what to do."""
+    """An iterator that cannot be saved is refused by name before the first step. Guards against every save failing with
+    forty lines that do not say what to do."""
     with make(tmp_path / "run", pipeline()) as manager:
         with pytest.raises(InvalidRequest, match=r"^per_worker\.inputs/train cannot be saved.*stateless_random"):
             getattr(manager, call)()
@@ -52,7 +53,7 @@ def test_it_is_refused_by_name_before_the_first_step(pipeline: Callable[[], Any]
 
 @pytest.mark.parametrize("pipeline", [flipped, by_python])
 def test_the_remedy_is_one(pipeline: Callable[[], Any], tmp_path: Path) -> None:
-    """The error sends people to an option that does not help."""
+    """The named remedy works. Guards against an error that recommends an option that does not help."""
     with make(tmp_path / "run", ignoring(pipeline())) as manager:
         manager.restore_or_initialize()
         for _ in range(4):
@@ -64,7 +65,8 @@ def test_the_remedy_is_one(pipeline: Callable[[], Any], tmp_path: Path) -> None:
 
 
 def test_a_generator_that_ignores_it(tmp_path: Path) -> None:
-    """TensorFlow finds that out after the first element only. Then, too, the iterator is named."""
+    """A generator's iterator is named when TensorFlow finds out. Guards against a failing save that does not name it,
+    since TensorFlow notices only after the first element."""
     with make(tmp_path / "run", ignoring(generated())) as manager:
         manager.restore_or_initialize()
         next(manager._per_worker.inputs["train"])
@@ -73,7 +75,7 @@ def test_a_generator_that_ignores_it(tmp_path: Path) -> None:
 
 
 def test_in_the_main_checkpoint(tmp_path: Path) -> None:
-    """An iterator that is saved with the model is named no better."""
+    """An iterator in the main checkpoint is named, too. Guards against a failing save that does not name it."""
     checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0), data=iter(flipped()))
     manager = holdfast.CheckpointManager(checkpoint, tmp_path / "run")
     with manager, pytest.raises(SaveFailed, match=r"data cannot be saved: it is an input iterator"):
@@ -81,7 +83,7 @@ def test_in_the_main_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_reader_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluator is refused for what it will never do."""
+    """A reader's iterators are not checked. Guards against refusing an evaluator for what it never does."""
     with holdfast.CheckpointManager(tf.train.Checkpoint(v=tf.Variable(1.0)), tmp_path / "run") as manager:
         manager.save(blocking=True)
     config = {"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}

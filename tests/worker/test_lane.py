@@ -18,7 +18,7 @@ def threads_of(name: str) -> list[threading.Thread]:
 
 
 def test_jobs_are_done_in_order_by_one_thread() -> None:
-    """Saves overtook each other, or two of them were made at once."""
+    """One thread does all jobs in order. Guards against saves that overtake each other, or two at once."""
     lane, done = Lane("lane-order"), []
 
     def job(number: int) -> int:
@@ -33,7 +33,8 @@ def test_jobs_are_done_in_order_by_one_thread() -> None:
 
 
 def test_a_second_thread_ends_at_once() -> None:
-    """Whoever was interrupted while it started the thread does not know of it: two of them would share the jobs."""
+    """A second thread ends at once. Guards against two threads that share the jobs because a caller was interrupted
+    while it started one."""
     lane, hold = Lane("lane-second"), threading.Event()
     pending = lane.submit(lambda: hold.wait(10.0))
     second = threading.Thread(target=lane._work)
@@ -46,7 +47,8 @@ def test_a_second_thread_ends_at_once() -> None:
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
-    """An error on the thread ended it, and all later calls waited for ever."""
+    """An error is raised where the result is asked for. Guards against a lane that ends with it, and later calls that
+    wait for ever."""
     lane = Lane("lane-error")
     pending = lane.submit(lambda: 1 // 0)
     assert pending.wait(10.0)
@@ -59,7 +61,8 @@ def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
 
 
 def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit of threads is met: the job was waited for, and nobody did it, also not when there was room again."""
+    """If no thread can be started, the call fails, and a later one works. Guards against waiting for a job that nobody
+    does."""
     lane, done = Lane("lane-limit"), []
 
     def refuse(self: threading.Thread) -> None:
@@ -75,7 +78,7 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_waits_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten silent minutes: a program waited for a worker that never came, and nobody could see for whom."""
+    """A long wait is reported. Guards against ten silent minutes for a worker that never came."""
     clock = [0.0]
 
     class Slow(Pending[int]):
@@ -97,7 +100,7 @@ def test_waits_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_wait_for_one_thing() -> None:
-    """Only the first of several waiting threads was woken."""
+    """Several threads may wait for one result. Guards against waking only the first of them."""
     pending: Pending[str] = Pending()
     assert not pending.wait(0.0)
     found: list[Any] = []

@@ -70,7 +70,7 @@ def dimension(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("dimension")
 def test_every_dtype(store: Store, tmp_path: Path) -> None:
-    """Numbers of a dtype that Python has no name for come back as others, or not at all."""
+    """Every dtype comes back as it was. Guards against numbers of a dtype that Python has no name for."""
     saved = {
         f"v{number}": tf.Variable(tf.cast(np.random.default_rng(number).integers(0, 2, (7, 13)), dtype))
         for number, dtype in enumerate(ALL_DTYPES)
@@ -90,7 +90,8 @@ def test_every_dtype(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(available() < 5 << 30, reason="less than 5 GiB of memory are free")
 def test_a_dimension_that_32_bits_cannot_hold() -> None:
-    """A checkpoint of a flat buffer of 2.2 GB is committed, verified, and cannot be restored."""
+    """A dimension beyond 32 bits comes back. Guards against a flat buffer of 2.2 GB that is committed, verified, and
+    cannot be restored."""
     size = 2**31 + 200
     stored = values._Stored(tf.int8.as_datatype_enum, (size,), (values._Range("data", 0, size, 0),))
     tensor, memory = values._empty(stored)
@@ -99,7 +100,8 @@ def test_a_dimension_that_32_bits_cannot_hold() -> None:
 
 
 def test_what_is_left_to_tensorflow(store: Store, tmp_path: Path) -> None:
-    """A tensor of an unusual dtype is lost; or one that its object, such as a registered saver, reads by itself."""
+    """What is not read this way is left to TensorFlow. Guards against losing a tensor of an unusual dtype, or one that
+    a registered saver reads by itself."""
     stock = str(tmp_path / "stock")
     tensors = {
         key("quantized"): tf.bitcast(tf.constant([1, 2, 3], tf.int8), tf.qint8),
@@ -121,7 +123,8 @@ def test_what_is_left_to_tensorflow(store: Store, tmp_path: Path) -> None:
 
 
 def test_other_checkpoints_meanwhile(store: Store, tmp_path: Path) -> None:
-    """TensorFlow's own restores, of anything by any name, fail for as long as a checkpoint is held."""
+    """TensorFlow's other restores work meanwhile. Guards against restores that fail for as long as a checkpoint is
+    held."""
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
     saved.write(str(tmp_path / "other" / "ckpt"))
@@ -134,7 +137,8 @@ def test_other_checkpoints_meanwhile(store: Store, tmp_path: Path) -> None:
 
 
 def test_whatever_device_the_caller_works_with(store: Store, tmp_path: Path) -> None:
-    """What is read goes to a copy, and the tensor, on another device, stays what it was."""
+    """It works whatever the caller's device is. Guards against a tensor on another device that stays as it was because
+    a copy was filled."""
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
     with tf.device(DEVICES[1]), staged(store, record) as found:
@@ -144,7 +148,8 @@ def test_whatever_device_the_caller_works_with(store: Store, tmp_path: Path) -> 
 
 
 def test_a_restore_that_fails(store: Store, tmp_path: Path) -> None:
-    """The whole checkpoint stays in memory, though there are files, when a variable has another shape."""
+    """A failed restore releases the memory. Guards against a whole checkpoint that stays in memory after a variable had
+    another shape."""
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
     with staged(store, record) as found:
@@ -154,7 +159,7 @@ def test_a_restore_that_fails(store: Store, tmp_path: Path) -> None:
 
 
 def test_files_are_not_read_again(tmp_path: Path) -> None:
-    """Everything works, and every byte is read twice as before."""
+    """What was read is not read again from files. Guards against reading every byte twice."""
     store = new_store("posix", tmp_path)
     variable = tf.Variable(np.arange(1000.0))
     record = commit(store, str(tf.train.Checkpoint(v=variable).save(str(tmp_path / "stock" / "ckpt"))))
@@ -168,7 +173,8 @@ def test_files_are_not_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("dimension")
 def test_a_restored_variable_is_updated_in_place(store: Store, tmp_path: Path) -> None:
-    """Somebody still holds what was restored: the first update of each variable takes as much memory once more."""
+    """A restored variable is updated in place. Guards against a first update that takes as much memory again because
+    somebody holds the value."""
     saved = tf.train.Checkpoint(v=tf.Variable(np.arange(1000.0)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
 
@@ -185,7 +191,8 @@ def test_a_restored_variable_is_updated_in_place(store: Store, tmp_path: Path) -
 
 
 def test_variables_created_later(store: Store, tmp_path: Path) -> None:
-    """What nobody had taken when the restore was over is lost; or stays in memory though there are files."""
+    """Variables that are created later get their values. Guards against values that are lost when the restore is over,
+    or stay in memory although there are files."""
     saved = tf.train.Checkpoint(a=tf.Variable(np.arange(1000.0)), b=tf.Variable(np.ones(1000)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
     checkpoint = tf.train.Checkpoint(a=tf.Variable(np.zeros(1000)))
@@ -202,7 +209,8 @@ def test_variables_created_later(store: Store, tmp_path: Path) -> None:
 
 
 def test_part_of_a_tensor(store: Store, tmp_path: Path) -> None:
-    """A variable that is spread over devices gets the whole, or another part."""
+    """A part of a tensor gets exactly that part. Guards against a distributed variable that gets the whole, or another
+    part."""
     tensor = np.arange(24.0).reshape(6, 4)
     stock = str(tmp_path / "stock")
     tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tensor])
@@ -217,7 +225,8 @@ def test_part_of_a_tensor(store: Store, tmp_path: Path) -> None:
 def test_slices_that_tensorflow_cannot_join(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:
-    """A checkpoint that was committed before such tensors were kept whole cannot be restored by anybody."""
+    """Slices that TensorFlow cannot join are joined here. Guards against a committed checkpoint, from before such
+    tensors were kept whole, that nobody can restore."""
     monkeypatch.setattr(values, "LARGE", 1 << 40)
     tensor = np.arange(24, dtype=dtype.as_numpy_dtype).reshape(6, 4)
     stock = str(tmp_path / "stock")
@@ -231,7 +240,8 @@ def test_slices_that_tensorflow_cannot_join(
 
 @pytest.mark.parametrize("spec", ["5 4 0,3:-", "6 5 -:0,4", "6 0,3", "6 4 0,0:-", "6 4 0,7:-"])
 def test_a_part_that_there_is_not(store: Store, tmp_path: Path, spec: str) -> None:
-    """An embedding of another size is cut off, or filled up, without a word."""
+    """A part that does not exist is TensorFlow's error. Guards against an embedding of another size that is silently
+    cut or padded."""
     stock = str(tmp_path / "stock")
     tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tf.zeros((6, 4))])
     with (
@@ -242,7 +252,8 @@ def test_a_part_that_there_is_not(store: Store, tmp_path: Path, spec: str) -> No
 
 
 def test_another_dtype_is_refused_as_tensorflow_does(store: Store, tmp_path: Path) -> None:
-    """A model whose weights have become bfloat16 is given float32 bits, or told of a broken file."""
+    """Another dtype is refused as TensorFlow does. Guards against float32 bits in a bfloat16 model, or an error about a
+    broken file."""
     stock = str(tmp_path / "stock")
     tf.raw_ops.SaveV2(prefix=stock, tensor_names=[key("v")], shape_and_slices=[""], tensors=[tf.zeros(1000)])
     with staged(store, commit(store, stock)) as found, pytest.raises(tf.errors.InvalidArgumentError, match="dtype"):
@@ -251,7 +262,8 @@ def test_another_dtype_is_refused_as_tensorflow_does(store: Store, tmp_path: Pat
 
 @pytest.mark.parametrize("told", [True, False])
 def test_too_little_memory(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
-    """A process that could restore a part of a checkpoint is killed for all that it reads of it."""
+    """With too little memory, values stay in files. Guards against a process that is killed because of the part of a
+    checkpoint that it does not need."""
 
     def none(**_: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "no memory")
@@ -310,7 +322,8 @@ def fill(made: Values, contents: dict[str, bytes], chance: random.Random) -> dic
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_byte_goes_where_it_belongs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor gets a neighbour's bytes where a read crosses its border, or what is in a file gets lost."""
+    """Every byte goes where it belongs, for random layouts and reads. Guards against a neighbour's bytes where a read
+    crosses a tensor's border."""
     monkeypatch.setattr(values, "LARGE", 80)
     chance = random.Random(seed)
     records, expected = [], {}
@@ -367,7 +380,8 @@ def test_every_byte_goes_where_it_belongs(seed: int, monkeypatch: pytest.MonkeyP
 
 
 def test_slices_that_are_no_run_of_bytes() -> None:
-    """Columns of a matrix are written one behind the other, as if they were rows."""
+    """Slices that are not one run of bytes are left to TensorFlow. Guards against columns of a matrix that are written
+    as if they were rows."""
     columns = [((0, 4), (0, 3)), ((0, 4), (3, 3))]
     records = [header_record(key("v"), FLOAT, (4, 6), columns)]
     records += [
@@ -377,7 +391,7 @@ def test_slices_that_are_no_run_of_bytes() -> None:
 
 
 def test_slices_with_a_gap() -> None:
-    """What is in no slice would be whatever the memory held before."""
+    """Slices with a gap are left to TensorFlow. Guards against whatever the memory held before, in place of the gap."""
     box = ((0, 3), (0, 6))
     index = Index(
         1,
@@ -388,19 +402,21 @@ def test_slices_with_a_gap() -> None:
 
 
 def test_what_is_not_read() -> None:
-    """An index leads behind the end of an object, or into one that the manifest does not list: never filled."""
+    """A tensor outside of what is read is left to TensorFlow. Guards against a value that is never filled because an
+    index leads beyond an object's end."""
     records = [whole("a", 100, 0, 0), whole("b", 100, 0, 400), whole("c", 100, 1, 0)]
     assert make(records, {"zero": 799})._tensors["p"].keys() == {key("a")}
 
 
 def test_tensors_that_overlap() -> None:
-    """Bytes that belong to two tensors go to one of them alone."""
+    """Overlapping tensors are left to TensorFlow. Guards against shared bytes that go to only one of them."""
     records = [whole("a", 100, 0, 0), whole("b", 100, 0, 396), whole("c", 100, 1, 0)]
     assert make(records)._tensors["p"].keys() == {key("c")}
 
 
 def test_one_range_of_two_tensors() -> None:
-    """Bytes that are a tensor, and a slice of another one: one of the two is never filled."""
+    """A range that belongs to two tensors fills both or is left to TensorFlow. Guards against one of the two that is
+    never filled."""
     halves = [((0, 100),), ((100, 100),)]
     records = [whole("a", 100, 0, 0), header_record(key("b"), FLOAT, (200,), halves), whole("c", 100, 1, 0)]
     records += [
@@ -410,19 +426,20 @@ def test_one_range_of_two_tensors() -> None:
 
 
 def test_one_range_in_two_shapes() -> None:
-    """A tensor is given the shape of another one with the same bytes."""
+    """Two tensors of the same bytes keep their shapes. Guards against a tensor with the shape of another one."""
     other = full_record(key("b"), FLOAT, [10, 10], shard=0, offset=0, size=400, crc32c=0)
     assert make([whole("a", 100, 0, 0), other])._tensors == {"p": {}}
 
 
 def test_a_small_tensor_within_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow is to read the small one, where nothing has been written."""
+    """A small tensor within a large one is read. Guards against TensorFlow reading it where nothing was written."""
     monkeypatch.setattr(values, "LARGE", 80)
     assert make([whole("a", 100, 0, 0), whole("b", 4, 0, 40)])._tensors == {"p": {}}
 
 
 def test_two_bundles_with_one_tensor() -> None:
-    """A worker's own value has a key of its own in the one bundle, and the stock key in the other: it is read once."""
+    """A tensor in two bundles is read once and found under both keys. Guards against a worker-local value that is
+    missing under the stock key."""
     main, local = index_of([whole("v", 100, 1, 0)]), index_of([(f"{key('v')}/.OWN".encode(), whole("v", 100, 0, 0)[1])])
     made = Values(
         {

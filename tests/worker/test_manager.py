@@ -54,7 +54,8 @@ def managers(tmp_path: Path) -> Iterator[Managers]:
 
 
 def test_tensorflow_too_finds_the_good_one_after_the_next_start(managers: Managers) -> None:
-    """A damaged checkpoint that Holdfast passes over, and everything else in the world goes on loading."""
+    """After the next start TensorFlow finds the good checkpoint, too. Guards against a damaged checkpoint that
+    everything but Holdfast goes on loading."""
     first = managers.make()
     saved = []
     for value in (1.0, 2.0, 3.0):
@@ -89,7 +90,8 @@ def on_disk(managers: Managers) -> list[str]:
 
 @pytest.mark.parametrize("end", ["blocking", "wait", "close"])
 def test_what_is_replaced_is_gone(managers: Managers, end: str) -> None:
-    """Three checkpoints lie on a disk that was bought for two, after TensorFlow's manager would have left one."""
+    """After a blocking save, `wait` and `close`, replaced checkpoints are gone. Guards against three checkpoints on a
+    disk that was bought for two."""
     manager = managers.make(np.ones(1 << 20), max_to_keep=1, blocking=end == "blocking")
     for _ in range(4):
         path = manager.save()
@@ -103,7 +105,8 @@ def test_what_is_replaced_is_gone(managers: Managers, end: str) -> None:
 
 
 def test_what_cannot_be_read_back_replaces_nothing(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`max_to_keep=1`, and the one that is kept is the one that nobody can read."""
+    """A checkpoint that cannot be read back replaces nothing. Guards against `max_to_keep=1` that keeps the one that
+    nobody can read."""
     manager = managers.make(max_to_keep=1, blocking=True)
     first = manager.save()
 
@@ -116,7 +119,8 @@ def test_what_cannot_be_read_back_replaces_nothing(managers: Managers, monkeypat
 
 
 def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:
-    """As TensorFlow's: a save at the end of training, interval or not, repeated the one that was just made."""
+    """With an interval no step is saved twice, as in TensorFlow. Guards against a save at the end of training that
+    repeats the one before."""
     step = tf.Variable(5)
     manager = managers.make(step_counter=step, checkpoint_interval=10)
     assert manager.save() is not None
@@ -127,7 +131,8 @@ def test_no_step_is_saved_twice_under_an_interval(managers: Managers) -> None:
 
 
 def test_training_goes_on_after_a_restore_that_failed_halfway(managers: Managers) -> None:
-    """TensorFlow still reads from a checkpoint that did not fit: every later save broke on files that were gone."""
+    """Training goes on after a restore that failed halfway. Guards against later saves that break on files from which
+    TensorFlow still reads."""
     managers.make([0.0, 0.0]).save(blocking=True)
     manager = managers.make([0.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="incompatible tensor"):
@@ -138,7 +143,7 @@ def test_training_goes_on_after_a_restore_that_failed_halfway(managers: Managers
 
 
 def test_a_failed_save_is_told_after_a_restore(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restore in between took the error: the program never heard that the checkpoint is not there."""
+    """A failed save is reported even after a restore. Guards against an error that a restore swallows."""
     manager = managers.make()
     manager.save(blocking=True)
     with monkeypatch.context() as broken:
@@ -151,7 +156,8 @@ def test_a_failed_save_is_told_after_a_restore(managers: Managers, monkeypatch: 
 
 
 def test_metadata_is_that_of_the_moment(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program appends to its history while the save is under way: a later one went into the manifest."""
+    """Metadata is that of the moment of the call. Guards against a later state of a history to which the program
+    appends."""
     manager = managers.make()
     go_on = threading.Event()
     write = PosixStore.write
@@ -165,7 +171,8 @@ def test_metadata_is_that_of_the_moment(managers: Managers, monkeypatch: pytest.
 
 
 def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> None:
-    """A loss of NaN ended the chief's training, at a call at which all the others went on."""
+    """Metrics that are not JSON fail only the save. Guards against a loss of NaN that ends the chief's training while
+    the others go on."""
     manager = managers.make()
     manager.save(metrics={"loss": float("nan")})
     with pytest.raises(SaveFailed, match="metrics must be a mapping that JSON can hold"):
@@ -177,7 +184,8 @@ def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> Non
 def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(
     managers: Managers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be a collective: a worker that had been told first stayed out, and the others hung in it."""
+    """The snapshot is taken even if this worker knows of a newer job. Guards against a collective snapshot in which the
+    others hang."""
     manager = managers.make()
     manager.save(blocking=True)
     taken = []
@@ -190,7 +198,8 @@ def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(
 
 
 def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
-    """A step of NumPy's, or a tensor, could be saved and not be restored; half a step was cut off."""
+    """Checkpoint numbers of NumPy and TensorFlow are accepted. Guards against a number that can be saved and not
+    restored, and half a step that is cut off."""
     manager = managers.make()
     for number in (np.int64(7), tf.constant(7), tf.Variable(7)):
         manager.save(number, blocking=True)
@@ -206,20 +215,23 @@ def test_numbers_of_other_kinds_than_int(managers: Managers) -> None:
 @pytest.mark.parametrize("name", ["save_timeout", "join_timeout", "keep_checkpoint_every_n_hours"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_times_that_never_come(managers: Managers, name: str, value: float) -> None:
-    """A save without a deadline, for which everybody waits for ever; found out when the first worker hangs."""
+    """Impossible timeouts are refused. Guards against a save without a deadline, noticed when the first worker
+    hangs."""
     with pytest.raises(InvalidRequest, match=f"{name} is {value}: it must be a number from 0"):
         managers.make(**{name: value})
 
 
 def test_callbacks_are_refused_and_not_forgotten(managers: Managers) -> None:
-    """A program that uploads each checkpoint when it is told of it was never told."""
+    """Callbacks in `options` are refused. Guards against a program that uploads each checkpoint when it is told, and is
+    never told."""
     options = tf.train.CheckpointOptions(experimental_write_callbacks=[lambda path: None])
     with pytest.raises(InvalidRequest, match="experimental_write_callbacks"):
         managers.make().save(options=options)
 
 
 def test_a_snapshot_is_let_go_of_once_it_is_written(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second copy of the state stayed in memory while the other workers were writing theirs."""
+    """A snapshot is released once it is written. Guards against a second copy of the state in memory while other
+    workers are writing."""
     manager = managers.make()
     reported = []
     report = Session.report
@@ -230,7 +242,8 @@ def test_a_snapshot_is_let_go_of_once_it_is_written(managers: Managers, monkeypa
 
 
 def test_an_error_keeps_no_snapshot(managers: Managers) -> None:
-    """That of a newer job is kept for as long as the manager is, with all that its traceback leads to."""
+    """An error keeps no snapshot. Guards against the error of a newer job, kept as long as the manager, with all that
+    its traceback leads to."""
     manager, newer = managers.make(), managers.make()
     before = snapshots()
     manager.save(blocking=True)
@@ -244,8 +257,8 @@ def test_an_error_keeps_no_snapshot(managers: Managers) -> None:
 
 
 def test_two_managers_of_one_program_are_told_what_to_do(managers: Managers) -> None:
-    """The last checkpoints and the best ones in one directory: the first manager ended with an error on generations,
-    which said nothing of the other, nor of what to do."""
+    """The first of two managers in one directory is told what to do. Guards against an error about generations that
+    does not mention the second manager."""
     latest, best = managers.make(), managers.make(checkpoint_name="best")
     latest.save(blocking=True)
     best.save(blocking=True)
@@ -261,7 +274,8 @@ def snapshots() -> set[int]:
 
 
 def test_saves_of_several_threads_are_made_one_after_the_other(managers: Managers) -> None:
-    """They overtook each other between snapshot and vote, and most of them failed."""
+    """Saves of several threads are made one after the other. Guards against saves that overtake each other between
+    snapshot and vote, and fail."""
     manager = managers.make(max_to_keep=None)
     manager.save()
     errors = []
@@ -288,7 +302,8 @@ def full(self: Any, name: str, chunks: Any) -> int:
 
 
 def test_an_evaluator_reads_and_does_not_save(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluator joins the coordinator of the training as a worker that nobody knows, and ends everybody's join."""
+    """An evaluator reads and does not save. Guards against an unknown worker that joins the training and ends
+    everybody's join."""
     managers.make(3.0).save(blocking=True)
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "evaluator", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))

@@ -79,7 +79,7 @@ def check(specs: list[Spec], made: Plan) -> None:
 @given(states(), st.integers(1, 16), st.data())
 @settings(max_examples=100, deadline=None)
 def test_every_byte_is_written_exactly_once(specs: list[Spec], workers: int, data: st.DataObject) -> None:
-    """Bytes that nobody writes, or two do, are a checkpoint that cannot be restored or is not the state."""
+    """Every byte is written exactly once. Guards against bytes that nobody writes, or that two workers write."""
     positions = st.sets(st.integers(0, len(specs) - 1)) if specs else st.just(set())
     by_chief = data.draw(positions)
     made = plan(specs, workers, by_chief)
@@ -93,7 +93,8 @@ def test_every_byte_is_written_exactly_once(specs: list[Spec], workers: int, dat
 @given(states(), st.integers(1, 16))
 @settings(max_examples=50, deadline=None)
 def test_all_workers_make_the_same_plan(specs: list[Spec], workers: int) -> None:
-    """Each worker plans for itself: one that reckoned differently would leave a gap in everybody's checkpoint."""
+    """All workers compute the same plan. Guards against a worker that computes another one and leaves a gap in the
+    checkpoint."""
     assert plan(list(specs), workers, [0]) == plan(tuple(specs), workers, {0})
 
 
@@ -105,7 +106,8 @@ def test_all_workers_make_the_same_plan(specs: list[Spec], workers: int) -> None
 )
 @settings(max_examples=100, deadline=None)
 def test_shares_are_within_five_percent(exponents: list[float], workers: int, rank: int, text: int) -> None:
-    """The slowest worker is the time of the save: 200 variables from bytes to 128 MiB, in few or many rows."""
+    """Shares differ by at most 5 %. Guards against a save that takes as long as its slowest worker, for 200 variables
+    from bytes to 128 MiB."""
     specs = []
     for number, exponent in enumerate(exponents):
         count = int(10**exponent) + 1
@@ -122,7 +124,8 @@ def test_shares_are_within_five_percent(exponents: list[float], workers: int, ra
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), st.integers(2, 16), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_slices_hold_the_bytes_that_they_say(rows: tuple[int, ...], workers: int, item: int) -> None:
-    """A slice is stored as a run of the tensor's buffer: it must be a box whose elements lie back to back there."""
+    """A slice is a box whose elements are back to back in the buffer. Guards against slices that hold other bytes than
+    they say."""
     shape = (*rows, 997)  # few rows, each larger than a cut may be off: slices within rows
     specs = [Spec("v", FLOAT, shape, prod(shape) * item * 64)]
     made = plan(specs, workers)
@@ -137,7 +140,8 @@ def test_slices_hold_the_bytes_that_they_say(rows: tuple[int, ...], workers: int
 @given(states(), st.integers(1, 16))
 @settings(max_examples=100, deadline=None)
 def test_what_cannot_be_sliced_costs_no_more_balance_than_it_has(specs: list[Spec], workers: int) -> None:
-    """One table of float16 is one worker's; all that the others have must not go there, too."""
+    """A tensor that cannot be sliced costs no more balance than its own size. Guards against a table of float16 that
+    moves everything else to its worker, too."""
     largest = sorted((spec.size for spec in specs if spec.dtype == HALF), reverse=True)[:2]
     made = plan(specs, workers)
     shares = [part.size for part in made.parts]
@@ -148,7 +152,8 @@ def test_what_cannot_be_sliced_costs_no_more_balance_than_it_has(specs: list[Spe
 
 
 def test_only_what_tensorflow_joins_is_sliced() -> None:
-    """Its reader refuses slices of some dtypes; of nine dimensions and more they end its process."""
+    """Only tensors that TensorFlow joins are sliced. Guards against dtypes that its reader refuses, and nine
+    dimensions, at which its process ends."""
     for one, is_sliced in (
         (tensor(0, (1 << 20, 8)), True),
         (tensor(0, (1 << 20, 8), 2, HALF), False),
@@ -163,20 +168,21 @@ def test_only_what_tensorflow_joins_is_sliced() -> None:
 
 
 def test_small_tensors_are_not_sliced() -> None:
-    """Slices cost an entry, a seek and a copy at restore: not for a few KiB of balance."""
+    """Small tensors are not sliced. Guards against an entry, a seek and a copy for a few KiB of balance."""
     made = plan([tensor(n, (1000, 8)) for n in range(1000)], 4)
     assert not made.sliced
 
 
 def test_one_large_tensor_is_spread_by_whole_rows() -> None:
-    """An embedding table larger than all else would otherwise be one worker's to write."""
+    """One large tensor is spread by whole rows. Guards against an embedding table that one worker writes alone."""
     made = plan([tensor(0, (1_000_000, 64))], 4)
     assert [part.size // MIB for part in made.parts] == [61, 61, 61, 61]
     assert all(extents[1] == (0, 64) for extents in made.sliced[0])
 
 
 def test_a_worker_writes_several_objects_at_once() -> None:
-    """One object is one stream: a storage gives each a part of its bandwidth."""
+    """A worker writes several objects at once. Guards against one stream, to which a storage gives only a part of its
+    bandwidth."""
     made = plan([tensor(n, (4 * MIB,)) for n in range(64)], 2)
     assert [len(part.objects) for part in made.parts] == [4, 4]
     assert not made.sliced
@@ -184,7 +190,8 @@ def test_a_worker_writes_several_objects_at_once() -> None:
 
 
 def test_what_only_the_chief_can_write_lightens_the_rest_of_its_part() -> None:
-    """Worker-local values under their stock keys, and strings, would otherwise come on top of an equal part."""
+    """What only the chief can write makes the rest of its part smaller. Guards against worker-local values and strings
+    that come on top of an equal part."""
     specs = [tensor(n, (MIB,)) for n in range(40)] + [encoded(40, 8 * MIB)]
     made = plan(specs, 4, by_chief=[3, 17])
     assert [part.size // MIB for part in made.parts] == [34, 42, 42, 42]
@@ -192,14 +199,16 @@ def test_what_only_the_chief_can_write_lightens_the_rest_of_its_part() -> None:
 
 
 def test_sizes_that_differ_between_workers_do_not_move_a_cut() -> None:
-    """A worker-local string has another length on every worker: planned with it, their plans would not fit."""
+    """Sizes that differ between workers do not move a cut. Guards against plans that do not fit because of a
+    worker-local string."""
     specs = [tensor(n, (MIB,)) for n in range(8)]
     mine, theirs = [*specs, encoded(8, 5)], [*specs, encoded(8, 5 * MIB)]
     assert plan(mine, 2, by_chief=[8]) == plan(theirs, 2, by_chief=[8])
 
 
 def test_a_state_of_nothing_but_empty_tensors() -> None:
-    """Tensors without bytes are tensors: they need an entry, and a worker to write it."""
+    """A state of only empty tensors has a plan. Guards against tensors without bytes that have no entry and no
+    writer."""
     specs = [tensor(0, (0, 4)), tensor(1, (3, 0))]
     check(specs, plan(specs, 3))
     check([], plan([], 3))

@@ -68,7 +68,8 @@ def log_of(store: PosixStore, save: Save, *, committed: bool) -> None:
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, committed: bool) -> None:
-    """The word of the commit is lost, another job takes the run, and a save that stood is told to have failed."""
+    """A committed save does not fail because another job leads now. Guards against a save reported as failed because
+    the answer was lost before another job took the run."""
     store = PosixStore(str(tmp_path))
     session: Any = StubbornSession(Superseded("a newer leader has taken the run"), votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
@@ -81,7 +82,8 @@ def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, c
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: bool) -> None:
-    """A successor that cannot read the log refuses the report, and a save that its predecessor committed has failed."""
+    """A refusal after the report is no outcome. Guards against a failure reported for a save that the predecessor
+    committed, because the successor cannot read the log."""
     store = PosixStore(str(tmp_path))
     session: Any = StubbornSession(StorageError("the log cannot be read"), votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
@@ -95,8 +97,8 @@ def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: boo
 def test_what_was_reported_may_be_committed_after_it_was_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coordinator gives a save up and dies; its successor is told all reports and commits. A worker that has heard
-    the first, and waits a while for the second, is told that the save has failed."""
+    """A reported save may still be committed after one coordinator gave it up. Guards against a worker that hears the
+    first coordinator, waits a while for the second, and reports a failure of what that one commits."""
     monkeypatch.setattr("holdfast.saving.save.LETS_GO_WITHIN", 0.1)
     session: Any = StubbornSession(SaveFailed("not asked"), votes=True)
     session.aborted = {}
@@ -118,7 +120,7 @@ def test_what_was_reported_may_be_committed_after_it_was_given_up(
 
 
 def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:
-    """A save that cannot have been committed, its worker having reported nothing, is told as one that is in doubt."""
+    """A refusal before the report is a failure. Guards against doubt about a save that cannot have been committed."""
     session: Any = StubbornSession(StorageError("the log cannot be read"))
     save = Save(session, PosixStore(str(tmp_path)), TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     threading.Thread(target=save.run, daemon=True).start()
@@ -130,7 +132,8 @@ def test_a_refusal_before_the_report_is_a_failure(tmp_path: Path) -> None:
 def test_a_commit_is_believed_of_its_own_save_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """A coordinator that takes this worker for another tells it of a commit: nothing of this one's state is in it."""
+    """A commit is believed only for this worker's own save. Guards against a coordinator that takes this worker for
+    another one and reports a commit without its state."""
     monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
     store = PosixStore(str(tmp_path))
     session: Any = StubbornSession(SaveFailed("not asked"), votes=fault != "never reported")
@@ -148,7 +151,8 @@ def test_a_commit_is_believed_of_its_own_save_alone(
 
 
 def test_a_save_for_which_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others waited for this worker until the deadline: it had no thread to tell them on."""
+    """If no thread can be started, the save fails at once on all workers. Guards against others that wait until the
+    deadline."""
     session: Any = StubbornSession(StorageError("not asked"))
     told = []
 

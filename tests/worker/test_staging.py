@@ -64,7 +64,8 @@ def value(prefix: str, key: str) -> Any:
 
 
 def test_variables_created_after_the_checkpoint_was_deleted(store: Store, stock: str, scratch: Path) -> None:
-    """Retention deletes a checkpoint while variables that are created later still wait to be restored from it."""
+    """Variables are restored even after the checkpoint was deleted. Guards against retention that deletes what later
+    variables still need."""
     record = commit(store, stock)
     with stage(store, record, task=OTHER, world=WORKERS) as staged:
         checkpoint = tf.train.Checkpoint()
@@ -78,7 +79,8 @@ def test_variables_created_after_the_checkpoint_was_deleted(store: Store, stock:
 
 
 def test_a_forked_process_that_ends_leaves_it_alone(store: Store, stock: str, scratch: Path) -> None:
-    """The end of a process lets go of what is staged: its parent's variables could not be restored any more."""
+    """A fork that ends does not touch what is staged. Guards against a parent whose variables can no longer be
+    restored."""
     with stage(store, commit(store, stock), task=OTHER, world=WORKERS) as staged:
         child = os.fork()
         if child == 0:
@@ -89,7 +91,8 @@ def test_a_forked_process_that_ends_leaves_it_alone(store: Store, stock: str, sc
 
 
 def test_own_value_in_place_of_the_chiefs(store: Store, stock: str, scratch: Path) -> None:
-    """A worker restores the chief's moving average, or seed, in place of its own."""
+    """A worker gets its own value in place of the chief's. Guards against a worker that restores the chief's moving
+    average or seed."""
     record = commit(store, stock, own={OTHER: {f"{B}/.OWN": -np.ones((2, 3))}, CHIEF: {f"{B}/.OWN": np.ones((2, 3))}})
     for task, expected in ((CHIEF, 1.0), (OTHER, -1.0)):
         with stage(store, record, task=task, world=WORKERS) as staged:
@@ -100,7 +103,7 @@ def test_own_value_in_place_of_the_chiefs(store: Store, stock: str, scratch: Pat
 
 
 def test_own_value_of_a_sliced_tensor(store: Store, tmp_path: Path, scratch: Path) -> None:
-    """The slices of the chief's value are left in the index and are read, or are taken for another tensor's."""
+    """A worker gets its own value of a sliced tensor. Guards against the chief's slices, left in the index and read."""
     parts = [str(tmp_path / "part-0"), str(tmp_path / "part-1")]
     for row, part in enumerate(parts):
         tf.raw_ops.SaveV2(
@@ -120,7 +123,8 @@ def test_own_value_of_a_sliced_tensor(store: Store, tmp_path: Path, scratch: Pat
 
 
 def test_another_world_starts_from_the_chiefs_values(store: Store, stock: str, scratch: Path) -> None:
-    """worker-1 of three gets what was worker-1's of two, though the data are distributed in another way now."""
+    """Another world starts from the chief's values. Guards against a worker-1 of three that gets the values of worker-1
+    of two."""
     record = commit(
         store,
         stock,
@@ -134,7 +138,7 @@ def test_another_world_starts_from_the_chiefs_values(store: Store, stock: str, s
 
 
 def test_what_is_a_workers_own(store: Store, stock: str, scratch: Path) -> None:
-    """Local values are there, but a restore does not learn which."""
+    """A restore knows which values are worker-local. Guards against values that are there and not used."""
     record = commit(
         store,
         stock,
@@ -155,7 +159,8 @@ def test_what_is_a_workers_own(store: Store, stock: str, scratch: Path) -> None:
 
 
 def test_damage_is_found_before_anything_is_restored(store: Store, stock: str, scratch: Path) -> None:
-    """A flipped bit is noticed by TensorFlow in the middle of a restore, or not at all."""
+    """Damage is found before anything is restored. Guards against a flipped bit that TensorFlow notices in the middle
+    of a restore, or not at all."""
     record = commit(store, stock)
     name = f"{record.prefix}.data-00000-of-00001"
     data = bytearray(store.read(name))
@@ -167,7 +172,8 @@ def test_damage_is_found_before_anything_is_restored(store: Store, stock: str, s
 
 @pytest.mark.parametrize("task", WORKERS)
 def test_damage_of_what_another_worker_needs(task: Task, tmp_path: Path, stock: str, scratch: Path) -> None:
-    """A worker condemns a checkpoint for an object that is none of its business, or restores without its own."""
+    """Damage of another worker's own data does not matter here. Guards against condemning a checkpoint for an object
+    that this worker does not need."""
     store = open_store(tmp_path / "run")
     record = commit(store, stock, per_worker={OTHER: tf.train.Checkpoint(position=tf.Variable(7))})
     (tmp_path / "run" / record.folder / "local" / f"{OTHER}.data-00000-of-00001").unlink()
@@ -179,7 +185,8 @@ def test_damage_of_what_another_worker_needs(task: Task, tmp_path: Path, stock: 
 
 
 def test_unreadable_is_not_damaged(stock: str, tmp_path: Path, scratch: Path) -> None:
-    """A checkpoint is condemned because the storage was away for a moment."""
+    """An unreadable object is not damaged. Guards against condemning a checkpoint because the storage was away for a
+    moment."""
     store = open_store(tmp_path / "run")
     record = commit(store, stock)
     with pytest.raises(StorageError):
@@ -190,7 +197,8 @@ def test_unreadable_is_not_damaged(stock: str, tmp_path: Path, scratch: Path) ->
 def test_where_it_is_kept(
     free: int, stock: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy on a disk that the host may not have; or a process that is killed for what it read."""
+    """What is read is kept in memory, or in files if memory is short. Guards against a copy on a disk that the host may
+    not have, and a process that is killed."""
     monkeypatch.setattr(staging, "available", lambda: free)
     store = new_store("memory", tmp_path)
     with stage(store, commit(store, stock), task=CHIEF, world=WORKERS) as staged:
@@ -205,7 +213,8 @@ def test_where_it_is_kept(
 def test_no_room_for_the_copy(
     free: int, stock: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full temporary folder is taken for damage of the checkpoint, or goes unnoticed."""
+    """A full temporary folder is a StorageError. Guards against taking it for damage of the checkpoint, or not noticing
+    it."""
     monkeypatch.setattr(staging, "available", lambda: free)
     store = new_store("memory", tmp_path)
     record = commit(store, stock)
@@ -219,7 +228,7 @@ def test_no_room_for_the_copy(
 
 
 def test_stock_checkpoint(stock: str, tmp_path: Path, scratch: Path) -> None:
-    """A directory that TensorFlow's manager wrote cannot be taken over."""
+    """A stock checkpoint is staged. Guards against a directory of TensorFlow's manager that cannot be taken over."""
     store = open_store(tmp_path / "stock")
     record = CheckpointRecord("ckpt-1", 1, 1.0, stock=True)
     with stage(store, record, task=CHIEF, world=[CHIEF]) as staged:
@@ -238,7 +247,8 @@ def _open_files(folder: Path) -> list[str]:
 
 
 def test_shards_that_nobody_has(tmp_path: Path, scratch: Path) -> None:
-    """An index that says that there are two thousand million shards takes all memory before anything is read."""
+    """An index with an absurd number of shards is damage. Guards against two thousand million shards that take all
+    memory."""
     store = open_store(tmp_path / "run")
     shards, data = 2**31 - 1, np.float32(7.0).tobytes()
     key, entry = full_record(A, 1, (), shard=0, offset=0, size=4, crc32c=mask(crc32c(data)))

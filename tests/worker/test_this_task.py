@@ -18,7 +18,8 @@ def tf_config(job: str, index: int, cluster: dict[str, list[str]] | None = None)
 
 
 def test_chief_and_workers_save_together() -> None:
-    """A task of another job is waited for, or the second worker takes itself for the chief."""
+    """Chief and workers save together. Guards against waiting for a task of another job, and a second worker that takes
+    itself for the chief."""
     place = parse_tf_config(tf_config("worker", 1))
     assert place.tasks == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
     assert (place.task, place.is_chief, place.alone, place.reader) == (Task("worker", 1), False, False, "")
@@ -27,7 +28,8 @@ def test_chief_and_workers_save_together() -> None:
 
 @pytest.mark.parametrize("job", ["evaluator", "input"])
 def test_who_has_no_part_in_saves_reads_alone(job: str) -> None:
-    """An evaluator cannot look at the run's checkpoints, or joins as a worker that nobody knows."""
+    """Other tasks only read. Guards against an evaluator that cannot look at checkpoints, or that joins as an unknown
+    worker."""
     place = parse_tf_config(tf_config(job, 0))
     assert place.reader == f"{job}-0"
     assert (place.task, place.cluster) == (ALONE.task, ALONE.cluster)
@@ -35,7 +37,8 @@ def test_who_has_no_part_in_saves_reads_alone(job: str) -> None:
 
 @pytest.mark.parametrize("job", ["chief", "worker", "ps"])
 def test_parameter_servers_are_refused(job: str) -> None:
-    """The chief waits ten minutes, in silence, for workers that run a `tf.distribute.Server` and never join."""
+    """A cluster with parameter servers is refused. Guards against a chief that silently waits ten minutes for workers
+    that run a `tf.distribute.Server` and never join."""
     cluster = CLUSTER | {"ps": ["e:1"]}
     with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* not those of parameter servers"):
         parse_tf_config(tf_config(job, 0, cluster))
@@ -45,11 +48,12 @@ def test_parameter_servers_are_refused(job: str) -> None:
 
 @pytest.mark.parametrize(("job", "index"), [("worker", 2), ("wroker", 0), ("chief", -1)])
 def test_a_task_that_the_cluster_does_not_have(job: str, index: int) -> None:
-    """A mistyped task trains alone, beside the others."""
+    """A task outside of its cluster is refused. Guards against a mistyped task that trains alone beside the others."""
     with pytest.raises(InvalidRequest, match=rf"this is {job}-{index}, which is not in its cluster"):
         parse_tf_config(tf_config(job, index))
 
 
 def test_no_cluster_is_a_world_of_one() -> None:
-    """What TensorFlow takes for a single process waits for others for ever."""
+    """Without a cluster the world is one worker. Guards against what TensorFlow takes for a single process, waiting for
+    others for ever."""
     assert parse_tf_config("{}") == parse_tf_config(tf_config("worker", 0, {})) == ALONE

@@ -188,7 +188,8 @@ def values(model: Any) -> list[Any]:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_nothing_is_left_out(kind: str, tmp_path: Path) -> None:
-    """TensorFlow leaves out seed generators, metrics, and what lists and dictionaries hold, without a word."""
+    """Everything in a model is in the checkpoint. Guards against TensorFlow leaving out seed generators, metrics, and
+    the contents of lists and dictionaries."""
     model = compiled(kind, 1)
     train(model)
     for marker, variable in enumerate(everything(model)):
@@ -205,7 +206,8 @@ def test_nothing_is_left_out(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("restored", ["unbuilt", "trained"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_resumed_is_bit_equal(kind: str, restored: str, tmp_path: Path) -> None:
-    """A resumed run draws other masks, or loses what its model builds after the restore."""
+    """A resumed run is bit-equal. Guards against other dropout masks, and losing what the model builds after the
+    restore."""
     model = compiled(kind, 1)
     train(model)
     saved = training_state(model).save(str(tmp_path / "ckpt"))
@@ -244,7 +246,8 @@ def precision(request: pytest.FixtureRequest) -> Iterator[None]:
     ids=["eager", "graph", "untraceable", "plain checkpoint"],
 )
 def test_a_model_is_built_by_its_first_step_after_the_restore(make: Any, whole: Any, loop: str, tmp_path: Path) -> None:
-    """Its weights stayed random, nobody said so, and training saved over the good checkpoints."""
+    """A model that its first step builds after the restore is restored. Guards against weights that silently stay
+    random, and saves over the good checkpoints."""
 
     def create(seed: int) -> tuple[Any, Any, Any]:
         keras.utils.set_random_seed(seed)
@@ -275,7 +278,8 @@ def test_a_model_is_built_by_its_first_step_after_the_restore(make: Any, whole: 
 
 
 def test_a_model_is_built_on_two_devices_after_the_restore(tmp_path: Path) -> None:
-    """Only the first device's values were restored; or none, where variables are made for several at once."""
+    """A model that is built on two devices after the restore is restored. Guards against restoring only the first
+    device's values, or none."""
     # Without collectives: where a model is built in the replicas' threads, these need not agree on their order.
     strategy = tf.distribute.MirroredStrategy(DEVICES, tf.distribute.ReductionToOneDevice())
 
@@ -300,7 +304,8 @@ def test_a_model_is_built_on_two_devices_after_the_restore(tmp_path: Path) -> No
 
 
 def test_custom_loop_goes_on(tmp_path: Path) -> None:
-    """The optimizer of a custom loop, or layers below another checkpoint, restore only in part, from a real folder."""
+    """A custom loop goes on from a real folder. Guards against an optimizer, or layers below another checkpoint, that
+    are restored only in part."""
 
     def create(seed: int) -> Any:
         keras.utils.set_random_seed(seed)
@@ -331,7 +336,8 @@ def test_custom_loop_goes_on(tmp_path: Path) -> None:
 
 
 def test_keys_of_equal_models_are_equal(tmp_path: Path) -> None:
-    """The second model of a process, whose layers have other names, cannot restore the first one's checkpoint."""
+    """Equal models have equal keys. Guards against a second model of a process that cannot restore the first one's
+    checkpoint."""
     keys = []
     for run in range(2):
         model = compiled("keras-contained", 1)
@@ -344,7 +350,7 @@ def test_keys_of_equal_models_are_equal(tmp_path: Path) -> None:
 
 
 def test_model_is_not_changed(tmp_path: Path) -> None:
-    """Keras takes what TensorFlow tracks for new weights of the layer."""
+    """The model itself is not changed. Guards against Keras taking what TensorFlow tracks for new weights."""
     model = compiled("keras-contained", 1)
     train(model)
     before = [[v.path for v in of] for of in (model.variables, model.trainable_variables, model.weights)]
@@ -353,7 +359,8 @@ def test_model_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_plain_checkpoint_of_the_model_reads_it(tmp_path: Path) -> None:
-    """Whoever has no Holdfast cannot get at the weights."""
+    """A plain checkpoint of the model reads the weights. Guards against weights that nobody without Holdfast
+    can get."""
     model = compiled("keras-functional", 1)
     train(model)
     saved = training_state(model).save(str(tmp_path / "ckpt"))
@@ -364,7 +371,7 @@ def test_plain_checkpoint_of_the_model_reads_it(tmp_path: Path) -> None:
 
 
 def test_model_that_is_not_compiled(tmp_path: Path) -> None:
-    """A model without optimizer raises, or saves nothing of itself."""
+    """A model without an optimizer is saved completely. Guards against an error, or a checkpoint without the model."""
     model = Contained()
     model(X)
     saved = training_state(model).save(str(tmp_path / "ckpt"))
@@ -377,7 +384,8 @@ def test_model_that_is_not_compiled(tmp_path: Path) -> None:
 
 
 def test_what_has_gone_on_is_not_set_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The next save gives a layer, which nobody saw being created and which has trained on, the value of the past."""
+    """A layer that has trained on is not set back later. Guards against a next save that gives it the outdated
+    value."""
 
     class Growing(keras.Model):
         def __init__(self) -> None:
@@ -399,7 +407,7 @@ def test_what_has_gone_on_is_not_set_back(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_draws_that_cannot_be_saved_are_told() -> None:
-    """Dropout of tf_keras draws from ops with a state of their own, so that a resumed run differs without a word."""
+    """tf_keras layers with stateful draws give a warning. Guards against a resumed run that silently differs."""
     tf_keras.backend.experimental.disable_tf_random_generator()
     model = sequential(tf_keras)
     with pytest.warns(UserWarning, match="enable_tf_random_generator"):
@@ -408,6 +416,6 @@ def test_draws_that_cannot_be_saved_are_told() -> None:
 
 @pytest.mark.parametrize("wrong", [None, "model", object()])
 def test_what_is_no_model(wrong: Any) -> None:
-    """A wrong argument surfaces at the first save, as an AttributeError of something internal."""
+    """Anything but a model is refused. Guards against an AttributeError of something internal at the first save."""
     with pytest.raises(InvalidRequest, match="Keras"):
         training_state(wrong)

@@ -65,7 +65,8 @@ def values(checkpoint: tf.train.Checkpoint) -> list[Any]:
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_tensorflow_restores_what_the_workers_wrote(workers: int, tmp_path: Path) -> None:
-    """The files are a stock checkpoint, whoever wrote which of them, slices included."""
+    """TensorFlow restores what the workers wrote, slices included. Guards against files that are a checkpoint only to
+    us."""
     checkpoint = state()
     checkpoint.save_counter.assign_add(1)
     snapshot = capture(checkpoint)
@@ -93,7 +94,8 @@ def test_tensorflow_restores_what_the_workers_wrote(workers: int, tmp_path: Path
 
 
 def test_worker_local_values_come_from_the_chief(tmp_path: Path) -> None:
-    """Under the stock key stands the chief's value, as TensorFlow would have it, and not whose part it fell into."""
+    """The stock key has the chief's value of a worker-local tensor. Guards against the value of the worker into whose
+    part it fell."""
     mine, chiefs = capture(state(seed=1)), capture(state(seed=0))
     position = next(p for p, t in enumerate(mine.tensors) if "/large/" in t.key)
     made = plan(mine.specs, 2, [position])
@@ -109,7 +111,8 @@ def test_worker_local_values_come_from_the_chief(tmp_path: Path) -> None:
 
 
 def test_a_workers_own_is_a_stock_checkpoint(tmp_path: Path) -> None:
-    """A worker's input position must be readable by TensorFlow's own restore, on a machine without Holdfast."""
+    """A worker's own bundle is a stock checkpoint. Guards against an input position that a machine without Holdfast
+    cannot read."""
     snapshot = capture(state())
     own = tf.train.Checkpoint(iterator=iter(tf.data.Dataset.range(100).shuffle(50, seed=3)), step=tf.Variable(5))
     for _ in range(10):
@@ -134,7 +137,7 @@ def test_a_workers_own_is_a_stock_checkpoint(tmp_path: Path) -> None:
 
 
 def test_distributed_variables_in_per_worker_are_refused() -> None:
-    """Their replicas would be kept under keys that nobody looks at."""
+    """Distributed variables in `per_worker` are refused. Guards against replicas under keys that nobody looks at."""
     snapshot = capture(state())
     per_worker = replace(snapshot, replicas=(replace(snapshot.tensors[0], key="x/.REPLICA/0"),))
     with pytest.raises(InvalidRequest, match=r"x/\.REPLICA/0"):
@@ -142,7 +145,8 @@ def test_distributed_variables_in_per_worker_are_refused() -> None:
 
 
 def test_the_index_vouches_for_every_slice(tmp_path: Path) -> None:
-    """TensorFlow's own check is all that stock readers have: a flipped bit anywhere must fail it."""
+    """TensorFlow finds a flipped bit in any slice. Guards against stock readers, which have only this check, that load
+    damage."""
     snapshot = capture(state())
     write(PosixStore(str(tmp_path)), snapshot, 8)
     prefix = tmp_path / PREFIX
@@ -167,7 +171,8 @@ def flip(path: str, offset: int) -> None:
 
 
 def test_progress_counts_every_byte_and_can_end_the_write(tmp_path: Path) -> None:
-    """Heartbeats tell bytes done; a save that was given up must not go on to fill the storage."""
+    """Progress counts every byte, and an error in it ends the write. Guards against a save that was given up and goes
+    on to fill the storage."""
     snapshot = capture(state())
     crcs = tensor_crcs(snapshot.tensors)
     counted: list[int] = []
@@ -183,7 +188,8 @@ def test_progress_counts_every_byte_and_can_end_the_write(tmp_path: Path) -> Non
 
 
 def test_an_object_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A failed save must say which object of which path."""
+    """An object that cannot be written is named with its path. Guards against a failed save that does not say what
+    failed."""
     snapshot = capture(state())
     store = PosixStore(str(tmp_path))
     write(store, snapshot, 1)
