@@ -10,7 +10,6 @@ from __future__ import annotations
 import dis
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from holdfast_storage.errors import InvalidRequest
 
-_NAME = re.compile(r"\w+")
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 _sound: set[Internals] = set()
 
@@ -31,14 +30,20 @@ class Internals:
     Attributes:
         library: the package that says which version it is.
         works_with: what pip is to install: all versions that are known to work.
-        names: each as `module:name`. The name may lead through classes, as `Class.attribute`, to what is found on the
-            class, or to what a method of the class sets on its objects. Of what is called, the parameters are given:
-            those before a `*` in this order, those after it by name. It must have these, and need no others.
+        table: lines of words: a module, or a `module:Class`, and names in it. Of a class, a name is what is found on
+            it, or what a method of it sets on its objects. What is called has parameters, `name(a,b)`: it has to take
+            these, in this order, and to need no others.
     """
 
     library: str
     works_with: str
-    names: tuple[str, ...]
+    table: str
+
+    @property
+    def names(self) -> list[str]:
+        """Each as `module:name` or `module:Class.name`, with its parameters."""
+        lines = [line.split() for line in self.table.splitlines() if line.strip()]
+        return [f"{where}{'.' if ':' in where else ':'}{name}" for where, *names in lines for name in names]
 
     def check(self) -> None:
         """Raises InvalidRequest unless every name is there, with these parameters. Looked for once in a process.
@@ -76,19 +81,14 @@ def _fault(name: str) -> str:
             is_set = isinstance(found, type) and any(_sets(method, attribute) for method in _methods(found))
             return "" if is_set else f"{path} (in {module})"
         owner, found = found, getattr(found, attribute)
-    is_method = isinstance(owner, type) and inspect.isfunction(inspect.getattr_static(owner, attribute))
-    if is_called and not _fits(list(inspect.signature(found).parameters.values())[is_method:], parameters):
-        return f"{path}({parameters}) (in {module} it is {path}{inspect.signature(found)})"
+    if is_called:
+        is_method = isinstance(owner, type) and inspect.isfunction(inspect.getattr_static(owner, attribute))
+        takes, wanted = list(inspect.signature(found).parameters.values())[is_method:], parameters.split(",")
+        others = [each for each in takes if each.name not in wanted]
+        needed = [each for each in others if each.default is each.empty and each.kind not in _ANY]
+        if needed or ",".join(each.name for each in takes if each.name in wanted) != parameters:
+            return f"{path}({parameters}) (in {module} it is {path}{inspect.signature(found)})"
     return ""
-
-
-def _fits(takes: list[inspect.Parameter], parameters: str) -> bool:
-    in_order, wanted = _NAME.findall(parameters.partition("*")[0]), _NAME.findall(parameters)
-    names = [each.name for each in takes]
-    if names[: len(in_order)] != in_order or not {*wanted} <= {*names}:
-        return False
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(each.name in wanted or each.default is not each.empty or each.kind in optional for each in takes)
 
 
 def _methods(found: type) -> Iterator[FunctionType]:

@@ -37,86 +37,53 @@ from holdfast_storage.layout import OBJECT_GRAPH_KEY
 
 _log = logging.getLogger("holdfast")
 
-_LOADS = "tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator"
-_POSITIONS = "tensorflow.python.checkpoint.restore:CheckpointPosition"
-_TRACKABLES = "tensorflow.python.trackable.base:Trackable"
-
 TENSORFLOW = Internals(
     "tensorflow",
     "tensorflow>=2.18,<2.22",
-    (
-        "tensorflow.core.protobuf.trackable_object_graph_pb2:TrackableObjectGraph",
-        "tensorflow.python.checkpoint.checkpoint:CheckpointLoadStatus._checkpoint",
-        f"{_LOADS}.deferred_slot_restorations",
-        f"{_LOADS}.dtype_map",
-        f"{_LOADS}.expect_partial",
-        f"{_LOADS}.matched_proto_ids",
-        f"{_LOADS}.object_by_proto_id",
-        f"{_LOADS}.object_graph_proto",
-        f"{_LOADS}.restore_saveables",
-        f"{_LOADS}.restore_uid",
-        f"{_LOADS}.slot_restorations",
-        f"{_LOADS}.unused_attributes",
-        f"{_POSITIONS}._restore_descendants(reader)",
-        f"{_POSITIONS}._single_restore()",
-        f"{_POSITIONS}.checkpoint",
-        f"{_POSITIONS}.restore_uid",
-        f"{_POSITIONS}.trackable",
-        f"{_POSITIONS}.value_tensors()",
-        f"{_TRACKABLES}._deferred_dependencies",
-        f"{_TRACKABLES}._maybe_initialize_trackable()",
-        f"{_TRACKABLES}._restore_from_tensors(restored_tensors)",
-        f"{_TRACKABLES}._serialize_to_tensors()",
-        f"{_TRACKABLES}._track_trackable(trackable, name, overwrite)",
-        f"{_TRACKABLES}._trackable_children(save_type)",
-        f"{_TRACKABLES}._update_uid",
-        "tensorflow.python.ops.io_ops:restore_v2(prefix, tensor_names, shape_and_slices, dtypes, name)",
-        "tensorflow.python.training.saving.saveable_object_util:saveable_objects_from_trackable(obj)",
-    ),
+    """
+    tensorflow.core.protobuf.trackable_object_graph_pb2 TrackableObjectGraph
+    tensorflow.python.checkpoint.checkpoint:CheckpointLoadStatus _checkpoint
+    tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator deferred_slot_restorations slot_restorations
+    tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator object_graph_proto object_by_proto_id
+    tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator matched_proto_ids unused_attributes
+    tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator dtype_map expect_partial restore_uid
+    tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
+    tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
+    tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
+    tensorflow.python.ops.io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
+    tensorflow.python.trackable.base:Trackable _deferred_dependencies _maybe_initialize_trackable() _update_uid
+    tensorflow.python.trackable.base:Trackable _track_trackable(trackable,name,overwrite)
+    tensorflow.python.trackable.base:Trackable _restore_from_tensors(restored_tensors) _serialize_to_tensors()
+    tensorflow.python.trackable.base:Trackable _trackable_children(save_type)
+    tensorflow.python.training.saving.saveable_object_util saveable_objects_from_trackable(obj)
+    """,
 )
 KERAS = Internals(
     "keras",
     "keras>=3.12,<3.16",
-    (
-        "keras.src.backend:AutocastScope(dtype)",
-        "keras.src.backend.common.variables:Variable._deferred_initialize()",
-        "keras.src.backend.common.variables:Variable._value",
-        "keras.src.layers.layer:Layer._flatten_layers(include_self)",
-        "keras.src.layers.layer:Layer._layers",
-        "keras.src.layers.layer:Layer._metrics",
-        "keras.src.layers.layer:Layer._non_trainable_variables",
-        "keras.src.layers.layer:Layer._seed_generators",
-        "keras.src.layers.layer:Layer._trainable_variables",
-        "keras.src.random.seed_generator:SeedGenerator.state",
-        "keras.src.trainers.compile_utils:CompileLoss.build",
-        "keras.src.trainers.compile_utils:CompileLoss.built",
-        "keras.src.trainers.compile_utils:CompileLoss.metrics",
-        "keras.src.trainers.compile_utils:CompileMetrics.build",
-        "keras.src.trainers.compile_utils:CompileMetrics.built",
-        "keras.src.trainers.compile_utils:CompileMetrics.metrics",
-        "keras.src.trainers.trainer:Trainer._compile_loss",
-        "keras.src.trainers.trainer:Trainer._compile_metrics",
-        "keras.src.trainers.trainer:Trainer._loss_tracker",
-        "keras.src.utils.tracking:DotNotTrackScope()",
-    ),
+    """
+    keras.src.backend AutocastScope(dtype)
+    keras.src.backend.common.variables:Variable _deferred_initialize() _value
+    keras.src.layers.layer:Layer _flatten_layers(include_self) _layers _metrics _seed_generators
+    keras.src.layers.layer:Layer _non_trainable_variables _trainable_variables
+    keras.src.random.seed_generator:SeedGenerator state
+    keras.src.trainers.compile_utils:CompileLoss build built metrics
+    keras.src.trainers.compile_utils:CompileMetrics build built metrics
+    keras.src.trainers.trainer:Trainer _compile_loss _compile_metrics _loss_tracker
+    keras.src.utils.tracking DotNotTrackScope()
+    """,
 )
 TF_KERAS = Internals(
     "tf_keras",
     "tf_keras>=2.18,<2.22",
-    (
-        "tf_keras.src.backend:RandomGenerator.RNG_LEGACY_STATEFUL",
-        "tf_keras.src.backend:RandomGenerator._rng_type",
-        "tf_keras.src.engine.base_layer:BaseRandomLayer._random_generator",
-        "tf_keras.src.engine.base_layer:Layer._flatten_layers(recursive, include_self)",
-        "tf_keras.src.engine.compile_utils:LossesContainer.build",
-        "tf_keras.src.engine.compile_utils:LossesContainer.built",
-        "tf_keras.src.engine.compile_utils:LossesContainer.metrics",
-        "tf_keras.src.engine.compile_utils:MetricsContainer.build",
-        "tf_keras.src.engine.compile_utils:MetricsContainer.built",
-        "tf_keras.src.engine.compile_utils:MetricsContainer.metrics",
-        "tf_keras.src.engine.training:Model.compiled_loss",
-        "tf_keras.src.engine.training:Model.compiled_metrics",
-    ),
+    """
+    tf_keras.src.backend:RandomGenerator RNG_LEGACY_STATEFUL _rng_type
+    tf_keras.src.engine.base_layer:BaseRandomLayer _random_generator
+    tf_keras.src.engine.base_layer:Layer _flatten_layers(recursive,include_self)
+    tf_keras.src.engine.compile_utils:LossesContainer build built metrics
+    tf_keras.src.engine.compile_utils:MetricsContainer build built metrics
+    tf_keras.src.engine.training:Model compiled_loss compiled_metrics
+    """,
 )
 TABLES = (TENSORFLOW, KERAS, TF_KERAS)
 
@@ -145,7 +112,7 @@ def check() -> None:
             try:
                 _try_restore()
             except Exception as error:
-                raise TENSORFLOW.refusal(f"a restore that was tried out failed, {error!r}") from error
+                raise TENSORFLOW.refusal(f"a restore that was tried out failed: {error!r}") from error
             _is_tried.set()
 
 
@@ -157,60 +124,58 @@ def check_names() -> None:
 
 
 def _try_restore() -> None:
-    """Restore two objects, one that is there and one that comes later; AssertionError if it is not as it should be."""
+    """Restore two objects, one that is there and one that comes later. Raises if something is not as it should be."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
     from tensorflow.python.trackable.base import Trackable
 
     class Probe(Trackable):  # type: ignore[misc]
         """No variable: where this is called in the scope of a strategy, that would be a distributed one."""
 
-        restored: Any = None
+        value = 0
 
         def _serialize_to_tensors(self) -> dict[str, Any]:
             return {VARIABLE_VALUE: tf.constant(0)}
 
         def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> None:
-            self.restored = restored_tensors[VARIABLE_VALUE]
+            self.value = int(restored_tensors[VARIABLE_VALUE])
 
-    names = ("now", "late")
+    keys = [f"now{VALUE_SUFFIX}", f"late{VALUE_SUFFIX}"]
     graph = TrackableObjectGraph()
     root = graph.nodes.add()
-    for number, name in enumerate(names, 1):
-        root.children.add(node_id=number, local_name=name)
-        graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=f"{name}{VALUE_SUFFIX}")
-    keys = [f"{name}{VALUE_SUFFIX}" for name in names]
+    for number, key in enumerate(keys, 1):
+        root.children.add(node_id=number, local_name=key.partition("/")[0])
+        graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=key)
     folder = f"ram://holdfast-{secrets.token_hex(8)}"
-    prefix = f"{folder}/probe"
-    now, late = Probe(), Probe()
+    prefix, now, late, told = f"{folder}/probe", Probe(), Probe(), list[Any]()
     _called.clear()
     with tf.device("CPU:0"):
-        saved, held = tf.constant(1), tf.constant(2)  # what lies in the files, and what is given instead
-        tf.raw_ops.SaveV2(
-            prefix=prefix,
-            tensor_names=[OBJECT_GRAPH_KEY, *keys],
-            shape_and_slices=[""] * 3,
-            tensors=[graph.SerializeToString(), saved, saved],
-        )
+        in_files, served = tf.constant(1), tf.constant(2)
+        names, tensors = [OBJECT_GRAPH_KEY, *keys], [graph.SerializeToString(), in_files, in_files]
+        tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * 3, tensors=tensors)
         try:
-            serve({prefix: dict.fromkeys(keys, held)})
+            serve({prefix: dict.fromkeys(keys, served)})
             checkpoint = tf.train.Checkpoint(now=now)
-            load = Load.of(checkpoint.read(prefix).expect_partial())
-            assert load is not None, "the load status is another one"
-            assert load.objects == {0: checkpoint, 1: now}, "the load status has not what was restored"
-            assert (load.is_spent, load.left_over) == (False, keys[1:]), "the load status has not what is left over"
-            assert load.is_waited_for_at(checkpoint), "what comes late is not waited for"
-            told: list[Any] = []
+            load = Load(checkpoint.read(prefix).expect_partial())
             load.on_restored(told.extend)
-            created = [each.value_tensors()[VARIABLE_VALUE] for each in waiting_at(checkpoint)["late"]]
+            reached, left = load.objects, load.left_over
+            is_waited_for = load.is_waited_for_at(checkpoint)
+            [created] = [int(each.value_tensors()[VARIABLE_VALUE]) for each in waiting_at(checkpoint)["late"]]
             checkpoint.late = late
-            assert (told, load.is_spent) == ([late], True), "restore_saveables is not called"
-            assert (load.has_reached(late), load.has_changed(late)) == (True, False), "_update_uid says something else"
-            for value in (now.restored, late.restored, *created):
-                assert value.numpy() == 2, "io_ops.restore_v2 is not called"
-            assert len(_called) == len(_STAND_INS), "CheckpointPosition restores in another way"
         finally:
             stop_serving([prefix])
             tf.io.gfile.rmtree(folder)
+    for what, found, expected in (
+        ("objects that were reached", reached, {0: checkpoint, 1: now}),
+        ("keys that were left over", left, keys[1:]),
+        ("whether these were waited for", is_waited_for, True),
+        ("what restore_saveables was called for", told, [late]),
+        ("whether all was restored then", load.is_spent, True),
+        ("_update_uid", (load.has_reached(late), load.has_changed(late)), (True, False)),
+        ("values by io_ops.restore_v2", (now.value, created, late.value), (2, 2, 2)),
+        ("methods of CheckpointPosition that were called", _called, _STAND_INS.keys()),
+    ):
+        if found != expected:
+            raise ValueError(f"{what}: {found} instead of {expected}")
 
 
 # -- what a load status knows --
