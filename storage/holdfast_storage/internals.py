@@ -11,9 +11,9 @@ import dis
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FunctionType
+from functools import cache
+from types import CodeType
 from typing import Any
 
 from holdfast_storage.errors import InvalidRequest
@@ -78,8 +78,7 @@ def _fault(name: str) -> str:
         return f"{path} (there is no {module})"
     for attribute in path.split("."):
         if not hasattr(found, attribute):
-            is_set = isinstance(found, type) and any(_sets(method, attribute) for method in _methods(found))
-            return "" if is_set else f"{path} (in {module})"
+            return "" if isinstance(found, type) and _sets(found, attribute) else f"{path} (in {module})"
         owner, found = found, getattr(found, attribute)
     if is_called:
         is_method = isinstance(owner, type) and inspect.isfunction(inspect.getattr_static(owner, attribute))
@@ -91,13 +90,14 @@ def _fault(name: str) -> str:
     return ""
 
 
-def _methods(found: type) -> Iterator[FunctionType]:
-    for each in found.__mro__:
-        yield from filter(inspect.isfunction, vars(each).values())
+def _sets(found: type, attribute: str) -> bool:
+    """Whether a method of a class sets an attribute."""
+    methods = [
+        inspect.unwrap(each) for kind in found.__mro__ for each in vars(kind).values() if inspect.isfunction(each)
+    ]
+    return any(attribute in each.__code__.co_names and attribute in _set_by(each.__code__) for each in methods)
 
 
-def _sets(method: FunctionType, attribute: str) -> bool:
-    code = inspect.unwrap(method).__code__
-    return attribute in code.co_names and any(
-        each.opname == "STORE_ATTR" and each.argval == attribute for each in dis.get_instructions(code)
-    )
+@cache
+def _set_by(code: CodeType) -> frozenset[str]:
+    return frozenset(each.argval for each in dis.get_instructions(code) if each.opname == "STORE_ATTR")
