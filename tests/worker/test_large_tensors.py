@@ -195,15 +195,18 @@ def test_variables_created_later(store: Store, tmp_path: Path) -> None:
     or stay in memory although there are files."""
     saved = tf.train.Checkpoint(a=tf.Variable(np.arange(1000.0)), b=tf.Variable(np.ones(1000)))
     record = commit(store, str(saved.save(str(tmp_path / "stock" / "ckpt"))))
+    tensorflows_own = io_ops.restore_v2
     checkpoint = tf.train.Checkpoint(a=tf.Variable(np.zeros(1000)))
     with staged(store, record) as found:
         status = apply(checkpoint, None, found)
         assert (found.prefix in door._served) == (not isinstance(store, PosixStore))
+        assert (io_ops.restore_v2 is door.restore_v2) == (not isinstance(store, PosixStore))
         store.delete_folder(record.folder)
         checkpoint.b = tf.Variable(np.zeros(1000))
         status.assert_consumed()
         found.tidy()
         assert door._served == {}, "nothing waits any more"
+        assert io_ops.restore_v2 is tensorflows_own
     np.testing.assert_array_equal(checkpoint.a, np.arange(1000.0))
     np.testing.assert_array_equal(checkpoint.b, np.ones(1000))
 

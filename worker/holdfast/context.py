@@ -54,7 +54,7 @@ def check_eager(call: str) -> None:
 
 
 def check_internals(checkpoint: Any) -> None:
-    """Raises InvalidRequest if TensorFlow, or Keras, is none of the versions that can be worked with."""
+    """Raise InvalidRequest if the internals of TensorFlow or Keras are not those that a restore relies on."""
     tf = sys.modules.get("tensorflow")
     if tf is not None and isinstance(checkpoint, tf.train.Checkpoint):
         from holdfast.tensorflow_internals import check

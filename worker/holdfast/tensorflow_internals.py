@@ -100,10 +100,12 @@ _called: set[str] = set()  # what TensorFlow has called of what stands for a met
 
 
 def check() -> None:
-    """Raises InvalidRequest unless TensorFlow, and each Keras that is imported, is as it is used here.
+    """Check that TensorFlow, and each Keras that is imported, is as it is used here.
 
-    What has its old name is not always called any more, so a restore of two numbers is tried out as well. All this is
-    done once, in a few milliseconds. From then on, variables of Keras 3 are restored as is said above.
+    A function may still be there and not be called any more, so a restore of two numbers is tried out as well. All this
+    is done once in a process, in a few milliseconds. From then on, variables of Keras 3 are restored as is said above.
+
+    Raises InvalidRequest, which says what is missing and which versions work, before anything has changed.
     """
     check_names()
     with _lock, tf.init_scope():
@@ -117,7 +119,7 @@ def check() -> None:
 
 
 def check_names() -> None:
-    """The part of `check` for which TensorFlow computes nothing."""
+    """Do what of `check` can be done without any operation of TensorFlow's."""
     for table in TABLES:
         if table.library in sys.modules:
             table.check()
@@ -286,7 +288,7 @@ class AskedCheckpoint(tf.train.Checkpoint):  # type: ignore[misc]
 
 
 def object_graph(serialized: bytes) -> Any:
-    """The proto of it."""
+    """Parse the object graph of a checkpoint."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
     return TrackableObjectGraph.FromString(serialized)
