@@ -1,1 +1,1 @@
-"""The coordinator: a state machine without I/O (`core`), and what drives it."""
+"""The coordinator: a state machine without I/O (`core`), and the code that drives it."""

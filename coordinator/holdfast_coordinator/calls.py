@@ -1,4 +1,4 @@
-"""The calls of the protocol, message in, message out: decode, submit, encode."""
+"""The calls of the protocol, from message to message: decode, submit, encode."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 class Calls:
-    """The coordinator's calls. All raise Refused."""
+    """The coordinator's calls. Each of them may raise Refused."""
 
     def __init__(self, runs: ServedRuns) -> None:
         self._runs = runs
@@ -53,7 +53,7 @@ class Calls:
         return wire.join_reply(answer, self._runs.leader.id)
 
     async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncGenerator[pb.Notice, None]:
-        """Present from the first heartbeat until the stream ends; yields what concerns the worker."""
+        """Keep a worker present from its first heartbeat until the stream ends, and yield notices for it."""
         iterator = aiter(beats)
         first = await anext(iterator, None)
         if first is None:
@@ -146,7 +146,7 @@ class Calls:
         return pb.LeaveReply()
 
     def _run(self, caller: pb.Caller) -> Driver:
-        """The caller's run; only a join opens one."""
+        """Return the driver of the caller's run. Only a join opens a run."""
         run = self._runs.find(caller.run)
         if run is None:
             raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))

@@ -1,7 +1,7 @@
-"""What a call must be like before the state machine sees it.
+"""Checks of a call before the state machine sees it.
 
-Whatever is not is refused with the worker and the field by name, and nothing has happened: it comes from another
-version of Holdfast, from a mistake, or from somebody who is no worker at all. All raise InvalidRequest.
+A call that fails them is refused with the names of the worker and the field, and has no effect. It comes from another
+version of Holdfast, from a mistake, or from somebody who is not a worker. All checks raise InvalidRequest.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def check_attendance(beat: pb.Heartbeat) -> None:
 
 
 def _check_caller(caller: pb.Caller) -> str:
-    """The worker's name."""
+    """Check the caller, and return the worker's name."""
     who = str(_task(caller.task))
     if not caller.run.startswith("/") and "://" not in caller.run:
         raise _wrong(who, "run", f"is {caller.run!r}: it must be an absolute path or a URL")
@@ -97,7 +97,7 @@ def _task(name: str) -> Task:
 
 
 def _check_members(who: str, request: pb.JoinRequest) -> None:
-    """They are what its world is made of, where the log does not know that world."""
+    """Check the members of a world that the log does not know."""
     members = [(_task(m.task), m.incarnation) for m in request.members]
     cluster: Cluster = tuple((job.type, tuple(job.addresses)) for job in request.cluster)
     if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
@@ -109,7 +109,7 @@ def _check_members(who: str, request: pb.JoinRequest) -> None:
 
 
 def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
-    """What both of them say of a save; the worker's name."""
+    """Check what votes and reports have in common, and return the worker's name."""
     who = _check_caller(message.caller)
     _check_ordinal(who, message.ordinal)
     _check_seconds(who, "timeout_s", message.timeout_s)

@@ -1,6 +1,6 @@
-"""Drives one run's state machine: the clock, the storage, and the calls that wait for an answer.
+"""Drives one run's state machine: with the clock, the storage, and the calls that wait for an answer.
 
-Everything here runs on one asyncio loop; blocking I/O goes to threads, and its result comes back as an event.
+Everything here runs on one asyncio loop. Blocking I/O runs in threads, and its result comes back as an event.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from .threads import DaemonThreads
 log = logging.getLogger("holdfast.coordinator")
 
 TICK = 0.5
-"""Seconds between looks at the deadlines."""
+"""Seconds between checks of the deadlines."""
 
 STORAGE_THREADS = 8
 UPKEEP_THREADS = 4
 VERIFY_THREADS = 2
 
 DESERTED_FOR = 60.0
-"""Seconds without anybody after which a run is given up: who comes back meets a coordinator as if restarted."""
+"""Seconds without any worker after which a run is closed. Who comes later meets a coordinator as if restarted."""
 
 PUBLISH_FOR = 10.0
-"""Seconds for which the creation of one log entry is tried before the machine is asked what to do."""
+"""Seconds for which creating one log entry is tried before the machine is asked what to do."""
 
 
 Listener = Callable[[fx.Notify], None]
 
 
 class Refused(Exception):
-    """The machine's answer to a call is no."""
+    """The machine has refused a call."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -64,12 +64,12 @@ class Refused(Exception):
 
 
 class Driver:
-    """One run at work.
+    """The driver of one run.
 
-    process: the coordinator process that it is in.
-    number: of this driver among those of that process: an earlier one of the same run is somebody else, whose entries
-        of the log are not taken for its own.
-    deserted: called, once and again, when nobody has been there for so long that it should be closed.
+    process: the id of the coordinator process.
+    number: the number of this driver in the process. An earlier driver of the same run counts as somebody else, whose
+        log entries are not this one's own.
+    deserted: is called, repeatedly, when nobody has been there for so long that the driver should be closed.
     """
 
     def __init__(self, store: Store, process: Leader, number: int, deserted: Callable[[Driver], None]) -> None:
@@ -94,7 +94,7 @@ class Driver:
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
     async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
-        """Make a call and wait for its answer. Raises Refused."""
+        """Hand the machine a call and wait for its answer. Raises Refused."""
         request = next(self._requests)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[request] = future
@@ -108,16 +108,16 @@ class Driver:
             del self._waiting[request]
 
     def tell(self, event: ev.Event) -> None:
-        """Hand the machine an event and begin what it wants done."""
+        """Hand the machine an event and start its effects."""
         for effect in self.machine.handle(event, Now(time.monotonic(), time.time())):
             self._EFFECTS[type(effect)](self, effect)
 
     @contextmanager
     def listening(self, caller: Caller, listener: Listener) -> Iterator[None]:
-        """Call `listener` with what concerns a worker.
+        """Call `listener` with the notices for a worker.
 
-        A worker that has lost its connection comes back on a new one before the old one is known to be dead: each has
-        a listener of its own for as long as it lasts.
+        A worker that has lost its connection may come back on a new one before the old one is known to be dead. Each
+        connection has its own listener for as long as it lasts.
         """
         listeners = self._listeners.setdefault(caller, [])
         listeners.append(listener)
@@ -129,7 +129,7 @@ class Driver:
                 self._listeners.pop(caller, None)
 
     async def settle(self, patience: float) -> None:
-        """Wait, for so many seconds, until nothing is going on."""
+        """Wait for up to `patience` seconds until nothing is going on."""
         end = time.monotonic() + patience
         while (self.machine.busy or self._effects) and time.monotonic() < end:
             await asyncio.sleep(0.02)
@@ -258,7 +258,7 @@ class Driver:
         self._start(write())
 
     def _write_state_file_now(self, number: int, state: LogState) -> tuple[int, str]:
-        """Number of the entry that it was written after, and the newest checkpoint that it names, if that is known."""
+        """Return the entry after which the file was written, and the newest checkpoint that it names, if known."""
         following = self._log.read(number + 1)
         if following and following.state.leader and following.state.leader.id != self.machine.leader.id:
             return following.number, ""  # it is a newer leader's to write, and may have been long ago
@@ -320,7 +320,7 @@ class Driver:
         return Failure.of(error, self._named(error) if isinstance(error, HoldfastError) else "")
 
     def _named(self, reason: object) -> str:
-        """Who says it: a worker whose own credentials and network are good looks for the fault elsewhere."""
+        """Name the coordinator in a reason, so that nobody looks for the fault in a worker's credentials or network."""
         address = self.machine.leader.address
         return f"the coordinator at {address}: {reason}" if address else str(reason)
 

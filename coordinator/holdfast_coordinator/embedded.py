@@ -1,4 +1,4 @@
-"""A coordinator inside a training process: one for all its managers, on a thread of its own."""
+"""A coordinator inside a training process: one for all its managers, on its own thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_WITHIN = 30.0
 
 
 class Embedded:
-    """Use `acquire()` and `release()`: it runs as long as somebody holds it."""
+    """The embedded coordinator. It runs between the first `acquire()` and the last `release()`."""
 
     _shared: ClassVar[dict[str, Embedded]] = {}  # by host
     _lock = threading.Lock()
@@ -46,10 +46,10 @@ class Embedded:
 
     @classmethod
     def acquire(cls, host: str) -> Embedded:
-        """The coordinator of this process, listening on `host`; started if there is none.
+        """Return the coordinator of this process, which listens on `host`. Start it if there is none.
 
-        Raises InvalidRequest in a process that was forked from one with a coordinator at work: gRPC's server, which
-        that one has begun, works on threads that a fork does not have.
+        Raises InvalidRequest in a fork of a process with a running coordinator: gRPC's server works on threads that a
+        fork does not have.
         """
         if cls._inherited:
             raise InvalidRequest(
@@ -63,7 +63,7 @@ class Embedded:
             return cls._shared[host]
 
     def release(self, patience: float) -> None:
-        """Give it back; the last holder ends it, waiting so many seconds for what is going on."""
+        """Give the coordinator back. The last holder ends it, after up to `patience` seconds for what is going on."""
         with self._lock:
             self._holders -= 1
             if self._holders:
@@ -77,7 +77,7 @@ class Embedded:
             self._end()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
-        """Run something on the coordinator's loop and wait for it. TimeoutError after so many seconds."""
+        """Run a coroutine on the coordinator's loop and wait for it, up to `timeout` seconds."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout)
@@ -86,7 +86,7 @@ class Embedded:
             raise TimeoutError from None
 
     async def _live(self, begun: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
-        """Until `_end()`. What is still under way is cancelled then."""
+        """Run until `_end()`. What is still going on then is cancelled."""
         self._ended = asyncio.Event()
         begun.set_result(asyncio.get_running_loop())
         await self._ended.wait()
@@ -97,7 +97,7 @@ class Embedded:
 
 
 def _start_anew() -> None:
-    """In a forked process: the parent's coordinator lives on a thread that is not here."""
+    """Forget, in a fork, the parent's coordinator: its thread does not exist here."""
     Embedded._inherited |= bool(Embedded._shared)
     Embedded._shared = {}
     Embedded._lock = threading.Lock()

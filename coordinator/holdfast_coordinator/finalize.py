@@ -1,7 +1,7 @@
-"""The last steps before a commit: index, manifest, and every object seen.
+"""The last steps before a commit: write index and manifest, and see every object.
 
-All bytes of both files follow from what the workers reported, and both are created exclusively: whichever coordinator
-process does it, or both of an old one and its successor, the same bytes stand under the name, once.
+All bytes of both files follow from the workers' reports, and both are created exclusively. So whichever coordinator
+process writes them, or an old one and its successor both do, one object with the same bytes stands there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .core.effects import Finalize
 from .core.events import Finalized
 
 STATS = 8
-"""Objects looked at at a time."""
+"""The number of objects to look at at the same time."""
 
 _DEEPEST = 100  # levels of the user's own JSON: whoever reads a manifest has a stack, too
 
@@ -44,7 +44,7 @@ _DESCRIPTION: dict[str, type | UnionType] = {
 
 @dataclass(slots=True)
 class Payload:
-    """What a worker reports beside what the core looks at."""
+    """The part of a worker's report that the core does not read."""
 
     num_shards: int
     description: str = ""  # JSON, of the chief alone
@@ -53,7 +53,7 @@ class Payload:
 
 
 def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finalized:
-    """Write index and manifest durably and see every object at its size, waiting for those that are seen late.
+    """Write index and manifest durably, and check that every object has its size. Wait for objects that are seen late.
 
     Raises a HoldfastError that names the worker whose part is wrong or missing.
     """
@@ -98,7 +98,7 @@ def _finalize(store: Store, effect: Finalize, prefix: str, wait: Wait) -> int:
 
 
 def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) -> list[int]:
-    """Bytes of each data object that the index will speak of. InvalidRequest unless all of them were reported, once."""
+    """Return the bytes of each data object of the index. InvalidRequest unless each was reported exactly once."""
     by_name: dict[str, ObjectRecord] = {}
     for each in objects:
         other = by_name.setdefault(each.name, each)
@@ -116,7 +116,7 @@ def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) ->
 
 
 def _description(chief: Task, text: str) -> dict[str, Any]:
-    """The fields of a manifest that the chief alone knows."""
+    """Decode the fields of a manifest that only the chief knows."""
     try:
         fields = json.loads(text)
         description = {name: fields[name] for name in _DESCRIPTION}
@@ -134,7 +134,7 @@ def _description(chief: Task, text: str) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    """How deep JSON nests; without recursion, which has a limit of its own."""
+    """Return how deep JSON nests, without recursion, which has a limit of its own."""
     depth, level = 0, [value]
     while level:
         level = [
@@ -152,13 +152,13 @@ def _not_a_save(task: Task, what: str) -> InvalidRequest:
 
 
 def payload(value: object) -> Payload:
-    """The core hands it on unread, as an object."""
+    """Return the payload, which the core passes on unread, as an object."""
     assert isinstance(value, Payload)
     return value
 
 
 def _create(store: Store, name: str, data: bytes) -> None:
-    """Exclusive, and content with finding the very same bytes: an earlier process of this coordinator wrote them."""
+    """Create an object exclusively. The same bytes are fine: an earlier process of this coordinator wrote them."""
     if not store.create(name, data) and read_there(store, name) != data:
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 

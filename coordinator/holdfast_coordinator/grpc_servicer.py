@@ -1,4 +1,4 @@
-"""The service over gRPC: a refusal becomes a status, with the failure in the trailing metadata."""
+"""The gRPC service. A refusal becomes a status, with the failure in the trailing metadata."""
 
 from __future__ import annotations
 

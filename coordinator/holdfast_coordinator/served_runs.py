@@ -1,4 +1,4 @@
-"""The runs of one coordinator process, each opened when its first worker calls."""
+"""The runs of one coordinator process. Each is opened when its first worker calls."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OPENING_THREADS = 64
 
 
 class ServedRuns:
-    """By run directory. With a root, only directories at or below it.
+    """The drivers of all runs, by run directory. With a root, only directories at or below it are served.
 
-    A run that everybody has left is closed after a while, and opened anew for whoever joins it next.
+    A run that everybody has left is closed after a while, and opened anew when somebody joins it.
     """
 
     def __init__(self, leader: Leader, root: str = "") -> None:
@@ -39,20 +39,20 @@ class ServedRuns:
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
     def adopt(self, store: Store) -> None:
-        """Use a run directory that this process has open: its options, which never travel, and its connections."""
+        """Use a store that this process has open, with its connections and its options, which are never sent."""
         self._adopted[store.url] = store
 
     def find(self, url: str) -> Driver | None:
-        """A run that a worker has called for, by that URL or by the one in `urls`."""
+        """Return the driver of an open run, by the worker's URL or by the one in `urls`."""
         return self._drivers.get(self._directories.get(url, url))
 
     @property
     def urls(self) -> list[str]:
-        """The runs that workers have called for, and not left long ago."""
+        """The URLs of the open runs."""
         return sorted(self._drivers)
 
     async def get(self, url: str) -> Driver:
-        """The run, opened if need be. Raises Refused."""
+        """Return the driver of a run, which is opened if necessary. Raises Refused."""
         driver = self.find(url)
         if driver is None:
             try:
@@ -108,7 +108,7 @@ class ServedRuns:
         return directory
 
     async def settle(self, patience: float) -> None:
-        """Wait, for so many seconds, until nothing is going on in any of them."""
+        """Wait for up to `patience` seconds until nothing is going on in any run."""
         await asyncio.gather(*(driver.settle(patience) for driver in self._drivers.values()))
 
     async def close(self) -> None:

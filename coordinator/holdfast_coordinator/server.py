@@ -29,10 +29,10 @@ log = logging.getLogger("holdfast.coordinator")
 SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
 CLOSE_PATIENCE = 60.0
 GRACE = 0.5
-"""Seconds for answers that are on their way when the server ends."""
+"""Seconds for answers that are being sent when the server ends."""
 
 LINGER = 1.0
-"""Seconds, many times what it takes, for gRPC to let go of the calls that it has ended."""
+"""Seconds for gRPC to let go of the calls that it has ended: many times what it needs."""
 
 OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -50,7 +50,7 @@ OPTIONS = [
 
 
 class Server:
-    """Lives on the running asyncio loop."""
+    """A gRPC server on the running asyncio loop."""
 
     def __init__(self, root: str = "") -> None:
         self._root = root
@@ -58,9 +58,9 @@ class Server:
         self._health = health.aio.HealthServicer()
 
     async def start(self, listen: str, advertise: str = "") -> None:
-        """Listen on HOST:PORT; port 0 takes a free one. InvalidRequest if that is not possible.
+        """Listen on HOST:PORT; port 0 takes a free port. Raises InvalidRequest if that is not possible.
 
-        advertise: HOST:PORT under which others reach it; empty: where it listens, or this host's name for all hosts.
+        advertise: the HOST:PORT at which others reach it. Empty: where it listens, or this host's name for all hosts.
         """
         server = self._server = grpc.aio.server(options=OPTIONS)
         host = listen.rpartition(":")[0]
@@ -83,7 +83,7 @@ class Server:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
-        """Finish what is going on, for so many seconds, then end."""
+        """Wait for up to `patience` seconds for what is going on, then end."""
         await self._health.enter_graceful_shutdown()
         await self.runs.settle(patience)
         if self._server:

@@ -1,4 +1,4 @@
-"""Threads for calls to a storage that may never come back."""
+"""Threads for calls to a storage that may never return."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
 IDLE_FOR = 30.0
-"""Seconds after which a thread without work ends: a coordinator of weeks has met many runs."""
+"""Seconds after which a thread without work ends: a coordinator may run for weeks and meet many runs."""
 
 
 class DaemonThreads(Executor):
-    """At most so many threads, each started when it is needed and ended when it no longer is.
+    """A limited number of threads, each started when it is needed and ended when it is not.
 
-    Unlike a `ThreadPoolExecutor`'s, they keep no process alive: one that hangs in a call to a dead mount would, for
-    ever. So `shutdown` does not wait, and whoever wants a result waits for its future.
+    Unlike those of a `ThreadPoolExecutor`, they keep no process alive: a thread that hangs in a call to a dead mount
+    would do so for ever. So `shutdown` does not wait; wait for a future to get its result.
 
-    Where the host can start no more threads, a job waits for those that there are. If there are none, `submit` raises
-    RuntimeError, and the next one tries again. A forked child has no threads, and gets a RuntimeError as well.
+    If the host cannot start more threads, a job waits for the existing ones. If there are none, `submit` raises
+    RuntimeError, and the next one tries again. A fork has no threads and gets a RuntimeError as well.
     """
 
     # All of it is under the one lock of `_changed`, so that jobs and threads cannot lose sight of each other: while
@@ -57,7 +57,7 @@ class DaemonThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Take no more work; what has not begun is dropped if asked to."""
+        """Take no more work. With `cancel_futures`, drop what has not begun."""
         dropped: list[_Job] = []
         with self._changed:
             self._ended = True
@@ -69,7 +69,7 @@ class DaemonThreads(Executor):
             future.cancel()
 
     def _begin(self) -> None:
-        """Start a thread for the job that came last."""
+        """Start a thread for the last job."""
         self._threads += 1
         try:
             threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
@@ -90,7 +90,7 @@ class DaemonThreads(Executor):
             del job, future, call  # or the last result lives until the next job
 
     def _next(self) -> _Job | None:
-        """A job; None when this thread is to end, which it has done as far as anybody here is concerned."""
+        """Return a job, or None if this thread should end; it counts as ended then."""
         with self._changed:
             waited = False
             while not self._jobs:

@@ -1,4 +1,4 @@
-"""Between the messages of the protocol and the values of the core. No decisions."""
+"""Translates between the protocol's messages and the core's values. Makes no decisions."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
 
 
 def failure(message: pb.Failure) -> Failure:
-    """Of a worker that could not do its part. What only the coordinator can know is not taken from it."""
+    """Decode the failure of a worker's part, without what only the coordinator can know."""
     kind = Kind.STORAGE if message.kind == Kind.STORAGE.value else Kind.SAVE_FAILED
     return Failure(kind, message.message[:LONGEST_REASON], message.phase, object=message.object)
 
 
 def heartbeat(caller: v.Caller, message: pb.Heartbeat) -> ev.Heartbeat:
-    """For people to read, and believed as far as that goes. The stream's own caller counts."""
+    """Decode a heartbeat, which is only shown to people. The caller is the stream's, not the message's."""
     step, done, total = (max(0, number) for number in (message.step, message.bytes_done, message.bytes_total))
     return ev.Heartbeat(caller, message.phase[:LONGEST_PHASE], step, done, total)
 
@@ -155,7 +155,7 @@ def status_reply(answer: v.Answer, run: str, coordinator: Leader) -> pb.StatusRe
 
 
 def log_status(state: LogState, entry: int) -> pb.LogStatus:
-    """What a log says. `entry`: the number of the one that says it, negative where there is none yet."""
+    """Describe a log's state. `entry` is the number of its last entry, negative if there is none yet."""
     newest = state.restorable[-1] if state.restorable else None
     return pb.LogStatus(
         entry=entry if entry >= 0 else None,
