@@ -12,8 +12,9 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from holdfast_protos.client import ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -53,6 +54,14 @@ PUBLISH_FOR = 10.0
 
 
 Listener = Callable[[fx.Notify], None]
+T = TypeVar("T")
+
+CAUSE: ContextVar[str] = ContextVar("cause", default="")
+"""What led to what is being done: the event that came in from outside, such as `vote-17`.
+
+It goes with the effects of that event, into threads as well, and back with their results. Log lines name it, and so do
+those errors that workers are told and that this log says more about.
+"""
 
 
 class Refused(Exception):
@@ -85,6 +94,7 @@ class Driver:
         # And these apart from both: restores wait for what is read back, and deletions may take for ever.
         self._verify_threads = DaemonThreads(VERIFY_THREADS, "holdfast-verify")
         self._requests = itertools.count(1)
+        self._events = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
         self._effects: set[asyncio.Task[None]] = set()
@@ -108,6 +118,14 @@ class Driver:
             del self._waiting[request]
 
     def tell(self, event: ev.Event) -> None:
+        """Hand the machine an event from outside: the cause of all that follows from it."""
+        before = CAUSE.set(f"{type(event).__name__.lower()}-{next(self._events)}")
+        try:
+            self._take(event)
+        finally:
+            CAUSE.reset(before)
+
+    def _take(self, event: ev.Event) -> None:
         """Hand the machine an event and start its effects."""
         for effect in self.machine.handle(event, Now(time.monotonic(), time.time())):
             self._EFFECTS[type(effect)](self, effect)
@@ -174,7 +192,7 @@ class Driver:
             listener(effect)
 
     def _remark(self, effect: fx.Remark) -> None:
-        log.warning("%s: %s", self.store.url, effect.text)
+        log.warning("%s: %s", self._here, effect.text)
 
     def _read_log(self, _: fx.ReadLog) -> None:
         self._in_thread(self._read_log_now, lambda error: ev.LogRead(None, failure=self._failure(error)))
@@ -190,35 +208,32 @@ class Driver:
         return ev.LogRead(replace(found, state=state))
 
     def _append(self, effect: fx.Append) -> None:
-        def publish() -> ev.Appended:
-            match self._log.publish(effect.entry, PUBLISH_FOR):
-                case Published():
-                    log.info(
-                        "%s: log entry %d: %s %s",
-                        self.store.url,
-                        effect.entry.number,
-                        effect.entry.kind,
-                        effect.entry.note,
-                    )
-                    return ev.Appended(effect.entry)
-                case LostRace(entry):
-                    return ev.Appended(effect.entry, taken_by=entry)
-                case NotPublished(reason):
-                    return ev.Appended(effect.entry, refused=self._named(reason))
-                case Unknown(reason):
-                    return ev.Appended(effect.entry, unknown=self._named(reason))
+        entry = effect.entry
 
-        self._in_thread(publish, lambda error: ev.Appended(effect.entry, unknown=self._named(error)))
+        def publish() -> ev.Appended:
+            match self._log.publish(entry, PUBLISH_FOR):
+                case Published():
+                    log.info("%s: log entry %d: %s %s", self._here, entry.number, entry.kind, entry.note)
+                    return ev.Appended(entry)
+                case LostRace(stands):
+                    return ev.Appended(entry, taken_by=stands)
+                case NotPublished(reason):
+                    log.warning("%s: log entry %d was refused: %s", self._here, entry.number, reason)
+                    return ev.Appended(entry, refused=self._named(reason))
+                case Unknown(reason):
+                    log.warning("%s: log entry %d may be there or not: %s", self._here, entry.number, reason)
+                    return ev.Appended(entry, unknown=self._named(reason))
+
+        self._in_thread(publish, lambda error: ev.Appended(entry, unknown=self._named(error)))
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:
             status = pb.StatusReply()
             if not is_of_another_host(effect.address, effect.host):
                 try:
-                    loop = asyncio.get_running_loop()
-                    status = await loop.run_in_executor(self._threads, ask, effect.address, self.store.url)
+                    status = await self._threaded(lambda: ask(effect.address, self.store.url), self._threads)
                 except Exception as error:  # such as an address that is none
-                    log.info("%s: nobody answers at %s: %s", self.store.url, effect.address, error)
+                    log.info("%s: nobody answers at %s: %s", self._here, effect.address, error)
             # It may be serving another world by now, which does not lead.
             living = [w.worker for w in status.run.workers if w.alive and status.run.generation == effect.generation]
             if status.coordinator == self._process:
@@ -226,7 +241,7 @@ class Driver:
                 state = self.machine.ledger.state
                 world = self.machine.worlds.get(state.generation.id) if state and state.generation else None
                 living = list(map(str, world.living(time.monotonic()))) if world else []
-            self.tell(ev.Probed(effect.address, ", ".join(living)))
+            self._take(ev.Probed(effect.address, ", ".join(living)))
 
         self._start(probe())
 
@@ -246,14 +261,14 @@ class Driver:
             async with self._state_file_lock:
                 if effect.number >= self._state_file[0]:
                     try:
-                        self._state_file = await asyncio.get_running_loop().run_in_executor(
-                            self._threads, self._write_state_file_now, effect.number, effect.state
+                        self._state_file = await self._threaded(
+                            lambda: self._write_state_file_now(effect.number, effect.state), self._threads
                         )
                     except Exception as error:
                         # Derived, and written again at the next commit: the checkpoint itself stands.
-                        log.warning("TensorFlow's state file could not be written: %s", error)
+                        log.warning("%s: TensorFlow's state file could not be written: %s", self._here, error)
                         self._state_file = self._state_file[0], ""
-            self.tell(ev.StateFileWritten(effect.number, self._state_file[1]))
+            self._take(ev.StateFileWritten(effect.number, self._state_file[1]))
 
         self._start(write())
 
@@ -277,7 +292,7 @@ class Driver:
         def verify() -> ev.ReadBack:
             report = verify_checkpoint(self.store, effect.record, wait=Wait(since=effect.since))
             for problem in report.problems:
-                log.error("%s: %s: %s", self.store.url, problem.object, problem.reason)
+                log.error("%s: %s: %s", self._here, problem.object, problem.reason)
             return ev.ReadBack(effect.record.prefix, report.verdict)
 
         self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._verify_threads)
@@ -288,7 +303,7 @@ class Driver:
                 try:
                     self.store.remove_leftovers(folder)
                 except HoldfastError as error:
-                    log.warning("%s: leftovers of killed processes could not be removed: %s", self.store.url, error)
+                    log.warning("%s: leftovers of killed processes could not be removed: %s", self._here, error)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)
@@ -308,21 +323,31 @@ class Driver:
     ) -> None:
         async def run() -> None:
             try:
-                event = await asyncio.get_running_loop().run_in_executor(threads or self._threads, work)
+                event = await self._threaded(work, threads or self._threads)
             except Exception as error:
-                log.warning("%s: %s", self.store.url, error, exc_info=not isinstance(error, HoldfastError))
+                log.warning("%s: %s", self._here, error, exc_info=not isinstance(error, HoldfastError))
                 event = failed(error)
-            self.tell(event)
+            self._take(event)
 
         self._start(run())
 
+    async def _threaded(self, work: Callable[[], T], threads: DaemonThreads) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
+
     def _failure(self, error: Exception) -> Failure:
-        return Failure.of(error, self._named(error) if isinstance(error, HoldfastError) else "")
+        failure = Failure.of(error)
+        told = self._named(error) if isinstance(error, HoldfastError) else f"{failure.message} ({CAUSE.get()})"
+        return replace(failure, message=told)
 
     def _named(self, reason: object) -> str:
         """Name the coordinator in a reason, so that nobody looks for the fault in a worker's credentials or network."""
         address = self.machine.leader.address
-        return f"the coordinator at {address}: {reason}" if address else str(reason)
+        return f"the coordinator at {address}: {reason} ({CAUSE.get()} in its log)" if address else str(reason)
+
+    @property
+    def _here(self) -> str:
+        """The beginning of a log line: the run, and what led to it."""
+        return f"{self.store.url} ({CAUSE.get()})"
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
