@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from holdfast_protos.conventions import LARGEST_MESSAGE
+from holdfast_protos.conventions import CONNECTION
 from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import Leader
@@ -35,13 +35,7 @@ LINGER = 1.0
 """Seconds for gRPC to let go of the calls that it has ended: many times what it needs."""
 
 OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE),
-    # A worker that was stopped, or whose host has vanished, is noticed although nothing closes its connection.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # this counts where the kernel still answers; it would be a minute
-    ("grpc.keepalive_permit_without_calls", 1),
+    *CONNECTION,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     # Two coordinators on one port would split the workers between them.

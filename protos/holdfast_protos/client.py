@@ -9,23 +9,17 @@ from typing import TypeVar
 
 import grpc
 
-from holdfast_protos.conventions import FAILURE_TRAILER, LARGEST_MESSAGE, LARGEST_TRAILER
+from holdfast_protos.conventions import CONNECTION, FAILURE_TRAILER, LARGEST_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
 T = TypeVar("T")
 
 CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    *CONNECTION,
     # A refusal carries what every worker had to say, in its trailer.
     ("grpc.max_metadata_size", LARGEST_TRAILER),
     ("grpc.absolute_max_metadata_size", LARGEST_TRAILER),
-    # A coordinator that was stopped, or whose host has vanished, is noticed although nothing closes the connection.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # this counts where the kernel still answers; it would be a minute
-    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Reconnecting is a matter of a moment, not of gRPC's two minutes: a save waits for it.
     ("grpc.initial_reconnect_backoff_ms", 100),

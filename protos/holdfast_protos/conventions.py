@@ -8,6 +8,17 @@ FAILURE_TRAILER = "holdfast-failure-bin"
 LARGEST_MESSAGE = 256 << 20
 """Bytes: a vote carries four for every tensor."""
 
+CONNECTION = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # A process that was stopped, or whose host has vanished, is noticed although nothing closes the connection.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # this counts where the kernel still answers; it would be a minute
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""gRPC's settings of a connection, the same at both ends."""
+
 LARGEST_TRAILER = 1 << 20
 """Bytes that a worker takes as trailing metadata."""
 
