@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import ParamSpec
 
@@ -19,6 +20,7 @@ from .core.messages import Report
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
+from .status import status
 
 P = ParamSpec("P")
 
@@ -158,7 +160,7 @@ class Calls:
         run = self._runs.find(request.run)
         if run is None:
             raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
-        return wire.status_reply(await run.ask(ev.Ask), run.store.url, self._runs.leader)
+        return status(run.machine, run.store.url, self._runs.leader, time.monotonic())
 
 
 def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 
 import grpc
 
@@ -13,7 +12,6 @@ from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
-from holdfast_storage.records import Leader, LogState
 
 from .core import events as ev
 from .core import messages as v
@@ -132,36 +130,4 @@ def restore_reply(answer: v.Answer) -> pb.RestoreReply:
         manifest_crc32c=record.manifest_crc32c,
         passed_over=passed_over,
         base=base,
-    )
-
-
-def status_reply(answer: v.Answer, run: str, coordinator: Leader) -> pb.StatusReply:
-    assert isinstance(answer, v.Status)
-    state = answer.state
-    told = pb.RunStatus(
-        run=run,
-        log=log_status(state, answer.entry) if state else None,
-        coordinator=pb.CoordinatorStatus(address=coordinator.address, id=coordinator.id),
-        generation=answer.generation or None,
-        leads=answer.leads,
-        workers=[pb.WorkerStatus(**asdict(worker)) for worker in answer.workers],
-        activity=pb.Activity(**asdict(answer.activity)) if answer.activity else None,
-        last_save=outcome_message(answer.last_save) if answer.last_save else None,
-        forming=pb.Forming(**asdict(answer.forming)) if answer.forming else None,
-    )
-    return pb.StatusReply(
-        coordinator=coordinator.id, run_id=state.run_id if state else "", reason=answer.reason, run=told
-    )
-
-
-def log_status(state: LogState, entry: int) -> pb.LogStatus:
-    """Describe a log's state. `entry` is the number of its last entry, negative if there is none yet."""
-    newest = state.restorable[-1] if state.restorable else None
-    return pb.LogStatus(
-        entry=entry if entry >= 0 else None,
-        leader=pb.LogStatus.Leader(address=state.leader.address, host=state.leader.host) if state.leader else None,
-        generation=state.generation.id if state.generation else None,
-        live=len(state.checkpoints),
-        damaged=len(state.checkpoints) - len(state.restorable),
-        newest=pb.LogStatus.Newest(prefix=newest.prefix, step=newest.step, time=newest.time) if newest else None,
     )

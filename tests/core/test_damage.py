@@ -92,11 +92,10 @@ def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None
     since = coordinator.machine._run.now.monotonic
     assert coordinator.pending == [SECOND_READER(bad, since)]
     assert [call.answer for call in calls] == [None, None]
-    status = coordinator.call(ev.Ask).answer
-    assert isinstance(status, v.Status)
+    status = coordinator.status()
     assert status.reason == f"waiting for the coordinator to read {bad.prefix}, which worker-0 cannot restore"
-    assert status.activity
-    assert status.activity.waiting_for == ()
+    assert status.run.HasField("activity")
+    assert not status.run.activity.waiting_for
     cluster.storage.damaged.add(bad.prefix)
     coordinator.run()
     assert [call.answer for call in calls] == [v.Read(good)] * 2

@@ -6,6 +6,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
+from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, tasks_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
@@ -412,10 +413,9 @@ def test_status() -> None:
     cluster = Cluster()
     coordinator = cluster.coordinator()
 
-    def status() -> v.Status:
-        answer = coordinator.ask(ev.Ask)
-        assert isinstance(answer, v.Status)
-        return answer
+    def status() -> pb.StatusReply:
+        coordinator.run()
+        return coordinator.status()
 
     assert status().reason == "no worker has joined"
     one, two = cluster.workers(2)
@@ -428,11 +428,9 @@ def test_status() -> None:
     cluster.save(coordinator, workers, 1)
     coordinator.call(workers[1].vote(2, step=20))
     assert status().reason == "waiting for worker-0 to call save()"
-    doing, state = status().activity, status().state
-    assert doing
-    assert state
-    assert (doing.phase, doing.step, state.run_id) == ("vote", 20, "run")
-    assert [worker.alive for worker in status().workers] == [True, True]
+    doing = status().run.activity
+    assert (doing.phase, doing.step, status().run_id) == ("vote", 20, "run")
+    assert [worker.alive for worker in status().run.workers] == [True, True]
 
 
 def test_status_of_the_world_that_lives() -> None:
@@ -443,9 +441,8 @@ def test_status_of_the_world_that_lives() -> None:
     cluster.save(coordinator, first, 1)
 
     def generation() -> str:
-        answer = coordinator.ask(ev.Ask)
-        assert isinstance(answer, v.Status)
-        return answer.generation
+        coordinator.run()
+        return coordinator.status().run.generation
 
     second = cluster.world(coordinator, 2)
     assert generation() == first[0].caller.generation, "it leads"

@@ -9,7 +9,7 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_coordinator.core.messages import Apply, Read, Status
+from holdfast_coordinator.core.messages import Apply, Read
 from holdfast_coordinator.core.restore_round import RestoreRound, candidates
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
@@ -460,9 +460,7 @@ def test_what_a_worker_sees_of_the_log_is_waited_for() -> None:
     coordinator.run()
     assert call.answer is None
     reason = "waiting for the coordinator's storage to show log entry 2, which worker-1 sees"
-    status = coordinator.call(ev.Ask).answer
-    assert isinstance(status, Status)
-    assert status.reason == reason
+    assert coordinator.status().reason == reason
     # The other one has read the older one meanwhile, and that counts for nothing.
     other = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
     cluster.tick(5.0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, World
-from holdfast_coordinator.core.messages import Standing
-from holdfast_coordinator.core.status import STUCK_AFTER, last_seen, standings
+from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, World, last_seen
+from holdfast_coordinator.status import STUCK_AFTER, worker_statuses
 from holdfast_storage.cluster import Task
 from holdfast_storage.records import Generation
 
@@ -24,32 +23,33 @@ def world(**presence: object) -> World:
 @pytest.mark.parametrize(
     ("presence", "waited_since", "expected"),
     [
-        ({}, None, Standing.PRESENT),
-        ({"heard": NOW - ALIVE_FOR}, None, Standing.SILENT),
-        ({"heard": NOW - ALIVE_FOR + 0.1}, None, Standing.PRESENT),
-        ({"heard": None}, None, Standing.SILENT),
-        ({"connections": 0, "lost": NOW - LOST_AFTER}, None, Standing.LOST),
-        ({"connections": 0, "lost": NOW - LOST_AFTER + 0.1}, None, Standing.AWAY),
-        ({}, NOW - STUCK_AFTER, Standing.STUCK),
-        ({}, NOW - STUCK_AFTER + 0.1, Standing.PRESENT),
-        ({"progressed": NOW - STUCK_AFTER + 0.1}, NOW - 500, Standing.PRESENT),
-        ({"progressed": NOW - STUCK_AFTER}, NOW - 500, Standing.STUCK),
-        ({"heard": NOW - ALIVE_FOR}, NOW - 500, Standing.SILENT),
+        ({}, None, "present"),
+        ({"heard": NOW - ALIVE_FOR}, None, "silent"),
+        ({"heard": NOW - ALIVE_FOR + 0.1}, None, "present"),
+        ({"heard": None}, None, "silent"),
+        ({"connections": 0, "lost": NOW - LOST_AFTER}, None, "lost"),
+        ({"connections": 0, "lost": NOW - LOST_AFTER + 0.1}, None, "away"),
+        ({}, NOW - STUCK_AFTER, "stuck"),
+        ({}, NOW - STUCK_AFTER + 0.1, "present"),
+        ({"progressed": NOW - STUCK_AFTER + 0.1}, NOW - 500, "present"),
+        ({"progressed": NOW - STUCK_AFTER}, NOW - 500, "stuck"),
+        ({"heard": NOW - ALIVE_FOR}, NOW - 500, "silent"),
     ],
 )
-def test_standing(presence: dict[str, object], waited_since: float | None, expected: Standing) -> None:
+def test_standing(presence: dict[str, object], waited_since: float | None, expected: str) -> None:
     """A worker that trains for an hour between two saves is said to hang, or one that does hang is not."""
     made = world(**presence)
     waiting_for = [] if waited_since is None else [A]
-    assert standings(made, NOW, waiting_for, waited_since or NOW)[0] is expected
-    assert expected.alive == made.alive(A, NOW)
+    worker = worker_statuses(made, NOW, waiting_for, waited_since or NOW)[0]
+    assert worker.standing == expected
+    assert worker.alive == made.alive(A, NOW)
 
 
 def test_who_has_left_is_neither_lost_nor_silent() -> None:
     """A worker that ended in good order raises an alarm."""
     made = world(connections=0, lost=0.0)
     made.left.add(A)
-    assert standings(made, NOW, [A], 0.0)[0] is Standing.LEFT
+    assert worker_statuses(made, NOW, [A], 0.0)[0].standing == "left"
 
 
 def test_last_seen_tells_how_far_it_was() -> None:

@@ -18,7 +18,7 @@ from holdfast.cli import main
 from holdfast.errors import SaveFailed
 from holdfast.session.hint import Hint
 from holdfast_coordinator.core import membership
-from holdfast_coordinator.core import status as survey
+from holdfast_coordinator.status import STUCK_AFTER
 from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
@@ -102,7 +102,7 @@ def test_a_worker_that_is_stuck_in_writing_is_named(
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
     until(lambda: status(store.url)["workers"][2]["phase"] == "commit")
-    passing.by(survey.STUCK_AFTER)
+    passing.by(STUCK_AFTER)
     expected = {"worker-0": "present", "worker-1": "stuck", "worker-2": "present"}
     until(lambda: standing(status(store.url, None)) == expected)
     told = status(store.url, 1)
@@ -127,7 +127,7 @@ def test_a_worker_that_does_not_come_to_the_save_is_named(
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     save = workers[0].save(2)
     until(lambda: (status(store.url)["activity"] or {}).get("kind") == "save")
-    passing.by(survey.STUCK_AFTER)
+    passing.by(STUCK_AFTER)
     until(lambda: standing(status(store.url, None)) == {"worker-0": "present", "worker-1": "stuck"})
     told = status(store.url, 1)
     assert told["activity"]["reason"] == "waiting for worker-1 to call save()"

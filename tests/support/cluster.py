@@ -26,6 +26,8 @@ from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
+from holdfast_coordinator.status import status
+from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
@@ -154,6 +156,10 @@ class Coordinator:
         call = self.call(build)
         self.run()
         return call.answer
+
+    def status(self) -> pb.StatusReply:
+        """What it tells of its run."""
+        return status(self.machine, "run", self.machine.leader, self._cluster.now.monotonic)
 
     def carry_out(self, index: int = 0, fate: Fate = "good") -> None:
         """Carry out one of the pending effects; its result is then to be delivered."""
@@ -525,9 +531,8 @@ class Cluster:
         """What the coordinator at an address says of a generation's workers; nothing where none listens."""
         for coordinator in self.coordinators:
             if coordinator.alive and coordinator.machine.leader.address == address:
-                status = coordinator.call(ev.Ask).answer
-                assert isinstance(status, v.Status)
-                return ", ".join(w.worker for w in status.workers if w.alive and status.generation == generation)
+                run = coordinator.status().run
+                return ", ".join(w.worker for w in run.workers if w.alive and run.generation == generation)
         return ""
 
     # -- what workers have been told --

@@ -24,7 +24,6 @@ the time of the event, and the effects so far.
 - `attendance`: who is there, and who leaves.
 - `saving`: vote, reports, and the commit. `leading`: a save whose world does not lead the run yet takes the lead.
 - `restoring`: the talks. `damage`: what a worker found damaged is read once more, and condemned.
-- `status`: what `status` tells of all this.
 - `upkeep`: after a commit, reading back, retiring and deleting; what earlier generations left behind.
 
 `machine` puts these together: which event goes where, and what the clock does.

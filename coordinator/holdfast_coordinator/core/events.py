@@ -90,13 +90,6 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Who is there? Changes nothing."""
-
-    request: RequestId
-
-
-@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The caller of a request has gone away or will ask again."""
 
@@ -201,7 +194,7 @@ class Tick:
 SaveCall = Vote | Reported | GaveUp
 
 Event = (
-    Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | Ask | Cancelled
+    Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | Cancelled
     | Attached | Heartbeat | Detached
     | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | OrphansFound | Deleted | Tick
 )  # fmt: skip

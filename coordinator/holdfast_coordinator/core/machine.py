@@ -23,7 +23,6 @@ from .messages import Caller, Now
 from .restoring import Restoring
 from .run import Run
 from .saving import Saving
-from .status import survey
 from .upkeep import Upkeep
 from .waits import Seek
 
@@ -107,6 +106,11 @@ class Machine:
         return self._run.forming
 
     @property
+    def upkeep(self) -> str:
+        """What is being removed, in words; empty for nothing."""
+        return self._upkeep.reason()
+
+    @property
     def busy(self) -> bool:
         """Whether something is going on that an orderly end should wait for."""
         return self.ledger.busy or self._upkeep.busy or any(world.attempt for world in self.worlds.values())
@@ -181,9 +185,6 @@ class Machine:
         if again := run.ledger.retry(run.now):
             run.emit(again)
 
-    def _ask(self, e: ev.Ask) -> None:
-        self._run.reply(e.request, survey(self._run, self.forming, self._upkeep.reason()))
-
     _HANDLERS: ClassVar[dict[type, Callable[[Machine, Any], None]]] = {
         ev.Join: lambda m, e: m._joining.join(e),
         ev.Rejoin: lambda m, e: m._joining.rejoin(e),
@@ -205,7 +206,6 @@ class Machine:
         ev.Deleted: lambda m, e: m._upkeep.deleted(e),
         ev.LogRead: _log_read,
         ev.Appended: _appended,
-        ev.Ask: _ask,
         ev.Tick: _tick,
     }
     _READ: ClassVar[dict[type, Callable[[Machine, Any, Failure | None], None]]] = {

@@ -188,3 +188,19 @@ class World:
 def _over(kept: Iterable[int], heard: int) -> list[int]:
     """Which of these ordinals can be forgotten."""
     return [ordinal for ordinal in sorted(kept)[:-REMEMBERED] if ordinal < heard]
+
+
+def last_seen(world: World, tasks: Iterable[Task], now: float) -> str:
+    """What these workers were doing when they were last heard of, for the error that names them."""
+    return "; ".join(_last_seen(world.presence[task], now) for task in tasks)
+
+
+def _last_seen(p: Presence, now: float) -> str:
+    if p.heard is None or p.since is None or p.progressed is None:
+        return f"{p.task} was never heard from"
+    done = f", {p.bytes_done:,} of {p.bytes_total:,} bytes" if p.bytes_total else ""
+    still = f", without progress for {now - p.progressed:.0f} s" if p.bytes_total else ""
+    gone = "" if p.attached else ", its connection is gone"
+    return (
+        f"{p.task}: in phase {p.phase!r} for {now - p.since:.0f} s{done}{still}, heard {now - p.heard:.0f} s ago{gone}"
+    )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Literal
 
 from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.records import CheckpointRecord
 
 RequestId = int
 
@@ -175,75 +173,4 @@ class Presence:
         return self.connections > 0
 
 
-class Standing(Enum):
-    """How a worker looks from here."""
-
-    PRESENT = "present"
-    AWAY = "away"  # no connection, but not for long yet: it may be on its way back
-    LEFT = "left"  # in good order
-    LOST = "lost"  # no connection any more
-    SILENT = "silent"  # a connection and no heartbeats: stopped, or its host is
-    STUCK = "stuck"  # heartbeats and no progress, while others wait for it
-
-    @property
-    def alive(self) -> bool:
-        return self in (Standing.PRESENT, Standing.STUCK)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """How a worker looks from here, and what it says of itself. None: nothing is known of it."""
-
-    worker: str
-    incarnation: str
-    alive: bool
-    standing: str
-    waited_for: bool
-    phase: str | None
-    step: int
-    seconds_in_phase: float | None
-    bytes_done: int
-    bytes_total: int | None
-    bytes_per_second: float | None
-    seconds_since_progress: float | None
-    seconds_since_heard: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """What a world is at."""
-
-    kind: Literal["save", "restore"]
-    phase: str | None
-    step: int | None
-    reason: str
-    waiting_for: tuple[str, ...]  # the workers whose part is missing
-    seconds: float  # since it began
-    seconds_left: float  # until it is given up
-
-
-@dataclass(frozen=True, slots=True)
-class FormingStatus:
-    """A world that is not complete yet."""
-
-    joined: tuple[str, ...]
-    missing: tuple[str, ...]
-    seconds: float  # since the first has joined
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What `status` tells of a run. All but the log is named as in the protocol's RunStatus."""
-
-    generation: str
-    leads: bool  # the generation leads the run, through this coordinator
-    workers: tuple[WorkerStatus, ...]
-    activity: Activity | None
-    reason: str
-    last_save: Outcome | None
-    forming: FormingStatus | None
-    entry: int  # the last of the log that was read or written, -1 for none
-    state: LogState | None
-
-
-Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left | Status
+Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left

@@ -14,10 +14,9 @@ from .attempt import Attempt, Phase
 from .effects import Finalize
 from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
-from .membership import LOST_AFTER, World
+from .membership import LOST_AFTER, World, last_seen
 from .messages import Ballot, Go, Outcome, Report, RetentionPolicy, SpecsWanted
 from .run import Run
-from .status import last_seen
 from .vote import NeedSpecs, judge
 from .waits import Fail, Nobody, SaveId, Seek, Settle
 

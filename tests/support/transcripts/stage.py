@@ -75,8 +75,7 @@ class Watched(Coordinator):
 
     def tell(self, event: ev.Event) -> list[fx.Effect]:
         effects = super().tell(event)
-        if not isinstance(event, ev.Ask):  # another coordinator asks
-            self._stage.happened(self, event, effects)
+        self._stage.happened(self, event, effects)
         return effects
 
     def call(self, build: Build) -> Call:
@@ -371,7 +370,7 @@ class Stage:
                 self._at[worker] = self._coordinator(at)
 
     def _do_status(self, words: Words) -> None:
-        self._show(self._named(words).call(ev.Ask).answer)
+        self._printed.append(f"  {self._printer.status(self._named(words).status())}")
 
     # -- presence --
 

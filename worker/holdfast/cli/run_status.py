@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from holdfast.cli.output import count, human_duration, human_size
 from holdfast.cli.target import no_run, open_directory
 from holdfast.session.hint import read_hint
-from holdfast_coordinator.wire import log_status
+from holdfast_coordinator.status import log_status
 from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable
