@@ -55,7 +55,8 @@ def tell(processes: list[ContestantProcess], method: str, *arguments: Any) -> li
 
 @pytest.mark.processes
 def test_one_failure_is_told_though_another_process_hangs(start: Callable[[int], list[ContestantProcess]]) -> None:
-    """A worker that waits for one that has failed must not hold up the race, nor hide the reason."""
+    """A failure is reported even if another process hangs. Guards against a race that waits for a worker that waits for
+    one that has failed."""
     processes = start(2)
 
     assert tell(processes, "multiply", 5) == [0, 5], "in the order of the processes"
@@ -65,13 +66,15 @@ def test_one_failure_is_told_though_another_process_hangs(start: Callable[[int],
 
 @pytest.mark.processes
 def test_a_process_that_dies_is_a_failed_turn(start: Callable[[int], list[ContestantProcess]]) -> None:
-    """A worker that the system kills, for want of memory, would be waited for till the end of patience."""
+    """A process that dies is a failed turn. Guards against waiting until the end for a worker that the system has
+    killed."""
     with pytest.raises(TurnFailed, match="exit code 3"):
         tell(start(1), "die")
 
 
 def test_files_in_memory_count_once() -> None:
-    """A restore that keeps the checkpoint in nameless files takes memory; TensorFlow opens them a second time."""
+    """Files in memory count once. Guards against counting a restore's nameless files twice because TensorFlow opens
+    them again."""
     descriptor = os.memfd_create("held")
     again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     try:
@@ -102,7 +105,8 @@ class Recording(RawSharer):
 
 
 def test_raw_clients_save_every_byte_once_and_restore_all() -> None:
-    """Clients that save less than Holdfast, or the same twice, set no bound that means anything."""
+    """Raw clients save every byte once and restore all. Guards against a bound that means nothing because a client
+    saves less, or the same twice."""
     state = [np.full((4, 4), number, np.float32) for number in range(7)]
     store: dict[str, bytes] = {}
     for rank in range(3):

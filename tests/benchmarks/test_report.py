@@ -42,7 +42,8 @@ def scaled(values: dict[str, float], factor: float) -> dict[str, float]:
 
 
 def test_the_warm_up_is_in_no_median_of_times() -> None:
-    """A first save that pays for page faults and tracing must not pass for a typical one, nor be the highest shown."""
+    """The warm-up is in no figure of time. Guards against a first save, with page faults and tracing, that passes for a
+    typical one."""
     run = results(holdfast=[scaled(HOLDFAST, 100), scaled(HOLDFAST, 1), scaled(HOLDFAST, 3), scaled(HOLDFAST, 2)])
 
     assert run.summary("large", "tmpfs", "holdfast", "durable") == Summary(
@@ -54,7 +55,7 @@ def test_the_warm_up_is_in_no_median_of_times() -> None:
 
 
 def test_a_figure_of_another_medium_or_case_is_not_mixed_in() -> None:
-    """A disk's time among tmpfs times would move the median without anybody noticing."""
+    """Figures of media and cases are not mixed. Guards against a disk's time that moves the median of tmpfs."""
     run = results(holdfast=[HOLDFAST, HOLDFAST])
     run.turns.append(Figures("large", "disk", "holdfast", 1, scaled(HOLDFAST, 9)))
     run.turns.append(Figures("small", "tmpfs", "holdfast", 1, scaled(HOLDFAST, 9)))
@@ -65,7 +66,8 @@ def test_a_figure_of_another_medium_or_case_is_not_mixed_in() -> None:
 
 
 def test_no_ratio_to_a_reference_that_lost_nothing() -> None:
-    """Noise can make a lost time zero or negative; a ratio to it would be infinite, or turn the comparison over."""
+    """There is no ratio to a reference that lost nothing. Guards against an infinite or negative ratio because of
+    noise."""
     run = results(tensorflow=[TENSORFLOW, {**TENSORFLOW, "lost": -0.01}], holdfast=[HOLDFAST, HOLDFAST])
 
     assert run.ratio("large", "tmpfs", "lost", "holdfast", "tensorflow") is None
@@ -73,7 +75,8 @@ def test_no_ratio_to_a_reference_that_lost_nothing() -> None:
 
 
 def test_noise_is_that_of_the_loop_without_saves() -> None:
-    """Without it a reader would take a lost time of a few milliseconds for a result."""
+    """The noise is that of the loop without saves. Guards against a lost time of a few milliseconds that is taken for a
+    result."""
     loops = [{"loop": value} for value in (99.0, 10.0, 10.4, 10.8, 11.2)]
 
     assert results(raw=loops).lost_noise(LARGE, "tmpfs") == pytest.approx((11.2 - 10.4) / 2 / LARGE.saves)
@@ -81,7 +84,8 @@ def test_noise_is_that_of_the_loop_without_saves() -> None:
 
 
 def test_targets_are_judged_by_medians() -> None:
-    """Each bound is on the right side: 3 x as fast meets "at least 2 x", a lost time of 4 % meets 5 %."""
+    """Targets are judged by medians, on the right side of the bound. Guards against a bound that is compared the wrong
+    way round."""
     outcomes = {
         factor: {
             verdict.target.what: verdict.outcome
@@ -104,7 +108,8 @@ def test_targets_are_judged_by_medians() -> None:
 
 
 def test_a_lost_time_within_the_noise_is_neither_met_nor_missed() -> None:
-    """On a busy machine a loop with saves can be faster than one without: that is no target met."""
+    """A lost time within the noise is neither met nor missed. Guards against a target that is met because the machine
+    was busy."""
     rounds = [{**TENSORFLOW, "loop": value} for value in (9.0, 8.0, 9.5, 10.5, 11.0)]
     run = results(tensorflow=rounds, holdfast=[{**HOLDFAST, "lost": -0.1, "loop": 10.0}] * 2)
     outcomes = {
@@ -116,7 +121,8 @@ def test_a_lost_time_within_the_noise_is_neither_met_nor_missed() -> None:
 
 
 def test_memory_is_that_of_the_fresh_process() -> None:
-    """Later turns reuse what the allocator kept and would show no memory at all."""
+    """Memory is that of the fresh process. Guards against later turns that reuse what the allocator kept and
+    show none."""
     run = results(holdfast=[HOLDFAST, {**HOLDFAST, "extra_bytes": 0.0}])
     summary = run.summary("large", "tmpfs", "holdfast", "extra_bytes")
 
@@ -124,7 +130,8 @@ def test_memory_is_that_of_the_fresh_process() -> None:
 
 
 def test_targets_speak_of_cases_and_figures_that_exist() -> None:
-    """A renamed case or figure would turn a target into "not measured" for ever."""
+    """Targets name existing cases and figures. Guards against a renamed case that turns a target into "not measured"
+    for ever."""
     for field in (FILES, OBJECTS):
         targets = TARGETS[field.name]
         assert {target.case for target in targets} == {case.name for case in cases(field.name, quick=False)}
@@ -133,7 +140,7 @@ def test_targets_speak_of_cases_and_figures_that_exist() -> None:
 
 
 def test_the_report_says_what_is_missing() -> None:
-    """A contestant that failed must be named with its reason, not only be absent from a table."""
+    """The report names a failed contestant and the reason. Guards against one that is only absent from a table."""
     run = results(tensorflow=[TENSORFLOW, TENSORFLOW])
     run.failures.append(Failure("large", "tmpfs", "holdfast", 0, "StorageError: no space left"))
     text = markdown(run)
@@ -144,7 +151,8 @@ def test_the_report_says_what_is_missing() -> None:
 
 
 def test_the_report_shows_median_extremes_ratio_and_throughput() -> None:
-    """Units go wrong silently: 0.6 s of 1 GiB is 600 ms and 1.79 GB/s."""
+    """The report shows median, extremes, ratio and throughput. Guards against wrong units: 0.6 s of 1 GiB is 600 ms and
+    1.79 GB/s."""
     text = markdown(results(tensorflow=[TENSORFLOW] * 3, holdfast=[HOLDFAST] * 3))
 
     assert "600 (600 - 600)<br>1.00 x, 1.79 GB/s" in text
@@ -154,12 +162,13 @@ def test_the_report_shows_median_extremes_ratio_and_throughput() -> None:
 
 
 def test_results_can_be_written_as_json() -> None:
-    """A value that JSON cannot hold would lose a run of many minutes at its very end."""
+    """Results can be written as JSON. Guards against a run of many minutes that is lost at its very end."""
     json.dumps(results(tensorflow=[TENSORFLOW, TENSORFLOW]).as_json())
 
 
 def test_on_an_object_store_the_fastest_raw_client_sets_the_bound() -> None:
-    """A bound by a slow client would be met by anybody."""
+    """On an object store the fastest raw client sets the bound. Guards against a bound by a slow client, which anybody
+    meets."""
     run = results_on_s3(
         s3fs_open=scaled(CLIENT, 4), s3fs_pipe=scaled(CLIENT, 2), obstore=CLIENT, holdfast=scaled(CLIENT, 1.2)
     )
@@ -178,7 +187,7 @@ def test_on_an_object_store_the_fastest_raw_client_sets_the_bound() -> None:
 
 
 def test_without_one_of_the_raw_clients_nothing_is_met() -> None:
-    """When the fastest client fails, Holdfast would be compared with the slow ones alone, and win."""
+    """Without one of the raw clients nothing is met. Guards against winning because the fastest client failed."""
     run = results_on_s3(s3fs_open=scaled(CLIENT, 4), s3fs_pipe=scaled(CLIENT, 2), holdfast=CLIENT)
     outcomes = {(verdict.target.figure, verdict.target.at_most): verdict.outcome for verdict in verdicts(run)}
 
@@ -187,7 +196,7 @@ def test_without_one_of_the_raw_clients_nothing_is_met() -> None:
 
 
 def test_the_report_says_who_could_not_run() -> None:
-    """A peer that is left out silently looks like one that nobody thought of."""
+    """The report says who could not run. Guards against a peer that is left out silently."""
     text = markdown(results_on_s3(s3fs_open=CLIENT, holdfast=CLIENT))
 
     assert "- PyTorch DCP, `FsspecWriter`: not installed: it is large" in text

@@ -23,7 +23,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sound_storage(object_store: ObjectStore, kind: str) -> None:
-    """A user is warned away from a storage on which all is well; or what was made is left behind."""
+    """A sound storage passes, and nothing is left behind. Guards against a false warning."""
     server = object_store(kind)
     place = server.location()
     found = list(examine(place.url, place.storage_options))
@@ -34,7 +34,8 @@ def test_a_sound_storage(object_store: ObjectStore, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_that_is_refused(object_store: ObjectStore, proxied: Proxied, kind: str) -> None:
-    """Half of a large object, of which no listing tells, and which is paid for."""
+    """A refused part is a finding, and its upload is aborted. Guards against half of a large object that no listing
+    shows and that costs money."""
     server = object_store(kind)
     proxy = proxied(server)
     place = server.location(proxy.endpoint)
@@ -52,7 +53,8 @@ def test_a_part_that_is_refused(object_store: ObjectStore, proxied: Proxied, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_may_not_be_deleted(object_store: ObjectStore, proxied: Proxied, kind: str) -> None:
-    """Credentials that may write and not delete: what stays is named, as retention would leave it too."""
+    """What cannot be deleted is named. Guards against credentials that may write and not delete, with which retention
+    leaves everything."""
     server = object_store(kind)
     proxy = proxied(server)
     place = server.location(proxy.endpoint)

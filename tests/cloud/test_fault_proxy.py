@@ -117,7 +117,8 @@ BODY = random.Random(1).randbytes(1_000_001)
 
 
 def test_calls_pass_unchanged(echo: Echo, proxy: NewProxy) -> None:
-    """Signatures that fail since the proxy decoded a name, dropped a header or added one."""
+    """Calls pass the proxy unchanged. Guards against signatures that fail because the proxy decoded a name, or dropped
+    or added a header."""
     front = proxy(no_faults)
     target = "/bucket/a%2Fb%20c/~x?list-type=2&prefix=%2B%3d&empty"
     assert ask(front, "PUT", target, BODY, **{"X-Amz-Date": "now", "Expect": "100-continue"}) == (200, BODY)
@@ -132,7 +133,8 @@ def test_calls_pass_unchanged(echo: Echo, proxy: NewProxy) -> None:
 
 @pytest.mark.parametrize("status", [403, 409, 429, 500, 503])
 def test_an_error_stands_in_for_the_answer(echo: Echo, proxy: NewProxy, status: int) -> None:
-    """A server that has acted where the plan says that it has not."""
+    """With a planned error the server does not act. Guards against a server that has acted where the plan says that it
+    has not."""
     answered, body = ask(proxy(always(Answer(status))), "PUT", "/a", BODY)
     assert answered == status
     assert b"<Error><Code>" in body
@@ -140,7 +142,7 @@ def test_an_error_stands_in_for_the_answer(echo: Echo, proxy: NewProxy, status: 
 
 
 def test_request_is_cut_in_the_middle(echo: Echo, proxy: NewProxy) -> None:
-    """A cut that the server does not notice, so that nothing is tested."""
+    """A request is cut in the middle, and the server notices. Guards against a cut that tests nothing."""
     with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
         ask(proxy(always(CutRequest())), "PUT", "/a", BODY)
     end = time.monotonic() + 30.0
@@ -151,7 +153,8 @@ def test_request_is_cut_in_the_middle(echo: Echo, proxy: NewProxy) -> None:
 
 
 def test_reply_is_cut_in_the_middle(echo: Echo, proxy: NewProxy) -> None:
-    """A cut that comes before or after the body, where clients take another way."""
+    """A reply is cut in the middle of its body. Guards against a cut before or after it, where clients behave
+    differently."""
     with pytest.raises((ConnectionError, http.client.IncompleteRead)) as raised:
         ask(proxy(always(CutReply())), "GET", "/1000001")
     if isinstance(raised.value, http.client.IncompleteRead):
@@ -161,14 +164,14 @@ def test_reply_is_cut_in_the_middle(echo: Echo, proxy: NewProxy) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "HEAD", "DELETE"])
 def test_reply_is_lost(echo: Echo, proxy: NewProxy, method: str) -> None:
-    """A lost reply that was no lost reply: the server never acted."""
+    """A lost reply comes after the server has acted. Guards against a lost reply without an effect."""
     with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
         ask(proxy(always(LoseReply())), method, "/10", BODY if method == "PUT" else b"")
     assert [(seen[0], len(seen[3])) for seen in echo.seen] == [(method, len(BODY) if method == "PUT" else 0)]
 
 
 def test_stalls_and_rates(echo: Echo, proxy: NewProxy) -> None:
-    """Slowness that is none."""
+    """Stalls and rates take the planned time. Guards against slowness that is none."""
     for fault in (Stall(0.3), Throttle(4_000_000.0)):
         began = time.monotonic()
         assert ask(proxy(always(fault)), "PUT", "/a", BODY) == (200, BODY)
@@ -177,7 +180,7 @@ def test_stalls_and_rates(echo: Echo, proxy: NewProxy) -> None:
 
 
 def test_a_plan_in_turn(proxy: NewProxy) -> None:
-    """Faults that hit other calls than the chosen ones."""
+    """Faults of a plan hit the chosen calls in turn. Guards against faults that hit other calls."""
     front = proxy(in_turn(lambda call: call.method == "PUT", Answer(503), None, Answer(429)))
     statuses = [ask(front, method, "/1")[0] for method in ("GET", "PUT", "GET", "PUT", "PUT", "PUT")]
     assert statuses == [200, 503, 200, 200, 429, 200]
@@ -185,7 +188,7 @@ def test_a_plan_in_turn(proxy: NewProxy) -> None:
 
 
 def test_a_random_plan_is_the_same_again() -> None:
-    """A failure that nobody can bring back; or rates that are not what was asked for."""
+    """A random plan repeats with its seed and has the wanted rates. Guards against a failure that nobody can repeat."""
     rates: dict[Fault, float] = {Answer(503): 0.05, LoseReply(): 0.1}
     calls = [Call(number, "GET", "/", {}) for number in range(10_000)]
     drawn = [at_random(7, rates)(call) for call in calls]
@@ -208,7 +211,7 @@ def front(server: Server) -> Iterator[FaultProxy]:
 
 
 def test_signed_calls_pass(server: Server, front: FaultProxy) -> None:
-    """A store that refuses what came through the proxy, which then tests nothing but that."""
+    """Signed calls pass the proxy. Guards against a store that refuses everything that comes through it."""
     place = server.location(front.endpoint)
     store = open_store(place.url, place.storage_options, write_buffer=20 << 20)
     data = random.Random(2).randbytes(20_000_000)
@@ -227,7 +230,8 @@ def test_signed_calls_pass(server: Server, front: FaultProxy) -> None:
 
 @pytest.mark.parametrize("fault", [LoseReply(), CutReply(), Answer(500), Answer(503)], ids=repr)
 def test_a_read_is_tried_again(server: Server, front: FaultProxy, fault: Fault) -> None:
-    """Errors in a shape that is not known from the stores; or a part of an object, taken for all of it."""
+    """A failed read is tried again. Guards against errors of a kind that real stores do not give, and a part of an
+    object taken for all of it."""
     place = server.location(front.endpoint)
     store = open_store(place.url, place.storage_options)
     store.replace("a", BODY)
@@ -244,7 +248,8 @@ def test_a_read_is_tried_again(server: Server, front: FaultProxy, fault: Fault) 
     ],
 )
 def test_errors_are_known(object_store: Servers, kind: str, status: int, meaning: FailureKind) -> None:
-    """A throttled request that is given up, or one without permission that is repeated for a minute."""
+    """Each error is known for what it means. Guards against giving up a throttled request, and repeating a forbidden
+    one for a minute."""
     server = object_store(kind)
     front = FaultProxy(server.endpoint, kind, always(Answer(status)))
     try:

@@ -119,7 +119,8 @@ PLANS: dict[str, Plan] = {
 
 @pytest.mark.parametrize("what", PLANS)
 def test_nothing_is_lost_or_doubled(object_store: ObjectStore, proxied: Proxied, tell: Tell, what: str) -> None:
-    """A save that is reported and not there, there and not reported, or there twice; or its remains."""
+    """Under faults every reported save is there exactly once, and nothing else is. Guards against a save that is
+    reported and missing, there and not reported, or there twice."""
     server = object_store("s3")
     proxy = proxied(server)
     survive(server, proxy, PLANS[what], tell, rounds=25)
@@ -130,7 +131,7 @@ def test_nothing_is_lost_or_doubled(object_store: ObjectStore, proxied: Proxied,
 
 @pytest.mark.parametrize("kind", ["gcs", "azure"])
 def test_the_same_on_other_stores(object_store: ObjectStore, proxied: Proxied, tell: Tell, kind: str) -> None:
-    """A client library that takes one of these failures for something else."""
+    """The same holds on the other stores. Guards against a client library that takes a failure for something else."""
     server = object_store(kind)
     proxy = proxied(server)
     faults = [Answer(503), CutRequest(), CutReply(), LoseReply()]
@@ -149,7 +150,8 @@ def test_the_same_on_other_stores(object_store: ObjectStore, proxied: Proxied, t
 def test_a_server_without_conditions(
     object_store: ObjectStore, proxied: Proxied, tell: Tell, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A storage that would do for one coordinator, and is refused; or used, without a word of what can happen."""
+    """A server without conditions works with a warning. Guards against refusing a storage that one coordinator can use,
+    and using it without a word."""
     server = object_store("s3")
     proxy = proxied(server)
     with caplog.at_level(logging.WARNING, "holdfast.storage"):
@@ -159,7 +161,8 @@ def test_a_server_without_conditions(
 
 
 def test_parts_that_are_cut(object_store: ObjectStore, proxied: Proxied, tell: Tell) -> None:
-    """A part that is missing or there twice; an upload that nobody ends, and that costs money for ever."""
+    """Cut parts are sent again, and uploads are ended. Guards against a missing or doubled part, and an upload that
+    costs money for ever."""
 
     def is_of_an_upload(call: Call) -> bool:
         return call.writes and "uploadId" in call.query
@@ -185,7 +188,8 @@ worker.save(1, state(more=[tensor("model/large", (40, 250_000))])).wait(600.0)
 
 @pytest.mark.processes
 def test_uploads_of_a_killed_worker_are_removed(object_store: ObjectStore, proxied: Proxied, tell: Tell) -> None:
-    """Parts in no listing, which are paid for for ever."""
+    """Uploads of a killed worker are removed. Guards against parts that no listing shows and that cost money
+    for ever."""
     server = object_store("s3")
     proxy = proxied(server)
     location = server.location(proxy.endpoint)

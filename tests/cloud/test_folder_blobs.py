@@ -45,7 +45,8 @@ def refusal() -> HttpResponseError:
 
 
 def test_folders_are_no_objects(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder taken for an object; deleted before what lies in it, which such an account refuses; or left there."""
+    """Blobs that stand for folders are no objects, and are deleted after their contents. Guards against a folder that
+    is taken for an object, deleted too early, or left."""
     blobs = Blobs(object_store("azure"))
     store, delete = blobs.store, BlobClient.delete_blob
 
@@ -68,7 +69,7 @@ def test_folders_are_no_objects(object_store: ObjectStore, monkeypatch: pytest.M
 
 
 def test_a_folder_in_use_again_stays(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deletion that is tried for a minute, and fails, since somebody writes where it deletes."""
+    """A folder that is in use again stays. Guards against a deletion that is tried for a minute and fails."""
     blobs = Blobs(object_store("azure"))
     store, delete = blobs.store, BlobClient.delete_blob
 

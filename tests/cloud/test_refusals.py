@@ -70,7 +70,8 @@ def match(error: HoldfastError, kind: type[HoldfastError], *parts: str) -> None:
     ids=["secret", "key"],
 )
 def test_wrong_credentials_of_s3(object_store: ObjectStore, wrong: dict[str, str], code: str) -> None:
-    """Minutes of retries with a key that will never do; or the key in an error that is logged everywhere."""
+    """Wrong S3 credentials are an error within seconds. Guards against minutes of tries, and a key in an error that is
+    logged everywhere."""
     location = object_store("s3").location()
     error = told(location.url, {**location.storage_options, **wrong})
     match(error, StorageError, location.url, code, CREDENTIALS)
@@ -78,7 +79,7 @@ def test_wrong_credentials_of_s3(object_store: ObjectStore, wrong: dict[str, str
 
 
 def test_wrong_credentials_of_azure(object_store: ObjectStore) -> None:
-    """The same on Azure."""
+    """Wrong Azure credentials are an error within seconds. Guards against the same on Azure."""
     location = object_store("azure").location()
     address = location.storage_options["connection_string"]
     key = address.partition("AccountKey=")[2].partition(";")[0]
@@ -89,7 +90,7 @@ def test_wrong_credentials_of_azure(object_store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_bucket(object_store: ObjectStore, kind: str) -> None:
-    """A misspelt bucket taken for a run that has not begun."""
+    """A missing bucket is an error. Guards against a misspelt bucket that is taken for a new run."""
     server = object_store(kind)
     url = f"{server.protocol}://missing-bucket/run"
     error = told(url, server.options(server.endpoint))
@@ -98,7 +99,7 @@ def test_missing_bucket(object_store: ObjectStore, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nobody_at_the_endpoint(object_store: ObjectStore, kind: str) -> None:
-    """A mistyped endpoint that is tried for a minute."""
+    """An endpoint where nobody answers is an error within seconds. Guards against a minute of tries."""
     server = object_store(kind)
     url = server.location().url
     error = told(url, server.options(f"http://127.0.0.1:{free_port()}"))
@@ -106,7 +107,8 @@ def test_nobody_at_the_endpoint(object_store: ObjectStore, kind: str) -> None:
 
 
 def test_read_only_user(object_store: ObjectStore) -> None:
-    """A job that trains for days and saves nothing; or that cannot read what it may read."""
+    """Read-only credentials can restore and are told at the first save. Guards against a job that trains for days and
+    saves nothing, and one that cannot read what it may."""
     server = object_store("s3")
     assert isinstance(server, Ceph)
     location = server.location()
@@ -119,7 +121,7 @@ def test_read_only_user(object_store: ObjectStore) -> None:
 def test_read_only_bucket(
     object_store: ObjectStore, proxied: Callable[[Server], FaultProxy], tell: Callable[[Location], None], kind: str
 ) -> None:
-    """The same, where the coordinator may write and the worker may not: it is the worker that is named."""
+    """If only the worker may not write, the worker is named. Guards against blaming the coordinator."""
     server = object_store(kind)
     proxy = proxied(server)
     proxy.plan = lambda call: Answer(403) if call.writes else None
@@ -137,7 +139,8 @@ def test_read_only_bucket(
 def test_wrong_credentials_of_the_coordinator(
     object_store: ObjectStore, tell: Callable[[Location], None], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """An error that sends its reader to the worker, whose credentials are right."""
+    """Wrong credentials of the coordinator are reported as the coordinator's. Guards against an error that points to a
+    worker whose credentials are right."""
     location = object_store(kind).location()
     tell(location)
     for name, value in location.environment.items():
@@ -153,7 +156,8 @@ def test_wrong_credentials_of_the_coordinator(
 
 
 def test_unknown_protocol() -> None:
-    """A traceback of fsspec; or an hour of training before the first save says it."""
+    """An unknown protocol is an error at once. Guards against a traceback of fsspec, and an hour of training before the
+    first save."""
     with pytest.raises(InvalidRequest, match="nosuch://bucket/run") as raised:
         holdfast.CheckpointManager(CHECKPOINT, "nosuch://bucket/run")
     assert "nosuch" in str(raised.value)
@@ -164,7 +168,8 @@ def test_unknown_protocol() -> None:
     [("s3://b/run", "s3fs", "s3"), ("gs://b/run", "gcsfs", "gcs"), ("az://b/run", "adlfs", "azure")],
 )
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str) -> None:
-    """A ModuleNotFoundError for a package that the user has never heard of."""
+    """A missing extra is named with its install command. Guards against a ModuleNotFoundError for a package that the
+    user has never heard of."""
     monkeypatch.setitem(sys.modules, package, None)
     for module in [m for m in sys.modules if m.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, module, None)

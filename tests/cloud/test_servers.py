@@ -28,7 +28,7 @@ def path(location: Location, name: str) -> str:
 
 
 def test_places_are_empty_and_apart(server: Server) -> None:
-    """Tests that find what others have left."""
+    """Each test gets an empty place of its own. Guards against tests that find what others have left."""
     one, other = server.location(), server.location()
     files = server.files
     files.pipe_file(path(one, "a"), b"x")
@@ -37,7 +37,7 @@ def test_places_are_empty_and_apart(server: Server) -> None:
 
 
 def test_a_store_on_disk(object_store: ObjectStore) -> None:
-    """The kind of Ceph that benchmarks use does not come up."""
+    """A store on disk comes up. Guards against a kind of Ceph that only benchmarks use and that nobody tests."""
     object_store("s3")  # left out where Ceph is missing
     server = type(object_store("s3"))(objectstore="bluestore")
     try:
@@ -47,7 +47,8 @@ def test_a_store_on_disk(object_store: ObjectStore) -> None:
 
 
 def test_failure_names_the_log() -> None:
-    """A server that does not come up in CI, and nobody can tell why."""
+    """The failure of a server names its log. Guards against a server that does not come up in CI for an unknown
+    reason."""
     processes = Processes("test")
     processes.start([sys.executable, "-c", "print('no such setting')"])
     with pytest.raises(ServerFailed, match="ended") as raised:
@@ -70,7 +71,7 @@ input()
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", KINDS)
 def test_servers_end_with_the_tests(object_store: ObjectStore, tmp_path: Path, kind: str) -> None:
-    """Servers that go on for ever after the tests were killed."""
+    """Servers end with the tests. Guards against servers that run for ever after the tests were killed."""
     object_store(kind)  # left out where it is missing
     child = Child(["-c", PROGRAM, kind], {"TMPDIR": str(tmp_path)})
     try:
@@ -87,7 +88,8 @@ def test_servers_end_with_the_tests(object_store: ObjectStore, tmp_path: Path, k
 @pytest.mark.processes
 @pytest.mark.parametrize(("required", "outcome"), [("", "1 passed, 2 skipped"), ("required", "2 failed, 1 passed")])
 def test_what_is_left_out_is_said(tmp_path: Path, required: str, outcome: str) -> None:
-    """Tests on real servers that are never run, without anybody noticing; in CI, too."""
+    """Tests that are left out are named, and fail in CI. Guards against tests on real servers that are never run
+    without anybody noticing."""
     needing = "def test_{}(object_store): object_store('s3')\n"
     (tmp_path / "test_it.py").write_text(needing.format(1) + needing.format(2) + "def test_3(): pass\n")
     ended = subprocess.run(

@@ -75,7 +75,8 @@ def attempts(server: Server, location: Location) -> set[str]:
 def test_a_killed_run_ends_bit_equal(
     object_store: ObjectStore, tell: Callable[[Location], None], tmp_path: Path, case: tuple[str, int, str]
 ) -> None:
-    """A resumed run that went on from anything but what all workers had saved; or that needs a disk that they share."""
+    """A killed and resumed run on an object store ends bit-equal. Guards against going on from anything but the last
+    common save, and needing a shared disk."""
     kind, killed, when = case
     server = object_store(kind)
     one, two = server.location(), server.location()
@@ -112,7 +113,7 @@ def test_a_killed_run_ends_bit_equal(
 def test_a_downloaded_run_is_read_without_holdfast(
     object_store: ObjectStore, tell: Callable[[Location], None], tmp_path: Path
 ) -> None:
-    """Checkpoints that can only be read through Holdfast where they were written to a bucket."""
+    """A downloaded run is read without Holdfast. Guards against checkpoints that only Holdfast can read in a bucket."""
     server = object_store("s3")
     location = server.location()
     tell(location)

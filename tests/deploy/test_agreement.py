@@ -76,7 +76,8 @@ COORDINATOR_COMMANDS = {
 
 @pytest.mark.processes
 def test_the_command_line_knows_every_option_used() -> None:
-    """An option is renamed, and every coordinator that is deployed anew ends with a usage error."""
+    """The command line knows every option that the files use. Guards against a renamed option, and coordinators that
+    end with a usage error."""
     shown = subprocess.run(
         [sys.executable, "-c", "from holdfast.cli import main; main()", "coordinator", "--help"],
         capture_output=True,
@@ -93,7 +94,8 @@ def test_the_command_line_knows_every_option_used() -> None:
 
 @pytest.mark.parametrize("place", COORDINATOR_COMMANDS)
 def test_the_coordinator_listens_where_it_is_looked_for(place: str) -> None:
-    """It listens on another port, or on loopback alone, and the workers wait for it in vain."""
+    """The coordinator listens where others look for it. Guards against another port, or loopback alone, and workers
+    that wait in vain."""
     listen = option(COORDINATOR_COMMANDS[place](), "--listen")
     assert listen == "0.0.0.0:7070"
     assert instructions("holdfast-coordinator", "EXPOSE") == ["7070"]
@@ -101,7 +103,7 @@ def test_the_coordinator_listens_where_it_is_looked_for(place: str) -> None:
 
 
 def test_workers_find_the_coordinator() -> None:
-    """A service is renamed, and HOLDFAST_COORDINATOR goes on naming the old one."""
+    """HOLDFAST_COORDINATOR names the service. Guards against a renamed service under an old name."""
     for name, service in COMPOSE["services"].items():
         if name != "coordinator":
             assert service["environment"]["HOLDFAST_COORDINATOR"] == "coordinator:7070"
@@ -114,7 +116,8 @@ def test_workers_find_the_coordinator() -> None:
 
 
 def test_probes_ask_the_health_service_of_the_coordinator() -> None:
-    """A probe for a service that does not exist is never answered with SERVING: the pod never becomes ready."""
+    """Probes ask the coordinator's health service. Guards against a probe for a service that does not exist, and a pod
+    that never becomes ready."""
     coordinator = container("Deployment", "holdfast-coordinator")
     assert coordinator["readinessProbe"]["grpc"] == {"port": 7070, "service": COORDINATOR_SERVICE}
     assert coordinator["livenessProbe"]["grpc"] == {"port": 7070}
@@ -123,7 +126,7 @@ def test_probes_ask_the_health_service_of_the_coordinator() -> None:
 
 
 def test_compose_workers_form_one_world() -> None:
-    """Two workers with one index, or an address that is no service, and the world never forms."""
+    """Compose's workers form one world. Guards against two workers with one index, or an address that is no service."""
     workers = sorted(name for name in COMPOSE["services"] if name.startswith("worker-"))
     for index, name in enumerate(workers):
         assert json.loads(COMPOSE["services"][name]["environment"]["TF_CONFIG"]) == {
@@ -134,7 +137,8 @@ def test_compose_workers_form_one_world() -> None:
 
 
 def test_the_jobs_workers_form_one_world() -> None:
-    """The number of workers is changed in one place of three, or the names are not those of the Job's pods."""
+    """The Job's workers form one world. Guards against a number that was changed in one place of three, and names that
+    are not those of the pods."""
     job, service = resource("Job", "holdfast-worker"), resource("Service", "holdfast-workers")
     workers = job["spec"]["completions"]
     assert job["spec"]["parallelism"] == workers
@@ -153,7 +157,8 @@ def test_the_jobs_workers_form_one_world() -> None:
 
 
 def test_the_workers_have_names_before_they_are_ready() -> None:
-    """The subdomain must be a headless service that picks these pods, also unready ones: else no worker has a name."""
+    """Workers have names before they are ready. Guards against a subdomain that is no headless service of these
+    pods."""
     service, job = resource("Service", "holdfast-workers"), resource("Job", "holdfast-worker")
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
@@ -162,7 +167,8 @@ def test_the_workers_have_names_before_they_are_ready() -> None:
 
 
 def test_a_lost_worker_restarts_the_world() -> None:
-    """With `Never`, or the default limit of 6, the Job is over after a few lost workers."""
+    """The Job restarts lost workers often enough. Guards against a Job that is over after a few losses, with `Never` or
+    the default limit of 6."""
     job = resource("Job", "holdfast-worker")["spec"]
     assert job["template"]["spec"]["restartPolicy"] == "OnFailure"
     assert job["backoffLimit"] >= 100 * job["completions"]
@@ -171,7 +177,7 @@ def test_a_lost_worker_restarts_the_world() -> None:
 
 
 def test_the_coordinators_service_selects_its_pods() -> None:
-    """Labels are changed on one side, and the service has no endpoint."""
+    """The coordinator's service selects its pods. Guards against labels that were changed on one side."""
     deployment = resource("Deployment", "holdfast-coordinator")["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     assert resource("Service", "holdfast-coordinator")["spec"]["selector"].items() <= labels.items()
@@ -181,7 +187,8 @@ def test_the_coordinators_service_selects_its_pods() -> None:
 
 
 def test_all_see_one_folder_and_train_below_the_root() -> None:
-    """A worker trains in a directory that the coordinator does not serve, or on a volume of its own."""
+    """All see one folder and train below the root. Guards against a directory that the coordinator does not serve, or a
+    volume of a worker's own."""
     root = option(COORDINATOR_COMMANDS["kubernetes"](), "--root")
     assert all(option(command(), "--root") == root for command in COORDINATOR_COMMANDS.values())
     training = [
@@ -208,7 +215,8 @@ def test_all_see_one_folder_and_train_below_the_root() -> None:
     [("holdfast-coordinator", "Deployment", "holdfast-coordinator"), ("holdfast-worker", "Job", "holdfast-worker")],
 )
 def test_nobody_is_root_and_all_are_one_user(image: str, kind: str, name: str) -> None:
-    """Different users, and one cannot write into the folders of the other; or root, on a cluster that refuses it."""
+    """All containers run as one user, not root. Guards against users who cannot write to each other's folders, and
+    clusters that refuse root."""
     assert instructions(image, "USER") == ["10001:10001"]
     (setup,) = [run for run in instructions(image, "RUN") if "useradd" in run]
     assert "groupadd --gid 10001 holdfast" in setup
@@ -225,7 +233,8 @@ def test_nobody_is_root_and_all_are_one_user(image: str, kind: str, name: str) -
 
 
 def test_commands_name_files_that_the_images_have() -> None:
-    """A script is renamed or not copied, and the container ends at its start: no such file."""
+    """Commands name files that the images have. Guards against a renamed script, and a container that ends at its
+    start."""
     used = {
         "holdfast-coordinator": instructions("holdfast-coordinator", "HEALTHCHECK"),
         "holdfast-worker": [
@@ -251,7 +260,7 @@ def test_commands_name_files_that_the_images_have() -> None:
 
 
 def test_images_have_one_name_everywhere() -> None:
-    """The kustomization renames an image that no manifest uses, and the pods pull one that does not exist."""
+    """Images have one name everywhere. Guards against pods that pull an image that does not exist."""
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     assert {image["name"] for image in kustomization["images"]} == set(DOCKERFILES)
     assert {service["image"] for service in COMPOSE["services"].values()} == set(DOCKERFILES)
@@ -262,14 +271,15 @@ def test_images_have_one_name_everywhere() -> None:
 
 
 def test_the_kustomization_has_every_manifest() -> None:
-    """A manifest is added and never applied."""
+    """The kustomization has every manifest. Guards against a manifest that is never applied."""
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     there = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == there
 
 
 def test_both_images_build_the_same_wheel_from_all_it_needs() -> None:
-    """A source root is added to the wheel and not copied into the stage that builds it."""
+    """Both images build the same wheel from all that it needs. Guards against a new source root that is not copied into
+    the build."""
     stages = {(DEPLOY / name).read_text().split("\nFROM ")[1] for name in DOCKERFILES.values()}
     (stage,) = stages
     project = (DEPLOY.parent / "pyproject.toml").read_text()

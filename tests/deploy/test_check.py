@@ -27,13 +27,13 @@ def check(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_is_here_passes() -> None:
-    """The deployment files drift away from their schemas."""
+    """The deployment files pass the check. Guards against files that drift away from their schemas."""
     done = check(DEPLOY)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_mistake_of_each_kind_is_reported(copy: Path) -> None:
-    """A misspelt field is dropped by Kubernetes without a word, and then a pod runs as root or never restarts."""
+    """Each kind of mistake is reported. Guards against a misspelt field that Kubernetes silently drops."""
     for name, right, wrong in [
         ("coordinator.Dockerfile", "WORKDIR /source", "WORKDIR source"),
         ("kubernetes/workers.yaml", "backoffLimit:", "backofLimit:"),
@@ -50,7 +50,7 @@ def test_a_mistake_of_each_kind_is_reported(copy: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["coordinator.Dockerfile", "compose.yaml", "kubernetes"])
 def test_nothing_to_check_is_a_failure(copy: Path, lost: str) -> None:
-    """Files that were moved would otherwise go unchecked from then on, with a green result."""
+    """Nothing to check is a failure. Guards against files that were moved and go unchecked."""
     if lost == "kubernetes":
         shutil.rmtree(copy / lost)
     else:
@@ -60,7 +60,7 @@ def test_nothing_to_check_is_a_failure(copy: Path, lost: str) -> None:
 
 
 def test_a_missing_tool_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """An environment without the linters would otherwise pass everything."""
+    """A missing linter is a failure. Guards against an environment that passes everything."""
     spec = importlib.util.spec_from_file_location("deploy_check", DEPLOY / "check.py")
     assert spec
     assert spec.loader

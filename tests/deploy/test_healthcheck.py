@@ -39,7 +39,8 @@ def check(address: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_asks_for_the_coordinator_and_not_just_for_a_server(service: tuple[str, health.HealthServicer]) -> None:
-    """A server that listens but whose coordinator does not serve (yet, or while it ends) must not count as healthy."""
+    """The check asks for the coordinator, not just for a server. Guards against a server that counts as healthy while
+    its coordinator does not serve."""
     address, servicer = service
     done = check(address)
     assert (done.returncode, done.stderr) == (1, "")
@@ -53,7 +54,7 @@ def test_it_asks_for_the_coordinator_and_not_just_for_a_server(service: tuple[st
 
 
 def test_nobody_there_is_unhealthy_in_one_line() -> None:
-    """The engine keeps the last lines of output for the operator: a traceback would hide which address was asked."""
+    """An address where nobody answers is unhealthy, in one line. Guards against a traceback that hides the address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -31,7 +31,8 @@ def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("index", range(3))
 def test_each_index_gets_its_own_task_in_one_cluster(index: int) -> None:
-    """Workers that see different clusters, or two with one index, never form a world."""
+    """Each index gets its own task in one cluster. Guards against workers with different clusters, or two with one
+    index."""
     done = launch(sys.executable, "-c", SHOW, JOB_COMPLETION_INDEX=str(index), **WORLD)
     assert json.loads(done.stdout) == {
         "cluster": {"worker": [f"holdfast-worker-{task}.holdfast-workers:2222" for task in range(3)]},
@@ -40,12 +41,14 @@ def test_each_index_gets_its_own_task_in_one_cluster(index: int) -> None:
 
 
 def test_the_programs_exit_status_is_the_containers() -> None:
-    """A launcher that swallows the status of a failed worker leaves the others waiting for it: nothing restarts it."""
+    """The program's exit status is the container's. Guards against a launcher that hides a failed worker, which is then
+    not restarted."""
     assert launch(sys.executable, "-c", SHOW, JOB_COMPLETION_INDEX="0", **WORLD).returncode == 7
 
 
 def test_outside_a_job_the_environment_is_left_alone() -> None:
-    """Under compose TF_CONFIG is given: to make one up would send the worker into another world."""
+    """Outside a Job the environment stays as it is. Guards against a TF_CONFIG of compose's that is replaced by another
+    world."""
     assert launch(sys.executable, "-c", SHOW, TF_CONFIG="given").stdout == "given\n"
     assert launch(sys.executable, "-c", SHOW, **WORLD).stdout == "None\n"
 
@@ -61,7 +64,8 @@ def test_outside_a_job_the_environment_is_left_alone() -> None:
     ],
 )
 def test_a_place_that_does_not_exist_is_refused(environment: dict[str, str], named: str) -> None:
-    """A Job that was scaled in one place only would otherwise train in several smaller worlds, on one directory."""
+    """An index outside of the world is refused. Guards against a Job that was scaled in one place only and trains in
+    several worlds on one directory."""
     done = launch(sys.executable, "-c", SHOW, JOB_COMPLETION_INDEX="2", **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
@@ -69,6 +73,6 @@ def test_a_place_that_does_not_exist_is_refused(environment: dict[str, str], nam
 
 
 def test_no_command_is_wrong_use() -> None:
-    """An image started with an empty command would otherwise end in a traceback of os.execvp."""
+    """An empty command is wrong use. Guards against a traceback of os.execvp."""
     done = launch(JOB_COMPLETION_INDEX="0", **WORLD)
     assert (done.returncode, done.stderr) == (2, "launch.py: no command given\n")

@@ -72,7 +72,8 @@ class Container:
 
 
 def test_a_killed_worker_leads_to_a_world_that_resumes(tmp_path: Path) -> None:
-    """The survivor hangs in its collective, ends with status 0, or a restarted worker starts from nothing."""
+    """After a worker was killed the world resumes. Guards against a survivor that hangs or ends with status 0, and a
+    restarted worker that starts from scratch."""
     directory, address = tmp_path / "run", free_address()
     workers = [Container(index, address, directory, tmp_path) for index in range(2)]
     deadline, killed = time.monotonic() + DEADLINE_S, False

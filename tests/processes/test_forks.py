@@ -24,7 +24,8 @@ def told(child: Child) -> list[dict[str, Any]]:
 def test_workers_that_are_forked_again(
     start: Start, store: Store, address: str, coordinate: Callable[[], Child]
 ) -> None:
-    """They were taken for those that had crashed: they restored nothing, and heard of commits that nobody had made."""
+    """Workers that are forked again are new workers. Guards against restoring nothing, and hearing of commits that
+    nobody made, because they pass for those that crashed."""
     coordinate()
     found = told(start(PROGRAMS / "forking.py", store.url, "crashing", address))
     assert {each["restored"] for each in found if each.get("life") == 1 and "restored" in each} == {"None"}
@@ -37,7 +38,8 @@ def test_workers_that_are_forked_again(
 
 
 def test_two_jobs_of_one_launcher(start: Start, store: Store) -> None:
-    """They passed for two managers of one process, and the second took the run from a job that lives."""
+    """Two jobs of one launcher are two jobs. Guards against a second job that takes the run from a living one because
+    both pass for two managers of one process."""
     found = told(start(PROGRAMS / "forking.py", store.url, "two jobs"))
     by_job = [(each["job"], each["saved"]) for each in found]
     assert by_job[0][1].endswith("/ckpt-1")
@@ -50,7 +52,8 @@ def test_two_jobs_of_one_launcher(start: Start, store: Store) -> None:
 def test_a_child_with_a_manager_of_its_own(
     start: Start, store: Store, address: str, coordinate: Callable[[], Child], apart: bool
 ) -> None:
-    """It waited its whole join timeout for a coordinator on a thread that a fork does not have."""
+    """A fork's own manager is refused at once. Guards against waiting the whole join timeout for a coordinator on a
+    thread that a fork does not have."""
     if apart:
         coordinate()
     found = told(start(PROGRAMS / "forking.py", store.url, "own manager", *([address] if apart else [])))
@@ -67,6 +70,7 @@ def test_a_child_with_a_manager_of_its_own(
 
 
 def test_forks_amid_saves(start: Start, store: Store) -> None:
-    """A child that ended took its parent out of the world, hung, or had a save of its parent's fail."""
+    """A fork in the middle of a save changes nothing for its parent. Guards against a child that takes its parent out
+    of the world, hangs, or makes its parent's save fail."""
     (found,) = told(start(PROGRAMS / "forking.py", store.url, "amid saves"))
     assert found == {"hung": 0, "commits": 40, "lost": []}

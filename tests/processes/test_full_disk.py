@@ -49,7 +49,8 @@ def job(start: Start, disk: SmallDisk) -> tuple[Child, list[Child]]:
 
 
 def test_wherever_it_becomes_full(job: tuple[Child, list[Child]], disk: SmallDisk, figure: Figure) -> None:
-    """One worker failed and the others hung, the job ended, or half a checkpoint was taken for a whole one."""
+    """A disk that fills up at any object fails that save on all workers, and nothing else. Guards against one failed
+    worker and others that hang, a job that ends, and half a checkpoint taken for a whole one."""
     coordinator, workers = job
     store = PosixStore(str(disk.outside / "run"))
     # First when there is nothing yet, and the run cannot even begin.

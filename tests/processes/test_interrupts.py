@@ -26,7 +26,8 @@ def result(child: Child) -> dict[str, dict[str, int]]:
 
 
 def test_random_interrupts(start: Start, tmp_path: Path, figure: Figure) -> None:
-    """A prefix that `save` had returned was never committed, or the save that people make after Ctrl-C failed."""
+    """At any instant an interrupt loses no save. Guards against a prefix that `save` returned and nobody commits, and a
+    failing save after Ctrl-C."""
     found = result(start(PROGRAMS / "interrupted.py", tmp_path, ROUNDS, 1, patience=600.0))
     assert found["wrong"] == []
     assert found["found"]["final saves"] == ROUNDS
@@ -35,8 +36,7 @@ def test_random_interrupts(start: Start, tmp_path: Path, figure: Figure) -> None
 
 @pytest.mark.tensorflow
 def test_random_interrupts_with_tensorflow(start: Start, tmp_path: Path, figure: Figure) -> None:
-    """The same where taking a snapshot and applying what was restored is TensorFlow's work, between parts of which they
-    come."""
+    """The same holds with TensorFlow. Guards against interrupts between the parts of a snapshot or of a restore."""
     rounds = max(30, ROUNDS // 10)
     found = result(start(PROGRAMS / "interrupted.py", tmp_path, rounds, 1, "tensorflow", patience=600.0))
     assert found["wrong"] == []
@@ -46,8 +46,8 @@ def test_random_interrupts_with_tensorflow(start: Start, tmp_path: Path, figure:
 
 @pytest.mark.parametrize("moment", ["train", "wait", "save", "close", "thread", "late thread", "pool"])
 def test_the_end_of_a_program(start: Start, tmp_path: Path, moment: str) -> None:
-    """A SIGTERM handler that exits, or training in a thread that outlives the main one: the save in flight was lost, or
-    nothing could be saved any more, and nobody said so."""
+    """A program that ends by a handler or with living threads commits its last save. Guards against a lost save in
+    flight, and a manager that silently can no longer save."""
     child = start(PROGRAMS / "ending.py", tmp_path / "run", moment)
     expected = json.loads(child.expect("expected ").removeprefix("expected "))
     assert child.wait() == (0 if moment in ("thread", "late thread", "pool") else 143)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.processes
 def test_a_coordinator_killed_in_mid_save(
     start: Start, store: Store, coordinate: Callable[[], Child], address: str
 ) -> None:
-    """What was written is thrown away, or a worker waits for an answer that died with the coordinator."""
+    """A save survives the death of its coordinator. Guards against throwing away what was written, and waiting for an
+    answer that died with it."""
     coordinator = coordinate()
     workers = joined(start, store, 3, address)
     tell(workers, "save 1")
@@ -46,7 +47,8 @@ def test_a_coordinator_killed_in_mid_save(
 
 
 def test_a_worker_killed_in_mid_save(start: Start, store: Store, coordinate: Callable[[], Child], address: str) -> None:
-    """Half a checkpoint becomes visible, or the others hang until a deadline. Then all are restarted."""
+    """A worker's death fails the save, and the restarted job goes on. Guards against half a checkpoint that is visible,
+    and others that hang until a deadline."""
     coordinate()
     workers = joined(start, store, 3, address)
     tell(workers, "save 1")
@@ -68,7 +70,8 @@ def test_a_worker_killed_in_mid_save(start: Start, store: Store, coordinate: Cal
 
 
 def test_a_chief_killed_with_the_coordinator_in_it(start: Start, store: Store) -> None:
-    """The hint leads to a port where nobody is, or somebody else."""
+    """A chief that is killed with its coordinator is found again after a restart. Guards against a hint that leads to a
+    port where nobody, or somebody else, listens."""
     workers = joined(start, store, 2)
     tell(workers, "save 1")
     expect(workers, "step 1: committed")
@@ -94,7 +97,8 @@ def test_a_chief_killed_with_the_coordinator_in_it(start: Start, store: Store) -
 def test_a_coordinator_that_is_ended_finishes_its_save(
     start: Start, store: Store, coordinate: Callable[[], Child], address: str
 ) -> None:
-    """A rolling update fails the save that is on its way."""
+    """A coordinator that gets SIGTERM finishes its save. Guards against a rolling update that fails the save in
+    flight."""
     coordinator = coordinate()
     workers = joined(start, store, 2, address)
     workers[1].say("hold")
@@ -112,7 +116,7 @@ def test_a_coordinator_that_is_ended_finishes_its_save(
 def test_a_program_that_ends_without_close_commits_its_last_save(
     start: Start, store: Store, how: str, status: int
 ) -> None:
-    """The last hour of training is lost, because nobody called close()."""
+    """A program that ends without `close` commits its last save. Guards against losing the last hour of training."""
     config = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     child = start("-X", "dev", "-W", "error", PROGRAMS / "no_close.py", store.url, how, TF_CONFIG=json.dumps(config))
     assert child.wait() == status, child.output
@@ -124,7 +128,8 @@ def test_a_program_that_ends_without_close_commits_its_last_save(
 
 
 def test_a_forked_process_leaves_the_run_to_its_parent(start: Start, store: Store) -> None:
-    """A process of `multiprocessing` took two minutes to end, and the worker that had forked it out of the world."""
+    """A fork leaves the run to its parent. Guards against a process of `multiprocessing` that takes two minutes to end,
+    and its parent out of the world."""
     config = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     child = start(PROGRAMS / "no_close.py", store.url, "forks", TF_CONFIG=json.dumps(config))
     assert child.wait() == 0, child.output

@@ -24,7 +24,8 @@ SIZE = 2
 
 
 def test_forty_kills(start: Start, store: Store, figure: Figure) -> None:
-    """Some instant of a start, a restore, a save, a commit or a clean-up that leaves the run worse than it was."""
+    """After each of forty random kills all promises hold. Guards against an instant of a start, a restore, a save, a
+    commit or a clean-up at which a kill does damage."""
     chance, victims, during = random.Random(40), Counter[str](), Counter[str]()
     newest = resumed = 0
     for life in range(KILLS + 1):

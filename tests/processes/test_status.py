@@ -50,7 +50,8 @@ def standing(told: dict[str, Any], worker: int) -> str:
 
 
 def test_a_worker_that_was_stopped_is_named_at_once_and_ends_the_save(start: Start, store: Store) -> None:
-    """The kernel keeps its connection: for the others it is there, and everything waits."""
+    """A stopped worker is named at once and ends the save. Guards against a worker that seems present because the
+    kernel keeps its connection."""
     workers = joined(start, store, 3, coordinator(start, store))
     for worker in workers:
         worker.say("save 1")
@@ -82,7 +83,8 @@ def test_a_worker_that_was_stopped_is_named_at_once_and_ends_the_save(start: Sta
 
 
 def test_a_worker_that_is_stuck_in_writing_is_named_by_the_error(start: Start, store: Store) -> None:
-    """A mount that hangs on one host: its heartbeats come, and the save is lost for no reason that anybody is told."""
+    """The error of the save names a worker that is stuck in writing. Guards against a lost save without a reason,
+    because a mount hangs on one host that still sends heartbeats."""
     workers = joined(start, store, 2, coordinator(start, store), save_timeout=6.0)
     workers[1].say("hold")
     for worker in workers:
@@ -106,7 +108,8 @@ def test_a_worker_that_is_stuck_in_writing_is_named_by_the_error(start: Start, s
 
 
 def test_a_chief_that_was_stopped_with_the_coordinator_in_it(start: Start, store: Store) -> None:
-    """It looks like a job that has ended: its port is taken, and nobody speaks."""
+    """A stopped chief with its coordinator is a finding. Guards against a taken port that does not answer, and looks
+    like a job that has ended."""
     workers = joined(start, store, 2)
     for worker in workers:
         worker.say("save 1")

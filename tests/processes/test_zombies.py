@@ -55,7 +55,8 @@ class Coordinator:
 
 @pytest.mark.parametrize("place", OF_A_COORDINATOR)
 def test_a_coordinator_wakes_up(start: Start, store: Store, place: str) -> None:
-    """A paused virtual machine came back: it committed, deleted what is live, or set the state file back."""
+    """A coordinator that wakes up changes nothing. Guards against a paused virtual machine that commits, deletes what
+    is live, or sets the state file back."""
     coordinator = Coordinator(start, store)
     zombies = joined(start, store, 2, coordinator.address, max_to_keep=1)
     put_to_sleep(zombies, coordinator.process, *OF_A_COORDINATOR[place])
@@ -77,7 +78,8 @@ def test_a_coordinator_wakes_up(start: Start, store: Store, place: str) -> None:
 
 @pytest.mark.parametrize("place", OF_A_WORKER)
 def test_a_worker_wakes_up(start: Start, store: Store, place: str) -> None:
-    """A worker that was given up came back, and what it wrote became part of something."""
+    """A worker that wakes up changes nothing. Guards against writes of a worker that was given up becoming part of
+    something."""
     coordinator = Coordinator(start, store)
     zombies = joined(start, store, 2, coordinator.address, max_to_keep=1)
     put_to_sleep(zombies, zombies[1], *OF_A_WORKER[place])
@@ -94,7 +96,8 @@ def test_a_worker_wakes_up(start: Start, store: Store, place: str) -> None:
     + [(0, *OF_A_COORDINATOR[f"the {what} gets its name"]) for what in ("commit entry", "retire entry")],
 )
 def test_a_whole_job_wakes_up(start: Start, store: Store, sleeper: int, call: str, pattern: str) -> None:
-    """As above, with the coordinator in the chief, whose newer one listens elsewhere by then."""
+    """A whole job that wakes up changes nothing. Guards against the same with the coordinator in the chief, while its
+    successor listens elsewhere."""
     zombies = joined(start, store, 2, max_to_keep=1)
     put_to_sleep(zombies, zombies[sleeper], call, pattern)
     other = zombies[1 - sleeper]

@@ -167,7 +167,7 @@ def spread(run: Run, count: int, seed: str) -> Iterator[tuple[str, bytes, random
 
 
 def test_a_sound_run(run: Run) -> None:
-    """Checks that call everything damaged would pass all the tests below."""
+    """A sound run passes every check. Guards against checks that call everything damaged and pass the tests below."""
     assert verify_checkpoint(run.store, run.newest).verdict == "good"
     assert agree(run) == Apply(run.newest, ())
     assert named(run) == (run.newest.prefix, [record.prefix for record in run.state.checkpoints])
@@ -176,7 +176,8 @@ def test_a_sound_run(run: Run) -> None:
 
 
 def test_flipped_bits(run: Run) -> None:
-    """One wrong bit anywhere in a checkpoint, and training goes on from a state that never was."""
+    """Every flipped bit is found, and the checkpoint before is restored. Guards against training that goes on from a
+    state that never was."""
     for name, content, chance in spread(run, FLIPS, "flips"):
         damaged = bytearray(content)
         damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
@@ -185,14 +186,14 @@ def test_flipped_bits(run: Run) -> None:
 
 
 def test_truncations(run: Run) -> None:
-    """A file that a full disk or a broken copy cut short."""
+    """Every truncation is found. Guards against a file that a full disk or a broken copy has cut."""
     for name, content, chance in spread(run, CUTS, "cuts"):
         cut = content[: chance.randrange(len(content))]
         run.with_content(name, cut, lambda name=name: check_found(run, name))  # type: ignore[misc]
 
 
 def test_zeros(run: Run) -> None:
-    """A page that was never written: a file of the right size with a hole in it."""
+    """Every hole of zeros is found. Guards against a page that was never written in a file of the right size."""
     for name, content, chance in spread(run, 2 * len(run.objects), "zeros"):
         start = chance.randrange(len(content))
         hole = content[:start] + bytes(len(content[start : start + 4096])) + content[start + 4096 :]
@@ -201,13 +202,13 @@ def test_zeros(run: Run) -> None:
 
 
 def test_every_object_removed(run: Run) -> None:
-    """A file that somebody deleted is told from a storage that does not answer."""
+    """Every removed object is found. Guards against confusing a deleted file with a storage that does not answer."""
     for name in run.objects:
         run.with_content(name, None, lambda name=name: check_found(run, name))  # type: ignore[misc]
 
 
 def test_the_whole_folder_removed(run: Run) -> None:
-    """A checkpoint deleted by hand stops the run, though the one before is good."""
+    """A removed folder is passed over. Guards against a run that stops although the checkpoint before is good."""
     folder = run.path(run.newest.folder)
     aside = folder.rename(folder.with_name("aside"))
     try:
@@ -218,7 +219,7 @@ def test_the_whole_folder_removed(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["of two workers", "of two checkpoints"])
 def test_objects_of_the_same_size_swapped(run: Run, kind: str) -> None:
-    """Two sound files under each other's names: sizes are right, and so is the checksum of each."""
+    """Swapped objects are found. Guards against two sound files under each other's names."""
     for one in run.objects:
         size = run.path(one).stat().st_size
         if kind == "of two workers":
@@ -244,13 +245,13 @@ def test_objects_of_the_same_size_swapped(run: Run, kind: str) -> None:
 
 
 def test_damage_of_the_older_ones_does_not_matter(run: Run) -> None:
-    """A good newest checkpoint passed over because of what it replaces."""
+    """Damage of older checkpoints does not matter. Guards against passing over a good newest one."""
     older = layout.manifest_object(run.state.checkpoints[0].folder)
     run.with_content(older, b"", lambda: pytest.fail(str(agree(run))) if agree(run) != Apply(run.newest, ()) else None)
 
 
 def test_all_damaged_is_an_error(run: Run) -> None:
-    """Training that silently starts from nothing, with three checkpoints there that a person could look at."""
+    """If all checkpoints are damaged, that is an error. Guards against training that silently starts from scratch."""
     one, two, three = (layout.index_object(record.prefix) for record in run.state.checkpoints)
 
     def ask() -> None:
@@ -265,7 +266,8 @@ def test_all_damaged_is_an_error(run: Run) -> None:
 
 
 def test_what_is_another_workers_own_is_that_workers_to_report(run: Run) -> None:
-    """All workers reading everything; or a worker's own values going unverified because nobody reads them."""
+    """Each worker verifies its own bundle, and only that. Guards against all workers reading everything, and
+    worker-local values that nobody verifies."""
     (own,) = (name for name in run.objects if "/local/worker-1.data" in name)
 
     def ask() -> None:
@@ -280,7 +282,8 @@ def test_what_is_another_workers_own_is_that_workers_to_report(run: Run) -> None
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 50, b'model_checkpoint_path: "ckpt-9"\n'])
 def test_the_state_file_decides_nothing(run: Run, content: bytes | None) -> None:
-    """TensorFlow's `checkpoint` file, lost or wrong, makes a run start from nothing or from elsewhere."""
+    """TensorFlow's `checkpoint` file decides nothing. Guards against a lost or wrong file that makes a run start from
+    scratch or from elsewhere."""
 
     def ask() -> None:
         assert read_run(run.store) == run.state
@@ -293,7 +296,8 @@ class TestTheLastLogEntry:
     """Nothing vouches for it but itself. What happens when it rots is said in docs/guarantees.md."""
 
     def test_a_flipped_bit_stops_the_run(self, run: Run) -> None:
-        """An older state used silently, and a checkpoint that was acknowledged forgotten."""
+        """A flipped bit in the last log entry stops the run. Guards against an older state that is used silently, and a
+        forgotten commit."""
         name, content = self._tail(run)
         for position in range(0, len(content) - 3, 7):
             damaged = bytearray(content)
@@ -307,7 +311,8 @@ class TestTheLastLogEntry:
 
     @pytest.mark.parametrize("left", [0, 1, 100, -3, -1])
     def test_one_that_ends_early_counts_as_never_written(self, run: Run, left: int) -> None:
-        """The gap that is known: cut short, it looks as if its writer had died. But nothing can be built on that."""
+        """A last log entry that is cut off counts as never written. Guards against building anything on this
+        known gap."""
         name, content = self._tail(run)
 
         def ask() -> None:

@@ -157,7 +157,8 @@ def parse_index(data: bytes) -> Index | None:
 @EXAMPLES
 @given(st.one_of(st.binary(max_size=300), mutated(INDEX)))
 def test_index_files(data: bytes) -> None:
-    """A rotten index that ends a restore with a traceback, where the checkpoint before it is good."""
+    """Any index file is read or refused. Guards against a rotten index that ends a restore with a traceback, although
+    the checkpoint before is good."""
     if data != INDEX:
         # Bytes between the blocks and the footer belong to neither; the manifest has the CRC of the whole file.
         assert parse_index(data) in (None, Index.parse(INDEX))
@@ -168,7 +169,8 @@ def test_index_files(data: bytes) -> None:
 @EXAMPLES
 @given(st.data())
 def test_records_under_checksums_that_hold(data: st.DataObject) -> None:
-    """What a broken writer made is refused like damage; what is taken holds together."""
+    """Any records under good checksums are read or refused. Guards against a broken writer's index that is half
+    accepted."""
     pairs = dict(read_table(INDEX))
     for _ in range(data.draw(st.integers(1, 2))):
         key = data.draw(st.sampled_from(sorted(pairs)))
@@ -206,7 +208,7 @@ TEXT = full_record("text", STRING, (HUGE, HUGE), shard=0, offset=0, size=HUGE, c
 def test_lengths_that_nothing_stands_behind(
     tmp_path: Path, records: list[tuple[bytes, BundleEntry]], shards: int
 ) -> None:
-    """Eight bytes in an index that make a reader ask for exabytes."""
+    """Absurd lengths are refused. Guards against eight bytes that make a reader ask for exabytes."""
     header = BundleHeader(num_shards=shards)
     table = write_table(
         [
@@ -224,7 +226,7 @@ def test_lengths_that_nothing_stands_behind(
 
 @pytest.mark.parametrize("restarts", [0, 1, 2**32 - 1])
 def test_blocks_that_say_they_are_larger(restarts: int) -> None:
-    """Varints of 2**70 in a block whose checksum holds."""
+    """Blocks with absurd numbers are refused. Guards against varints of 2**70 in a block whose checksum holds."""
     for numbers in (b"\xff" * 9 + b"\x01", b"\x00" + b"\xff" * 9 + b"\x7f", b"\x00\x01" + b"\xff" * 9 + b"\x7f"):
         block = numbers + b"a" + struct.pack("<II", 0, restarts)
         sealed = block + b"\0"
@@ -248,7 +250,8 @@ def test_blocks_that_say_they_are_larger(restarts: int) -> None:
 @example(MANIFEST.replace(b'"time": 2.0', b'"time": NaN'))
 @example(MANIFEST.replace(b'"time": 2.0', b'"time": 1e999'))
 def test_manifests(data: bytes) -> None:
-    """A manifest from a copy of a run, that no log vouches for, ends the import of the whole directory."""
+    """Any manifest is read or refused. Guards against one bad manifest that ends the import of a whole copied
+    directory."""
     with bounded():
         manifest = parse_manifest(data)
     if manifest is not None:
@@ -272,7 +275,7 @@ def test_manifests(data: bytes) -> None:
 )
 @example(sealed_entry(b"{" + b"9" * 100_000 + b"}"))
 def test_log_entries(data: bytes) -> None:
-    """A traceback where the log is read, which every restart meets again."""
+    """Any log entry is read or refused. Guards against a traceback that every restart meets again."""
     with bounded():
         parse_entry(data)
 
@@ -283,14 +286,15 @@ def test_log_entries(data: bytes) -> None:
 )
 @example(data=b"[" * 200_000)
 def test_pages(data: bytes) -> None:
-    """A run that ends with a traceback because of what lies in a page of its log."""
+    """Any page is read or refused. Guards against a run that ends with a traceback."""
     with bounded():
         records = parse_page(data)
     assert records is None or all(isinstance(record, CheckpointRecord) for record in records)
 
 
 def test_entries_are_sealed_here_as_there() -> None:
-    """A change of the format that makes the test above see nothing but wrong checksums."""
+    """Entries are sealed here as in the product. Guards against a change of the format after which the test above sees
+    only wrong checksums."""
     assert sealed_entry(INNER) == ENTRY
 
 
@@ -337,7 +341,8 @@ LINES = st.sampled_from(
 @example(data=b"a:'\"\n" * 50_000)
 @example(data=b'all_model_checkpoint_paths: "ckpt-1"\n' * 20_000)
 def test_state_files(stock: Store, data: bytes) -> None:
-    """A directory of stock checkpoints that cannot be taken over because of a text file that everybody may edit."""
+    """Any state file is read as far as possible. Guards against a text file that everybody may edit and that blocks
+    taking over a directory."""
     with bounded():
         state = imported(stock, data)
     assert {record.prefix for record in state.checkpoints} <= {"ckpt-1", "ckpt-2"}
@@ -354,7 +359,7 @@ def test_state_files(stock: Store, data: bytes) -> None:
     data=st.one_of(st.binary(max_size=200), mutated(HINT), changed(HINT).map(lambda each: json.dumps(each).encode()))
 )
 def test_hints(stock: Store, data: bytes) -> None:
-    """A worker that cannot start because of what lies in a file that is only a hint."""
+    """Any hint is read or ignored. Guards against a worker that cannot start because of a hint."""
     stock.replace(layout.HINT, data)
     with bounded():
         hint = read_hint(stock)
@@ -364,7 +369,7 @@ def test_hints(stock: Store, data: bytes) -> None:
 @EXAMPLES
 @given(st.one_of(st.text(max_size=100), JSON.map(json.dumps), changed(TF_CONFIG).map(json.dumps)))
 def test_cluster_specifications(text: str) -> None:
-    """A traceback for a mistyped TF_CONFIG."""
+    """Any TF_CONFIG is read or refused. Guards against a traceback for a mistyped TF_CONFIG."""
     with bounded():
         try:
             place = parse_tf_config(text)
@@ -376,6 +381,6 @@ def test_cluster_specifications(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
 def test_nothing_nests_too_deeply(text: str) -> None:
-    """A RecursionError, which is no error that anybody expects."""
+    """Deeply nested JSON is refused. Guards against a RecursionError."""
     assert parse_manifest(text.encode()) is None
     assert parse_manifest(MANIFEST.replace(b"null", text.encode())) is None

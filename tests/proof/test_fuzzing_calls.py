@@ -296,7 +296,8 @@ async def each(chunks: Sequence[Any]) -> Any:
 @EXAMPLES
 @given(data=st.data())
 def test_joins(beside: Beside, data: st.DataObject) -> None:
-    """A cluster, a generation or a timeout that makes no sense ends in a world that nobody can be in."""
+    """Any join is answered or refused. Guards against a cluster, generation or timeout that makes no sense and a world
+    that nobody can be in."""
     request = join_request(beside.caller())
     if data.draw(st.booleans()):
         request.caller.generation = "0badcafe"
@@ -309,7 +310,8 @@ def test_joins(beside: Beside, data: st.DataObject) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_votes_reports_and_failures(beside: Beside, data: st.DataObject) -> None:
-    """A save of one worker, in which everything that it says may be wrong."""
+    """Any vote, report or failure is answered or refused. Guards against one worker whose wrong messages break more
+    than its save."""
     caller = beside.joined()
     vote, fail = vote_request(caller), fail_request(caller)
     chunks = report_chunks(caller)
@@ -332,7 +334,7 @@ def test_votes_reports_and_failures(beside: Beside, data: st.DataObject) -> None
 @given(text=st.one_of(st.sampled_from(TEXTS), st.just("[" * 100_000), st.just('{"a":' * 5_000 + "1" + "}" * 5_000)))
 @example(text="9" * 5_000)
 def test_descriptions(beside: Beside, text: str) -> None:
-    """Half a manifest, at the last step before the commit."""
+    """A bad description fails the save. Guards against half a manifest at the last step before the commit."""
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
@@ -346,7 +348,8 @@ def test_descriptions(beside: Beside, text: str) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_descriptions_that_are_json(beside: Beside, data: st.DataObject) -> None:
-    """A manifest that was committed, and that nobody can read."""
+    """A description of strange JSON fails the save or is readable. Guards against a committed manifest that nobody can
+    read."""
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
@@ -367,7 +370,8 @@ def test_descriptions_that_are_json(beside: Beside, data: st.DataObject) -> None
 @EXAMPLES
 @given(data=st.data())
 def test_restores(beside: Beside, data: st.DataObject) -> None:
-    """A verdict that nobody knows, on a candidate that was never proposed."""
+    """Any restore call is answered or refused. Guards against an unknown verdict on a candidate that was never
+    proposed."""
     caller = beside.joined()
     request = restore_request(caller)
     if data.draw(st.booleans()):
@@ -381,7 +385,7 @@ def test_restores(beside: Beside, data: st.DataObject) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_leaving_and_asking(beside: Beside, data: st.DataObject) -> None:
-    """A worker that waits for the others until a time that never comes."""
+    """Any call to leave or ask is answered or refused. Guards against a worker that waits for ever for the others."""
     caller = beside.joined()
     request = leave_request(caller)
     mutate(data.draw, request, data.draw(TIMES), sparing=["caller"])
@@ -393,7 +397,8 @@ def test_leaving_and_asking(beside: Beside, data: st.DataObject) -> None:
 @EXAMPLES
 @given(data=st.data())
 def test_heartbeats(beside: Beside, data: st.DataObject) -> None:
-    """One worker that tells of another that it lives, or of more bytes than there are."""
+    """Heartbeats change only their own worker. Guards against a worker that speaks for another, or counts more bytes
+    than there are."""
     caller = beside.joined()
     first, second = (pb.Heartbeat(caller=caller, phase="write", bytes_done=1, bytes_total=2) for _ in range(2))
     mutate(data.draw, first, data.draw(TIMES), sparing=["caller"])
@@ -422,7 +427,7 @@ CALLS: list[Callable[[Beside, pb.Caller], Awaitable[Any]]] = [
 @EXAMPLES
 @given(data=st.data())
 def test_callers_that_are_no_members(beside: Beside, data: st.DataObject) -> None:
-    """Somebody who speaks for a worker of the living world, or for one that never was, is taken for it."""
+    """Callers that are no members are refused. Guards against somebody who speaks for a worker of a living world."""
     real = beside.workers[data.draw(st.integers(0, 1))].session.caller()
     caller = pb.Caller()
     caller.CopyFrom(real)
@@ -437,7 +442,7 @@ def test_callers_that_are_no_members(beside: Beside, data: st.DataObject) -> Non
     "run", [*TEXTS, "../victim", "root/victim", "{root}/../outside", "{root}/..", "{folder}/outside/run"]
 )
 def test_run_directories_that_are_none_of_its(beside: Beside, run: str) -> None:
-    """A worker makes the coordinator read or write wherever it likes."""
+    """Other run directories are refused. Guards against a worker that makes the coordinator read or write anywhere."""
     run = run.format(root=beside.root, folder=beside.folder) if "root" in run or "folder" in run else run
     for call in (lambda b, c: b.calls.join(join_request(c)), *CALLS):
         caller = beside.caller()
@@ -450,7 +455,8 @@ def test_run_directories_that_are_none_of_its(beside: Beside, run: str) -> None:
     "change", [{"num_shards": 2**31 - 1}, {"num_shards": 2}, {"num_shards": 0}, {"step": 2**63 - 1}]
 )
 def test_indexes_of_shards_that_nobody_wrote(beside: Beside, change: dict[str, int]) -> None:
-    """An index that makes every reader look for two thousand million files."""
+    """An index with unreported shards fails the save. Guards against an index that makes readers look for two thousand
+    million files."""
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
@@ -461,7 +467,8 @@ def test_indexes_of_shards_that_nobody_wrote(beside: Beside, change: dict[str, i
 
 
 def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
-    """A checkpoint of which every object is as it was committed, and that no reader can read."""
+    """An entry beyond the end of its shard fails the save. Guards against a committed checkpoint that no reader can
+    read."""
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
@@ -473,7 +480,7 @@ def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
 
 
 def test_what_is_valid_commits(beside: Beside) -> None:
-    """All of the above is refused for another reason than it seems."""
+    """What is valid commits. Guards against tests above that pass for another reason."""
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     outcome = beside.call(beside.calls.report(each(report_chunks(caller))))

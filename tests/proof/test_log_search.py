@@ -23,7 +23,8 @@ from support.log_search import Bounds, Search
     ),
 )
 def test_no_history_ends_badly(bounds: Bounds) -> None:
-    """An order of events that nobody thought of, in which a commit is lost, undone, torn, or told wrongly."""
+    """No history within the bounds ends badly. Guards against an order of events that nobody thought of, in which a
+    commit is lost, undone, torn or misreported."""
     search = Search(bounds)
     begun = time.perf_counter()
     states = search.run()

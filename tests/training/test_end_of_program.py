@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
 @pytest.mark.parametrize("kind", ["posix", "s3"])
 def test_the_last_save_is_committed(kind: str, tmp_path: Path, object_store: ObjectStore) -> None:
-    """The interpreter's end, at which thread pools and event loops refuse work, took the last checkpoint along."""
+    """The last save of a program is committed. Guards against losing it at the interpreter's end, where thread pools
+    and event loops refuse work."""
     place = Location(str(tmp_path), {}, {}) if kind == "posix" else object_store(kind).location()
     run = f"{place.url}/run"
     cluster = {"worker": [free_address() for _ in range(2)]}

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
     ids=["tf_keras, 2 workers", "keras, MirroredStrategy", "tf_keras, MirroredStrategy"],
 )
 def test_fit_goes_on_bit_equal(worlds: Any, tmp_path: Path, size: int, framework: str, mirrored: bool) -> None:
-    """A model that was restored before `fit` went on with other statistics or other dropout masks."""
+    """`fit` after a restore goes on bit-equal. Guards against other statistics or other dropout masks."""
     workers = worlds.get(size).run("fitting.fit", directory=str(tmp_path), framework=framework, mirrored=mirrored)
     assert len(workers) == size
     for worker in workers:

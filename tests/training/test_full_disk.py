@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
 
 def test_training_goes_on_without_the_save(tmp_path: Path) -> None:
-    """A full disk ended the job, or nobody was told of it, or stock readers found half a checkpoint."""
+    """Training goes on without a save that a full disk has failed. Guards against a job that ends, an error that nobody
+    hears of, and half a checkpoint for stock readers."""
     with small_disk(tmp_path / "disk", 16 << 20) as disk:
         run, store = str(disk.path / "run"), PosixStore(str(disk.outside / "run"))
         job, reader = TrainingWorld(2, tmp_path / "job", disk=disk), TrainingWorld(1, tmp_path / "reader", disk=disk)

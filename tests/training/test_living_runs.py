@@ -19,7 +19,8 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def test_looking_disturbs_nothing(worlds: Any, tmp_path: Path) -> None:
-    """A notebook that restored from the run of a job took the lead from it, and the job's next save failed."""
+    """Restoring from a living run disturbs nothing. Guards against a notebook that takes the lead from a job, whose
+    next save fails."""
     run, job, reader = tmp_path / "run", worlds.get(2), worlds.get(1)
     job.run("jobs.begin", name="job", directory=str(run))
     prefix, _ = job.run("jobs.go_on", name="job")
@@ -37,7 +38,8 @@ def test_looking_disturbs_nothing(worlds: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "one coordinator for both"])
 def test_a_second_job_is_refused(worlds: Any, tmp_path: Path, apart: bool) -> None:
-    """Two jobs that were started on one directory by mistake wrote over each other, or the first one lost the run."""
+    """A second job on a living run is refused. Guards against two jobs that overwrite each other's checkpoints, and a
+    first one that loses the run."""
     with coordinator(tmp_path, start=apart) as address:
         run, first, second = tmp_path / "run", worlds.get(2), worlds.get(1)
         options = {"directory": str(run), "coordinator": address}

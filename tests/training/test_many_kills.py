@@ -63,7 +63,8 @@ class Diaries:
 
 
 def test_the_coordinator_is_killed_in_fifty_saves(worlds: Any, tmp_path: Path, figure: Figure) -> None:
-    """A restarted coordinator threw a save away, or a worker trained on without the others, or waited for ever."""
+    """Killing the coordinator in fifty saves loses no step and no save. Guards against a restarted coordinator that
+    drops a save, and a worker that trains on alone or waits for ever."""
     kills, every, saves = 50, 3, 90
     run, diaries, world = tmp_path / "run", Diaries(tmp_path / "diaries", 4), worlds.get(4)
     arguments = {"steps": saves * every, "save_every": every}
@@ -134,7 +135,8 @@ def said_of_saves(notes: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
 
 
 def test_a_random_worker_is_killed_thirty_times(worlds: Any, tmp_path: Path, figure: Figure) -> None:
-    """A job that is preempted again and again went back too far, or ended elsewhere than one that never was."""
+    """A job that loses a worker thirty times ends bit-equal. Guards against going back too far, and ending elsewhere
+    than an undisturbed job."""
     kills, every = 30, 3
     arguments = {"steps": 3 * every * kills, "save_every": every}
     first = Diaries(tmp_path / "uninterrupted", 2)

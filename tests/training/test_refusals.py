@@ -24,7 +24,8 @@ KEYS = {
 
 @pytest.mark.parametrize(("difference", "key"), [("missing", "m"), ("more", "k"), ("shape", "m"), ("dtype", "m")])
 def test_models_that_differ(worlds: Any, tmp_path: Path, difference: str, key: str) -> None:
-    """Pieces of different models became one checkpoint; or the save waited for its deadline, on one worker alone."""
+    """Models that differ are refused on all workers. Guards against pieces of different models in one checkpoint, and a
+    save that waits for its deadline."""
     failures = worlds.get(2).run("refusals.differing", directory=str(tmp_path / "run"), difference=difference)
     for failure in failures:
         assert failure["seconds"] < WITHIN
@@ -36,7 +37,8 @@ def test_models_that_differ(worlds: Any, tmp_path: Path, difference: str, key: s
 
 
 def test_a_checkpoint_that_fits_nothing(worlds: Any, tmp_path: Path) -> None:
-    """Training started from scratch under its name. All are told alike, and none waits for others."""
+    """A checkpoint that fits nothing is refused on all workers alike. Guards against training from scratch under its
+    name, and workers that wait for others."""
     for refused, failed, meant in worlds.get(2).run("refusals.renamed", directory=str(tmp_path / "run")):
         assert (refused["type"], failed["type"], meant) == ("InvalidRequest", "SaveFailed", None)
         for failure in (refused, failed):
@@ -59,7 +61,8 @@ def test_a_checkpoint_that_fits_nothing(worlds: Any, tmp_path: Path) -> None:
 def test_one_bit(  # noqa: PLR0917 - what is varied
     worlds: Any, tmp_path: Path, size: int, worker: int, variable: str, suspects: list[str]
 ) -> None:
-    """A worker with bad memory went on unnoticed, and which of the copies was kept was chance."""
+    """One wrong bit in a replica is refused by name. Guards against a worker with bad memory that goes unnoticed, and
+    keeping a copy by chance."""
     arguments = {"directory": str(tmp_path / "run"), "variable": variable, "worker": worker}
     for told in worlds.get(size).run("refusals.flipped", **arguments):
         failure = told["failure"]

@@ -24,7 +24,8 @@ STEPS = 16
     ids=["2 workers, the chief in mid-save", "4 workers, another between two saves"],
 )
 def test_a_killed_run_ends_bit_equal(worlds: Any, tmp_path: Path, size: int, killed: int, when: str) -> None:
-    """A resumed run went on with other dropout masks, other input, or one worker's statistics on all workers."""
+    """A killed and resumed run ends bit-equal. Guards against other dropout masks, other input, and one worker's
+    statistics on all."""
     arguments = {"steps": STEPS, "save_every": EVERY}
     world = worlds.get(size)
     uninterrupted = world.run("training.train", directory=str(tmp_path / "one"), **arguments)

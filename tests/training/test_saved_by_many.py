@@ -41,7 +41,7 @@ def saved(runs: Path, kind: str, size: int) -> Any:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_state_is_written_once(runs: Path, size: int) -> None:
-    """Every worker wrote the whole mirrored state, as under TensorFlow's own manager."""
+    """The mirrored state is written once. Guards against N whole states, as with TensorFlow's own manager."""
     workers = saved(runs, "unequal", size)
     state = workers[0]["bytes"]
     written = sum(worker["written"] for worker in workers)
@@ -52,7 +52,8 @@ def test_the_state_is_written_once(runs: Path, size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_shares_are_equal(runs: Path, size: int) -> None:
-    """One worker had the largest variables to write and kept the others waiting."""
+    """All workers write about the same amount. Guards against one worker that has the largest variables and keeps the
+    others waiting."""
     shares = shares_of(Path(saved(runs, "unequal", size)[0]["prefix"]))
     assert len(shares) == size
     assert max(shares.values()) <= 1.05 * min(shares.values())
@@ -69,7 +70,7 @@ def shares_of(prefix: Path) -> dict[str, int]:
 
 
 def test_a_large_variable_is_cut_over_all_workers(runs: Path) -> None:
-    """Without this, nothing below says anything of slices."""
+    """A large variable is cut over all workers. Guards against tests below that say nothing about slices."""
     prefix = saved(runs, "various", 4)[0]["prefix"]
     index = Index.parse(Path(index_object(prefix)).read_bytes())
     pieces = index.pieces("big/.ATTRIBUTES/VARIABLE_VALUE")
@@ -80,7 +81,8 @@ def test_a_large_variable_is_cut_over_all_workers(runs: Path) -> None:
 
 
 def test_a_copy_is_read_without_holdfast(runs: Path, tmp_path: Path) -> None:
-    """A team that stops using Holdfast, or hands its checkpoints on, could not read them any more."""
+    """A copy of a checkpoint is read without Holdfast. Guards against a team that cannot read its checkpoints once it
+    stops using Holdfast or hands them on."""
     copies = [(str(tmp_path / f"{kind}-{size}"), kind, size) for kind in KINDS for size in SIZES]
     for copy, kind, size in copies:
         shutil.copytree(runs / f"{kind}-{size}", copy)
@@ -113,7 +115,8 @@ def test_a_copy_is_read_without_holdfast(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("saved_by", "restored_by"), [(4, 2), (4, 1), (2, 4), (1, 4), (2, 1), (1, 2)])
 def test_another_world_restores_it(worlds: Any, runs: Path, saved_by: int, restored_by: int) -> None:
-    """A job that comes back with fewer or more machines could not go on."""
+    """Fewer or more workers restore the checkpoint. Guards against a job that cannot go on with another number of
+    machines."""
     for kind in KINDS:
         workers = saved(runs, kind, saved_by)
         restored = worlds.get(restored_by).run("saving.restore", directory=str(runs / f"{kind}-{saved_by}"), kind=kind)

@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_stock_directory_is_taken_over(worlds: Any, tmp_path: Path, size: int) -> None:
-    """The first job with Holdfast started from scratch, or retention removed what it had not written."""
+    """A directory of TensorFlow's manager is taken over. Guards against a first job that starts from scratch, and
+    retention that removes what it has not written."""
     (values,) = worlds.get(1).run("stock.write", directory=str(tmp_path), saves=3, keep=2)
     stock = {f: f.read_bytes() for f in tmp_path.iterdir() if f.name != "checkpoint"}
     kept = [str(tmp_path / "ckpt-2"), str(tmp_path / "ckpt-3")]

@@ -28,7 +28,8 @@ def attempts(run: Path) -> list[str]:
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("where", ["below a file", "/sys/holdfast"])
 def test_a_directory_that_cannot_be_written(worlds: Any, tmp_path: Path, size: int, where: str) -> None:
-    """The job trained for hours before anybody saw that nothing had been saved."""
+    """A directory that cannot be written is an error at the first save. Guards against hours of training of which
+    nothing is saved."""
     (tmp_path / "file").write_text("not a folder")
     run = str(tmp_path / "file" / "run") if where == "below a file" else where
     for failure in worlds.get(size).run("wrong.job", directory=run):
@@ -39,7 +40,7 @@ def test_a_directory_that_cannot_be_written(worlds: Any, tmp_path: Path, size: i
 
 
 def test_nothing_listens_at_the_address(worlds: Any, tmp_path: Path) -> None:
-    """A mistyped address hung the job without a word."""
+    """An address where nobody listens is an error. Guards against a mistyped address that silently hangs the job."""
     address = free_address()
     for failure in worlds.get(2).run("wrong.job", directory=str(tmp_path / "run"), coordinator=address):
         assert failure["call"] == "restore"
@@ -50,7 +51,8 @@ def test_nothing_listens_at_the_address(worlds: Any, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_exist(worlds: Any, tmp_path: Path) -> None:
-    """A mistyped path started a job from scratch; or one worker failed and the other waited for it."""
+    """A missing checkpoint is an error on all workers. Guards against a mistyped path that starts from scratch, and a
+    worker that waits for one that failed."""
     run = tmp_path / "run"
     wanted = [str(run / "ckpt-9"), str(tmp_path / "other" / "ckpt-9"), 9]
     for failures in worlds.get(2).run("wrong.restore", directory=str(run), wanted=wanted):
@@ -63,7 +65,8 @@ def test_a_checkpoint_that_does_not_exist(worlds: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "coordinator apart"])
 def test_clusters_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> None:
-    """A worker with an old TF_CONFIG waited for the others, and they for it."""
+    """Clusters that differ are an error on all workers. Guards against a worker with an old TF_CONFIG and others that
+    wait for each other."""
     with coordinator(tmp_path, start=apart) as address:
         run = tmp_path / "run"
         failures = worlds.get(2).run("wrong.another_cluster", directory=str(run), coordinator=address, **PATIENT)
@@ -80,7 +83,8 @@ def test_clusters_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> None:
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "coordinator apart"])
 def test_directories_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> None:
-    """A relative path, or a tutorial of TensorFlow's, led each worker to a directory of its own, and all waited."""
+    """Directories that differ are named. Guards against a relative path that leads each worker to its own directory,
+    where all wait."""
     runs = [tmp_path / "a", tmp_path / "b"]
     with coordinator(tmp_path, start=apart) as address:
         directories = [str(run) for run in runs]
@@ -96,7 +100,8 @@ def test_directories_that_differ(worlds: Any, tmp_path: Path, apart: bool) -> No
 
 
 def test_storage_that_the_coordinator_does_not_see(worlds: Any, tmp_path: Path) -> None:
-    """Workers wrote where the coordinator does not look, and learned of it when the save had failed."""
+    """Storage that the coordinator does not see is an error before anything is written. Guards against workers that
+    learn of it when the save has failed."""
     root = "memory://shared"
     with coordinator(tmp_path, root=root) as address:
         told = worlds.get(2).run("wrong.another_storage", directory=f"{root}/run", coordinator=address)
@@ -112,7 +117,8 @@ def test_storage_that_the_coordinator_does_not_see(worlds: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "coordinator apart"])
 def test_one_worker_has_another_file_system_mounted(worlds: Any, tmp_path: Path, apart: bool) -> None:
-    """A volume that was not mounted on one host: its part of every checkpoint was written beside the others'."""
+    """A worker with another file system is named. Guards against a part of every checkpoint that is written beside the
+    others."""
     run = tmp_path / "run"
     run.mkdir()
     with coordinator(tmp_path, start=apart) as address:
