@@ -16,7 +16,7 @@ from holdfast_storage.failure_message import encode
 from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
-from .core.messages import Report
+from .core.messages import Answer, Caller, Report, RequestId
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -74,25 +74,21 @@ class Calls:
             finally:
                 notices.put_nowait(None)
 
-        with run.listening(caller, lambda notify: notices.put_nowait(_notice(notify))):
-            run.tell(ev.Attached(caller))
+        with run.attended(caller, lambda notify: notices.put_nowait(_notice(notify))):
+            run.tell(wire.heartbeat(caller, first))
+            listener = asyncio.create_task(listen())
             try:
-                run.tell(wire.heartbeat(caller, first))
-                listener = asyncio.create_task(listen())
-                try:
-                    while (notice := await notices.get()) is not None:
-                        yield notice
-                finally:
-                    listener.cancel()
-                    await asyncio.gather(listener, return_exceptions=True)
+                while (notice := await notices.get()) is not None:
+                    yield notice
             finally:
-                run.tell(ev.Detached(caller))
+                listener.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
 
     async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
         _check(checks.check_vote, request)
-        run = self._run(request.caller)
-        caller, ballot = wire.caller(request.caller), wire.ballot(request)
-        return wire.vote_reply(await run.ask(lambda r: ev.Vote(r, caller, request.ordinal, ballot)))
+        ballot = wire.ballot(request)
+        answer = await self._ask(request.caller, lambda r, caller: ev.Vote(r, caller, request.ordinal, ballot))
+        return wire.vote_reply(answer)
 
     async def report(self, chunks: AsyncIterable[pb.ReportChunk]) -> pb.SaveOutcome:
         head, payload = pb.ReportHead(), Payload(0)
@@ -103,7 +99,6 @@ class Calls:
             payload.entries.extend(chunk.entries)
         payload.num_shards, payload.description = head.num_shards, head.description_json
         _check(checks.check_report, head, payload.objects)
-        run = self._run(head.caller)
         report = Report(
             head.step,
             head.checkpoint_name,
@@ -112,40 +107,40 @@ class Calls:
             head.timeout_s,
             wire.retention(head.retention),
         )
-        caller = wire.caller(head.caller)
-        return wire.outcome_message(await run.ask(lambda r: ev.Reported(r, caller, head.ordinal, report)))
+        answer = await self._ask(head.caller, lambda r, caller: ev.Reported(r, caller, head.ordinal, report))
+        return wire.outcome_message(answer)
 
     async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
         _check(checks.check_fail, request)
-        run = self._run(request.caller)
-        caller, failure = wire.caller(request.caller), wire.failure(request.failure)
-        return wire.outcome_message(await run.ask(lambda r: ev.GaveUp(r, caller, request.ordinal, failure)))
+        failure = wire.failure(request.failure)
+        answer = await self._ask(request.caller, lambda r, caller: ev.GaveUp(r, caller, request.ordinal, failure))
+        return wire.outcome_message(answer)
 
     async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
         _check(checks.check_restore, request)
-        run = self._run(request.caller)
-        q, caller = request, wire.caller(request.caller)
-        return wire.restore_reply(
-            await run.ask(
-                lambda r: ev.Restore(
-                    r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s, q.entries
-                )
-            )
+        q = request
+        answer = await self._ask(
+            q.caller,
+            lambda r, caller: ev.Restore(
+                r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s, q.entries
+            ),
         )
+        return wire.restore_reply(answer)
 
     async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
         _check(checks.check_await_upkeep, request)
-        run = self._run(request.caller)
-        caller = wire.caller(request.caller)
-        await run.ask(lambda r: ev.AwaitUpkeep(r, caller))
+        await self._ask(request.caller, ev.AwaitUpkeep)
         return pb.AwaitUpkeepReply()
 
     async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
         _check(checks.check_leave, request)
-        run = self._run(request.caller)
-        caller = wire.caller(request.caller)
-        await run.ask(lambda r: ev.Leave(r, caller, request.wait_for_others_s))
+        await self._ask(request.caller, lambda r, caller: ev.Leave(r, caller, request.wait_for_others_s))
         return pb.LeaveReply()
+
+    async def _ask(self, caller: pb.Caller, event: Callable[[RequestId, Caller], ev.Event]) -> Answer:
+        """Hand the machine of the caller's run a call, and wait for its answer."""
+        run, who = self._run(caller), wire.caller(caller)
+        return await run.ask(lambda request: event(request, who))
 
     def _run(self, caller: pb.Caller) -> Driver:
         """Return the driver of the caller's run. Only a join opens a run."""

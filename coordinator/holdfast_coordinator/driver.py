@@ -131,8 +131,8 @@ class Driver:
             self._EFFECTS[type(effect)](self, effect)
 
     @contextmanager
-    def listening(self, caller: Caller, listener: Listener) -> Iterator[None]:
-        """Call `listener` with the notices for a worker.
+    def attended(self, caller: Caller, listener: Listener) -> Iterator[None]:
+        """Tell the machine that a worker is there, and call `listener` with the notices for it.
 
         A worker that has lost its connection may come back on a new one before the old one is known to be dead. Each
         connection has its own listener for as long as it lasts.
@@ -140,11 +140,13 @@ class Driver:
         listeners = self._listeners.setdefault(caller, [])
         listeners.append(listener)
         try:
+            self.tell(ev.Attached(caller))
             yield
         finally:
             listeners.remove(listener)
             if not listeners:
                 self._listeners.pop(caller, None)
+            self.tell(ev.Detached(caller))
 
     async def settle(self, patience: float) -> None:
         """Wait for up to `patience` seconds until nothing is going on."""
