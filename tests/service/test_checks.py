@@ -73,13 +73,14 @@ CHECKS: dict[str, Any] = {
 
 @pytest.mark.parametrize("call", CHECKS)
 def test_what_workers_send_passes(call: str) -> None:
-    """A check that refuses what is right."""
+    """What workers send passes. Guards against a check that refuses what is right."""
     message, check = CHECKS[call]
     check(message())
 
 
 def test_a_first_join_has_no_members() -> None:
-    """A worker that has just been started is taken for one of a coordinator's that is gone."""
+    """A first join has no members. Guards against a worker that has just started, taken for one of a coordinator that
+    is gone."""
     request = join()
     request.caller.generation = ""
     del request.members[:]
@@ -111,7 +112,8 @@ def test_a_first_join_has_no_members() -> None:
     ],
 )
 def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
-    """It ends up in the name of a folder, in a deadline, or in what is kept and what is deleted."""
+    """What no worker sends is refused by worker and field. Guards against nonsense in a folder's name, in a deadline,
+    or in what is kept and deleted."""
     make, check = CHECKS[call]
     message = make()
     *path, last = field.split(".")
@@ -142,13 +144,13 @@ def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
     ],
 )
 def test_objects_that_are_none(name: str, role: str, size: int) -> None:
-    """A manifest that lists what lies elsewhere, or the manifest."""
+    """Impossible objects are refused. Guards against a manifest that lists what is elsewhere, or itself."""
     with pytest.raises(InvalidRequest, match=r"worker-1 .* objects holds"):
         checks.check_report(head(), [pb.StoredObject(name=name, role=role, size=size)])
 
 
 def test_members_that_are_not_the_cluster() -> None:
-    """A world that only one of its workers believes in."""
+    """Members that do not match the cluster are refused. Guards against a world in which only one worker believes."""
     twice, other, without = join(), join(), join()
     twice.members.extend(twice.members[:1])
     other.members[0].task = "ps-0"
@@ -161,7 +163,7 @@ def test_members_that_are_not_the_cluster() -> None:
 
 
 def test_a_job_named_twice() -> None:
-    """A cluster of which each reader counts other tasks."""
+    """A job that is named twice is refused. Guards against a cluster in which each reader counts other tasks."""
     request = join()
     request.cluster.add(type="worker", addresses=["c:1"])
     with pytest.raises(InvalidRequest, match="cluster names a job twice"):
@@ -169,7 +171,8 @@ def test_a_job_named_twice() -> None:
 
 
 def test_a_negative_position() -> None:
-    """A position from the end: another tensor than the worker meant is taken for its own."""
+    """A negative position is refused. Guards against a position from the end, and so another tensor than the worker
+    means."""
     message = head()
     message.worker_local.append(-1)
     with pytest.raises(InvalidRequest, match="worker_local holds a negative position"):

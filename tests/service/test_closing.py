@@ -17,7 +17,8 @@ from support.passing_time import PassingTime
 
 
 def test_the_chief_stays_until_the_others_have_their_outcome(store: Store, world: World) -> None:
-    """The chief is done first and takes the coordinator with it: the others never hear that they have committed."""
+    """The chief stays until the others have their outcome. Guards against a chief that ends first and takes the
+    coordinator with it."""
     workers = world(3)
     all_join(workers)
     until(lambda: sum(w.alive for w in workers[0].status().run.workers) == 3)
@@ -47,7 +48,8 @@ def left(store: Store) -> set[object]:
 
 
 def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, passing: PassingTime) -> None:
-    """After one worker was killed the chief's process hangs at its end."""
+    """The chief does not wait for the dead. Guards against a chief's process that hangs at its end after a worker was
+    killed."""
     workers = world(2)
     all_join(workers)
     until(lambda: sum(w.alive for w in workers[0].status().run.workers) == 2)
@@ -62,7 +64,8 @@ def test_the_chief_does_not_wait_for_the_dead(store: Store, world: World, passin
 
 
 def test_closing_waits_for_what_follows_a_commit(store: Store, world: World) -> None:
-    """Old checkpoints are left half deleted, and TensorFlow's state file names them."""
+    """Closing waits for what follows a commit. Guards against half-deleted checkpoints that TensorFlow's state file
+    still names."""
     (worker,) = world(1, max_to_keep=1)
     worker.join()
     for step in (1, 2, 3):
@@ -75,14 +78,15 @@ def test_closing_waits_for_what_follows_a_commit(store: Store, world: World) -> 
 
 
 def test_closing_without_having_joined_is_nothing(store: Store, coordinator: Coordinator, world: World) -> None:
-    """A program that ends early hangs, or writes into the directory."""
+    """Closing without having joined does nothing. Guards against a program that ends early and hangs, or writes into
+    the directory."""
     for worker in [*world(2, coordinator), *world(2)]:
         worker.close()
     assert store.list() == []
 
 
 def test_closing_while_the_coordinator_is_away_ends(start: StartCoordinator, store: Store, world: World) -> None:
-    """A training program that cannot be ended."""
+    """Closing ends although the coordinator is away. Guards against a training program that cannot be ended."""
     coordinator = start()
     workers = world(2, coordinator)
     all_join(workers)
@@ -92,7 +96,7 @@ def test_closing_while_the_coordinator_is_away_ends(start: StartCoordinator, sto
 
 
 def test_a_coordinator_finishes_its_save_before_it_ends(start: StartCoordinator, store: Store, world: World) -> None:
-    """A rolling update of the coordinator fails the save that is on its way."""
+    """A coordinator finishes its save before it ends. Guards against a rolling update that fails the save in flight."""
     coordinator = start()
     workers = world(2, coordinator)
     all_join(workers)
@@ -109,13 +113,14 @@ def test_a_coordinator_finishes_its_save_before_it_ends(start: StartCoordinator,
 
 
 def test_a_port_that_is_taken_is_an_error(coordinator: Coordinator) -> None:
-    """Two coordinators on one port divide the workers between them; or a thread of the failed one stays."""
+    """A taken port is an error that leaves nothing behind. Guards against two coordinators that divide the workers
+    between them, and a thread that stays."""
     with pytest.raises(InvalidRequest, match=f"cannot listen on {coordinator.address}"):
         Coordinator(coordinator.address)
 
 
 def test_a_host_that_is_not_ours_is_an_error(store: Store, world: World) -> None:
-    """The chief's address in TF_CONFIG is another machine's: the others would look for the coordinator there."""
+    """A chief's address on another machine is an error. Guards against others that look for the coordinator there."""
     workers = world(2, cluster=(("worker", ("192.0.2.1:1", "192.0.2.2:1")),), join_timeout=5.0)
     with pytest.raises(InvalidRequest, match=r"cannot listen on 192\.0\.2\.1:0"):
         workers[0].join()
@@ -123,7 +128,8 @@ def test_a_host_that_is_not_ours_is_an_error(store: Store, world: World) -> None
 
 
 def test_coordinators_come_and_go(store: Store, world: World) -> None:
-    """Each manager of a long-lived notebook leaves threads and sockets behind."""
+    """Coordinators that come and go leave nothing behind. Guards against threads and sockets of each manager of a
+    long-lived notebook."""
     for step in range(1, 6):
         (worker,) = world(1, process="aa")
         worker.join()

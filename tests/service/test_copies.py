@@ -39,7 +39,8 @@ def newest_is_whole(store: Store) -> bool:
 def test_every_copy_of_a_living_run_restores(
     store: Store, coordinator: Coordinator, world: World, tmp_path: Path
 ) -> None:
-    """A copy whose log names checkpoints that are not in it, or were not yet: nothing can be restored."""
+    """Every copy of a living run that follows the recipe restores. Guards against a copy whose log names checkpoints
+    that are not in it."""
     (worker,) = workers = world(1, coordinator, max_to_keep=2)
     all_join(workers)
     assert worker.restore() is None

@@ -76,7 +76,8 @@ def state(store: Store) -> LogState:
 def test_from_the_restore_to_the_end(
     store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """Stock readers that load a damaged checkpoint; a damaged one tried again by each restart, or there for ever."""
+    """A damaged checkpoint is passed over, marked and finally removed. Guards against stock readers that load it, and
+    restarts that try it again."""
     _, good, bad = records
     kinds = log_kinds(store)
     damage(store, bad)
@@ -104,7 +105,8 @@ def test_from_the_restore_to_the_end(
 def test_an_embedded_coordinator_confirms_before_it_ends(
     store: Store, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """A job that restores and ends at once leaves the file as it was."""
+    """An embedded coordinator confirms damage before it ends. Guards against a state file that stays as it was because
+    a job restores and ends at once."""
     _, good, bad = records
     damage(store, bad)
     workers, restored = restart(world)
@@ -117,7 +119,7 @@ def test_an_embedded_coordinator_confirms_before_it_ends(
 def test_who_looks_at_a_running_job_changes_nothing(
     store: Store, coordinator: Coordinator, start: StartCoordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """A notebook writes into the directory of a job that trains."""
+    """Looking at a running job changes nothing. Guards against a notebook that writes into the directory of a job."""
     job, _ = restart(world, coordinator)
     assert outcomes([worker.save(4) for worker in job]) == [None, None]
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -144,8 +146,8 @@ def test_what_the_coordinator_reads_well_is_not_passed_over(
     records: list[CheckpointRecord],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker whose own memory or mount is at fault takes the newest checkpoint from everybody: the next save abandons
-    it, and retention deletes it."""
+    """A checkpoint that the coordinator reads well is not passed over. Guards against one worker's faulty memory or
+    mount that takes the newest checkpoint from everybody."""
     newest = records[-1]
     sound, kinds = damage(store, newest), log_kinds(store)
 
@@ -187,8 +189,8 @@ def test_a_mount_that_lags_is_waited_for(
     clock: Clock,
     late: str,
 ) -> None:
-    """A job that is started again at once goes back from its last checkpoint, which one host does not see yet; or it
-    does not start at all, if there is no other."""
+    """A mount that lags is waited for. Guards against a job that is started again at once and goes back, or does not
+    start, because one host does not see the last checkpoint yet."""
     workers = world(2, coordinator, max_to_keep=2)
     workers[1].store = LaggingStore(store.url, clock, {late: clock.now + 30.0})
     all_join(workers)
@@ -206,7 +208,8 @@ def test_a_mount_that_lags_is_waited_for(
 def test_a_mount_that_lags_for_longer_is_an_error_that_names_it(
     *, store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], clock: Clock
 ) -> None:
-    """A host that will never see the directory as the others do has them all go back."""
+    """A mount that lags for too long is an error that names the host. Guards against going back because of a host that
+    never sees the directory as the others do."""
     kinds = log_kinds(store)
     workers = world(2, coordinator)
     workers[1].store = LaggingStore(store.url, clock, {".data-00001-of-00002": clock.now + 1e6})
@@ -223,7 +226,8 @@ def test_a_mount_that_lags_for_longer_is_an_error_that_names_it(
 def test_too_little_time_to_tell_late_from_deleted(
     *, store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], clock: Clock
 ) -> None:
-    """A restore that may take seconds calls a checkpoint deleted that its mount would show a moment later."""
+    """A restore with too little time calls a missing object unreadable. Guards against calling a checkpoint deleted
+    that its mount shows a moment later."""
     Path(store.url, f"{records[-1].prefix}.index").unlink()
     workers = world(2, coordinator)
     all_join(workers)
@@ -239,7 +243,8 @@ def test_too_little_time_to_tell_late_from_deleted(
 def test_a_later_entry_does_not_bring_damage_back(
     store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """Damage is confirmed while an entry is on its way that does not tell of it: stock TensorFlow finds it again."""
+    """A later entry does not bring a condemned checkpoint back for stock readers. Guards against damage that is
+    confirmed while an entry without it is in flight."""
     workers, _ = restart(world, coordinator)
     assert outcomes([worker.save(4) for worker in workers]) == [None, None]
     settle(coordinator, store)

@@ -36,7 +36,8 @@ def leaders(store: Store) -> list[str]:
 def test_a_run_that_was_left_is_given_up(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """97 threads and 2 % of a core for 200 runs that ended long ago."""
+    """A run that everybody has left is closed. Guards against 97 threads and 2 % of a core for 200 runs that ended long
+    ago."""
     before = set(threading.enumerate())
     workers = world(2, coordinator)
     all_join(workers)
@@ -65,7 +66,8 @@ def test_a_run_that_was_left_is_given_up(
 def test_who_comes_later_goes_on_from_the_log(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """A run that cannot be joined any more, or is begun anew; or entries of the earlier one taken for one's own."""
+    """Who comes later goes on from the log. Guards against a run that cannot be joined or is begun anew, and entries of
+    an earlier driver taken for one's own."""
     for step in (1, 2):
         workers = world(2, coordinator, max_to_keep=1)
         all_join(workers)
@@ -81,7 +83,8 @@ def test_who_comes_later_goes_on_from_the_log(
 def test_a_run_with_anybody_in_it_stays(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers that train for hours between two saves, cut off."""
+    """A run with anybody in it stays open. Guards against workers that train for hours between two saves and are cut
+    off."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -105,7 +108,8 @@ def test_a_run_with_anybody_in_it_stays(
 def test_workers_that_come_back_are_met_as_by_a_restarted_coordinator(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that was cut for minutes ends a job that has lost nothing."""
+    """Workers that come back are met as by a restarted coordinator. Guards against a network that is cut for minutes
+    and ends a job."""
     workers = world(2, coordinator)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]

@@ -52,7 +52,7 @@ def given_up(worker: LightWorker, passing: PassingTime, reason: str) -> str:
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_all_join_one_generation(coordinator: Coordinator, world: World, size: int) -> None:
-    """Two worlds of one job, each waiting for the other's half."""
+    """All workers join one generation. Guards against two worlds of one job that wait for each other's half."""
     workers = world(size, coordinator)
     all_join(workers)
     assert len({worker.session.generation for worker in workers}) == 1
@@ -61,7 +61,7 @@ def test_all_join_one_generation(coordinator: Coordinator, world: World, size: i
 def test_the_others_wait_for_one_that_is_late(
     coordinator: Coordinator, store: Store, world: World, poll_soon: None
 ) -> None:
-    """A worker that needs minutes to start ends the job of all."""
+    """The others wait for a late worker. Guards against a slow worker that ends everybody's job."""
     workers = world(3, coordinator)
     early = [threading.Thread(target=worker.join) for worker in workers[:2]]
     for thread in early:
@@ -76,7 +76,7 @@ def test_the_others_wait_for_one_that_is_late(
 def test_missing_workers_are_named(
     coordinator: Coordinator, store: Store, world: World, poll_soon: None, passing: PassingTime
 ) -> None:
-    """A job that does not start, and nobody says which host to look at."""
+    """Missing workers are named. Guards against a job that does not start for a reason that nobody knows."""
     workers = world(4, coordinator)
 
     def give_up() -> None:
@@ -91,7 +91,8 @@ def test_missing_workers_are_named(
 
 
 def test_clusters_that_differ_are_an_error_on_all(coordinator: Coordinator, store: Store, world: World) -> None:
-    """Each waits for workers that the other does not know of."""
+    """Clusters that differ are an error on all workers. Guards against workers that wait for others who do not know of
+    them."""
     ours, theirs = world(2, coordinator), world(2, coordinator, cluster=cluster_of(2, first_port=2000))
     for result in together([ours[0].join, theirs[1].join]):
         assert isinstance(result, InvalidRequest)
@@ -102,7 +103,7 @@ def test_clusters_that_differ_are_an_error_on_all(coordinator: Coordinator, stor
 
 
 def test_an_address_where_nothing_listens_is_named(store: Store, world: World, passing: PassingTime) -> None:
-    """A mistyped address is waited at for ever."""
+    """An address where nobody listens is named. Guards against waiting for ever at a mistyped address."""
     address = free_address()
     (worker,) = world(1, address)
     error = given_up(worker, passing, "no coordinator answers")
@@ -111,7 +112,7 @@ def test_an_address_where_nothing_listens_is_named(store: Store, world: World, p
 
 
 def test_a_coordinator_that_is_late_is_waited_for(start: StartCoordinator, world: World) -> None:
-    """The workers of a job come up before its coordinator does, and give up at once."""
+    """A late coordinator is waited for. Guards against workers that start before it and give up at once."""
     address = free_address()
     workers = world(2, address)
     threads = [threading.Thread(target=worker.join) for worker in workers]
@@ -127,7 +128,8 @@ def test_a_coordinator_that_is_late_is_waited_for(start: StartCoordinator, world
 
 
 def test_its_coordinator_uses_the_chiefs_store(store: Store, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The coordinator asks for a bucket without the credentials that the manager was given; or connects once more."""
+    """An embedded coordinator uses the chief's store. Guards against a bucket without the credentials that the manager
+    got, and a second connection."""
 
     def none(*_: object) -> None:
         raise AssertionError("opened once more")
@@ -140,7 +142,7 @@ def test_its_coordinator_uses_the_chiefs_store(store: Store, world: World, monke
 
 
 def test_the_chief_is_found_through_its_hint(store: Store, world: World) -> None:
-    """A job without a coordinator's address does not start."""
+    """The chief is found by its hint. Guards against a job without a coordinator's address that does not start."""
     workers = world(3)
     all_join(workers)
     hint = read_hint(store)
@@ -161,7 +163,7 @@ def test_the_chief_is_found_through_its_hint(store: Store, world: World) -> None
     ],
 )
 def test_a_stale_hint_is_not_believed(store: Store, world: World, stale: bytes) -> None:
-    """What an earlier job left behind leads the workers of this one astray."""
+    """A stale hint is not trusted. Guards against an earlier job's hint that leads the workers astray."""
     store.replace(HINT, stale)
     workers = world(2)
     late = threading.Event()
@@ -180,7 +182,7 @@ def test_a_stale_hint_is_not_believed(store: Store, world: World, stale: bytes) 
 
 
 def test_a_chief_that_never_came_is_named(store: Store, world: World, passing: PassingTime) -> None:
-    """The other workers say only that there is no coordinator."""
+    """A chief that never came is named. Guards against workers that only say that there is no coordinator."""
     workers = world(2)
     assert "the chief (worker-0) has not said where its coordinator" in given_up(workers[1], passing, "the chief")
 
@@ -188,7 +190,8 @@ def test_a_chief_that_never_came_is_named(store: Store, world: World, passing: P
 def test_a_hint_that_cannot_be_read_says_so(
     store: Store, world: World, monkeypatch: pytest.MonkeyPatch, passing: PassingTime
 ) -> None:
-    """A worker without rights on the directory is told that the chief is missing."""
+    """A hint that cannot be read is named as the reason. Guards against telling a worker without rights that the chief
+    is missing."""
     workers = world(2)
 
     def denied(_: Store) -> None:
@@ -201,7 +204,8 @@ def test_a_hint_that_cannot_be_read_says_so(
 def test_a_hint_that_could_not_be_written_is_written_at_the_next_try(
     store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chief's first call fails on a full disk; the second one waits for workers that cannot find it."""
+    """A hint that could not be written is written at the next try. Guards against a chief that waits for workers that
+    cannot find it, after a full disk."""
     workers = world(2)
     with monkeypatch.context() as patch:
 
@@ -215,7 +219,7 @@ def test_a_hint_that_could_not_be_written_is_written_at_the_next_try(
 
 
 def test_a_chief_that_was_restarted_is_found_again(store: Store, world: World) -> None:
-    """All were restarted, the chief last: the others ask where the old one listened."""
+    """A restarted chief is found again. Guards against workers that ask where the old one listened."""
     before = world(2)
     all_join(before)
     assert outcomes([worker.save(1) for worker in before]) == [None, None]
@@ -229,7 +233,8 @@ def test_a_chief_that_was_restarted_is_found_again(store: Store, world: World) -
 
 
 def test_managers_of_one_process_share_its_coordinator(store: Store, world: World) -> None:
-    """A second manager of the chief's ends the coordinator of the first with its own close()."""
+    """Managers of one process share its coordinator. Guards against a second manager whose close() ends the coordinator
+    of the first."""
     first, second = world(2, process="aa"), world(2, process="aa")
     all_join(first)
     all_join(second)
@@ -241,7 +246,8 @@ def test_managers_of_one_process_share_its_coordinator(store: Store, world: Worl
 def test_a_coordinator_whose_storage_hangs_may_be_the_reason(
     coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch, passing: PassingTime
 ) -> None:
-    """All have joined, the log is not read, and people look for a coordinator that is not there, in the network."""
+    """A coordinator whose storage hangs is named as a possible reason. Guards against people who look for the fault in
+    the network."""
     answers = threading.Event()
     read = holdfast_coordinator.driver.tail_or_import
     monkeypatch.setattr(holdfast_coordinator.driver, "tail_or_import", lambda *args: answers.wait(60.0) and read(*args))
@@ -255,7 +261,7 @@ def test_a_coordinator_whose_storage_hangs_may_be_the_reason(
 
 
 def test_runs_outside_of_the_root_are_refused(start: StartCoordinator, store: Store, tmp_path: object) -> None:
-    """Whoever reaches the port can have files written anywhere."""
+    """Runs outside of the root are refused. Guards against files that are written wherever a caller likes."""
     (inside := tmp_path / "root").mkdir()  # type: ignore[operator]
     (tmp_path / "root2").mkdir()  # type: ignore[operator]
     (inside / "link").symlink_to(tmp_path / "root2")  # type: ignore[operator]
@@ -276,7 +282,8 @@ def test_runs_outside_of_the_root_are_refused(start: StartCoordinator, store: St
 def test_paths_that_differ_and_lead_to_one_directory_are_one_run(
     coordinator: Coordinator, store: Store, world: World, tmp_path: object
 ) -> None:
-    """A directory is mounted in two places: each worker waits for the others in a run of its own."""
+    """Different paths to one directory are one run. Guards against a directory that is mounted in two places, and
+    workers that wait in a run each."""
     from support.stores import open_store
 
     (tmp_path / "alias").symlink_to(tmp_path / "run")  # type: ignore[operator]

@@ -72,7 +72,8 @@ def left(each_store: Store, start: StartCoordinator, world: World) -> Iterator[t
 def test_it_is_gone_once_the_next_generation_leads(
     left: tuple[Store, str, str], start: StartCoordinator, world: World
 ) -> None:
-    """A disk that fills with the halves of failed saves; or who only looks removes what another may still commit."""
+    """An orphan is removed once the next generation leads. Guards against a disk full of failed saves, and a reader
+    that removes what another may still commit."""
     store, orphan, last = left
     coordinator = start()
     workers = job(world, coordinator, store)
@@ -88,7 +89,8 @@ def test_it_is_gone_once_the_next_generation_leads(
 def test_whoever_is_left_behind_finishes_it(
     left: tuple[Store, str, str], start: StartCoordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coordinator killed between the entry and the deletion: a folder that nobody looks for any more."""
+    """Whoever comes later finishes a deletion. Guards against a folder that nobody looks for after a kill between entry
+    and deletion."""
     store, orphan, _ = left
     coordinator = start()
     workers = job(world, coordinator, store)
@@ -113,7 +115,8 @@ def _refuse(folder: str) -> None:
 
 
 def test_a_restarted_coordinator_goes_on_with_it(each_store: Store, start: StartCoordinator, world: World) -> None:
-    """The save in flight deleted by the very process that was started to bring it to its commit."""
+    """A restarted coordinator goes on with the save in flight. Guards against deleting the save that it was started to
+    finish."""
     store, coordinator = each_store, start()
     workers = job(world, coordinator, store)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
@@ -133,7 +136,8 @@ def test_a_restarted_coordinator_goes_on_with_it(each_store: Store, start: Start
 
 
 def test_what_people_put_there_stays(store: Store, coordinator: Coordinator, world: World, tmp_path: Path) -> None:
-    """A checkpoint of another run, whole or in the middle of being copied, or one that was copied back, deleted."""
+    """Copies that people put there stay. Guards against deleting a checkpoint of another run, even half copied, or one
+    that was copied back."""
     workers = job(world, coordinator, store, max_to_keep=1)
     for step in (1, 2):
         if step == 2:
@@ -161,7 +165,7 @@ def test_what_people_put_there_stays(store: Store, coordinator: Coordinator, wor
 def test_a_copy_without_its_log_keeps_all_that_is_in_it(
     left: tuple[Store, str, str], start: StartCoordinator, world: World, tmp_path: Path
 ) -> None:
-    """The first job in a copied directory removes what it does not know."""
+    """A copy without its log keeps everything. Guards against a first job that removes what it does not know."""
     store, orphan, last = left
     copy = store
     if "memory" not in store.url:
@@ -181,7 +185,7 @@ def test_a_copy_without_its_log_keeps_all_that_is_in_it(
 
 
 def test_a_world_of_one_cleans_up_too(left: tuple[Store, str, str]) -> None:
-    """An embedded coordinator that ends before it has tidied up."""
+    """A world of one cleans up, too. Guards against an embedded coordinator that ends before that."""
     store, orphan, _ = left
     worker = LightWorker(store, 0, cluster_of(1)).join()
     staged = worker.restore()

@@ -103,7 +103,8 @@ def report(caller: pb.Caller, store: Store, ordinal: int = 1, tensors: int = 1) 
 
 
 def test_every_call_may_be_repeated(link: Link, store: Store) -> None:
-    """An answer got lost and the worker asks again: it gets another one, or the effect happens twice."""
+    """Every call may be repeated, with one effect and one answer. Guards against a lost answer that leads to another
+    one, or to a second effect."""
     caller = joined(link, store)
     assert joined(link, store) == caller
     restore = pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=30.0)
@@ -126,7 +127,8 @@ def test_every_call_may_be_repeated(link: Link, store: Store) -> None:
 def test_a_call_repeated_before_its_answer_is_answered_twice(
     coordinator: Coordinator, store: Store, world: World
 ) -> None:
-    """The first of the two waits for ever, and a thread of the worker with it."""
+    """A call that is repeated before its answer is answered twice. Guards against a thread of the worker that waits for
+    ever."""
     workers = world(2, coordinator)
     all_join(workers)
     link = Link(coordinator.address)
@@ -147,7 +149,7 @@ def test_a_call_repeated_before_its_answer_is_answered_twice(
 
 
 def test_failures_may_be_repeated(link: Link, store: Store) -> None:
-    """The second answer to a failure is that the save is unknown."""
+    """A failure may be reported twice. Guards against a second answer that says that the save is unknown."""
     caller = joined(link, store)
     link.vote(ballot(caller), 30.0)
     request = pb.FailRequest(caller=caller, ordinal=1, failure=pb.Failure(kind="storage", message="disk full"))
@@ -158,7 +160,8 @@ def test_failures_may_be_repeated(link: Link, store: Store) -> None:
 
 
 def test_another_save_than_the_one_on_its_way_fails(link: Link, store: Store) -> None:
-    """A worker that has lost count of its saves hangs, or commits into the wrong one."""
+    """A call for another save than the one in flight fails. Guards against a worker that has lost count and hangs, or
+    commits into the wrong save."""
     caller = joined(link, store)
     assert link.vote(ballot(caller, ordinal=2), 30.0).HasField("go")
     early = link.vote(ballot(caller, ordinal=1), 30.0).decided
@@ -167,7 +170,8 @@ def test_another_save_than_the_one_on_its_way_fails(link: Link, store: Store) ->
 
 
 def test_a_generation_that_is_not_known_is_refused_as_such(link: Link, store: Store) -> None:
-    """A worker cannot tell a restarted coordinator, which it must join again, from a refusal."""
+    """An unknown generation is refused as such. Guards against a worker that cannot tell a restarted coordinator from a
+    refusal."""
     caller = joined(link, store)
     caller.generation = "0badcafe"
     for call in (
@@ -181,7 +185,8 @@ def test_a_generation_that_is_not_known_is_refused_as_such(link: Link, store: St
 
 
 def test_a_newer_process_of_a_task_shuts_out_the_older(link: Link, store: Store) -> None:
-    """A process that was replaced goes on voting for its successor."""
+    """A newer process of a task shuts out the older one. Guards against a replaced process that votes for its
+    successor."""
     caller = joined(link, store)
     older = pb.Caller()
     older.CopyFrom(caller)
@@ -195,7 +200,7 @@ def test_a_newer_process_of_a_task_shuts_out_the_older(link: Link, store: Store)
 
 
 def test_a_vote_of_two_million_tensors(coordinator: Coordinator, store: Store, world: World) -> None:
-    """A model with an embedding table per user: gRPC takes no more than 4 MB unless told otherwise."""
+    """A vote of two million tensors arrives. Guards against gRPC's limit of 4 MB."""
     workers = world(2, coordinator)
     all_join(workers)
     link = Link(coordinator.address)
@@ -208,7 +213,7 @@ def test_a_vote_of_two_million_tensors(coordinator: Coordinator, store: Store, w
 
 
 def test_an_index_of_twenty_thousand_tensors(link: Link, store: Store) -> None:
-    """A report larger than any message may be."""
+    """A report of twenty thousand tensors arrives. Guards against a report that is larger than a message may be."""
     caller = joined(link, store)
     link.vote(ballot(caller, tensors=20_000), 30.0)
     assert link.report(report(caller, store, tensors=20_000), 60.0).committed
@@ -217,7 +222,8 @@ def test_an_index_of_twenty_thousand_tensors(link: Link, store: Store) -> None:
 
 
 def test_a_long_refusal_arrives(link: Link, store: Store) -> None:
-    """The reasons of hundreds of workers do not fit into gRPC's metadata: the worker is told that nobody answers."""
+    """A long refusal arrives. Guards against reasons of hundreds of workers that do not fit into gRPC's metadata, so
+    that nobody seems to answer."""
     caller = joined(link, store)
     link.vote(ballot(caller), 30.0)
     assert link.report(report(caller, store), 30.0).committed
@@ -235,7 +241,8 @@ def test_a_long_refusal_arrives(link: Link, store: Store) -> None:
 
 @pytest.mark.parametrize("run", ["", "/", "s3://bucket/run", "/tmp/a[b]"])
 def test_what_cannot_be_a_run_is_refused(link: Link, run: str) -> None:
-    """An exception in the service looks like a broken connection: the worker tries again for ten minutes."""
+    """What cannot be a run is refused. Guards against an exception that looks like a broken connection, with ten
+    minutes of repeats."""
     caller = pb.Caller(run=run, task="worker-0", incarnation="p.1")
     with pytest.raises(Refusal) as caught:
         link.join(pb.JoinRequest(caller=caller), 30.0)
@@ -243,7 +250,8 @@ def test_what_cannot_be_a_run_is_refused(link: Link, run: str) -> None:
 
 
 def test_a_vote_that_makes_no_sense_is_answered(link: Link, store: Store) -> None:
-    """A worker of another version, or a mistake of ours: no answer, and the save hangs until its deadline."""
+    """A senseless vote is answered. Guards against a save that hangs until its deadline because of another version, or
+    a mistake of ours."""
     caller = joined(link, store)
     request = ballot(caller)
     request.crcs = b"odd"
@@ -252,7 +260,8 @@ def test_a_vote_that_makes_no_sense_is_answered(link: Link, store: Store) -> Non
 
 
 def test_records_that_make_no_index_fail_the_save(link: Link, store: Store) -> None:
-    """A tensor that two workers say they wrote: an index of which each reader makes something else."""
+    """Records that make no index fail the save. Guards against a tensor that two workers claim, and an index that every
+    reader understands differently."""
     caller = joined(link, store)
     link.vote(ballot(caller), 30.0)
     chunks = report(caller, store)
@@ -265,7 +274,7 @@ def test_records_that_make_no_index_fail_the_save(link: Link, store: Store) -> N
 
 @pytest.mark.parametrize("description", ["", "{", "{}", "[1]"])
 def test_a_description_that_makes_no_sense_fails_the_save(link: Link, store: Store, description: str) -> None:
-    """A mistake in the last step before the commit leaves the save hanging."""
+    """A senseless description fails the save. Guards against a save that hangs in its last step before the commit."""
     caller = joined(link, store)
     link.vote(ballot(caller), 30.0)
     chunks = report(caller, store)
@@ -278,7 +287,8 @@ def test_a_description_that_makes_no_sense_fails_the_save(link: Link, store: Sto
 def test_a_mistake_in_the_coordinator_is_an_answer(
     coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A call that broke is taken for a lost connection, and repeated for as long as the save may take."""
+    """A mistake in the coordinator is an answer. Guards against a broken call that is repeated for as long as the save
+    may take."""
     link = Link(coordinator.address)
     caller = joined(link, store)
 
@@ -301,7 +311,7 @@ def test_a_mistake_in_the_coordinator_is_an_answer(
 def test_the_clock_survives_a_mistake(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch, passing: PassingTime
 ) -> None:
-    """One exception at a tick, and no deadline of any save passes any more."""
+    """The clock survives a mistake. Guards against one exception after which no deadline passes any more."""
     workers = world(2, coordinator)
     all_join(workers)
     ticked = threading.Event()
@@ -324,7 +334,8 @@ def test_the_clock_survives_a_mistake(
 def test_a_state_file_that_cannot_be_written_delays_nobody(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint is committed, but the workers wait for a file that only stock readers need."""
+    """A state file that cannot be written delays nobody. Guards against workers that wait for a file which only stock
+    readers need."""
     (worker,) = world(1, coordinator)
     worker.join()
 
@@ -341,7 +352,7 @@ def test_a_state_file_that_cannot_be_written_delays_nobody(
 def test_a_join_that_was_given_up_is_forgotten(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that is gone completes a world in which nobody answers for it."""
+    """A join that was given up is forgotten. Guards against a worker that is gone and completes a world."""
     link = Link(coordinator.address)
     caller = pb.Caller(run=store.url, task="worker-1", incarnation="gone.1")
     cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
@@ -357,7 +368,8 @@ def test_a_join_that_was_given_up_is_forgotten(
 
 @pytest.mark.processes
 def test_more_workers_than_files_that_may_be_open() -> None:
-    """A job of 1,100 workers on a host with the usual limit of 1,024, of which the last can never join."""
+    """More workers than the usual limit of files can join. Guards against a job of 1,100 workers on a host with the
+    limit 1,024."""
     code = (
         "from resource import *; from holdfast_coordinator import server; most = getrlimit(RLIMIT_NOFILE)[1]; "
         "setrlimit(RLIMIT_NOFILE, (64, most)); server._raise_file_limit(); print(getrlimit(RLIMIT_NOFILE)[0] == most)"
@@ -370,14 +382,15 @@ def test_more_workers_than_files_that_may_be_open() -> None:
 
 
 def test_attendance_of_nobody_ends(coordinator: Coordinator) -> None:
-    """A stream that ends before its first heartbeat breaks the service."""
+    """A stream that ends before its first heartbeat is harmless. Guards against a stream that breaks the service."""
     link = Link(coordinator.address)
     assert list(link.attend(iter(()))) == []
     link.close()
 
 
 def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordinator, store: Store) -> None:
-    """A worker attends at a restarted coordinator that does not know it, and is thought lost by the next save."""
+    """Attending an unknown world is refused. Guards against a worker that counts as lost because a restarted
+    coordinator does not know it."""
     link = Link(coordinator.address)
     caller = joined(link, store)
     caller.generation = "0badcafe"
@@ -389,7 +402,8 @@ def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordin
 
 @pytest.mark.parametrize("how", ["ends", "cancels", "vanishes"])
 def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: Store, how: str) -> None:
-    """Listeners of workers that are gone pile up, and a dead worker counts as present."""
+    """A worker is away when its stream ends. Guards against listeners that pile up, and a dead worker that counts as
+    present."""
     link = Link(coordinator.address)
     caller = joined(link, store)
     stop = threading.Event()
@@ -418,7 +432,7 @@ def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: 
 
 
 def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world: World) -> None:
-    """An operator cannot see which worker a save waits for."""
+    """The status tells who is there. Guards against an operator who cannot see for which worker a save waits."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -436,7 +450,7 @@ def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world
 
 
 def test_status_of_a_run_that_nobody_has_called_for(coordinator: Coordinator, store: Store) -> None:
-    """Asking about a run opens it."""
+    """Asking about an unknown run does not open it. Guards against a question that opens a run."""
     with pytest.raises(grpc.RpcError) as caught:
         coordinator.status(store.url)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
@@ -444,7 +458,8 @@ def test_status_of_a_run_that_nobody_has_called_for(coordinator: Coordinator, st
 
 
 def test_health(coordinator: Coordinator) -> None:
-    """Kubernetes restarts a coordinator that works, or keeps one that does not."""
+    """The health service tells whether the coordinator works. Guards against Kubernetes restarting a good coordinator
+    or keeping a bad one."""
     with grpc.insecure_channel(coordinator.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", "holdfast_protos.v1.Coordinator"):
@@ -459,7 +474,8 @@ def test_health(coordinator: Coordinator) -> None:
 
 
 def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCoordinator) -> None:
-    """gRPC's answer to a call of a closed loop: an error in whichever other coordinator of this process is at work."""
+    """Nothing of a call is left after the coordinator's end. Guards against gRPC's answer to a closed loop, an error in
+    another coordinator of this process."""
     coordinator = start()
     with ExitStack() as stack:
         channels = [stack.enter_context(grpc.insecure_channel(coordinator.address)) for _ in range(8)]
@@ -476,7 +492,7 @@ def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCo
 
 
 def test_reflection(coordinator: Coordinator) -> None:
-    """grpcurl needs the proto files to ask anything."""
+    """The server offers reflection. Guards against grpcurl that needs the proto files."""
     with grpc.insecure_channel(coordinator.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         (reply,) = stub.ServerReflectionInfo(

@@ -34,7 +34,7 @@ def held_up(worker: LightWorker, verb: str = "write", part: str = ".data-") -> G
 def test_a_worker_that_dies_ends_the_save_by_its_name(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """The others wait for a dead host until the deadline, ten minutes later."""
+    """A worker that dies ends the save, and is named. Guards against ten minutes of waiting for a dead host."""
     workers = world(3, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 3))
@@ -58,7 +58,7 @@ def test_a_worker_that_dies_ends_the_save_by_its_name(
 def test_a_worker_that_died_before_it_voted_is_named(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """The save hangs in the vote."""
+    """A worker that died before its vote is named. Guards against a save that hangs in the vote."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -76,7 +76,8 @@ def test_a_worker_that_died_before_it_voted_is_named(
 def test_a_chief_stops_writing_what_has_failed(
     store: Store, coordinator: Coordinator, world: World, embedded: bool
 ) -> None:
-    """All wait at the next save until the chief has written its part of a save that was lost long ago."""
+    """A chief stops writing a save that has failed. Guards against others that wait at the next save until the chief
+    has written everything."""
     chief, other = workers = world(2, "" if embedded else coordinator)
     all_join(workers)
     gates = [held_up(worker) for worker in workers]
@@ -94,7 +95,8 @@ def test_a_chief_stops_writing_what_has_failed(
 
 
 def test_a_worker_that_closed_its_manager_is_named(store: Store, coordinator: Coordinator, world: World) -> None:
-    """Workers that do not make the same save calls are told so only by a deadline."""
+    """A worker that closed its manager is named. Guards against workers with different save calls that only learn it at
+    a deadline."""
     workers = world(2, coordinator)
     all_join(workers)
     save = workers[0].save(1)
@@ -107,7 +109,8 @@ def test_a_worker_that_closed_its_manager_is_named(store: Store, coordinator: Co
 def test_a_worker_that_hangs_is_named_at_the_deadline(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """It lives and says so, but its storage does not answer."""
+    """A worker that hangs is named at the deadline. Guards against an anonymous failure when a worker lives and its
+    storage does not answer."""
     workers = world(2, coordinator)
     all_join(workers)
     gate = held_up(workers[1])
@@ -129,7 +132,7 @@ def test_a_worker_that_hangs_is_named_at_the_deadline(
 
 
 def test_a_worker_that_hears_of_the_end_stops_writing(store: Store, coordinator: Coordinator, world: World) -> None:
-    """It writes gigabytes for a save that failed long ago."""
+    """A worker that hears of the end stops writing. Guards against gigabytes for a save that failed long ago."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -147,7 +150,8 @@ def test_a_worker_that_hears_of_the_end_stops_writing(store: Store, coordinator:
 def test_an_old_connection_that_ends_late_is_not_the_end_of_its_worker(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a network failure the worker is back at once, and the server finds the old connection dead much later."""
+    """A late end of an old connection is not the end of its worker. Guards against a worker that is back after a
+    network failure and counts as lost."""
     workers = world(2, coordinator)
     all_join(workers)
     until(lambda: coordinator.attended_by(store.url, 2))
@@ -180,7 +184,8 @@ def test_an_old_connection_that_ends_late_is_not_the_end_of_its_worker(
 
 
 def test_a_coordinator_restarted_in_mid_save_commits_it(start: StartCoordinator, store: Store, world: World) -> None:
-    """Gigabytes that were written are thrown away because a small process was restarted."""
+    """A coordinator that is restarted in the middle of a save commits it. Guards against throwing away gigabytes
+    because a small process was restarted."""
     first = start()
     workers = world(3, first)
     all_join(workers)
@@ -202,7 +207,8 @@ def test_a_coordinator_restarted_in_mid_save_commits_it(start: StartCoordinator,
 def test_a_coordinator_restarted_after_a_restore_learns_of_it(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """The job goes on from what was abandoned; or is superseded by what it restored."""
+    """A coordinator that is restarted after a restore learns of it. Guards against a job that goes on from what was
+    abandoned, or is superseded by what it restored."""
     first, other = start(), start()
     workers, job = world(2, first), world(1, other)
     all_join([*workers, *job])
@@ -220,7 +226,8 @@ def test_a_coordinator_restarted_after_a_restore_learns_of_it(
 def test_a_coordinator_restarted_during_the_vote_goes_on_with_it(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """The first save of a run, which nobody has led yet."""
+    """A coordinator that is restarted during the vote goes on with it. Guards against losing the first save of a run,
+    which nobody has led yet."""
     first = start()
     workers = world(3, first)
     all_join(workers)
@@ -237,7 +244,8 @@ def test_a_coordinator_restarted_during_the_vote_goes_on_with_it(
 def test_a_coordinator_lost_around_the_commit_leaves_one_outcome(
     start: StartCoordinator, store: Store, world: World, at: str
 ) -> None:
-    """A save that was committed is reported as failed, or committed twice."""
+    """A coordinator that is lost around the commit leaves one outcome. Guards against a committed save that is reported
+    as failed, or committed twice."""
     first = start()
     workers = world(2, first)
     all_join(workers)
@@ -264,7 +272,8 @@ def test_a_coordinator_lost_around_the_commit_leaves_one_outcome(
 def test_a_coordinator_of_the_chief_is_followed_to_another_address(
     start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers that know the coordinator from the hint alone ask at the old address for ever."""
+    """The chief's coordinator is followed to another address. Guards against workers that ask at the hint's old address
+    for ever."""
     from holdfast.session.hint import Hint
     from support.light_worker import cluster_of
 
@@ -288,7 +297,8 @@ def test_a_coordinator_of_the_chief_is_followed_to_another_address(
 def test_a_coordinator_that_stays_away_ends_the_save_in_time(
     start: StartCoordinator, store: Store, world: World, passing: PassingTime
 ) -> None:
-    """Training waits for ever for a coordinator that does not come back, or is told it failed for certain."""
+    """If the coordinator stays away, the save ends in time, in doubt. Guards against waiting for ever, and calling it a
+    certain failure."""
     coordinator = start()
     workers = world(2, coordinator)
     all_join(workers)
@@ -308,7 +318,8 @@ def test_a_coordinator_that_stays_away_ends_the_save_in_time(
 def test_a_save_is_not_held_up_by_a_coordinator_that_is_away(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """The attendance tries to join again and holds a lock; the training loop waits for it in its next save()."""
+    """The training loop is not held up while the coordinator is away. Guards against a lock that is held by attempts to
+    join again."""
     coordinator = start()
     (worker,) = world(1, coordinator)
     worker.join()
@@ -320,7 +331,8 @@ def test_a_save_is_not_held_up_by_a_coordinator_that_is_away(
 def test_a_job_and_its_coordinator_restarted_at_the_same_address_go_on(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """The new coordinator asks at the old one's address whether its workers live, hears itself, and refuses its own."""
+    """A job and coordinator that are restarted at the same address go on. Guards against a new coordinator that asks
+    itself whether the old workers live, and refuses its own."""
     first = start()
     before = world(2, first)
     all_join(before)
@@ -338,7 +350,8 @@ def test_a_job_and_its_coordinator_restarted_at_the_same_address_go_on(
 def test_a_job_whose_coordinator_was_restarted_is_still_at_work(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """In the minutes until its next save a second job at the same coordinator takes the run away from it."""
+    """A job whose coordinator was restarted still counts as alive. Guards against a second job that takes the run in
+    the minutes until the next save."""
     first = start()
     ours = world(2, first)
     all_join(ours)
@@ -356,7 +369,8 @@ def test_a_job_whose_coordinator_was_restarted_is_still_at_work(
 
 
 def test_a_second_job_is_refused_while_the_first_one_lives(start: StartCoordinator, store: Store, world: World) -> None:
-    """Two jobs overwrite each other's checkpoints, both believing that all is well."""
+    """A second job is refused while the first one lives. Guards against two jobs that overwrite each other's
+    checkpoints."""
     first, second = start(), start()
     ours = world(2, first)
     all_join(ours)
@@ -374,7 +388,8 @@ def test_a_second_job_is_refused_while_the_first_one_lives(start: StartCoordinat
 def test_a_second_job_at_the_same_coordinator_is_refused_too(
     coordinator: Coordinator, store: Store, world: World
 ) -> None:
-    """The one that came later takes the run away from the one that is training."""
+    """A second job at the same coordinator is refused, too. Guards against a later job that takes the run from the one
+    that is training."""
     ours = world(2, coordinator)
     all_join(ours)
     assert outcomes([worker.save(1) for worker in ours]) == [None, None]
@@ -390,7 +405,8 @@ def test_a_second_job_at_the_same_coordinator_is_refused_too(
 def test_a_state_file_that_is_written_late_is_not_an_older_one(
     start: StartCoordinator, store: Store, world: World
 ) -> None:
-    """TensorFlow's latest_checkpoint finds what a coordinator wrote that had lost the run, or nothing at all."""
+    """A state file that is written late is not an older one. Guards against latest_checkpoint finding what a
+    coordinator wrote that has lost the run."""
     first, second = start(), start()
     (worker,) = world(1, first)
     worker.join()
@@ -412,7 +428,8 @@ def test_a_state_file_that_is_written_late_is_not_an_older_one(
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_takeover_supersedes_the_first_job(start: StartCoordinator, store: Store, world: World, same: bool) -> None:
-    """A job that nobody can end any more keeps its run; or both of them commit."""
+    """A takeover supersedes the first job. Guards against a job that nobody can end and that keeps its run, or two jobs
+    that commit."""
     first = start()
     second = first if same else start()
     ours = world(2, first)
@@ -436,7 +453,7 @@ def test_a_takeover_supersedes_the_first_job(start: StartCoordinator, store: Sto
 def test_a_save_in_flight_is_superseded_and_leaves_no_trace(
     start: StartCoordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coordinator that was taken over in mid-save commits on top of its successor."""
+    """A superseded save in flight leaves no trace. Guards against a commit on top of the successor's."""
     # What the first job has written is gone: it is waited for, and soon looked at why.
     monkeypatch.setattr("holdfast_coordinator.core.saving.LOOK", 0.1)
     first, second = start(), start()
@@ -457,7 +474,7 @@ def test_a_save_in_flight_is_superseded_and_leaves_no_trace(
 
 
 def test_a_worker_of_a_world_that_was_replaced_is_told(start: StartCoordinator, store: Store, world: World) -> None:
-    """A process that hung for an hour wakes up, finds a coordinator that does not know it, and joins it again."""
+    """A worker of a replaced world is told so. Guards against a process that hung for an hour and joins again."""
     first = start()
     zombies = world(2, first)
     all_join(zombies)
@@ -478,7 +495,7 @@ def test_a_worker_of_a_world_that_was_replaced_is_told(start: StartCoordinator, 
 def test_heartbeats_tell_what_a_worker_does(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` shows what a straggler did minutes ago."""
+    """Heartbeats tell what a worker is doing now. Guards against a status that is minutes old."""
     monkeypatch.setattr(holdfast.session.session, "BEAT", 60.0)
     workers = world(2, coordinator)
     all_join(workers)

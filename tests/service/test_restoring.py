@@ -78,7 +78,8 @@ def write_stock(store: Store, prefix: str) -> None:
 
 
 def test_where_there_is_nothing_nothing_is_restored(store: Store, coordinator: Coordinator, world: World) -> None:
-    """A new job does not start, or writes into a directory that it only looked at."""
+    """Without a checkpoint nothing is restored or written. Guards against a new job that does not start, or that writes
+    where it only looked."""
     workers = world(3, coordinator)
     all_join(workers)
     assert restore(workers) == [None] * 3
@@ -87,7 +88,7 @@ def test_where_there_is_nothing_nothing_is_restored(store: Store, coordinator: C
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_all_get_the_newest(coordinator: Coordinator, world: World, records: list[CheckpointRecord], size: int) -> None:
-    """Workers that go on from different steps."""
+    """All workers get the newest checkpoint. Guards against workers that go on from different steps."""
     workers = world(size, coordinator)
     all_join(workers)
     assert prefixes(restore(workers)) == [records[2].prefix] * size
@@ -97,7 +98,8 @@ def test_all_get_the_newest(coordinator: Coordinator, world: World, records: lis
 def test_one_can_be_chosen(
     store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord], target: str
 ) -> None:
-    """A rollback restores something else, or is undone by the first crash after it."""
+    """A checkpoint can be chosen, and stays chosen. Guards against a rollback to something else, or one that the first
+    crash undoes."""
     workers = world(2, coordinator)
     all_join(workers)
     wanted = {"2": "2", "prefix": records[1].prefix, "path": f"{store.url}/{records[1].prefix}"}[target]
@@ -114,7 +116,8 @@ def test_what_tensorflows_manager_saved_since(
     records: list[CheckpointRecord],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Steps that were trained with TensorFlow's own manager in between are rolled back, and its files forgotten."""
+    """What TensorFlow's manager has saved since is restored. Guards against rolling back steps in between, and
+    forgetting its files."""
     foreign = CheckpointRecord("ckpt-8", 8, 1e10, stock=True)
     write_stock(store, foreign.prefix)
     store.replace("checkpoint", to_bytes(LogState("", checkpoints=(records[2], foreign))))
@@ -140,7 +143,7 @@ def test_a_damaged_one_is_passed_over_by_all(
     suffix: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The worker whose part is damaged goes back alone; or nobody says that anything was passed over."""
+    """A damaged checkpoint is passed over by all, with the reason. Guards against one worker that goes back alone."""
     damage(store, records[2], suffix)
     Path(store.url, records[1].folder, "manifest.json").unlink()
     workers = world(2, coordinator)
@@ -155,7 +158,7 @@ def test_a_damaged_one_is_passed_over_by_all(
 def test_nothing_good_is_an_error_and_not_a_start_from_scratch(
     store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """Weeks of training are silently begun again, and retention deletes what could have been repaired."""
+    """If no checkpoint is good, that is an error. Guards against weeks of training that silently begin again."""
     for record in records:
         damage(store, record)
     workers = world(2, coordinator)
@@ -169,7 +172,8 @@ def test_nothing_good_is_an_error_and_not_a_start_from_scratch(
 def test_what_one_worker_cannot_read_is_not_damaged(
     store: Store, coordinator: Coordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """One host without credentials makes the job go back, or condemns a good checkpoint."""
+    """What one worker cannot read is not damaged. Guards against one host without credentials that makes the job go
+    back."""
     workers = world(2, coordinator)
     all_join(workers)
     gate = Gate("read", "manifest.json")
@@ -188,7 +192,7 @@ def test_what_one_worker_cannot_read_is_not_damaged(
 def test_a_checkpoint_that_does_not_exist_is_an_error(
     coordinator: Coordinator, world: World, records: list[CheckpointRecord], target: str
 ) -> None:
-    """A mistyped path starts the training from scratch."""
+    """A missing checkpoint is an error. Guards against a mistyped path that starts from scratch."""
     workers = world(2, coordinator)
     all_join(workers)
     for result in restore(workers, target):
@@ -199,7 +203,8 @@ def test_a_checkpoint_that_does_not_exist_is_an_error(
 def test_workers_that_want_different_ones_are_told(
     coordinator: Coordinator, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """A world whose workers go on from different steps."""
+    """Workers that want different checkpoints are told. Guards against a world whose workers go on from different
+    steps."""
     workers = world(2, coordinator)
     all_join(workers)
     results = together([lambda: workers[0].restore("1"), lambda: workers[1].restore("2")])
@@ -211,7 +216,7 @@ def test_workers_that_want_different_ones_are_told(
 def test_a_worker_that_does_not_take_part_is_named(
     coordinator: Coordinator, store: Store, world: World, records: list[CheckpointRecord], passing: PassingTime
 ) -> None:
-    """The others wait for ever."""
+    """A worker that does not take part is named. Guards against others that wait for ever."""
     workers = world(2, coordinator)
     all_join(workers)
 
@@ -232,7 +237,7 @@ def test_a_worker_that_dies_while_all_agree_is_named(
     records: list[CheckpointRecord],
     passing: PassingTime,
 ) -> None:
-    """The others wait until a deadline."""
+    """A worker that dies meanwhile is named. Guards against others that wait until a deadline."""
     coordinator = start()
     workers = world(2, coordinator)
     all_join(workers)
@@ -255,7 +260,8 @@ def test_a_worker_that_dies_while_all_agree_is_named(
 def test_a_coordinator_restarted_meanwhile_changes_nothing(
     start: StartCoordinator, store: Store, world: World, records: list[CheckpointRecord]
 ) -> None:
-    """The job starts from scratch, or one worker applies what the others have not verified."""
+    """A restart of the coordinator changes nothing. Guards against a start from scratch, and applying what others have
+    not verified."""
     first = start()
     workers = world(2, first)
     all_join(workers)
@@ -275,7 +281,8 @@ def test_a_coordinator_restarted_meanwhile_changes_nothing(
 def test_a_checkpoint_of_another_run_can_be_restored(
     coordinator: Coordinator, world: World, records: list[CheckpointRecord], store: Store, tmp_path: Path
 ) -> None:
-    """Fine-tuning from the run of somebody else."""
+    """A checkpoint of another run can be restored. Guards against a fine-tuning job that cannot start from somebody
+    else's run."""
     other = open_store(tmp_path / "other")
     workers = world(2, coordinator, store=other)
     all_join(workers)
@@ -286,7 +293,8 @@ def test_a_checkpoint_of_another_run_can_be_restored(
 
 
 def test_a_world_of_one_restores_without_a_network(store: Store, records: list[CheckpointRecord]) -> None:
-    """An embedded coordinator answers to gRPC alone."""
+    """A world of one restores through its embedded coordinator. Guards against a single process that needs more than
+    itself."""
     worker = LightWorker(store, 0, cluster_of(1))
     worker.join()
     assert prefixes([worker.restore()]) == [records[2].prefix]

@@ -29,7 +29,7 @@ from support.passing_time import PassingTime
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_all_bytes_of_all_workers_are_committed_once(each_store: Store, world: World, size: int) -> None:
-    """A tensor that nobody wrote, or that two wrote, is found by the restore that needs it."""
+    """All bytes of all workers are committed once. Guards against a tensor that nobody, or two workers, wrote."""
     workers = world(size, store=each_store)
     all_join(workers)
     saves = [worker.save(7) for worker in workers]
@@ -50,7 +50,8 @@ def test_all_bytes_of_all_workers_are_committed_once(each_store: Store, world: W
 def test_before_the_first_commit_there_is_nothing_to_name(
     store: Store, coordinator: Coordinator, world: World, before: bytes | None
 ) -> None:
-    """An evaluator's `tf.train.latest_checkpoint` raises ValueError; or a file of TensorFlow's is emptied."""
+    """Before the first commit no state file is written or changed. Guards against a ValueError in
+    `tf.train.latest_checkpoint`, and emptying a file of TensorFlow's."""
     if before:
         store.replace("checkpoint", before)
     (worker,) = world(1, coordinator)
@@ -71,7 +72,8 @@ def test_before_the_first_commit_there_is_nothing_to_name(
 
 
 def test_each_worker_keeps_what_is_its_own(store: Store, coordinator: Coordinator, world: World) -> None:
-    """The moving statistics of a worker, or its input position, are lost or become another worker's."""
+    """Each worker keeps its own values. Guards against moving statistics or input positions that are lost or become
+    another worker's."""
     workers = world(3, coordinator)
     all_join(workers)
     snapshots = [state(local=["moving"], own=n) for n in range(3)]
@@ -89,7 +91,7 @@ def test_each_worker_keeps_what_is_its_own(store: Store, coordinator: Coordinato
 
 @pytest.mark.parametrize("odd", [0, 1, 2])
 def test_a_replica_that_diverged_is_refused(store: Store, coordinator: Coordinator, world: World, odd: int) -> None:
-    """Silent corruption of one worker's memory is written down as the truth."""
+    """A diverged replica is refused. Guards against one worker's corrupt memory that is written down as the truth."""
     workers = world(3, coordinator)
     all_join(workers)
     snapshots = [state(), state(), state()]
@@ -108,7 +110,8 @@ def test_a_replica_that_diverged_is_refused(store: Store, coordinator: Coordinat
 def test_a_divergence_that_is_wanted_is_saved_as_the_chiefs(
     store: Store, coordinator: Coordinator, world: World, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
-    """`on_divergence="warn"` refuses all the same, does not say a word, or saves whatever its writer has."""
+    """With "warn", the chief's value is saved with a warning. Guards against refusing, silence, or saving whatever the
+    writer has."""
     workers = world(2, coordinator, on_divergence="warn")
     all_join(workers)
     saves = [workers[0].save(1, state()), workers[1].save(1, flipped(state(), key))]
@@ -130,7 +133,7 @@ def test_a_divergence_that_is_wanted_is_saved_as_the_chiefs(
 def test_models_that_differ_are_refused_by_name(
     store: Store, coordinator: Coordinator, world: World, odd: Snapshot, says: str
 ) -> None:
-    """Hours of training go into checkpoints of which nobody can say what they hold."""
+    """Models that differ are refused by name. Guards against checkpoints of which nobody can say what they hold."""
     workers = world(3, coordinator)
     all_join(workers)
     for error in outcomes([w.save(1, odd if n == 2 else state()) for n, w in enumerate(workers)]):
@@ -141,7 +144,7 @@ def test_models_that_differ_are_refused_by_name(
 
 
 def test_different_steps_are_refused(store: Store, coordinator: Coordinator, world: World) -> None:
-    """Workers that have fallen out of step save a state that never was."""
+    """Different steps are refused. Guards against a state that never was."""
     workers = world(2, coordinator)
     all_join(workers)
     for error in outcomes([workers[0].save(10), workers[1].save(11)]):
@@ -154,7 +157,8 @@ def test_different_steps_are_refused(store: Store, coordinator: Coordinator, wor
 def test_a_worker_that_cannot_write_fails_the_save_of_all(
     store: Store, coordinator: Coordinator, world: World, failing: int
 ) -> None:
-    """A full disk on one host: the others wait until a deadline, and nobody is told what is wrong."""
+    """A worker that cannot write fails the save for all. Guards against others that wait until a deadline because one
+    disk is full."""
     workers = world(3, coordinator)
     all_join(workers)
     gate = Gate("write", ".data-")
@@ -175,7 +179,7 @@ def test_a_worker_that_cannot_write_fails_the_save_of_all(
 
 
 def test_a_snapshot_that_could_not_be_taken_fails_the_save_of_all(coordinator: Coordinator, world: World) -> None:
-    """The error of one worker's memory stays there; the others hang in the vote."""
+    """A failed snapshot fails the save for all. Guards against others that hang in the vote."""
     workers = world(2, coordinator)
     all_join(workers)
     saves = [workers[0].save(1), workers[1].save(1, local_error=MemoryError("no room for the snapshot"))]
@@ -188,7 +192,7 @@ def test_a_snapshot_that_could_not_be_taken_fails_the_save_of_all(coordinator: C
 def test_a_save_that_breaks_in_the_worker_is_no_success(
     coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread of a save died of a mistake of ours, and the manager took silence for a commit."""
+    """A save that breaks in the worker fails. Guards against a manager that takes silence for a commit."""
     (worker,) = world(1, coordinator)
     worker.join()
 
@@ -205,7 +209,8 @@ def test_a_save_that_breaks_in_the_worker_is_no_success(
 def test_a_worker_that_sees_another_directory_is_told(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    """A host without the mount writes its part to its own disk: a checkpoint with a hole."""
+    """A worker that sees another directory is told. Guards against a host without the mount that writes to its own
+    disk."""
     from support.stores import new_store
 
     monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
@@ -223,7 +228,8 @@ def test_a_worker_that_sees_another_directory_is_told(
 def test_an_object_that_the_coordinator_does_not_see_is_named(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint is committed whose bytes lie on a disk that nobody else has."""
+    """An object that the coordinator does not see is named. Guards against committing bytes on a disk that nobody else
+    has."""
     monkeypatch.setattr("holdfast_storage.lag.LAG", 0.0)
     workers = world(2, coordinator)
     all_join(workers)
@@ -248,7 +254,8 @@ def test_an_object_that_the_coordinator_does_not_see_is_named(
 
 
 def test_many_saves_and_retention(store: Store, coordinator: Coordinator, world: World) -> None:
-    """Old checkpoints pile up until the disk is full, or go before the new one has been read back."""
+    """Many saves leave as many checkpoints as wanted. Guards against a full disk, and removing old ones before the new
+    one was read back."""
     workers = world(2, coordinator, max_to_keep=2)
     all_join(workers)
     for step in range(1, 6):
@@ -263,7 +270,8 @@ def test_many_saves_and_retention(store: Store, coordinator: Coordinator, world:
 def test_tensors_without_bytes_and_workers_without_tensors(
     store: Store, coordinator: Coordinator, world: World
 ) -> None:
-    """The smallest states: a worker with nothing to write reports nothing, and the save waits for it for ever."""
+    """Empty tensors and workers without tensors are fine. Guards against a save that waits for ever for a worker with
+    nothing to write."""
     workers = world(3, coordinator)
     all_join(workers)
     tiny = Snapshot((tensor("a", (0, 5)), tensor("b", ())), state().object_graph)
@@ -276,7 +284,8 @@ def test_tensors_without_bytes_and_workers_without_tensors(
 def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
     world: World, coordinator: Coordinator, store: Store, passing: PassingTime
 ) -> None:
-    """A call to a dead mount never returns, and the training of that one worker stands still for ever in save()."""
+    """A worker whose storage hangs hears that the save is over. Guards against a call to a dead mount that stops the
+    training for ever."""
     workers = world(2, coordinator)
     all_join(workers)
     gate = Gate("write", ".data-")
@@ -299,7 +308,8 @@ def test_a_worker_whose_storage_does_not_answer_hears_that_the_save_is_over(
 
 
 def test_what_a_predecessor_wrote_may_be_seen_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coordinator that is started again on another host finds an index there, cannot find it, and fails the save."""
+    """What a predecessor wrote may be seen late. Guards against a restarted coordinator that fails the save because it
+    cannot see the index that exists."""
     effects = []
 
     def kept(store: Store, effect: Finalize) -> Finalized:

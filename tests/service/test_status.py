@@ -61,7 +61,8 @@ def standing(told: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) -> None:
-    """Nobody can say which of a thousand workers everything waits for, since when, and until when."""
+    """The status shows for whom a save waits, since when and until when. Guards against searching a thousand workers
+    for the slow one."""
     workers, gate = held
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
@@ -97,7 +98,8 @@ def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) ->
 def test_a_worker_that_is_stuck_in_writing_is_named(
     store: Store, held: tuple[list[LightWorker], Gate], passing: PassingTime
 ) -> None:
-    """A hanging mount on one host: its heartbeats come, so it looks as good as any other."""
+    """A worker that is stuck in writing is named. Guards against a hanging mount on a host that still sends
+    heartbeats."""
     workers, gate = held
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
@@ -121,7 +123,8 @@ def test_a_worker_that_is_stuck_in_writing_is_named(
 def test_a_worker_that_does_not_come_to_the_save_is_named(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """A worker that hangs in a collective, or in its input, of which the coordinator sees good heartbeats alone."""
+    """A worker that does not come to the save is named. Guards against a worker that hangs in a collective or its input
+    while its heartbeats are good."""
     workers = world(2, coordinator, save_timeout=600.0)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
@@ -139,7 +142,8 @@ def test_a_worker_that_does_not_come_to_the_save_is_named(
 def test_the_error_of_a_late_save_tells_what_the_worker_did(
     store: Store, coordinator: Coordinator, world: World, passing: PassingTime
 ) -> None:
-    """After ten minutes the training program hears a name and a phase, and not whether that worker moved at all."""
+    """The error of a late save tells what the worker did. Guards against a name and a phase after ten minutes, without
+    whether it moved at all."""
     workers = world(2, coordinator)
     all_join(workers)
     gate = Gate("write", ".data-")
@@ -169,7 +173,7 @@ def test_the_error_of_a_late_save_tells_what_the_worker_did(
 def test_a_worker_that_falls_silent_is_named(
     store: Store, held: tuple[list[LightWorker], Gate], monkeypatch: pytest.MonkeyPatch, passing: PassingTime
 ) -> None:
-    """A process that was stopped: the kernel keeps its connection."""
+    """A silent worker is named. Guards against a stopped process whose connection the kernel keeps."""
     workers, _ = held
     silenced, silent = threading.Event(), threading.Event()
     await_change = workers[2].session._await_change
@@ -194,7 +198,7 @@ def test_a_worker_that_falls_silent_is_named(
 def test_a_worker_that_is_lost_is_named(
     store: Store, held: tuple[list[LightWorker], Gate], passing: PassingTime
 ) -> None:
-    """A host that died between two saves, of which nobody hears before the next."""
+    """A lost worker is named. Guards against a host that died between two saves, noticed only at the next."""
     workers, _ = held
     workers[2].die()
     passing.until(lambda: standing(status(store.url, None))["worker-2"] == "lost")
@@ -203,7 +207,7 @@ def test_a_worker_that_is_lost_is_named(
 
 
 def test_workers_that_ended_in_good_order_are_no_finding(store: Store, coordinator: Coordinator, world: World) -> None:
-    """A job that has ended well, beside a coordinator that stays, wakes somebody up."""
+    """Workers that left in good order are no finding. Guards against an alarm after every good end of a job."""
     workers = world(2, coordinator)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
@@ -217,7 +221,8 @@ def test_workers_that_ended_in_good_order_are_no_finding(store: Store, coordinat
 def test_who_has_not_joined(
     store: Store, coordinator: Coordinator, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pod that is never scheduled, and two others that wait for it in silence."""
+    """The status names who has not joined. Guards against a pod that is never scheduled, while two others wait in
+    silence."""
     workers = world(3, coordinator)
     joining = [threading.Thread(target=worker.join) for worker in workers[:2]]
     for thread in joining:
@@ -240,7 +245,7 @@ def test_who_has_not_joined(
 
 
 def test_whom_a_restore_waits_for(store: Store, held: tuple[list[LightWorker], Gate]) -> None:
-    """A restart that hangs says less than a save that does."""
+    """The status names for whom a restore waits. Guards against a restart that hangs and says less than a save."""
     workers, _ = held
     results: list[object] = []
     restoring = threading.Thread(target=lambda: results.extend(together([w.restore for w in workers[:2]])))
@@ -257,7 +262,7 @@ def test_whom_a_restore_waits_for(store: Store, held: tuple[list[LightWorker], G
 
 
 def test_all_runs_of_a_coordinator(tmp_path: Path, start: StartCoordinator, world: World) -> None:
-    """Who has ten runs on one coordinator asks ten times, and must know their names."""
+    """The status shows all runs of a coordinator. Guards against asking ten times, by names that nobody knows."""
     coordinator = start(root=str(tmp_path))
     assert "serves no run" in text(coordinator.address).stdout
     stores = [open_store(tmp_path / name) for name in ("b", "a")]
@@ -275,7 +280,7 @@ def test_all_runs_of_a_coordinator(tmp_path: Path, start: StartCoordinator, worl
 
 
 def test_an_embedded_coordinator_is_found_by_the_hint(store: Store, world: World) -> None:
-    """There is no address that an operator could know."""
+    """An embedded coordinator is found by the hint. Guards against an address that no operator can know."""
     workers = world(2)
     all_join(workers)
     assert store.size(HINT)
@@ -292,7 +297,8 @@ def test_an_embedded_coordinator_is_found_by_the_hint(store: Store, world: World
 def test_a_run_is_found_by_its_id_where_the_paths_differ(
     tmp_path: Path, store: Store, coordinator: Coordinator, world: World
 ) -> None:
-    """The operator's host has the volume mounted elsewhere: the coordinator says that it knows no such run."""
+    """A run is found by its id if the paths differ. Guards against a coordinator that does not know the run because the
+    operator's mount is elsewhere."""
     (worker,) = world(1, coordinator)
     worker.join()
     assert outcomes([worker.save(1)]) == [None]
@@ -305,7 +311,8 @@ def test_a_run_is_found_by_its_id_where_the_paths_differ(
 def test_another_run_at_the_same_path_is_not_told_for_this_one(
     store: Store, coordinator: Coordinator, world: World
 ) -> None:
-    """A hint of last week leads to a port that another job has now, which has a run of that very path on its host."""
+    """Another run at the same path is not shown for this one. Guards against last week's hint, and another job at that
+    port and path."""
     (worker,) = world(1, coordinator)
     worker.join()
     assert outcomes([worker.save(1)]) == [None]
@@ -320,7 +327,7 @@ def test_another_run_at_the_same_path_is_not_told_for_this_one(
 
 
 def test_a_coordinator_that_was_restarted_says_so(store: Store, start: StartCoordinator, world: World) -> None:
-    """Between a restart and the first call of a worker it looks as if the run had never been."""
+    """A restarted coordinator says so. Guards against a run that seems never to have been."""
     first = start()
     (worker,) = world(1, first)
     worker.join()

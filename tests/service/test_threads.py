@@ -25,7 +25,7 @@ def threads_of(name: str) -> list[threading.Thread]:
 
 
 def test_no_more_threads_than_are_needed() -> None:
-    """A thread for each call that a coordinator of weeks has made."""
+    """There are no more threads than needed. Guards against a thread for each call of weeks."""
     with DaemonThreads(3, "holdfast-test-few") as threads:
         for number in range(20):
             assert threads.submit(lambda n: n + 1, number).result(60.0) == number + 1
@@ -44,7 +44,8 @@ def test_no_more_threads_than_are_needed() -> None:
 
 
 def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread for each run that a coordinator of weeks has met; or a job handed to one that is just going."""
+    """Threads without work end. Guards against a thread for each run of weeks, and a job that is handed to a thread
+    just going."""
     monkeypatch.setattr(holdfast_coordinator.threads, "IDLE_FOR", 0.002)
     threads = DaemonThreads(2, "holdfast-test-idle")
     pause = threading.Event()
@@ -57,10 +58,8 @@ def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_job_is_lost_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save that waits for a job that nobody runs; idle threads that never end, some for each run.
-
-    As a coordinator uses them: what a job has found leads to the next ones, and after a while there is nothing to do.
-    """
+    """No job is lost and no thread is left. Guards against a save that waits for a job that nobody does, and idle
+    threads that never end."""
     monkeypatch.setattr(holdfast_coordinator.threads, "IDLE_FOR", 0.001)
     for number in range(60):
         threads = DaemonThreads(4, f"holdfast-test-lost-{number}-")
@@ -75,7 +74,8 @@ def test_no_job_is_lost_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A moment without threads to be had, in a container with a limit, after which a run never saves again."""
+    """After a moment without threads everything works again. Guards against a run that never saves again in a container
+    with a limit."""
     threads = DaemonThreads(2, "holdfast-test-none")
     begun, go = threading.Event(), threading.Event()
 
@@ -109,7 +109,8 @@ def _no_more_threads(_: threading.Thread) -> None:
 
 @pytest.mark.processes
 def test_a_fork_has_none_of_the_threads() -> None:
-    """A job of a forked child that waits for a thread which only its parent has."""
+    """A fork has none of the threads, and is told so. Guards against a job that waits for a thread which only the
+    parent has."""
     code = (
         "import os, sys; from holdfast_coordinator.threads import DaemonThreads; threads = DaemonThreads(1, 'mine')\n"
         "threads.submit(int).result(); child = os.fork()\n"
@@ -121,7 +122,7 @@ def test_a_fork_has_none_of_the_threads() -> None:
 
 
 def test_the_end_drops_what_has_not_begun() -> None:
-    """A folder deleted by a coordinator that has ended."""
+    """The end drops what has not begun. Guards against a folder that is deleted by a coordinator that has ended."""
     threads = DaemonThreads(1, "holdfast-test-end")
     begun, go = threading.Event(), threading.Event()
 
@@ -142,7 +143,7 @@ def test_the_end_drops_what_has_not_begun() -> None:
 
 @pytest.mark.processes
 def test_a_call_that_hangs_keeps_no_process_alive() -> None:
-    """A training program that has ended, or a coordinator that was told to, and a dead mount that both wait for."""
+    """A call that hangs keeps no process alive. Guards against programs that have ended and wait for a dead mount."""
     code = (
         "import threading; from holdfast_coordinator.threads import DaemonThreads; begun = threading.Event(); "
         "DaemonThreads(1, 'hangs').submit(lambda: (begun.set(), threading.Event().wait())); begun.wait()"
@@ -153,7 +154,7 @@ def test_a_call_that_hangs_keeps_no_process_alive() -> None:
 def test_deletions_that_hang_hold_up_no_save(
     coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every thread waits for a folder to go, and no checkpoint can be committed."""
+    """Deletions that hang hold up no save. Guards against threads that all wait for a folder to go."""
     monkeypatch.setattr(holdfast_coordinator.driver, "STORAGE_THREADS", 1)
     (worker,) = world(1, coordinator, max_to_keep=1)
     worker.join()

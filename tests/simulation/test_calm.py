@@ -42,7 +42,7 @@ def story(seed: int, *, embedded: bool) -> World:
 
 @pytest.mark.parametrize("embedded", [False, True])
 def test_nothing_goes_wrong(embedded: bool) -> None:
-    """A simulation in which the product cannot even do its work would prove nothing."""
+    """Without faults the product does its work in the simulation. Guards against a simulation that proves nothing."""
     world = story(1, embedded=embedded)
     assert world.checks.state is not None
     assert [record.step for record in world.checks.state.checkpoints] == [30, 40]
@@ -50,6 +50,6 @@ def test_nothing_goes_wrong(embedded: bool) -> None:
 
 
 def test_a_seed_replays() -> None:
-    """A story that cannot be told again is of no use to whoever looks for its bug."""
+    """A seed replays exactly. Guards against a story whose bug nobody can find."""
     assert story(7, embedded=False).digest == story(7, embedded=False).digest
     assert story(7, embedded=False).digest != story(8, embedded=False).digest

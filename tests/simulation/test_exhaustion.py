@@ -36,7 +36,8 @@ def in_simulation() -> Iterator[None]:
 
 
 def test_some_of_all_cases(figure: Figure) -> None:
-    """Whoever dies, and whatever goes wrong, at any point: see `simulation.exhaustion` for what must hold."""
+    """Whatever fails at any point, the checks of `simulation.exhaustion` hold. Guards against a fault at one point that
+    the product does not survive."""
     tally = Tally()
     tally.survey(SCENES)
     every = [*tally.every(), *tally.pairs(100, seed=0)]
@@ -65,7 +66,8 @@ def kinds_of_entries() -> dict[str, str]:
 
 
 def test_a_lost_answer_of_the_log_taken_for_a_failure_is_noticed() -> None:
-    """A proof that cannot fail is none. Where it is wrong to say so is where the entry is that of a commit."""
+    """A lost answer of the log that is taken for a failure is noticed, exactly where the entry is a commit's. Guards
+    against a proof that cannot fail."""
 
     def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
         try:
@@ -83,7 +85,8 @@ def test_a_lost_answer_of_the_log_taken_for_a_failure_is_noticed() -> None:
 
 
 def test_a_lost_reply_taken_for_a_failure_is_noticed() -> None:
-    """A proof that cannot fail is none: where the coordinator has committed, and its word of it does not arrive."""
+    """A lost reply that is taken for a failure is noticed where the coordinator has committed. Guards against a proof
+    that cannot fail."""
     call = Session._call
 
     def careless(self: Session, once: Callable[..., object], *args: object) -> object:
@@ -105,7 +108,8 @@ def test_a_lost_reply_taken_for_a_failure_is_noticed() -> None:
 
 
 def test_orphans_that_nobody_looks_for_are_noticed() -> None:
-    """A proof that cannot fail is none: a worker killed between the first byte of a save and its commit."""
+    """Orphans that nobody looks for are noticed after a kill between the first byte and the commit. Guards against a
+    proof that cannot fail."""
 
     def wanted(fault: Fault) -> bool:
         return fault.effect == "kill" and fault.actor == fault.label.actor == "worker 1" and fault.label.verb == "write"
@@ -117,7 +121,7 @@ def test_orphans_that_nobody_looks_for_are_noticed() -> None:
 
 
 def test_what_a_point_is_called() -> None:
-    """A case that nobody can tell from its name."""
+    """A point has a readable name. Guards against a case that nobody can tell from its name."""
     label = Label("reply", "coordinator", "Report", "worker 1")
     fault = Fault(7, label, "kill", "worker 0", "done")
     assert str(Case(APART, fault)) == (

@@ -25,21 +25,22 @@ def in_simulation() -> Iterator[None]:
 
 
 def test_histories() -> None:
-    """Whatever kills, storages and networks do: see `simulation.checks` for what must hold."""
+    """Whatever kills, storages and networks do, the checks of `simulation.checks` hold. Guards against a history that
+    breaks a promise."""
     told = tell(SEEDS)
     for failure in told.failures[:1]:
         pytest.fail("\n".join([*failure.story, f"seed {failure.seed}: {failure.what}"]))
 
 
 def test_a_seed_replays() -> None:
-    """A story that cannot be told again is of no use to whoever looks for its bug."""
+    """A seed replays exactly. Guards against a story whose bug nobody can find."""
     for seed in range(20, 30):
         assert story_of(seed).run().digest == story_of(seed).run().digest
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.rule)
 def test_a_broken_rule_is_noticed(broken: Broken) -> None:
-    """A proof that cannot fail is none."""
+    """Each broken rule is noticed in its kept seed. Guards against a proof that cannot fail."""
     with broken.change():
         for seeds in ([broken.seed], SEARCHED):
             for seed in seeds:

@@ -26,7 +26,8 @@ def simulated() -> Iterator[None]:
 
 
 def test_nothing_acknowledged_is_abandoned(figure: Figure) -> None:
-    """All go back from the last checkpoint, or start from nothing, because of one mount; the next save abandons it."""
+    """Nothing that was acknowledged is abandoned because of a mount. Guards against all going back, or starting from
+    scratch, so that the next save abandons the last checkpoint."""
     restores, commits, longest = 0, 0, 0.0
     for seed in range(SEEDS):
         restarts = Restarts(seed)
@@ -58,20 +59,20 @@ def outcome(seed: int) -> str:
 
 
 def test_who_does_not_wait_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulation in which nothing is ever late."""
+    """A worker that does not wait is noticed. Guards against a simulation in which nothing is ever late."""
     monkeypatch.setattr(holdfast.restoring.agree, "Wait", lambda patience: Wait(0.0))
     assert "ended" in {outcome(seed) for seed in range(4)}
 
 
 def test_who_believes_one_reader_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above: all go back because of what one worker does not see."""
+    """Believing one reader is noticed. Guards against going back because of what one worker does not see."""
     monkeypatch.setattr(holdfast.restoring.agree, "Wait", lambda patience: Wait(0.0))
     monkeypatch.setattr(Damage, "second", lambda self, prefix, since: "damaged")
     assert "restore" in {outcome(seed) for seed in range(4)}
 
 
 def test_a_log_that_is_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above: the coordinator believes what its own mount shows of the log."""
+    """A coordinator that believes its own mount is noticed. Guards against missing the log's end on that mount."""
 
     def blind(session: Session, store: Store) -> int:
         return 0

@@ -82,7 +82,8 @@ def done(world: World, process: Process, call: Callable[[], Any], seconds: float
 
 
 def test_everything_of_the_product_is_in_the_simulation() -> None:
-    """A module that still has the real clock or real threads: stories that do not replay, or that hang."""
+    """Every module of the product is in the simulation. Guards against a module with the real clock or real threads,
+    and stories that do not replay."""
     real = {id(each): each for each in (threading, time, secrets, socket)}
     for module in patches.product_modules():
         if module.__name__.split(".")[0] == "holdfast" and module.__name__.split(".")[1:2] in (["cli"], ["demo"]):
@@ -94,7 +95,7 @@ def test_everything_of_the_product_is_in_the_simulation() -> None:
 
 
 def test_all_is_as_before_afterwards() -> None:
-    """The tests that come later run against stand-ins."""
+    """Afterwards everything is as before. Guards against later tests that run against stand-ins."""
     with patches.installed():
         pass
     assert holdfast_coordinator.driver.time is fakes.time  # of the fixture
@@ -104,7 +105,8 @@ def test_all_is_as_before_afterwards() -> None:
 
 
 def test_the_clock_moves_only_when_nothing_else_can(world: World) -> None:
-    """Deadlines that pass while work is being done: failures that no real run would have."""
+    """The clock moves only when nothing else can. Guards against deadlines that pass during work, which no real run
+    would see."""
     process = world.process("one", "host")
     seen = []
 
@@ -121,7 +123,8 @@ def test_the_clock_moves_only_when_nothing_else_can(world: World) -> None:
 
 
 def test_locks_events_and_queues(world: World) -> None:
-    """Stand-ins that let two threads into one lock, or forget who waits."""
+    """Locks, events and queues behave like the real ones. Guards against two threads in one lock, and a forgotten
+    waiter."""
     process, inside, order = world.process("one", "host"), [], []
     lock, event, jobs = fakes.Lock(), fakes.Event(), fakes.SimpleQueue()
 
@@ -148,7 +151,7 @@ def test_locks_events_and_queues(world: World) -> None:
 
 
 def test_threads_have_locals_of_their_own(world: World) -> None:
-    """Two threads that share the buffer which each has for itself."""
+    """Threads have their own locals. Guards against two threads that share a buffer."""
     process, local, seen = world.process("one", "host"), fakes.Local(), []
 
     def live(number: int) -> None:
@@ -164,7 +167,7 @@ def test_threads_have_locals_of_their_own(world: World) -> None:
 
 
 def test_a_loop_that_never_waits_is_found(world: World) -> None:
-    """A simulation that hangs instead of saying who is busy."""
+    """A loop that never waits is found. Guards against a simulation that hangs without saying who is busy."""
     process = world.process("busy", "host")
 
     def spin() -> None:
@@ -177,7 +180,7 @@ def test_a_loop_that_never_waits_is_found(world: World) -> None:
 
 
 def test_an_endless_call_is_told_with_all_waits(world: World) -> None:
-    """A call that never returns, and nobody can say what it waits for."""
+    """An endless call is reported with all waits. Guards against a call that never returns for an unknown reason."""
     process = world.process("one", "host")
 
     def call() -> None:
@@ -193,7 +196,7 @@ def test_an_endless_call_is_told_with_all_waits(world: World) -> None:
 
 
 def test_a_killed_process_does_nothing_more(world: World) -> None:
-    """`finally` blocks that a SIGKILL would never run, and that clean up what a real kill leaves."""
+    """A killed process does nothing more. Guards against `finally` blocks that clean up what a real SIGKILL leaves."""
     process = world.process("one", "host")
 
     def work() -> None:
@@ -222,7 +225,7 @@ def test_a_killed_process_does_nothing_more(world: World) -> None:
 
 
 def test_a_process_can_be_killed_in_its_own_call(world: World) -> None:
-    """A point at which nobody can be killed, though real processes can be at every instant."""
+    """A process can be killed within its own call. Guards against a point at which nobody can be killed."""
     process = world.process("one", "host")
 
     class Deadly(Policy):
@@ -236,7 +239,7 @@ def test_a_process_can_be_killed_in_its_own_call(world: World) -> None:
 
 
 def test_a_stopped_process_goes_on_where_it_was(world: World) -> None:
-    """A zombie that loses what was to happen while it slept, or that does it in its sleep."""
+    """A stopped process goes on where it was. Guards against a zombie that loses its work, or does it asleep."""
     process, seen = world.process("one", "host"), []
 
     def work() -> None:
@@ -261,7 +264,7 @@ def test_a_stopped_process_goes_on_where_it_was(world: World) -> None:
     [("fail", StorageError, False), ("refuse", NotCreated, False), ("lose", StorageError, True)],
 )
 def test_a_create_goes_wrong(world: World, effect: str, raises: type[Exception], lands: bool) -> None:
-    """Faults that are milder than their names."""
+    """Each fault of a create has its full effect. Guards against faults that are milder than their names."""
     process = world.process("one", "host")
     world.policy = Chosen("create", effect)
     assert type(done(world, process, lambda: process.store.create("a", b"1"))) is raises
@@ -269,7 +272,8 @@ def test_a_create_goes_wrong(world: World, effect: str, raises: type[Exception],
 
 
 def test_a_create_lands_late_and_once(world: World) -> None:
-    """A PUT that lands after its caller has given up, over what somebody else has made there since."""
+    """A late create lands once, and over nothing. Guards against a PUT that overwrites what somebody else has made
+    meanwhile."""
     process = world.process("one", "host")
     world.policy = Chosen("create", "late", late_by=20.0)
     assert isinstance(done(world, process, lambda: process.store.create("a", b"1"), 5.0), StorageError)
@@ -280,7 +284,8 @@ def test_a_create_lands_late_and_once(world: World) -> None:
 
 
 def test_what_was_not_found_stays_missing_on_that_host(world: World) -> None:
-    """A network file system that remembers that there was nothing, and a coordinator that believes it."""
+    """What was not found may stay missing on that host. Guards against a simulation without network file systems that
+    remember absences."""
     here, there = world.process("one", "a"), world.process("two", "b")
     world.policy = Chosen("size", "done", unseen=10.0)
     assert done(world, here, lambda: here.store.size("x"), 1.0) is None
@@ -293,7 +298,7 @@ def test_what_was_not_found_stays_missing_on_that_host(world: World) -> None:
 
 
 def test_listings_can_be_behind(world: World) -> None:
-    """Names that are listed at once, where real ones come and go late."""
+    """Listings can lag. Guards against names that are always listed at once."""
     process = world.process("one", "host")
     done(world, process, lambda: process.store.create("f/a", b"1"), 10.0)
     done(world, process, lambda: process.store.delete_folder("f"), 10.0)
@@ -304,7 +309,7 @@ def test_listings_can_be_behind(world: World) -> None:
 
 
 def test_a_killed_writer_leaves_a_part() -> None:
-    """Objects that are whole or not there, where POSIX shows what has been written so far."""
+    """A killed writer leaves a part. Guards against objects that are only whole or missing."""
     world = fresh(World(1, in_parts=True))
     process = world.process("one", "host")
 
@@ -320,7 +325,8 @@ def test_a_killed_writer_leaves_a_part() -> None:
 
 @pytest.mark.parametrize("how", ["replace", "delete", "log"])
 def test_what_is_committed_is_guarded(world: World, how: str) -> None:
-    """A live checkpoint that is changed and changed back between two looks."""
+    """Committed objects are guarded at each call. Guards against a live checkpoint that is changed and changed back
+    between two checks."""
     process = world.process("one", "host")
     world.bucket.put("ckpt/a", b"1")
     world.bucket.put(log_entry(0), b"1") if how == "log" else None
@@ -359,7 +365,7 @@ def handled(world: World) -> bool:
 
 
 def test_a_call_is_answered(world: World) -> None:
-    """The tests below that find it broken would find nothing else."""
+    """A call is answered. Guards against faults below that would find nothing else."""
     reply = called(world)
     assert reply.members[0].incarnation == "p.1"
 
@@ -374,27 +380,27 @@ def test_a_call_is_answered(world: World) -> None:
     ],
 )
 def test_a_call_is_lost(world: World, effect: str, kind: str, arrives: bool) -> None:
-    """A lost request that has an effect, or a lost reply that has none."""
+    """A lost call has the planned effect. Guards against a lost request that acts, and a lost reply without effect."""
     assert isinstance(called(world, Chosen("Join", effect, kind)), Unreachable)
     assert handled(world) is arrives
 
 
 def test_a_call_arrives_twice(world: World) -> None:
-    """A request is carried out twice and answered once."""
+    """A call can arrive twice. Guards against a service that is never tried with doubled requests."""
     reply = called(world, Chosen("Join", "doubled", delay=0.1))
     assert reply.members[0].incarnation == "p.1"
     assert sum("reply Join" in line for line in world.story()) == 2
 
 
 def test_a_refusal_carries_its_failure(world: World) -> None:
-    """A no that looks like a lost connection, and is asked again for ever."""
+    """A refusal carries its failure. Guards against a refusal that looks like a lost connection."""
     error = called(world, Chosen("Join", "refused", "reply"))
     assert isinstance(error, Refusal)
     assert error.failure.kind == "error"
 
 
 def test_nobody_listens(world: World) -> None:
-    """A name that leads nowhere, and a caller that waits for its deadline."""
+    """A call to an address where nobody listens fails at once. Guards against a caller that waits for its deadline."""
     process = world.process("worker", "host")
     error = done(world, process, lambda: Link(ADDRESS).leave(pb.LeaveRequest(), 60.0), 5.0)
     assert isinstance(error, Unreachable)
@@ -402,7 +408,7 @@ def test_nobody_listens(world: World) -> None:
 
 
 def test_a_stopped_peer_is_noticed(world: World) -> None:
-    """A call to a process that sleeps, which lasts as long as it sleeps."""
+    """A stopped peer is noticed. Guards against a call that lasts as long as the other process sleeps."""
     server = coordinator(world, ADDRESS, "coordinator")
     world.run(lambda: False, 1.0)
     process = world.process("worker", "host")
@@ -422,7 +428,8 @@ def test_a_stopped_peer_is_noticed(world: World) -> None:
 
 
 def test_a_name_leads_to_its_new_owner_once_the_connection_breaks(world: World) -> None:
-    """Workers that are moved to another process in the middle of a connection, as no network does."""
+    """A name leads to its new owner once the connection breaks. Guards against workers that change processes within one
+    connection, as in no network."""
     first = coordinator(world, ADDRESS, "first")
     world.run(lambda: False, 1.0)
     process = world.process("worker", "host")

@@ -44,8 +44,8 @@ def none_is_left(process: Process, threads: DaemonThreads) -> None:
 
 
 def test_jobs_that_come_when_threads_end() -> None:
-    """A job that nobody runs, and threads that never end: in each order of what the pool's threads do, and at the very
-    moment at which they have been idle for long enough."""
+    """In every order, a job that comes when threads end is done. Guards against a job that nobody runs, and threads
+    that never end."""
 
     def program(process: Process) -> None:
         threads = DaemonThreads(2, "pool")
@@ -58,7 +58,8 @@ def test_jobs_that_come_when_threads_end() -> None:
 
 
 def test_threads_that_cannot_be_started() -> None:
-    """A count that says that there are threads where there are none, after which no job is ever run."""
+    """In every order, failing starts of threads are counted right. Guards against a count of threads that do not exist,
+    after which no job runs."""
 
     def program(process: Process) -> None:
         threads, starts = DaemonThreads(2, "pool"), iter([False, True, False, False, True, True, True])
@@ -81,7 +82,8 @@ def test_threads_that_cannot_be_started() -> None:
 
 
 def test_the_end() -> None:
-    """A job that waits for ever in a pool that has ended, or threads that go on waiting for one."""
+    """In every order, the end of a pool ends everything. Guards against a job that waits for ever in a pool that has
+    ended, and threads that wait for one."""
 
     def program(process: Process) -> None:
         threads = DaemonThreads(2, "pool")
