@@ -20,7 +20,8 @@ def attempt(phase: Phase = Phase.VOTING) -> Attempt:
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(Phase, Phase)))
 def test_only_what_the_table_says(before: Phase, after: Phase) -> None:
-    """A save that goes from one state to another in a way that nobody thought of."""
+    """A save goes only from one phase to another as the table says. Guards against a transition that nobody
+    thought of."""
     save = attempt(before)
     if after in TRANSITIONS[before]:
         save.advance(after)
@@ -32,7 +33,7 @@ def test_only_what_the_table_says(before: Phase, after: Phase) -> None:
 
 
 def test_the_table_is_complete() -> None:
-    """A phase without a row, one that nothing leads to, or one that never ends."""
+    """Every phase has a row, is reached, and ends. Guards against a phase that nothing leads to, or that never ends."""
     assert set(TRANSITIONS) == set(Phase)
     reached, ending = {Phase.VOTING}, {Phase.COMMITTED, Phase.FAILED}
     for _ in Phase:
@@ -42,23 +43,25 @@ def test_the_table_is_complete() -> None:
 
 
 def test_no_way_out_of_an_outcome() -> None:
-    """An outcome that was told and changes."""
+    """An outcome has no way out. Guards against an outcome that was told and changes."""
     assert TRANSITIONS[Phase.COMMITTED] == TRANSITIONS[Phase.FAILED] == ()
 
 
 def test_what_is_published_cannot_fail() -> None:
-    """A commit that stands in the log reported as a failure, because a later step failed."""
+    """A published save cannot fail. Guards against reporting a commit in the log as a failure because a later step
+    failed."""
     assert TRANSITIONS[Phase.PUBLISHING] == (Phase.COMMITTED,)
 
 
 def test_who_decides() -> None:
-    """The coordinator gives up a save whose commit entry may stand in the log already."""
+    """From the commit entry on, only the log decides. Guards against giving up a save whose commit entry may stand
+    already."""
     undecided = {phase for phase in Phase if attempt(phase).undecided}
     assert undecided == {Phase.VOTING, Phase.LEADING, Phase.WRITING, Phase.FINALIZING}
 
 
 def test_diagram() -> None:
-    """A diagram in the documentation that is not the table."""
+    """The diagram in the documentation is the table. Guards against a diagram that lies."""
     lines = diagram().splitlines()
     assert lines[:2] == ["stateDiagram-v2", "    [*] --> vote"]
     edges = {tuple(line.split(" --> ")) for line in lines[2:]}
@@ -67,7 +70,7 @@ def test_diagram() -> None:
 
 
 def test_who_is_missing() -> None:
-    """The wrong worker named when a save is late."""
+    """The missing workers of each phase are named. Guards against naming the wrong worker when a save is late."""
     save = attempt()
     assert save.missing == (A, B)
     save.ballots[A] = Ballot(30, "ckpt", b"", b"", b"")
@@ -84,7 +87,7 @@ def test_who_is_missing() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_every_phase_has_a_reason(phase: Phase) -> None:
-    """A status, or a failure, that does not say what was being waited for."""
+    """Every phase has a reason. Guards against a status or a failure that does not say what was waited for."""
     save = attempt(phase)
     assert save.reason()
     assert save.timed_out().phase == phase.value

@@ -82,7 +82,8 @@ def asked(cluster: Cluster) -> tuple[Coordinator, list[Worker]]:
 
 @pytest.mark.parametrize("verdict", ["damaged", "absent"])
 def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None:
-    """One worker's bad memory, or a mount that lags, makes the whole job step back from an acknowledged commit."""
+    """Nobody goes back before the second reader agrees. Guards against one worker's bad memory or late mount that makes
+    the whole job abandon a commit."""
     cluster, (_, good, bad) = start()
     coordinator, workers = asked(cluster)
     calls = [
@@ -103,7 +104,8 @@ def test_nobody_goes_back_before_the_second_reader_says_so(verdict: str) -> None
 
 
 def test_the_second_reader_is_asked_once() -> None:
-    """A hundred workers that say so have a hundred gigabytes read a hundred times."""
+    """The second reader reads once. Guards against a hundred workers that make it read a hundred gigabytes a hundred
+    times."""
     cluster, (_, _, bad) = start()
     coordinator, workers = asked(cluster)
     for worker in (*workers, workers[0]):
@@ -112,7 +114,8 @@ def test_the_second_reader_is_asked_once() -> None:
 
 
 def test_the_log_is_read_once_more_before_anybody_goes_back() -> None:
-    """Retention of a job that still runs has removed what is being restored: an older one, or none, in its place."""
+    """The log is read once more before anybody goes back. Guards against restoring an older checkpoint, or none,
+    because a running job's retention has removed the newest."""
     cluster, (_, _, gone) = start()
     running = cluster.coordinator()
     job = cluster.world(running, 2)
@@ -133,7 +136,8 @@ def test_the_log_is_read_once_more_before_anybody_goes_back() -> None:
 
 @pytest.mark.parametrize("fate", ["good", "bad"])
 def test_a_second_reader_that_is_late(fate: Fate) -> None:
-    """It takes longer than the restore has: nobody is ever told, or all go back without its word."""
+    """A second reader that is late ends the restore with an error. Guards against nobody ever being told, and going
+    back without its verdict."""
     cluster, (_, _, bad) = start()
     coordinator, workers = asked(cluster)
     calls = [coordinator.call(worker.restore(1, bad.prefix, "damaged", reason="a bit")) for worker in workers]
@@ -147,7 +151,8 @@ def test_a_second_reader_that_is_late(fate: Fate) -> None:
 
 
 def test_what_two_readers_found_damaged_is_marked_by_the_next_save() -> None:
-    """Every restart reads the same damaged checkpoint again, and lists it as if it could be restored."""
+    """What two readers found damaged is marked by the next save. Guards against restarts that read the damaged
+    checkpoint again and list it as restorable."""
     cluster, (_, good, bad) = start()
     entries = len(cluster.storage.entries)
     coordinator, workers = restart(cluster, bad)
@@ -163,7 +168,8 @@ def test_what_two_readers_found_damaged_is_marked_by_the_next_save() -> None:
 
 
 def test_stock_readers_find_the_good_one_before_any_save() -> None:
-    """`tf.train.latest_checkpoint` names what nobody can restore, for as long as the first epoch takes."""
+    """Stock readers find the good checkpoint before any save. Guards against `tf.train.latest_checkpoint` naming what
+    nobody can restore, for a whole epoch."""
     cluster, (_, good, bad) = start()
     assert named(cluster.storage.state_file) == bad.prefix
     coordinator, workers = restart(cluster, bad)
@@ -179,7 +185,8 @@ def test_stock_readers_find_the_good_one_before_any_save() -> None:
 
 
 def test_several_are_marked_in_one_entry() -> None:
-    """An entry for each of them, of which a crash leaves out the last."""
+    """Several damaged checkpoints are marked in one entry. Guards against an entry for each, of which a crash leaves
+    out the last."""
     cluster, (good, older, newer) = start()
     coordinator, workers = restart(cluster, older, newer)
     assert named(cluster.storage.state_file) == good.prefix
@@ -191,8 +198,8 @@ def test_several_are_marked_in_one_entry() -> None:
 @pytest.mark.parametrize("said", ["damaged", "absent"])
 @pytest.mark.parametrize("second", ["good", "unreadable"])
 def test_one_reader_takes_nothing_from_the_others(said: str, second: str) -> None:
-    """A worker with bad memory or a mount that lags, or a coordinator without credentials, has all go back from a good
-    checkpoint, which the next save abandons and retention deletes."""
+    """If the second reader disagrees, nobody goes back. Guards against one bad memory, late mount or missing credential
+    that makes the next save abandon a good checkpoint."""
     cluster, (_, _, good) = start()
     kinds = cluster.storage.kinds
     coordinator, workers = asked(cluster)
@@ -215,7 +222,8 @@ def test_one_reader_takes_nothing_from_the_others(said: str, second: str) -> Non
 
 
 def test_a_worker_that_cannot_read_ends_it_at_once() -> None:
-    """All wait for the second reader, though nothing can come of it."""
+    """A worker that cannot read ends the restore at once. Guards against waiting for a second reader that
+    cannot help."""
     cluster, (_, _, newest) = start()
     coordinator, workers = asked(cluster)
     answers = []
@@ -227,7 +235,8 @@ def test_a_worker_that_cannot_read_ends_it_at_once() -> None:
 
 
 def test_the_mark_is_made_with_the_commit_at_the_latest() -> None:
-    """Storage refuses the entry that marks it, and the damaged one is the newest again after the next crash."""
+    """The mark is made with the commit at the latest. Guards against a refused entry after which the damaged one is the
+    newest again."""
     cluster, (_, good, bad) = start()
     coordinator, workers = restart(cluster, bad)
     for worker in workers:
@@ -245,7 +254,7 @@ def test_the_mark_is_made_with_the_commit_at_the_latest() -> None:
 
 
 def test_a_mark_that_was_refused_is_tried_again() -> None:
-    """The save that was to carry it fails as well."""
+    """A refused mark is tried again. Guards against a mark that is lost with the save that was to carry it."""
     cluster, (_, good, bad) = start()
     coordinator, workers = restart(cluster, bad)
     for worker in workers:
@@ -263,7 +272,8 @@ def test_a_mark_that_was_refused_is_tried_again() -> None:
 
 
 def test_a_marked_one_is_not_read_again() -> None:
-    """A restart that reads, for every damaged checkpoint that there is, all of its bytes."""
+    """A marked checkpoint is not read again. Guards against a restart that reads all bytes of every damaged
+    checkpoint."""
     cluster, (_, good, bad) = start()
     coordinator, workers = restart(cluster, bad)
     for worker in workers:
@@ -277,7 +287,8 @@ def test_a_marked_one_is_not_read_again() -> None:
 
 
 def test_going_further_back_is_a_rollback_too() -> None:
-    """A job that chose an older one, and goes on from the newest good one after a crash."""
+    """Going further back is a rollback, too. Guards against a job that chose an older checkpoint and goes on from the
+    newest good one after a crash."""
     cluster, (chosen, _, bad) = start()
     coordinator, workers = restart(cluster, bad)
     cluster.restore(coordinator, workers, 2, target=chosen.prefix)
@@ -289,7 +300,7 @@ def test_going_further_back_is_a_rollback_too() -> None:
 
 
 def test_a_damaged_one_that_was_chosen_is_marked() -> None:
-    """Damage that is known only when the newest has it."""
+    """A damaged checkpoint that was chosen is marked. Guards against damage that counts only in the newest."""
     cluster, (bad, _, good) = start()
     cluster.storage.damaged.add(bad.prefix)
     coordinator = cluster.coordinator()
@@ -308,7 +319,8 @@ def test_a_damaged_one_that_was_chosen_is_marked() -> None:
 
 
 def test_what_is_not_of_this_run_is_not_judged() -> None:
-    """A mark in this run's log for a checkpoint of another one."""
+    """A checkpoint of another run is not judged. Guards against a mark in this run's log for another run's
+    checkpoint."""
     cluster, _ = start()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
@@ -321,7 +333,7 @@ def test_what_is_not_of_this_run_is_not_judged() -> None:
 
 
 def test_where_all_are_damaged_the_error_says_so() -> None:
-    """A start from scratch where every checkpoint was lost."""
+    """If all are damaged, the error says so. Guards against a start from scratch."""
     cluster, records = start()
     cluster.storage.damaged |= {record.prefix for record in records}
     coordinator = cluster.coordinator()
@@ -333,7 +345,7 @@ def test_where_all_are_damaged_the_error_says_so() -> None:
 
 
 def test_without_a_log_the_file_is_tensorflows_own() -> None:
-    """A directory of TensorFlow's changed by somebody who only looked."""
+    """Without a log the state file is not touched. Guards against a reader that changes a directory of TensorFlow's."""
     cluster = Cluster(LogState("run", checkpoints=(checkpoint(1, stock=True), checkpoint(2, stock=True))))
     coordinator, workers = restart(cluster, checkpoint(2, stock=True))
     assert cluster.storage.state_file is None
@@ -343,7 +355,7 @@ def test_without_a_log_the_file_is_tensorflows_own() -> None:
 
 
 def test_a_running_job_keeps_its_file() -> None:
-    """Somebody who looks at a run changes what is in the directory of the job that trains."""
+    """A running job keeps its state file. Guards against a reader that changes the directory of a job that trains."""
     cluster, _ = start()
     coordinator = cluster.coordinator()
     job = cluster.world(coordinator, 2)
@@ -361,7 +373,8 @@ def test_a_running_job_keeps_its_file() -> None:
 
 
 def test_one_coordinator_for_the_job_and_who_looks() -> None:
-    """A job goes on without the mark, though its own coordinator knows of the damage."""
+    """Damage that a reader finds is marked by the job. Guards against a job that goes on without the mark although its
+    coordinator knows of the damage."""
     cluster, (_, good, bad) = start()
     coordinator = cluster.coordinator()
     job = cluster.world(coordinator, 2)
@@ -374,7 +387,8 @@ def test_one_coordinator_for_the_job_and_who_looks() -> None:
 
 
 def test_its_life_under_retention() -> None:
-    """A damaged checkpoint gone before anybody could look at it, or there for ever."""
+    """A damaged checkpoint goes when retention would have removed it. Guards against one that is gone before anybody
+    could look, or there for ever."""
     cluster, (_, _, bad) = start()
     coordinator, workers = restart(cluster, bad)
     for worker in workers:
@@ -389,7 +403,8 @@ def test_its_life_under_retention() -> None:
 
 
 def test_a_read_back_that_finds_damage_is_a_first_reader() -> None:
-    """A checkpoint condemned by the word of the coordinator alone; or what it replaces removed all the same."""
+    """A read-back that finds damage is a first reader. Guards against condemning a checkpoint by the coordinator alone,
+    or removing what it replaces all the same."""
     cluster, (_, _, newest) = start()
     coordinator, workers = restart(cluster)
     for worker in workers:
@@ -413,7 +428,8 @@ def test_a_read_back_that_finds_damage_is_a_first_reader() -> None:
 
 
 def test_one_reading_for_retention_and_for_a_restore() -> None:
-    """Two readings of one checkpoint at the same time, of which the later changes what the earlier has settled."""
+    """Retention and a restore share one reading. Guards against two readings at the same time, of which the later
+    changes what the earlier has settled."""
     cluster, _ = start()
     coordinator, workers = restart(cluster)
     for worker in workers:
@@ -439,8 +455,8 @@ def test_one_reading_for_retention_and_for_a_restore() -> None:
 
 
 def test_what_was_condemned_before_is_no_reason_to_skip_the_log() -> None:
-    """The second worker speaks while the log is read for the first one: both went back past a newer commit, which the
-    log has, since the candidate was retired."""
+    """The log is read even for what was condemned before. Guards against going back past a newer commit while the log
+    is read for another worker."""
     old, candidate = replace(checkpoint(1), preserved=True), checkpoint(2)
     cluster = Cluster(LogState("run", checkpoints=(old, candidate)))
     job_coordinator = cluster.coordinator()
@@ -465,7 +481,8 @@ def test_what_was_condemned_before_is_no_reason_to_skip_the_log() -> None:
 
 
 def test_what_all_have_restored_is_not_marked() -> None:
-    """Two readers on mounts that lag found it absent; later all restored it, and the next save marked it for ever."""
+    """What all have restored is not marked. Guards against two late mounts that have called it absent, and a mark for
+    ever."""
     cluster, (_, _, newest) = start()
     coordinator, workers = asked(cluster)
     coordinator.machine._run.condemned.add(newest.prefix)
@@ -474,8 +491,8 @@ def test_what_all_have_restored_is_not_marked() -> None:
 
 
 def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
-    """A commit came while the one before was read back, and that was damaged: nobody read the new one back, and what it
-    replaces stayed until the next save."""
+    """A bad read-back does not block the next one. Guards against a new commit that nobody reads back, so that what it
+    replaces stays."""
     cluster, _ = start(1)
     coordinator, workers = restart(cluster)
     for worker in workers:
@@ -502,7 +519,7 @@ def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
 
 
 def test_what_is_retired_amid_a_restore_is_deleted_after_it() -> None:
-    """A restore began while the retire entry was on its way: what it retired lay there until the next save."""
+    """What is retired during a restore is deleted after it. Guards against a folder that stays until the next save."""
     cluster, _ = start(1)
     coordinator, workers = restart(cluster)
     for worker in workers:

@@ -48,7 +48,8 @@ def sources() -> list[tuple[str, Path]]:
 
 @pytest.mark.parametrize(("package", "path"), sources(), ids=lambda value: getattr(value, "name", value))
 def test_arrows(package: str, path: Path) -> None:
-    """A storage layer that needs the coordinator, or a worker that needs it without embedding one."""
+    """Packages import only along the arrows. Guards against a storage layer that needs the coordinator, or a worker
+    that needs it without embedding one."""
     root = PACKAGES[package]
     allowed = {package, *ALLOWED[package]}
     if package == "holdfast" and path.relative_to(root).with_suffix("").parts[0] in WITH_COORDINATOR:
@@ -74,7 +75,8 @@ def is_of(name: str, modules: Iterable[str]) -> bool:
 
 
 def test_the_core_is_pure() -> None:
-    """Decisions that read a clock, draw a random number or do I/O, and cannot be played again in a test."""
+    """The core is pure. Guards against decisions that read a clock, draw a random number or do I/O, and cannot be
+    played again."""
     core = PACKAGES["holdfast_coordinator"] / "core"
     impure = {"time", "datetime", "random", "secrets", "uuid", "os", "io", "socket", "logging", "threading", "asyncio"}
     for path in sorted(core.glob("*.py")):
@@ -86,7 +88,7 @@ def test_the_core_is_pure() -> None:
 
 
 def test_what_the_core_builds_on_is_pure() -> None:
-    """A module below the core that pulls in what it must not have."""
+    """What the core builds on is pure. Guards against a module below the core that pulls in what it must not have."""
     for name in PURE:
         package, *parts = name.split(".")
         root = PACKAGES[package]
@@ -111,7 +113,8 @@ TENSORFLOW = ("tensorflow", "keras", "tf_keras", "numpy")
     ],
 )
 def test_what_an_import_does_not_bring(module: str, without: tuple[str, ...]) -> None:
-    """Five seconds for `holdfast --help`; a coordinator that does not start where TensorFlow is not installed."""
+    """Imports do not bring TensorFlow or gRPC where they should not. Guards against five seconds for `holdfast --help`,
+    and a coordinator that needs TensorFlow."""
     code = f"import sys, {module}; print(sorted(set({without}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -17,8 +17,8 @@ NOW = Now(0.0, 0.0)
 
 
 def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
-    """Restored twice from one checkpoint of its machine, a coordinator goes on in both: one that finds the other's
-    entry in its slot built the next on top, and both led the run."""
+    """The entry of a copy of this process ends its lead. Guards against two processes restored from one machine's
+    memory that both lead the run."""
     ledger = Ledger("me")
     state = LogState("run").lead(Leader("me", "", ""), Generation("0123abcd", ()))
     ledger.read(Nobody())

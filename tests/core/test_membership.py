@@ -22,13 +22,13 @@ def refused(answer: object) -> Failure:
 
 
 def test_tasks_that_save() -> None:
-    """Parameter servers and evaluators waited for, or the chief not the first."""
+    """Chief and workers save, the chief first. Guards against waiting for parameter servers and evaluators."""
     cluster = (("chief", ("a",)), ("evaluator", ("e",)), ("ps", ("b", "c")), ("worker", ("d", "f")))
     assert tasks_of(cluster) == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
 
 
 def test_a_world_forms_when_all_have_joined() -> None:
-    """Workers that train in worlds of their own."""
+    """A world forms when all have joined. Guards against workers that train in worlds of their own."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     one, two = cluster.workers(2)
@@ -44,7 +44,7 @@ def test_a_world_forms_when_all_have_joined() -> None:
 
 
 def test_who_is_missing_is_named() -> None:
-    """A worker that waits in silence for one that never starts."""
+    """Missing workers are named. Guards against a worker that waits in silence for one that never starts."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     worker = cluster.workers(2)[0]
@@ -56,7 +56,8 @@ def test_who_is_missing_is_named() -> None:
 
 
 def test_who_is_missing_is_named_before_the_time_is_over() -> None:
-    """A worker that waits for three seconds gives up without having heard for whom."""
+    """Missing workers are named before the time is over. Guards against a worker that gives up after three seconds
+    without a name."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     call = coordinator.call(cluster.workers(2)[0].join(3.0))
@@ -67,7 +68,8 @@ def test_who_is_missing_is_named_before_the_time_is_over() -> None:
 
 
 def test_who_does_not_ask_again_is_not_waited_for() -> None:
-    """A world formed with a process that died while it was joining."""
+    """A worker that does not ask again does not count as joined. Guards against a world with a process that died while
+    it was joining."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     one, two = cluster.workers(2)
@@ -79,7 +81,8 @@ def test_who_does_not_ask_again_is_not_waited_for() -> None:
 
 
 def test_nobody_is_in_a_world_who_is_between_two_calls() -> None:
-    """A job that is restarted while it joins: its first worker in one world with a dead process of the life before."""
+    """Nobody is in a world between two calls. Guards against a worker in one world with a dead process of the job's
+    life before."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     coordinator.call(cluster.workers(2)[0].join())
@@ -99,7 +102,8 @@ def test_nobody_is_in_a_world_who_is_between_two_calls() -> None:
 
 
 def test_a_large_world_whose_workers_come_one_by_one_forms() -> None:
-    """Sixty-four workers of which at any moment some are between two calls: never all there at once, for hours."""
+    """A large world whose workers come one by one forms. Guards against sixty-four workers that are never all there at
+    once."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.workers(64)
@@ -121,8 +125,8 @@ def test_a_large_world_whose_workers_come_one_by_one_forms() -> None:
 
 
 def test_who_has_not_heard_that_its_world_has_formed() -> None:
-    """A coordinator killed between two replies: one worker in the world, and the other waits to join it, in vain; and
-    then, although it is in its world, it is in the way of the next job's."""
+    """A member that does not know that its world has formed is told. Guards against a coordinator killed between two
+    replies, and a member that waits in vain or blocks the next job."""
     cluster = Cluster()
     old = cluster.coordinator()
     one, two = cluster.workers(2)
@@ -139,7 +143,7 @@ def test_who_has_not_heard_that_its_world_has_formed() -> None:
 
 
 def test_a_call_that_is_gone_is_not_waited_for() -> None:
-    """The cluster specification of a job that is gone, held against the next one."""
+    """A call that is gone does not count. Guards against holding the next job to the cluster of one that is gone."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     call = coordinator.call(cluster.workers(2)[0].join())
@@ -149,7 +153,7 @@ def test_a_call_that_is_gone_is_not_waited_for() -> None:
 
 
 def test_a_join_may_be_repeated() -> None:
-    """A lost reply to a join: the worker joins twice, or gets another world than the others."""
+    """A join may be repeated. Guards against a lost reply after which a worker joins twice, or gets another world."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     one, two = cluster.workers(2)
@@ -164,7 +168,8 @@ def test_a_join_may_be_repeated() -> None:
 
 
 def test_a_newer_process_takes_the_place_of_an_older() -> None:
-    """A restarted worker locked out by its dead predecessor."""
+    """A newer process takes the place of an older one. Guards against a restarted worker that its dead predecessor
+    locks out."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     old, _ = cluster.workers(2)
@@ -178,7 +183,8 @@ def test_a_newer_process_takes_the_place_of_an_older() -> None:
 
 
 def test_a_replaced_process_is_refused_for_ever() -> None:
-    """A worker of an earlier world that comes back and votes in the name of its task."""
+    """A replaced process is refused for ever. Guards against an earlier worker that comes back and votes for
+    its task."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
@@ -192,7 +198,8 @@ def test_a_replaced_process_is_refused_for_ever() -> None:
 
 
 def test_clusters_that_differ() -> None:
-    """Workers with another TF_CONFIG each, of which some wait for ever."""
+    """Clusters that differ are refused. Guards against workers with another TF_CONFIG each, some of which wait for
+    ever."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     two, three = cluster.workers(2), cluster.workers(3)
@@ -206,7 +213,8 @@ def test_clusters_that_differ() -> None:
 
 
 def test_clusters_that_differ_are_told_to_who_is_about_to_ask_again() -> None:
-    """A worker that was just told to ask again, and then waits for the whole timeout for a world that never forms."""
+    """A worker between two calls is told that clusters differ. Guards against a worker that waits the whole timeout for
+    a world that never forms."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     two, three = cluster.workers(2), cluster.workers(3)
@@ -227,7 +235,7 @@ def test_clusters_that_differ_are_told_to_who_is_about_to_ask_again() -> None:
 
 
 def test_a_task_that_is_not_in_its_cluster() -> None:
-    """A task index beyond the cluster's end: a world that is never complete."""
+    """A task outside of its cluster is refused. Guards against a world that is never complete."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     stranger = Worker(Task("worker", 7), cluster.workers(2)[0].cluster, "p.1")
@@ -237,7 +245,7 @@ def test_a_task_that_is_not_in_its_cluster() -> None:
 
 
 def test_a_log_that_cannot_be_read() -> None:
-    """A world that was told to begin without knowing what it builds on."""
+    """If the log cannot be read, nobody joins. Guards against a world that begins without knowing what it builds on."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     worker = cluster.workers(1)[0]
@@ -248,7 +256,8 @@ def test_a_log_that_cannot_be_read() -> None:
 
 
 def test_a_log_that_is_gone() -> None:
-    """The directory is unmounted, and a job starts from what the coordinator remembers of it, or from nothing."""
+    """A log that has disappeared is an error. Guards against a job that starts from memory, or from scratch, because
+    the directory is not mounted."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -265,7 +274,8 @@ def test_a_log_that_is_gone() -> None:
 
 
 def test_a_read_that_was_overtaken_is_no_loss() -> None:
-    """A log that was empty when it was read, and an entry made meanwhile: an alarm about nothing."""
+    """A read that an entry has overtaken is no alarm. Guards against an alarm about a log that was empty when it was
+    read."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -288,7 +298,8 @@ def test_a_read_that_was_overtaken_is_no_loss() -> None:
 
 
 def test_an_unknown_generation_is_told_to_join_again() -> None:
-    """A worker that a restarted coordinator leaves without an answer, or answers as if it knew it."""
+    """An unknown generation is told to join again. Guards against a worker that a restarted coordinator does not
+    answer, or answers as if it knew it."""
     cluster = Cluster()
     workers = cluster.world(cluster.coordinator(), 1)
     restarted = cluster.coordinator()
@@ -301,7 +312,8 @@ def test_an_unknown_generation_is_told_to_join_again() -> None:
 
 
 def test_alive() -> None:
-    """A worker that hangs counts as alive, or one that is well as dead."""
+    """A worker is alive while its heartbeats come. Guards against a worker that hangs and counts as alive, or a good
+    one that counts as dead."""
     world = World(Generation("g", ((A, "a.1"), (B, "b.1"))), ())
     assert world.living(0.0) == ()
     world.update(A, connections=1, heard=0.0)
@@ -312,7 +324,8 @@ def test_alive() -> None:
 
 
 def test_gone() -> None:
-    """A worker that only changes its connection counts as lost, or one that is lost is waited for."""
+    """A worker is gone when its connection is lost for long enough. Guards against losing a worker that only
+    reconnects, and waiting for one that is lost."""
     world = World(Generation("g", ((A, "a.1"), (B, "b.1"))), ())
     world.update(A, lost=0.0)
     assert world.gone(LOST_AFTER - 1) == set()
@@ -322,7 +335,8 @@ def test_gone() -> None:
 
 
 def test_a_new_connection_outlives_the_end_of_the_old() -> None:
-    """A worker that connected again before the end of its old connection was noticed, and counts as lost."""
+    """A new connection outlives the end of the old one. Guards against losing a worker that reconnected before its old
+    connection was noticed as dead."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
@@ -338,7 +352,8 @@ def test_a_new_connection_outlives_the_end_of_the_old() -> None:
 
 
 def test_the_same_processes() -> None:
-    """A second manager of a program refused by its own first one; or one process of another job let through."""
+    """A second manager in the same processes is recognised. Guards against refusing a program's second manager, and
+    letting another job through."""
     first = Generation("g", ((A, "a.1"), (B, "b.1")))
     assert World(Generation("h", ((A, "a.2"), (B, "b.7"))), ()).same_processes(first)
     assert not World(Generation("h", ((A, "a.2"), (B, "c.1"))), ()).same_processes(first)
@@ -346,7 +361,8 @@ def test_the_same_processes() -> None:
 
 
 def test_outcomes_are_remembered() -> None:
-    """What a member may still ask for is forgotten behind many failures; or memory without end."""
+    """Outcomes are kept for as long as a member may ask. Guards against forgetting one behind many failures, and memory
+    that grows without end."""
     world = World(Generation("g", ((A, "a.1"), (B, "b.1"))), ())
     world.remember(v.Outcome(1, True))
     world.remember(v.Outcome(2, True))
@@ -363,7 +379,8 @@ def test_outcomes_are_remembered() -> None:
 
 
 def test_committed_saves_in_the_log() -> None:
-    """Commits of another generation, or stock checkpoints, taken for this one's."""
+    """Only this generation's commits in the log count for it. Guards against taking commits of others, or stock
+    checkpoints, for its own."""
     state = LogState("run", checkpoints=(checkpoint(3, stock=True), checkpoint(7), checkpoint(5)))
     assert state.last_committed("0000000a") == 7
     assert state.last_committed("0000000b") == 0
@@ -371,7 +388,7 @@ def test_committed_saves_in_the_log() -> None:
 
 
 def test_worlds_that_are_over_are_forgotten() -> None:
-    """Memory that grows with every restart of a job."""
+    """Worlds that are over are forgotten. Guards against memory that grows with every restart of a job."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     first = cluster.world(coordinator, 2)
@@ -387,7 +404,8 @@ def test_worlds_that_are_over_are_forgotten() -> None:
 
 
 def test_leaving() -> None:
-    """A chief that ends while others still wait for the last commit, or that waits for ever."""
+    """A member may wait for the others to leave, within a bound. Guards against a chief that ends while others wait for
+    the last commit, or that waits for ever."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
@@ -409,7 +427,7 @@ def test_leaving() -> None:
 
 
 def test_status() -> None:
-    """A status that does not tell what the run waits for."""
+    """The status tells what the run waits for. Guards against a status without a reason."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
 
@@ -434,7 +452,8 @@ def test_status() -> None:
 
 
 def test_status_of_the_world_that_lives() -> None:
-    """A job that has ended, and its successor on the same coordinator, which nobody can look at until it has saved."""
+    """The status shows the world that is alive. Guards against a job that has ended and hides its successor until that
+    has saved."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     first = cluster.world(coordinator, 2)
@@ -455,7 +474,8 @@ def test_status_of_the_world_that_lives() -> None:
 
 
 def test_a_job_that_has_ended_is_not_alive_because_of_another() -> None:
-    """Two jobs wait for the lead of one that is gone, and each refuses the other for being there."""
+    """A job that has ended is not alive because of another job. Guards against two jobs that wait for the lead of one
+    that is gone and refuse each other."""
     cluster = Cluster()
     coordinator, other = cluster.coordinator(), cluster.coordinator()
     first = cluster.world(coordinator, 1)
@@ -466,8 +486,8 @@ def test_a_job_that_has_ended_is_not_alive_because_of_another() -> None:
 
 
 def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
-    """A world goes to another coordinator process and comes back, over connections that were there all along: every
-    worker counts as lost, and each save that takes longer than a moment fails."""
+    """Workers that stayed connected through a hand-over are not lost. Guards against a world that comes back from
+    another coordinator process and whose workers all count as lost."""
     cluster = Cluster()
     coordinator, other = cluster.coordinator(), cluster.coordinator()
     workers = cluster.world(coordinator, 2)

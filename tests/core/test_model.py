@@ -109,7 +109,8 @@ TestHistories = Histories.TestCase
 
 @pytest.mark.parametrize("seed", range(300))
 def test_long_histories(seed: int) -> None:
-    """What takes many steps to go wrong: a commit in doubt, given up, and landed after all."""
+    """In long random histories all invariants hold. Guards against what takes many steps to go wrong, such as a commit
+    in doubt that is given up and lands after all."""
     chance = random.Random(seed)
     cluster = Cluster()
     policy = v.RetentionPolicy(chance.choice([None, 1, 2]))

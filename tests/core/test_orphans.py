@@ -24,7 +24,8 @@ def folder(worker: Worker, ordinal: int) -> str:
 
 
 def test_it_is_there_until_another_generation_leads() -> None:
-    """Folders of failed saves that fill the disk; or the save deleted that a restarted coordinator is to go on with."""
+    """An orphan stays until another generation leads. Guards against a disk full of failed saves, and deleting a save
+    that a restarted coordinator will finish."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 2)
@@ -60,7 +61,8 @@ def test_it_is_there_until_another_generation_leads() -> None:
 
 
 def test_the_entry_comes_first() -> None:
-    """A folder deleted while its generation could still commit it."""
+    """The entry comes before the deletion. Guards against a folder that is deleted while its generation can still
+    commit it."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -82,7 +84,8 @@ def test_the_entry_comes_first() -> None:
 
 
 def test_nothing_is_looked_for_where_nobody_led_before() -> None:
-    """A directory of TensorFlow's, or a copy, in which the first job removes what it does not know."""
+    """Where nobody has led before, nothing is looked for. Guards against a first job that removes what it does not
+    know."""
     cluster = Cluster(LogState("run", checkpoints=(checkpoint(1), checkpoint(2, stock=True))))
     cluster.storage.folders |= {"ckpt-9.0000000a.9", checkpoint(1).folder}
     before = set(cluster.storage.folders)
@@ -102,7 +105,8 @@ def test_nothing_is_looked_for_where_nobody_led_before() -> None:
 
 
 def test_a_listing_that_fails_costs_the_clean_up_alone() -> None:
-    """A save that fails because something could not be tidied up; or is tidied up never."""
+    """A failed listing costs only the clean-up. Guards against a save that fails because of it, and a clean-up that
+    never comes."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -124,7 +128,7 @@ def test_a_listing_that_fails_costs_the_clean_up_alone() -> None:
 
 
 def test_a_folder_that_comes_back_is_removed_again() -> None:
-    """A worker that slept through it all wakes up, and writes into the folder of its save as if nothing had been."""
+    """A folder that comes back is removed again. Guards against a worker that wakes up and writes to its old folder."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     zombies = cluster.world(coordinator, 1)
@@ -141,7 +145,8 @@ def test_a_folder_that_comes_back_is_removed_again() -> None:
 
 
 def test_who_looked_and_was_replaced_removes_nothing() -> None:
-    """A coordinator that slept between its look and its entry, in a run that is another's by now."""
+    """A coordinator that was replaced after its search removes nothing. Guards against deleting in a run that belongs
+    to another by now."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -172,7 +177,8 @@ def test_who_looked_and_was_replaced_removes_nothing() -> None:
 
 
 def test_a_generation_that_lost_the_lead_never_leads_again() -> None:
-    """Its folders may be deleted: a job that takes its run back commits what is not there, or is deleted later."""
+    """A generation that lost the lead never leads again. Guards against committing a folder that was or will be
+    deleted."""
     cluster = Cluster()
     coordinator = cluster.coordinator()
     workers = cluster.world(coordinator, 1)
@@ -192,7 +198,8 @@ def test_a_generation_that_lost_the_lead_never_leads_again() -> None:
 
 
 def test_a_generation_that_lost_the_lead_without_hearing_of_it() -> None:
-    """As above, by a coordinator that its workers have left for another and come back to, with takeover."""
+    """A generation that lost the lead unnoticed never leads again. Guards against the same through a coordinator to
+    which its workers come back, with takeover."""
     cluster = Cluster()
     asleep = cluster.coordinator()
     workers = cluster.world(asleep, 1)

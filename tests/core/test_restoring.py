@@ -49,27 +49,28 @@ def failure(answer: object) -> Failure:
 
 
 def test_newest_first() -> None:
-    """The largest step tried first, after a rollback; or a condemned one tried again by every restart."""
+    """Candidates are tried newest first, without condemned ones. Guards against trying the largest step first after a
+    rollback, or a condemned one at every restart."""
     assert candidates(STATE, "") == (NEW, MIDDLE, OLD)
     assert candidates(STATE.restored(OLD.prefix), "") == (OLD, NEW, MIDDLE)
     assert candidates(LogState("run", checkpoints=STATE.checkpoints, damaged=(NEW.prefix,)), "") == (MIDDLE, OLD)
 
 
 def test_none() -> None:
-    """An empty run that cannot start."""
+    """Without checkpoints there is no candidate. Guards against an empty run that cannot start."""
     assert candidates(None, "") == ()
     assert candidates(LogState("run"), "") == ()
 
 
 def test_all_condemned() -> None:
-    """A start from scratch where every checkpoint was lost."""
+    """If all are condemned, that is an error. Guards against a start from scratch."""
     state = LogState("run", checkpoints=(OLD, NEW), damaged=(OLD.prefix, NEW.prefix))
     verdict = failure(candidates(state, ""))
     assert (verdict.kind, verdict.object) == (Kind.CHECKPOINT_DAMAGED, NEW.prefix)
 
 
 def test_a_target() -> None:
-    """Another checkpoint restored than the one that was asked for."""
+    """A target is the only candidate. Guards against restoring another checkpoint than was asked for."""
     again = LogState("run", checkpoints=(checkpoint(1), checkpoint(2), checkpoint(1, stock=True)))
     assert candidates(STATE, "2") == (MIDDLE,)
     assert candidates(again, "1") == (checkpoint(1, stock=True),), "the latest of that step"
@@ -79,7 +80,7 @@ def test_a_target() -> None:
 
 
 def test_a_step_that_does_not_exist() -> None:
-    """The newest restored instead, or an error that does not say what there is."""
+    """For a missing step the error lists the existing ones. Guards against restoring the newest instead."""
     verdict = failure(candidates(STATE, "7"))
     assert verdict.kind == Kind.INVALID_REQUEST
     assert "step 7" in verdict.message
@@ -88,7 +89,7 @@ def test_a_step_that_does_not_exist() -> None:
 
 
 def test_the_talk_without_a_machine() -> None:
-    """A decision before all have spoken."""
+    """A round decides only after all have reported. Guards against an early decision."""
     talk = RestoreRound(1, "", (A, B), deadline=9.0)
     assert talk.propose(STATE, 5.0) is None
     assert talk.hear(A, "good", "") is None
@@ -104,7 +105,8 @@ VERDICTS = ("good", "damaged", "absent", "unreadable")
 @pytest.mark.parametrize("other", VERDICTS)
 @pytest.mark.parametrize("first", [True, False])
 def test_every_verdict_with_every_other(one: str, other: str, second: str, first: bool) -> None:
-    """A step back by one reader's word, or by none; an answer that depends on who has spoken first."""
+    """Every mix of verdicts, in every order, has its one decision. Guards against going back because of one reader, and
+    a decision that depends on who reports first."""
     talk = RestoreRound(1, "", (A, B), deadline=9.0)
     talk.propose(STATE, 5.0)
     bad = {"damaged", "absent"}
@@ -131,7 +133,8 @@ def test_every_verdict_with_every_other(one: str, other: str, second: str, first
 
 
 def test_all_restore_the_newest() -> None:
-    """One worker that applies what another has not verified yet."""
+    """All restore the newest checkpoint together. Guards against a worker that applies what another has not verified
+    yet."""
     _, coordinator, workers = start()
     first = [coordinator.call(worker.restore(1)) for worker in workers]
     assert [call.answer for call in first] == [None, None]
@@ -144,20 +147,21 @@ def test_all_restore_the_newest() -> None:
 
 
 def test_a_late_worker_reads_the_same() -> None:
-    """A worker that comes when the others have begun to read, and waits for ever."""
+    """A late worker reads the same candidate. Guards against a worker that comes after the others have begun and waits
+    for ever."""
     _, coordinator, workers = start()
     assert coordinator.ask(workers[0].restore(1)) == Read(NEW)
     assert coordinator.ask(workers[1].restore(1)) == Read(NEW)
 
 
 def test_nothing_to_restore() -> None:
-    """A first start that waits for a checkpoint."""
+    """Without a checkpoint all are told so. Guards against a first start that waits for one."""
     cluster, coordinator, workers = start(LogState("run"))
     assert cluster.restore(coordinator, workers) == Apply(None)
 
 
 def test_a_damaged_one_is_passed_over_by_all() -> None:
-    """Two workers that go on from two checkpoints."""
+    """A damaged candidate is passed over by all. Guards against two workers that go on from two checkpoints."""
     _, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -172,7 +176,7 @@ def test_a_damaged_one_is_passed_over_by_all() -> None:
 
 
 def test_all_damaged_is_an_error() -> None:
-    """A start from scratch after all checkpoints were lost."""
+    """If all are damaged, that is an error. Guards against a start from scratch."""
     _, coordinator, workers = start(LogState("run", checkpoints=(NEW,)))
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -183,7 +187,7 @@ def test_all_damaged_is_an_error() -> None:
 
 
 def test_a_chosen_one_that_is_damaged_is_an_error() -> None:
-    """Another one restored than was asked for."""
+    """A damaged target is an error. Guards against restoring another checkpoint than was asked for."""
     cluster, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1, target="3"))
@@ -194,7 +198,8 @@ def test_a_chosen_one_that_is_damaged_is_an_error() -> None:
 
 
 def test_unreadable_condemns_nothing() -> None:
-    """Expired credentials on one worker, and the newest checkpoint is given up by all."""
+    """An unreadable candidate is not condemned. Guards against expired credentials on one worker that make all give up
+    the newest checkpoint."""
     cluster, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -207,7 +212,7 @@ def test_unreadable_condemns_nothing() -> None:
 
 
 def test_a_path_that_does_not_exist() -> None:
-    """A mistyped path, and all workers train on from nothing as if they had restored it."""
+    """A missing path is an error. Guards against a mistyped path after which all train from scratch."""
     _, coordinator, workers = start()
     path = "/other/ckpt-4"
     for worker in workers:
@@ -219,7 +224,7 @@ def test_a_path_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("verdict", ["missing", "", "a word of a later version"])
 def test_what_is_not_good_is_not_applied(verdict: str) -> None:
-    """One worker that does not have what the others have, and goes on without it."""
+    """Nobody applies what is not good for all. Guards against a worker that goes on without what the others have."""
     _, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -229,7 +234,7 @@ def test_what_is_not_good_is_not_applied(verdict: str) -> None:
 
 
 def test_different_targets() -> None:
-    """Two workers that restore two checkpoints."""
+    """Different targets are refused. Guards against two workers that restore two checkpoints."""
     _, coordinator, workers = start()
     one = coordinator.call(workers[0].restore(1, target="2"))
     two = coordinator.call(workers[1].restore(1, target="3"))
@@ -240,7 +245,8 @@ def test_different_targets() -> None:
 
 
 def test_a_different_target_after_nothing_was_found() -> None:
-    """One worker that begins from nothing, and another from a chosen checkpoint."""
+    """A different target is refused even if nothing was found. Guards against one worker that begins from scratch and
+    another from a chosen checkpoint."""
     _, coordinator, workers = start(LogState("run"))
     call = coordinator.call(workers[0].restore(1))
     coordinator.run()
@@ -250,8 +256,8 @@ def test_a_different_target_after_nothing_was_found() -> None:
 
 
 def test_nothing_to_restore_is_agreed_on_by_all() -> None:
-    """A world that has formed with a process that is dead by now: its only living worker trains on alone, and the new
-    process waits for it to join, as long as the patience for that."""
+    """That there is nothing to restore takes all workers, too. Guards against a worker that trains alone in a world
+    with a dead process, which its successor waits to join."""
     cluster, coordinator, workers = start(LogState("run"))
     call = coordinator.call(workers[0].restore(1))
     coordinator.run()
@@ -264,7 +270,7 @@ def test_nothing_to_restore_is_agreed_on_by_all() -> None:
 
 
 def test_a_step_that_is_not_there_is_told_to_all() -> None:
-    """A worker that waits for the verdict of another that was refused."""
+    """A missing step is told to all. Guards against a worker that waits for another that was refused."""
     _, coordinator, workers = start()
     calls = [coordinator.call(worker.restore(1, target="7")) for worker in workers]
     coordinator.run()
@@ -272,7 +278,7 @@ def test_a_step_that_is_not_there_is_told_to_all() -> None:
 
 
 def test_repeated_calls_get_the_same_answer() -> None:
-    """A lost reply that leaves one worker without its state while the others train."""
+    """Repeated calls get the same answer. Guards against a lost reply that leaves one worker without its state."""
     _, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -287,7 +293,8 @@ def test_repeated_calls_get_the_same_answer() -> None:
 
 
 def test_a_verdict_on_what_was_passed_over() -> None:
-    """A late repeat of an old verdict counts for the next candidate."""
+    """A late verdict on a former candidate does not count. Guards against a repeat that is taken for a verdict on the
+    next candidate."""
     _, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -299,7 +306,7 @@ def test_a_verdict_on_what_was_passed_over() -> None:
 
 
 def test_who_is_missing_is_named() -> None:
-    """A restore that waits for ever, or says only that it was late."""
+    """Missing workers are named. Guards against a restore that waits for ever, or says only that it was late."""
     cluster, coordinator, workers = start(count=3)
     calls = [coordinator.call(worker.restore(1)) for worker in workers[:2]]
     coordinator.run()
@@ -311,7 +318,7 @@ def test_who_is_missing_is_named() -> None:
 
 
 def test_a_lost_worker_ends_it_early() -> None:
-    """Ten minutes of waiting for a process that is dead."""
+    """A lost worker ends the round early. Guards against ten minutes of waiting for a dead process."""
     cluster, coordinator, workers = start()
     coordinator.ask(workers[0].restore(1))
     call = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
@@ -321,7 +328,7 @@ def test_a_lost_worker_ends_it_early() -> None:
 
 
 def test_who_is_left_behind_is_told() -> None:
-    """A worker that waits for ever in a restore that another has given up."""
+    """A worker in a round that another has given up is told. Guards against a worker that waits for ever."""
     _, coordinator, workers = start()
     coordinator.ask(workers[0].restore(1))
     call = coordinator.call(workers[0].restore(1, NEW.prefix, "good"))
@@ -332,7 +339,8 @@ def test_who_is_left_behind_is_told() -> None:
 
 
 def test_given_up_while_the_log_is_read() -> None:
-    """An answer to a restore that is over mixed into the next."""
+    """A round that is given up while the log is read stays given up. Guards against an answer that is mixed into the
+    next round."""
     _, coordinator, workers = start()
     first = coordinator.call(workers[0].restore(1))
     second = coordinator.call(workers[1].restore(2))
@@ -343,7 +351,7 @@ def test_given_up_while_the_log_is_read() -> None:
 
 @pytest.mark.parametrize("target", ["", "3"])
 def test_a_log_that_cannot_be_read(target: str) -> None:
-    """'Nothing to restore', because the storage did not answer."""
+    """A log that cannot be read is an error. Guards against 'nothing to restore' because the storage did not answer."""
     _, coordinator, workers = start()
     call = coordinator.call(workers[0].restore(1, target=target))
     coordinator.run({fx.ReadLog: "bad"})
@@ -352,7 +360,8 @@ def test_a_log_that_cannot_be_read(target: str) -> None:
 
 
 def test_a_log_that_is_not_read_in_time_is_nobodys_fault() -> None:
-    """The coordinator's storage hangs, and people look for what is wrong with workers that have all done their part."""
+    """A log that is not read in time is the coordinator's fault. Guards against people who look for what is wrong with
+    workers that have done their part."""
     cluster, coordinator, workers = start()
     calls = [coordinator.call(worker.restore(1)) for worker in workers]
     cluster.beat(workers, coordinator, 605.0)
@@ -362,7 +371,8 @@ def test_a_log_that_is_not_read_in_time_is_nobodys_fault() -> None:
 
 
 def test_going_back_is_recorded_when_the_next_save_leads() -> None:
-    """A crash after going back, and the restart goes on from what was abandoned."""
+    """Going back is recorded when the next save leads. Guards against a crash after which the restart goes on from what
+    was abandoned."""
     cluster, coordinator, workers = start()
     assert cluster.restore(coordinator, workers, target="1") == Apply(OLD)
     assert cluster.storage.entries == [], "restoring changes nothing"
@@ -375,7 +385,8 @@ def test_going_back_is_recorded_when_the_next_save_leads() -> None:
 
 
 def test_going_back_in_mid_run_is_recorded_too() -> None:
-    """A rollback by a world that leads already, undone by a crash."""
+    """Going back in the middle of a run is recorded, too. Guards against a rollback by a leading world that a crash
+    undoes."""
     cluster, coordinator, workers = start()
     cluster.restore(coordinator, workers)
     cluster.save(coordinator, workers, 1)
@@ -389,7 +400,8 @@ def test_going_back_in_mid_run_is_recorded_too() -> None:
 
 
 def test_passing_over_counts_as_going_back() -> None:
-    """A damaged newest one, tried again first by the next restart."""
+    """Passing over a checkpoint counts as going back. Guards against a damaged newest one that the next restart tries
+    first."""
     cluster, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -403,7 +415,8 @@ def test_passing_over_counts_as_going_back() -> None:
 
 
 def test_another_directory_is_no_rollback() -> None:
-    """A pretrained checkpoint from elsewhere in the list of the run's own."""
+    """A checkpoint of another directory is no rollback. Guards against a pretrained checkpoint in the run's own
+    list."""
     cluster, coordinator, workers = start()
     assert cluster.restore(coordinator, workers, target="/pretrained/ckpt-9").record is not None
     cluster.save(coordinator, workers, 1)
@@ -411,8 +424,8 @@ def test_another_directory_is_no_rollback() -> None:
 
 
 def test_a_laggard_is_told_what_all_have_agreed_on() -> None:
-    """The last reply of a restore is lost, and the others try twenty more: it is told that there never was such a one,
-    though they have applied it."""
+    """A worker that lags is told what all have agreed on. Guards against a lost last reply, twenty more restores, and a
+    denial that the round existed."""
     cluster, coordinator, workers = start()
     applied = cluster.restore(coordinator, workers)
     told = []
@@ -453,7 +466,8 @@ def sees(worker: Worker, entries: int, *said: str) -> Build:
 
 
 def test_what_a_worker_sees_of_the_log_is_waited_for() -> None:
-    """All restore an older checkpoint than the one whose commit a worker has heard of, because of one mount."""
+    """What a worker sees of the log is waited for. Guards against restoring an older checkpoint because of the
+    coordinator's mount."""
     cluster, coordinator, workers, entries = behind(2)
     assert coordinator.ask(sees(workers[0], 2)) == Read(NEW), "nobody who has spoken knows better"
     call = coordinator.call(sees(workers[1], 3))
@@ -478,7 +492,8 @@ def test_what_a_worker_sees_of_the_log_is_waited_for() -> None:
 
 
 def test_nothing_there_is_not_believed_where_a_worker_sees_a_log() -> None:
-    """A start from nothing: the chief's mount shows an empty folder for a while."""
+    """An empty folder is not believed if a worker sees a log. Guards against a start from scratch because the chief's
+    mount shows nothing for a while."""
     cluster, coordinator, workers, entries = behind(0)
     first = coordinator.call(sees(workers[0], 0))
     coordinator.run()
@@ -492,7 +507,8 @@ def test_nothing_there_is_not_believed_where_a_worker_sees_a_log() -> None:
 
 
 def test_a_log_that_never_comes_is_an_error() -> None:
-    """Two directories of one name: the coordinator looks for the entries of the other one for ever."""
+    """A log that never appears is an error. Guards against two directories of one name, and looking for the other one's
+    entries for ever."""
     cluster, coordinator, workers, _ = behind(2)
     calls = [coordinator.call(sees(worker, 9)) for worker in workers]
     coordinator.run()
@@ -507,7 +523,8 @@ def test_a_log_that_never_comes_is_an_error() -> None:
 
 
 def test_a_restarted_coordinator_learns_what_was_restored() -> None:
-    """Another job commits between this one's join and its restore; with its coordinator restarted it is superseded."""
+    """A restarted coordinator learns what was restored. Guards against a job that is superseded because another one
+    committed between its join and its restore."""
     cluster, coordinator, workers = start()
     other = cluster.coordinator()
     job = cluster.world(other, 1)
@@ -524,7 +541,8 @@ def test_a_restarted_coordinator_learns_what_was_restored() -> None:
 
 @pytest.mark.parametrize("knows", [0, 1])
 def test_killed_when_some_have_been_told_to_apply(knows: int) -> None:
-    """One worker trains, the others wait for it until the restore's deadline, and are then told that it failed."""
+    """If a coordinator dies after some were told to apply, the others are told, too. Guards against a worker that
+    trains while the others wait and then fail."""
     cluster, coordinator, workers = start()
     for worker in workers:
         coordinator.ask(worker.restore(1))
@@ -547,7 +565,8 @@ def test_killed_when_some_have_been_told_to_apply(knows: int) -> None:
 
 
 def test_a_restore_that_goes_on_after_the_coordinator_was_killed_is_another() -> None:
-    """What was agreed on before the last restore call is taken for the answer to it."""
+    """A round after a restart of the coordinator is a new one. Guards against taking an earlier decision for the
+    answer."""
     cluster, coordinator, workers = start()
     cluster.restore(coordinator, workers)
     coordinator.alive = False
@@ -558,7 +577,8 @@ def test_a_restore_that_goes_on_after_the_coordinator_was_killed_is_another() ->
 
 
 def test_going_back_outlives_the_coordinator() -> None:
-    """A coordinator is killed between a rollback and the save after it, and what was abandoned is the newest again."""
+    """Going back outlives the coordinator. Guards against a kill between a rollback and the next save that makes the
+    abandoned checkpoint the newest."""
     cluster, coordinator, workers = start()
     cluster.restore(coordinator, workers, target="1")
     restarted = cluster.coordinator()
@@ -572,7 +592,8 @@ def test_going_back_outlives_the_coordinator() -> None:
 
 
 def test_going_back_outlives_a_coordinator_that_led() -> None:
-    """The lead entry stands and the next one does not: the rollback is lost."""
+    """Going back outlives a coordinator that led. Guards against a rollback that is lost because the lead entry stands
+    and the next one does not."""
     cluster, coordinator, workers = start()
     cluster.restore(coordinator, workers, target="1")
     for worker in workers:
@@ -588,7 +609,8 @@ def test_going_back_outlives_a_coordinator_that_led() -> None:
 
 
 def test_what_was_restored_long_ago_is_no_rollback() -> None:
-    """Every restart of the coordinator puts the checkpoint that the job began with in front of all later ones."""
+    """What was restored long ago is no rollback. Guards against a restart of the coordinator that puts the first
+    checkpoint in front of all later ones."""
     cluster, coordinator, workers = start()
     cluster.restore(coordinator, workers, target="1")
     cluster.save(coordinator, workers, 1)
@@ -600,7 +622,8 @@ def test_what_was_restored_long_ago_is_no_rollback() -> None:
 
 
 def test_going_back_is_recorded_with_the_commit_at_the_latest() -> None:
-    """Storage refuses the entry that tells of a rollback: a restart goes on from what was abandoned."""
+    """Going back is recorded with the commit at the latest. Guards against a refused entry, and a restart that goes on
+    from what was abandoned."""
     cluster, coordinator, workers = start()
     cluster.save(coordinator, workers, 1)
     cluster.restore(coordinator, workers, target="1")
@@ -619,8 +642,8 @@ def test_going_back_is_recorded_with_the_commit_at_the_latest() -> None:
 
 
 def test_going_back_is_given_up_with_a_job_that_is_gone() -> None:
-    """The entry that tells of a rollback cannot be made for a while; a worker is killed, and the job restarted. Then it
-    stands after all, and the new job, which has restored the newest, is told that it has been superseded."""
+    """The entry of a rollback is given up with its job. Guards against a late entry that supersedes the
+    restarted job."""
     cluster, coordinator, workers = start()
     assert cluster.save(coordinator, workers, 1).committed
     cluster.restore(coordinator, workers, target="1")
@@ -647,7 +670,8 @@ def test_going_back_is_given_up_with_a_job_that_is_gone() -> None:
 
 
 def test_a_restore_during_a_save_counts_for_the_next() -> None:
-    """A checkpoint that is committed while the workers go back to an older one, and is the newest after a crash."""
+    """A restore during a save counts for the next save. Guards against a commit in flight that becomes the newest after
+    a crash."""
     cluster, coordinator, workers = start()
     cluster.save(coordinator, workers, 1)
     for worker in workers:

@@ -46,7 +46,7 @@ class Stock:
     st.sampled_from([None, 0.5, 1.0, 3.0]),
 )
 def test_as_tensorflow(pauses: list[float], max_to_keep: int | None, every_n_hours: float | None) -> None:
-    """A checkpoint deleted that TensorFlow would have kept, or kept that it would have deleted."""
+    """Retention keeps what TensorFlow's manager keeps. Guards against another choice in either direction."""
     stock = Stock(WALL, max_to_keep, every_n_hours)
     policy = RetentionPolicy(max_to_keep, every_n_hours)
     state = LogState("run", last_preserved=WALL)
@@ -74,7 +74,8 @@ def test_as_tensorflow(pauses: list[float], max_to_keep: int | None, every_n_hou
     before=st.integers(0, 10),
 )
 def test_a_clock_that_is_wrong_for_a_while(ahead: float, wrong: int, keep: int, before: int) -> None:
-    """A clock a year ahead for two seconds: `keep_checkpoint_every_n_hours` keeps nothing any more, or everything."""
+    """A wrong clock costs at most one interval. Guards against a clock that is a year ahead for two seconds, after
+    which nothing, or everything, is kept for ever."""
     state = LogState("run", last_preserved=WALL)
     policy = RetentionPolicy(keep, 1.0)
     since: list[int] = []  # steps that were kept, of those at the right time again
@@ -97,20 +98,21 @@ def of(*records: CheckpointRecord, last_preserved: float | None = WALL) -> LogSt
 
 
 def test_stock_checkpoints_stay() -> None:
-    """Files of a directory that was taken over, deleted."""
+    """Stock checkpoints stay. Guards against deleting files of a directory that was taken over."""
     state = of(checkpoint(1, stock=True), checkpoint(2, stock=True), checkpoint(3), checkpoint(4))
     plan = sweep(state, RetentionPolicy(1), checkpoint(4).prefix)
     assert plan.retire == (checkpoint(3).prefix,)
 
 
 def test_what_is_preserved_stays() -> None:
-    """A checkpoint kept for ever by one policy, deleted by the next."""
+    """What is kept for ever stays. Guards against another policy that deletes it."""
     state = of(checkpoint(1, preserved=True), checkpoint(2), checkpoint(3))
     assert sweep(state, RetentionPolicy(1), checkpoint(3).prefix).retire == (checkpoint(2).prefix,)
 
 
 def test_nothing_goes_for_what_was_not_read_back() -> None:
-    """The last good checkpoint deleted in favour of newer ones that nobody can read."""
+    """Nothing goes in favour of what was not read back. Guards against deleting the last good checkpoint for newer ones
+    that nobody can read."""
     state = of(*(checkpoint(step) for step in range(1, 6)))
     assert sweep(state, RetentionPolicy(1), checkpoint(3).prefix).retire == tuple(checkpoint(i).prefix for i in (1, 2))
     assert not sweep(state, RetentionPolicy(1), checkpoint(1).prefix)
@@ -118,7 +120,7 @@ def test_nothing_goes_for_what_was_not_read_back() -> None:
 
 
 def test_what_was_read_back_stays() -> None:
-    """The one checkpoint that is known to be good goes because newer ones fill the number to keep."""
+    """What was read back stays. Guards against losing the one known good checkpoint to newer ones."""
     state = of(*(checkpoint(step) for step in range(1, 6)))
     for keep in range(1, 6):
         for verified in range(1, 6):
@@ -129,13 +131,14 @@ def test_what_was_read_back_stays() -> None:
 
 
 def test_order_is_that_of_commit() -> None:
-    """After going back to an older checkpoint, that one deleted because its step is the smallest."""
+    """The order is that of commits. Guards against deleting a checkpoint after a rollback because its step is the
+    smallest."""
     state = of(checkpoint(1), checkpoint(2), checkpoint(3)).restored(checkpoint(1).prefix).commit(checkpoint(4))
     assert sweep(state, RetentionPolicy(2), checkpoint(4).prefix).retire == (checkpoint(2).prefix, checkpoint(3).prefix)
 
 
 def test_without_a_last_preserved_time() -> None:
-    """A log of an import, which has none."""
+    """An imported log has no last preserved time. Guards against an error in an import."""
     state = of(checkpoint(1), checkpoint(2), last_preserved=None)
     assert sweep(state, RetentionPolicy(1, 1.0), checkpoint(2).prefix) == Sweep(
         preserve=(checkpoint(1).prefix,), last_preserved=checkpoint(1).time
@@ -143,7 +146,7 @@ def test_without_a_last_preserved_time() -> None:
 
 
 def test_a_damaged_one_does_not_count() -> None:
-    """A good checkpoint deleted because a damaged one fills its place among those to keep."""
+    """A damaged checkpoint does not count. Guards against deleting a good one because a damaged one takes its place."""
     state = of(*(checkpoint(step) for step in range(1, 6))).condemn((checkpoint(4).prefix,))
     newest = checkpoint(5).prefix
     assert sweep(state, RetentionPolicy(2), newest).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
@@ -151,7 +154,8 @@ def test_a_damaged_one_does_not_count() -> None:
 
 
 def test_a_damaged_one_goes_when_it_would_have_gone() -> None:
-    """Damaged checkpoints kept for ever, or gone before anybody could look at them."""
+    """A damaged checkpoint goes when it would have gone. Guards against keeping it for ever, or removing it before
+    anybody could look."""
     state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(2).prefix,))
     policy = RetentionPolicy(2)
     assert not sweep(state, policy, checkpoint(3).prefix), "one newer good one is not two"
@@ -160,7 +164,7 @@ def test_a_damaged_one_goes_when_it_would_have_gone() -> None:
 
 
 def test_a_damaged_one_is_not_kept_for_ever() -> None:
-    """What `keep_checkpoint_every_n_hours` keeps is a checkpoint that nobody can restore."""
+    """A damaged checkpoint is not kept for ever. Guards against keeping what nobody can restore."""
     state = of(checkpoint(1, time=WALL + 7200), checkpoint(2, time=WALL + 7201), checkpoint(3, preserved=True))
     newest = checkpoint(4, time=WALL + 7204)
     state = state.commit(newest).condemn((checkpoint(1).prefix, checkpoint(3).prefix))
@@ -170,7 +174,8 @@ def test_a_damaged_one_is_not_kept_for_ever() -> None:
 
 
 def test_nothing_goes_for_a_damaged_one() -> None:
-    """What was read back, and found damaged by two readers since, replaces what is good."""
+    """Nothing goes in favour of a damaged checkpoint. Guards against replacing good ones by what was found damaged
+    after its read-back."""
     state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(3).prefix,))
     assert not sweep(state, RetentionPolicy(1), checkpoint(3).prefix)
 
@@ -181,7 +186,7 @@ def test_nothing_goes_for_a_damaged_one() -> None:
     st.integers(0, 8),
 )
 def test_the_good_ones_that_are_to_be_kept_are_kept(kinds: list[str], keep: int, verified: int) -> None:
-    """Fewer good checkpoints left than were asked for, whatever lies among them."""
+    """As many good checkpoints stay as were asked for. Guards against fewer of them because of what is among them."""
     records = [
         checkpoint(step, stock=kind == "stock", preserved="preserved" in kind) for step, kind in enumerate(kinds)
     ]

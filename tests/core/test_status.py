@@ -37,7 +37,8 @@ def world(**presence: object) -> World:
     ],
 )
 def test_standing(presence: dict[str, object], waited_since: float | None, expected: str) -> None:
-    """A worker that trains for an hour between two saves is said to hang, or one that does hang is not."""
+    """Each worker's state follows from its heartbeats and progress. Guards against calling a worker stuck that trains
+    for an hour, and missing one that is."""
     made = world(**presence)
     waiting_for = [] if waited_since is None else [A]
     worker = worker_statuses(made, NOW, waiting_for, waited_since or NOW)[0]
@@ -46,14 +47,15 @@ def test_standing(presence: dict[str, object], waited_since: float | None, expec
 
 
 def test_who_has_left_is_neither_lost_nor_silent() -> None:
-    """A worker that ended in good order raises an alarm."""
+    """A worker that has left is neither lost nor silent. Guards against an alarm after a good end."""
     made = world(connections=0, lost=0.0)
     made.left.add(A)
     assert worker_statuses(made, NOW, [A], 0.0)[0].standing == "left"
 
 
 def test_last_seen_tells_how_far_it_was() -> None:
-    """The error of a save that ran out of time names a worker, and nobody knows what it did."""
+    """The last news of a worker says how far it was. Guards against an error that names a worker and not what
+    it did."""
     made = world(bytes_done=1000, bytes_total=4096, heard=NOW - 2, progressed=NOW - 480)
     assert last_seen(made, [A, B], NOW) == (
         "worker-0: in phase 'write' for 500 s, 1,000 of 4,096 bytes, without progress for 480 s, heard 2 s ago; "

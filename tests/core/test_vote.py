@@ -35,14 +35,14 @@ def failure(verdict: object) -> Failure:
 
 
 def test_equal_workers_go() -> None:
-    """A vote that stops what is right."""
+    """Equal workers get a Go. Guards against a vote that stops what is right."""
     assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3)}) == Go()
     assert judge({CHIEF: ballot(1, 2, 3)}) == Go()
     assert judge({CHIEF: ballot(guarded=b""), ONE: ballot(guarded=b"")}) == Go()
 
 
 def test_workers_at_different_steps_are_refused() -> None:
-    """Half of a checkpoint from step 10, half from step 20."""
+    """Workers at different steps are refused. Guards against half a checkpoint from step 10 and half from step 20."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), TWO: ballot(1, 2, 3, step=20)}))
     assert verdict.kind == Kind.INVALID_REQUEST
     assert verdict.tasks == (CHIEF, TWO)
@@ -51,49 +51,54 @@ def test_workers_at_different_steps_are_refused() -> None:
 
 
 def test_who_is_ahead_is_told() -> None:
-    """One worker's save call is interrupted and left out, and no save of the job is ever committed again."""
+    """Workers that are ahead are told. Guards against an interrupted save call after which no save is ever committed
+    again."""
     verdict = failure(judge({CHIEF: ballot(1, step=30), ONE: ballot(1, step=20), TWO: ballot(1, step=30)}))
     assert verdict.ahead == (CHIEF, TWO)
     assert not failure(judge({CHIEF: ballot(1), ONE: ballot(1, checkpoint_name="model")})).ahead
 
 
 def test_workers_with_different_names_are_refused() -> None:
-    """Two parts of one checkpoint in two folders."""
+    """Workers with different checkpoint names are refused. Guards against two parts of one checkpoint in two
+    folders."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3, checkpoint_name="model")}))
     assert verdict.tasks == (CHIEF, ONE)
 
 
 def test_what_differs_and_is_not_guarded_is_local() -> None:
-    """BatchNorm's moving statistics, which differ on all workers under Keras 3, taken for corruption."""
+    """A tensor that differs and is not guarded is worker-local. Guards against taking BatchNorm's moving statistics
+    under Keras 3 for corruption."""
     assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 4), TWO: ballot(1, 2, 5)}) == Go(worker_local=(2,))
 
 
 def test_silent_corruption_is_named() -> None:
-    """A weight that one worker computed wrongly goes into the checkpoint; or its owner cannot be told from it."""
+    """A guarded tensor that differs is refused, with tensor and worker. Guards against a wrong weight in the
+    checkpoint, and not knowing whose it is."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 9, 3), TWO: ballot(1, 2, 4)}))
     assert (verdict.kind, verdict.positions, verdict.tasks) == (Kind.REPLICA_DIVERGENCE, (1,), (ONE,))
 
 
 def test_the_chief_can_be_the_one_that_is_wrong() -> None:
-    """The majority blamed, because the chief counts as right."""
+    """The chief can be the one that is wrong. Guards against blaming the majority because the chief counts as right."""
     verdict = failure(judge({CHIEF: ballot(9, 2, 3), ONE: ballot(1, 2, 3), TWO: ballot(1, 2, 3)}))
     assert verdict.tasks == (CHIEF,)
 
 
 def test_without_a_majority_all_are_named() -> None:
-    """One of two workers blamed by a coin."""
+    """Without a majority all are named. Guards against blaming one of two workers by chance."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(9, 2, 3)}))
     assert verdict.tasks == (CHIEF, ONE)
 
 
 def test_each_tensor_has_its_own_suspects() -> None:
-    """Two workers that are each wrong in another variable."""
+    """Each tensor has its own suspects. Guards against missing that two workers are wrong in different variables."""
     verdict = failure(judge({CHIEF: ballot(1, 2, 3), ONE: ballot(9, 2, 3), TWO: ballot(1, 9, 3)}))
     assert (verdict.positions, verdict.tasks) == ((0, 1), (ONE, TWO))
 
 
 def test_divergence_can_be_a_warning() -> None:
-    """Workers on two generations of CPU, which round differently, that can never save."""
+    """Divergence can be a warning. Guards against two generations of CPU, which round differently and can never
+    save."""
     verdict = judge(
         {CHIEF: ballot(1, 2, 3, on_divergence="warn"), ONE: ballot(9, 2, 4), TWO: ballot(1, 2, 3)},
     )
@@ -101,7 +106,8 @@ def test_divergence_can_be_a_warning() -> None:
 
 
 def test_all_that_differs_is_counted() -> None:
-    """A model whose every variable differs holds up the coordinator while it looks at each of them on each worker."""
+    """All that differs is counted, and only a part examined. Guards against a coordinator that is held up by a model
+    whose every variable differs."""
     many = EXAMINED + 7
     ballots = {task: ballot(*range(n, n + many), guarded=b"\1" * many) for n, task in enumerate((CHIEF, ONE, TWO))}
     verdict = failure(judge(ballots))
@@ -115,7 +121,7 @@ def test_all_that_differs_is_counted() -> None:
 
 
 def test_specs_are_asked_for_when_they_differ() -> None:
-    """Every worker asked to send its specs, where two suffice to name the first difference."""
+    """If specs differ, two workers are asked for them. Guards against asking all workers."""
     other = {TWO: ballot(1, 2, 3, spec_digest=b"b"), Task("worker", 3): ballot(1, spec_digest=b"c")}
     assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), **other}) == NeedSpecs((CHIEF, TWO))
 
@@ -127,7 +133,7 @@ def specs(mine: tuple[TensorSpec, ...], theirs: tuple[TensorSpec, ...]) -> Failu
 
 
 def test_the_first_difference_is_named() -> None:
-    """Models that differ, and a user who must find out where."""
+    """The first difference between models is named. Guards against users who must find it themselves."""
     a, b, c = (TensorSpec(key, 1, (2, 3)) for key in "abc")
     verdict = specs((a, b, c), (a, replace(b, shape=(2, 4)), replace(c, dtype=2)))
     assert (verdict.kind, verdict.object, verdict.tasks) == (Kind.INVALID_REQUEST, "b", (CHIEF, ONE))
@@ -141,7 +147,8 @@ def test_the_first_difference_is_named() -> None:
 
 
 def test_a_ballot_that_cannot_be_compared_is_refused() -> None:
-    """Workers of two versions of Holdfast: an exception in the coordinator, and all wait for the deadline."""
+    """A ballot that cannot be compared is refused. Guards against two versions of Holdfast, an exception, and waiting
+    for the deadline."""
     for odd in (ballot(1, 2), ballot(1, 2, 3, guarded=b"\1\1"), ballot(1, 2, 3, crcs=b"12345")):
         for ballots in ({CHIEF: ballot(1, 2, 3), ONE: odd}, {CHIEF: odd, ONE: ballot(1, 2, 3)}):
             assert failure(judge(ballots)).kind == Kind.INVALID_REQUEST
@@ -158,7 +165,7 @@ def test_a_ballot_that_cannot_be_compared_is_refused() -> None:
     st.binary(min_size=5, max_size=5),
 )
 def test_a_tensor_is_local_just_when_it_differs(values: list[list[int]], flags: bytes) -> None:
-    """A difference in some byte of some worker's checksum overlooked."""
+    """A tensor is worker-local exactly if it differs. Guards against overlooking a byte of some worker's checksum."""
     guarded = bytes(flag % 2 for flag in flags[: len(values[0])])
     ballots = {Task("worker", i): ballot(*crcs, guarded=guarded) for i, crcs in enumerate(values)}
     differing = [p for p in range(len(values[0])) if len({crcs[p] for crcs in values}) > 1]
