@@ -1,4 +1,4 @@
-"""What `status` tells of a run: who is there, what is going on, and whom it waits for. Looks only."""
+"""The status of a run: who is there, what is going on, and for whom it waits. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .core.restore_round import RestoreRound
 from .wire import outcome_message
 
 STUCK_AFTER = 60.0
-"""Seconds without progress after which a worker that is waited for is said to hang. While gigabytes are made durable no
-bytes are counted, and that may take half of it."""
+"""Seconds without progress after which a worker for which others wait counts as stuck. Making gigabytes durable counts
+no bytes and may take half of that time."""
 
 
 def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.StatusReply:
-    """Return what there is to tell of a run, which `machine` is at work for. `now`: monotonic."""
+    """Describe the run of a machine. `now` is monotonic."""
     world = _foremost(machine, now)
     doing = _activity(world) if world else None
     waiting_for: tuple[Task, ...] = ()
@@ -68,7 +68,7 @@ def log_status(state: LogState, entry: int) -> pb.LogStatus:
 
 
 def worker_statuses(world: World, now: float, waiting_for: Collection[Task], since: float) -> list[pb.WorkerStatus]:
-    """Return how each worker looks. `since`: monotonic, when that began for which some are waited for."""
+    """Describe each worker. `since` is the monotonic time at which the others began to wait."""
     gone = world.gone(now)
     return [
         _worker(p, _standing(world, p, now, task in gone, since if task in waiting_for else None), now, waiting_for)
@@ -133,7 +133,7 @@ def _activity(world: World) -> Attempt | RestoreRound | None:
 
 
 def _foremost(machine: Machine, now: float) -> World | None:
-    """The world that people mean: the leading one, or the newest; but none that has ended, if another lives."""
+    """Return the world that people mean: the leading one, or the newest; but none that has ended if another lives."""
     worlds = list(machine.worlds.values())[::-1]
     worlds.sort(key=lambda world: world.generation.id != machine.leading)
     return next((world for world in worlds if world.living(now)), worlds[0] if worlds else None)

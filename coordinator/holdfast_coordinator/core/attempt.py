@@ -1,4 +1,4 @@
-"""One save on its way, from the first ballot to an outcome that no one can change."""
+"""One attempt to save, from the first ballot to an outcome that nobody can change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .waits import SaveId
 
 
 class Phase(Enum):
-    """Where a save is. `TRANSITIONS` is the whole of what may follow."""
+    """The phases of a save. `TRANSITIONS` lists everything that may follow each."""
 
     VOTING = "vote"
     LEADING = "lead"
@@ -49,7 +49,7 @@ TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram, for the documentation."""
+    """Return the table as a Mermaid state diagram, for the documentation."""
     lines = ["stateDiagram-v2", f"    [*] --> {Phase.VOTING.value}"]
     for phase, following in TRANSITIONS.items():
         lines += [f"    {phase.value} --> {after.value}" for after in following]
@@ -91,7 +91,7 @@ class Attempt:
 
     @property
     def missing(self) -> tuple[Task, ...]:
-        """Whose part is being waited for."""
+        """The tasks whose part is missing."""
         done = self.ballots if self.phase is Phase.VOTING else self.reports
         return tuple(task for task in self.members if task not in done)
 
@@ -109,11 +109,11 @@ class Attempt:
 
     @property
     def undecided(self) -> bool:
-        """Whether the coordinator may still give it up by itself, without asking the log."""
+        """Whether the coordinator may still give up the save by itself, without asking the log."""
         return self.phase in (Phase.VOTING, Phase.LEADING, Phase.WRITING, Phase.FINALIZING)
 
     def reason(self) -> str:
-        """What it is waiting for, in one sentence."""
+        """What the save is waiting for, in one sentence."""
         match self.phase:
             case Phase.VOTING:
                 return f"waiting for {names(self.missing)} to call save()"
@@ -129,7 +129,7 @@ class Attempt:
                 return "creating the commit entry in the log"
 
     def timed_out(self, last_seen: str = "") -> Failure:
-        """Why it ends when its deadline has passed. `last_seen`: of those whom it waited for."""
+        """Return the failure of a save whose deadline has passed. `last_seen` describes those for whom it waited."""
         who = self.missing if self.waits_for_workers else ()
         return Failure(
             Kind.SAVE_FAILED,

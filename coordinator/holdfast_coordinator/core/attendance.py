@@ -1,4 +1,4 @@
-"""Who of a world is there: connections, heartbeats, and leaving in good order."""
+"""The presence of workers: connections, heartbeats, and leaving in good order."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Attendance:
             run.release(world)
 
     def watch(self, world: World, *, all_gone: bool) -> None:
-        """Let those go who wait for the others to leave, once these have, or have been waited for long enough."""
+        """Answer those who wait for the others to leave, once these have left or the wait has been long enough."""
         if all_gone:
             self._run.release(world)
         for request, until in list(world.lingering.items()):

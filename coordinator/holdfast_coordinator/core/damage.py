@@ -1,7 +1,7 @@
-"""What a worker cannot restore: this coordinator is the second reader, and what it confirms is marked.
+"""Damaged checkpoints: this coordinator is the second reader, and what it confirms is condemned.
 
-The workers wait for its word (`restore_round`): without it nobody goes on to an older checkpoint. The log is told by
-the next save of the world that leads (`saving`), TensorFlow's `checkpoint` file at once. See
+The workers wait for its verdict (`restore_round`): without it nobody goes back to an older checkpoint. The next save of
+the leading world writes the mark into the log (`saving`). TensorFlow's `checkpoint` file is rewritten at once. See
 docs/design/006-damage-and-orphans.md.
 """
 
@@ -23,12 +23,12 @@ class Damage:
         self._leading = leading
 
     def second(self, prefix: str, since: float) -> str:
-        """The second reader's verdict on a checkpoint that a worker finds damaged or absent.
+        """Return the second reader's verdict on a checkpoint that a worker finds damaged or absent.
 
-        Empty: it is being read, and a ReadBack will tell. One that is not of this run is nobody's to judge here, and
-        nobody goes back from it: the worker's word will do.
+        It is empty while the checkpoint is being read; a ReadBack follows. For a checkpoint of another run, the
+        worker's verdict is enough, since nobody goes back from it.
 
-        since: monotonic, a moment by which it was committed.
+        since: a monotonic time by which the checkpoint was committed.
         """
         run, state = self._run, self._run.ledger.state
         record = state.find(prefix) if state else None
@@ -57,7 +57,7 @@ class Damage:
             self.show(living)
 
     def show(self, living: str) -> None:
-        """Have stock readers find a good checkpoint, unless the file is that of another job, which is at work."""
+        """Let stock readers find a good checkpoint, unless the file belongs to another job that is alive."""
         run, state = self._run, self._run.ledger.state
         # Without a log the file is TensorFlow's own.
         if not living and run.ledger.number >= 0 and state:

@@ -1,4 +1,4 @@
-"""What the machine wants done. The results of those that have one come back as events."""
+"""The effects that the machine asks for. If an effect has a result, it comes back as an event."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """-> LogRead"""
+    """Read the tail of the log. -> LogRead"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class FindOrphans:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFolder:
-    """-> Deleted"""
+    """Delete a folder. -> Deleted"""
 
     folder: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that an operator should read in the log of the process."""
+    """Log something that an operator should read."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""What the machine is told: calls of workers, results of effects, the clock."""
+"""The events that the machine takes: calls of workers, results of effects, the clock."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """A worker could not do its part of a save."""
+    """A worker cannot do its part of a save."""
 
     request: RequestId
     caller: Caller
@@ -123,7 +123,7 @@ class Detached:
 
 @dataclass(frozen=True, slots=True)
 class LogRead:
-    """The tail of the log, or, where there is no log, the state that its first entry would record."""
+    """The tail of the log was read. Without a log, this is the state that its first entry would record."""
 
     entry: Entry | None
     imported: LogState | None = None
@@ -132,7 +132,7 @@ class LogRead:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """How the creation of an entry ended: published, unless one of the others is set."""
+    """The creation of an entry has ended: it is published, unless one of the others is set."""
 
     entry: Entry
     taken_by: Entry | None = None
@@ -142,7 +142,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What answered at another leader's address: the living workers of its generation that it named."""
+    """Another leader has answered, with the living workers of its generation."""
 
     address: str
     living: str
@@ -150,7 +150,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Finalized:
-    """Index and manifest are durable and every object was seen, or not."""
+    """Index and manifest are durable and every object was seen, or this has failed."""
 
     generation: str
     ordinal: int

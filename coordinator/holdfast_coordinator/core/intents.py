@@ -1,4 +1,4 @@
-"""Entries that the machine wants in the log, as values: what each changes is known when it is built, and not before."""
+"""Entries that the machine wants in the log, as values. What an entry changes is decided only when it is built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An entry that is to be created on top of whatever is then the last one."""
+    """An entry to create on top of the last one, whatever that is by then."""
 
     kind: ClassVar[EntryKind]
     generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
@@ -24,7 +24,7 @@ class Intent:
     save: SaveId | None = None  # that needs it: when it is given up, so is the entry
 
     def change(self, run: Run, state: LogState) -> LogState:
-        """The state that the entry records, where this one is the last."""
+        """Return the state that the entry records if `state` is that of the last entry."""
         raise NotImplementedError
 
 
@@ -40,7 +40,7 @@ class Import(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead(Intent):
-    """Take the run for a world, for a save or to settle its earlier ones."""
+    """Take the lead for a world, for a save or to settle its earlier ones."""
 
     kind: ClassVar[EntryKind] = "lead"
     world: Generation
@@ -54,7 +54,7 @@ class Lead(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark(Intent):
-    """Tell what is condemned by then."""
+    """Mark what is condemned by then."""
 
     kind: ClassVar[EntryKind] = "damaged"
 
@@ -64,7 +64,7 @@ class Mark(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoBack(Intent):
-    """Tell what a world has gone back to, before it writes on from there."""
+    """Record what a world has gone back to, before it writes on from there."""
 
     kind: ClassVar[EntryKind] = "restored"
     prefix: str
@@ -75,7 +75,7 @@ class GoBack(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit(Intent):
-    """Commit a checkpoint, whose bytes are all there."""
+    """Commit a checkpoint. All of its bytes are there."""
 
     kind: ClassVar[EntryKind] = "commit"
     record: CheckpointRecord
@@ -92,7 +92,7 @@ class Commit(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retire(Intent):
-    """Retire what a checkpoint replaces that was read back."""
+    """Retire what is replaced by a checkpoint that was read back."""
 
     kind: ClassVar[EntryKind] = "retire"
     verified: str  # its prefix
@@ -104,7 +104,7 @@ class Retire(Intent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discard(Intent):
-    """Retire folders that never were committed and never can be."""
+    """Retire folders that were never committed and never can be."""
 
     kind: ClassVar[EntryKind] = "retire"
     folders: tuple[str, ...]

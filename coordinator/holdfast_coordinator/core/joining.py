@@ -1,6 +1,6 @@
-"""How a world of workers forms, and how one that has formed meets a coordinator that was restarted.
+"""Forms worlds of workers, and takes up formed worlds after a restart of the coordinator.
 
-Joining fences nobody: several worlds of a run may be known at once, and the first save of one of them takes the lead.
+Joining fences nobody: a run may have several worlds at once, and the first save of one of them takes the lead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .waits import Form
 
 
 class Joining:
-    """Keeps `Run.forming`, and is the way into `Run.worlds`."""
+    """Keeps `Run.forming`, and puts worlds into `Run.worlds`."""
 
     def __init__(self, run: Run, restoring: Restoring) -> None:
         self._run = run
@@ -120,7 +120,7 @@ class Joining:
         self.rejoin(e)
 
     def _answer_members(self, world: World) -> None:
-        """Those who join because they have not heard that this world has formed with a coordinator process before."""
+        """Answer members who still join, not knowing that their world has formed with an earlier process."""
         joiners = self._run.forming.joiners if self._run.forming else {}
         members = [task for task, joiner in joiners.items() if world.has(Caller("", task, joiner.incarnation))]
         for task in members:
@@ -141,7 +141,7 @@ class Joining:
                 self._run.forming = None
 
     def watch(self) -> None:
-        """Tell those who have waited for a while whom they wait for, and forget those who do not ask again."""
+        """Tell those who have waited for a while for whom they wait, and forget those who do not ask again."""
         forming, now = self._run.forming, self._run.now.monotonic
         self._run.untold = {who: told for who, told in self._run.untold.items() if now < told[1]}
         if forming is None:

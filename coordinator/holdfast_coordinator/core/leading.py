@@ -1,7 +1,7 @@
-"""Who leads the run: the first save of a world takes the lead from whoever had it, by an entry in the log.
+"""The lead of a run: the first save of a world takes it from whoever had it, with an entry in the log.
 
-What is considered before spares people mistakes (two jobs on one directory, a job that comes back to a run that has
-moved on). Safety is the log's alone: whoever does not lead cannot create the next entry.
+The checks before that protect people from mistakes (two jobs in one directory, a job that comes back to a run that has
+moved on). Safety comes from the log alone: whoever does not lead cannot create the next entry.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Leading:
     # -- before a save takes the lead --
 
     def consider(self, world: World, attempt: Attempt) -> None:
-        """Have a save's world take the lead, unless another job is at work here; the save is ended then."""
+        """Let a save's world take the lead. If another job is alive here, end the save instead."""
         run, state = self._run, self._run.ledger.state
         assert state is not None
         world.learn(state)
@@ -56,8 +56,8 @@ class Leading:
             self._decide(world, attempt, rival.address, living)
 
     def who_lives(self, wait: ForALeader) -> str | None:
-        """Names of the living workers of the generation that leads by the log, empty for none; None if its coordinator
-        is being asked, and `wait` goes on when it is known."""
+        """Return the names of the living workers of the generation that leads by the log, empty if there are none.
+        Return None while its coordinator is being asked; `wait` goes on when the answer is known."""
         run, state = self._run, self._run.ledger.state
         rival, reign = (state.leader, state.generation) if state else (None, None)
         if rival is None or reign is None:
@@ -72,14 +72,14 @@ class Leading:
         return None
 
     def probed(self, e: ev.Probed) -> list[ForALeader]:
-        """Take what another leader has said: who has waited for it."""
+        """Take another leader's answer, and return who has waited for it."""
         run = self._run
         waited = [wait for address, wait in run.asking if address == e.address]
         run.asking = [asked for asked in run.asking if asked[0] != e.address]
         return waited
 
     def told(self, wait: Seek, e: ev.Probed) -> None:
-        """Another leader was asked for a save."""
+        """Go on with a save for which another leader was asked."""
         found = self._run.attempt(wait.save)
         if found and found[1].phase is Phase.LEADING:
             self._decide(*found, e.address, e.living)
@@ -108,9 +108,9 @@ class Leading:
     # -- for a world that was led by another coordinator process --
 
     def settle(self, world: World) -> bool:
-        """Whether all is known that became of a world's earlier saves; if not, it takes the lead, or is here no more.
+        """Return whether the outcomes of a world's earlier saves are all known. If not, take the lead, or hand it over.
 
-        What another coordinator process committed stands in the log, and once this one has taken the lead from it, it
+        What another coordinator process has committed stands in the log. Once this one has taken the lead from it, it
         commits nothing more.
         """
         state = self._run.ledger.state
@@ -128,10 +128,10 @@ class Leading:
         return True
 
     def is_elsewhere(self, world: World) -> bool:
-        """Whether yet another coordinator process has led this very world since its workers told this one who they are.
+        """Return whether another coordinator process has led this very world since its workers joined this one.
 
-        What that one has told them, this one does not know: a report that it holds may be of a save that is over. So it
-        has them begin again, and repeat what they still wait for.
+        This one does not know what that one has told them: a report that it holds may belong to a save that is over. So
+        it lets the workers begin again and repeat what they still wait for.
         """
         state = self._run.ledger.state
         if state is None or state.leader is None or generation_of(state) != world.generation.id:
@@ -139,7 +139,7 @@ class Leading:
         return state.leader.id not in (self._run.leader.id, world.led_by)
 
     def is_over(self, world: World) -> bool:
-        """Whether a world has led and lost the lead; it is then fenced. What it left behind may be deleted by now."""
+        """Return whether a world has led and lost the lead, and fence it then. What it left may be deleted by now."""
         state = self._run.ledger.state
         over = state is not None and world.generation.id in state.superseded
         if over:
@@ -164,7 +164,7 @@ class Leading:
         )
 
     def took(self, intent: Lead, made: Entry | Failure) -> Failure | None:
-        """What became of a lead entry is known: why it does not lead, if so. "superseded": somebody else was faster."""
+        """Take the result of a lead entry. Return why it does not lead, if so; SUPERSEDED: somebody else was faster."""
         run, generation = self._run, intent.world
         if isinstance(made, Failure):
             return made
@@ -182,7 +182,7 @@ class Leading:
         return None
 
     def meet(self, entry: Entry) -> None:
-        """An entry of the log was seen: if somebody newer leads, this coordinator leads no more."""
+        """Look at an entry of the log. If somebody newer leads, this coordinator no longer does."""
         run, leader = self._run, entry.state.leader
         if run.leading and leader and leader.id != run.leader.id and entry.number > run.led_since:
             world, run.leading = run.worlds.get(run.leading), ""
@@ -200,7 +200,7 @@ class Leading:
         self._run.notify(world, failure)
 
     def hand_over(self, world: World) -> None:
-        """Another coordinator process goes on with this very world: what becomes of its calls is known there alone."""
+        """Leave this world to another coordinator process, which alone knows what becomes of its calls."""
         run = self._run
         del run.worlds[world.generation.id]
         attempt = world.attempt
@@ -221,7 +221,7 @@ class Leading:
 
 
 def _why_over(before: World, after: Generation) -> str:
-    """Why a world has lost the lead to another of the same coordinator."""
+    """Return why a world has lost the lead to another world of the same coordinator."""
     if before.same_processes(after):
         return (
             "another manager of this program has saved into the same directory since, and leads the run now; a run is "

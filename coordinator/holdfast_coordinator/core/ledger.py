@@ -1,8 +1,8 @@
-"""The machine's side of the log: what it last read, who waits for it, and the entries to be created, one at a time.
+"""The machine's view of the log: what it last read, who waits for it, and the entries to create, one at a time.
 
-Creating entry last+1 is the check that nobody else has taken the run; there is no other. An entry whose creation has
-no known outcome is tried again in the same slot until it is definite, or, when its writer gives up, an abort entry is
-created in that very slot: only what then stands there says what happened.
+Creating entry last+1 is the only check that nobody else has taken the run. If the outcome of a create is unknown, the
+entry is tried again in the same slot until it is definite. If its writer gives up, an abort entry is created in that
+very slot, and only what stands there then says what happened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .waits import ForTheLog, SaveId
 
 @dataclass(slots=True)
 class Creation:
-    """An entry that is being created, in one slot."""
+    """An entry that is being created in one slot."""
 
     intent: Intent
     before: LogState  # what it builds on
@@ -35,7 +35,7 @@ class Creation:
 
 @dataclass(slots=True)
 class Ledger:
-    """What is known of the log, and what is to become of it. It does nothing: `machine` carries out what it says."""
+    """What is known of the log, and what should be added to it. It does nothing itself: `machine` carries it out."""
 
     leader_id: str
     number: int = -1  # of the last entry known
@@ -48,7 +48,7 @@ class Ledger:
     written: int = 0
     deleted: set[str] = field(default_factory=set)  # retired folders that are gone; the next entry leaves them out
     made: deque[tuple[Intent, Entry | Failure]] = field(default_factory=deque)
-    """What became of entries, until it is taken: ours that stands, an abort that stands in its place, or a failure."""
+    """The results of entries, until they are taken: our entry, an abort in its place, or a failure."""
 
     @property
     def busy(self) -> bool:
@@ -57,11 +57,11 @@ class Ledger:
     # -- reading --
 
     def read(self, wait: ForTheLog) -> None:
-        """Have the tail read for somebody who waits. Never answered by a read that began before this call."""
+        """Ask for the tail to be read for somebody who waits. A read that began before this call does not count."""
         self.waiting.append(wait)
 
     def begin_reading(self) -> bool:
-        """Whether a read is to begin now."""
+        """Return whether to begin a read now."""
         begins = self.reading is None and bool(self.waiting)
         if begins:
             self.reading, self.waiting = self.waiting, []
@@ -69,7 +69,7 @@ class Ledger:
         return begins
 
     def was_read(self, event: LogRead) -> tuple[list[ForTheLog], Failure | None]:
-        """Take the result of a ReadLog: who has waited for it, and why they cannot be helped, if so."""
+        """Take the result of a ReadLog. Return who has waited for it, and the failure for them, if there is one."""
         if event.entry is not None:
             self._learn(event.entry, again=True)
         elif event.failure is None and self.number < 0:
@@ -92,12 +92,12 @@ class Ledger:
     # -- writing --
 
     def append(self, intent: Intent) -> None:
-        """Create an entry when those before it are through. What becomes of it is `made`."""
+        """Ask for an entry to be created after those before it. Its result will be in `made`."""
         self.queue.append(intent)
 
     def give_up(self, save: SaveId, failure: Failure) -> None:
-        """Stop trying to create the entries that a save needs. One that was never tried fails; else what becomes of it
-        is still to be settled."""
+        """Stop trying to create the entries that a save needs. An entry that was never tried fails; any other must
+        still be settled."""
         for intent in [each for each in self.queue if each.save == save]:
             self.queue.remove(intent)
             self.made.append((intent, failure))
@@ -105,7 +105,7 @@ class Ledger:
             self.current.given_up = True
 
     def next(self) -> Intent | None:
-        """The intent whose entry is to be built now, if there is one."""
+        """Return the intent whose entry should be built now, if there is one."""
         while self.current is None and self.queue:
             assert self.state is not None, "the log is read before it is written"
             intent = self.queue.popleft()
@@ -115,13 +115,13 @@ class Ledger:
         return None
 
     def begin(self, intent: Intent, state: LogState, now: Now) -> Append:
-        """Begin to create the entry of the `next` intent, which records this state."""
+        """Begin to create the entry of the `next` intent, which records `state`."""
         assert self.state is not None
         self.current = Creation(intent, self.state)
         return self._try(self.current, self.number + 1, intent.kind, state.forget(self.deleted), now)
 
     def retry(self, now: Now) -> Append | None:
-        """Try again what has no known outcome: the same entry, or, when it was given up, an abort in its slot."""
+        """Try again if the outcome is unknown: the same entry or, if it was given up, an abort in its slot."""
         creation = self.current
         if creation is None or creation.again is None:
             return None
@@ -167,7 +167,7 @@ class Ledger:
         self.made.append((creation.intent, stands))
 
     def _overtaken(self, intent: Intent, state: LogState) -> bool:
-        """Whether what the log says by now leaves no place for an entry."""
+        """Return whether an entry has no place any more, given what the log says by now."""
         match intent:
             case Import():
                 return self.number >= 0
@@ -177,5 +177,5 @@ class Ledger:
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
 
     def _is_twins(self, entry: Entry) -> bool:
-        """Whether a copy of this very process has made it: two that were restored from one checkpoint of a machine."""
+        """Return whether a copy of this very process, from a copied machine, made an entry."""
         return entry.write_id.rpartition(".")[0] == self.leader_id

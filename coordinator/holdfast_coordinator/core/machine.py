@@ -1,4 +1,4 @@
-"""The state machine of one run: see the package's docstring for how it is used."""
+"""The state machine of one run. The package's docstring says how it is used."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from .waits import Seek
 
 
 class Machine:
-    """One run: its worlds of workers, its save on the way, and the lead of its log.
+    """One run: its worlds of workers, its save in flight, and the lead of its log.
 
-    Everything but `handle` only looks.
+    Only `handle` changes anything.
     """
 
     def __init__(self, leader: Leader) -> None:
@@ -44,7 +44,7 @@ class Machine:
         self._saving = Saving(run, self._leading)
 
     def handle(self, event: ev.Event, now: Now) -> list[Effect]:
-        """Take one event; the effects that it has, in the order in which they are to be begun."""
+        """Take one event. Return its effects, in the order in which they must be begun."""
         self._run.begin(now)
         self._HANDLERS[type(event)](self, event)
         self._go_on()
@@ -52,7 +52,7 @@ class Machine:
         return self._run.effects
 
     def _go_on(self) -> None:
-        """Tell those who need them of entries that were made, or could not be, and begin the next entry and read."""
+        """Pass on the results of entries to those who need them, and begin the next entry and read."""
         run, ledger = self._run, self._run.ledger
         while True:
             if ledger.made:
@@ -66,14 +66,14 @@ class Machine:
             run.emit(ReadLog())
 
     def state(self) -> Hashable:
-        """All that it knows, as a value: machines of equal state do the same from then on."""
+        """Return everything that the machine knows, as a value. Machines of equal state do the same from then on."""
         return frozen((self._run, self._upkeep))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Machine) and self.state() == other.state()
 
     def __hash__(self) -> int:
-        """Of its state as it is now."""
+        """Return the hash of the present state."""
         return hash(self.state())
 
     def __repr__(self) -> str:
@@ -83,12 +83,12 @@ class Machine:
 
     @property
     def leader(self) -> Leader:
-        """This coordinator process, as its lead entries name it."""
+        """This coordinator process as its lead entries name it."""
         return self._run.leader
 
     @property
     def leading(self) -> str:
-        """The generation that this coordinator leads the run with, empty for none."""
+        """The generation with which this coordinator leads the run; empty if it does not."""
         return self._run.leading
 
     @property
@@ -97,7 +97,7 @@ class Machine:
 
     @property
     def worlds(self) -> Mapping[str, World]:
-        """By generation."""
+        """All worlds, by generation."""
         return self._run.worlds
 
     @property
@@ -112,12 +112,12 @@ class Machine:
 
     @property
     def busy(self) -> bool:
-        """Whether something is going on that an orderly end should wait for."""
+        """Whether something is going on for which an orderly end should wait."""
         return self.ledger.busy or self._upkeep.busy or any(world.attempt for world in self.worlds.values())
 
     @property
     def deserted(self) -> bool:
-        """Whether nobody is there and nothing goes on. What it knows then, another machine reads from the log."""
+        """Whether nobody is there and nothing is going on. The log has all that this machine knows then."""
         if self.busy or self.forming:
             return False
         now = self._run.now.monotonic
@@ -130,13 +130,13 @@ class Machine:
         )
 
     def finalizes(self, generation: str, ordinal: int) -> bool:
-        """Whether a save waits for its index and its manifest, and for all objects to be seen."""
+        """Return whether a save waits for its index and manifest, and for all objects to be seen."""
         world = self.worlds.get(generation)
         attempt = world.attempt if world else None
         return attempt is not None and attempt.ordinal == ordinal and attempt.phase is Phase.FINALIZING
 
     def knows(self, caller: Caller) -> bool:
-        """Whether a worker is of a world that this coordinator has met."""
+        """Return whether a worker belongs to a world that this coordinator knows."""
         return self._run.present(caller) is not None
 
     # -- what concerns more than one part --

@@ -1,4 +1,4 @@
-"""Who is in a world: tasks that have joined, and what is known of each since."""
+"""The members of a world: tasks that have joined, and what is known about each since then."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ALIVE_FOR = 15.0
 """Seconds after its last heartbeat for which a worker counts as alive."""
 
 LOST_AFTER = 10.0
-"""Seconds without a connection after which a worker counts as lost: long enough to reconnect."""
+"""Seconds without a connection after which a worker counts as lost; long enough to reconnect."""
 
 REMEMBERED = 16
-"""Outcomes and restore talks that are kept though all members have gone on: a call may be repeated late."""
+"""The number of outcomes and restore rounds that are kept after all members have moved on, for late repeats."""
 
 POLL = 5.0
-"""Seconds after which a join that cannot be answered yet is told whom it waits for, if it has as many left."""
+"""Seconds after which a waiting join is told for whom it waits, if it has as many left."""
 
 BACK_WITHIN = 3.0
-"""Seconds after which one that was told so, and has not asked again, has given up, or died."""
+"""Seconds after which a worker that was told so and has not asked again counts as gone."""
 
 
 @dataclass(slots=True)
@@ -53,12 +53,12 @@ class Forming:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all have joined, and each is there to hear of it: one between two calls may have died meanwhile."""
+        """Whether all have joined and are waiting. A worker between two calls may have died meanwhile."""
         return len(self.joiners) == len(self.tasks) and all(j.request is not None for j in self.joiners.values())
 
     @property
     def missing(self) -> tuple[Task, ...]:
-        """Who has not joined; where all have, who is to ask again."""
+        """The tasks that have not joined or, if all have, those that must ask again."""
         return tuple(task for task in self.tasks if task not in self.joiners) or tuple(
             task for task, joiner in self.joiners.items() if joiner.request is None
         )
@@ -69,7 +69,7 @@ class Forming:
 
 
 def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | None:
-    """Why a task cannot join, if its cluster specification is not the others'."""
+    """Return why a task cannot join, if its cluster differs from that of the others."""
     same = cluster == forming.cluster
     if task not in (forming.tasks if same else tasks_of(cluster)):
         return Failure(
@@ -132,19 +132,19 @@ class World:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
     def remember(self, outcome: Outcome) -> None:
-        """Keep an outcome for as long as a member may ask for it; that of the last commit always."""
+        """Keep an outcome for as long as a member may ask for it. That of the last commit is always kept."""
         self.outcomes[outcome.ordinal] = outcome
         if outcome.committed:
             self.committed = max(self.committed, outcome.ordinal)
         self._forget_outcomes()
 
     def saves(self, task: Task, ordinal: int) -> None:
-        """A member speaks of a save: it has heard how the ones before have ended."""
+        """Note that a member calls for a save, so it knows how the ones before have ended."""
         self.saves_at[task] = max(ordinal, self.saves_at.get(task, 0))
         self._forget_outcomes()
 
     def restores(self, task: Task, ordinal: int) -> None:
-        """A member speaks of a restore, as `saves`."""
+        """Note that a member calls for a restore, as in `saves`."""
         self.restores_at[task] = max(ordinal, self.restores_at.get(task, 0))
         for over in _over(self.talks, self._heard(self.restores_at)):
             del self.talks[over]
@@ -155,7 +155,7 @@ class World:
                 del self.outcomes[over]
 
     def _heard(self, at: Mapping[Task, int]) -> int:
-        """What no member asks for any more ends before this ordinal."""
+        """Return the ordinal before which no member asks for anything any more."""
         return min((at.get(task, 0) for task in self.tasks), default=0)
 
     def learn(self, state: LogState) -> None:
@@ -172,13 +172,13 @@ class World:
         return tuple(task for task in self.tasks if self.alive(task, now))
 
     def gone(self, now: float) -> set[Task]:
-        """Those who cannot take part in anything any more: they left, or their connection is lost."""
+        """Return those who cannot take part any more: they have left, or their connection is lost."""
         return self.left | {
             task for task, p in self.presence.items() if p.lost is not None and now - p.lost >= LOST_AFTER
         }
 
     def same_processes(self, other: Generation) -> bool:
-        """Whether this world is another manager in the very processes of the other generation."""
+        """Return whether this world is another manager in the processes of the other generation."""
         mine, theirs = (
             {task: process_of(incarnation) for task, incarnation in g.members} for g in (self.generation, other)
         )
@@ -186,7 +186,7 @@ class World:
 
 
 def _over(kept: Iterable[int], heard: int) -> list[int]:
-    """Which of these ordinals can be forgotten."""
+    """Return which of these ordinals can be forgotten."""
     return [ordinal for ordinal in sorted(kept)[:-REMEMBERED] if ordinal < heard]
 
 

@@ -1,4 +1,4 @@
-"""The values that the core's events and effects are made of."""
+"""The values of which the core's events and effects consist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RequestId = int
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """Two clocks: monotonic seconds for deadlines, wall seconds since the epoch for what goes into the log."""
+    """Two clocks: monotonic seconds for deadlines, and wall seconds since the epoch for the log."""
 
     monotonic: float
     wall: float
@@ -21,7 +21,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: one incarnation of one task of one generation."""
+    """The caller: one incarnation of one task of one generation."""
 
     generation: str
     task: Task
@@ -29,7 +29,7 @@ class Caller:
 
     @property
     def process(self) -> str:
-        """The process: an incarnation is `process.n`, its n-th manager."""
+        """The caller's process. An incarnation is `process.n`, its n-th manager."""
         return process_of(self.incarnation)
 
 
@@ -46,7 +46,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """As in `tf.train.CheckpointManager`; None keeps all, or keeps none for ever."""
+    """The arguments of `tf.train.CheckpointManager`. None keeps all, or keeps none for ever."""
 
     max_to_keep: int | None = None
     keep_every_n_hours: float | None = None
@@ -54,7 +54,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What one worker says of its state before a byte of a save is written."""
+    """One worker's description of its state before a byte of a save is written."""
 
     step: int
     checkpoint_name: str
@@ -70,7 +70,7 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A tensor, by its position in key order, and the workers whose value is not the others'."""
+    """A tensor, by its position in key order, and the workers whose value differs."""
 
     position: int
     tasks: tuple[Task, ...] = ()  # none: it was not looked at, see vote.EXAMINED
@@ -87,7 +87,7 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker has made durable. The core passes `payload` (objects and index entries) on unread."""
+    """What one worker has made durable. The core passes on `payload` (objects and index entries) unread."""
 
     step: int
     checkpoint_name: str
@@ -99,7 +99,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a save ended, for ever."""
+    """The final result of a save."""
 
     ordinal: int
     committed: bool
@@ -128,14 +128,14 @@ class SpecsWanted:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read and verify this candidate, then say how it went."""
+    """Read and verify this candidate, then report."""
 
     record: CheckpointRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Every worker has verified it: apply it. None: there is nothing to restore."""
+    """Apply this checkpoint, since every worker has verified it. None: there is nothing to restore."""
 
     record: CheckpointRecord | None
     passed_over: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What is known of one worker."""
+    """What is known about one worker."""
 
     task: Task
     incarnation: str

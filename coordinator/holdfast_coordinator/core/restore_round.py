@@ -1,9 +1,9 @@
-"""How a world agrees on what to restore.
+"""One round in which a world agrees on what to restore.
 
-Every worker reads and verifies the same candidate; only when all have it may any of them apply it. One that is damaged,
-or not there, is passed over by all together, once the coordinator, as a second reader, finds so too. Where it finds the
-checkpoint good, or somebody cannot read, the talk ends with an error: nobody steps back from what was committed because
-of one host.
+Every worker reads and verifies the same candidate. Only when all have verified it may any of them apply it. A damaged
+or absent candidate is passed over by all together, once the coordinator, as a second reader, agrees. If the coordinator
+finds it good, or if somebody cannot read, the round ends with an error: nobody goes back from what was committed
+because of one host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .messages import Apply, Read, RequestId
 Decision = Read | Apply | Failure
 
 BAD = ("damaged", "absent")
-"""Verdicts of one reader by which a checkpoint cannot be restored, by anybody if they are right."""
+"""The verdicts of a reader that finds a checkpoint bad: if it is right, nobody can restore it."""
 
 
 @dataclass(slots=True)
@@ -45,10 +45,10 @@ class RestoreRound:
     decision: Decision | None = None
 
     def propose(self, state: LogState | None, now: float) -> Decision | None:
-        """Find the candidates, newest first. A decision, if there is none to be made.
+        """Find the candidates, newest first. Return a decision if there is one already.
 
-        Where there is nothing to restore, whoever waits has said all that there is to say. All agree on that too: a
-        worker that goes on alone trains in a world in which somebody may be dead.
+        If there is nothing to restore, all must agree on that, too, and calling is enough: a worker that goes on alone
+        would train in a world in which somebody may be dead.
         """
         found = candidates(state, self.target or "")
         if isinstance(found, Failure):
@@ -62,7 +62,7 @@ class RestoreRound:
         return self.decision
 
     def withdraw(self) -> None:
-        """The log has moved on from what was proposed: it is to be read again."""
+        """Drop what was proposed, since the log has moved on and must be read again."""
         self.candidates, self.second = None, ""
         self.verdicts.clear()
         self.passed_over.clear()
@@ -74,7 +74,7 @@ class RestoreRound:
 
     @property
     def doubted(self) -> tuple[Task, ...]:
-        """Who finds the current candidate bad."""
+        """The tasks that find the current candidate bad."""
         return self._who(*BAD)
 
     @property
@@ -82,16 +82,16 @@ class RestoreRound:
         return tuple(task for task in self.members if task not in self.verdicts)
 
     def hear(self, task: Task, verdict: str, reason: str) -> Decision | None:
-        """Take one worker's verdict on the current candidate; the decision, once all have spoken.
+        """Take one worker's verdict on the current candidate. Return the decision once all have reported.
 
-        verdict: "good", "damaged", "absent" (some of it is not there, for longer than a mount may lag), "missing" (its
-        storage answers, and no such checkpoint is there) or "unreadable".
+        verdict: "good", "damaged", "absent" (a part is missing for longer than a mount may lag), "missing" (the storage
+        answers and has no such checkpoint) or "unreadable".
         """
         self.verdicts[task] = (verdict, reason)
         return self._judge()
 
     def hear_second(self, verdict: str) -> Decision | None:
-        """Take the verdict of the coordinator, "good", "damaged", "absent" or "unreadable"; the decision, as `hear`."""
+        """Take the coordinator's verdict: "good", "damaged", "absent" or "unreadable". Decide as `hear`."""
         self.second = verdict
         return self._judge()
 
@@ -125,7 +125,7 @@ class RestoreRound:
         return Failure(Kind.STORAGE, message, phase="restore", tasks=tasks, object=self.current.prefix)
 
     def _alone(self) -> str:
-        """That some find the candidate bad, and the coordinator does not find so."""
+        """Return a sentence: some workers find the candidate bad, and the coordinator does not."""
         who, reasons, prefix = names(self.doubted), self._reasons(self.doubted), self.current.prefix
         if self.second == "good":
             return (
@@ -160,7 +160,7 @@ class RestoreRound:
         return self.decision
 
     def reason(self) -> str:
-        """What it is waiting for, in one sentence."""
+        """What the round is waiting for, in one sentence."""
         if self.candidates is None:
             late = f"waiting for the coordinator's storage to show log entry {self.seen}, which {self.seen_by} sees"
             return late if self.seen_by else "reading the log"
@@ -192,7 +192,7 @@ class RestoreRound:
 
 
 def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, ...] | Failure:
-    """What to try, best first. With a target, that one alone.
+    """Return what to try, best first. With a target, return only that one.
 
     A target is a step (the latest live checkpoint of it), a prefix below the run directory, or the path of a
     checkpoint elsewhere.

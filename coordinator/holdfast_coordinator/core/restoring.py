@@ -1,4 +1,4 @@
-"""Restore calls: each ordinal is one talk of all workers of a world, one at a time."""
+"""Restore calls. Each ordinal is one round of all workers of a world, one at a time."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ class Restoring:
             self._decide(world, talk, decision)
 
     def _is_retired(self, talk: RestoreRound) -> bool:
-        """Whether the candidate was the run's, and its place was taken by a newer one since it was proposed."""
+        """Return whether the candidate was the run's and was replaced by a newer one since it was proposed."""
         state, record = self._run.ledger.state, talk.current
         return record.step >= 0 and state is not None and state.find(record.prefix) is None
 
     def read_back(self, e: ev.ReadBack) -> None:
-        """The second reader's word on a checkpoint. Before anybody goes back by it, the log is read once more."""
+        """Take the second reader's verdict on a checkpoint. Before anybody goes back, the log is read once more."""
         for world in self._run.worlds.values():
             talk = next(reversed(world.talks.values()), None)
             if talk is None or not self._is_doubted(talk, e.prefix):
@@ -108,7 +108,7 @@ class Restoring:
         return bool(on_it and talk.doubted)
 
     def confirmed(self, wait: Confirm, failure: Failure | None) -> None:
-        """The log was read before somebody goes back."""
+        """Go on after the log was read before somebody goes back."""
         world, talk = self._find(wait)
         if world is None or talk is None or not self._is_doubted(talk, wait.prefix):
             return
@@ -131,7 +131,7 @@ class Restoring:
             self._decide(world, talk, decision)
 
     def recall(self, world: World, e: ev.Rejoin) -> None:
-        """A worker has applied what all agreed on with a coordinator process that is gone: the others may, and must."""
+        """Take up a decision of a process that is gone: one worker has applied it, so the others must, too."""
         state = self._run.ledger.state
         talk = world.talks.get(e.restores)
         if e.restores < max(world.talks, default=1) or (talk and talk.decision):
@@ -143,7 +143,7 @@ class Restoring:
         self._decide(world, talk, talk.decision)
 
     def _open(self, world: World, talk: RestoreRound, caller: Caller) -> RestoreRound:
-        """Make it the world's current talk."""
+        """Make this the world's current round."""
         for earlier in world.talks.values():
             if earlier.decision is None:
                 message = f"{caller.task} has gone on to restore {talk.ordinal}"
@@ -160,13 +160,13 @@ class Restoring:
         return talk
 
     def _look(self, world: World, talk: RestoreRound) -> None:
-        """Read the log, and propose what it has; where it is not all that a member sees of it, `watch` looks again."""
+        """Read the log and propose what it has. If a member sees more of the log than that, `watch` looks again."""
         if not talk.looking:
             talk.looking = True
             self._run.ledger.read(Look(world.generation.id, talk.ordinal))
 
     def looked(self, wait: Look, failure: Failure | None) -> None:
-        """The log was read for a restore that has nothing to propose yet."""
+        """Go on after the log was read for a restore that has nothing to propose yet."""
         world, talk = self._find(wait)
         if world is None or talk is None:
             return
@@ -206,7 +206,7 @@ class Restoring:
             self._upkeep.consider()  # which waits for a restore to be over
 
     def watch(self, world: World, gone: set[Task]) -> None:
-        """End a talk that misses somebody who is gone, or whose time is over."""
+        """End a round that lacks somebody who is gone, or whose time is over."""
         talk = next(reversed(world.talks.values()), None)
         if talk is None or talk.decision is not None:
             return

@@ -1,11 +1,11 @@
-"""What may go: `max_to_keep` and `keep_checkpoint_every_n_hours`, as `tf.train.CheckpointManager` means them.
+"""Retention: `max_to_keep` and `keep_checkpoint_every_n_hours`, as in `tf.train.CheckpointManager`.
 
-A function of the log's state alone; the last preserved time lives in the log. Stock checkpoints are not ours and
-stay, and neither count nor go. Damaged ones do not count, are not kept for ever, and go when they would have gone.
+Retention is a function of the log's state; the last preserved time is in the log. Stock checkpoints are not ours: they
+stay, and do not count. Damaged checkpoints do not count, are not kept for ever, and go when they would have gone.
 
-Wall clocks err. The newest commit's time is the present: what the log has of a later one was written while a clock was
-ahead, and counts as of now, so that an error of a moment costs no more than one interval. TensorFlow's manager does the
-same when it is made.
+Clocks can be wrong. The newest commit's time counts as the present. A later time in the log was written while a clock
+was ahead, and counts as now, so a short error costs at most one interval. TensorFlow's manager does the same when it is
+made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .messages import RetentionPolicy
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Prefixes to retire and to preserve, and the new last preserved time (seconds since the epoch)."""
+    """The prefixes to retire and to preserve, and the new last preserved time (seconds since the epoch)."""
 
     retire: tuple[str, ...] = ()
     preserve: tuple[str, ...] = ()
@@ -31,10 +31,10 @@ class Sweep:
 
 
 def sweep(state: LogState, policy: RetentionPolicy, verified: str) -> Sweep:
-    """What may go now that the checkpoint `verified` has been committed and read back.
+    """Return what may go now that the checkpoint `verified` has been committed and read back.
 
-    What has `max_to_keep` newer good ones goes. Only what is older than `verified` in commit order: a newer one that
-    nobody has read back replaces nothing.
+    A checkpoint goes if it has `max_to_keep` newer good ones and is older than `verified` in commit order: a newer one
+    that nobody has read back replaces nothing.
     """
     newest = state.find(verified) if policy.max_to_keep else None
     if not policy.max_to_keep or newest is None or verified in state.damaged:
@@ -62,5 +62,5 @@ def sweep(state: LogState, policy: RetentionPolicy, verified: str) -> Sweep:
 
 
 def _counts(record: CheckpointRecord, condemned: Collection[str]) -> bool:
-    """Whether it is one of the `max_to_keep`."""
+    """Return whether a checkpoint counts as one of the `max_to_keep`."""
     return not (record.stock or record.preserved or record.prefix in condemned)

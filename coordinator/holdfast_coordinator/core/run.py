@@ -1,4 +1,4 @@
-"""What the parts of the machine share: one run as this coordinator knows it, and how anybody is told anything."""
+"""The state that the parts of the machine share: one run as this coordinator knows it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .messages import Answer, Caller, Left, Now, Outcome, RequestId, RetentionPo
 from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
-"""What a save may fail as; whatever else stood in its way, it has `save_failed`."""
+"""The kinds with which a save may fail. Any other failure becomes `save_failed`."""
 
 
 @dataclass
 class Run:
-    """All that the machine knows: the worlds of a run, its log and its lead. And, at the moment of one event, its time
-    and its effects."""
+    """Everything that the machine knows: the worlds of a run, its log and its lead; and, during an event, the event's
+    time and effects."""
 
     leader: Leader
     ledger: Ledger = field(init=False)
@@ -45,16 +45,16 @@ class Run:
         self.ledger = Ledger(self.leader.id)
 
     def begin(self, now: Now) -> None:
-        """The next event: its time, and no effects yet."""
+        """Begin the next event, with its time and no effects yet."""
         self.now = now
         self.effects = []
 
     # -- who calls --
 
     def world(self, caller: Caller, request: RequestId) -> World | None:
-        """The caller's world, if it is of it; otherwise the call has been refused.
+        """Return the caller's world, or None after refusing a caller that is not in one.
 
-        It may be fenced: what it has been told once, it is told again, but nothing new begins in it.
+        The world may be fenced: then its members get the answers that they have got before, but nothing new begins.
         """
         world = self.worlds.get(caller.generation)
         if world is None:
@@ -66,12 +66,12 @@ class Run:
         return None
 
     def present(self, caller: Caller) -> World | None:
-        """As `world`, for what nobody waits to be answered."""
+        """Return the caller's world, as `world`, but without refusing: nobody waits for an answer."""
         world = self.worlds.get(caller.generation)
         return world if world and world.has(caller) else None
 
     def attempt(self, save: SaveId | None) -> tuple[World, Attempt] | None:
-        """An attempt that is still on its way, with its world."""
+        """Return an attempt that is still in flight, with its world."""
         world = self.worlds.get(save.generation) if save else None
         return (world, world.attempt) if world and world.attempt and world.attempt.id == save else None
 
@@ -90,13 +90,13 @@ class Run:
     def notify(
         self, world: World, failure: Failure, ordinal: int | None = None, without: set[Task] | None = None
     ) -> None:
-        """Tell the attending workers of a world, without those who have been answered."""
+        """Notify the attending workers of a world, except those who have been answered."""
         for task, presence in world.presence.items():
             if presence.attached and task not in (without or ()):
                 self.emit(Notify(Caller(world.generation.id, task, presence.incarnation), failure, ordinal))
 
     def release(self, world: World) -> None:
-        """Let those go who have left and wait for the others."""
+        """Answer those who have left and wait for the others."""
         requests, world.lingering = world.lingering, {}
         for request in requests:
             self.reply(request, Left())
@@ -105,28 +105,28 @@ class Run:
 
     @property
     def fork_point(self) -> str:
-        """That of the state last read: see `LogState.fork_point`."""
+        """The fork point of the state last read: see `LogState.fork_point`."""
         return self.ledger.state.fork_point if self.ledger.state else ""
 
     def published(self, entry: Entry | Failure) -> None:
-        """An entry that changes what stock readers should find stands in the log."""
+        """Note that an entry stands which changes what stock readers should find."""
         if isinstance(entry, Entry):
             self.show(entry.number, entry.state)
 
     def show(self, number: int, state: LogState) -> None:
-        """Have stock readers find what the state after an entry holds, but for what is known to be damaged."""
+        """Let stock readers find what the state after an entry holds, except what is known to be damaged."""
         self.emit(WriteStateFile(number, state.condemn(self.condemned)))
 
     # -- the end of a save --
 
     def fail_save(self, world: World, attempt: Attempt, failure: Failure) -> None:
-        """Give up a save that nothing in the log decides yet."""
+        """Give up a save that the log has not decided yet."""
         if failure.kind not in KINDS_OF_FAILED_SAVES:
             failure = replace(failure, kind=Kind.SAVE_FAILED)
         self.end_save(world, attempt, Outcome(attempt.ordinal, False, failure))
 
     def end_save(self, world: World, attempt: Attempt, outcome: Outcome) -> None:
-        """Remember how a save ended, and tell it to all workers: those who wait for it, and those who do not yet."""
+        """Remember the outcome of a save, and tell all workers, whether or not they wait for it."""
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None
         world.remember(outcome)
@@ -140,7 +140,7 @@ class Run:
 
 
 def generation_of(state: LogState | None) -> str:
-    """Id of the generation that leads, empty if none does."""
+    """Return the id of the generation that leads, empty if none does."""
     return state.generation.id if state and state.generation else ""
 
 

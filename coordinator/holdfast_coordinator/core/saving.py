@@ -1,4 +1,4 @@
-"""The calls of a save, and its way from the first ballot to the commit entry: see `attempt` for its phases."""
+"""The calls of a save, and its way from the first ballot to the commit entry. `attempt` has its phases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .vote import NeedSpecs, judge
 from .waits import Fail, Nobody, SaveId, Seek, Settle
 
 LOOK = 10.0
-"""Seconds after which a save whose objects are not all seen yet looks whether the run is still led from here."""
+"""Seconds after which a save whose objects are not all seen yet checks whether this coordinator still leads."""
 
 
 class Saving:
@@ -85,7 +85,7 @@ class Saving:
             self._fail(attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
 
     def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
-        """The save that a call is about, begun if it is the first; None if the call is, or will be, answered."""
+        """Return the save of a call, and begin it if it is new. None: the call is, or will be, answered."""
         run, attempt = self._run, world.attempt
         outcome = world.outcomes.get(e.ordinal)
         if outcome is not None:
@@ -145,7 +145,7 @@ class Saving:
         return None
 
     def _is_settled(self, world: World, e: ev.SaveCall) -> bool:
-        """Whether all that became of this world's earlier saves is known; if not yet, the call waits for it.
+        """Return whether the outcomes of this world's earlier saves are known. If not, the call waits for them.
 
         Another coordinator process may have led the world. A rejoin alone does not take the lead from it: it may be
         ending in good order, with some of the workers still there.
@@ -159,7 +159,7 @@ class Saving:
         return False
 
     def settle(self, wait: Settle, failure: Failure | None) -> None:
-        """The log was read for calls that wait until a world's earlier saves are known."""
+        """Go on after the log was read for calls that wait until a world's earlier saves are known."""
         world = self._run.worlds.get(wait.generation)
         if world and world.unsettled is not None and (failure or self._leading.settle(world)):
             self._settled(world, world.unsettled, failure)
@@ -197,7 +197,7 @@ class Saving:
             self._run.ledger.read(Seek(attempt.id))
 
     def sought(self, wait: Seek, failure: Failure | None) -> None:
-        """The log was read for a save that needs the lead."""
+        """Go on after the log was read for a save that needs the lead."""
         found = self._run.attempt(wait.save)
         if not found or found[1].phase is not Phase.LEADING:
             return
@@ -212,7 +212,7 @@ class Saving:
             self._leading.consider(world, attempt)
 
     def led(self, intent: Lead, made: Entry | Failure) -> None:
-        """What became of a lead entry is known: whoever needed it goes on."""
+        """Go on with those who needed a lead entry, now that its result is known."""
         failure = self._leading.took(intent, made)
         world = self._run.worlds.get(intent.generation)
         if intent.save:
@@ -238,7 +238,7 @@ class Saving:
             self._run.reply(request, attempt.go)
 
     def _roll_back(self, world: World, attempt: Attempt) -> None:
-        """Put into the log what was found damaged, and what the world went back to, before it writes on from there."""
+        """Write into the log what is damaged and what the world went back to, before it writes on from there."""
         run, state = self._run, self._run.ledger.state
         assert state is not None
         marked = state.condemn(run.condemned)
@@ -253,7 +253,7 @@ class Saving:
         run.ledger.append(GoBack(generation=run.leading, note=back, save=attempt.id, prefix=back))
 
     def went_back(self, intent: GoBack, made: Entry | Failure) -> None:
-        """What became of an entry that tells of a rollback is known."""
+        """Go on after the result of an entry about a rollback is known."""
         found = self._run.attempt(intent.save)
         if found and isinstance(made, Entry) and made.kind == "restored":
             found[1].went_back_to = ""
@@ -290,7 +290,7 @@ class Saving:
         run.ledger.append(Commit(generation=e.generation, note=record.prefix, save=attempt.id, record=record))
 
     def committed(self, intent: Commit, made: Entry | Failure) -> None:
-        """What became of a commit entry is known."""
+        """Go on after the result of a commit entry is known."""
         run, found = self._run, self._run.attempt(intent.save)
         if not found or found[1].phase not in (Phase.COMMITTING, Phase.ABORTING):
             return
@@ -307,15 +307,15 @@ class Saving:
             run.published(made)
 
     def _fail(self, attempt: Attempt, failure: Failure) -> None:
-        """End a save that could not be written, unless the log says what is behind that: whoever takes the run from a
-        job that still writes cleans up behind it."""
+        """End a save that could not be written, after looking into the log for the reason: whoever takes the run from a
+        job that still writes removes what it has written."""
         if failure.kind is Kind.STORAGE and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
             self._run.ledger.read(Fail(attempt.id, failure))
         else:
             self.failed(Fail(attempt.id, failure))
 
     def failed(self, wait: Fail, _: Failure | None = None) -> None:
-        """The log was read for a save that could not be written."""
+        """Go on after the log was read for a save that could not be written."""
         found = self._run.attempt(wait.save)
         if found and found[1].undecided:
             self._run.fail_save(*found, wait.failure)
@@ -332,7 +332,7 @@ class Saving:
     # -- the clock --
 
     def watch(self, world: World, gone: set[Task]) -> None:
-        """End a save whose time is over, or that misses the part of somebody who is gone."""
+        """End a save whose time is over, or that lacks the part of somebody who is gone."""
         attempt = world.attempt
         if attempt is None:
             return
@@ -358,8 +358,8 @@ class Saving:
                 self._give_up(attempt)
 
     def _give_up(self, attempt: Attempt) -> None:
-        """Have no entry made any more that it wanted. Its job may be gone, and the next one would find the run led by
-        nobody alive, or with another newest checkpoint than it has restored."""
+        """Drop the entries that a save wanted. Its job may be gone; the next one would find the run led by nobody
+        alive, or with another newest checkpoint than it has restored."""
         self._run.ledger.give_up(attempt.id, attempt.timed_out())
 
 

@@ -1,6 +1,6 @@
-"""What is removed: after a commit what it replaces, once it was read back; after a change of the lead, orphans.
+"""Removes what a commit replaces, once the new checkpoint was read back, and orphans after a change of the lead.
 
-Who asks is told when that is over: a save that blocks leaves no more than `max_to_keep` behind.
+Whoever asks is told when that is over, so that a blocking save leaves at most `max_to_keep` checkpoints.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .retention import sweep
 from .run import Run
 
 AWAITED_FOR = 30.0
-"""Seconds for which it is waited for, from when it began: a storage that hangs, or is slow, stops no training."""
+"""Seconds for which callers wait for upkeep, from its beginning: a storage that hangs must not stop the training."""
 
 
 @dataclass
 class Upkeep:
-    """Retention, one read-back at a time, and the clean-up."""
+    """Retention, with one read-back at a time, and the clean-up."""
 
     _run: Run = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
@@ -40,7 +40,7 @@ class Upkeep:
         return bool(self._reading_back or self._looking or self._retiring or self._naming >= 0 or self._deleting)
 
     def reason(self) -> str:
-        """What it is doing, in a few words; empty for nothing."""
+        """What upkeep is doing, in a few words; empty if nothing."""
         if self._reading_back:
             return f"reading {self._reading_back} back, before what it replaces is removed"
         if self._deleting:
@@ -54,7 +54,7 @@ class Upkeep:
             self._awaited.append(e.request)
 
     def watch(self) -> None:
-        """After every event: answer those who wait, once it is over, or has gone on for long enough."""
+        """Answer those who wait, once upkeep is over or has gone on for long enough. Called after every event."""
         now = self._run.now.monotonic
         if not self.busy:
             self._busy_since = None
@@ -72,9 +72,9 @@ class Upkeep:
         self.consider()
 
     def consider(self) -> None:
-        """Have the newest checkpoint read back, if something is to go once it is known to be good.
+        """Ask for the newest checkpoint to be read back, if something should go once it is known to be good.
 
-        Not before stock readers find it as well: what their file names must not go.
+        Not before stock readers find it, too: what their file names must not go.
         """
         run, state = self._run, self._run.ledger.state
         if not state or not state.checkpoints or not run.leading or self._goes_back:
@@ -114,7 +114,7 @@ class Upkeep:
 
     @property
     def _goes_back(self) -> bool:
-        """Whether the world that leads restores, or has gone back and the log does not tell of it yet.
+        """Return whether the leading world restores, or has gone back and the log does not say so yet.
 
         What it has chosen may be the next to go.
         """
@@ -125,7 +125,7 @@ class Upkeep:
         return bool(chosen) or any(talk.decision is None for talk in world.talks.values())
 
     def look_for_orphans(self, entry: Entry) -> None:
-        """Once a lead entry stands: have found what the generations before have left behind."""
+        """Look, once a lead entry stands, for what the generations before have left."""
         if entry.state.superseded:
             self._looking = True
             self._run.emit(FindOrphans(entry))
@@ -146,7 +146,7 @@ class Upkeep:
         self.consider()
 
     def delete(self, state: LogState) -> None:
-        """Have the folders deleted that are retired and have not been deleted yet."""
+        """Delete the folders that are retired and not deleted yet."""
         for folder in state.retired:
             if folder not in self._deleting and folder not in self._run.ledger.deleted:
                 self._deleting.add(folder)

@@ -1,8 +1,8 @@
-"""Whether a save may be written: the workers' ballots, compared before a byte goes to storage.
+"""The vote: compares the workers' ballots and decides whether a save may be written.
 
-Three questions, in order. Do all save the same step? Have all the same tensors? Do all have the same values where
-they must? A *guarded* tensor (trainable, or of an optimizer) that differs is silent corruption. Any other tensor
-that differs is worker-local: the checkpoint carries the chief's value, and each worker keeps its own beside it.
+There are three questions, in order. Do all save the same step? Do all have the same tensors? Do all have the same
+values where they must? A *guarded* tensor (trainable, or of an optimizer) that differs is silent corruption. Any other
+tensor that differs is worker-local: the checkpoint holds the chief's value, and each worker keeps its own beside it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from holdfast_storage.failure import Failure
 from .messages import Ballot, Divergence, Go, TensorSpec
 
 EXAMINED = 1_000
-"""Guarded tensors that differ, of which it is found out on whom: where more do, more than single values are wrong."""
+"""The number of differing guarded tensors for which the workers are found. If more differ, the whole state is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeedSpecs:
-    """The tensors differ; these workers, the chief and one that differs from it, must say what theirs are."""
+    """The tensors differ. The chief and one worker that differs from it must send their specs."""
 
     tasks: tuple[Task, ...]
 
 
 def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
-    """The verdict on a complete set of ballots. `log_entry` of a Go is left to the caller."""
+    """Judge a complete set of ballots. `log_entry` of a Go is left to the caller."""
     chief = min(ballots)
     mine = ballots[chief]
     for task, ballot in sorted(ballots.items()):
@@ -60,8 +60,8 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
 
 
 def _ahead(ballots: Mapping[Task, Ballot]) -> tuple[Task, ...]:
-    """Those that are at a later step in the same save call, since a call of theirs was interrupted, or one of the
-    others' was made again: from there on no save would ever find all at one step."""
+    """Return those that are at a later step in the same save call, since a call of theirs was interrupted, or one of
+    the others' was repeated. Without a correction no save would ever find all at one step again."""
     first = min(ballot.step for ballot in ballots.values())
     return tuple(sorted(task for task, ballot in ballots.items() if ballot.step > first))
 
@@ -111,9 +111,9 @@ def _compare_values(chief: Task, ballots: Mapping[Task, Ballot]) -> Go | Failure
 
 
 def _differing(mine: bytes, others: list[bytes]) -> list[int]:
-    """Positions of the 4-byte numbers that are not the same in all these arrays.
+    """Return the positions of the 4-byte numbers that are not the same in all these arrays.
 
-    As long integers, so that 10,000 workers with 5,000 tensors take no loop over both.
+    The arrays are compared as long integers, so that 10,000 workers with 5,000 tensors need no loop over both.
     """
     number = int.from_bytes(mine, "little")
     differences = 0
@@ -126,7 +126,7 @@ def _differing(mine: bytes, others: list[bytes]) -> list[int]:
 
 
 def _minorities(ballots: Mapping[Task, Ballot], positions: list[int]) -> list[Divergence]:
-    """For each position, who does not have the value of more than half of the workers; all where no value has that."""
+    """Return for each position who lacks the value of more than half of the workers; all if there is no such value."""
     tasks = sorted(ballots)
     numbers = [memoryview(ballots[task].crcs).cast("I") for task in tasks]
     everyone = tuple(tasks)

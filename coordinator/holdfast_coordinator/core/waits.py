@@ -1,7 +1,7 @@
-"""What waits for the log to be read, or for another leader's word, as values: who goes on, and with what.
+"""What waits for the log to be read, or for another leader's answer, as values: who goes on, and with what.
 
-Whoever goes on looks again at what there is then, for other events have come in between: a world, a save or a restore
-that is gone by then is passed over.
+Whoever goes on looks at the state anew, since other events have come in between. A world, save or restore that is gone
+by then is skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .events import Rejoin
 
 @dataclass(frozen=True, slots=True)
 class SaveId:
-    """One attempt to save, of all that a coordinator process has ever begun."""
+    """Identifies one attempt to save among all that a coordinator process has ever begun."""
 
     generation: str
     ordinal: int
@@ -25,7 +25,7 @@ class SaveId:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """All tasks of a world have joined; it begins where the log ends."""
+    """All tasks of a world have joined, and it begins where the log ends."""
 
     generation: str
 
@@ -46,7 +46,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """A save could not be written; perhaps since the run was taken over."""
+    """A save could not be written, perhaps because somebody else has taken the run."""
 
     save: SaveId
     failure: Failure
@@ -62,7 +62,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """The second reader has spoken of what a restore proposes; somebody may go back by it."""
+    """The second reader has judged what a restore proposes, and somebody may go back."""
 
     generation: str
     restore: int
@@ -72,7 +72,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """TensorFlow's `checkpoint` file should leave out what is condemned, if it is nobody else's to write."""
+    """TensorFlow's `checkpoint` file should leave out what is condemned, unless it belongs to another job."""
 
 
 @dataclass(frozen=True, slots=True)
