@@ -18,10 +18,10 @@ export CUDA_VISIBLE_DEVICES ?= -1
 
 # Much goes into one environment, and tests need what is installed before them: `make -j` takes turns as well.
 .NOTPARALLEL:
-.PHONY: demo test kills sim points test-cloud servers lint protos bench help clean
+.PHONY: demo test kills sim points test-cloud servers lint protos bench versions versions-oldest versions-upstream help clean
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare with an uninterrupted run
 	$(VENV)/bin/holdfast demo
@@ -67,8 +67,23 @@ protos: .venv-protos/ready  ## Generate the Python code of the protocol
 bench: $(VENV)/dev-editable  ## Measure saves and restores beside others (ARGS=--quick for a glance, ARGS='--storage s3')
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
+versions: VERSIONS := table
+versions-oldest: VERSIONS := oldest
+versions-upstream: VERSIONS := upstream
+versions: .venv-versions/tools/ready  ## Try every supported TensorFlow on every supported Python that is here
+versions-oldest: .venv-versions/tools/ready  ## Try the lowest versions of everything on the oldest Python
+versions-upstream: .venv-versions/tools/ready  ## Try the newest of everything, supported or not, on the newest Python
+versions versions-oldest versions-upstream:
+	PYTHONPATH=tests .venv-versions/tools/bin/python -m versions $(VERSIONS)
+
 clean:  ## Remove what the other targets have made
-	rm -rf .venv .venv-protos .venv-servers .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+	rm -rf .venv .venv-protos .venv-versions .venv-servers .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run
+
+.venv-versions/tools/ready: Makefile
+	@echo "== installing uv"
+	$(PYTHON) -m venv .venv-versions/tools
+	.venv-versions/tools/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	@touch $@
 
 $(VENV)/python:
 	@echo "== making a virtual environment with $(PYTHON)"
