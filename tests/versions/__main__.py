@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tomllib
 
 ENVIRONMENTS = Path(".venv-versions")
 UV = ENVIRONMENTS / "tools/bin/uv"
@@ -109,7 +110,7 @@ def _uv(*arguments: str) -> None:
 
 
 def _test(directory: Path) -> Outcome:
-    log = directory.with_suffix(".log")
+    log = directory.with_name(f"{directory.name}.log")
     began = time.monotonic()
     with log.open("w") as output:
         status = subprocess.run(

@@ -42,16 +42,16 @@ def make(tmp_path: Path, **arguments: Any) -> CheckpointManager:
 
 
 WRONG: list[tuple[str, Any]] = [
-    *(("checkpoint", value) for value in (None, "/run", {"v": 1}, object(), Checkpoint, SimpleNamespace(restore=1))),
+    *(("checkpoint", value) for value in (None, "/run", {"v": 1}, ..., Checkpoint, SimpleNamespace(restore=1))),
     *(("directory", value) for value in (None, 7, "", b"/run", Path, ["/run"])),
     *(("max_to_keep", value) for value in (0, -1, 2.5, "3", "", True, [3], float("nan"), float("inf"), 1 << 31, 2j)),
     *(("keep_checkpoint_every_n_hours", value) for value in ("2", -1.0, False, [1], float("nan"), float("inf"))),
     *(("checkpoint_name", value) for value in (None, 7, b"ckpt", "", "a/b", Path("ckpt"))),
-    *(("step_counter", value) for value in (3, 2.0, "step", [], object())),
+    *(("step_counter", value) for value in (3, 2.0, "step", [], ...)),
     *(("checkpoint_interval", value) for value in ("100", -1, 1.5, True, "")),
     *(("init_fn", value) for value in ("initialise", 3, [])),
     *(("last_checkpoint_step", value) for value in ("7", -1, 0.5, 1 << 63)),
-    *(("per_worker", value) for value in ("iterator", {"iterator": 1}, object(), Checkpoint)),
+    *(("per_worker", value) for value in ("iterator", {"iterator": 1}, ..., Checkpoint)),
     *(("coordinator", value) for value in (7070, "host", "host:", ":7070", "host:x", "host:70707", "host:²", b"h:1")),
     *(("storage_options", value) for value in ("key=secret", [("key", "secret")], {1: "secret"})),
     *((name, value) for name in ("blocking", "require_finite", "takeover") for value in ("false", 0, 1, None, [])),
