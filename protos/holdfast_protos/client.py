@@ -37,7 +37,7 @@ class Unreachable(Exception):
 
     Attributes:
         code: the name of gRPC's status; empty if the call was not even made.
-        details: what gRPC says of it.
+        details: gRPC's own words.
     """
 
     def __init__(self, message: str, code: str = "", details: str = "") -> None:
@@ -87,7 +87,7 @@ class Link:
         return self._call(lambda: self._stub.Status(request, timeout=timeout))
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
-        """Present as long as `beats` goes on."""
+        """Be present for as long as `beats` goes on, and yield notices."""
         call = self._call(lambda: self._stub.Attend(beats))
         try:
             yield from call

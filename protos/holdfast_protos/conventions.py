@@ -1,12 +1,12 @@
-"""What workers and coordinator agree on beside the messages. Constants alone."""
+"""The constants on which workers and coordinator agree, in addition to the messages."""
 
 from __future__ import annotations
 
 FAILURE_TRAILER = "holdfast-failure-bin"
-"""Key of the trailing metadata in which a refusal carries its Failure."""
+"""The key of the trailing metadata in which a refusal carries its Failure."""
 
 LARGEST_MESSAGE = 256 << 20
-"""Bytes: a vote carries four for every tensor."""
+"""The largest message in bytes. A vote has four for every tensor."""
 
 CONNECTION = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -20,10 +20,10 @@ CONNECTION = (
 """gRPC's settings of a connection, the same at both ends."""
 
 LARGEST_TRAILER = 1 << 20
-"""Bytes that a worker takes as trailing metadata."""
+"""The bytes that a worker accepts as trailing metadata."""
 
 LONGEST_REASON = 128 << 10
-"""Characters of a Failure's message, so that it fits into that trailer whatever they are."""
+"""The characters of a Failure's message, so that it fits into that trailer whatever they are."""
 
 LONGEST_WAIT = 366 * 86_400.0
-"""Seconds: no deadline is farther away. One that never comes is none."""
+"""The longest deadline in seconds. One that never comes is none."""

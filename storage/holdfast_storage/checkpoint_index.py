@@ -1,4 +1,4 @@
-"""The index of a stored checkpoint: read as it was committed, and what it leads to."""
+"""The index of a stored checkpoint, checked against its manifest, and the objects to which it leads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_index(store: Store, prefix: str, manifest: Manifest | None = None) -> I
 
 
 def data_objects(index: Index, prefix: str) -> dict[int, str]:
-    """The objects that the bytes of a bundle lie in, by shard. How many there are said to be is not believed."""
+    """Return the objects that hold a bundle's bytes, by shard. The index's number of shards is not trusted."""
     used = {entry.shard for entry in index.stored}
     return {shard: data_object(prefix, shard, index.num_shards) for shard in used}
 
@@ -50,5 +50,5 @@ def stored_size(index: Index) -> int:
 
 
 def short(found: int, committed: ObjectRecord) -> str:
-    """How the size of an object differs from what was committed, in words."""
+    """Say in words how the size of an object differs from what was committed."""
     return f"has {found} bytes, and {committed.size} were committed"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class Kind(Enum):
-    """What went wrong, as it goes over the wire and into `kind`. The values are never renamed."""
+    """The kinds of errors, as they go over the wire and into `kind`. The values are never renamed."""
 
     ERROR = "error"
     INVALID_REQUEST = "invalid_request"

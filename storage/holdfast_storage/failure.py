@@ -1,6 +1,6 @@
-"""Why something did not happen, as a value: what the coordinator decides with, and what goes over the wire.
+"""The reason of a failure as a value, with which the coordinator decides, and which goes over the wire.
 
-This is the one place where an error becomes a Failure, and a Failure the error that is raised of it.
+This is the one place where an error becomes a Failure, and a Failure becomes the error to raise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error that is not raised: `message` is one sentence for a person, the rest is as in `HoldfastError`."""
+    """An error that is not raised. `message` is one sentence for people; the rest is as in `HoldfastError`."""
 
     kind: Kind
     message: str
@@ -50,7 +50,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, message: str = "", phase: str = "") -> Failure:
-        """Return what an error says. `message`: instead of its own; `phase`: where it names none.
+        """Return the failure for an error. `message` replaces the error's own; `phase` counts if the error has none.
 
         An error that Holdfast does not raise on purpose is of kind ERROR.
         """
@@ -60,7 +60,7 @@ class Failure:
         return cls(Kind(error.kind), message or str(error), error.phase or phase, tasks, error.object)
 
     def to_error(self, keys: Sequence[str] = ()) -> HoldfastError:
-        """Return the error to raise. `keys`: of the tensors that `positions` speaks of."""
+        """Return the error to raise. `keys` are those of the tensors to which `positions` refers."""
         message, object_ = self.message, self.object
         if self.positions and keys:
             variables = [keys[p] for p in self.positions]

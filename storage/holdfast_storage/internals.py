@@ -1,8 +1,8 @@
-"""What is used of another library beyond what it promises to keep: looked for before anything relies on it.
+"""Private names of other libraries, checked before anything relies on them.
 
-Such a name can be gone with any release. Found missing in the middle of a restore or a save, it makes a strange error
-at best, and a wrong value where what is missing is taken for what is absent. So who uses such names lists them, once,
-and has the list checked at the start.
+Any release may drop such a name. If that shows only in the middle of a restore or a save, it gives a strange error at
+best. At worst it gives a wrong value, if the missing name is taken for an absent object. So each user of such names
+lists them once, and the list is checked at the start.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _sound: set[Internals] = set()
 
 @dataclass(frozen=True, slots=True)
 class Internals:
-    """Names of one library.
+    """The private names of one library.
 
     Attributes:
-        library: the package that says which version it is.
-        works_with: what pip is to install: all versions that are known to work.
+        library: the package whose version counts.
+        works_with: the requirement for pip: all versions that are known to work.
         table: lines of words: a module, or a `module:Class`, and names in it. Of a class, a name is what is found on
             it, or what a method of it sets on its objects. What is called has parameters, `name(a,b)`: it has to take
             these, in this order, and to need no others.
@@ -41,14 +41,14 @@ class Internals:
 
     @property
     def names(self) -> list[str]:
-        """Each as `module:name` or `module:Class.name`, with its parameters."""
+        """All names as `module:name` or `module:Class.name`, with their parameters."""
         lines = [line.split() for line in self.table.splitlines() if line.strip()]
         return [f"{where}{'.' if ':' in where else ':'}{name}" for where, *names in lines for name in names]
 
     def check(self) -> None:
-        """Raises InvalidRequest unless every name is there, with these parameters. Looked for once in a process.
+        """Raise InvalidRequest unless every name exists with these parameters. This is checked once in a process.
 
-        ImportError if the library itself is missing.
+        Raises ImportError if the library itself is missing.
         """
         if self not in _sound:
             importlib.import_module(self.library)
@@ -58,7 +58,7 @@ class Internals:
             _sound.add(self)
 
     def refusal(self, why: str) -> InvalidRequest:
-        """That this version of the library cannot be worked with."""
+        """Return the error that this version of the library does not work."""
         version = sys.modules[self.library].__version__
         return InvalidRequest(
             f"Holdfast does not work with {self.library} {version}, of which it uses internals: {why}. Nothing was "
@@ -68,7 +68,7 @@ class Internals:
 
 
 def _fault(name: str) -> str:
-    """What is missing of a name, in words; empty if nothing is."""
+    """Return what is wrong with a name, in words; empty if nothing is."""
     module, _, path = name.partition(":")
     path, is_called, parameters = path.rstrip(")").partition("(")
     try:
@@ -91,7 +91,7 @@ def _fault(name: str) -> str:
 
 
 def _sets(found: type, attribute: str) -> bool:
-    """Whether a method of a class sets an attribute."""
+    """Return whether a method of a class sets an attribute."""
     methods = [
         inspect.unwrap(each) for kind in found.__mro__ for each in vars(kind).values() if inspect.isfunction(each)
     ]

@@ -1,4 +1,4 @@
-"""How long to wait between tries."""
+"""The pauses between tries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first: float = 0.05, longest: float = 2.0) -> Iterator[float]:
-    """Yield seconds to wait before the next try, without end: each time twice as many, up to the longest."""
+    """Yield without end the seconds before the next try: each time twice as many, up to `longest`."""
     while True:
         yield first
         first = min(2 * first, longest)

@@ -1,4 +1,4 @@
-"""The objects of a `tf.train.Checkpoint`: their names, their variables, and the values of these on this worker."""
+"""The objects of a `tf.train.Checkpoint`: their names, their variables, and the variables' values on this worker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def walk(root: Any, past: Callable[[str, Any], bool] = lambda name, found: False) -> Iterator[tuple[str, Any]]:
-    """All objects below a checkpoint, by the names with which the keys of their values begin: the shortest ones.
+    """Yield all objects below a checkpoint, with the shortest names with which the keys of their values begin.
 
-    past: what is left out, with all that is reached through it alone, told its last name and itself.
+    past: tells, given its last name and itself, whether to skip an object, with all that is reached only through it.
     """
     seen = {id(root)}
     queue = [("", root)]
@@ -23,14 +23,14 @@ def walk(root: Any, past: Callable[[str, Any], bool] = lambda name, found: False
 
 
 def children(found: Any) -> dict[str, Any]:
-    """What TensorFlow saves below an object, by name."""
+    """Return what TensorFlow saves below an object, by name."""
     import tensorflow as tf
 
     return dict(tf.train.TrackableView.children(found))
 
 
 def variable_of(trackable: Any) -> Any:
-    """The tf.Variable that an object of a checkpoint is, or (Keras 3) holds; None for any other object."""
+    """Return the tf.Variable that an object of a checkpoint is or (Keras 3) holds; None for any other object."""
     import tensorflow as tf
 
     if isinstance(trackable, tf.Variable):
@@ -40,7 +40,7 @@ def variable_of(trackable: Any) -> Any:
 
 
 def local_components(variable: Any) -> tuple[Any, ...]:
-    """The variables that this process holds of a tf.Variable, one a local replica; itself where not distributed."""
+    """Return this process's variables of a tf.Variable, one for each local replica; itself if it is not distributed."""
     import tensorflow as tf
 
     if not isinstance(variable, tf.distribute.DistributedValues):
@@ -49,11 +49,11 @@ def local_components(variable: Any) -> tuple[Any, ...]:
 
 
 def is_trained(owner: Any, dtype: Any) -> bool:
-    """Whether an object of a checkpoint, with a value of this dtype, is a weight."""
+    """Return whether an object of a checkpoint, with a value of this dtype, is a weight."""
     # A step counter made by tf.Variable(0) is called trainable, too.
     return bool(getattr(owner, "trainable", False)) and can_be_trained(dtype)
 
 
 def can_be_trained(dtype: Any) -> bool:
-    """Whether there are gradients of such numbers."""
+    """Return whether numbers of this dtype have gradients."""
     return bool(dtype.is_floating or dtype.is_complex)

@@ -1,4 +1,4 @@
-"""State as a value: what compares equal, and hashes, where all that is held is equal."""
+"""Freezes state into a value that can be compared and hashed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def frozen(value: Any) -> Hashable:
-    """A copy that nothing changes, of what is made of dataclasses, collections and values. Order counts, but in sets.
+    """Return an immutable copy of what consists of dataclasses, collections and values. Order counts, except in sets.
 
-    Of a dataclass without the fields that do not count in comparisons.
+    Fields of a dataclass that do not count in comparisons are left out.
     """
     if isinstance(value, dict):
         return tuple((key, frozen(each)) for key, each in value.items())

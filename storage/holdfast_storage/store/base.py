@@ -99,9 +99,9 @@ class Store(Protocol):
         ...
 
     def open(self, name: str) -> int:
-        """Return a file descriptor to read an object with, for the caller to close, if `local`.
+        """Return a file descriptor for reading an object, which the caller closes. Only if `local`.
 
-        What it reads stays readable after `delete_folder`. Raises FileNotFoundError if there is no such object.
+        The object stays readable through it after `delete_folder`. Raises FileNotFoundError if it is missing.
         """
         raise FileNotFoundError(f"{name} in {self.url} is no local file")
 

@@ -1,7 +1,7 @@
-"""What is used of the stores' libraries beyond what they promise to keep, looked for before a store is opened.
+"""The private names of the stores' libraries, checked before a store is opened.
 
-Without the libraries themselves: a module that imports what is not there could not tell. Each name is used in the
-module of its store, and nowhere else.
+This module does not import the libraries, since it could not report a missing name then. Each name is used only in the
+module of its store.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ INTERNALS: Mapping[str, tuple[Internals, ...]] = {
     "az": (_ADLFS, _AZURE_BLOB, _AZURE_CORE, _AIOHTTP),
     "": (_FSSPEC,),
 }
-"""By protocol of a URL; under none, what opens all others."""
+"""The libraries by the protocol of a URL; under the empty one, that for all others."""
 
 
 def check_internals(protocol: str) -> None:
-    """Raises InvalidRequest if a library that opens such URLs is none of the versions that can be worked with.
+    """Raise InvalidRequest if a library that opens such URLs has a version that does not work.
 
-    ImportError if it is missing.
+    Raises ImportError if it is missing.
     """
     for library in INTERNALS.get(protocol, INTERNALS[""]):
         library.check()

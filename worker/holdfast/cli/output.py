@@ -1,4 +1,4 @@
-"""How the commands print: tables for people, JSON for programs, both on stdout."""
+"""The output of the commands: tables for people, JSON for programs, both on stdout."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 
 
 def console(stderr: bool = False) -> Console:
-    """No markup: names of variables are full of it. Into a pipe lines are as long as they need to be."""
+    """Return a console without markup, which names of variables contain. In a pipe, lines are as long as necessary."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 100_000
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width, soft_wrap=False)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document. Sizes are bytes, times are seconds since the epoch."""
+    """Print one JSON document. Sizes are bytes, times are seconds since the epoch."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
@@ -38,7 +38,7 @@ def as_document(value: Any) -> Any:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """A table whose column names with a `>` in front stand to the right."""
+    """Return a table. Columns whose names begin with `>` are aligned to the right."""
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         right = column.startswith(">")
@@ -49,7 +49,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """As `table`, for what may have very many rows: cells are not folded, and a row takes microseconds."""
+    """Yield the lines of a table with very many rows. Cells are not folded, and a row takes microseconds."""
     heads = [column.removeprefix(">") for column in columns]
     widths = [max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
     sides = [">" if column.startswith(">") else "<" for column in columns]
@@ -61,7 +61,7 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def human_size(size: int) -> str:
-    """Bytes as people read them: `512 B`, `1.50 MiB`."""
+    """Return bytes as people read them: `512 B`, `1.50 MiB`."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
@@ -71,12 +71,12 @@ def human_size(size: int) -> str:
 
 
 def human_time(time: float) -> str:
-    """A time in the reader's own time zone."""
+    """Return a time in the reader's own time zone."""
     return datetime.fromtimestamp(time, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def human_duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3.5 h`, `4 days`."""
+    """Return a duration as people read it: `42 s`, `12 min`, `3.5 h`, `4 days`."""
     seconds = max(0.0, seconds)
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -86,5 +86,5 @@ def human_duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 object`, `2 objects`."""
+    """Return a number with its noun: `1 object`, `2 objects`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

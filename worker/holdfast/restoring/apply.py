@@ -1,4 +1,4 @@
-"""Give a staged checkpoint to the live objects, by TensorFlow's own restore."""
+"""Gives a staged checkpoint to the live objects, through TensorFlow's own restore."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
-    """Restore two `tf.train.Checkpoint`s, `checkpoint` and what this worker keeps for itself, as `restore` does.
+    """Restore two `tf.train.Checkpoint`s, `checkpoint` and `per_worker`, as TensorFlow's `restore` does.
 
-    Variables that are created later are restored when they are created, from `staged`, which is closed here if there
-    can be none, and otherwise has to stay open. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`,
+    Variables that are created later are restored when they are created, from `staged`. It is closed here if there can
+    be none, and must stay open otherwise. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`,
     `expect_partial`, ...).
 
     Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint.
@@ -61,7 +61,7 @@ def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
 
 
 class _Replicas:
-    """Gives each local replica of a variable the value that it had, where TensorFlow gives all of them one."""
+    """Gives each local replica of a variable its own value, if TensorFlow gives the same one to all."""
 
     def __init__(self, staged: Staged, load: Load) -> None:
         self._staged = staged

@@ -1,6 +1,6 @@
-"""The large tensors of a checkpoint, read straight into TensorFlow's memory, and given to its restore as they are.
+"""The large tensors of a checkpoint, read straight into TensorFlow's memory and given to its restore as they are.
 
-What has been read to be verified need not be read again, from files that would be one more copy of the state.
+So what was read for the verification need not be read again, from files that would be one more copy of the state.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
 
 LARGE = 64 << 10
-"""Bytes from which on a tensor is read so. To make an empty one takes TensorFlow as long as to read this one."""
+"""The fewest bytes of a tensor that is read this way. TensorFlow makes an empty one in the time of reading this one."""
 
 EMPTY_DIMENSION = 2**31 - 1
-"""The largest dimension of which TensorFlow makes an empty tensor. A larger one has to be filled as well."""
+"""The largest dimension with which TensorFlow makes an empty tensor. With a larger one it must be filled, too."""
 
 _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
@@ -34,27 +34,27 @@ _DTYPES = (
 
 
 class Bundle(Protocol):
-    """Where the tensors of a bundle lie."""
+    """A bundle, and where its tensors are."""
 
     @property
     def index(self) -> Index: ...
 
     @property
     def objects(self) -> Mapping[int, str]:
-        """By shard, the object that it is."""
+        """The object of each shard."""
         ...
 
 
 class Values:
-    """The large tensors of some bundles: made here, filled by whoever reads the objects, each byte once.
+    """The large tensors of some bundles. They are made here, and filled by whoever reads the objects, each byte once.
 
-    Thread-safe for calls that do not overlap in the bytes that they are about.
+    Several threads may call it at once, for bytes that do not overlap.
     """
 
     def __init__(self, bundles: Mapping[str, Bundle], sizes: Mapping[str, int] | None) -> None:
         """
-        bundles: by prefix, as TensorFlow is told it.
-        sizes: of all objects that will be read, in bytes; None: as many as the tensors need.
+        bundles: the bundles by the prefix that TensorFlow gets.
+        sizes: the bytes of all objects that will be read; None: as many as the tensors need.
         """
         stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
         # An object in which tensors overlap, as no writer makes it but an index may say, is left to TensorFlow.
@@ -74,9 +74,9 @@ class Values:
         self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
-        """Memory for so many bytes of an object, or for as many as go to the same tensor.
+        """Return memory for `size` bytes of an object, or for as many as go to the same tensor.
 
-        None where these are less than half: more than one read instead would cost more than to copy. See `take`.
+        Return None if these are less than half: several reads would then cost more than a copy. See `take`.
         """
         for place in self._at(name, offset, offset + 1):
             room = place.memory[offset - place.begin :][:size]
@@ -85,7 +85,7 @@ class Values:
         return None
 
     def take(self, name: str, offset: int, chunk: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Copy bytes of an object to where they belong; what belongs to no large tensor comes back, with offsets."""
+        """Copy bytes of an object to where they belong. Yield what belongs to no large tensor, with offsets."""
         begin, end = offset, offset + len(chunk)
         for place in self._at(name, begin, end):
             if begin < place.begin:
@@ -101,18 +101,18 @@ class Values:
             yield begin, chunk[begin - offset :]
 
     def hold(self) -> None:
-        """Have TensorFlow get these tensors, which are all filled, from now on."""
+        """Let TensorFlow take these tensors, which are all filled, from now on."""
         self._places.clear()  # they would count as users of the memory: no variable could be updated in place
         serve(self._tensors)
 
     def let_go(self) -> None:
-        """Have TensorFlow read the bundles' files again."""
+        """Let TensorFlow read the bundles' files again."""
         stop_serving(self._tensors)
         self._tensors.clear()
         self._places.clear()
 
     def _at(self, name: str, begin: int, end: int) -> Iterator[_Place]:
-        """The places of an object that such a range of it touches, in order."""
+        """Yield the places that a range of an object touches, in order."""
         places = self._places.get(name, [])
         first = bisect_right(places, begin, key=lambda place: place.begin)
         for place in places[max(0, first - 1) :]:
@@ -123,13 +123,13 @@ class Values:
 
 
 def read_value(prefix: str, key: str, dtype: Any) -> Any:
-    """A tensor of a staged bundle."""
+    """Read a tensor of a staged bundle."""
     return restore_v2(prefix, [key], [""], [dtype])[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Bytes of an object, and where in the tensor they belong; -1: not together."""
+    """Bytes of an object, and where in the tensor they belong; -1 if they are not one run there."""
 
     object: str
     begin: int
@@ -143,7 +143,7 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A tensor, and where all of it is stored."""
+    """A tensor and the places of all its bytes."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -151,9 +151,9 @@ class _Stored:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is worth while, and its memory consists of these ranges.
+        """Whether reading it this way is worth while, and its memory consists of these ranges.
 
-        However small, it is where TensorFlow could not read its slices, which were made before that was looked at.
+        It also is for small tensors whose slices TensorFlow cannot join; older checkpoints have such slices.
         """
         size = sum(each.size for each in self.ranges)
         whole = size == math.prod(self.shape) * _itemsize(self.dtype) and all(each.at >= 0 for each in self.ranges)
@@ -162,13 +162,13 @@ class _Stored:
         return whole and (size >= LARGE or needed)
 
     def is_read(self, sizes: Mapping[str, int] | None) -> bool:
-        """Whether none of it lies behind the end of an object, or in one that is not read: it would stay as it was."""
+        """Return whether all of it will be read: nothing is beyond the end of an object, or in one that is not read."""
         return sizes is None or all(each.end <= sizes.get(each.object, 0) for each in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where some bytes of an object go."""
+    """The place where some bytes of an object go."""
 
     begin: int
     end: int
@@ -176,7 +176,7 @@ class _Place:
 
 
 def _stored(bundle: Bundle) -> Iterator[tuple[str, _Stored]]:
-    """All tensors of a bundle, by key."""
+    """Yield all tensors of a bundle, with their keys."""
     for key, entry in bundle.index.tensors.items():
         ranges = []
         for extents, piece in bundle.index.pieces(key):
@@ -187,7 +187,7 @@ def _stored(bundle: Bundle) -> Iterator[tuple[str, _Stored]]:
 
 
 def _overlapping(found: Iterable[_Stored]) -> set[str]:
-    """Objects in which bytes belong to several of these."""
+    """Return the objects in which bytes belong to several of these tensors."""
     by_object: dict[str, list[_Range]] = defaultdict(list)
     for each in itertools.chain.from_iterable(what.ranges for what in found):
         if each.size:
@@ -200,7 +200,7 @@ def _overlapping(found: Iterable[_Stored]) -> set[str]:
 
 
 def _itemsize(number: int) -> int:
-    """Bytes of an element in memory; 0 for a dtype whose tensors are not made here."""
+    """Return the bytes of an element in memory; 0 for a dtype whose tensors are not made here."""
     try:
         dtype = tf.as_dtype(number)
     except TypeError:
@@ -209,7 +209,7 @@ def _itemsize(number: int) -> int:
 
 
 def _empty(what: _Stored) -> tuple[Any, Any]:
-    """A tensor that holds nothing yet, and its memory, as an array of bytes. MemoryError if there is none."""
+    """Return an empty tensor and its memory, as an array of bytes. Raises MemoryError if there is none."""
     dtype = tf.as_dtype(what.dtype)
     # Whatever device the caller works with: the memory of another host's would be a copy of it.
     with tf.init_scope(), tf.device(None), tf.device("CPU:0"):
@@ -226,7 +226,7 @@ def _empty(what: _Stored) -> tuple[Any, Any]:
 
 
 class _Memory:
-    """The memory of a tensor, to be written, in numpy's array interface. TensorFlow lets it be read alone."""
+    """The writable memory of a tensor, in numpy's array interface. TensorFlow itself only lets it be read."""
 
     def __init__(self, tensor: Any) -> None:
         view = np.frombuffer(memoryview(tensor), np.uint8)
