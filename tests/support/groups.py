@@ -1,7 +1,8 @@
 """Which tests stay together where several processes run them (`make test`): a pytest plugin.
 
-A group is what one process runs in one go. Tests of one file stay together; so do those of files that share what is
-dear to start. What takes long comes first, so that at the end all processes are done at about the same time.
+A group is what one process runs in one go. Tests of one file stay together; so do those of a folder that share what is
+dear to start: worlds of TensorFlow processes, or object stores. What takes long comes first, so that at the end all
+processes are done at about the same time.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = (
-    "tests/training/",
-    "tests/cloud/",
+TOGETHER = ("tests/training/", "tests/cloud/")
+LONGEST = (
+    *TOGETHER,
+    "tests/worker/test_training_state.py",
+    "tests/proof/",
+    "tests/worker/",
+    "tests/processes/",
+    "tests/storage/test_store_contract.py",
+    "tests/storage/test_object_clients.py",
+    "tests/demo/",
+    "tests/deploy/",
+    "tests/simulation/",
 )
-"""Folders that are one group each, the longest first."""
+"""Those that take long, by how long they do. The others, of seconds each, fill up the end."""
 
 
 def group_of(nodeid: str) -> str:
@@ -32,3 +42,12 @@ class ByGroup(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
     config.option.loadscopereorder = False  # by the number of tests, which says little
     return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        items.sort(key=lambda item: _rank(item.nodeid))
+
+
+def _rank(nodeid: str) -> int:
+    return next((rank for rank, start in enumerate(LONGEST) if nodeid.startswith(start)), len(LONGEST))
