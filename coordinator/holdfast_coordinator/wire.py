@@ -42,10 +42,6 @@ def members(message: Iterable[pb.Member]) -> tuple[tuple[Task, str], ...]:
     return tuple(sorted((Task.parse(m.task), m.incarnation) for m in message))
 
 
-def members_message(value: Iterable[tuple[Task, str]]) -> list[pb.Member]:
-    return [pb.Member(task=str(t), incarnation=incarnation) for t, incarnation in value]
-
-
 def failure(message: pb.Failure) -> Failure:
     """Decode the failure of a worker's part, without what only the coordinator can know."""
     kind = Kind.STORAGE if message.kind == Kind.STORAGE.value else Kind.SAVE_FAILED
@@ -106,28 +102,20 @@ def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
     return pb.JoinReply(
         coordinator=coordinator,
         generation=answer.generation,
-        members=members_message(answer.members),
+        members=[pb.Member(task=str(task), incarnation=incarnation) for task, incarnation in answer.members],
         base=answer.base,
         entries=answer.entries,
     )
 
 
 def restore_reply(answer: v.Answer) -> pb.RestoreReply:
-    if isinstance(answer, v.Read):
-        record, action = answer.record, pb.RestoreReply.READ
-        passed_over: tuple[str, ...] = ()
-        base = ""
-    else:
-        assert isinstance(answer, v.Apply)
-        if answer.record is None:
-            return pb.RestoreReply(action=pb.RestoreReply.NONE, base=answer.base)
-        record, passed_over, base, action = answer.record, answer.passed_over, answer.base, pb.RestoreReply.APPLY
-    return pb.RestoreReply(
-        action=action,
-        prefix=record.prefix,
-        step=record.step,
-        stock=record.stock,
-        manifest_crc32c=record.manifest_crc32c,
-        passed_over=passed_over,
-        base=base,
-    )
+    assert isinstance(answer, v.Read | v.Apply)
+    reply, record = pb.RestoreReply(action=pb.RestoreReply.NONE), answer.record
+    if record:
+        reply.action = pb.RestoreReply.READ if isinstance(answer, v.Read) else pb.RestoreReply.APPLY
+        reply.prefix, reply.step, reply.stock = record.prefix, record.step, record.stock
+        reply.manifest_crc32c = record.manifest_crc32c
+    if isinstance(answer, v.Apply):
+        reply.base = answer.base
+        reply.passed_over.extend(answer.passed_over)
+    return reply
