@@ -13,7 +13,7 @@ import operator
 import os
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from holdfast_protos.conventions import LONGEST_WAIT
@@ -22,64 +22,6 @@ from holdfast_storage.layout import check_checkpoint_name
 from holdfast_storage.store import normalise
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """The checked arguments: integers are `int`, times are `float`, and the directory is a URL."""
-
-    checkpoint: Any
-    directory: str
-    max_to_keep: int | None
-    keep_checkpoint_every_n_hours: float | None
-    checkpoint_name: str
-    step_counter: Any
-    checkpoint_interval: int | None
-    init_fn: Callable[[], Any] | None
-    last_checkpoint_step: int | None
-    per_worker: Any
-    coordinator: str  # empty: none was named
-    storage_options: Mapping[str, Any] | None
-    blocking: bool
-    save_timeout: float
-    join_timeout: float
-    on_divergence: str
-    require_finite: bool
-    takeover: bool
-    write_buffer: int
-
-    @classmethod
-    def checked(cls, **given: Any) -> Arguments:
-        """Check all arguments of `CheckpointManager`. Raises InvalidRequest for what cannot work."""
-        _check_object("checkpoint", given["checkpoint"], "save_counter", "restore")
-        if given["per_worker"] is not None:
-            _check_object("per_worker", given["per_worker"], "write", "read")
-        if given["init_fn"] is not None and not callable(given["init_fn"]):
-            raise _wrong("init_fn", given["init_fn"], "a function, or None")
-        _check_steps(given["step_counter"], given["checkpoint_interval"])
-        return cls(
-            checkpoint=given["checkpoint"],
-            directory=_directory(given["directory"]),
-            max_to_keep=_or_none(_whole, "max_to_keep", given["max_to_keep"], 1),
-            keep_checkpoint_every_n_hours=_or_none(
-                _seconds, "keep_checkpoint_every_n_hours", given["keep_checkpoint_every_n_hours"]
-            ),
-            checkpoint_name=check_checkpoint_name(_text("checkpoint_name", given["checkpoint_name"])),
-            step_counter=given["step_counter"],
-            checkpoint_interval=_or_none(_whole, "checkpoint_interval", given["checkpoint_interval"], 0),
-            init_fn=given["init_fn"],
-            last_checkpoint_step=_or_none(_whole, "last_checkpoint_step", given["last_checkpoint_step"], 0, 2**63 - 1),
-            per_worker=given["per_worker"],
-            coordinator=_address(given["coordinator"]),
-            storage_options=_options(given["storage_options"]),
-            blocking=_flag("blocking", given["blocking"]),
-            save_timeout=_seconds("save_timeout", given["save_timeout"]),
-            join_timeout=_seconds("join_timeout", given["join_timeout"]),
-            on_divergence=_one_of("on_divergence", given["on_divergence"], ("refuse", "warn")),
-            require_finite=_flag("require_finite", given["require_finite"]),
-            takeover=_flag("takeover", given["takeover"]),
-            write_buffer=_whole("write_buffer", given["write_buffer"], 1, 2**63 - 1),
-        )
 
 
 def value_of(counter: Any) -> int:
@@ -118,10 +60,21 @@ def _wrong(name: str, value: Any, what: str) -> InvalidRequest:
     return InvalidRequest(f"{name} is {reprlib.repr(value)}: it must be {what}", object=name)
 
 
-def _check_object(name: str, value: Any, *members: str) -> None:
+def _object(name: str, value: Any, *members: str, also: str = "") -> Any:
     # Not hasattr(): TensorFlow's save counter is made when it is looked at.
     if isinstance(value, type) or any(inspect.getattr_static(value, each, None) is None for each in members):
-        raise _wrong(name, value, "a tf.train.Checkpoint")
+        raise _wrong(name, value, "a tf.train.Checkpoint" + also)
+    return value
+
+
+def _function(name: str, value: Any, also: str = "") -> Any:
+    if not callable(value):
+        raise _wrong(name, value, "a function" + also)
+    return value
+
+
+def _anything(_: str, value: Any) -> Any:
+    return value
 
 
 def _check_steps(counter: Any, interval: Any) -> None:
@@ -133,17 +86,17 @@ def _check_steps(counter: Any, interval: Any) -> None:
         raise _wrong("step_counter", counter, "a variable that counts the steps, or None")
 
 
-def _directory(value: Any) -> str:
+def _directory(name: str, value: Any) -> str:
     try:
         path = os.fspath(value)
     except TypeError:
         path = None
     if not isinstance(path, str) or not path:
-        raise _wrong("directory", value, "a path or a URL")
+        raise _wrong(name, value, "a path or a URL")
     return normalise(path)
 
 
-def _or_none(check: Callable[..., _T], name: str, value: Any, *limits: int) -> _T | None:
+def _or_none(name: str, value: Any, check: Callable[..., _T], *limits: Any) -> _T | None:
     return None if value is None else check(name, value, *limits, also=", or None")
 
 
@@ -187,31 +140,30 @@ def _flag(name: str, value: Any) -> bool:
     return truth
 
 
-def _text(name: str, value: Any) -> str:
+def _checkpoint_name(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(name, value, "a text")
-    return value
+    return check_checkpoint_name(value)
 
 
-def _one_of(name: str, value: Any, values: tuple[str, ...]) -> str:
+def _one_of(name: str, value: Any, *values: str) -> str:
     if not isinstance(value, str) or value not in values:
         raise _wrong(name, value, " or ".join(map(repr, values)))
     return value
 
 
-def _options(value: Any) -> Mapping[str, Any] | None:
+def _options(name: str, value: Any) -> Mapping[str, Any] | None:
     if value is not None and not (isinstance(value, Mapping) and all(isinstance(each, str) for each in value)):
         # Not the value: it may hold a password.
         raise InvalidRequest(
-            f"storage_options is a {type(value).__name__}: it must be a mapping from names to values, or None",
-            object="storage_options",
+            f"{name} is a {type(value).__name__}: it must be a mapping from names to values, or None", object=name
         )
     return value
 
 
-def _address(value: Any) -> str:
+def _address(name: str, value: Any) -> str:
     """Return HOST:PORT from the argument, else from the environment, else an empty string."""
-    name, address = "coordinator", value
+    address = value
     if value is None:
         name, address = "HOLDFAST_COORDINATOR", os.environ.get("HOLDFAST_COORDINATOR", "")
     if not isinstance(address, str):
@@ -220,3 +172,39 @@ def _address(value: Any) -> str:
     if address and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise InvalidRequest(f"the coordinator's address {address!r} ({name}) is not HOST:PORT", object=address)
     return address
+
+
+def _by(check: Callable[..., Any], *limits: Any) -> Mapping[str, Any]:
+    """Of a field whose value `check` makes of the argument's name, of what was given for it, and of the limits."""
+    return {"check": lambda name, value: check(name, value, *limits)}
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The checked arguments: integers are `int`, times are `float`, and the directory is a URL."""
+
+    checkpoint: Any = field(metadata=_by(_object, "save_counter", "restore"))
+    directory: str = field(metadata=_by(_directory))
+    max_to_keep: int | None = field(metadata=_by(_or_none, _whole, 1))
+    keep_checkpoint_every_n_hours: float | None = field(metadata=_by(_or_none, _seconds))
+    checkpoint_name: str = field(metadata=_by(_checkpoint_name))
+    step_counter: Any = field(metadata=_by(_anything))
+    checkpoint_interval: int | None = field(metadata=_by(_or_none, _whole, 0))
+    init_fn: Callable[[], Any] | None = field(metadata=_by(_or_none, _function))
+    last_checkpoint_step: int | None = field(metadata=_by(_or_none, _whole, 0, 2**63 - 1))
+    per_worker: Any = field(metadata=_by(_or_none, _object, "write", "read"))
+    coordinator: str = field(metadata=_by(_address))  # empty: none was named
+    storage_options: Mapping[str, Any] | None = field(metadata=_by(_options))
+    blocking: bool = field(metadata=_by(_flag))
+    save_timeout: float = field(metadata=_by(_seconds))
+    join_timeout: float = field(metadata=_by(_seconds))
+    on_divergence: str = field(metadata=_by(_one_of, "refuse", "warn"))
+    require_finite: bool = field(metadata=_by(_flag))
+    takeover: bool = field(metadata=_by(_flag))
+    write_buffer: int = field(metadata=_by(_whole, 1, 2**63 - 1))
+
+    @classmethod
+    def checked(cls, **given: Any) -> Arguments:
+        """Check all arguments of `CheckpointManager`. Raises InvalidRequest for what cannot work."""
+        _check_steps(given["step_counter"], given["checkpoint_interval"])
+        return cls(**{each.name: each.metadata["check"](each.name, given[each.name]) for each in fields(cls)})
