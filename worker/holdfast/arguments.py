@@ -61,7 +61,7 @@ def _wrong(name: str, value: Any, what: str) -> InvalidRequest:
 
 
 def _object(name: str, value: Any, *members: str, also: str = "") -> Any:
-    # Not hasattr(): TensorFlow's save counter is made when it is looked at.
+    # Not hasattr(), since TensorFlow makes its save counter when it is looked at.
     if isinstance(value, type) or any(inspect.getattr_static(value, each, None) is None for each in members):
         raise _wrong(name, value, "a tf.train.Checkpoint" + also)
     return value
@@ -80,7 +80,7 @@ def _anything(_: str, value: Any) -> Any:
 def _check_steps(counter: Any, interval: Any) -> None:
     if interval is not None and counter is None:
         raise InvalidRequest("checkpoint_interval counts steps: pass step_counter as well", object="step_counter")
-    # A number would never move on, so that one save would be all.
+    # A plain number would never change, so there would be only one save.
     changes = any(hasattr(counter, each) for each in ("numpy", "__index__", "__int__"))
     if counter is not None and (isinstance(counter, int | float | str) or not changes):
         raise _wrong("step_counter", counter, "a variable that counts the steps, or None")
@@ -129,7 +129,7 @@ def _number(value: Any) -> int | float | None:
 
 
 def _truth(value: Any) -> bool | None:
-    # numpy's own are no bool, and need no import to be known.
+    # numpy's booleans are no `bool`, and are recognised without importing numpy.
     return bool(value) if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_") else None
 
 
@@ -154,7 +154,7 @@ def _one_of(name: str, value: Any, *values: str) -> str:
 
 def _options(name: str, value: Any) -> Mapping[str, Any] | None:
     if value is not None and not (isinstance(value, Mapping) and all(isinstance(each, str) for each in value)):
-        # Not the value: it may hold a password.
+        # The value is not shown: it may hold a password.
         raise InvalidRequest(
             f"{name} is a {type(value).__name__}: it must be a mapping from names to values, or None", object=name
         )

@@ -91,7 +91,7 @@ class CheckpointManager:
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
     ) -> None:
-        # First, while nothing but the arguments has a name here.
+        # This comes first, while only the arguments have names here.
         given = self._given = Arguments.checked(**{name: each for name, each in locals().items() if name != "self"})
         check_variables(given.checkpoint, given.per_worker)
         self._checkpoint = given.checkpoint
@@ -111,18 +111,18 @@ class CheckpointManager:
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
         self._lane = open_sessions.enter(self._session)
-        self._calls = threading.RLock()  # one at a time; again from within, as from a signal handler, is let through
+        self._calls = threading.RLock()  # one call at a time; calls from within a call, as from a signal handler, pass
         self._closed = False
-        # Kept by the threads that call.
+        # State of the calling threads.
         self._snapshotters: tuple[Any, Any] | None = None
-        self._collective = True  # as far as is known before the first snapshot
-        self._counted = (0, 0)  # what save counter the next save has, if the call that has raised it was interrupted
+        self._collective = True  # assumed before the first snapshot
+        self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
-        # Kept by the lane.
+        # State of the lane.
         self._saves = 0
         self._restores = 0
-        self._failed: list[Save] = []  # whose errors have not been raised yet
-        self._left: Save | None = None  # one that is over, and was left in a call to its storage
+        self._failed: list[Save] = []  # saves whose errors have not been raised yet
+        self._left: Save | None = None  # a save that is over, and whose thread still waits for its storage
         self._agreed: tuple[str, Any] | None = None  # what all workers restore, by target, until it is applied
 
     # -- saving --
@@ -184,7 +184,7 @@ class CheckpointManager:
             final = self._final(failure)
             if final is not None:
                 self._lane.submit(partial(self._skip, step))
-                del save  # the error would keep it, and is kept itself
+                del save  # the error would keep it alive, and is kept itself
                 try:
                     raise final.with_traceback(None) from (None if failure is final else failure)
                 finally:
@@ -251,7 +251,7 @@ class CheckpointManager:
             self._collective = save.snapshot.collective
             save.local_error = self._misfit()
         except Exception as error:
-            # Told to the others by the save itself: raising here would leave them waiting for this worker.
+            # The save itself tells the others: raising here would leave them waiting for this worker.
             save.local_error = error
         return save
 
@@ -288,10 +288,10 @@ class CheckpointManager:
             try:
                 answer = asking.submit(self._session.waits_for)
                 reason = answer.result() if answer.wait(2 * ASK_WITHIN) else "the coordinator does not say for whom"
-            except Exception as error:  # of whoever is asked: it changes nothing for who waits
+            except Exception as error:  # whoever was asked has failed, which changes nothing for the wait
                 reason = str(error) or repr(error)
             finally:
-                asking.end()  # or an interrupt leaves its thread, which waits for a job for ever
+                asking.end()  # otherwise an interrupt would leave its thread, which waits for a job for ever
             if not pending.is_known:
                 log.warning(
                     "%s has been waiting %.0f s for %s: %s", self._session.this_task.task, seconds, what, reason
@@ -327,7 +327,7 @@ class CheckpointManager:
         save.ordinal = self._saves
         begun.set(True)
         if self._left is not None and self._left.is_busy:
-            # One thread that may never come back is enough.
+            # One thread that may never return is enough.
             save.local_error = save.local_error or StorageError(
                 f"its storage has still not answered the save of step {self._left.step}", phase="write"
             )
@@ -406,7 +406,7 @@ class CheckpointManager:
         """
         status = self._restore(self._target(path_or_step))[1]
         misfit = self._misfit(so_far=True, in_part=False)
-        if misfit is not None:  # no error yet: only now can the program say that it is meant
+        if misfit is not None:  # no error yet: only now can the program say that this is intended
             log.warning("%s", misfit)
         return status
 
@@ -424,13 +424,13 @@ class CheckpointManager:
                 status = self._checkpoint.restore(None)
                 self._agreed = None
                 return None, status
-            # Kept open from here on, even if it does not fit: TensorFlow goes on reading what it has begun with.
+            # It stays open from here on, even if it does not fit: TensorFlow goes on reading it.
             if staged not in self._staged:
                 self._staged.append(staged)
             try:
                 status = apply(self._checkpoint, self._per_worker, staged)
             except Exception:
-                self._agreed = None  # it is the same on all workers; not so where this one was interrupted
+                self._agreed = None  # this is the same on all workers, unless this one was interrupted
                 raise
             while len(self._staged) > 1:
                 self._staged.pop(0).close()
@@ -443,11 +443,11 @@ class CheckpointManager:
     def _join(self) -> None:
         check_internals(self._checkpoint)
         if self._session.has_joined:
-            return  # not even handed over: the coordinator may be away, and training goes on
+            return  # nothing is handed over: the coordinator may be away, and training goes on
         if self._per_worker is not None and not self._session.this_task.reader:
             from holdfast.saving.iterators import check_iterators
 
-            # Before the join: whoever waits there is told, within its timeout, that this worker has not come.
+            # This comes before the join: the others hear, within its timeout, that this worker has not come.
             check_iterators(self._per_worker, "per_worker.")
         joined = self._lane.submit(self._session.join)
         self._wait(joined, "all workers to join")
@@ -459,7 +459,7 @@ class CheckpointManager:
         so_far: wait with the judgement if objects may still come.
         in_part: log what is left over if it fits in part, once.
         """
-        # All of them, if one after another could not be applied: the objects hold what has come of each.
+        # All of them count if several could not be applied: the objects hold a part of each.
         for fit in [fit for staged in self._staged for fit in staged.fits]:
             complaint: InvalidRequest | None = fit.complaint(so_far)
             if complaint is not None:
@@ -522,7 +522,7 @@ class CheckpointManager:
         if self._is_inherited:
             return
         if open_sessions.is_ours(threading.current_thread()):
-            open_sessions.leave(self._session)  # the garbage collector calls: who would wait here waits for this thread
+            open_sessions.leave(self._session)  # the garbage collector calls: this thread would wait for itself
             return
         with self._calls:
             if not self._closed:

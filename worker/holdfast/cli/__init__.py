@@ -14,7 +14,7 @@ import click
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 
-# In the order of `holdfast --help`: looking first, then what runs a service, then the tour.
+# In the order of `holdfast --help`: first those that look, then the service, then the demo.
 _COMMANDS = ("ls", "show", "verify", "status", "doctor", "coordinator", "demo")
 
 

@@ -30,7 +30,7 @@ def command(directory: Path, workers: int) -> None:
     from holdfast.demo.processes import ProcessFailed
     from holdfast.demo.story import Story
 
-    # As ctrl-C: the stack is unwound, and every process that was started is ended on the way.
+    # Like Ctrl-C: this unwinds the stack, which ends every process that was started.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         equal = Story(directory, workers, click.echo).tell()

@@ -44,7 +44,7 @@ class Finding:
     check: str
     verdict: Verdict
     says: str  # a sentence or two for a person
-    figures: Mapping[str, float]  # by name and unit
+    figures: Mapping[str, float]  # by name with unit
 
     @property
     def bad(self) -> bool:
@@ -80,7 +80,7 @@ def examine(
     finally:
         try:
             last = _finding("clean-up", lambda: _clean_up(place, folder))
-        except BaseException:  # stopped while it was at it
+        except BaseException:  # it was interrupted
             _finding("clean-up", lambda: _clean_up(place, folder))
             raise
     yield last

@@ -34,11 +34,11 @@ def command(run: str, as_json: bool) -> None:
     opened = open_run(run)
     damaged = set(opened.state.damaged)
     older, newest = opened.state.checkpoints[:-LOOKED_AT], opened.state.checkpoints[-LOOKED_AT:]
-    with ThreadPoolExecutor(8) as threads:  # a small object each: on a cloud store the waiting counts
+    with ThreadPoolExecutor(8) as threads:  # a small object each, so on a cloud store the waiting counts
         seen = list(threads.map(lambda record: _look(opened, record, damaged), newest))
     checkpoints = [*(_describe(record, damaged) for record in older), *seen]
     if any(c["damaged"] for c in seen):
-        # The retention of a running job may have removed it while we looked.
+        # A running job's retention may have removed it meanwhile.
         live = opened.live_now()
         checkpoints = [c for c in checkpoints if c["prefix"] in live]
     if as_json:

@@ -57,7 +57,7 @@ def of_run(target: str) -> pb.RunStatus:
         if told:
             told.coordinator.address = address
             found.append(told)
-    # Two may know the run: one that has lost it, and its successor.
+    # Two coordinators may know the run: one that has lost it, and its successor.
     found.sort(key=lambda run: (not run.leads, not any(worker.alive for worker in run.workers)))
     run = found[0] if found else pb.RunStatus()
     run.run = store.url

@@ -70,7 +70,7 @@ def open_directory(url: str) -> Store:
     if "://" not in store.url and not os.path.isdir(store.url):
         why = "is a file, not a directory" if os.path.exists(store.url) else "does not exist"
         raise InvalidRequest(f"{store.url} {why}: RUN is the directory that the checkpoints are saved to")
-    names = store.list(start=layout.OWN_FOLDER) or store.list()  # a run has very many folders, perhaps
+    names = store.list(start=layout.OWN_FOLDER) or store.list()  # a run may have very many folders
     if not names:
         raise InvalidRequest(f"there is no run in {store.url}: nothing is there")
     if layout.MANIFEST in names:

@@ -13,7 +13,7 @@ from holdfast_storage.manifest import read_manifest
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 
-# The groups of arrays that a worker's final state comes in, as people call them.
+# The kinds of arrays in a worker's final state, and their names for people.
 GROUPS = {
     "weights": "weights",
     "optimizer": "optimizer (Adam's moments, iterations)",
@@ -30,8 +30,8 @@ class Comparison:
     what: str
     compared: int  # variables, tensors or steps, over all workers
     size: int  # bytes of each side
-    differing: tuple[str, ...]  # names of those that are not the same bit by bit, or on one side alone
-    local: int = 0  # of the compared names, those whose value is not the same on all workers
+    differing: tuple[str, ...]  # names of those that differ in a bit, or exist on one side only
+    local: int = 0  # how many of the compared names differ between the workers
 
     @property
     def equal(self) -> bool:

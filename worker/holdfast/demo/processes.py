@@ -14,7 +14,7 @@ from signal import SIGKILL, Signals
 
 LOCALHOST = "127.0.0.1"
 
-# Run first in each process, which then dies with this one: not even SIGKILL of the demo leaves any behind.
+# Runs first in each process, so that it dies with this one: not even SIGKILL of the demo leaves any behind.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
@@ -37,7 +37,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                start_new_session=True,  # ctrl-C reaches the demo alone, which then ends them in order
+                start_new_session=True,  # Ctrl-C reaches only the demo, which then ends them in order
             )
 
     @property

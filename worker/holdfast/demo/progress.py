@@ -11,7 +11,7 @@ from pathlib import Path
 class Step:
     """A training step that was done."""
 
-    number: int  # of steps done with it
+    number: int  # number of the step
     loss: float
     time: float  # when it was done, seconds since the epoch
 
@@ -20,7 +20,7 @@ class Step:
 class Life:
     """The progress of one process of a worker, from its start to its end."""
 
-    restored: int  # the step that it went on from, 0 for a fresh start
+    restored: int  # the step from which it went on; 0 for a fresh start
     began: float  # when it was ready to train, seconds since the epoch
     steps: list[Step] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ from holdfast_storage.layout import Attempt, parse_folder
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 
-# Far longer than the coordinator needs to commit a save for which it has all reports.
+# Far longer than the coordinator needs to commit a save once it has all reports.
 _TIME_TO_COMMIT_S = 2.0
 
 
@@ -30,9 +30,9 @@ class Kill:
 
     step: int  # of the save
     time: float  # seconds since the epoch
-    objects: int  # that lay in the attempt's folder by then
+    objects: int  # objects in the attempt's folder by then
     size: int  # of these, in bytes
-    misses: int  # saves before it that were over too soon
+    misses: int  # earlier saves that were over too soon
 
 
 def kill_in_mid_save(

@@ -21,7 +21,7 @@ from holdfast_storage.store import open_store
 STEPS = 240
 SAVE_EVERY = 20
 VICTIM = 1
-DEADLINE_S = 240.0  # of each of the three times that the workers train; they need some 20 seconds
+DEADLINE_S = 240.0  # for each of the three trainings, which need some 20 seconds
 _MARKER = "made-by-holdfast-demo"
 _NEEDS = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCH = 32  # images a worker and step
+BATCH = 32  # images for each worker and step
 SEED = 20
 
 
@@ -41,7 +41,7 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
     cluster = json.loads(os.environ["TF_CONFIG"])
     worker, workers = cluster["task"]["index"], len(cluster["cluster"]["worker"])
 
-    # The same seeds and the same order of every sum: without these two runs differ even if nobody is killed.
+    # The same seeds, and the same order in every sum: otherwise two runs differ even if nobody is killed.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
@@ -55,7 +55,7 @@ def train(directory: str, results: Path, steps: int, save_every: int) -> None:
     def replica_step(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            # Gradients are summed over the workers, so each takes its share of the mean.
+            # Gradients are summed over the workers, so each worker takes its share of the mean.
             loss = tf.reduce_sum(model.loss(labels, logits)) / (BATCH * workers)
         model.optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
@@ -113,7 +113,7 @@ def shuffled_digits(tf: Any, worker: int, workers: int) -> Any:
     images, labels = load_digits(return_X_y=True)
     digits = tf.data.Dataset.from_tensor_slices(((images / 16).astype("float32"), labels.astype("int64")))
     digits = digits.shard(workers, worker).shuffle(1000, seed=SEED + worker).repeat().batch(BATCH)
-    # How far a prefetch is ahead depends on the clock, and would make the stored states of equal positions differ.
+    # A prefetch depends on the clock, so the stored states of equal positions would differ.
     options = tf.data.Options()
     options.experimental_optimization.inject_prefetch = False
     return digits.with_options(options)
@@ -129,13 +129,13 @@ def dump_state(tf: Any, path: Path, model: Any, noise: Any, iterator: Any) -> No
         group = "random" if "seed" in variable.path else "statistics"
         arrays[f"{group}/{variable.path}"] = np.asarray(variable)
     arrays["random/noise generator"] = noise.state.numpy()
-    # A data iterator has no value to read: what TensorFlow itself stores of it stands for its state.
+    # A data iterator has no value to read; what TensorFlow stores of it stands for its state.
     with tempfile.TemporaryDirectory() as scratch:
         prefix = tf.train.Checkpoint(iterator=iterator).write(f"{scratch}/iterator")
         arrays["input/iterator state"] = np.frombuffer(Path(f"{prefix}.data-00000-of-00001").read_bytes(), np.uint8)
     images, labels = next(iterator)
     arrays |= {"input/next images": images.numpy(), "input/next labels": labels.numpy()}
-    # Under another name first: the supervisor takes a final state that is there for a whole one.
+    # Written under another name first: the supervisor takes a final state that exists for a whole one.
     unfinished = path.with_suffix(".unfinished.npz")
     np.savez(unfinished, **arrays)
     os.replace(unfinished, path)

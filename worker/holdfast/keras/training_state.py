@@ -109,7 +109,7 @@ def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
             for i, metric in enumerate(values):
                 yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
         else:
-            # A Sequential model gets its input layer, which has no state, in front of the others when it is built.
+            # When it is built, a Sequential model gets an input layer, without state, in front of the others.
             counted = [each for each in values if type(each).__name__ != "InputLayer"]
             yield from ((f"{kind}-{i}", value) for i, value in enumerate(counted))
     yield from _compiled(layer)
@@ -141,7 +141,7 @@ def _attach_compiled(layer: Any) -> None:
     """
     waiting = internals.waiting_at(layer)
     made = list(_compiled(layer))
-    for name, value in made:  # all of them before any is attached: that may attach the others
+    for name, value in made:  # list all before attaching any, which may attach others
         for position in waiting.get(name, ()):
             for variable in (value, *getattr(value, "variables", ())):
                 internals.mark_as_changed(variable, position)

@@ -73,8 +73,8 @@ def agree(
             record = CheckpointRecord(
                 reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
             )
-            # All that is proposed was committed before the first proposal: what is late, is late from there on. The
-            # others are told in time, if the time is too short to tell.
+            # Everything that is proposed was committed before the first proposal, so the wait counts from there. The
+            # others are told in time if the time is too short to tell late from deleted.
             wait = wait or Wait(min(lag.LAG, _SHARE * timeout))
             read = partial(stage, task=me.task, world=me.tasks, progress=_Progress(session), values=values, wait=wait)
             staged, request.verdict, reason = _read(store, record, read)
@@ -94,7 +94,7 @@ def agree(
 def _entries(session: Session, store: Store) -> int:
     """Return the number of log entries that this worker sees. The coordinator's mount may be behind."""
     known = session.entries
-    with suppress(HoldfastError):  # who cannot read knows nothing better
+    with suppress(HoldfastError):  # a worker that cannot read knows no better
         if Log(store).read(known) is not None:
             last = Log(store).tail()
             return max(known, last.number) + 1 if last else known
@@ -135,7 +135,7 @@ def _read(
         return None, "damaged", str(error)
     except _Missing as error:
         return None, "missing", str(error)
-    except Exception as error:  # whatever it is, the others are told, and need not wait for this worker
+    except Exception as error:  # whatever it is, the others are told and need not wait for this worker
         return None, "unreadable", str(error) or repr(error)
 
 

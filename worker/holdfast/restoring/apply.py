@@ -42,7 +42,7 @@ def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     loads, replicas = [load], None
     if load is not None:
         staged.fits.append(Fit(load, checkpoint, staged.record.prefix))
-        # The root sees to itself.
+        # The root attaches its objects itself.
         states = [each for each in load.objects.values() if hasattr(each, "late_attacher") and each is not checkpoint]
         replicas = _Replicas(staged, load)
         replicas.assign()
@@ -51,7 +51,7 @@ def _applied(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
         if replicas.waiting:
             load.on_restored(lambda _: replicas.assign())
     if per_worker is not None:
-        # `read`, which unlike `restore` wants no save counter: it is the main checkpoint's.
+        # `read` needs no save counter, unlike `restore`: it belongs to the main checkpoint.
         own = Load.of(per_worker.read(staged.local_prefix))
         loads.append(own)
         if own is not None:

@@ -56,7 +56,7 @@ class Fit:
                 object=self._prefix,
             )
         if self._told:
-            return None  # it fits in part at least, and does not cease to
+            return None  # it fits at least in part, and will go on to
         left, here = self._left(), self._here()
         trained = {name: each for name, each in here.items() if _is_trained(each)}
         weights = [key for key in left if self._load.may_be_trained(key)]
@@ -121,7 +121,7 @@ class Fit:
             return False
         if hasattr(found, "built"):
             return not found.built
-        # Of an object without a word about it: one that has variables already has been built.
+        # If the object does not say so itself: one that already has variables has been built.
         return not any(map(_is_trained, children(found).values()))
 
     def _of_models(self) -> list[Any]:

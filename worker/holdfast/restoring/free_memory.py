@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-_GROUPS = (  # controller, limit, usage, and what counts as used and can be had back, of both versions
+_GROUPS = (  # controller, limit, usage, and used memory that can be reclaimed, for both versions
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )

@@ -57,7 +57,7 @@ class Values:
         sizes: the bytes of all objects that will be read; None: as many as the tensors need.
         """
         stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
-        # An object in which tensors overlap, as no writer makes it but an index may say, is left to TensorFlow.
+        # An object in which tensors overlap is left to TensorFlow: no writer makes one, but an index may say so.
         left = _overlapping({what for _, _, what in stored})
         places: dict[str, list[_Place]] = defaultdict(list)
         made: dict[_Stored, Any] = {}
@@ -92,7 +92,7 @@ class Values:
                 yield begin, chunk[begin - offset : place.begin - offset]
                 begin = place.begin
             stop = min(end, place.end)
-            # By numpy, which lets other threads run meanwhile.
+            # numpy copies, and lets other threads run meanwhile.
             place.memory[begin - place.begin : stop - place.begin] = np.frombuffer(chunk[begin - offset :], np.uint8)[
                 : stop - begin
             ]
@@ -102,7 +102,7 @@ class Values:
 
     def hold(self) -> None:
         """Let TensorFlow take these tensors, which are all filled, from now on."""
-        self._places.clear()  # they would count as users of the memory: no variable could be updated in place
+        self._places.clear()  # they would count as users of the memory, and no variable could be updated in place
         serve(self._tensors)
 
     def let_go(self) -> None:
@@ -211,7 +211,7 @@ def _itemsize(number: int) -> int:
 def _empty(what: _Stored) -> tuple[Any, Any]:
     """Return an empty tensor and its memory, as an array of bytes. Raises MemoryError if there is none."""
     dtype = tf.as_dtype(what.dtype)
-    # Whatever device the caller works with: the memory of another host's would be a copy of it.
+    # On the CPU, whatever the caller's device is: the memory of a tensor elsewhere would be a copy.
     with tf.init_scope(), tf.device(None), tf.device("CPU:0"):
         try:
             if max(what.shape, default=0) <= EMPTY_DIMENSION:

@@ -137,7 +137,7 @@ def stage(
     held = _Held(store, contents.size)
     try:
         if store.local:
-            # Before they are verified, so that nobody can delete them between the two.
+            # They are opened before they are verified, so that nobody can delete them in between.
             missing = held.open_existing(contents.sizes or ())
             while missing and wait.again(f"{store.url}/{missing[0]} is missing"):
                 missing = held.open_existing(missing)
@@ -176,7 +176,7 @@ class _Bundle:
     """A bundle as TensorFlow will see it."""
 
     index: Index
-    objects: Mapping[int, str]  # by shard, relative to the run directory; only those that something lies in
+    objects: Mapping[int, str]  # by shard, relative to the run directory; only those that hold something
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,8 @@ class _Contents:
     manifest: Manifest | None  # None for a stock one
     world_matches: bool
     bundles: Mapping[str, _Bundle]  # by name in the staging folder
-    local: Index | None  # of what is the worker's own
-    sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock one, which has no list
+    local: Index | None  # of the worker's own bundle
+    sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock checkpoint, which has no list
 
     @classmethod
     def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
@@ -270,7 +270,7 @@ class _Held:
         """Make room for large tensors if there is enough memory."""
         if self._in_memory:
             bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
-            with suppress(MemoryError):  # a limit that nobody could tell
+            with suppress(MemoryError):  # a limit that nobody knows
                 self._values = values(bundles, contents.sizes)
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
@@ -302,7 +302,7 @@ class _Held:
     def close(self) -> None:
         if self._values:
             self._values.let_go()
-        if os.getpid() == self._process:  # a forked process has descriptors of its own, but the folder is its parent's
+        if os.getpid() == self._process:  # a fork has its own descriptors, but the folder is its parent's
             shutil.rmtree(self.folder, ignore_errors=True)
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])

@@ -71,7 +71,7 @@ class Snapshotter:
 
     def _capture_by_saver(self) -> Snapshot:
         hook = _Hook()
-        # Nothing on a disk: where it is full, this worker alone would not come to the collectives of a snapshot.
+        # Nothing goes to a disk: with a full one, only this worker would miss the collectives of a snapshot.
         folder = f"ram://holdfast-{secrets.token_hex(8)}"
         try:
             options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
@@ -92,7 +92,7 @@ class Snapshotter:
             guarded = key in graph.of_optimizers or is_trained(owner, tensor.dtype)
             captured = _numeric(key, tensor, guarded)
             if variable is None:
-                # Only variables leave a buffer alone that somebody else holds; a DenseHashTable hands out its own.
+                # Only variables do not touch a buffer that somebody else holds; a DenseHashTable hands out its own.
                 tensors.append(replace(captured, data=bytes(captured.data)))
                 continue
             tensors.append(captured)
@@ -141,16 +141,16 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 class _Graph:
     """The objects of a checkpoint, found by following the object graph that TensorFlow wrote."""
 
-    nodes: list[tuple[Any, dict[str, Any]]]  # each object and its children as they were
-    owners: dict[str, Any]  # key -> the object that it is the value of
+    nodes: list[tuple[Any, dict[str, Any]]]  # each object with its children at that time
+    owners: dict[str, Any]  # key -> the object whose value it is
     of_optimizers: frozenset[str]  # keys of values that belong to an optimizer
-    complete: bool  # nothing in it is beyond what `unchanged` can see
+    complete: bool  # `unchanged` can see everything in it
 
     @classmethod
     def of(cls, checkpoint: Any, encoded_graph: memoryview | bytes) -> _Graph:
         proto = object_graph(_decode_string(bytes(encoded_graph)))
         children = tf.train.TrackableView.children
-        # With Checkpoint(root=...), node 0 is that object, and what was given beside it is attached to it.
+        # With Checkpoint(root=...), node 0 is that object, and the other arguments are attached to it.
         top = dict(children(checkpoint))
         root = top.get("root", checkpoint)
         objects: dict[int, Any] = {0: root}
@@ -200,9 +200,9 @@ class _Read:
 
     key: str
     guarded: bool
-    owner: Any  # the object of the graph, which is the variable or holds it
+    owner: Any  # the object of the graph, which is or holds the variable
     variable: Any
-    components: tuple[Any, ...]  # the local values of the variable; the first is the one that is saved
+    components: tuple[Any, ...]  # the variable's local values; the first one is saved
 
     def unchanged(self) -> bool:
         return self.owner is self.variable or variable_of(self.owner) is self.variable
@@ -301,7 +301,7 @@ def _is_on_read(variable: Any) -> bool:
 
 
 def _read(variable: Any) -> Any:
-    # Not `read_value()`, three operations where one will do: the difference is most of a capture's time.
+    # Not `read_value()`: it runs three operations instead of one, which would be most of a capture's time.
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
@@ -319,7 +319,7 @@ def _bytes_of(tensor: Any) -> memoryview:
         return memoryview(b"")
     try:
         view = memoryview(tensor)
-    except ValueError:  # a dtype that is none of Python's, such as bfloat16
+    except ValueError:  # a dtype that Python does not have, such as bfloat16
         view = memoryview(_as_integers(tensor))
     return view.cast("B")
 
@@ -327,7 +327,7 @@ def _bytes_of(tensor: Any) -> memoryview:
 def _as_integers(tensor: Any) -> Any:
     try:
         return tf.bitcast(tensor, {1: tf.uint8, 2: tf.uint16}[tensor.dtype.size])
-    except (KeyError, tf.errors.OpError):  # int4 and its like, which TensorFlow stores one to a byte
+    except (KeyError, tf.errors.OpError):  # int4 and the like, which TensorFlow stores as one byte each
         return tensor.numpy().view(np.uint8)
 
 
@@ -335,5 +335,5 @@ def _equal(a: memoryview | bytes, b: memoryview | bytes) -> bool:
     if len(a) != len(b):
         return False
     x, y = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
-    # The same buffer, as a variable read twice is, need not be read.
+    # The same buffer, as when a variable is read twice, need not be compared.
     return bool(x.ctypes.data == y.ctypes.data or np.array_equal(x, y))

@@ -36,7 +36,7 @@ class Claim:
     def refuse(self, error: HoldfastError) -> HoldfastError | None:
         """Return the error for the training program: Superseded as it is, others as a SaveFailed with the step."""
         if isinstance(error, Superseded):
-            # It may have come instead of the word that this save was committed, before the newer job took the run.
+            # It may replace the answer that this save was committed, before the newer job took the run.
             return None if self._is_in_log(Wait()) else error
         return failed(self.step, error)
 

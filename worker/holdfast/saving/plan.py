@@ -21,10 +21,10 @@ Extents = tuple[tuple[int, int], ...]
 """A slice of a tensor: start and length along each dimension."""
 
 _MIB = 1 << 20
-_TOLERANCE_FLOOR = 16 * 1024  # bytes by which a part may be off, however small the state: nothing is sliced for less
-_SPLIT_FROM = 16 * _MIB  # a worker's part below this is one object
+_TOLERANCE_FLOOR = 16 * 1024  # bytes by which a part may always be off: nothing is sliced for less
+_SPLIT_FROM = 16 * _MIB  # a smaller part of a worker is one object
 _OBJECT_SIZE = 128 * _MIB
-_MAX_OBJECTS = 64  # a worker: beyond, objects grow
+_MAX_OBJECTS = 64  # objects of a worker; beyond that, objects grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Spec:
     key: str
     dtype: int  # a tensorflow.DataType, by number
     shape: tuple[int, ...]  # () for a variant, whose shape may differ between workers
-    size: int  # bytes; that of an encoded tensor counts only where it is the same on all workers
+    size: int  # in bytes; that of an encoded tensor counts only if it is the same on all workers
     encoded: bool = False  # stored in an encoding of TensorFlow's own (strings, variants): the chief's, never sliced
 
 
@@ -46,7 +46,7 @@ class Piece:
     extents: Extents | None  # None: the whole tensor
     begin: int  # the run, in bytes of the tensor in row-major order
     end: int
-    offset: int  # in the object
+    offset: int  # its offset in the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
     total = line.size + encoded
     chief = max(line.whole, total // num_workers - encoded, 0)
     share = (line.size - chief) // max(1, num_workers - 1)
-    # Each of the two cuts of a part may be off by this: 4 / 128 between the largest part and the smallest.
+    # Each of a part's two cuts may be off by this, so the largest and the smallest part differ by up to 4 / 128.
     tolerance = max(_TOLERANCE_FLOOR, share // 128)
     ends: list[int] = []
     for worker in range(1, num_workers):

@@ -54,6 +54,6 @@ def strategy_name(checkpoint: Any) -> str:
         variable = variable_of(trackable)
         if isinstance(variable, tf.distribute.DistributedValues):
             name = type(variable.distribute_strategy).__name__
-            # What tf.distribute exports the class as.
+            # The name under which tf.distribute exports the class.
             return {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
     return ""

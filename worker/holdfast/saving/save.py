@@ -74,7 +74,7 @@ class Save:
     terms: Terms
     step: int
     snapshot: Snapshot | None
-    ordinal: int = 0  # of the save call in its world; given when its turn has come
+    ordinal: int = 0  # the number of the save call in its world, given when its turn comes
     per_worker: Snapshot | None = None
     strategy: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -83,13 +83,13 @@ class Save:
     error: HoldfastError | None = None
     taken: float = field(default_factory=time.time)
     outcome: Pending[None] = field(default_factory=Pending)
-    _ended: Pending[None] = field(default_factory=Pending)  # its thread has
-    _entry: int = -1  # of the log, from before the commit: the one that stood when this worker began to write
-    missed: bool = False  # the others have made a call before this one that this worker has not
-    abandoned: bool = False  # its outcome is known, and its thread does not come back from a call to the storage
+    _ended: Pending[None] = field(default_factory=Pending)  # when its thread has ended
+    _entry: int = -1  # the last log entry when this worker began to write, so one from before the commit
+    missed: bool = False  # the others have made a save call before this one that this worker has missed
+    abandoned: bool = False  # its outcome is known, but its thread does not return from a call to the storage
     _begun: float = 0.0  # monotonic
-    _aborted: float | None = None  # monotonic: since when the others are known to have given it up
-    _reported: bool = False  # perhaps: it was sent
+    _aborted: float | None = None  # monotonic: since when this worker knows that the others have given it up
+    _reported: bool = False  # perhaps it was: it was sent
     _decided: bool = False
     _done_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -105,7 +105,7 @@ class Save:
         try:
             threading.Thread(target=self._work, name="holdfast-save", daemon=True).start()
         except RuntimeError as error:
-            # The others are told, which takes no other thread than this.
+            # The others are told; that takes no other thread.
             self.local_error = self.local_error or StorageError(f"no thread can be started: {error}", phase="write")
             self._work()
         while not self._ended.wait(0.2) and not self._leaves():
@@ -139,7 +139,7 @@ class Save:
             waited = 0.0 if self._aborted is None or self._reported else now - self._aborted
             if failure and waited >= LETS_GO_WITHIN:
                 error = failure.to_error(self._keys())
-                # Not the log: it lies on that storage.
+                # The log is on that storage, so it is not asked.
                 self.error = error if isinstance(error, Superseded) else failed(self.step, error)
             elif now - self._begun >= 2 * (self.terms.save_timeout + SLACK):
                 error = StorageError(f"the storage of {self.session.this_task.task} does not answer", phase="write")
@@ -179,7 +179,7 @@ class Save:
                     self.error = error
             self._ended.set(None)
         if error:
-            log.warning("%s", str(error))  # a handler that keeps records would keep all that the error leads to
+            log.warning("%s", str(error))  # a handler that keeps records would keep everything that the error refers to
 
     def _attempt(self) -> pb.SaveOutcome:
         """Do this worker's part. A local error is reported to the coordinator, so that all workers fail alike."""
@@ -202,7 +202,7 @@ class Save:
         done = self._voted_and_written(self.snapshot)
         if isinstance(done, pb.SaveOutcome):
             return done
-        # What was written is durable: training may have the memory back.
+        # What was written is durable, so training may have the memory back.
         self.snapshot = self.per_worker = None
         self.session.progress("commit", self.step)
         with self._lock:
@@ -227,7 +227,7 @@ class Save:
             log.warning("%s differs on %s; the chief's value is saved", key, workers)
         self._see_log_entry(go.log_entry)
         self._entry = go.log_entry
-        # Parts of one tensor from several workers would be a value that none of them had.
+        # Parts of one tensor from several workers would make a value that none of them had.
         by_chief = [*go.worker_local, *(divergence.position for divergence in go.warned)]
         whole = plan(snapshot.specs, len(self.session.this_task.tasks), by_chief)
         written = self._write(snapshot, crcs, whole, go.worker_local)

@@ -16,9 +16,9 @@ class SnapshotTensor:
     key: str
     dtype: int  # a tensorflow.DataType, by number
     shape: tuple[int, ...]
-    data: memoryview | bytes  # of bytes: on a CPU the variable's own buffer
+    data: memoryview | bytes  # bytes: on a CPU the variable's own buffer
     guarded: bool = False  # must be equal on all workers: a trainable variable, or an optimizer's
-    encoded_crc32c: int | None = None  # not None: `data` is TensorFlow's encoding, and this its masked CRC of it
+    encoded_crc32c: int | None = None  # if not None, `data` is TensorFlow's encoding, and this is its masked CRC
 
     @property
     def encoded(self) -> bool:
@@ -38,8 +38,8 @@ class Snapshot:
 
     tensors: tuple[SnapshotTensor, ...]  # in order of key bytes, the object graph left out
     object_graph: SnapshotTensor
-    replicas: tuple[SnapshotTensor, ...] = ()  # `<key>/.REPLICA/<i>`: local values of which the stock key tells one
-    collective: bool = False  # taking it is a collective: all workers must, at the same point of their programs
+    replicas: tuple[SnapshotTensor, ...] = ()  # `<key>/.REPLICA/<i>`: local values besides that of the stock key
+    collective: bool = False  # taking it is a collective: all workers must do so at the same point of their programs
 
     @property
     def specs(self) -> list[Spec]:

@@ -26,7 +26,7 @@ Progress = Callable[[int], None]
 """Receives the number of bytes handed to the storage, from several threads. An error in it ends the write."""
 
 _CHUNK = 8 << 20  # handed to the storage at once
-_SMALL = 256 << 10  # what is smaller is joined with its neighbours
+_SMALL = 256 << 10  # smaller runs are joined with their neighbours
 _JOIN = 1 << 20
 
 _Record = tuple[bytes, BundleEntry]
@@ -223,6 +223,6 @@ def _joined(runs: Sequence[_Run]) -> Iterator[memoryview | bytes]:
 def _joined_crc(runs: Sequence[_Run]) -> int:
     crc = 0
     for run in runs:
-        # Going over a small run once more is faster than the arithmetic.
+        # For a small run, reading it again is faster than the arithmetic.
         crc = crc32c(run.data, crc) if len(run.data) < _SMALL else combine(crc, run.crc32c, len(run.data))
     return crc

@@ -22,9 +22,9 @@ def _of_kernel() -> tuple[int, bytes, bytes]:
     """Return what the kernel says about this process. Two processes with the same memory differ in it."""
     try:
         with open("/proc/self/stat", "rb") as file:
-            # Behind the name in brackets, which may hold anything: field 22, the ticks from boot to its start.
+            # Field 22, after the name in brackets, which may hold anything: the ticks from boot to the process's start.
             started = file.read().rpartition(b")")[2].split()[19]
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return os.getpid(), started, file.read()
-    except (OSError, IndexError):  # no Linux: a fork is noticed all the same
+    except (OSError, IndexError):  # without Linux's files a fork is noticed all the same
         return os.getpid(), b"", b""

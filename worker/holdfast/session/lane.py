@@ -50,7 +50,7 @@ class Pending(Generic[T]):
             return True
         woken: SimpleQueue[None] = SimpleQueue()
         self._waiting.append(woken)
-        if not self.is_known:  # it may have been said just before anybody knew of this queue
+        if not self.is_known:  # the value may have been set just before this queue was known
             with suppress(Empty):
                 woken.get(timeout=timeout)
         self._waiting.remove(woken)
@@ -75,12 +75,12 @@ class Lane:
     """
 
     def __init__(self, name: str) -> None:
-        self.caller: threading.Thread | None = None  # the last that has handed a job over
+        self.caller: threading.Thread | None = None  # the last thread that has handed over a job
         self._name = name
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Pending[Any]] | None] = SimpleQueue()
         self._taken = threading.Lock()  # held by the one thread that works, from its first instruction on
         self._ended = False
-        self._gone = False  # what is handed over from now on is done by nobody
+        self._gone = False  # nobody does what is handed over from now on
 
     def submit(self, job: Callable[[], T]) -> Pending[T]:
         """Hand over a job. It will be done even if the caller is interrupted right after.
@@ -91,8 +91,8 @@ class Lane:
             raise closed()
         self.caller = threading.current_thread()
         if not self._taken.locked():
-            # A caller that is interrupted in here does not know whether it has started a thread. The next one starts
-            # another, and whichever finds the place taken ends.
+            # A caller that is interrupted here does not know whether it has started a thread. The next one starts
+            # another, and a thread that finds the place taken ends.
             try:
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
             except RuntimeError as error:
@@ -120,10 +120,10 @@ class Lane:
                 pending.set(job())
             except BaseException as error:
                 pending.fail(error)
-            del item, job, pending  # or what the last one holds lives until the next
+            del item, job, pending  # otherwise what the last job holds would live until the next one
         self._refuse()
         self._gone = True
-        self._refuse()  # what came between
+        self._refuse()  # what was handed over in between
 
     def _refuse(self) -> None:
         """Refuse what was handed over after the end, so that nobody waits for it."""

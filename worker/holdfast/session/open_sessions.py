@@ -44,7 +44,7 @@ def leave(session: Session) -> Pending[None]:
     """End a session after all work of its lane; the result is known then. May be interrupted, and repeated."""
     opened = _open.get(session)
     if opened is None or not session.has_joined:
-        # Nothing is in flight that an interrupt could lose, and a join that goes on is to give up.
+        # Nothing is in flight that an interrupt could lose, and a join in progress must give up.
         _close(session)
         if opened is not None:
             opened.lane.end()
@@ -73,11 +73,11 @@ def _close_all(*, last: bool = False) -> None:
     if _open:
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.main_thread() and thread not in pools:
-                thread.join()  # as Python does next, but before pools refuse work
+                thread.join()  # Python would do so next, but only after pools refuse work
     for session, opened in list(_open.items()):
         caller = opened.lane.caller
         if not last and caller in pools and caller is not None and caller.is_alive():
-            continue  # it ends with its pool, which waits for its work
+            continue  # it ends with its pool, which waits for the session's work
         try:
             leave(session).wait()
         except Exception as error:
@@ -94,7 +94,7 @@ def _leave_to_parent() -> None:
 
 os.register_at_fork(after_in_child=_leave_to_parent)
 
-# Before thread pools, fsspec's among them, refuse work, which is earlier than `atexit`: they do so from a callback of
-# the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.
+# This must come before thread pools, fsspec's included, refuse work, which is earlier than `atexit`. They do so in a
+# callback of the same kind, registered when `concurrent.futures.thread` is imported. Last in, first called.
 threading._register_atexit(_close_all)  # type: ignore[attr-defined]
 atexit.register(_close_all, last=True)

@@ -120,7 +120,7 @@ class Session:
         InvalidRequest if the workers do not agree on the cluster.
         """
         if self._membership is not None:
-            return  # not even waiting for the lock: the coordinator may be away, and training goes on
+            return  # no wait for the lock: the coordinator may be away, and training goes on
         with self._joining:
             if self._membership is None:
                 self._membership = self._join(self._join_timeout, rejoin=None)
@@ -153,7 +153,7 @@ class Session:
                 link = self._connect()
                 reply = link.join(request, min(remaining, JOIN_CALL))
             except Unreachable as error:
-                if remaining >= JOIN_CALL or not told:  # else it says less than the answer before
+                if remaining >= JOIN_CALL or not told:  # otherwise it says less than the answer before
                     reason = str(error)
             except Refusal as refusal:
                 raise decode(refusal.failure).to_error() from None
@@ -311,7 +311,7 @@ class Session:
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
         if reply.action != pb.RestoreReply.READ and self._membership is not None:
-            # A coordinator that is restarted from now on must know what this world builds on.
+            # From now on a restarted coordinator must hear what this world builds on.
             self._restored, self._restores, self._membership.base = reply.prefix, request.ordinal, reply.base
         return reply
 
@@ -364,7 +364,7 @@ class Session:
             self._changed.notify_all()
         if self._attendance:
             self._attendance.join(5.0)
-        with self._connecting:  # a join that goes on elsewhere makes nothing any more
+        with self._connecting:  # a join in progress elsewhere makes nothing any more
             link, self._link = self._link, None
             embedded, self._embedded = self._embedded, None
         if link is not None:
@@ -373,7 +373,7 @@ class Session:
             embedded.release(patience)
 
     def _leave(self, patience: float) -> None:
-        if self._embedded is None:  # which else waits for that as it ends
+        if self._embedded is None:  # otherwise the coordinator waits for it at its end
             self.await_upkeep()
         if self._membership is not None and self._link is not None and self.superseded is None:
             wait = patience if self._embedded else 0.0

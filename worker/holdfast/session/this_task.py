@@ -18,7 +18,7 @@ class ThisTask:
 
     task: Task
     cluster: Cluster
-    reader: str = ""  # the task that this really is, such as an evaluator, if it has no part in saves
+    reader: str = ""  # the real task, such as an evaluator, if it takes no part in saves
 
     @property
     def tasks(self) -> tuple[Task, ...]:
