@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from holdfast_coordinator.core.effects import Append
 from holdfast_coordinator.core.events import Appended, LogRead
 from holdfast_coordinator.core.intents import Commit
 from holdfast_coordinator.core.ledger import Ledger
-from holdfast_coordinator.core.messages import Now
+from holdfast_coordinator.core.messages import Failure, Go, Now, Outcome
 from holdfast_coordinator.core.waits import Nobody
-from holdfast_storage.errors import Kind
-from holdfast_storage.failure import Failure
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from support.cluster import Cluster
 
 NOW = Now(0.0, 0.0)
 
 
 def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
-    """The entry of a copy of this process ends its lead. Guards against two processes restored from one machine's
-    memory that both lead the run."""
+    """Restored twice from one checkpoint of its machine, a coordinator goes on in both: one that finds the other's
+    entry in its slot built the next on top, and both led the run."""
     ledger = Ledger("me")
     state = LogState("run").lead(Leader("me", "", ""), Generation("0123abcd", ()))
     ledger.read(Nobody())
@@ -34,5 +35,31 @@ def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
     ended, failure = ledger.made.popleft()
     assert ended is intent
     assert isinstance(failure, Failure)
-    assert failure.kind == Kind.SUPERSEDED
+    assert failure.kind == "superseded"
     assert ledger.next() is None, "nothing more is created"
+
+
+def test_who_was_slower_to_take_a_job_over_does_not_take_it_from_the_faster() -> None:
+    """Of two successors of a coordinator one takes the lead and tells the worker that the save has failed. The other
+    finds that lead entry in its slot, takes the next one, since the job is the same, and commits the report it has."""
+    cluster = Cluster()
+    first = cluster.coordinator()
+    (worker,) = cluster.world(first, 1)
+    assert isinstance(first.ask(worker.vote(1)), Go)
+    slower, faster = cluster.coordinator(), cluster.coordinator()
+    slower.ask(worker.rejoin())
+    kept = slower.call(worker.report(1))
+    slower.carry_out()
+    slower.deliver()  # it has read the log, and is about to take the lead
+    faster.ask(worker.rejoin())
+    told = faster.call(worker.report(1))
+    while not told.answers:
+        commits = isinstance(faster.pending[0], Append) and faster.pending[0].entry.kind == "commit"
+        faster.carry_out(0, "bad" if commits else "good")
+        faster.deliver()
+    assert isinstance(told.answer, Outcome)
+    assert not told.answer.committed
+    slower.run()
+    assert isinstance(kept.answer, Failure)
+    assert kept.answer.kind == UNKNOWN_GENERATION, "the worker may ask again, and is told what became of its save"
+    assert not cluster.has_committed(worker.caller.generation, 1)

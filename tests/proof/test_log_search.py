@@ -1,12 +1,46 @@
-"""The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen."""
+"""The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
+
+A search that finds nothing proves something only if it would find it: the product with one of its rules broken, in the
+place where it keeps it, is found.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 
-from support.log_search import Bounds, Search
+import holdfast_storage.lag
+import holdfast_storage.pages
+from holdfast_coordinator.core import effects as fx
+from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.attempt import Attempt, Phase
+from holdfast_coordinator.core.leading import Leading
+from holdfast_coordinator.core.membership import World
+from holdfast_coordinator.core.retention import sweep
+from holdfast_coordinator.core.saving import Saving
+from holdfast_coordinator.core.upkeep import Upkeep
+from holdfast_storage.layout import page_object, prefix
+from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
+from holdfast_storage.records import Entry
+from support.log_search import Bounds, Search, Violation
+
+
+@pytest.fixture(autouse=True)
+def few_fill_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages from two checkpoints on; and what is not there is not waited for."""
+    monkeypatch.setattr(holdfast_storage.pages, "FEWEST", 2)
+    monkeypatch.setattr(holdfast_storage.pages, "_BITS", 1)
+    monkeypatch.setattr(holdfast_storage.lag, "LAG", 0.0)
+
+
+def named(bounds: Bounds) -> str:
+    return ",".join(f"{name}={getattr(bounds, name)}" for name in Bounds.__slots__ if getattr(bounds, name))
 
 
 @pytest.mark.parametrize(
@@ -18,9 +52,7 @@ from support.log_search import Bounds, Search
         Bounds(jobs=1, saves=1, unknown=1, lapses=1, kills=1),
         Bounds(jobs=1, workers=2, saves=1, left_behind=1),
     ],
-    ids=lambda bounds: ",".join(
-        f"{name}={getattr(bounds, name)}" for name in Bounds.__slots__ if getattr(bounds, name)
-    ),
+    ids=named,
 )
 def test_no_history_ends_badly(bounds: Bounds) -> None:
     """No history within the bounds ends badly. Guards against an order of events that nobody thought of, in which a
@@ -33,3 +65,218 @@ def test_no_history_ends_badly(bounds: Bounds) -> None:
     assert search.kinds >= {"lead", "commit", "retire"}
     assert {(ordinal, True) for ordinal in range(1, bounds.saves + 1)} <= search.outcomes
     assert search.endings
+
+
+# -- rules that are broken --
+
+Publish = Callable[[Log, Entry, float], Outcome]
+
+
+def publishing(careless: Publish) -> AbstractContextManager[Any]:
+    return mock.patch.object(Log, "publish", careless)
+
+
+publish = Log.publish
+
+
+class Overwriting:
+    """A store whose exclusive create is none."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._store.replace(name, data)
+        return True
+
+
+def overwritten() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        return publish(Log(Overwriting(self._store), clock=self._clock), entry, deadline_s)  # type: ignore[arg-type]
+
+    return publishing(careless)
+
+
+def commit_first() -> AbstractContextManager[Any]:
+    finalize = Saving._finalize
+
+    def careless(self: Saving, world: World, attempt: Attempt) -> None:
+        finalize(self, world, attempt)
+        if attempt.phase is Phase.FINALIZING:
+            generation = world.generation.id
+            where = prefix(attempt.checkpoint_name, attempt.step, generation, attempt.ordinal)
+            self.finalized(ev.Finalized(generation, attempt.ordinal, where))
+
+    return mock.patch.object(Saving, "_finalize", careless)
+
+
+def deleted_first() -> AbstractContextManager[Any]:
+    read_back = Upkeep.read_back
+
+    def careless(self: Upkeep, e: ev.ReadBack) -> None:
+        state = self._run.ledger.state
+        if state is not None and e.verdict == "good":
+            for gone in sweep(state, self._run.retention, e.prefix).retire:
+                self._run.emit(fx.DeleteFolder(gone.partition("/")[0]))
+        read_back(self, e)
+
+    return mock.patch.object(Upkeep, "read_back", careless)
+
+
+def not_read_back() -> AbstractContextManager[Any]:
+    consider = Upkeep.consider
+
+    def careless(self: Upkeep) -> None:
+        consider(self)
+        if self._reading_back:
+            self._run.effects[:] = [e for e in self._run.effects if not isinstance(e, fx.ReadBackCheckpoint)]
+            self.read_back(ev.ReadBack(self._reading_back, "good"))
+
+    return mock.patch.object(Upkeep, "consider", careless)
+
+
+def missing_settles() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        outcome = publish(self, entry, deadline_s)
+        return NotPublished(outcome.reason) if isinstance(outcome, Unknown) else outcome
+
+    return publishing(careless)
+
+
+def does_not_ask_again() -> AbstractContextManager[Any]:
+    return mock.patch.object(Leading, "is_elsewhere", return_value=False)
+
+
+def leads_again() -> AbstractContextManager[Any]:
+    return mock.patch.object(Leading, "is_over", return_value=False)
+
+
+@contextmanager
+def removes_before_it_leads() -> Iterator[None]:
+    take = Leading.take
+
+    def careless(self: Leading, world: World, attempt: Attempt | None) -> None:
+        run = self._run
+        if run.ledger.state:
+            ended = run.ledger.state.lead(run.leader, world.generation)
+            run.emit(fx.FindOrphans(Entry(run.ledger.number, "lead", "", 0.0, ended)))
+        take(self, world, attempt)
+
+    def found(self: Upkeep, e: ev.OrphansFound) -> None:
+        for folder in e.folders:
+            self._run.emit(fx.DeleteFolder(folder))
+
+    with (
+        mock.patch.object(Leading, "take", careless),
+        mock.patch.object(Upkeep, "look_for_orphans"),
+        mock.patch.object(Upkeep, "orphans_found", found),
+    ):
+        yield
+
+
+def removes_its_own() -> AbstractContextManager[Any]:
+    look = Upkeep.look_for_orphans
+
+    def careless(self: Upkeep, entry: Entry) -> None:
+        assert entry.state.generation
+        ended = (*entry.state.superseded, entry.state.generation.id)
+        look(self, replace(entry, state=replace(entry.state, superseded=ended)))
+
+    return mock.patch.object(Upkeep, "look_for_orphans", careless)
+
+
+def tries_the_next_slot() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        while isinstance(outcome := publish(self, entry, deadline_s), LostRace):
+            entry = replace(entry, number=entry.number + 1)
+        return outcome
+
+    return publishing(careless)
+
+
+def page_last() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        with mock.patch.object(self._pages, "keep"):
+            outcome = publish(self, entry, deadline_s)
+        self._pages.keep(self._pages.cut(entry.state.checkpoints)[1])
+        return outcome
+
+    return publishing(careless)
+
+
+def loser_cleans_up() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        outcome = publish(self, entry, deadline_s)
+        if isinstance(outcome, LostRace):
+            for page in self._pages.cut(entry.state.checkpoints)[1]:
+                self._store.remove(page_object(page))  # type: ignore[attr-defined]
+        return outcome
+
+    return publishing(careless)
+
+
+def pages_go() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        outcome = publish(self, entry, deadline_s)
+        before = self.read(entry.number - 1) if isinstance(outcome, Published) else None
+        if before:
+            needed = self._pages.cut(entry.state.checkpoints)[1]
+            for page in self._pages.cut(before.state.checkpoints)[1].keys() - needed.keys():
+                self._store.remove(page_object(page))  # type: ignore[attr-defined]
+        return outcome
+
+    return publishing(careless)
+
+
+BROKEN = {
+    "entries are overwritten": (overwritten, Bounds(jobs=2, saves=1), "does not lead|overwritten"),
+    "the commit entry comes before the data": (commit_first, Bounds(jobs=1, saves=1), "its data is not there"),
+    "folders are deleted before their retire entry": (deleted_first, Bounds(jobs=1, saves=1), "its data is not there"),
+    "retention does not read back": (not_read_back, Bounds(jobs=1, saves=1, rotten=1), "no live checkpoint is good"),
+    "an empty slot is taken for a failed create": (
+        missing_settles,
+        Bounds(jobs=1, saves=1, unknown=1),
+        "told committed=False, the log says otherwise",
+    ),
+    "a coordinator goes on with reports although another one has led their job since": (
+        does_not_ask_again,
+        Bounds(jobs=1, saves=1, kills=1, left_behind=1, refusals=1),
+        "told committed=False, the log says otherwise",
+    ),
+    "a job that has lost the lead leads again": (leads_again, Bounds(jobs=2, saves=1), "leads again"),
+    "orphans are removed before their job has lost the lead": (
+        removes_before_it_leads,
+        Bounds(jobs=2, saves=1),
+        "its data is not there",
+    ),
+    "a job's own folders count as orphans": (removes_its_own, Bounds(jobs=1, saves=1), "may still be committed"),
+    "a taken slot is answered by trying the next": (tries_the_next_slot, Bounds(jobs=2, saves=1), "entry 3 drops"),
+    "an entry is sent before its page is there": (
+        page_last,
+        Bounds(jobs=1, saves=1, pages=True),
+        "which the log needs",
+    ),
+    "who lost the race for a slot removes the page that it made": (
+        loser_cleans_up,
+        Bounds(jobs=1, saves=1, pages=True, left_behind=1),
+        "which the log needs",
+    ),
+    "pages that the last entry does not need are removed": (
+        pages_go,
+        Bounds(jobs=1, saves=1, pages=True),
+        "which the log needs",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_protocol_is_found(broken: str) -> None:
+    """A search that passes whatever it is given."""
+    change, bounds, what = BROKEN[broken]
+    Search(bounds).run()
+    with change(), pytest.raises(Violation, match=what) as found:
+        Search(bounds).run()
+    print(f"\n{broken}: {found.value}")

@@ -13,35 +13,37 @@ started, or it is left behind alive while its workers turn to a successor; a che
 written. `Log.publish` is played operation by operation, again and again from its start with the answers that it has
 had, so that others may act between any two. Storage is a set of faultless names.
 
-What is told apart nowhere is not told twice: machines, storages and seats (a machine, its clock, what it wants) are
-numbers, and what one of them does with one event is computed once. TensorFlow's `checkpoint` file is written at once
-where `Bounds.files` does not say otherwise: nothing else depends on when.
+A state holds numbers of what is kept once: storages, seats (a machine, its clock, what it wants) and workers. What a
+seat does with an event is computed once. Whoever can do nothing any more is left out. TensorFlow's `checkpoint` file is
+written at once where `Bounds.files` does not say otherwise.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
+from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
 from holdfast_storage.entries import encode
-from holdfast_storage.errors import HoldfastError, Kind, StorageError
-from holdfast_storage.failure import Failure
-from holdfast_storage.layout import log_entry, manifest_object, parse_folder, prefix
+from holdfast_storage.errors import HoldfastError, StorageError
+from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
 from support.cluster import Worker, check_invariants, check_log
 
-BEGIN = "0000000e"  # the generation of the checkpoints that are there at the start
+T = TypeVar("T")
+
+BEGIN = "0000000d"  # the generation of the checkpoints that are there at the start; of four, some make pages
 TIMEOUT = 100.0  # seconds that a save may take
 WHOLE, ROTTEN, BEGUN = b"whole", b"rotten", b"begun"
 
@@ -61,7 +63,7 @@ class Bounds:
     refusals: int = 0  # creates that the storage refuses for certain
     unknown: int = 0  # creates that lose their reply, or land later, or never
     rollback: bool = False  # the last job goes back to the older of two checkpoints
-    pages: bool = False  # entries are not whole by themselves
+    pages: bool = False  # there are four checkpoints at the start, and entries are not whole by themselves
     files: bool = False  # TensorFlow's file is written at any time
 
 
@@ -150,9 +152,9 @@ REFUSED = NotCreated("no space")
 
 
 class Want(NamedTuple):
-    """An effect, and the answers that it has had from the storage so far."""
+    """An effect, by its number, and the answers that it has had from the storage so far."""
 
-    effect: fx.Effect
+    effect: int
     answers: tuple[Answer, ...] = ()
 
 
@@ -170,7 +172,7 @@ class Hand(NamedTuple):
     job: int
     index: int
     seat: int
-    does: str = "join"  # "join", "restore", "vote" or "report"; nothing: it has come to its end
+    does: str = "join"  # or "restore", "vote", "report"; nothing: it has come to its end
     waits: bool = False
     again: bool = False  # its coordinator is another process by now: it is to join again first
     ordinal: int = 1
@@ -180,15 +182,10 @@ class Hand(NamedTuple):
     verdict: str = ""
 
 
-class State(NamedTuple):
-    """Everything, at one instant. Storages and seats are numbers, see `Search`."""
+class Left(NamedTuple):
+    """How much may still happen: see `Bounds`."""
 
-    disk: int
-    late: frozenset[Operation]  # creates that may still land
-    told: frozenset[tuple[str, int, bool]]  # generation, ordinal, committed
-    seats: tuple[int, ...]
-    hands: tuple[Hand, ...]
-    kills: int  # how many may still happen, as the next five
+    kills: int
     left_behind: int
     lapses: int
     rotten: int
@@ -196,7 +193,55 @@ class State(NamedTuple):
     unknown: int
 
 
+class State(NamedTuple):
+    """Everything, at one instant, by numbers."""
+
+    disk: int
+    late: frozenset[int]  # creates that may still land
+    told: frozenset[tuple[str, int, bool]]  # generation, ordinal, committed
+    seats: tuple[int, ...]  # of the jobs, and then those that were left behind
+    hands: tuple[int, ...]
+    left: Left
+
+
+class Numbers(Generic[T]):
+    """Values, each kept once."""
+
+    def __init__(self) -> None:
+        self._values: list[T] = []
+        self._numbers: dict[Hashable, int] = {}
+
+    def __getitem__(self, number: int) -> T:
+        return self._values[number]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def of(self, value: T) -> int:
+        return self.made(value, lambda: value)
+
+    def made(self, key: Hashable, make: Callable[[], T]) -> int:
+        """The number of a value that is told from others by a key, and made if it is new."""
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._values)
+            self._values.append(make())
+        return number
+
+
+class Kept(NamedTuple):
+    """A machine, and what must be known of it."""
+
+    pickled: bytes
+    leader: Leader
+    number: int  # of the log's last entry that it knows
+    saves: bool  # a deadline may pass for it
+    retries: bool  # at the next tick
+
+
 CALLS = ("join", "restore", "vote", "report", "again")
+INERT = Seat(-1, 0.0)
+"""A coordinator that can do nothing any more, and that nobody turns to."""
 
 
 class Search:
@@ -208,23 +253,25 @@ class Search:
         self.outcomes: set[tuple[int, bool]] = set()  # that somebody was told
         self.cleaned: set[str] = set()  # folders that were deleted and never had been committed
         self.endings = 0  # states in which nobody has anything left to do
-        self.processes = 0
-        self._disks: list[Disk] = []
-        self._disk_numbers: dict[frozenset[tuple[str, bytes]], int] = {}
-        self._machines: list[bytes] = []
-        self._leaders: list[Leader] = []  # of each machine
-        self._saving: list[bool] = []  # whether a deadline may pass there
-        self._retrying: list[bool] = []
-        self._known: list[int] = []  # number of the log's last entry that it knows
-        self._machine_numbers: dict[Any, int] = {}
-        self._seats: list[Seat] = []
-        self._seat_numbers: dict[Seat, int] = {}
-        self._steps: dict[Any, tuple[int, tuple[fx.Effect, ...]]] = {}
-        self._plays: dict[Any, Operation | Outcome] = {}
-        self._operations: dict[tuple[int, Operation], tuple[int, Answer]] = {}
-        self._reads: dict[tuple[int, int], ev.LogRead] = {}
+        self.disks: Numbers[Disk] = Numbers()
+        self.machines: Numbers[Kept] = Numbers()
+        self.seats: Numbers[Seat] = Numbers()
+        self._hands: Numbers[Hand] = Numbers()
+        self._effects: Numbers[fx.Effect] = Numbers()
+        self._events: Numbers[ev.Event] = Numbers()
+        self._operations: Numbers[Operation] = Numbers()
+        alike = not (bounds.late_jobs or bounds.rollback) and bounds.kills + bounds.left_behind == 1
+        self._disturbed = 1 if alike else bounds.jobs  # of jobs that are alike it may be the first
+        self._tick = self._events.of(ev.Tick())
+        # What was computed once:
+        self._steps: dict[tuple[int, int, int], tuple[int, tuple[fx.Effect, ...]]] = {}
+        self._plays: dict[tuple[int, tuple[Answer, ...]], Operation | int] = {}
+        self._done: dict[tuple[int, int], tuple[int, Answer]] = {}
+        self._seated: dict[tuple[int, ...], list[list[tuple[int, Hand]]]] = {}
+        self._reads: dict[tuple[int, int], int] = {}
         self._logs: dict[int, list[Entry]] = {}  # by disk, found good
-        self._entries: dict[bytes, Entry] = {}
+        self._entries: dict[tuple[bytes, frozenset[str]], Entry] = {}  # by their bytes, with the pages that are there
+        self._checked: set[tuple[int, Any]] = set()
 
     def run(self) -> int:
         """The number of states; Violation if one of them must not be."""
@@ -234,21 +281,21 @@ class Search:
         while front:
             following = []
             for state in front:
-                ending = True
+                at = state
                 try:
+                    ending = True
                     for story, after in self._moves(state):
                         ending = False
-                        if after in parents:
-                            continue
-                        parents[after] = (state, story)
-                        self._check(state, after)
-                        following.append(after)
+                        if after not in parents:
+                            parents[after], at = (state, story), after
+                            self._check(state, after)
+                            following.append(after)
+                            at = state
                     if ending:
                         self._check_ending(state)
                         self.endings += 1
                 except (AssertionError, HoldfastError) as error:
-                    told = self._story(parents, after if "after" in locals() and after in parents else state)
-                    raise Violation(f"{error}\n{told}") from error
+                    raise Violation(f"{error}\n{self._story(parents, at)}") from error
             front = following
         return len(parents)
 
@@ -256,71 +303,94 @@ class Search:
 
     def _start(self) -> State:
         """A run that has been imported, with one checkpoint, or two to choose from; jobs that have joined, or not."""
-        bounds = self.bounds
-        records = tuple(CheckpointRecord(prefix("ckpt", n, BEGIN, n), n, 0.0) for n in range(1 + bounds.rollback))
+        b = self.bounds
+        count = 4 if b.pages else 1 + b.rollback
+        records = tuple(CheckpointRecord(prefix("ckpt", n, BEGIN, n), n, 0.0) for n in range(count))
+        objects = {manifest_object(record.folder): WHOLE for record in records}
         first = Entry(0, "import", "first.1", 0.0, LogState("run", checkpoints=records))
-        objects = {log_entry(0): encode(first, list(records))}
-        objects |= {manifest_object(record.folder): WHOLE for record in records}
-        seats, hands = [], []
-        for job in range(bounds.jobs):
-            hands += [Hand(job, index, job) for index in range(bounds.workers)]
-            seats.append(self._seat(Seat(self._machine(Machine(Leader(f"c{job}-0", "", ""))), 0.0)))
+        objects[log_entry(0)] = encode(first, list(records))  # whole, since they became enough for a page just now
+        hands = [Hand(job, index, job) for job in range(b.jobs) for index in range(b.workers)]
         s = State(
-            self._disk(objects), frozenset(), frozenset(), tuple(seats), tuple(hands),
-            bounds.kills, bounds.left_behind, bounds.lapses, bounds.rotten, bounds.refusals, bounds.unknown,
-        )  # fmt: skip
-        for job in range(bounds.jobs - bounds.late_jobs):
-            while any(hand.job == job and hand.does in ("join", "restore") for hand in s.hands):
-                s = next(after for place in (job,) for _, after in self._acts(s, place))
+            self._disk(objects),
+            frozenset(),
+            frozenset(),
+            tuple(self._process(f"c{job}-0") for job in range(b.jobs)),
+            tuple(map(self._hands.of, hands)),
+            Left(b.kills, b.left_behind, b.lapses, b.rotten, b.refusals, b.unknown),
+        )
+        for job in range(b.jobs - b.late_jobs):
+            while any(
+                hand.job == job and hand.does in ("join", "restore") for hand in map(self._hands.__getitem__, s.hands)
+            ):
+                s = next(after for _, after in self._acts(s, job))
         return s
 
-    def _acts(self, s: State, place: int) -> Iterator[tuple[str, State]]:
-        """What a coordinator and those who are at it do while all goes well."""
-        for number, hand in enumerate(s.hands):
-            if hand.seat == place and hand.does and not hand.waits:
-                yield self._calls(s, number)
-        yield from self._effects(s, place)
+    def _at(self, s: State, place: int) -> list[tuple[int, Hand]]:
+        """The workers at a coordinator, with their numbers."""
+        if s.hands not in self._seated:
+            hands = [(number, self._hands[kept]) for number, kept in enumerate(s.hands)]
+            self._seated[s.hands] = [
+                [(number, hand) for number, hand in hands if hand.seat == place] for place in range(self.bounds.jobs)
+            ]
+        seated = self._seated[s.hands]
+        return seated[place] if place < len(seated) else []
+
+    def _process(self, name: str) -> int:
+        """A coordinator process that has just been started."""
+        return self.seats.of(Seat(self._machine(Machine(Leader(name, "", ""))), 0.0))
 
     # -- what can happen --
 
     def _moves(self, s: State) -> Iterator[tuple[str, State]]:
-        for operation in s.late:
-            disk, _ = self._operate(s.disk, operation)
-            yield f"{operation[1]} lands", s._replace(disk=disk, late=s.late - {operation})
+        for number in s.late:
+            landed = s._replace(disk=self._operate(s.disk, number)[0], late=s.late - {number})
+            yield f"{self._operations[number][1]} lands", landed
         for place, number in enumerate(s.seats):
+            seat = self.seats[number]
+            if seat is INERT:
+                continue
             yield from self._acts(s, place)
-            seat = self._seats[number]
-            who = self._leaders[seat.machine].id
-            if self._retrying[seat.machine]:
-                yield f"{who} tries again", self._tell(s, place, ev.Tick())
-            if s.lapses and self._saving[seat.machine]:
-                later = self._put(s._replace(lapses=s.lapses - 1), place, seat._replace(clock=seat.clock + TIMEOUT))
-                yield f"a deadline passes for {who}", self._tell(later, place, ev.Tick())
-            theirs = [number for number, hand in enumerate(s.hands) if hand.seat == place and hand.world]
-            if (s.kills or s.left_behind) and theirs and (seat.wants or any(s.hands[each].does for each in theirs)):
-                yield from self._restarts(s, place, who, theirs)
+            machine = self.machines[seat.machine]
+            who = machine.leader.id
+            if machine.retries:
+                yield f"{who} tries again", self._tell(s, place, self._tick)
+            if s.left.lapses and machine.saves:
+                late = self._put(s, place, seat._replace(clock=seat.clock + TIMEOUT))
+                late = late._replace(left=s.left._replace(lapses=s.left.lapses - 1))
+                yield f"a deadline passes for {who}", self._tell(late, place, self._tick)
+            if (s.left.kills or s.left.left_behind) and place < self._disturbed:
+                yield from self._restarts(s, place, who)
 
-    def _restarts(self, s: State, place: int, who: str, theirs: list[int]) -> Iterator[tuple[str, State]]:
+    def _acts(self, s: State, place: int) -> Iterator[tuple[str, State]]:
+        """What those who are at a coordinator do, and each way in which what it wants done can go."""
+        for number, hand in self._at(s, place):
+            if hand.does and not hand.waits:
+                yield self._calls(s, number, hand)
+        seat = self.seats[s.seats[place]]
+        for number in range(len(seat.wants)):
+            yield from self._carries_out(s, place, number)
+
+    def _restarts(self, s: State, place: int, who: str) -> Iterator[tuple[str, State]]:
+        theirs = [(n, hand) for n, hand in enumerate(map(self._hands.__getitem__, s.hands)) if hand.seat == place]
+        if not any(hand.does and hand.world for _, hand in theirs) and not (
+            theirs and self.seats[s.seats[place]].wants
+        ):
+            return
         job, _, process = who.rpartition("-")
-        new = self._seat(Seat(self._machine(Machine(Leader(f"{job}-{int(process) + 1}", "", ""))), 0.0))
-        if s.kills:
-            after = self._put(s._replace(kills=s.kills - 1), place, self._seats[new])
-            for number in theirs:
-                after = self._set(after, number, self._moved(s.hands[number]))
-            yield f"{who} is killed and restarted", after
-        if s.left_behind:
-            left = len(s.seats)
-            after = s._replace(
-                seats=(*s.seats[:place], new, *s.seats[place + 1 :], s.seats[place]), left_behind=s.left_behind - 1
+        after = s._replace(seats=_with(s.seats, place, self._process(f"{job}-{int(process) + 1}")))
+        for number, hand in theirs:
+            after = self._set(after, number, hand._replace(waits=False, again=bool(hand.does and hand.world)))
+        after = self._quiet(after, place)
+        if s.left.kills:
+            yield f"{who} is killed and restarted", after._replace(left=s.left._replace(kills=s.left.kills - 1))
+        if s.left.left_behind:
+            after = after._replace(
+                seats=(*after.seats, s.seats[place]), left=s.left._replace(left_behind=s.left.left_behind - 1)
             )
-            for number in theirs:
-                caller = self._caller(s.hands[number])
-                after = self._set(after, number, self._moved(s.hands[number]))
-                after = self._tell(after, left, ev.Detached(caller))
+            for _, hand in theirs:
+                if hand.world:
+                    after = self._tell(after, len(s.seats), self._events.of(ev.Detached(self._worker(hand).caller)))
             yield f"{who} is left behind", after
-
-    def _moved(self, hand: Hand) -> Hand:
-        return hand._replace(waits=False, again=bool(hand.does))
 
     # -- workers --
 
@@ -331,12 +401,8 @@ class Search:
         worker.terms = {"retention": v.RetentionPolicy(1), "takeover": True, "timeout": TIMEOUT}
         return worker
 
-    def _caller(self, hand: Hand) -> v.Caller:
-        return self._worker(hand).caller
-
-    def _calls(self, s: State, number: int) -> tuple[str, State]:
+    def _calls(self, s: State, number: int, hand: Hand) -> tuple[str, State]:
         """A worker makes its next call."""
-        hand = s.hands[number]
         worker = self._worker(hand)
         what = "again" if hand.again else hand.does
         match what:
@@ -352,29 +418,27 @@ class Search:
             case _:
                 build = worker.report(hand.ordinal)
                 s = self._write(s, self._data(hand), WHOLE)
-        event = build(self._request(number, hand))
+        event = self._events.of(build(self._request(number, hand)))
         s = self._set(s, number, hand._replace(waits=True))
         return f"{worker.incarnation}: {what} {hand.ordinal}", self._tell(s, hand.seat, event)
 
     def _request(self, number: int, hand: Hand) -> v.RequestId:
         return (number * 100 + hand.ordinal) * 10 + CALLS.index("again" if hand.again else hand.does)
 
-    def _hear(self, s: State, number: int, answer: v.Answer | Failure) -> tuple[State, list[ev.Event]]:
-        """A worker takes an answer; and what its coordinator is told at once then."""
-        hand = s.hands[number]._replace(waits=False)
-        attach: list[ev.Event] = []
+    def _hear(self, s: State, number: int, hand: Hand, answer: v.Answer | v.Failure) -> State:
+        """A worker takes an answer."""
+        attaches = False
+        hand = hand._replace(waits=False)
         match answer:
-            case Failure(kind=kind) if kind == Kind.UNKNOWN_GENERATION:
-                hand = hand._replace(again=True)
-            case Failure():
-                hand = hand._replace(does="", again=False)
+            case v.Failure(kind=kind):
+                # Unknown is whom a coordinator process has not met: all else ends its job here.
+                hand = hand._replace(again=True) if kind == UNKNOWN_GENERATION else hand._replace(does="")
             case v.Joined():
+                attaches = True
                 hand = hand._replace(again=False) if hand.again else hand._replace(does="restore", world=answer)
-                attach = [ev.Attached(self._caller(hand)), ev.Heartbeat(self._caller(hand), "train", 0, 0, 0)]
             case v.Read(record):
-                found = self._disks[s.disk].objects.get(manifest_object(record.folder))
-                verdict = "good" if found == WHOLE else "damaged" if found == ROTTEN else "absent"
-                hand = hand._replace(read=record.prefix, verdict=verdict)
+                found = self.disks[s.disk].objects.get(manifest_object(record.folder))
+                hand = hand._replace(read=record.prefix, verdict=_verdict(found))
             case v.Apply(record):
                 assert hand.world
                 world = replace(hand.world, base=answer.base)
@@ -386,251 +450,252 @@ class Search:
                 assert hand.world
                 assert ordinal == hand.ordinal
                 s = s._replace(told=s.told | {(hand.world.generation, ordinal, committed)})
-                does = "vote" if ordinal < self.bounds.saves else ""
-                hand = hand._replace(ordinal=ordinal + 1, does=does)
+                hand = hand._replace(
+                    ordinal=ordinal + 1, does="vote" if ordinal < self.bounds.saves else "", again=False
+                )
             case _:
                 raise AssertionError(answer)
-        return self._set(s, number, hand), attach
+        s = self._set(s, number, hand)
+        if attaches:
+            caller = self._worker(hand).caller
+            for event in (ev.Attached(caller), ev.Heartbeat(caller, "train", 0, 0, 0)):
+                s = self._tell(s, hand.seat, self._events.of(event))
+        return s
 
     def _data(self, hand: Hand) -> str:
         """What a worker writes of its present save."""
         assert hand.world
         where = prefix("ckpt", hand.ordinal * 10, hand.world.generation, hand.ordinal)
-        return f"{where}.data-{hand.index:05d}-of-{self.bounds.workers:05d}"
+        return data_object(where, hand.index, self.bounds.workers)
 
     # -- coordinators --
 
-    def _tell(self, s: State, place: int, *events: ev.Event) -> State:
-        """Hand a coordinator an event, and the workers at it what it says to them."""
-        left = list(events)
-        while left:
-            seat = self._seats[s.seats[place]]
-            machine, effects = self._step(seat.machine, seat.clock, left.pop(0))
-            s = self._put(s, place, seat._replace(machine=machine))
-            for effect in effects:
-                match effect:
-                    case fx.Reply(request, answer) | fx.Refuse(request, answer):
-                        hand = request // 1000
-                        there = s.hands[hand]
-                        if there.seat == place and there.waits and self._request(hand, there) == request:
-                            s, attach = self._hear(s, hand, answer)
-                            left += attach
-                    case fx.Notify(caller, failure, ordinal) if ordinal is not None:
-                        for hand, there in enumerate(s.hands):
-                            at = there.seat == place and there.world and there.does and self._caller(there) == caller
-                            if at and there.ordinal == ordinal:
-                                s, _ = self._hear(s, hand, v.Outcome(ordinal, False, failure))
-                    case fx.Notify() | fx.Remark():
-                        pass
-                    case fx.WriteStateFile() if not self.bounds.files:
-                        left.append(self._state_file(s, place, effect))
-                    case _:
-                        seat = self._seats[s.seats[place]]
-                        s = self._put(s, place, seat._replace(wants=(*seat.wants, Want(effect))))
+    def _tell(self, s: State, place: int, event: int, done: int | None = None) -> State:
+        """Hand a coordinator an event, and the workers at it what it says to them. done: which want it is about."""
+        seat = self.seats[s.seats[place]]
+        step = (seat.machine, int(seat.clock), event)
+        if step not in self._steps:
+            machine = pickle.loads(self.machines[seat.machine].pickled)
+            effects = tuple(machine.handle(self._events[event], v.Now(seat.clock, 0.0)))
+            check_invariants(machine)
+            self._steps[step] = self._machine(machine), effects
+        number, effects = self._steps[step]
+        wants = list(seat.wants)
+        if done is not None:
+            del wants[done]
+        said = []
+        for effect in effects:
+            if isinstance(effect, fx.Reply | fx.Refuse | fx.Notify) or (
+                isinstance(effect, fx.WriteStateFile) and not self.bounds.files
+            ):
+                said.append(effect)
+            elif not isinstance(effect, fx.Remark):
+                wants.append(Want(self._effects.of(effect)))
+        s = self._put(s, place, Seat(number, seat.clock, tuple(wants)))
+        for effect in said:
+            s = self._say(s, place, effect)
+        return self._quiet(s, place)
+
+    def _say(self, s: State, place: int, effect: fx.Effect) -> State:
+        match effect:
+            case fx.Reply(request, answer) | fx.Refuse(request, answer):
+                hand = self._hands[s.hands[request // 1000]]
+                if hand.seat == place and hand.waits and self._request(request // 1000, hand) == request:
+                    s = self._hear(s, request // 1000, hand, answer)
+            case fx.Notify(caller, failure, ordinal) if ordinal is not None:
+                for number, hand in self._at(s, place):
+                    if hand.does and hand.ordinal == ordinal and hand.world and self._worker(hand).caller == caller:
+                        s = self._hear(s, number, hand, v.Outcome(ordinal, False, failure))
+            case fx.WriteStateFile():
+                s = self._tell(s, place, self._state_file(s, place, effect))
         return s
 
-    def _step(self, number: int, clock: float, event: ev.Event) -> tuple[int, tuple[fx.Effect, ...]]:
-        """What a machine does with an event, computed once."""
-        step = (number, clock, event)
-        found = self._steps.get(step)
-        if found is None:
-            machine = pickle.loads(self._machines[number])
-            effects = machine.handle(event, v.Now(clock, 0.0))
-            check_invariants(machine)
-            found = self._steps[step] = self._machine(machine), tuple(effects)
-        return found
+    def _quiet(self, s: State, place: int) -> State:
+        """The same, with a coordinator that can do nothing any more taken for any such."""
+        seat = self.seats[s.seats[place]]
+        machine = self.machines[seat.machine] if seat is not INERT else None
+        if machine is None or seat.wants or machine.retries or (machine.saves and s.left.lapses):
+            return s
+        if any(hand.does for _, hand in self._at(s, place)):
+            return s
+        return self._put(s, place, INERT)
 
-    def _effects(self, s: State, place: int) -> Iterator[tuple[str, State]]:
-        """Each way in which what a coordinator wants done can go."""
-        seat = self._seats[s.seats[place]]
-        who = self._leaders[seat.machine].id
-        for number, want in enumerate(seat.wants):
-            rest = self._put(s, place, seat._replace(wants=seat.wants[:number] + seat.wants[number + 1 :]))
-            for story, after in self._effect(s, rest, place, number, want):
-                yield f"{who} {story}", after
+    def _carries_out(  # noqa: PLR0912
+        self, s: State, place: int, number: int
+    ) -> Iterator[tuple[str, State]]:
+        """Each way in which an effect can go."""
+        disk, seat = self.disks[s.disk], self.seats[s.seats[place]]
+        want = seat.wants[number]
+        who = self.machines[seat.machine].leader.id
 
-    def _effect(self, s: State, rest: State, place: int, number: int, want: Want) -> Iterator[tuple[str, State]]:
-        """rest: the state without this want."""
-        disk = self._disks[s.disk]
-        match want.effect:
+        def tell(s: State, event: ev.Event) -> State:
+            return self._tell(s, place, self._events.of(event), number)
+
+        match self._effects[want.effect]:
             case fx.ReadLog():
-                yield "reads the log", self._tell(rest, place, self._read(s, place))
-            case fx.Append():
-                yield from self._appends(s, rest, place, number, want)
+                yield f"{who} reads the log", self._tell(s, place, self._read(s, seat), number)
+            case fx.Append(entry):
+                for story, after in self._appends(s, place, number, want, entry):
+                    yield f"{who} {story}", after
             case fx.Finalize() as effect:
                 where = prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
                 folder = where.partition("/")[0]
-                parts = [f"{where}.data-{i:05d}-of-{self.bounds.workers:05d}" for i in range(self.bounds.workers)]
                 done = ev.Finalized(effect.generation.id, effect.ordinal, where)
+                parts = (data_object(where, i, self.bounds.workers) for i in range(self.bounds.workers))
                 if any(disk.objects.get(part) != WHOLE for part in parts):
-                    gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
-                    yield f"does not find {folder}", self._tell(rest, place, replace(done, failure=gone))
+                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    yield f"{who} does not find {folder}", tell(s, replace(done, failure=gone))
                     return
                 name = manifest_object(folder)
-                written = self._write(rest, name, disk.objects.get(name, WHOLE))
-                yield f"finalizes {folder}", self._tell(written, place, done)
-                if s.rotten and name not in disk.objects:
-                    rotten = self._write(rest._replace(rotten=s.rotten - 1), name, ROTTEN)
-                    yield f"finalizes {folder}, which rots", self._tell(rotten, place, done)
+                yield f"{who} finalizes {folder}", tell(self._write(s, name, disk.objects.get(name, WHOLE)), done)
+                if s.left.rotten and name not in disk.objects:
+                    rotten = s._replace(left=s.left._replace(rotten=s.left.rotten - 1))
+                    yield f"{who} finalizes {folder}, which rots", tell(self._write(rotten, name, ROTTEN), done)
             case fx.WriteStateFile() as effect:
-                yield "writes TensorFlow's file", self._tell(rest, place, self._state_file(s, place, effect))
+                yield (
+                    f"{who} writes TensorFlow's file",
+                    self._tell(s, place, self._state_file(s, place, effect), number),
+                )
             case fx.ReadBackCheckpoint(record):
-                found = disk.objects.get(manifest_object(record.folder))
-                back = ev.ReadBack(record.prefix, "good" if found == WHOLE else "damaged" if found else "absent")
-                yield f"reads {record.folder} back: {back.verdict}", self._tell(rest, place, back)
+                back = ev.ReadBack(record.prefix, _verdict(disk.objects.get(manifest_object(record.folder))))
+                yield f"{who} reads {record.folder} back: {back.verdict}", tell(s, back)
             case fx.FindOrphans(entry):
                 folders = orphans(disk, entry)  # type: ignore[arg-type]
-                yield f"finds {', '.join(folders) or 'no orphans'}", self._tell(rest, place, ev.OrphansFound(folders))
+                yield f"{who} finds {', '.join(folders) or 'no orphans'}", tell(s, ev.OrphansFound(folders))
             case fx.DeleteFolder(folder):
-                kept = {name: data for name, data in disk.objects.items() if not name.startswith(f"{folder}/")}
-                gone_disk = rest._replace(disk=self._disk(kept))
-                if not any(
-                    record.folder == folder for entry in self._log(s.disk) for record in entry.state.checkpoints
-                ):
+                records = (record for entry in self._log(s.disk) for record in entry.state.checkpoints)
+                if folder not in {record.folder for record in records}:
                     self.cleaned.add(folder)
-                yield f"deletes {folder}", self._tell(gone_disk, place, ev.Deleted(folder, True))
+                gone_disk = self._operate(s.disk, self._operations.of(("delete", folder, b"")))[0]
+                yield f"{who} deletes {folder}", tell(s._replace(disk=gone_disk), ev.Deleted(folder, True))
             case fx.Probe(address):
-                yield "finds nobody", self._tell(rest, place, ev.Probed(address, ""))
-            case _:
-                raise AssertionError(want)
+                yield f"{who} finds nobody", tell(s, ev.Probed(address, ""))
+            case effect:
+                raise AssertionError(effect)
 
-    def _read(self, s: State, place: int) -> ev.LogRead:
-        key = s.disk, self._known[self._seats[s.seats[place]].machine]
+    def _read(self, s: State, seat: Seat) -> int:
+        key = s.disk, self.machines[seat.machine].number
         if key not in self._reads:
-            disk = self._disks[s.disk]
+            disk = self.disks[s.disk]
             found = tail_or_import(disk, Log(disk), "run", key[1])  # type: ignore[arg-type]
             assert isinstance(found, Entry)
-            self._reads[key] = ev.LogRead(found)
+            self._reads[key] = self._events.of(ev.LogRead(found))
         return self._reads[key]
 
-    def _state_file(self, s: State, place: int, effect: fx.WriteStateFile) -> ev.StateFileWritten:
+    def _state_file(self, s: State, place: int, effect: fx.WriteStateFile) -> int:
         """As the driver: once a newer leader's entries follow, the file is that one's to write."""
-        last = self._log(s.disk)[-1].state
-        ours = last.leader is not None and last.leader.id == self._leaders[self._seats[s.seats[place]].machine].id
-        named = effect.state.restorable[-1:] if ours or effect.number == self._log(s.disk)[-1].number else ()
-        return ev.StateFileWritten(effect.number, named[0].prefix if named else "")
+        last = self._log(s.disk)[-1]
+        leader = self.machines[self.seats[s.seats[place]].machine].leader
+        named = effect.state.restorable[-1:] if last.state.leader == leader or effect.number == last.number else ()
+        return self._events.of(ev.StateFileWritten(effect.number, named[0].prefix if named else ""))
 
     # -- the log --
 
-    def _appends(self, s: State, rest: State, place: int, number: int, want: Want) -> Iterator[tuple[str, State]]:
+    def _appends(self, s: State, place: int, number: int, want: Want, entry: Entry) -> Iterator[tuple[str, State]]:
         """Each way in which the next operation of a create can go."""
-        assert isinstance(want.effect, fx.Append)
-        entry = want.effect.entry
-        operation = self._play(entry, want.answers)
+        operation = self._play(want.effect, want.answers)
         assert isinstance(operation, tuple)
         what, name, _ = operation
-        story = f"{what}s {name} ({entry.kind} {entry.number}, {entry.write_id})"
+        story = f"{what}s {name.rpartition('/')[2]} ({entry.kind} {entry.number}, {entry.write_id})"
 
-        def answered(s: State, answer: Answer, disk: int | None = None) -> State:
+        def answered(s: State, answer: Answer) -> State:
             """The state once an answer has come; what is read in reply to it is read at once."""
             answers = (*want.answers, answer)
-            s = s if disk is None else s._replace(disk=disk)
-            while isinstance(following := self._play(entry, answers), tuple) and following[0] == "read":
-                answers = (*answers, self._disks[s.disk].objects.get(following[1]))
-            if isinstance(following, tuple):
-                seat = self._seats[s.seats[place]]
-                wants = (*seat.wants[:number], Want(want.effect, answers), *seat.wants[number:])
-                return self._put(s, place, seat._replace(wants=wants))
-            return self._tell(s, place, self._appended(entry, following))
+            while isinstance(following := self._play(want.effect, answers), tuple) and following[0] == "read":
+                answers = (*answers, self.disks[s.disk].objects.get(following[1]))
+            if isinstance(following, int):
+                return self._tell(s, place, following, number)
+            seat = self.seats[s.seats[place]]
+            return self._put(s, place, seat._replace(wants=_with(seat.wants, number, Want(want.effect, answers))))
 
-        disk, done = self._operate(s.disk, operation)
-        yield f"{story}{' in vain' * (done is False)}", answered(rest, done, disk)
-        if what != "create":
-            return
-        if s.refusals:
-            yield f"{story}: refused", answered(rest._replace(refusals=s.refusals - 1), REFUSED)
-        if s.unknown:
-            unsure = rest._replace(unknown=s.unknown - 1)
-            yield f"{story}, reply lost", answered(unsure, LOST, disk)
-            late = s.late | {operation} if done else s.late
-            yield f"{story}, no reply", answered(unsure._replace(late=late), LOST)
+        operated = self._operations.of(operation)
+        disk, done = self._operate(s.disk, operated)
+        yield f"{story}{' in vain' * (done is False)}", answered(s._replace(disk=disk), done)
+        if what == "create" and s.left.refusals:
+            left = s.left._replace(refusals=s.left.refusals - 1)
+            yield f"{story}: refused", answered(s._replace(left=left), REFUSED)
+        if what == "create" and s.left.unknown:
+            left = s.left._replace(unknown=s.left.unknown - 1)
+            yield f"{story}, reply lost", answered(s._replace(disk=disk, left=left), LOST)
+            late = s.late | {operated} if done else s.late
+            yield f"{story}, no reply", answered(s._replace(late=late, left=left), LOST)
 
-    def _play(self, entry: Entry, answers: tuple[Answer, ...]) -> Operation | Outcome:
-        """What `Log.publish` comes to, with the answers that it has had."""
-        key = entry, answers
+    def _play(self, effect: int, answers: tuple[Answer, ...]) -> Operation | int:
+        """What `Log.publish` comes to, with the answers that it has had: its next operation, or what it tells."""
+        key = effect, answers
         if key not in self._plays:
+            append = self._effects[effect]
+            assert isinstance(append, fx.Append)
             try:
-                store = Script(answers)
-                self._plays[key] = Log(store, clock=lambda: 0.0).publish(entry, 0.0)  # type: ignore[arg-type]
+                log = Log(Script(answers), clock=lambda: 0.0)  # type: ignore[arg-type]
+                self._plays[key] = self._events.of(_appended(append.entry, log.publish(append.entry, 0.0)))
             except Next as following:
                 self._plays[key] = following.args
         return self._plays[key]
 
-    @staticmethod
-    def _appended(entry: Entry, outcome: Outcome) -> ev.Appended:
-        """As the driver tells it."""
-        match outcome:
-            case Published():
-                return ev.Appended(entry)
-            case LostRace(taken):
-                return ev.Appended(entry, taken_by=taken)
-            case NotPublished(reason):
-                return ev.Appended(entry, refused=reason)
-            case Unknown(reason):
-                return ev.Appended(entry, unknown=reason)
-
-    def _operate(self, number: int, operation: Operation) -> tuple[int, Answer]:
+    def _operate(self, disk: int, number: int) -> tuple[int, Answer]:
         """The storage after an operation, and its answer."""
-        key = number, operation
-        if key not in self._operations:
-            what, name, data = operation
-            objects = self._disks[number].objects
+        key = disk, number
+        if key not in self._done:
+            what, name, data = self._operations[number]
+            objects = self.disks[disk].objects
             if what == "create" and name in objects:
-                self._operations[key] = number, False
-            elif what == "remove":
-                self._operations[key] = self._disk({n: d for n, d in objects.items() if n != name}), None
+                self._done[key] = disk, False
+            elif what in ("delete", "remove"):
+                kept = {n: d for n, d in objects.items() if n != name and not n.startswith(f"{name}/")}
+                self._done[key] = self._disk(kept), None
             else:
-                self._operations[key] = self._disk(objects | {name: data}), True
-        return self._operations[key]
+                self._done[key] = self._disk(objects | {name: data}), True
+        return self._done[key]
 
     def _write(self, s: State, name: str, data: bytes) -> State:
-        if data == BEGUN and name in self._disks[s.disk].objects:
+        if data == BEGUN and name in self.disks[s.disk].objects:
             return s
-        return s._replace(disk=self._operate(s.disk, ("replace", name, data))[0])
+        return s._replace(disk=self._operate(s.disk, self._operations.of(("replace", name, data)))[0])
 
     # -- what must be --
 
     def _check(self, before: State, s: State) -> None:
-        if s.disk == before.disk and s.told is before.told:
-            return
-        log, objects = self._log(s.disk), self._disks[s.disk].objects
-        if s.disk != before.disk:
-            was = self._log(before.disk)
-            assert log[: len(was)] == was, "an entry was overwritten"
-            state = log[-1].state
-            whole = {record.folder: objects.get(manifest_object(record.folder)) for record in state.checkpoints}
-            missing = sorted(folder for folder, found in whole.items() if found is None)
-            assert not missing, f"{missing} is live, and its data is not there"
-            assert WHOLE in whole.values(), "no live checkpoint is good"
-        committed = {
-            (attempt.generation, attempt.ordinal)
-            for entry in log
-            if entry.kind == "commit" and (attempt := parse_folder(entry.state.checkpoints[-1].folder))
-        }
-        for generation, ordinal, is_committed in s.told:
+        if (s.disk, before.disk) not in self._checked:
+            self._check_disk(before.disk, s.disk)
+            self._checked.add((s.disk, before.disk))
+        if (s.disk, s.told) not in self._checked:
+            self._check_told(self._log(s.disk), s.told)
+            self._checked.add((s.disk, s.told))
+
+    def _check_disk(self, before: int, after: int) -> None:
+        was, log, objects = self._log(before), self._log(after), self.disks[after].objects
+        assert log[: len(was)] == was, "an entry was overwritten"
+        whole = {record.folder: objects.get(manifest_object(record.folder)) for record in log[-1].state.checkpoints}
+        missing = sorted(folder for folder, found in whole.items() if found is None)
+        assert not missing, f"{missing} is live, and its data is not there"
+        assert WHOLE in whole.values(), "no live checkpoint is good"
+
+    def _check_told(self, log: list[Entry], told: frozenset[tuple[str, int, bool]]) -> None:
+        commits = [parse_folder(entry.state.checkpoints[-1].folder) for entry in log if entry.kind == "commit"]
+        committed = {(attempt.generation, attempt.ordinal) for attempt in commits if attempt}
+        for generation, ordinal, is_committed in told:
             save = f"save {ordinal} of {generation}"
-            assert (generation, ordinal, not is_committed) not in s.told, f"the outcome of {save} was told both ways"
+            assert (generation, ordinal, not is_committed) not in told, f"the outcome of {save} was told both ways"
             stands = (generation, ordinal) in committed
             assert is_committed == stands, f"{save} was told committed={is_committed}, the log says otherwise"
             self.outcomes.add((ordinal, is_committed))
 
     def _check_ending(self, s: State) -> None:
-        waiting = [f"{hand.job}{hand.index}" for hand in s.hands if hand.does]
+        waiting = [f"{hand.job}{hand.index}" for hand in (self._hands[number] for number in s.hands) if hand.does]
         assert not waiting, f"{waiting} wait for ever"
 
     def _log(self, disk: int) -> list[Entry]:
         """All entries, once they are found good."""
         if disk not in self._logs:
-            objects = self._disks[disk].objects
-            log = Log(self._disks[disk])  # type: ignore[arg-type]
+            objects = self.disks[disk].objects
+            pages = frozenset(name for name in objects if name.startswith(PAGE_FOLDER))
+            log = Log(self.disks[disk])  # type: ignore[arg-type]
             entries: list[Entry] = []
-            while (name := log_entry(len(entries))) in objects:
-                data = objects[name]
-                entry = self._entries.get(data)
-                if entry is None or self.bounds.pages:
-                    entry = log.read(len(entries))
-                    assert entry is not None
-                    self._entries[data] = entry
+            while data := objects.get(log_entry(len(entries))):
+                entry = self._entries.get((data, pages)) or log.read(len(entries))
+                assert entry is not None
+                self._entries[data, pages] = entry
                 entries.append(entry)
             self._check_entries(entries)
             self.kinds.add(entries[-1].kind)
@@ -648,36 +713,28 @@ class Search:
     # -- numbers --
 
     def _disk(self, objects: dict[str, bytes]) -> int:
-        key = frozenset(objects.items())
-        if key not in self._disk_numbers:
-            self._disk_numbers[key] = len(self._disks)
-            self._disks.append(Disk(objects))
-        return self._disk_numbers[key]
+        return self.disks.made(frozenset(objects.items()), lambda: Disk(objects))
 
     def _machine(self, machine: Machine) -> int:
-        key = machine.state()
-        if key not in self._machine_numbers:
-            self._machine_numbers[key] = len(self._machines)
-            self._machines.append(pickle.dumps(machine))
-            self._leaders.append(machine.leader)
-            self._saving.append(any(world.attempt for world in machine.worlds.values()))
+        def kept() -> Kept:
             current = machine.ledger.current
-            self._retrying.append(current is not None and current.again is not None)
-            self._known.append(machine.ledger.number)
-        return self._machine_numbers[key]
+            machine._run.begin(v.Now(0.0, 0.0))  # what the last event was is no part of its state
+            return Kept(
+                pickle.dumps(machine),
+                machine.leader,
+                machine.ledger.number,
+                any(world.attempt for world in machine.worlds.values()),
+                current is not None and current.again is not None,
+            )
 
-    def _seat(self, seat: Seat) -> int:
-        if seat not in self._seat_numbers:
-            self._seat_numbers[seat] = len(self._seats)
-            self._seats.append(seat)
-        return self._seat_numbers[seat]
+        return self.machines.made(machine.state(), kept)
 
     def _put(self, s: State, place: int, seat: Seat) -> State:
-        return s._replace(seats=(*s.seats[:place], self._seat(seat), *s.seats[place + 1 :]))
+        return s._replace(seats=_with(s.seats, place, self.seats.of(seat)))
 
-    @staticmethod
-    def _set(s: State, number: int, hand: Hand) -> State:
-        return s._replace(hands=(*s.hands[:number], hand, *s.hands[number + 1 :]))
+    def _set(self, s: State, number: int, hand: Hand) -> State:
+        hand = hand if hand.does else Hand(hand.job, hand.index, hand.seat, "")
+        return s._replace(hands=_with(s.hands, number, self._hands.of(hand)))
 
     @staticmethod
     def _story(parents: dict[State, tuple[State, str] | None], state: State) -> str:
@@ -686,3 +743,24 @@ class Search:
             state, line = parent
             lines.append(line)
         return "\n".join(f"  {number}. {line}" for number, line in enumerate(reversed(lines), 1))
+
+
+def _with(values: tuple[T, ...], number: int, value: T) -> tuple[T, ...]:
+    return (*values[:number], value, *values[number + 1 :])
+
+
+def _verdict(manifest: bytes | None) -> Literal["good", "damaged", "absent"]:
+    return "good" if manifest == WHOLE else "damaged" if manifest else "absent"
+
+
+def _appended(entry: Entry, outcome: Outcome) -> ev.Appended:
+    """As the driver tells it."""
+    match outcome:
+        case Published():
+            return ev.Appended(entry)
+        case LostRace(taken):
+            return ev.Appended(entry, taken_by=taken)
+        case NotPublished(reason):
+            return ev.Appended(entry, refused=reason)
+        case Unknown(reason):
+            return ev.Appended(entry, unknown=reason)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from functools import cache
 from typing import Any
 
 
@@ -19,7 +20,11 @@ def frozen(value: Any) -> Hashable:
         return tuple(map(frozen, value))
     if isinstance(value, set):
         return frozenset(value)
-    if is_dataclass(value) and value.__hash__ is None:  # a frozen one is a value as it is
-        return (type(value).__name__, *(frozen(getattr(value, f.name)) for f in fields(value) if f.compare))
-    assert isinstance(value, Hashable), value
-    return value
+    if value.__hash__ is None:  # a dataclass; a frozen one is a value as it is
+        return (type(value).__name__, *(frozen(getattr(value, name)) for name in _compared(type(value))))
+    return value  # type: ignore[no-any-return]
+
+
+@cache
+def _compared(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.compare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from holdfast_storage.records import CheckpointRecord, EntryKind, Generation, LogState
+from holdfast_storage.records import CheckpointRecord, EntryKind, Generation, Leader, LogState
 
 from .retention import sweep
 from .waits import SaveId
@@ -45,6 +45,7 @@ class Lead(Intent):
     kind: ClassVar[EntryKind] = "lead"
     world: Generation
     fork_point: str  # of the state in view of which it was decided
+    leader: Leader | None  # of that state: another process of this very job leaves the fork point as it is
 
     def change(self, run: Run, state: LogState) -> LogState:
         # As TensorFlow: where the clock was set back, what was preserved in its future does not count.

@@ -150,7 +150,7 @@ class Leading:
 
     def take(self, world: World, attempt: Attempt | None) -> None:
         """Create a lead entry on top of the state last read, for a save or to settle the earlier ones."""
-        run, generation = self._run, world.generation
+        run, generation, state = self._run, world.generation, self._run.ledger.state
         if run.ledger.number < 0:
             run.ledger.append(Import(generation=generation.id, note="first entry"))
         run.ledger.append(
@@ -160,6 +160,7 @@ class Leading:
                 save=attempt.id if attempt else None,
                 world=generation,
                 fork_point=run.fork_point,
+                leader=state.leader if state else None,
             )
         )
 

@@ -172,7 +172,7 @@ class Ledger:
             case Import():
                 return self.number >= 0
             case Lead():
-                return state.fork_point != intent.fork_point
+                return (state.fork_point, state.leader) != (intent.fork_point, intent.leader)
         leads = state.leader is not None and state.leader.id == self.leader_id
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
 
