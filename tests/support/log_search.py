@@ -22,10 +22,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from unittest import mock
 
+import holdfast_storage.lag
+import holdfast_storage.pages
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
@@ -57,13 +61,14 @@ class Bounds:
     saves: int = 1  # of each job
     kills: int = 0
     left_behind: int = 0
+    crashes: int = 0  # of workers
     late_jobs: int = 0  # jobs that start, and restore, at any time
     lapses: int = 0  # deadlines that pass
     rotten: int = 0  # checkpoints that are durable and not what was written
     refusals: int = 0  # creates that the storage refuses for certain
     unknown: int = 0  # creates that lose their reply, or land later, or never
     rollback: bool = False  # the last job goes back to the older of two checkpoints
-    pages: bool = False  # there are four checkpoints at the start, and entries are not whole by themselves
+    pages: bool = False  # there are four checkpoints at the start, and entries have pages from two on
     files: bool = False  # TensorFlow's file is written at any time
 
 
@@ -180,6 +185,7 @@ class Hand(NamedTuple):
     restored: str | None = None
     read: str = ""  # what it was told to read and verify
     verdict: str = ""
+    acknowledged: int = 0  # number of the log's last entry of a commit that somebody was told of before it restored
 
 
 class Left(NamedTuple):
@@ -187,6 +193,7 @@ class Left(NamedTuple):
 
     kills: int
     left_behind: int
+    crashes: int
     lapses: int
     rotten: int
     refusals: int
@@ -275,6 +282,13 @@ class Search:
 
     def run(self) -> int:
         """The number of states; Violation if one of them must not be."""
+        with ExitStack() as changed:
+            if self.bounds.pages:
+                changed.enter_context(mock.patch.multiple(holdfast_storage.pages, FEWEST=2, _BITS=1))
+            changed.enter_context(mock.patch.object(holdfast_storage.lag, "LAG", 0.0))  # what is not there comes never
+            return self._run()
+
+    def _run(self) -> int:
         start = self._start()
         parents: dict[State, tuple[State, str] | None] = {start: None}
         front = [start]
@@ -316,7 +330,7 @@ class Search:
             frozenset(),
             tuple(self._process(f"c{job}-0") for job in range(b.jobs)),
             tuple(map(self._hands.of, hands)),
-            Left(b.kills, b.left_behind, b.lapses, b.rotten, b.refusals, b.unknown),
+            Left(b.kills, b.left_behind, b.crashes, b.lapses, b.rotten, b.refusals, b.unknown),
         )
         for job in range(b.jobs - b.late_jobs):
             while any(
@@ -358,6 +372,13 @@ class Search:
                 late = self._put(s, place, seat._replace(clock=seat.clock + TIMEOUT))
                 late = late._replace(left=s.left._replace(lapses=s.left.lapses - 1))
                 yield f"a deadline passes for {who}", self._tell(late, place, self._tick)
+            for hand_number, hand in self._at(s, place):
+                if s.left.crashes and hand.does and hand.world:
+                    gone = self._set(s, hand_number, hand._replace(does=""))
+                    gone = gone._replace(left=s.left._replace(crashes=s.left.crashes - 1))
+                    worker = self._worker(hand)
+                    detached = self._events.of(ev.Detached(worker.caller))
+                    yield f"{worker.incarnation} is killed", self._tell(gone, place, detached)
             if (s.left.kills or s.left.left_behind) and place < self._disturbed:
                 yield from self._restarts(s, place, who)
 
@@ -413,6 +434,8 @@ class Search:
             case "restore":
                 target = "0" if self.bounds.rollback and hand.job == self.bounds.jobs - 1 else ""
                 build = worker.restore(1, hand.read, hand.verdict, target)
+                if not hand.read:
+                    hand = hand._replace(acknowledged=self._acknowledged(s))
             case "vote":
                 build = worker.vote(hand.ordinal)
             case _:
@@ -441,6 +464,9 @@ class Search:
                 hand = hand._replace(read=record.prefix, verdict=_verdict(found))
             case v.Apply(record):
                 assert hand.world
+                since = (e.state.checkpoints for e in self._log(s.disk)[hand.acknowledged :])
+                found = not hand.acknowledged or any(record in checkpoints[-1:] for checkpoints in since)
+                assert found or self.bounds.rotten, f"{record} is restored, and newer ones were acknowledged"
                 world = replace(hand.world, base=answer.base)
                 hand = hand._replace(does="vote", world=world, restored=record.prefix if record else "", read="")
             case v.Go():
@@ -461,6 +487,13 @@ class Search:
             for event in (ev.Attached(caller), ev.Heartbeat(caller, "train", 0, 0, 0)):
                 s = self._tell(s, hand.seat, self._events.of(event))
         return s
+
+    def _acknowledged(self, s: State) -> int:
+        def is_told(entry: Entry) -> bool:
+            attempt = parse_folder(entry.state.checkpoints[-1].folder)
+            return attempt is not None and (attempt.generation, attempt.ordinal, True) in s.told
+
+        return max((e.number for e in self._log(s.disk) if e.kind == "commit" and is_told(e)), default=0)
 
     def _data(self, hand: Hand) -> str:
         """What a worker writes of its present save."""
@@ -682,6 +715,8 @@ class Search:
             self.outcomes.add((ordinal, is_committed))
 
     def _check_ending(self, s: State) -> None:
+        if s.left.crashes < self.bounds.crashes:
+            return  # the others wait for it, until a deadline passes
         waiting = [f"{hand.job}{hand.index}" for hand in (self._hands[number] for number in s.hands) if hand.does]
         assert not waiting, f"{waiting} wait for ever"
 

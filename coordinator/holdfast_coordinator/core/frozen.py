@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import fields
-from functools import cache
 from typing import Any
 
 
@@ -21,10 +19,6 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, set):
         return frozenset(value)
     if value.__hash__ is None:  # a dataclass; a frozen one is a value as it is
-        return (type(value).__name__, *(frozen(getattr(value, name)) for name in _compared(type(value))))
+        held = (getattr(value, field.name) for field in value.__dataclass_fields__.values() if field.compare)
+        return (type(value).__name__, *map(frozen, held))
     return value  # type: ignore[no-any-return]
-
-
-@cache
-def _compared(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.compare)
