@@ -8,9 +8,10 @@ from holdfast_coordinator.core.effects import Append
 from holdfast_coordinator.core.events import Appended, LogRead
 from holdfast_coordinator.core.intents import Commit
 from holdfast_coordinator.core.ledger import Ledger
-from holdfast_coordinator.core.messages import Failure, Go, Now, Outcome
+from holdfast_coordinator.core.messages import Go, Now, Outcome
 from holdfast_coordinator.core.waits import Nobody
-from holdfast_protos.conventions import UNKNOWN_GENERATION
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from support.cluster import Cluster
 
@@ -35,7 +36,7 @@ def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
     ended, failure = ledger.made.popleft()
     assert ended is intent
     assert isinstance(failure, Failure)
-    assert failure.kind == "superseded"
+    assert failure.kind == Kind.SUPERSEDED
     assert ledger.next() is None, "nothing more is created"
 
 
@@ -61,5 +62,5 @@ def test_who_was_slower_to_take_a_job_over_does_not_take_it_from_the_faster() ->
     assert not told.answer.committed
     slower.run()
     assert isinstance(kept.answer, Failure)
-    assert kept.answer.kind == UNKNOWN_GENERATION, "the worker may ask again, and is told what became of its save"
+    assert kept.answer.kind == Kind.UNKNOWN_GENERATION, "the worker may ask again, and is told what became of its save"
     assert not cluster.has_committed(worker.caller.generation, 1)

@@ -34,10 +34,10 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
-from holdfast_protos.conventions import UNKNOWN_GENERATION
 from holdfast_storage.cluster import Task
 from holdfast_storage.entries import encode
-from holdfast_storage.errors import HoldfastError, StorageError
+from holdfast_storage.errors import HoldfastError, Kind, StorageError
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
@@ -448,14 +448,14 @@ class Search:
     def _request(self, number: int, hand: Hand) -> v.RequestId:
         return (number * 100 + hand.ordinal) * 10 + CALLS.index("again" if hand.again else hand.does)
 
-    def _hear(self, s: State, number: int, hand: Hand, answer: v.Answer | v.Failure) -> State:
+    def _hear(self, s: State, number: int, hand: Hand, answer: v.Answer | Failure) -> State:
         """A worker takes an answer."""
         attaches = False
         hand = hand._replace(waits=False)
         match answer:
-            case v.Failure(kind=kind):
+            case Failure(kind=kind):
                 # Unknown is whom a coordinator process has not met: all else ends its job here.
-                hand = hand._replace(again=True) if kind == UNKNOWN_GENERATION else hand._replace(does="")
+                hand = hand._replace(again=True) if kind == Kind.UNKNOWN_GENERATION else hand._replace(does="")
             case v.Joined():
                 attaches = True
                 hand = hand._replace(again=False) if hand.again else hand._replace(does="restore", world=answer)
@@ -576,7 +576,7 @@ class Search:
                 done = ev.Finalized(effect.generation.id, effect.ordinal, where)
                 parts = (data_object(where, i, self.bounds.workers) for i in range(self.bounds.workers))
                 if any(disk.objects.get(part) != WHOLE for part in parts):
-                    gone = v.Failure("storage", f"{folder} is not there", phase="finalize")
+                    gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
                     yield f"{who} does not find {folder}", tell(s, replace(done, failure=gone))
                     return
                 name = manifest_object(folder)
