@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# What is never imported, which is most of TensorFlow, is never compiled.
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 # `editable` for work on the project; `wheel` tests what users install.
 INSTALL ?= editable
 PROTOS := $(wildcard protos/holdfast_protos/v1/*.proto)

@@ -1,29 +1,27 @@
-"""Ports of 127.0.0.1 that are named before anybody listens on them."""
+"""Ports of 127.0.0.1 that are named before anybody listens on them. No two test processes are given the same one."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 
-FIRST = 20_000
-SHARES, SHARE = 8, 1_500
-"""Ports up to 32,000: the system gives those above to outgoing connections."""
-
-_share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
-_tries = itertools.count(random.SystemRandom().randrange(SHARE))
+FIRST, LAST = 20_000, 32_000
+"""The system gives those above to outgoing connections."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that no other test that runs at the same time is given."""
+    """Return a port that nobody listens on now."""
     while True:
-        port = FIRST + _share * SHARE + next(_tries) % SHARE
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        port = random.SystemRandom().randrange(FIRST, LAST)
+        # The port is claimed by a name in Linux's abstract namespace, which lasts as long as this process.
+        with suppress(OSError), closing(socket.socket(socket.AF_UNIX)) as claim:
+            claim.bind(f"\0holdfast-test-port-{port}")
+            socket.create_server(("127.0.0.1", port)).close()
+            claim.detach()
             return port
 
 
 def free_address() -> str:
-    """The same as HOST:PORT."""
+    """Return the same as HOST:PORT."""
     return f"127.0.0.1:{free_port()}"
