@@ -193,5 +193,5 @@ def test_each_name_is_used() -> None:
 def test_versions_are_those_that_pip_installs() -> None:
     """pip installs a version that an error then says does not work."""
     project = (ROOT / "pyproject.toml").read_text()
-    assert f'"{door.TENSORFLOW.works_with}"' in project
+    assert f'tensorflow = ["{door.TENSORFLOW.works_with}", "{door.KERAS.works_with}"]' in project
     assert f'"{door.TF_KERAS.works_with}"' in project

@@ -60,7 +60,7 @@ TENSORFLOW = Internals(
 )
 KERAS = Internals(
     "keras",
-    "keras>=3.7,<3.16",
+    "keras>=3.8,<3.16",
     """
     keras.src.backend AutocastScope(dtype)
     keras.src.backend.common.variables:Variable _deferred_initialize() _value
