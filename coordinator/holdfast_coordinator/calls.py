@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from typing import ParamSpec
+from collections.abc import AsyncGenerator, AsyncIterable
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import InvalidRequest, Kind
+from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
@@ -22,17 +21,15 @@ from .finalize import Payload
 from .served_runs import ServedRuns
 from .status import status
 
-P = ParamSpec("P")
-
 
 class Calls:
-    """The coordinator's calls. Each of them may raise Refused."""
+    """The coordinator's calls. Each may raise Refused, or InvalidRequest if it is not as `checks` wants it."""
 
     def __init__(self, runs: ServedRuns) -> None:
         self._runs = runs
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
-        _check(checks.check_join, request)
+        checks.check_join(request)
         run = await self._runs.get(request.caller.run)
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
@@ -60,7 +57,7 @@ class Calls:
         first = await anext(iterator, None)
         if first is None:
             return
-        _check(checks.check_attendance, first)
+        checks.check_attendance(first)
         run = self._run(first.caller)
         caller = wire.caller(first.caller)
         if not run.machine.knows(caller):
@@ -85,7 +82,7 @@ class Calls:
                 await asyncio.gather(listener, return_exceptions=True)
 
     async def vote(self, request: pb.VoteRequest) -> pb.VoteReply:
-        _check(checks.check_vote, request)
+        checks.check_vote(request)
         ballot = wire.ballot(request)
         answer = await self._ask(request.caller, lambda r, caller: ev.Vote(r, caller, request.ordinal, ballot))
         return wire.vote_reply(answer)
@@ -98,7 +95,7 @@ class Calls:
             payload.objects.extend(chunk.objects)
             payload.entries.extend(chunk.entries)
         payload.num_shards, payload.description = head.num_shards, head.description_json
-        _check(checks.check_report, head, payload.objects)
+        checks.check_report(head, payload.objects)
         report = Report(
             head.step,
             head.checkpoint_name,
@@ -111,13 +108,13 @@ class Calls:
         return wire.outcome_message(answer)
 
     async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
-        _check(checks.check_fail, request)
+        checks.check_fail(request)
         failure = wire.failure(request.failure)
         answer = await self._ask(request.caller, lambda r, caller: ev.GaveUp(r, caller, request.ordinal, failure))
         return wire.outcome_message(answer)
 
     async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
-        _check(checks.check_restore, request)
+        checks.check_restore(request)
         q = request
         answer = await self._ask(
             q.caller,
@@ -128,12 +125,12 @@ class Calls:
         return wire.restore_reply(answer)
 
     async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
-        _check(checks.check_await_upkeep, request)
+        checks.check_await_upkeep(request)
         await self._ask(request.caller, ev.AwaitUpkeep)
         return pb.AwaitUpkeepReply()
 
     async def leave(self, request: pb.LeaveRequest) -> pb.LeaveReply:
-        _check(checks.check_leave, request)
+        checks.check_leave(request)
         await self._ask(request.caller, lambda r, caller: ev.Leave(r, caller, request.wait_for_others_s))
         return pb.LeaveReply()
 
@@ -156,13 +153,6 @@ class Calls:
         if run is None:
             raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
         return status(run.machine, run.store.url, self._runs.leader, time.monotonic())
-
-
-def _check(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    try:
-        check(*args, **kwargs)
-    except InvalidRequest as error:
-        raise Refused(Failure.of(error)) from None
 
 
 def _notice(notify: fx.Notify) -> pb.Notice:

@@ -58,11 +58,6 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
     Raises a HoldfastError that names the worker whose part is wrong or missing.
     """
     prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
-    crc = _finalize(store, effect, prefix, wait or Wait())
-    return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc)
-
-
-def _finalize(store: Store, effect: Finalize, prefix: str, wait: Wait) -> int:
     payloads = [(task, payload(report.payload)) for task, report in effect.reports]
     for task, report in effect.reports:
         if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
@@ -93,8 +88,8 @@ def _finalize(store: Store, effect: Finalize, prefix: str, wait: Wait) -> int:
         raise _not_a_save(chief, f"describes its save by what JSON cannot hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
     _create(store, layout.manifest_object(folder), manifest)
-    _see(store, folder, objects, wait)
-    return crc32c(manifest)
+    _see(store, folder, objects, wait or Wait())
+    return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc32c(manifest))
 
 
 def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) -> list[int]:

@@ -13,6 +13,7 @@ import grpc.aio
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+from holdfast_storage.errors import HoldfastError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
@@ -38,8 +39,8 @@ class GrpcServicer(rpc.CoordinatorServicer):
             async with aclosing(self._calls.attend(request_iterator)) as notices:
                 async for notice in notices:
                     yield notice
-        except Refused as refused:
-            await _abort(refused, context)
+        except (Refused, HoldfastError) as refusal:
+            await _abort(refusal, context)
 
     async def Vote(self, request: pb.VoteRequest, context: Context) -> pb.VoteReply:
         return await _answer(self._calls.vote(request), context)
@@ -66,16 +67,16 @@ class GrpcServicer(rpc.CoordinatorServicer):
 async def _answer(call: Awaitable[T], context: Context) -> T:
     try:
         return await call
-    except Refused as refused:
-        await _abort(refused, context)
+    except (Refused, HoldfastError) as refusal:
+        await _abort(refusal, context)
     except Exception as error:
         # An answer: the worker would take a call that merely broke for one to be repeated, for ever.
         log.exception("a call failed")
-        await _abort(Refused(Failure.of(error)), context)
+        await _abort(error, context)
 
 
-async def _abort(refused: Refused, context: Context) -> NoReturn:
-    failure = refused.failure
+async def _abort(error: Exception, context: Context) -> NoReturn:
+    failure = error.failure if isinstance(error, Refused) else Failure.of(error)
     code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
     trailer = ((FAILURE_TRAILER, encode(failure).SerializeToString()),)
     await context.abort(code, failure.message[:1000], trailer)

@@ -8,32 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast_storage import errors
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.errors import (
-    CheckpointDamaged,
-    CoordinatorUnavailable,
-    HoldfastError,
-    InvalidRequest,
-    Kind,
-    ReplicaDivergence,
-    SaveFailed,
-    StorageError,
-    Superseded,
-)
+from holdfast_storage.errors import HoldfastError, Kind
 
-_ERRORS = {
-    Kind(error.kind): error
-    for error in (
-        HoldfastError,
-        InvalidRequest,
-        StorageError,
-        CheckpointDamaged,
-        CoordinatorUnavailable,
-        Superseded,
-        SaveFailed,
-        ReplicaDivergence,
-    )
-}
+_RAISED = (
+    *(errors.HoldfastError, errors.InvalidRequest, errors.StorageError, errors.CheckpointDamaged),
+    *(errors.CoordinatorUnavailable, errors.Superseded, errors.SaveFailed, errors.ReplicaDivergence),
+)
+_BY_KIND = {Kind(error.kind): error for error in _RAISED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +54,5 @@ class Failure:
                 "pass on_divergence='warn'"
             )
             object_ = variables[0]
-        error = _ERRORS.get(self.kind, HoldfastError)
+        error = _BY_KIND.get(self.kind, HoldfastError)
         return error(message, workers=[str(task) for task in self.tasks], phase=self.phase, object=object_)

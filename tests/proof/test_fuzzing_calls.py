@@ -32,7 +32,8 @@ from holdfast_coordinator.driver import Refused
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record
-from holdfast_storage.errors import Kind
+from holdfast_storage.errors import InvalidRequest, Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import data_object
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
@@ -111,6 +112,8 @@ class Beside:
                 return await asyncio.wait_for(call, 0.05 if may_wait else WITHIN)
             except Refused as refused:
                 return refused
+            except InvalidRequest as error:
+                return Refused(Failure.of(error))
             except TimeoutError:
                 assert may_wait, "it never ended"
                 return None
