@@ -131,7 +131,7 @@ def _check_ordinal(who: str, ordinal: int) -> None:
 
 
 def _check_seconds(who: str, field: str, value: float) -> None:
-    if not 0 <= value <= LONGEST_WAIT:  # which NaN is not, either
+    if not 0 <= value <= LONGEST_WAIT:  # which NaN is not
         raise _wrong(who, field, f"is {value}: it must be from 0 to {LONGEST_WAIT:.0f}")
 
 

@@ -87,20 +87,20 @@ class Driver:
         self._deserted = deserted
         self.machine = Machine(replace(process, id=f"{process.id}-{number}"))
         self._log = Log(store)
-        # Its own, since its storage may hang while that of other runs does not; and apart, since what is to be read
-        # back or deleted must not stand in the way of a commit.
+        # Each run has its own threads, since its storage may hang while others do not. They are separate, since
+        # reading back and deleting must not block a commit.
         self._threads = DaemonThreads(STORAGE_THREADS, "holdfast-storage")
         self._upkeep_threads = DaemonThreads(UPKEEP_THREADS, "holdfast-upkeep")
-        # And these apart from both: restores wait for what is read back, and deletions may take for ever.
+        # These are separate from both: restores wait for a read-back, and deletions may take for ever.
         self._verify_threads = DaemonThreads(VERIFY_THREADS, "holdfast-verify")
         self._requests = itertools.count(1)
         self._events = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
         self._effects: set[asyncio.Task[None]] = set()
-        self._state_file = -1, ""  # number of the entry that it was written after, and what it names as the newest
+        self._state_file = -1, ""  # the entry after which the file was written, and the newest checkpoint that it names
         self._state_file_lock = asyncio.Lock()
-        self._told = ""  # of what TensorFlow's own manager wrote
+        self._told = ""  # about what TensorFlow's own manager wrote
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
     async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
@@ -234,12 +234,12 @@ class Driver:
             if not is_of_another_host(effect.address, effect.host):
                 try:
                     status = await self._threaded(lambda: ask(effect.address, self.store.url), self._threads)
-                except Exception as error:  # such as an address that is none
+                except Exception as error:  # for example for an invalid address
                     log.info("%s: nobody answers at %s: %s", self._here, effect.address, error)
             # It may be serving another world by now, which does not lead.
             living = [w.worker for w in status.run.workers if w.alive and status.run.generation == effect.generation]
             if status.coordinator == self._process:
-                # Restarted at the leader's address, this one hears itself: what counts is the leader's own world.
+                # If this one was restarted at the leader's address, it hears itself: only the leader's world counts.
                 state = self.machine.ledger.state
                 world = self.machine.worlds.get(state.generation.id) if state and state.generation else None
                 living = list(map(str, world.living(time.monotonic()))) if world else []
@@ -267,7 +267,7 @@ class Driver:
                             lambda: self._write_state_file_now(effect.number, effect.state), self._threads
                         )
                     except Exception as error:
-                        # Derived, and written again at the next commit: the checkpoint itself stands.
+                        # The file is derived, and written again at the next commit; the checkpoint itself stands.
                         log.warning("%s: TensorFlow's state file could not be written: %s", self._here, error)
                         self._state_file = self._state_file[0], ""
             self._take(ev.StateFileWritten(effect.number, self._state_file[1]))
@@ -278,14 +278,14 @@ class Driver:
         """Return the entry after which the file was written, and the newest checkpoint that it names, if known."""
         following = self._log.read(number + 1)
         if following and following.state.leader and following.state.leader.id != self.machine.leader.id:
-            return following.number, ""  # it is a newer leader's to write, and may have been long ago
+            return following.number, ""  # a newer leader writes it, and may have done so long ago
         while True:
             if following is not None:
                 entry = self._log.tail(following.number) or following
-                number, state = entry.number, entry.state.condemn(state.damaged)  # it may not tell of all damage yet
+                number, state = entry.number, entry.state.condemn(state.damaged)  # it may not have all damage yet
             if named := state_file.to_bytes(state):
                 self.store.replace(STATE_FILE, named)
-            # Whoever has taken the run meanwhile may have written it before us: what is there now must be the newest.
+            # Whoever has taken the run may have written the file before us: it must have the newest state in the end.
             following = self._log.read(number + 1)
             if following is None:
                 return number, state.restorable[-1].prefix if state.restorable else ""

@@ -26,7 +26,7 @@ class Embedded:
 
     _shared: ClassVar[dict[str, Embedded]] = {}  # by host
     _lock = threading.Lock()
-    _inherited = False  # in a forked process, whose parent had one at that time
+    _inherited = False  # in a fork whose parent had a coordinator at that time
 
     def __init__(self, host: str) -> None:
         self.host = host

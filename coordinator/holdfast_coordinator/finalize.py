@@ -29,7 +29,7 @@ from .core.events import Finalized
 STATS = 8
 """The number of objects to look at at the same time."""
 
-_DEEPEST = 100  # levels of the user's own JSON: whoever reads a manifest has a stack, too
+_DEEPEST = 100  # levels of the user's JSON: readers of a manifest have a limited stack, too
 
 _DESCRIPTION: dict[str, type | UnionType] = {
     "time": float | int,
@@ -47,7 +47,7 @@ class Payload:
     """The part of a worker's report that the core does not read."""
 
     num_shards: int
-    description: str = ""  # JSON, of the chief alone
+    description: str = ""  # JSON, only from the chief
     objects: list[StoredObject] = field(default_factory=list)
     entries: list[IndexEntry] = field(default_factory=list)
 

@@ -70,7 +70,7 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
     except (Refused, HoldfastError) as refusal:
         await _abort(refusal, context)
     except Exception as error:
-        # An answer: the worker would take a call that merely broke for one to be repeated, for ever.
+        # This is an answer: the worker would repeat for ever a call that merely broke.
         log.exception("a call failed")
         await _abort(error, context)
 

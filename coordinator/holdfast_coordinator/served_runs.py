@@ -31,11 +31,11 @@ class ServedRuns:
         self.leader = leader
         self._root = normalise(root) if root else ""
         self._adopted: dict[str, Store] = {}  # by URL
-        self._directories: dict[str, str] = {}  # as this process has it, by URL as a worker says it
+        self._directories: dict[str, str] = {}  # the store of this process, by the URL of a worker
         self._drivers: dict[str, Driver] = {}  # by directory
         self._numbers = itertools.count(1)
         self._closing: set[asyncio.Task[None]] = set()
-        self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: once, however many workers ask
+        self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: each once, however many workers ask
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
     def adopt(self, store: Store) -> None:
@@ -69,7 +69,7 @@ class ServedRuns:
     def _deserted(self, driver: Driver) -> None:
         url = driver.store.url
         if self._drivers.get(url) is driver:
-            # From here on nobody finds it; who had found it before is waiting for it, and it would not be deserted.
+            # From here on nobody finds it. Whoever had found it before waits for it, so it would not be deserted.
             del self._drivers[url]
             self._directories = {name: each for name, each in self._directories.items() if each != url}
             log.info("%s: everybody has left", url)
@@ -87,7 +87,7 @@ class ServedRuns:
             def ended(task: asyncio.Task[Store]) -> None:
                 del self._opening[url]
                 if not task.cancelled():
-                    task.exception()  # those who wait hear of it, if any are left
+                    task.exception()  # those who wait get the error, if any are left
 
             task = self._opening[url] = asyncio.get_running_loop().create_task(open_())
             task.add_done_callback(ended)

@@ -81,11 +81,11 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await self.runs.settle(patience)
         if self._server:
-            # Before the runs end: a call that came in afterwards would wait for an answer that nobody gives.
+            # This comes before the runs end: a later call would wait for an answer that nobody gives.
             await self._server.stop(GRACE)
         await self.runs.close()
-        # gRPC's own tasks, known by their compiled coroutines, outlive that for a moment. What they wait for would come
-        # to a loop that is closed by then: an error in whichever other loop of this process uses gRPC.
+        # gRPC's own tasks, known by their compiled coroutines, go on for a moment. What they wait for would come
+        # to a closed loop, which is an error in whichever other loop of this process uses gRPC.
         if rest := [task for task in asyncio.all_tasks() if not isinstance(task.get_coro(), CoroutineType)]:
             await asyncio.wait(rest, timeout=LINGER)
 
@@ -115,5 +115,5 @@ def _raise_file_limit() -> None:
     if limit != most:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        except (OSError, ValueError) as error:  # macOS has a lower one than it says
+        except (OSError, ValueError) as error:  # macOS has a lower limit than it says
             log.warning("only %d connections are possible at once: %s", limit, error)

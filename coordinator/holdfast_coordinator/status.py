@@ -89,7 +89,7 @@ def _standing(world: World, p: Presence, now: float, gone: bool, waited_since: f
 
 
 def _worker(p: Presence, standing: str, now: float, waiting_for: Collection[Task]) -> pb.WorkerStatus:
-    # From the begin of the phase to the last that was heard: of what came later nothing is known.
+    # From the beginning of the phase to the last heartbeat: nothing later is known.
     moving = p.heard - p.since if p.heard is not None and p.since is not None else 0.0
     return pb.WorkerStatus(
         worker=str(p.task),

@@ -29,7 +29,7 @@ class DaemonThreads(Executor):
     RuntimeError, and the next one tries again. A fork has no threads and gets a RuntimeError as well.
     """
 
-    # All of it is under the one lock of `_changed`, so that jobs and threads cannot lose sight of each other: while
+    # Everything is under the one lock of `_changed`, so that jobs and threads cannot miss each other: while
     # there is a job there is a thread, and each idle one looks for a job before it waits again or ends.
 
     def __init__(self, count: int, name: str) -> None:
@@ -39,11 +39,11 @@ class DaemonThreads(Executor):
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._threads = 0
-        self._idle = 0  # of them: those that wait, also those that have been woken and have not come to it yet
+        self._idle = 0  # those that wait, including those that have been woken and have not run yet
         self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        if os.getpid() != self._process:  # before the lock, which somebody may have held when it was copied
+        if os.getpid() != self._process:  # checked before the lock, which somebody may have held at the fork
             raise RuntimeError(f"{self._name} is of the process from which this one was forked")
         future: Future[T] = Future()
         with self._changed:
@@ -87,7 +87,7 @@ class DaemonThreads(Executor):
                     future.set_result(call())
                 except BaseException as error:
                     future.set_exception(error)
-            del job, future, call  # or the last result lives until the next job
+            del job, future, call  # otherwise the last result would live until the next job
 
     def _next(self) -> _Job | None:
         """Return a job, or None if this thread should end; it counts as ended then."""

@@ -22,7 +22,7 @@ class Kind(Enum):
     SUPERSEDED = "superseded"
     SAVE_FAILED = "save_failed"
     REPLICA_DIVERGENCE = "replica_divergence"
-    # Raised by nobody: it tells a worker to rejoin, since this coordinator process has not met its generation.
+    # Nobody raises it: it tells a worker to rejoin, since this coordinator process does not know its generation.
     UNKNOWN_GENERATION = "unknown_generation"
 
 

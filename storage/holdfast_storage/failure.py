@@ -29,7 +29,7 @@ class Failure:
     tasks: tuple[Task, ...] = ()
     object: str = ""
     positions: tuple[int, ...] = ()  # of the tensors concerned, in key order: only the workers know the keys
-    ahead: tuple[Task, ...] = ()  # they save a later step than others do: they have missed a call, and count one more
+    ahead: tuple[Task, ...] = ()  # these save a later step than others: they have missed a call, and count one more
 
     @classmethod
     def of(cls, error: Exception, message: str = "", phase: str = "") -> Failure:

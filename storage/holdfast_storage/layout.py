@@ -26,7 +26,7 @@ HINT = f"{OWN_FOLDER}/coordinator.json"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
 
-# TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these are not themselves.
+# TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these have other meanings.
 PATTERN_CHARACTERS = "[]*?\\"
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -142,7 +142,7 @@ class Log:
         tried = may_have_landed = False
         for pause in pauses():
             try:
-                self._pages.keep(pages)  # before the entry that needs them, which may land at any time after it is sent
+                self._pages.keep(pages)  # before the entry that needs them, which may land at any time once it is sent
                 tried = True
                 if self._store.create(name, data):
                     return Published()
@@ -159,7 +159,7 @@ class Log:
             except (StorageError, CheckpointDamaged) as error:
                 found, reason = None, str(error)
             if found is not None:
-                # The whole of it: of two processes that were restored from one, both may use an id.
+                # Compare the whole entry: two processes that were restored from one may use the same ids.
                 return Published() if found == entry else LostRace(found)
             if self._clock() >= end:
                 return Unknown(reason) if tried else NotPublished(reason)

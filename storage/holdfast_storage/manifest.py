@@ -20,7 +20,7 @@ from holdfast_storage.store.base import Store
 
 FORMAT = 1
 
-_END = b"\n}\n"  # stands nowhere else: what is inside is indented
+_END = b"\n}\n"  # occurs nowhere else: everything inside is indented
 
 _T = TypeVar("_T")
 
@@ -33,7 +33,7 @@ class ObjectRecord:
     size: int  # bytes
     crc32c: int
     role: str  # "data", "index", "local", "asset"
-    task: Task | None = None  # who wrote it; None: the coordinator
+    task: Task | None = None  # the task that wrote it; None: the coordinator
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ FEWEST = 64
 """An entry with fewer checkpoints holds them all and has no pages."""
 
 _LEVELS = 3
-_BITS = 4  # by which a level is rarer than the one below
+_BITS = 4  # a level is this much rarer than the one below
 
 
 class _Memory:
@@ -45,7 +45,7 @@ class _Memory:
 
 
 _memories: WeakKeyDictionary[Store, _Memory] = WeakKeyDictionary()
-os.register_at_fork(after_in_child=_memories.clear)  # whoever held a lock of one is not there
+os.register_at_fork(after_in_child=_memories.clear)  # in a fork, whoever held one of their locks does not exist
 
 
 class Pages:
@@ -58,7 +58,7 @@ class Pages:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._memory = _memories.setdefault(store, _Memory())
-        # Not shared: the directory may have been deleted, and begun anew, since others have seen them.
+        # These are not shared: the directory may have been deleted and begun anew since others saw them.
         self._durable: set[str] = set()  # of the pages of the last entry that was published
 
     def cut(self, records: Records) -> tuple[list[CheckpointRecord | str], dict[str, Records]]:
@@ -105,7 +105,7 @@ class Pages:
 
     def _create(self, name: str, data: bytes) -> None:
         if not self._store.create(name, data) and read_there(self._store, name) != data:
-            # A part, of somebody who was killed, where there are no hard links. Whoever writes it, it is the same.
+            # A part that somebody who was killed has left, without hard links. Whoever writes it, it is the same.
             self._store.replace(name, data)
 
     def _read(self, page: str, wait: Wait) -> Records:
@@ -126,7 +126,7 @@ class _Cut:
     def __init__(self) -> None:
         self._records: Records = ()
         self._borders: list[list[int]] = [[] for _ in range(_LEVELS)]  # of level 1, 2, ...: where a page would end
-        self._runs: list[int] = []  # where others begin to be kept for ever, or no longer
+        self._runs: list[int] = []  # where checkpoints kept for ever begin or end
         self._levels: dict[str, int] = {}  # by prefix
 
     def parts(self, records: Records) -> Iterator[tuple[Records, bool]]:

@@ -28,8 +28,8 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     jobs = list(enumerate(items))
     results: dict[int, R] = {}
     errors: list[BaseException] = []
-    # An exception of a signal handler may come between any two of the caller's steps. So what is shared changes in
-    # single steps, and whether a thread is at work is what it says itself, never what `Thread.join` says, which takes
+    # An exception of a signal handler may come between any two steps of the caller. So shared state changes in
+    # single steps, and a thread itself says whether it is at work. `Thread.join` does not know: it takes
     # a thread for ended once it was interrupted there.
     queue = iter(jobs)
     busy: set[int] = set()
@@ -46,7 +46,7 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) ->
                 errors.append(error)
 
     def help_out(number: int) -> None:
-        busy.add(number)  # before it looks whether there is anything to do: the caller looks the other way round
+        busy.add(number)  # before it looks for work: the caller checks in the other order
         try:
             work()
         finally:
@@ -80,7 +80,7 @@ def _started(target: Callable[[int], None], number: int) -> bool:
     try:
         threading.Thread(target=target, args=(number,), name="holdfast-io", daemon=True).start()
     except RuntimeError as error:
-        # By its words: an interrupt amid `start` may come as a RuntimeError as well.
+        # Told by its words: an interrupt in `start` may come as a RuntimeError as well.
         if "start new thread" not in str(error):
             raise
         return False

@@ -24,7 +24,7 @@ class Leader:
 
     id: str
     address: str  # "host:port"; empty if it cannot be asked
-    host: str  # where it runs: a loopback address can be asked from there alone
+    host: str  # where it runs: a loopback address can be asked only from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class LogState:
     leader: Leader | None = None
     generation: Generation | None = None
     checkpoints: tuple[CheckpointRecord, ...] = ()  # live, in commit order: the last is the newest
-    retired: tuple[str, ...] = ()  # folders that are to be deleted, if they have not been yet
+    retired: tuple[str, ...] = ()  # folders to delete, if they have not been deleted yet
     damaged: tuple[str, ...] = ()  # prefixes of live checkpoints that two readers found damaged
     last_preserved: float | None = None  # TensorFlow's last_preserved_timestamp
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
@@ -151,7 +151,7 @@ class Entry:
 
     number: int
     kind: EntryKind
-    write_id: str  # random, of this try to write: tells our own lost reply from somebody else's entry
+    write_id: str  # random for each try to write: it tells our entry, after a lost reply, from somebody else's
     time: float
     state: LogState
     note: str = field(default="")  # for people: what the entry is about

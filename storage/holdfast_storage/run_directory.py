@@ -32,7 +32,7 @@ def tail_or_import(store: Store, log: Log, run_id: str, hint: int = -1) -> Entry
     if entry is not None:
         return entry
     state = import_state(store, run_id)
-    # A job that has begun the log in the meantime has manifests there of what it has not committed.
+    # A job that has begun the log meanwhile has manifests there of what it has not committed.
     return log.tail() or state
 
 

@@ -33,7 +33,7 @@ class StateFile:
     """The contents of a `checkpoint` file."""
 
     newest: str = ""
-    paths: tuple[str, ...] = ()  # as they stand there, oldest first
+    paths: tuple[str, ...] = ()  # as the file has them, oldest first
     times: tuple[float, ...] = ()  # of the paths; `tf.train.CheckpointManager` gives them, other writers do not
 
     @property
@@ -101,7 +101,7 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
         prefix = stock_prefix(store, path)
         if prefix is not None and _is_there(store, prefix, names):
             times.pop(prefix, None)
-            times[prefix] = max(time, *times.values(), 0.0)  # they never fall: the order of the file counts
+            times[prefix] = max(time, *times.values(), 0.0)  # they never decrease: the order of the file counts
     if not times:
         prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
         times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
@@ -127,7 +127,7 @@ def stock_prefix(store: Store, path: str) -> str | None:
     except ValueError:
         return None
     if parse_folder(path.partition("/")[0]) is not None and "/" in path:
-        return None  # one of ours, which a manifest describes
+        return None  # one of Holdfast's, which a manifest describes
     return path
 
 

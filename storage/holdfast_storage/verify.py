@@ -34,8 +34,8 @@ Verdict = Literal["good", "damaged", "absent", "unreadable"]
 Sink = Callable[[str, int, memoryview], None]
 Room = Callable[[str, int, int], memoryview | None]
 
-_BUFFER = 8 << 20  # of a thread's own, at the most
-_PART = 64 << 20  # what one thread reads at a time, at the most: large objects are shared
+_BUFFER = 8 << 20  # of each thread, at most
+_PART = 64 << 20  # what one thread reads at a time, at most: large objects are shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def verify_checkpoint(
                 jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
             _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
             late = [problem for problem in run.problems.values() if problem.kind == "absent"]
-            # Where something is worse than absent, waiting changes nothing.
+            # If something is worse than absent, waiting changes nothing.
             if wait is None or not late or len(late) < len(run.problems) or not wait.again(_absence(store, late)):
                 break
             run.problems.clear()
@@ -132,7 +132,7 @@ def verify_checkpoint(
                 objects = [problem.object.removeprefix(f"{record.folder}/") for problem in late]
     except _FromCaller as error:
         raise error.args[0] from None
-    # In an order that does not depend on which thread was faster.
+    # The order must not depend on which thread was faster.
     problems = tuple(sorted(run.problems.values(), key=lambda problem: problem.object))
     if any(problem.kind != "unreadable" for problem in problems) and _is_gone(store):
         reason = "is not there, and neither is anything else in the run directory: is it mounted?"
@@ -382,7 +382,7 @@ def _do(jobs: Iterable[Job], threads: int, block: int) -> None:
 
     def do(job: Job) -> None:
         if not hasattr(own, "buffer"):
-            own.buffer = memoryview(mmap.mmap(-1, block))  # of which a small checkpoint touches little
+            own.buffer = memoryview(mmap.mmap(-1, block))  # a small checkpoint touches little of it
         job(own.buffer)
 
     in_parallel(do, jobs, threads)

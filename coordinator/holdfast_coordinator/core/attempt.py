@@ -31,15 +31,15 @@ class Phase(Enum):
 TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
     # All ballots are in and agree; a coordinator that was restarted learns from a report that they did.
     Phase.VOTING: (Phase.LEADING, Phase.WRITING, Phase.FAILED),
-    # Taking the run, once for a generation; a commit entry of this save made through another coordinator may be found.
+    # Taking the lead, once for a generation. A commit entry of this save, made by another coordinator, may be found.
     Phase.LEADING: (Phase.WRITING, Phase.COMMITTED, Phase.FAILED),
     # The workers write; all reports are in.
     Phase.WRITING: (Phase.FINALIZING, Phase.FAILED),
     # Index, manifest, every object seen.
     Phase.FINALIZING: (Phase.COMMITTING, Phase.FAILED),
-    # The commit entry is on its way: from here only the log decides.
+    # The commit entry is being created: from here only the log decides.
     Phase.COMMITTING: (Phase.PUBLISHING, Phase.ABORTING, Phase.FAILED),
-    # Its creation has no known outcome in time: an abort entry is to take its place.
+    # The outcome of its creation is not known in time: an abort entry should take its place.
     Phase.ABORTING: (Phase.PUBLISHING, Phase.FAILED),
     # Committed; TensorFlow's `checkpoint` file is being written before anybody is told.
     Phase.PUBLISHING: (Phase.COMMITTED,),
@@ -76,9 +76,9 @@ class Attempt:
     voters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the verdict
     reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None
-    went_back_to: str = ""  # what its world had restored before it, until the log tells of it
+    went_back_to: str = ""  # what its world had restored before it, until the log says so
     entry: Entry | None = None  # the commit entry, once it has been built
-    looked: float = 0.0  # monotonic, since when nobody has looked whether its world still leads
+    looked: float = 0.0  # monotonic, when somebody last checked whether its world still leads
 
     def advance(self, to: Phase) -> None:
         if to not in TRANSITIONS[self.phase]:

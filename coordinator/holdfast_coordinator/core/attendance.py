@@ -25,7 +25,7 @@ class Attendance:
             begins = before.since is None or (e.phase, e.step) != (before.phase, before.step)
             world.update(
                 e.caller.task,
-                # Its connection may be older than what is known of its world here: that went to another coordinator
+                # Its connection may be older than what is known of its world here: the world went to another coordinator
                 # process and came back.
                 connections=max(1, before.connections),
                 lost=None,
@@ -40,7 +40,7 @@ class Attendance:
 
     def detached(self, e: ev.Detached) -> None:
         if world := self._run.present(e.caller):
-            # A worker that connects again may do so before the end of its old connection is noticed.
+            # A worker may connect again before the end of its old connection is noticed.
             connections = max(0, world.presence[e.caller.task].connections - 1)
             world.update(e.caller.task, connections=connections, lost=None if connections else self._run.now.monotonic)
 

@@ -69,7 +69,7 @@ class Finalize:
 class WriteStateFile:
     """Write TensorFlow's `checkpoint` file, unless it was written after a later entry. -> StateFileWritten"""
 
-    number: int  # of the entry after which the run is in this state
+    number: int  # number of the entry after which the run is in this state
     state: LogState
 
 
@@ -78,7 +78,7 @@ class ReadBackCheckpoint:
     """Read every byte of a live checkpoint and check it. -> ReadBack"""
 
     record: CheckpointRecord
-    since: float = field(compare=False)  # monotonic: it was committed before, and what is absent is late if not by much
+    since: float = field(compare=False)  # monotonic: it was committed before, so what is absent may still be late
 
 
 @dataclass(frozen=True, slots=True)

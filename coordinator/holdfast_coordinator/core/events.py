@@ -21,7 +21,7 @@ class Join:
     incarnation: str
     cluster: Cluster
     fresh_generation: str  # a random id, used if this join completes a world
-    timeout: float  # seconds that the worker still waits
+    timeout: float  # seconds for which the worker still waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Restore:
     verdict: str  # "good", "damaged", "absent", "missing" or "unreadable"
     reason: str
     timeout: float
-    entries: int = 0  # of the log, as far as this worker sees it
+    entries: int = 0  # log entries that this worker sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Appended:
 
     entry: Entry
     taken_by: Entry | None = None
-    unknown: str = ""  # it may stand there, or may still come to
+    unknown: str = ""  # it may stand there, or may still appear
     refused: str = ""  # the storage refused this try for certain
 
 
@@ -164,7 +164,7 @@ class StateFileWritten:
     """TensorFlow's `checkpoint` file was written after an entry, or could not be."""
 
     number: int
-    newest: str  # the checkpoint that it names as the newest; empty for none, or if that is not known
+    newest: str  # the newest checkpoint that it names; empty if there is none, or it is not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ class Intent:
     """An entry to create on top of the last one, whatever that is by then."""
 
     kind: ClassVar[EntryKind]
-    generation: str  # that must lead the run when the entry is built; a lead entry is what makes it so
+    generation: str  # the generation that must lead when the entry is built; a lead entry makes it lead
     note: str
-    save: SaveId | None = None  # that needs it: when it is given up, so is the entry
+    save: SaveId | None = None  # the save that needs the entry: they are given up together
 
     def change(self, run: Run, state: LogState) -> LogState:
         """Return the state that the entry records if `state` is that of the last entry."""
@@ -44,11 +44,11 @@ class Lead(Intent):
 
     kind: ClassVar[EntryKind] = "lead"
     world: Generation
-    fork_point: str  # of the state in view of which it was decided
+    fork_point: str  # the fork point of the state on which the decision was based
     leader: Leader | None  # of that state: another process of this very job leaves the fork point as it is
 
     def change(self, run: Run, state: LogState) -> LogState:
-        # As TensorFlow: where the clock was set back, what was preserved in its future does not count.
+        # As in TensorFlow: after a clock was set back, a preserved time in its future does not count.
         preserved = run.now.wall if state.last_preserved is None else min(state.last_preserved, run.now.wall)
         return replace(state.lead(run.leader, self.world), last_preserved=preserved)
 
@@ -82,7 +82,7 @@ class Commit(Intent):
     record: CheckpointRecord
 
     def change(self, run: Run, state: LogState) -> LogState:
-        # Where the entry that was to tell of it could not be made, this one does.
+        # If the entry for it could not be made, this one records it.
         back, state = self._went_back_to(run), state.condemn(run.condemned)
         return (state.restored(back) if back and state.find(back) else state).commit(self.record)
 

@@ -42,7 +42,7 @@ class Joining:
         forming = self._run.forming or Forming(e.cluster, run.now.monotonic)
         failure = disagreement(forming, e.task, e.cluster)
         if failure:
-            # All hear of it: the others would wait in vain for a worker that can never join them.
+            # All are told: the others would wait in vain for a worker that can never join them.
             for task, joiner in forming.joiners.items():
                 if joiner.request is None:
                     self._run.untold[task, joiner.incarnation] = (failure, joiner.since + joiner.timeout)
@@ -84,7 +84,7 @@ class Joining:
                 run.reply(request, world.joined())
 
     def _admit(self, world: World) -> None:
-        # Not attached yet is as good as lost: who does not show up soon is not waited for.
+        # A worker that has not attached yet counts as lost if it does not do so soon.
         for task in world.tasks:
             world.update(task, lost=self._run.now.monotonic)
         self._run.worlds[world.generation.id] = world
@@ -125,7 +125,7 @@ class Joining:
         members = [task for task, joiner in joiners.items() if world.has(Caller("", task, joiner.incarnation))]
         for task in members:
             request = joiners[task].request
-            if request is not None:  # else it is told when it asks again
+            if request is not None:  # otherwise it is told when it asks again
                 self._run.reply(request, world.joined())
         self._forget_joiners(members)
 
@@ -151,12 +151,12 @@ class Joining:
                 del forming.joiners[task]
         if not forming.joiners:
             self._run.forming = None
-        # Where all have joined, those between two calls are about to be back and must then find the others there: of
-        # a large world some are always away, if each leaves by its own clock.
+        # If all have joined, those between two calls will be back soon and must find the others waiting: in
+        # a large world some would always be away if each left by its own clock.
         patience = POLL if len(forming.joiners) < len(forming.tasks) else math.inf
         missing = forming.missing
         for joiner in forming.joiners.values():
-            # Half of its time, so that it hears whom it waits for before it gives up.
+            # After half of its time, so that it hears for whom it waits before it gives up.
             if joiner.request is not None and now - joiner.since >= min(patience, joiner.timeout / 2):
                 self._run.reply(joiner.request, Waiting(missing))
                 joiner.request, joiner.since = None, now

@@ -37,7 +37,7 @@ class Leading:
         assert state is not None
         world.learn(state)
         if world.committed >= attempt.ordinal:
-            # This very world has been going on with another coordinator process.
+            # This very world has gone on with another coordinator process.
             if world.committed == attempt.ordinal:
                 run.end_save(world, attempt, world.outcomes[attempt.ordinal])
             else:

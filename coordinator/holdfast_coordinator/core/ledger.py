@@ -26,7 +26,7 @@ class Creation:
     """An entry that is being created in one slot."""
 
     intent: Intent
-    before: LogState  # what it builds on
+    before: LogState  # the entry on which it builds
     again: Entry | None = None  # what is to be tried at the next tick
     tries: dict[str, Entry] = field(default_factory=dict)  # by write id
     given_up: bool = False
@@ -38,11 +38,11 @@ class Ledger:
     """What is known of the log, and what should be added to it. It does nothing itself: `machine` carries it out."""
 
     leader_id: str
-    number: int = -1  # of the last entry known
+    number: int = -1  # state of the last known entry
     state: LogState | None = None  # after it
-    known: int = -1  # number of the last entry known when the read that is going on began
-    reading: list[ForTheLog] | None = None  # who waits for the read that is going on, if one is
-    waiting: list[ForTheLog] = field(default_factory=list)  # for a read that begins from now on
+    known: int = -1  # the last known entry when the current read began
+    reading: list[ForTheLog] | None = None  # who waits for the current read, if there is one
+    waiting: list[ForTheLog] = field(default_factory=list)  # who waits for a read that begins from now on
     queue: deque[Intent] = field(default_factory=deque)
     current: Creation | None = None
     written: int = 0
@@ -127,7 +127,7 @@ class Ledger:
             return None
         entry, creation.again = creation.again, None
         if creation.given_up and entry.kind != "abort":
-            # In the slot of what it settles: the log may have been read past it since.
+            # It goes into the slot that it settles, even if the log has been read past it since.
             return self._try(creation, entry.number, "abort", creation.before, now)
         return Append(entry)
 
@@ -153,12 +153,12 @@ class Ledger:
         stands = event.taken_by or event.entry
         if stands != creation.tries.get(stands.write_id):
             if self._overtaken(creation.intent, stands.state) or self._is_twins(stands):
-                for lost in (creation.intent, *self.queue):  # and all that were to build on it
+                for lost in (creation.intent, *self.queue):  # and all entries that would build on it
                     self.made.append((lost, Failure(Kind.SUPERSEDED, "a newer leader has taken the run")))
                 self.queue.clear()
                 return
             if not creation.given_up:
-                # Somebody who gave up taking the run has filled the slot, and changed nothing: the next one it is.
+                # Somebody who gave up taking the run has filled the slot and changed nothing, so take the next slot.
                 self._learn(stands)
                 self.queue.appendleft(creation.intent)
                 return

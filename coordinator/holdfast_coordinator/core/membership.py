@@ -36,7 +36,7 @@ class Joiner:
     incarnation: str
     request: RequestId | None  # None: told to ask again, and has not yet
     since: float  # monotonic, of its last call
-    timeout: float  # seconds that it still waited then
+    timeout: float  # seconds for which it still waited then
 
 
 @dataclass(slots=True)
@@ -95,19 +95,19 @@ class World:
 
     generation: Generation
     cluster: Cluster
-    joining: list[RequestId] | None = None  # calls to be answered when the log has been read; then None
-    # Where another coordinator process may have led it: calls that wait until the log has told of its saves.
-    unsettled: list[SaveCall] | None = None  # None: all that is known
-    led_by: str = ""  # the coordinator process that led it when its workers came to this one
-    base: str = ""  # the state of the run that its own state builds on: LogState.fork_point
-    entries: int = 0  # of the log, when this world was formed or met
-    went_back_to: str = ""  # the checkpoint it restored, where that is not the newest
+    joining: list[RequestId] | None = None  # calls to answer when the log has been read; None after that
+    # If another coordinator process may have led it: calls that wait until the log has told about its saves.
+    unsettled: list[SaveCall] | None = None  # None: all of it is known
+    led_by: str = ""  # the coordinator process that led it when its workers joined this one
+    base: str = ""  # LogState.fork_point of the state on which this world builds
+    entries: int = 0  # log entries when this world was formed or met
+    went_back_to: str = ""  # the checkpoint that it restored, if that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
     attempt: Attempt | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    committed: int = 0  # the last save that was
+    committed: int = 0  # the last committed save
     talks: dict[int, RestoreRound] = field(default_factory=dict)
-    # By task, the last save and the last restore that it has called for: it asks for no earlier one any more.
+    # By task, its last save call and its last restore call: it asks for no earlier one any more.
     saves_at: dict[Task, int] = field(default_factory=dict)
     restores_at: dict[Task, int] = field(default_factory=dict)
     left: set[Task] = field(default_factory=set)

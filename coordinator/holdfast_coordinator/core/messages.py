@@ -73,7 +73,7 @@ class Divergence:
     """A tensor, by its position in key order, and the workers whose value differs."""
 
     position: int
-    tasks: tuple[Task, ...] = ()  # none: it was not looked at, see vote.EXAMINED
+    tasks: tuple[Task, ...] = ()  # empty if it was not examined, see vote.EXAMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Joined:
     generation: str
     members: tuple[tuple[Task, str], ...]
     base: str
-    entries: int = field(default=0, compare=False)  # of the log, as far as this coordinator has read it
+    entries: int = field(default=0, compare=False)  # log entries that this coordinator has read
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,18 +28,18 @@ class RestoreRound:
     """One restore call of one world."""
 
     ordinal: int
-    target: str | None  # None: not known, it was decided with another coordinator process
+    target: str | None  # None if unknown: it was decided with another coordinator process
     members: tuple[Task, ...]
     deadline: float  # monotonic
     begun: float = 0.0  # monotonic
     base: str = ""  # LogState.fork_point of the state that the candidates are from
-    since: float = 0.0  # monotonic, when the log told of all candidates: they were committed before
-    looking: bool = False  # the log is being read for it
+    since: float = 0.0  # monotonic, when the log had all candidates: they were committed before
+    looking: bool = False  # whether the log is being read for it
     seen: int = -1  # the newest log entry that a member sees
     seen_by: Task | None = None
     waiting: dict[RequestId, Task] = field(default_factory=dict)
     verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
-    second: str = ""  # the second reader's verdict on it, where a worker's is bad; empty: none yet
+    second: str = ""  # the second reader's verdict on it, if a worker's is bad; empty if there is none yet
     candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
     passed_over: list[str] = field(default_factory=list)
     decision: Decision | None = None

@@ -59,7 +59,7 @@ class Restoring:
             self._announce(talk, talk.decision)
             return
         if e.entries - 1 > max(talk.seen, run.ledger.number):
-            # What this coordinator's mount shows late, or has not been looked at since.
+            # What this coordinator's mount shows late, or what was not looked at since.
             talk.seen, talk.seen_by = e.entries - 1, e.caller.task
             talk.withdraw()
             self._look(world, talk)
@@ -79,7 +79,7 @@ class Restoring:
                 return
             second = talk.second or self._damage.second(e.prefix, talk.since)
             if second and not talk.second and e.prefix in run.condemned:
-                # It was found so before; that the run has nothing newer by now is another matter.
+                # It was found damaged before; but the run may have something newer by now.
                 run.ledger.read(Confirm(world.generation.id, talk.ordinal, e.prefix, "damaged"))
             else:
                 talk.second = second
@@ -203,7 +203,7 @@ class Restoring:
             else:
                 self._run.reply(request, decision)
         if not isinstance(decision, Read):
-            self._upkeep.consider()  # which waits for a restore to be over
+            self._upkeep.consider()  # which waits until a restore is over
 
     def watch(self, world: World, gone: set[Task]) -> None:
         """End a round that lacks somebody who is gone, or whose time is over."""

@@ -28,15 +28,15 @@ class Run:
     leader: Leader
     ledger: Ledger = field(init=False)
     forming: Forming | None = None  # the world that is not complete yet
-    # Of joiners that are between two calls: what they are to be told at the next, and until when they may ask.
+    # For joiners between two calls: what to tell them at the next one, and until when they may ask.
     untold: dict[tuple[Task, str], tuple[Failure, float]] = field(default_factory=dict)
     worlds: dict[str, World] = field(default_factory=dict)  # by generation
     saves: int = 0  # attempts that were ever begun
-    leading: str = ""  # generation that this coordinator leads the run with
+    leading: str = ""  # the generation with which this coordinator leads the run
     led_since: int = -1  # number of the entry that took the lead
-    retention: RetentionPolicy = field(default_factory=RetentionPolicy)  # of the last commit of the world that leads
-    condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, told by an entry or not
-    rereading: set[str] = field(default_factory=set)  # prefixes that the second reader reads
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)  # that of the leading world's last commit
+    condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
+    rereading: set[str] = field(default_factory=set)  # prefixes that the second reader is reading
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
     now: Now = field(default=Now(0.0, 0.0), compare=False)
     effects: list[Effect] = field(default_factory=list, compare=False)

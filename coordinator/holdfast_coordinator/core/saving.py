@@ -102,7 +102,7 @@ class Saving:
             return None
         last = max(attempt.ordinal if attempt else 0, *world.outcomes, 0)
         if world.committed < e.ordinal < last:
-            # Every save of this world that was committed is known: this one was not, and cannot be any more.
+            # All committed saves of this world are known. This one was not committed, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
             failure = Failure(Kind.SAVE_FAILED, message, phase="vote", tasks=(e.caller.task,))
             outcome = Outcome(e.ordinal, False, failure)
@@ -203,7 +203,7 @@ class Saving:
             return
         world, attempt = found
         if failure and failure.kind is Kind.SUPERSEDED:
-            self._run.ledger.read(wait)  # somebody was faster: read what stands there and consider again
+            self._run.ledger.read(wait)  # somebody was faster: read what stands there and decide again
         elif failure:
             self._run.fail_save(world, attempt, replace(failure, phase="lead"))
         elif self._run.leading == world.generation.id:
@@ -338,7 +338,7 @@ class Saving:
             return
         late = self._run.now.monotonic >= attempt.deadline
         if attempt.phase is Phase.PUBLISHING and late:
-            # It stands in the log. The file is derived, and not worth that the next save is refused.
+            # The commit stands in the log. The file is derived, and no reason to refuse the next save.
             self._publish(world, attempt)
         elif attempt.phase is Phase.COMMITTING and late:
             attempt.advance(Phase.ABORTING)
@@ -348,7 +348,7 @@ class Saving:
             self._run.fail_save(world, attempt, attempt.timed_out(told))
             self._give_up(attempt)
         elif attempt.phase is Phase.FINALIZING and self._run.now.monotonic - attempt.looked >= LOOK:
-            # What is waited for may have been removed by whoever has taken the run: then they are told so.
+            # Whoever has taken the run may have removed the objects: then the workers are told so.
             attempt.looked = self._run.now.monotonic
             self._run.ledger.read(Nobody())
         elif attempt.waits_for_workers:

@@ -29,8 +29,8 @@ class Upkeep:
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
     _reading_back: str = ""
     _looking: bool = False  # for orphans
-    _retiring: int = 0  # entries that are on their way
-    _naming: int = -1  # number of the last of them after which TensorFlow's file is still to be written
+    _retiring: int = 0  # entries that are being created
+    _naming: int = -1  # the last entry after which TensorFlow's file is still to be written
     _deleting: set[str] = field(default_factory=set)
     _busy_since: float | None = None  # monotonic
     _awaited: list[RequestId] = field(default_factory=list)
@@ -79,9 +79,9 @@ class Upkeep:
         run, state = self._run, self._run.ledger.state
         if not state or not state.checkpoints or not run.leading or self._goes_back:
             return
-        self.delete(state)  # what a restore has held up
+        self.delete(state)  # what a restore has delayed
         if self._reading_back or self._retiring:
-            return  # what is on its way is not in the state yet; when it is, this is considered again
+            return  # what is in flight is not in the state yet; this is considered again when it is
         newest = state.checkpoints[-1]
         if not newest.stock and newest.prefix == self._shown and sweep(state, run.retention, newest.prefix):
             self._reading_back = newest.prefix
@@ -93,13 +93,13 @@ class Upkeep:
         self._reading_back = ""
         run, state = self._run, self._run.ledger.state
         if e.verdict != "good":
-            # A first reader: who restores it will be the second.
+            # This is a first reader. A worker that restores it will be the second.
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
         replaces = state and e.verdict == "good" and run.leading and not self._goes_back
         if not state or not replaces or not sweep(state, run.retention, e.prefix):
             if state and state.checkpoints and state.checkpoints[-1].prefix != e.prefix:
-                self.consider()  # what was committed meanwhile waits for its turn
+                self.consider()  # what was committed meanwhile is next
             return
         self._retiring += 1
         note = f"replaced by {e.prefix}"

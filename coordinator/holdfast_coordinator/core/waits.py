@@ -20,7 +20,7 @@ class SaveId:
 
     generation: str
     ordinal: int
-    serial: int  # a world that went to another coordinator process and came back may begin the same save anew
+    serial: int  # a world that went to another coordinator process and came back may begin the same save again
 
 
 @dataclass(frozen=True, slots=True)

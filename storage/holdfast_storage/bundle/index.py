@@ -33,7 +33,7 @@ class TensorEntry:
     offset: int
     size: int  # bytes in the shard
     crc32c: int  # masked, of the stored bytes; of a string tensor as TensorFlow computes it
-    slices: tuple[Extents, ...] = ()  # not empty: stored in these slices, and has no bytes of its own
+    slices: tuple[Extents, ...] = ()  # if not empty, the tensor is stored in these slices and has no bytes of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def _assemble(
     entries: dict[bytes, TensorEntry] = {}
     owners: dict[bytes, tuple[bytes, Extents]] = {}  # of each slice's key: the key of its tensor, and the slice
     for table_key in sorted(records):
-        # No message outlives its turn: it takes several times the memory of what is kept of it.
+        # No message is kept: it takes several times the memory of what is used of it.
         entry = _parse_entry(table_key, records[table_key])
         key, shape = decode_name(table_key), tuple([dim.size for dim in entry.shape.dim])
         if entry.slices:
@@ -228,7 +228,7 @@ def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry)
             for (start, length), size in zip(extents, shape, strict=True)
         ):
             raise _invalid(table_key, f"of shape {list(shape)} has a slice {extents}")
-        # TensorFlow keeps a dimension that is whole unsaid in the slice's key too: the key is of what was written.
+        # TensorFlow does not write the length of a whole dimension in the slice's key either: the key is as written.
         found[slice_key(key, written)] = extents
     if len(found) != len(entry.slices) or _overlap(list(found.values())):
         raise _invalid(table_key, "has slices that overlap")
@@ -237,7 +237,7 @@ def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry)
 
 def _overlap(slices: Sequence[Extents]) -> bool:
     """Return whether two of the slices have an element in common."""
-    # A sweep along the dimension that is cut most, so that thousands of slices by rows are compared with few others.
+    # A sweep along the most cut dimension, so that each of thousands of slices is compared with only a few others.
     axis = max(range(len(slices[0])), key=lambda dim: len({extents[dim] for extents in slices}))
     active: list[Extents] = []
     for extents in sorted(slices, key=lambda each: each[axis]):

@@ -35,7 +35,7 @@ def run_start(shape: Sequence[int], extents: Extents) -> int | None:
     """Return the row-major number of a slice's first element, or None if the slice is not one run of elements."""
     start = run = 0
     for size, (first, length) in zip(shape, extents, strict=True):
-        # Behind a dimension of which it takes several, it must take all of the others.
+        # After a dimension of which it takes several elements, it must take all of the others.
         if run > 1 and length != size:
             return None
         start, run = start * size + first, max(run, length)
@@ -73,7 +73,7 @@ def parse_key(table_key: bytes) -> tuple[str, Extents | None]:
         number, position = _decode_signed(table_key, position)
         numbers.append(number)
     key, extents = decode_name(name), tuple(zip(numbers[::2], numbers[1::2], strict=False))
-    # Encoded once more and compared, so that exactly one spelling of each slice is taken.
+    # The slice is encoded again and compared, so that exactly one spelling of it is accepted.
     if len(extents) != rank or slice_key(key, extents) != table_key:
         raise ValueError(f"not the key of a slice: {table_key!r}")
     return key, extents

@@ -60,7 +60,7 @@ def read_table(data: bytes) -> list[tuple[bytes, bytes]]:
     footer = data[-_FOOTER_SIZE:]
     meta, position = _read_handle(footer, 0)
     index, position = _read_handle(footer, position)
-    # Rebuilt and compared whole, so that no byte of it goes unchecked.
+    # The footer is rebuilt and compared as a whole, so that every byte of it is checked.
     if footer != _footer(_handle(*meta), _handle(*index)):
         raise CheckpointDamaged("the index does not end in the footer of a table")
     if _read_entries(_read_block(data, meta)):
@@ -110,7 +110,7 @@ class _BlockBuilder:
 
 def _shared_prefix(a: bytes, b: bytes) -> int:
     size = min(len(a), len(b))
-    # As one number each: a loop over the bytes would be most of the time that writing a large index takes.
+    # Compared as one number each: a loop over the bytes would take most of the time of writing a large index.
     differing = int.from_bytes(a[:size], "big") ^ int.from_bytes(b[:size], "big")
     return size - (differing.bit_length() + 7) // 8
 

@@ -28,7 +28,7 @@ UNPROTECTED = (
 """What follows for the user if a storage has no atomic create."""
 
 _creating: dict[str, threading.Lock] = {}  # by URL
-os.register_at_fork(after_in_child=_creating.clear)  # whoever held one is not there
+os.register_at_fork(after_in_child=_creating.clear)  # in a fork, whoever held one does not exist
 
 
 def creating(url: str) -> threading.Lock:

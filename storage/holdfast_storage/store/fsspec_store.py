@@ -48,7 +48,7 @@ class FsspecStore(Store):
             raise InvalidRequest(
                 f"{url} cannot be used: {protocol}:// is not known. Local paths are, and: {known}", object=url
             ) from None
-        # One connection, and what lies on top of it, is rarely made for several threads.
+        # A connection, with what is built on it, is rarely made for several threads.
         shared = kind.async_impl or protocol == "memory"
         self._turn: AbstractContextManager[Any] = nullcontext() if shared else threading.RLock()
         self._root = str(kind._strip_protocol(url)).rstrip("/")
@@ -72,7 +72,7 @@ class FsspecStore(Store):
             return True
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
-        # Turn by turn: what a coordinator in this process asks for need not wait for all of it.
+        # Chunk by chunk, so that a coordinator in this process need not wait for all of it.
         with self._naming("write", name, turn=nullcontext()) as path:
             with self._turn:
                 if self._info(path) is not None:
@@ -128,7 +128,7 @@ class FsspecStore(Store):
             for _ in range(_DELETERS):
                 if self._info(path) is None:
                     return
-                with suppress(FileNotFoundError):  # somebody else is at it: what they have left is looked at again
+                with suppress(FileNotFoundError):  # somebody else is deleting, too: look again at what is left
                     self._fs.rm(path, recursive=True)
                     return
 
@@ -145,7 +145,7 @@ class FsspecStore(Store):
         """Make the folder of an object, if the backend has folders."""
         folder = path.rpartition("/")[0]
         if folder not in self._folders:
-            with suppress(Exception):  # the object itself will tell
+            with suppress(Exception):  # the object itself will show it
                 self._fs.makedirs(folder, exist_ok=True)
             self._folders.add(folder)
 

@@ -20,7 +20,7 @@ from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import Buffer, NotCreated, Store
 
-# What link(2) answers where the file system has no hard links.
+# The answers of link(2) if the file system has no hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = ".tmp"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
@@ -51,9 +51,9 @@ class PosixStore(Store):
                 try:
                     os.link(temporary, path)
                 except FileExistsError:
-                    # A network file system that repeated a request whose answer was lost refuses the second, though
-                    # the first succeeded. The count of links tells. Either way it is to be durable: whoever made it may
-                    # have been killed before it had seen to that, and the caller builds on what it finds.
+                    # A network file system that repeats a request whose answer was lost refuses the second one
+                    # although the first succeeded. The count of links tells. In both cases the file must be durable:
+                    # its maker may have been killed before that, and the caller builds on what it finds.
                     _fsync_folder(os.path.dirname(path))
                     return os.stat(temporary).st_nlink > 1
                 except OSError as error:
@@ -241,7 +241,7 @@ def _fsync_folder(path: str) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some file systems (FUSE, CIFS) keep folders durable by themselves and refuse to be asked.
+        # Some file systems (FUSE, CIFS) keep folders durable by themselves and refuse the request.
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     finally:

@@ -53,7 +53,7 @@ class AzureClient:
                 "(abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER)"
             ) from error
         self._blobs = self._fs.service_client.get_container_client(self.container)
-        self._authorised = False  # whether the credentials have ever been good for anything
+        self._authorised = False  # whether the credentials have ever worked
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -95,7 +95,7 @@ class AzureClient:
             await self._blobs.get_blob_client(key).commit_block_list(blocks, **_OPTIONS)
 
     async def abort(self, key: str, upload: str) -> None:
-        pass  # blocks that no blob is made of are dropped after a week
+        pass  # blocks that become no blob are dropped after a week
 
     async def unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
         return ()  # they are dropped after a week
@@ -183,7 +183,7 @@ class AzureClient:
         if status == 416:
             return _Beyond()
         if isinstance(error, azure.ClientAuthenticationError) and not status:
-            # No token. One that cannot be renewed may be had in a while; where there never was one, it is told at once.
+            # There is no token. One that cannot be renewed may come in a while; if there never was one, fail at once.
             message = f"{message.rstrip('.')}. Check the credentials: log in with `az login`, or give account_key, "
             message += "sas_token or connection_string in storage_options"
             return RequestFailed("again" if self._authorised else "refused", message)

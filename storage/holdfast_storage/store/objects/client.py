@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 FailureKind = Literal["missing", "taken", "refused", "unsupported", "again"]
 
-_PIECE = 1 << 20  # of a body, handed to the connection at once
+_PIECE = 1 << 20  # bytes of a body that are handed to the connection at once
 
 
 class RequestFailed(Exception):
@@ -100,7 +100,7 @@ class Part:
 class Page:
     """A part of a listing."""
 
-    keys: Sequence[str]  # objects below the prefix; that of the prefix itself is none
+    keys: Sequence[str]  # objects below the prefix, without that of the prefix itself
     folders: Sequence[str]  # what lies deeper, cut off after the next slash
     following: str  # where the next page begins; empty if this is the last
 

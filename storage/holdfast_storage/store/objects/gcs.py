@@ -17,7 +17,7 @@ import aiohttp
 import yarl
 from fsspec.config import apply_config
 
-# The class without a look at what kind of bucket it is, which wants a permission and a service of its own.
+# This class does not ask for the kind of bucket, which needs another permission and another service.
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError, TransportError
 
@@ -44,7 +44,7 @@ class GcsClient:
         options |= {"use_listings_cache": False, "skip_instance_cache": True}
         self._fs = _file_system(options) if options.get("token") else _with_credentials_found(options)
         self.bucket, _, self.root = path.partition("/")
-        self._doubtful: set[str] = set()  # uploads, whose last part may have arrived or not
+        self._doubtful: set[str] = set()  # uploads whose last part may or may not have arrived
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -179,7 +179,7 @@ class GcsClient:
         try:
             await asyncio.to_thread(self._fs.credentials.maybe_refresh)
         except Exception as error:
-            # gcsfs wraps what google-auth has said.
+            # gcsfs wraps the error of google-auth.
             reason = error.__cause__ if isinstance(error.__cause__, GoogleAuthError) else error
             told = str(reason.args[0]) if reason.args else type(reason).__name__
             unheard = any(isinstance(each, TransportError) for each in (reason, reason.__cause__))
@@ -211,7 +211,7 @@ def _file_system(options: Mapping[str, Any]) -> GCSFileSystem:
     try:
         return GCSFileSystem(**options)
     except Exception as error:
-        # Not what it says: a token that was refused would be in it.
+        # Its message is not shown: a refused token would be in it.
         raise InvalidRequest(
             f"the `token` in storage_options cannot be used for Google Cloud Storage ({type(error).__name__})"
         ) from None

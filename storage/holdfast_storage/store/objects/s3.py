@@ -48,13 +48,13 @@ class S3Client:
             "connect_timeout": 5,
             "read_timeout": 60,
             "max_pool_connections": CONNECTIONS,
-            # A checksum that the server asks for; the checkpoint's own vouch for the data.
+            # A checksum that the server asks for; the checkpoint's own checksums protect the data.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
             **(options.pop("config_kwargs", None) or {}),
             "retries": {"total_max_attempts": 1, "mode": "standard"},
         }
-        # The connection protects the body; over plain HTTP, too, the checkpoint's own checksums do.
+        # The connection protects the body; over plain HTTP, the checkpoint's own checksums do.
         config["s3"] = {"payload_signing_enabled": False, **(config.get("s3") or {})}
         options |= {"config_kwargs": config, "use_listings_cache": False, "skip_instance_cache": True}
         self._fs = S3FileSystem(**options)
@@ -143,7 +143,7 @@ class S3Client:
     def _wire(self, client: Any) -> S3Wire:
         """Return the wire of s3fs's client, which s3fs may replace by another one."""
         if client not in self._wires:
-            _check_endpoints(client.meta.endpoint_url)  # from wherever it is
+            _check_endpoints(client.meta.endpoint_url)  # from whatever thread
             verify = self._fs.session.get_config_variable("ca_bundle") if self._verify is None else self._verify
             self._wires = {client: S3Wire(client, verify, CONNECTIONS)}
         return self._wires[client]
@@ -193,7 +193,7 @@ class _Beyond(RequestFailed):
 
 
 def _kind(code: str, status: int, message: str = "") -> FailureKind:
-    # What servers say of conditions that they do not know: with status 501, or 400.
+    # What servers answer to conditions that they do not know, with status 501 or 400.
     if code in ("NotImplemented", "501") or status == 501 or "not implemented" in message:
         return "unsupported"
     if code in _AGAIN or status in (409, 429) or status >= 500 or code in ("409", "429") or code[:1] == "5":

@@ -40,7 +40,7 @@ class S3Wire:
             client_cert=config.client_cert,
             proxies_config=config.proxies_config,
         )
-        for operation in ("PutObject", "UploadPart", "GetObject"):  # not what the library asks for in between
+        for operation in ("PutObject", "UploadPart", "GetObject"):  # not the requests that the library makes in between
             client.meta.events.register(f"before-send.s3.{operation}", self._send)
 
     @contextmanager
@@ -57,7 +57,7 @@ class S3Wire:
         if transfer is None:
             return None
         if transfer.body is not None:
-            request = copy(request)  # for a redirection the library begins once more with the body that it has
+            request = copy(request)  # after a redirect the library starts again with the body that it has
             request.body = transfer.pieces()
         fill = None if transfer.buffer is None else transfer.fill
         return await transfer.carried_out(lambda: self._exchange(request, fill))
@@ -67,11 +67,11 @@ class S3Wire:
         try:
             if fill is None or response.status_code != 206:
                 content = response.content
-                # An error that was cut short would be read as another one.
+                # An error that was cut off would be read as another one.
                 if len(content) < int(response.headers.get("Content-Length", 0)):
                     raise IncompleteRead(len(content), int(response.headers["Content-Length"]) - len(content))
                 return _Answer(response, content)
-            # From the socket into the buffer: what urllib3 itself offers copies all of it twice.
+            # Read from the socket into the buffer: urllib3's own methods copy everything twice.
             source = response.raw._original_response
             fill(source.readinto, response.raw.shutdown)
             if source.length == 0:
@@ -80,14 +80,14 @@ class S3Wire:
         except (HTTPError, HTTPException, OSError) as error:
             raise HTTPClientError(error=error) from error
         finally:
-            response.raw.close()  # a connection that can be used again has left it by now
+            response.raw.close()  # a reusable connection has left the response by now
 
 
 class _Answer(AWSResponse):  # type: ignore[misc]
     """The response as aiobotocore expects it."""
 
     def __init__(self, response: AWSResponse, content: bytes) -> None:
-        # Where older versions look for the headers.
+        # Older versions look for the headers here.
         raw = SimpleNamespace(raw_headers=[(key.encode(), value.encode()) for key, value in response.headers.items()])
         super().__init__(response.url, response.status_code, response.headers, raw)
         self._whole = content

@@ -84,7 +84,7 @@ class ObjectStore(Store):
         self._part = min(PART, max(5 << 20, write_buffer // 4 // GRAIN * GRAIN))
         self._requests = asyncio.Semaphore(REQUESTS)
         self._answered = False
-        self._seen = False  # whether the bucket is known to be there
+        self._seen = False  # whether the bucket is known to exist
         self._keeps_conditions: bool | None = None  # not known before the first create
 
     # -- verbs --
@@ -215,7 +215,7 @@ class ObjectStore(Store):
                     break
             self._run(self._finish(key, upload, results(sent), size))
         except BaseException:
-            stop_all(sent)  # before the upload ends: a part that comes later would be kept, and paid for
+            stop_all(sent)  # before the upload ends: a later part would be kept and paid for
             with suppress(RequestFailed):
                 self._run(self._persist(lambda: self._client.abort(key, upload)))
             raise
@@ -239,7 +239,7 @@ class ObjectStore(Store):
         try:
             await self._persist(finish)
         except RequestFailed as failure:
-            # An upload that is no more, after a try whose answer was lost, was finished by it.
+            # If the upload is gone after a try whose answer was lost, that try has finished it.
             if failure.kind != "missing" or tries == 1 or await self._size(key) != size:
                 raise
 
@@ -299,7 +299,7 @@ class ObjectStore(Store):
                 return sorted(names)
 
     async def _delete(self, prefix: str) -> None:
-        for _ in range(2):  # what stands for a folder goes only after what is in it, which may be on a later page
+        for _ in range(2):  # a blob that stands for a folder goes only after its contents, which may be on a later page
             begin, pages = "", 0
             while begin or not pages:
                 page = await self._persist(lambda begin=begin: self._client.page(prefix, begin, deep=True))  # type: ignore[misc]
@@ -309,7 +309,7 @@ class ObjectStore(Store):
             if pages == 1:
                 break
         for key, upload in await self._unfinished(prefix):
-            with suppress(RequestFailed):  # ended by somebody else, or to be found the next time
+            with suppress(RequestFailed):  # somebody else has ended it, or the next clean-up will find it
                 await self._persist(lambda key=key, upload=upload: self._client.abort(key, upload))  # type: ignore[misc]
 
     async def _unfinished(self, prefix: str) -> Sequence[tuple[str, str]]:
@@ -344,12 +344,12 @@ class ObjectStore(Store):
                 if failure.kind != "again":
                     self._answered = True
                     if failure.kind == "missing" and not self._seen:
-                        # Or is it the bucket? Some do not say.
+                        # Is it the bucket? Some stores do not say.
                         await self._persist(lambda: self._client.page(f"{self._root}/".lstrip("/"), "", deep=False))
                     raise
             except HoldfastError:
                 raise
-            except Exception as error:  # of a library, which did not foresee it: whatever has happened is not known
+            except Exception as error:  # an unforeseen error of a library: nobody knows what has happened
                 raise RequestFailed("again", f"{type(error).__name__}: {error}") from error
             end = end or clock() + (PATIENCE if self._answered else FIRST_PATIENCE)
             if clock() >= end:
@@ -391,7 +391,7 @@ def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[Part]:
     held, limit = 0, size
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
-        # Only what has something behind it is surely not the last part.
+        # Only a part with something after it is surely not the last one.
         while held + len(view) > limit:
             here, view = view[: limit - held], view[limit - held :]
             yield Part(number, offset, Body([*buffers, here]), last=False)

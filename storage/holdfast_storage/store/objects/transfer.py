@@ -39,11 +39,11 @@ class Transfer:
         self.count: int | None = None
         self._lock = threading.Lock()
         self._stopped = False
-        self._interrupt: Callable[[], None] | None = None  # while the thread is at the body or the buffer
+        self._interrupt: Callable[[], None] | None = None  # while the thread uses the body or the buffer
 
     def pieces(self) -> Iterator[memoryview]:
         """Yield the pieces of the body, in order."""
-        self._begin(lambda: None)  # it ends with the piece
+        self._begin(lambda: None)  # it ends after the piece
         assert self.body is not None
         for view in self.body.views:
             for start in range(0, len(view), PIECE):
@@ -89,7 +89,7 @@ class Transfer:
             waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it
             at_it = self._stop()
             while at_it and not waiting.done():
-                with suppress(asyncio.CancelledError):  # once more, which ends it no sooner
+                with suppress(asyncio.CancelledError):  # again, which ends it no sooner
                     await asyncio.wait([waiting])
             raise
 
@@ -112,7 +112,7 @@ class Transfer:
         with self._lock:
             self._stopped = True
             if self._interrupt is None:
-                self.body = self.buffer = None  # whose memory is not to wait for an answer
+                self.body = self.buffer = None  # memory that must not wait for an answer
                 return False
             with suppress(Exception):  # of a connection that has ended, or is TLS in TLS
                 self._interrupt()
