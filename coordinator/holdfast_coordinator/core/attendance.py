@@ -25,7 +25,7 @@ class Attendance:
             begins = before.since is None or (e.phase, e.step) != (before.phase, before.step)
             world.update(
                 e.caller.task,
-                # Its connection may be older than what is known of its world here: the world went to another coordinator
+                # Its connection may be older than what is known of its world here, which went to another coordinator
                 # process and came back.
                 connections=max(1, before.connections),
                 lost=None,
