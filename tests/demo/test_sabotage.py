@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from holdfast_storage.layout import Attempt
 from holdfast_storage.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import open_store
+from support.light_worker import until
 
 pytestmark = pytest.mark.processes
 
@@ -56,9 +56,9 @@ def test_a_save_that_commits_is_missed_and_the_next_one_taken(tmp_path: Path, vi
     first = begin(run, 20, 1)
 
     def others() -> None:
+        until(lambda: _state(victim) == "T")
         commit(run, first)
-        while _state(victim) == "T":
-            time.sleep(0.01)
+        until(lambda: _state(victim) != "T")
         begin(run, 30, 2)
 
     thread = threading.Thread(target=others)
