@@ -24,7 +24,7 @@ HoldfastJson = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast_protos.client, "PATIENCE", 0.5)
+    monkeypatch.setattr(holdfast_protos.client, "PATIENCE", 0.1)
     monkeypatch.delenv("HOLDFAST_COORDINATOR", raising=False)
 
 

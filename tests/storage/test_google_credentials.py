@@ -20,6 +20,9 @@ from holdfast_storage.store.objects.client import FailureKind, RequestFailed
 from holdfast_storage.store.objects.gcs import GcsClient
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 class Google(ThreadingHTTPServer):
     """A metadata server, one that renews tokens, and a store where every object is missing.
 

@@ -23,6 +23,9 @@ from servers.fixtures import ObjectStore as Servers
 from support.stores import winners
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(params=KINDS)
 def server(request: pytest.FixtureRequest, object_store: Servers) -> Server:
     return object_store(request.param)
