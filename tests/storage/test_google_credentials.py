@@ -19,7 +19,6 @@ from holdfast_storage.store import open_store
 from holdfast_storage.store.objects.client import FailureKind, RequestFailed
 from holdfast_storage.store.objects.gcs import GcsClient
 
-
 pytestmark = pytest.mark.usefixtures("quick")
 
 

@@ -22,7 +22,6 @@ from servers.fixtures import KINDS
 from servers.fixtures import ObjectStore as Servers
 from support.stores import winners
 
-
 pytestmark = pytest.mark.usefixtures("quick")
 
 
