@@ -41,8 +41,8 @@ def test_an_entry_of_a_copy_of_this_process_ends_it() -> None:
 
 
 def test_who_was_slower_to_take_a_job_over_does_not_take_it_from_the_faster() -> None:
-    """Of two successors of a coordinator one takes the lead and tells the worker that the save has failed. The other
-    finds that lead entry in its slot, takes the next one, since the job is the same, and commits the report it has."""
+    """Of two successors, the slower one does not take the job from the faster one. Guards against a successor that
+    finds the other's lead entry, takes the next slot, and commits a report of a save that was told to have failed."""
     cluster = Cluster()
     first = cluster.coordinator()
     (worker,) = cluster.world(first, 1)

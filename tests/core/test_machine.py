@@ -52,8 +52,8 @@ def refusal(call: Call | v.Answer | Failure | None) -> Failure:
 
 @pytest.mark.parametrize("behind", [1, 16, 17, 18, 60])
 def test_a_laggard_is_told_what_the_others_were(behind: int) -> None:
-    """A worker that slept while the saves of the others failed, one after the other, for want of its part: an internal
-    error, or another answer than theirs."""
+    """A worker that lags is told about each save what the others were told. Guards against an internal error, or
+    another answer, for a worker that slept while saves failed for want of its part."""
     cluster, coordinator, workers = start()
     told = {}
     for ordinal in range(1, behind + 2):
@@ -67,7 +67,8 @@ def test_a_laggard_is_told_what_the_others_were(behind: int) -> None:
 
 
 def test_a_laggard_of_a_restarted_coordinator() -> None:
-    """As above, where nobody knows any more how those saves have failed."""
+    """A worker that lags behind a restarted coordinator gets a definite answer. Guards against the same, when nobody
+    knows any more how those saves have failed."""
     _, coordinator, workers = start()
     coordinator.call(workers[0].vote(40))
     for ordinal in range(1, 40):
@@ -83,7 +84,7 @@ def test_a_laggard_of_a_restarted_coordinator() -> None:
 
 
 def test_an_outcome_that_was_forgotten_is_not_guessed() -> None:
-    """An old commit reported as failed."""
+    """A forgotten outcome is not guessed. Guards against an old commit that is reported as failed."""
     cluster, coordinator, workers = start(1)
     for ordinal in range(1, 22):
         cluster.save(coordinator, workers, ordinal)
@@ -107,7 +108,8 @@ def keep(workers: list[Worker], policy: v.RetentionPolicy) -> None:
 
 
 def test_a_clock_that_was_wrong_is_not_believed_for_ever() -> None:
-    """A clock that was a year ahead for a moment: all later commits have its time, for the coordinator's life."""
+    """A clock that was wrong is not believed for ever. Guards against all later commits getting the time of a clock
+    that was a year ahead for a moment."""
     cluster, coordinator, workers = start(1)
     coordinator.machine.handle(ev.Tick(), v.Now(0.0, WALL + 1e9))
     cluster._time = 100.0
@@ -119,7 +121,8 @@ def test_a_clock_that_was_wrong_is_not_believed_for_ever() -> None:
 
 
 def test_busy() -> None:
-    """A coordinator that ends in good order in the middle of a commit, or never."""
+    """A machine is busy exactly while an orderly end should wait. Guards against a coordinator that ends in the middle
+    of a commit, or never."""
     cluster, coordinator, workers = start()
     keep(workers, v.RetentionPolicy(1))
     assert not coordinator.machine.busy
@@ -155,7 +158,8 @@ def phases(cluster: Cluster, coordinator: Coordinator, workers: list[Worker], un
 
 @pytest.mark.parametrize("until", [Phase.VOTING, Phase.WRITING, Phase.FINALIZING, Phase.COMMITTING, Phase.PUBLISHING])
 def test_killed_in_any_phase(until: Phase) -> None:
-    """A coordinator that is killed at the one moment that loses a save or a checkpoint."""
+    """A kill in any phase loses nothing but the save in flight. Guards against the one moment at which a kill loses a
+    save or a checkpoint."""
     cluster, coordinator, workers = start()
     phases(cluster, coordinator, workers, until)
     stood = "commit" in cluster.storage.kinds[3:]

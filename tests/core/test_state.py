@@ -36,7 +36,8 @@ def phase(machine: Machine, generation: str) -> Phase:
 
 
 def test_a_copy_is_driven_alone() -> None:
-    """What waits for the log holds on to the machine that it was begun in: driving a copy makes the original act."""
+    """A copy of a machine is driven alone. Guards against a wait for the log that holds on to its machine, so that
+    driving a copy makes the original act."""
     cluster, coordinator, generation = waiting()
     machine, twin = coordinator.machine, copy.deepcopy(coordinator.machine)
     assert twin == machine
@@ -57,7 +58,8 @@ def test_a_copy_is_driven_alone() -> None:
 
 
 def test_equal_states_hash_alike_and_are_printed() -> None:
-    """A search that takes one state for two, or two for one; a report of a state that says only where it lies."""
+    """Equal states have equal hashes and a readable text. Guards against a search that takes one state for two, or two
+    for one."""
     _, coordinator, generation = waiting()
     _, other, _ = waiting()
     machine = coordinator.machine
@@ -90,9 +92,8 @@ def reached(value: Any, seen: set[int]) -> Iterator[Any]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_copy_does_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy that shares something with its original, or lacks something: in random histories, one that is made at any
-    time and driven by the same events has the same effects, and leaves the original as it was. And a function among
-    what a machine holds, which a copy would share."""
+    """In random histories a copy, made at any time, has the same effects and leaves the original as it was. Guards
+    against a copy that shares something with its original, or lacks something."""
     chance = random.Random(seed)
     handle = Machine.handle
     twins: dict[int, Machine] = {}  # by machine

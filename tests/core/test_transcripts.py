@@ -24,7 +24,8 @@ SCENARIOS = [scenario for file in FILES for scenario in read(file).scenarios]
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_scenario(scenario: Scenario) -> None:
-    """Each command has the effects that are written there, all of them, and no others."""
+    """Each command has all the effects that are written there, and no others. Guards against a change of the machine
+    that nobody has decided on."""
     scenario.check()
 
 

@@ -288,7 +288,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_protocol_is_found(broken: str) -> None:
-    """A search that passes whatever it is given."""
+    """Each broken protocol is found. Guards against a search that passes whatever it is given."""
     change, bounds, what = BROKEN[broken]
     with change(), pytest.raises(Violation, match=what) as found:
         Search(bounds).run()

@@ -69,7 +69,8 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_is_gone_is_refused(program: Program, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an upgrade, replicas come back with the mean of their values, weights at random, without a word."""
+    """A missing name is refused before anything changes. Guards against replicas that silently come back with their
+    mean, and random weights, after an upgrade."""
     assert tf_keras.__version__, "names of it are looked for where it is imported"
     program.assert_refused(rf"\b{rename(monkeypatch, name)}\b")
 
@@ -78,13 +79,15 @@ def test_a_name_that_is_gone_is_refused(program: Program, name: str, monkeypatch
 def test_a_function_that_is_not_called_any_more_is_refused(
     program: Program, module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large values of a checkpoint on an object store are holes in a file, which TensorFlow reads after all."""
+    """A function that is not called any more is refused. Guards against large values of a checkpoint that TensorFlow
+    reads from holes in a file."""
     monkeypatch.setattr(module, "io_ops", SimpleNamespace(**vars(io_ops)))
     program.assert_refused("values by io_ops.restore_v2: ")
 
 
 def test_methods_that_are_not_called_any_more_are_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights of a Keras model that is built after the restore stay random; replicas, and what comes late, are lost."""
+    """Methods that are not called any more are refused. Guards against random weights in a Keras model that is built
+    after the restore, and lost replicas."""
     restore = CheckpointPosition._restore_descendants
 
     def restore_another_way(position: Any, trackable: Any, reader: Any = None) -> None:
@@ -97,7 +100,8 @@ def test_methods_that_are_not_called_any_more_are_refused(program: Program, monk
 
 
 def test_what_does_not_end_where_it_did_is_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replicas of variables that are created late keep the value that TensorFlow has given to all of them."""
+    """A restoration that does not end where it did is refused. Guards against replicas of late variables that keep the
+    common value."""
     coordinator = type("Coordinator", (_CheckpointRestoreCoordinator,), {"__setattr__": _forget_restore_saveables})
     monkeypatch.setattr(checkpoint, "_CheckpointRestoreCoordinator", coordinator)
     program.assert_refused("what restore_saveables was called for: ")
@@ -109,7 +113,7 @@ def _forget_restore_saveables(load: Any, name: str, value: Any) -> None:
 
 
 def test_what_is_there_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each save pays for the check, or it fails for what it has itself put in TensorFlow's place."""
+    """The check runs once. Guards against saves that pay for it, or fail because of what it has replaced."""
     door.check()
     monkeypatch.setattr(door, "_try_restore", lambda: pytest.fail("tried out twice"))
     door.check()
@@ -117,7 +121,8 @@ def test_what_is_there_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("program")
 def test_a_check_leaves_nothing_behind() -> None:
-    """A check leaves files in TensorFlow's memory, or a function of its replaced; in a strategy's scope, it fails."""
+    """The check leaves nothing behind, and works in a strategy's scope. Guards against files in TensorFlow's memory,
+    and a replaced function."""
     restore_v2 = io_ops.restore_v2
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         door.check()
@@ -126,7 +131,8 @@ def test_a_check_leaves_nothing_behind() -> None:
 
 
 def test_no_private_name_is_used_elsewhere() -> None:
-    """A name that is not looked for: after an upgrade it is found missing in the middle of a restore."""
+    """No private name is used outside of the door. Guards against a name that nobody checks, found missing in the
+    middle of a restore."""
     ours = defined_names(WORKER)
     for path in set(WORKER.rglob("*.py")) - {DOOR}:
         found = [(line, name) for line, name in foreign_names(path, ours) if name not in OF_PYTHON]
@@ -176,7 +182,7 @@ PUBLIC = {
 
 
 def test_every_name_that_is_used_is_looked_for() -> None:
-    """A name is added to the door, and not to its tables."""
+    """Every name that the door uses is in its tables. Guards against a new name that nobody checks."""
     listed = {part for name in NAMES for part in re.findall(r"\w+", name)}
     known = listed | defined_names(WORKER) | PUBLIC
     used = {node.attr for node in ast.walk(ast.parse(DOOR.read_text())) if isinstance(node, ast.Attribute)}
@@ -185,13 +191,15 @@ def test_every_name_that_is_used_is_looked_for() -> None:
 
 
 def test_each_name_is_used() -> None:
-    """A version is refused for something that nobody needs any more."""
+    """Each checked name is used. Guards against a version that is refused because of something that nobody needs any
+    more."""
     uses = DOOR.read_text().rpartition("TABLES = ")[2]
     assert [name for name in NAMES if leaf(name) not in uses] == []
 
 
 def test_versions_are_those_that_pip_installs() -> None:
-    """pip installs a version that an error then says does not work."""
+    """The versions in the error are those that pip installs. Guards against pip installing a version that an error then
+    rejects."""
     project = (ROOT / "pyproject.toml").read_text()
     assert f'tensorflow = ["{door.TENSORFLOW.works_with}", "{door.KERAS.works_with}"]' in project
     assert f'"{door.TF_KERAS.works_with}"' in project

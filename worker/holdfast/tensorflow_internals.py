@@ -1,19 +1,19 @@
-"""The one door to TensorFlow's and Keras's internals: all that is used of them beyond what they document is here.
+"""The one door to TensorFlow's and Keras's internals. It holds every use of what they do not document.
 
-Any release may take such a name away. `check` looks for all of them, and tries out the restore that is built on them,
-before anything is changed. See docs/design/012-tensorflow-internals.md.
+Any release may drop such a name. `check` looks for all of them, and tries out the restore that is built on them, before
+anything changes. See docs/design/012-tensorflow-internals.md.
 
-- `Load` asks TensorFlow's load status what of a checkpoint has found which object, and what is still to come.
-- `serve` has TensorFlow's restore take tensors from memory, where it would read files.
-- Variables of Keras 3 that are made after a restore are restored. Keras builds a model that has no `build` of its own
-  by calling it with symbols first. The variables made there get their values when that is over; TensorFlow, which sees
-  them being attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure for
+- `Load` asks TensorFlow's load status which values of a checkpoint have found their object, and which have not yet.
+- `serve` makes TensorFlow's restore take tensors from memory instead of files.
+- Keras 3 variables that are made after a restore are restored. Keras builds a model without a `build` of its own by
+  calling it with symbols first. The variables made there get their values when that ends. TensorFlow sees them when
+  they are attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure for
   one of the model's, and goes on with a variable that was never restored. Here such a variable is restored as soon as
-  it is initialized. And where Keras computes in another precision than that of its variables, these show themselves to
-  TensorFlow as they are: what they show otherwise is a copy in that precision, which cannot be restored.
-- What the layers of both Keras hold, and TensorFlow does not find, is shown to it.
+  it is initialized. If Keras computes in another precision than that of its variables, they show themselves to
+  TensorFlow as they are; otherwise they show a copy in that precision, which cannot be restored.
+- What the layers of both Keras versions hold, and TensorFlow does not find, is shown to it.
 
-Longer than other modules: one table and one check are for all of it.
+This module is longer than others: one table and one check cover all of it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ TABLES = (TENSORFLOW, KERAS, TF_KERAS)
 
 VARIABLE_VALUE = "VARIABLE_VALUE"
 VALUE_SUFFIX = f"/.ATTRIBUTES/{VARIABLE_VALUE}"
-"""What the key of a variable's value ends in, and of nothing else that TensorFlow saves by itself."""
+"""The end of the key of a variable's value. Nothing else that TensorFlow saves by itself has it."""
 
 _lock = threading.RLock()  # again from within: the garbage collector may call
 _is_tried = threading.Event()  # whether a restore has been tried out, and was as it should be
@@ -100,10 +100,10 @@ _called: set[str] = set()  # what TensorFlow has called of what stands for a met
 
 
 def check() -> None:
-    """Check that TensorFlow, and each Keras that is imported, is as it is used here.
+    """Check that TensorFlow, and each imported Keras, has what is used here.
 
-    A function may still be there and not be called any more, so a restore of two numbers is tried out as well. All this
-    is done once in a process, in a few milliseconds. From then on, variables of Keras 3 are restored as is said above.
+    A function may still exist and not be called any more, so a restore of two numbers is tried out, too. This is done
+    once in a process, in a few milliseconds. From then on, Keras 3 variables are restored as described above.
 
     Raises InvalidRequest, which says what is missing and which versions work, before anything has changed.
     """
@@ -119,19 +119,19 @@ def check() -> None:
 
 
 def check_names() -> None:
-    """Do what of `check` can be done without any operation of TensorFlow's."""
+    """Do the part of `check` that needs no operation of TensorFlow's."""
     for table in TABLES:
         if table.library in sys.modules:
             table.check()
 
 
 def _try_restore() -> None:
-    """Restore two objects, one that is there and one that comes later. Raises if something is not as it should be."""
+    """Restore two objects, one that exists and one that is created later. Raises if anything is not as expected."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
     from tensorflow.python.trackable.base import Trackable
 
     class Probe(Trackable):  # type: ignore[misc]
-        """No variable: where this is called in the scope of a strategy, that would be a distributed one."""
+        """Stands for a variable. A real one, made in the scope of a strategy, would be distributed."""
 
         value = 0
 
@@ -184,21 +184,21 @@ def _try_restore() -> None:
 
 
 class Load:
-    """What a load status is about. None of it keeps an object alive."""
+    """The contents of a load status. It keeps no object alive."""
 
     def __init__(self, status: Any) -> None:
         self._load = status._checkpoint
 
     @classmethod
     def of(cls, status: Any) -> Load | None:
-        """None where there is nothing to be known: nothing was restored, or a name-based checkpoint of TensorFlow 1."""
+        """Return None if nothing is known: nothing was restored, or a name-based checkpoint of TensorFlow 1."""
         from tensorflow.python.checkpoint.checkpoint import CheckpointLoadStatus
 
         return cls(status) if isinstance(status, CheckpointLoadStatus) else None
 
     @property
     def graph(self) -> Any:
-        """The checkpoint's object graph. A node is an index into its nodes."""
+        """The checkpoint's object graph. A node is an index of its nodes."""
         return self._load.object_graph_proto
 
     @property
@@ -208,7 +208,7 @@ class Load:
 
     @property
     def is_spent(self) -> bool:
-        """Whether everything in the checkpoint has found its object, so that nothing is left to be read."""
+        """Whether everything in the checkpoint has found its object, so that nothing is left to read."""
         load = self._load
         waiting = load.deferred_slot_restorations or load.slot_restorations or load.unused_attributes
         return not waiting and len(load.matched_proto_ids) == len(self.graph.nodes)
@@ -226,37 +226,37 @@ class Load:
 
     @property
     def failures(self) -> list[str]:
-        """What could not be restored when it came, by name, and why."""
+        """What could not be restored when it was created, by name, and why."""
         return list(_failures.get(self._load, ()))
 
     @property
     def expects_partial(self) -> bool:
-        """Whether the program has said that what is left over is meant to be."""
+        """Whether the program has said that leftovers are intended."""
         return bool(self._load.expect_partial)
 
     def may_be_trained(self, key: str) -> bool:
-        """Whether the value could be a weight."""
+        """Return whether the value could be a weight."""
         dtype = self._load.dtype_map.get(key)  # which leaves out what is no tensor of numbers or texts
         return dtype is not None and can_be_trained(dtype)
 
     def is_waited_for_at(self, trackable: Any) -> bool:
-        """Whether values of this checkpoint wait for children that an object does not have yet."""
+        """Return whether values of this checkpoint wait for children that an object does not have yet."""
         return any(each.checkpoint is self._load for waiting in waiting_at(trackable).values() for each in waiting)
 
     def has_reached(self, trackable: Any) -> bool:
-        """Whether an object has got its value from here, or another one since."""
+        """Return whether an object has got its value from here, or another one since."""
         trackable._maybe_initialize_trackable()
         return bool(trackable._update_uid >= self._load.restore_uid)
 
     def has_changed(self, trackable: Any) -> bool:
-        """Whether an object that was reached has got another value since."""
+        """Return whether an object that was reached has got another value since."""
         return bool(trackable._update_uid > self._load.restore_uid)
 
     def on_restored(self, then: Callable[[Iterable[Any]], None]) -> None:
-        """Have `then` called with the objects that were reached, each time after some have been restored.
+        """Call `then`, each time after some objects have been restored, with the objects that were reached.
 
-        TensorFlow offers no hook for it. Every restoration, of objects that are there and of ones that are created
-        later, ends in `restore_saveables` of the object that a load status is about.
+        TensorFlow has no hook for this. Every restoration, of objects that exist and of those that are created later,
+        ends in `restore_saveables` of the object to which a load status refers.
         """
         load = self._load
         restore_saveables = load.restore_saveables
@@ -276,7 +276,7 @@ class Load:
 
 
 class AskedCheckpoint(tf.train.Checkpoint):  # type: ignore[misc]
-    """A checkpoint that is told before TensorFlow looks at what is in it, in a save and in a restore."""
+    """A checkpoint that is notified before TensorFlow looks at its contents, in a save and in a restore."""
 
     def before_it_is_looked_at(self) -> None:
         raise NotImplementedError
@@ -295,26 +295,26 @@ def object_graph(serialized: bytes) -> Any:
 
 
 def has_values(trackable: Any) -> bool:
-    """Whether an object has values of its own in a checkpoint."""
+    """Return whether an object has its own values in a checkpoint."""
     from tensorflow.python.training.saving.saveable_object_util import saveable_objects_from_trackable
 
     return bool(saveable_objects_from_trackable(trackable))
 
 
 def tensors_of(trackable: Any) -> dict[str, Any]:
-    """What an object that is no variable saves; raises what TensorFlow raises where it cannot be saved."""
+    """Return what an object that is no variable saves. Raises what TensorFlow raises if it cannot be saved."""
     return dict(trackable._serialize_to_tensors())
 
 
 def waiting_at(trackable: Any) -> dict[str, Any]:
-    """What restores have for children that an object does not have yet, by name: lists of positions in checkpoints."""
+    """Return what restores have for children that an object does not have yet: by name, positions in checkpoints."""
     trackable._maybe_initialize_trackable()
     waiting: dict[str, Any] = trackable._deferred_dependencies
     return waiting
 
 
 def mark_as_changed(trackable: Any, position: Any) -> None:
-    """Have TensorFlow take an object for restored from such a position, and changed since."""
+    """Let TensorFlow believe that an object was restored from such a position and has changed since."""
     trackable._maybe_initialize_trackable()
     trackable._update_uid = position.restore_uid + 0.5
 
@@ -325,10 +325,10 @@ _served: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
 
 
 def serve(tensors: Mapping[str, Mapping[str, Any]]) -> None:
-    """Have TensorFlow get these tensors, by prefix and key, instead of what lies in the files of these checkpoints.
+    """Give TensorFlow these tensors, by prefix and key, instead of the contents of these checkpoints' files.
 
-    TensorFlow reads them in `io_ops.restore_v2`, now and for what is created later. It is stood in for until
-    `stop_serving`: only the tensors' own restores need it.
+    TensorFlow reads values in `io_ops.restore_v2`, now and for what is created later. That function is replaced until
+    `stop_serving`, since only the restores of these tensors need it.
     """
     from tensorflow.python.ops import io_ops
 
@@ -339,7 +339,7 @@ def serve(tensors: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def stop_serving(prefixes: Iterable[str]) -> None:
-    """Have TensorFlow read the files of these checkpoints again."""
+    """Let TensorFlow read the files of these checkpoints again."""
     from tensorflow.python.ops import io_ops
 
     with _lock:
@@ -353,7 +353,7 @@ def stop_serving(prefixes: Iterable[str]) -> None:
 def restore_v2(
     prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
 ) -> list[Any]:
-    """As `tf.raw_ops.RestoreV2`, with the tensors that are served."""
+    """Do what `tf.raw_ops.RestoreV2` does, with the served tensors."""
 
     def read_files(names: Any, specs: Any, dtypes: Any) -> list[Any]:
         return list(
@@ -371,7 +371,7 @@ def restore_v2(
 
 
 def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
-    """The tensor, or the part of it, that RestoreV2 is asked for; None where TensorFlow has it, or an error for it."""
+    """Return the tensor, or its part, that RestoreV2 should read. None: TensorFlow has it, or has an error for it."""
     tensor, spec = tensors.get(_text(name) or ""), _text(spec)
     if spec is None or tensor is None or tensor.dtype != tf.as_dtype(dtype).base_dtype:
         return None
@@ -386,7 +386,7 @@ def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """Of a string that may be a tensor; None where that has no value yet."""
+    """Return the text of a string that may be a tensor; None if it has no value yet."""
     if not isinstance(value, str | bytes):
         value = tf.get_static_value(value)
     return None if value is None else os.fsdecode(np.asarray(value).item())
@@ -399,13 +399,13 @@ _originals: dict[str, Callable[..., Any]] = {}
 
 
 def has_value(trackable: Any) -> bool:
-    """Whether it is no variable of Keras 3 that is still to be initialized."""
+    """Return False for a Keras 3 variable that is still to be initialized, True for anything else."""
     keras = sys.modules.get("keras")
     return keras is None or not isinstance(trackable, keras.Variable) or trackable._value is not None
 
 
 def _stand_in() -> None:
-    """Stand for TensorFlow's own methods from now on."""
+    """Replace TensorFlow's own methods from now on."""
     from tensorflow.python.checkpoint.restore import CheckpointPosition
 
     for name, ours in _STAND_INS.items():
@@ -415,7 +415,7 @@ def _stand_in() -> None:
 
 
 def _restore_with_value(position: Any) -> Any:
-    """Stands for the method that gives one object its value."""
+    """Replaces the method that gives one object its value."""
     _called.add("_single_restore")
     trackable = position.trackable
     if has_value(trackable):
@@ -442,7 +442,7 @@ def _restore_with_value(position: Any) -> Any:
 
 
 def _restore_uncast(position: Any, reader: Any = None) -> Any:
-    """Stands for the method that restores an object and what is below it."""
+    """Replaces the method that restores an object and what is below it."""
     _called.add("_restore_descendants")
     keras = sys.modules.get("keras")
     with keras.src.backend.AutocastScope(None) if keras else nullcontext():
@@ -456,7 +456,7 @@ _STAND_INS = {"_single_restore": _restore_with_value, "_restore_descendants": _r
 
 
 def is_layer(found: Any) -> bool:
-    """Whether it is a layer or a model of Keras 3, with its TensorFlow backend, or of tf_keras."""
+    """Return whether an object is a layer or model of Keras 3, with its TensorFlow backend, or of tf_keras."""
     from tensorflow.python.trackable.base import Trackable
 
     kinds = [sys.modules[name].layers.Layer for name in ("keras", "tf_keras") if name in sys.modules]
@@ -468,12 +468,12 @@ def is_of_tf_keras(layer: Any) -> bool:
 
 
 def layers_in(model: Any) -> list[Any]:
-    """A model and all layers below it."""
+    """Return a model and all layers below it."""
     return [model, *model._flatten_layers(include_self=False)]
 
 
 def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
-    """By kind, what a layer keeps in lists in which TensorFlow does not look, in order of creation."""
+    """Return by kind what a layer keeps in lists that TensorFlow does not search, in order of creation."""
     if is_of_tf_keras(layer):
         random = isinstance(layer, sys.modules["tf_keras"].src.engine.base_layer.BaseRandomLayer)
         return {"random_generator": [layer._random_generator] if random else []}
@@ -487,13 +487,13 @@ def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
 
 
 def draws_from_stateful_ops(layer: Any) -> bool:
-    """Whether it draws random numbers by operations whose state no checkpoint can hold."""
+    """Return whether a layer draws random numbers by operations whose state no checkpoint can hold."""
     generators = owned_by(layer).get("random_generator", ())
     return any(each._rng_type == each.RNG_LEGACY_STATEFUL for each in generators)
 
 
 def metrics_by_container(model: Any) -> list[Sequence[Any]]:
-    """The metrics that `compile` asked for, as far as they exist: of the loss, and others."""
+    """Return the metrics of `compile` that exist: those of the loss, and others."""
     trackers = []
     if not is_of_tf_keras(model):
         has_one = isinstance(model, sys.modules["keras"].Model) and model._loss_tracker is not None
@@ -502,7 +502,8 @@ def metrics_by_container(model: Any) -> list[Sequence[Any]]:
 
 
 def containers_of(model: Any) -> tuple[Any, Any]:
-    """What makes the metrics of a compiled model, of its losses and others, on its first batch; None where nothing."""
+    """Return the objects that make a compiled model's metrics on its first batch, of losses and others; None if
+    none."""
     if is_of_tf_keras(model):
         compiled = isinstance(model, sys.modules["tf_keras"].Model)
         return (model.compiled_loss, model.compiled_metrics) if compiled else (None, None)
@@ -511,7 +512,7 @@ def containers_of(model: Any) -> tuple[Any, Any]:
 
 
 def on_built(container: Any, then: Callable[[], None]) -> None:
-    """Have `then` called once such a container has made its metrics, unless it has already."""
+    """Call `then` once such a container has made its metrics, unless it already has."""
     if container.built or "build" in vars(container):
         return
     build = container.build
@@ -525,7 +526,7 @@ def on_built(container: Any, then: Callable[[], None]) -> None:
 
 
 def make_child(layer: Any, name: str, value: Any) -> None:
-    """Make an object a child of a layer for TensorFlow, which restores it if a value waits for it; unseen by Keras."""
+    """Make an object a child of a layer for TensorFlow, not for Keras. It is restored if a value waits for it."""
     # Keras 3 takes what TensorFlow notes down on a layer for new state of the layer, unless told otherwise.
     scope = nullcontext() if is_of_tf_keras(layer) else sys.modules["keras"].src.utils.tracking.DotNotTrackScope()
     with scope:
