@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.transcripts.script import Scenario, read
-from support.transcripts.stage import Stage, Unknown
+from support.transcripts.stage import Stage
+from support.transcripts.words import Unknown
 
 FILES = sorted((Path(__file__).parent / "transcripts").iterdir())
 

@@ -62,8 +62,7 @@ class Scenario:
             try:
                 printed = stage.do(part.text)
             except Exception as error:
-                error.add_note(f"at {self.file}:{part.line}: {part.text}")
-                raise
+                raise RuntimeError(f"{self.file}:{part.line}: {part.text}: {error!r}") from error
             lines += [COMMAND + part.text, *printed]
         return "\n".join(lines) + "\n"
 

@@ -41,9 +41,9 @@ TERMS: step=N crcs=1,2,3 digest=TEXT specs=NAME:SIZE keep=N takeover timeout=S.
 from __future__ import annotations
 
 import re
-import shlex
+import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from holdfast_coordinator.core import effects as fx
@@ -55,14 +55,11 @@ from holdfast_storage.records import Leader, LogState
 from support.cluster import WALL, Build, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 from .printing import Printer, caller_name
+from .words import Unknown, Words
 
 EFFECTS = {kind.__name__: kind for kind in get_args(fx.Effect)}
 EVENTS = {kind.__name__: kind for kind in get_args(ev.Event)}
 SETTLED_WITHIN = 1000  # effects that follow from each other; more is a machine that never comes to rest
-
-
-class Unknown(ValueError):
-    """A script says what means nothing."""
 
 
 class Watched(Coordinator):
@@ -81,43 +78,6 @@ class Watched(Coordinator):
     def call(self, build: Build) -> Call:
         self._stage.name_call(build(self._stage.next_request + 1))
         return super().call(build)
-
-
-class Words:
-    """The words of a command, each of which must be taken."""
-
-    def __init__(self, text: str) -> None:
-        self.words = []
-        self.options = {}
-        for word in shlex.split(text):
-            name, equals, value = word.partition("=")
-            if equals and " " not in name:
-                self.options[name] = value
-            else:
-                self.words.append(word)
-
-    def next(self, default: str | None = None) -> str:
-        if not self.words and default is None:
-            raise Unknown("a word is missing")
-        return self.words.pop(0) if self.words or default is None else default
-
-    def option(self, name: str, default: str = "") -> str:
-        return self.options.pop(name, default)
-
-    def flag(self, name: str) -> bool:
-        found = name in self.words
-        if found:
-            self.words.remove(name)
-        return found
-
-    def one_of(self, choices: Iterable[str], default: str = "") -> str:
-        """The next word, if it is one of these."""
-        return self.words.pop(0) if self.words and self.words[0] in choices else default
-
-    def end(self) -> None:
-        left = [*self.words, *(f"{name}={value}" for name, value in self.options.items())]
-        if left:
-            raise Unknown(f"what does {' '.join(left)} mean here?")
 
 
 class Stage:
@@ -244,6 +204,8 @@ class Stage:
         for name, kind in (("step", int), ("timeout", float)):
             if given := words.option(name):
                 terms[name] = kind(given)
+        if crcs := _numbers(words.option("crcs")):
+            terms["crcs"] = struct.pack(f"<{len(crcs)}I", *crcs)
         if digest := words.option("digest"):
             terms["spec_digest"] = digest.encode()
         if specs := words.option("specs"):
@@ -320,11 +282,9 @@ class Stage:
         self._set(self._workers(words.next()), words)
 
     def _set(self, workers: list[Worker], words: Words) -> None:
-        crcs, terms = words.option("crcs"), self._terms(words)
+        terms = self._terms(words)
         for worker in workers:
             worker.terms = {**worker.terms, **terms}
-            if crcs:
-                worker.crcs = tuple(map(int, crcs.split(",")))
 
     # -- calls --
 
@@ -418,6 +378,8 @@ class Stage:
                 break
             coordinator.carry_out(0, fates.get(type(first), "good"))
             coordinator.deliver(-1)
+        else:
+            raise AssertionError(f"{SETTLED_WITHIN} effects have followed from each other, and the next one waits")
         if until and first is None:
             raise Unknown(f"nothing waits any more, and {until} never did")
 
