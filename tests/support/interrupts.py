@@ -14,7 +14,8 @@ from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
-_LOOKS_AFTER = ("RESUME", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "CALL", "CALL_FUNCTION_EX", "CALL_KW")
+_LOOKS_AFTER = {"RESUME", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "CALL", "CALL_FUNCTION_EX", "CALL_KW"}
+_LOOKS_AFTER |= {"JUMP_ABSOLUTE", "CALL_FUNCTION", "CALL_FUNCTION_KW", "CALL_METHOD"}  # so named in Python 3.10
 
 
 @cache
@@ -43,6 +44,7 @@ class Instants:
     @contextmanager
     def watched(self) -> Iterator[None]:
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 traces instructions only if a frame asked for it before
         sys.settrace(self._trace)
         try:
             yield

@@ -28,13 +28,19 @@ INSTALLED_WITHIN, TESTED_WITHIN = 900.0, 1800.0
 TOOLS = ("hypothesis>=6.100", "psutil>=6", "pytest>=9", "pytest-xdist>=3.8")
 
 TESTS = (
-    # What depends on TensorFlow, Keras and protobuf: the worker, the format, and real training, killed and resumed.
+    # What depends on TensorFlow and Keras: real training, killed and resumed; the worker; the format.
     "tests/training/test_resume.py::test_a_killed_run_ends_bit_equal[2 workers, the chief in mid-save]",
     "tests/training/test_fitting.py",
-    "tests/worker",
+    *(
+        f"tests/worker/test_{name}.py"
+        for name in ("tensorflow_internals", "training_state", "apply", "large_tensors", "staging", "capture", "fit")
+    ),
+    "tests/worker/test_iterators.py",
+    "tests/worker/test_manager.py",
     "tests/bundle/test_against_tensorflow.py",
-    # What depends on gRPC, and on the libraries of the object stores.
+    # What depends on protobuf and gRPC, and on the libraries of the object stores.
     "tests/service/test_protocol.py",
+    "tests/storage/test_internals.py",
     "tests/storage/test_object_clients.py",
     "tests/storage/test_s3_wire.py",
 )
