@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast_storage import errors
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.errors import HoldfastError, Kind
+from holdfast_storage.errors import (
+    CheckpointDamaged,
+    CoordinatorUnavailable,
+    HoldfastError,
+    InvalidRequest,
+    Kind,
+    ReplicaDivergence,
+    SaveFailed,
+    StorageError,
+    Superseded,
+)
 
 _RAISED = (
-    *(errors.HoldfastError, errors.InvalidRequest, errors.StorageError, errors.CheckpointDamaged),
-    *(errors.CoordinatorUnavailable, errors.Superseded, errors.SaveFailed, errors.ReplicaDivergence),
+    *(HoldfastError, InvalidRequest, StorageError, CheckpointDamaged),
+    *(CoordinatorUnavailable, Superseded, SaveFailed, ReplicaDivergence),
 )
 _BY_KIND = {Kind(error.kind): error for error in _RAISED}
 

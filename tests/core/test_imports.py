@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,35 @@ def test_arrows(package: str, path: Path) -> None:
         allowed.add("holdfast_coordinator")
     ours = {name.partition(".")[0] for name in imports(path, package, root)} & set(PACKAGES)
     assert ours <= allowed, f"{path} imports {ours - allowed}"
+
+
+APART = {("saving", "restoring"), ("restoring", "saving"), ("session", "saving"), ("session", "restoring")}
+"""Wings of the worker of which the first does not need the second."""
+
+
+def rooms(folder: Path) -> dict[str, set[str]]:
+    """Return the modules and folders directly in a folder, each with the others of them that it imports."""
+    package = next(name for name, root in PACKAGES.items() if folder.is_relative_to(root))
+    root = PACKAGES[package]
+    name = ".".join((package, *folder.relative_to(root).parts, ""))
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        room = path.relative_to(folder).with_suffix("").parts[0]
+        below = (each.removeprefix(name).partition(".")[0] for each in imports(path, package, root) if name in each)
+        found.setdefault(room, set()).update(below)
+    return {room: (others & found.keys()) - {room} for room, others in found.items() if room != "__init__"}
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for _, path in sources()}), ids=lambda folder: folder.name)
+def test_there_are_no_circles(folder: Path) -> None:
+    """Imports lead down. Guards against rooms none of which can be read, tested or changed without the others."""
+    list(TopologicalSorter(rooms(folder)).static_order())
+
+
+def test_wings_stand_apart() -> None:
+    """Saving and restoring share the session alone. Guards against a save that cannot be changed without a restore."""
+    arrows = {(room, other) for room, others in rooms(PACKAGES["holdfast"]).items() for other in others}
+    assert not arrows & APART
 
 
 PURE = (

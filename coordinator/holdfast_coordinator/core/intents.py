@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 from holdfast_storage.records import CheckpointRecord, EntryKind, Generation, Leader, LogState
 
+from .messages import Now, RetentionPolicy
 from .retention import sweep
 from .waits import SaveId
 
-if TYPE_CHECKING:
-    from .run import Run
+
+class Known(Protocol):
+    """What an entry may record of what its coordinator knows by then: it is the machine's `Run`."""
+
+    leader: Leader
+    now: Now
+    condemned: set[str]
+    retention: RetentionPolicy
+
+    def went_back_to(self, save: SaveId | None) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +32,7 @@ class Intent:
     note: str
     save: SaveId | None = None  # the save that needs the entry: they are given up together
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         """Return the state that the entry records if `state` is that of the last entry."""
         raise NotImplementedError
 
@@ -34,7 +43,7 @@ class Import(Intent):
 
     kind: ClassVar[EntryKind] = "import"
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         return state
 
 
@@ -47,7 +56,7 @@ class Lead(Intent):
     fork_point: str  # the fork point of the state on which the decision was based
     leader: Leader | None  # of that state: another process of this very job leaves the fork point as it is
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         # As in TensorFlow: after a clock was set back, a preserved time in its future does not count.
         preserved = run.now.wall if state.last_preserved is None else min(state.last_preserved, run.now.wall)
         return replace(state.lead(run.leader, self.world), last_preserved=preserved)
@@ -59,7 +68,7 @@ class Mark(Intent):
 
     kind: ClassVar[EntryKind] = "damaged"
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         return state.condemn(run.condemned)
 
 
@@ -70,7 +79,7 @@ class GoBack(Intent):
     kind: ClassVar[EntryKind] = "restored"
     prefix: str
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         return state.restored(self.prefix)
 
 
@@ -81,14 +90,10 @@ class Commit(Intent):
     kind: ClassVar[EntryKind] = "commit"
     record: CheckpointRecord
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         # If the entry for it could not be made, this one records it.
-        back, state = self._went_back_to(run), state.condemn(run.condemned)
+        back, state = run.went_back_to(self.save), state.condemn(run.condemned)
         return (state.restored(back) if back and state.find(back) else state).commit(self.record)
-
-    def _went_back_to(self, run: Run) -> str:
-        found = run.attempt(self.save)
-        return found[1].went_back_to if found else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class Retire(Intent):
     kind: ClassVar[EntryKind] = "retire"
     verified: str  # its prefix
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         plan = sweep(state, run.retention, self.verified)
         return state.retire(plan.retire, plan.preserve, plan.last_preserved)
 
@@ -110,5 +115,5 @@ class Discard(Intent):
     kind: ClassVar[EntryKind] = "retire"
     folders: tuple[str, ...]
 
-    def change(self, run: Run, state: LogState) -> LogState:
+    def change(self, run: Known, state: LogState) -> LogState:
         return state.discard(self.folders)

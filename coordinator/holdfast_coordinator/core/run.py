@@ -75,6 +75,11 @@ class Run:
         world = self.worlds.get(save.generation) if save else None
         return (world, world.attempt) if world and world.attempt and world.attempt.id == save else None
 
+    def went_back_to(self, save: SaveId | None) -> str:
+        """Return the checkpoint that an attempt writes on from, if that is not the newest; empty if it is."""
+        found = self.attempt(save)
+        return found[1].went_back_to if found else ""
+
     # -- telling --
 
     def emit(self, effect: Effect) -> None:
