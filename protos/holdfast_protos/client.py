@@ -131,3 +131,13 @@ def ask(address: str, run: str = "") -> pb.StatusReply:
 def is_of_another_host(address: str, host: str) -> bool:
     """Return whether an address is a loopback address of another host, so that somebody else answers at it here."""
     return address.startswith(("127.", "localhost", "[::1]")) and host != socket.gethostname()
+
+
+def is_listening(address: str, patience: float) -> bool:
+    """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), patience).close()
+    except OSError:
+        return False
+    return True

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -97,15 +98,7 @@ class CheckpointManager:
         self._checkpoint = given.checkpoint
         self._per_worker = given.per_worker
         self._store = open_store(given.directory, given.storage_options, write_buffer=given.write_buffer)
-        self._terms = Terms(
-            given.checkpoint_name,
-            given.save_timeout,
-            given.max_to_keep,
-            given.keep_checkpoint_every_n_hours,
-            given.on_divergence,
-            given.require_finite,
-            given.takeover,
-        )
+        self._terms = Terms(**{each.name: getattr(given, each.name) for each in fields(Terms)})
         self._last_checkpoint_step = given.last_checkpoint_step
         here = find_this_task()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import textwrap
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from holdfast.cli.output import count, human_duration, human_size
 from holdfast.cli.target import no_run, open_directory
 from holdfast.session.hint import read_hint
 from holdfast_coordinator.status import log_status
-from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_of_another_host
+from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_listening, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable
 from holdfast_storage.layout import HINT
@@ -115,7 +114,7 @@ def _in_words(address: str, error: Unreachable) -> tuple[str, bool]:
     # gRPC lists every address that it tried, and the end says why.
     why = textwrap.shorten(error.details.rpartition(": ")[2], 100, placeholder="...")
     match error.code:
-        case "DEADLINE_EXCEEDED" if _is_held(address):
+        case "DEADLINE_EXCEEDED" if is_listening(address, PATIENCE):
             held = f"a process listens at {address} but did not answer within {PATIENCE:.0f} s: it is stopped, or hangs"
             return held, True
         case "DEADLINE_EXCEEDED":
@@ -124,16 +123,6 @@ def _in_words(address: str, error: Unreachable) -> tuple[str, bool]:
             return f"nobody answers at {address} ({why})", False
         case code:
             return f"what answers at {address} is not a coordinator ({code}: {why})", False
-
-
-def _is_held(address: str) -> bool:
-    """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
-    except OSError:
-        return False
-    return True
 
 
 def _bad(run: pb.RunStatus) -> Iterator[str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, Signals
 
+from holdfast_protos.client import is_listening
+
 LOCALHOST = "127.0.0.1"
 
 # Runs first in each process, so that it dies with this one: not even SIGKILL of the demo leaves any behind.
@@ -88,7 +90,7 @@ class Fleet:
         (address,) = free_addresses(1)
         arguments = ["coordinator", "--root", str(root), "--listen", address]
         process = self._start("coordinator", "holdfast.cli", arguments, {})
-        wait_until(lambda: _listens(address), [process], deadline_s, "the coordinator to listen")
+        wait_until(lambda: is_listening(address, 1.0), [process], deadline_s, "the coordinator to listen")
         return process, address
 
     def start_workers(
@@ -144,12 +146,3 @@ def free_addresses(count: int) -> list[str]:
     for s in sockets:
         s.close()
     return addresses
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
-    except OSError:
-        return False
-    return True

@@ -51,18 +51,18 @@ LETS_GO_WITHIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The settings that a manager's saves have in common."""
+    """The arguments of a manager that its saves work with."""
 
     checkpoint_name: str
     save_timeout: float
     max_to_keep: int | None
-    keep_every_n_hours: float | None
+    keep_checkpoint_every_n_hours: float | None
     on_divergence: str
     require_finite: bool
     takeover: bool
 
     def retention(self) -> pb.Retention:
-        return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_every_n_hours)
+        return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_checkpoint_every_n_hours)
 
 
 @dataclass(slots=True, eq=False)
