@@ -43,7 +43,7 @@ _AZURE_BLOB = Internals(
 )
 _AZURE_CORE = Internals(
     "azure.core",
-    "azure-core>=1.30,<2",
+    "azure-core>=1.31,<2",
     """
     azure.core.pipeline:AsyncPipeline _transport
     azure.core.pipeline.transport:AioHttpTransport open() session
