@@ -38,7 +38,7 @@ class Case:
 
     @property
     def bound_by_bytes(self) -> bool:
-        """Whether bytes, and not the number of variables, set the pace, so that a throughput says something."""
+        """Whether bytes set the pace, not the number of variables, so that a throughput means something."""
         return self.state_bytes >= self.variables * 2**18
 
     @property

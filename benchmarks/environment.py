@@ -26,7 +26,7 @@ def describe() -> dict[str, str]:
 
 
 def load() -> str:
-    """How busy the machine is: figures taken beside other work are worth less."""
+    """Return how busy the machine is: figures taken beside other work are worth less."""
     return ", ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
@@ -41,7 +41,7 @@ def file_system(path: Path) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping."""
+    """Return the bytes that can be taken without swapping."""
     return _memory("MemAvailable")
 
 

@@ -30,7 +30,7 @@ class PeakMemory:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present size
 
     def extra(self) -> int:
-        """Bytes by which the peak since `restart` exceeds the size at that moment."""
+        """Return the bytes by which the peak since `restart` exceeds the size at that moment."""
         return _status("VmHWM") - self._floor
 
 
@@ -61,7 +61,7 @@ class Watch:
 
 
 def resident() -> int:
-    """Bytes that this process has in memory, after everything that can be given back has been."""
+    """Return the bytes that this process has in memory, after giving back all that it can."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
     if trim is not None:

@@ -27,6 +27,6 @@ def installed() -> bool:
 
 
 def use() -> None:
-    """Have this process find them, behind everything that it finds without."""
+    """Let this process find the peers, after everything that it finds without."""
     if str(_FOLDER) not in sys.path:
         sys.path.append(str(_FOLDER))

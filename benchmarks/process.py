@@ -39,14 +39,14 @@ class ContestantProcess:
         return figures
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Have a method called; `answers` has what it returns."""
+        """Start a call of a method; `answers` has what it returns."""
         try:
             self.connection.send((method, arguments))
         except OSError as error:
             raise self._ended() from error
 
     def answer(self) -> Any:
-        """What the method returned. Raises TurnFailed with what it raised; the process is then of no use."""
+        """Return what the method returned. Raises TurnFailed with what it raised; the process is then of no use."""
         try:
             returned, raised = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -69,7 +69,7 @@ class ContestantProcess:
 
 
 def answers(processes: Sequence[ContestantProcess]) -> list[Any]:
-    """What all of them answer; TurnFailed as soon as one has failed, for the others may wait for it."""
+    """Return what all of them answer. Raises TurnFailed as soon as one has failed: the others may wait for it."""
     returned: dict[ContestantProcess, Any] = {}
     waiting = {process.connection: process for process in processes}
     end = time.monotonic() + PATIENCE

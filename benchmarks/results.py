@@ -16,7 +16,7 @@ MEMORY = frozenset({"extra_bytes", "extra_training_bytes", "save_bytes", "restor
 
 @dataclass(frozen=True)
 class Figures:
-    """What one contestant measured in one turn. `round` 0 is the warm-up, whose times are in no median."""
+    """The figures of one contestant in one turn. `round` 0 is the warm-up, whose times are in no median."""
 
     case: str
     medium: str
@@ -92,7 +92,7 @@ class Results:
         return ours.median / theirs.median
 
     def lost_noise(self, case: Case, medium: str) -> float | None:
-        """By how much a lost time can be wrong, in seconds per save.
+        """Return by how much a lost time can be wrong, in seconds for each save.
 
         Half the distance between the quartiles of the loop without saves, which is the same work for all contestants,
         divided as the lost time is. A lost time below it is not told from nothing.

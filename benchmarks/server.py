@@ -37,7 +37,7 @@ class Server:
 
     @staticmethod
     def missing() -> str:
-        """What is not installed here; empty if all is there."""
+        """Return what is not installed here; empty if nothing is missing."""
         return str(Ceph.missing())
 
     def location(self) -> Location:
@@ -59,7 +59,7 @@ class Server:
                 raise RuntimeError(f"the store has not come to rest within {PATIENCE:.0f} s")
 
     def processor_time(self) -> float:
-        """Seconds that it has used so far."""
+        """Return the processor seconds that the store has used so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes)
 
     def stop(self) -> None:

@@ -23,19 +23,19 @@ Say = Callable[[str], None]
 
 
 class Storage(Protocol):
-    """Where the states are saved to."""
+    """The storage to which the states are saved."""
 
     @property
     def contestants(self) -> Field: ...
 
     @property
     def absent(self) -> Mapping[str, str]:
-        """Who cannot run here, and why."""
+        """Return who cannot run here, and why."""
         ...
 
     @property
     def media(self) -> Mapping[str, str]:
-        """What a case is run on, by name, in words."""
+        """Return the media on which a case is run, by name, in words."""
         ...
 
     def problem(self) -> str | None:
@@ -43,7 +43,7 @@ class Storage(Protocol):
         ...
 
     def memory(self, case: Case) -> int:
-        """Bytes that a case takes, about."""
+        """Return about how many bytes a case takes."""
         ...
 
     def run(self, results: Results, say: Say) -> None:
@@ -62,7 +62,7 @@ class Files:
 
     @property
     def media(self) -> Mapping[str, str]:
-        """What kind each is."""
+        """Return the kind of each medium."""
         return {name: environment.file_system(path) for name, path in self._folders.items()}
 
     def problem(self) -> str | None:
@@ -127,7 +127,7 @@ class Objects:
 
 
 def memory_needed(storage: Storage, cases: Sequence[Case]) -> int:
-    """Bytes that the dearest of the cases takes."""
+    """Return the bytes that the most expensive case takes."""
     return max(storage.memory(case) for case in cases)
 
 

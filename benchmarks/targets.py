@@ -83,7 +83,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """`met`, `missed`, `within noise` or `not measured`."""
+        """The verdict in words: `met`, `missed`, `within noise` or `not measured`."""
         if self.ours is None or self.bound is None:
             return "not measured"
         if abs(self.ours - self.bound) < self.noise:

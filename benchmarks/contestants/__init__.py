@@ -12,7 +12,7 @@ _HERE = "benchmarks.contestants"
 
 @dataclass(frozen=True)
 class Field:
-    """Those who run against each other.
+    """The contestants that run against each other.
 
     Attributes:
         name: what they save to.

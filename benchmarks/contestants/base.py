@@ -35,7 +35,7 @@ class Contestant(ABC):
         """Restore the newest checkpoint there into the variables, knowing nothing but the directory."""
 
     def restored(self) -> list[memoryview]:
-        """Where `restore` put the state."""
+        """Return the buffers into which `restore` put the state."""
         return self.training.buffers()
 
     @abstractmethod

@@ -16,11 +16,11 @@ class HoldfastManager(Contestant):
         self._manager = holdfast.CheckpointManager(self.training.checkpoint, str(directory), max_to_keep=max_to_keep)
 
     def save(self) -> None:
-        """`save()` as it is by default."""
+        """Call `save()` with its defaults."""
         self._manager.save()
 
     def settle(self) -> None:
-        """`wait()`, which raises if a save has failed."""
+        """Call `wait()`, which raises if a save has failed."""
         self._manager.wait()
 
     def save_durably(self) -> None:

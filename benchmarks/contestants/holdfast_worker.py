@@ -33,7 +33,7 @@ class HoldfastWorker(Sharer):
         self._manager.save(blocking=True)
 
     def save(self) -> None:
-        """`save(blocking=True)` returns after the commit."""
+        """Call `save(blocking=True)`, which returns after the commit."""
         self._manager.save(blocking=True)
 
     def forget(self) -> None:
@@ -46,7 +46,7 @@ class HoldfastWorker(Sharer):
             raise RuntimeError(f"Holdfast has saved nothing to {self._place[0]}")
 
     def restore(self) -> None:
-        """By a new manager, as after a restart, every byte of it verified; joining the world is in the time."""
+        """Restore with a new manager, as after a restart. Every byte is verified, and joining the world is timed."""
         if self._manager.restore_or_initialize() is None:
             raise RuntimeError(f"Holdfast found no checkpoint in {self._place[0]}")
 

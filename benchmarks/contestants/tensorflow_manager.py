@@ -22,12 +22,12 @@ class TensorFlowManager(Contestant):
         self._manager: Any = tf.train.CheckpointManager(self.training.checkpoint, str(directory), max_to_keep)
 
     def save(self) -> None:
-        """`CheckpointManager.save()`; nothing is fsynced."""
+        """Call `CheckpointManager.save()`; nothing is fsynced."""
         options = tf.train.CheckpointOptions(enable_async=self.enable_async)
         self._manager.save(options=options)
 
     def settle(self) -> None:
-        """`Checkpoint.sync()`: returns when the background thread, if there is one, has written."""
+        """Call `Checkpoint.sync()`, which returns when the background thread, if there is one, has written."""
         self.training.checkpoint.sync()
 
     def save_durably(self) -> None:

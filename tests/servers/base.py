@@ -60,7 +60,7 @@ class Server(ABC):
     @classmethod
     @abstractmethod
     def missing(cls) -> str:
-        """What of it is not installed here, in words; empty if all is there."""
+        """Return in words what is not installed here; empty if nothing is missing."""
 
     @abstractmethod
     def options(self, endpoint: str) -> dict[str, Any]:

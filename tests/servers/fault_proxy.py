@@ -82,7 +82,7 @@ class FaultProxy:
         self.endpoint = self._run(self._start())
 
     def faults(self) -> list[Fault]:
-        """What went wrong so far."""
+        """The faults so far."""
         return [fault for _, fault in self.calls if fault is not None]
 
     def stop(self) -> None:

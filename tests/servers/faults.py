@@ -32,12 +32,12 @@ class Call:
 
     @property
     def is_create(self) -> bool:
-        """Whether it makes an object on the condition that there is none."""
+        """Whether the call makes an object on the condition that there is none."""
         return self.headers.get("If-None-Match") == "*" or self.query.get("ifGenerationMatch") == ["0"]
 
     @property
     def writes(self) -> bool:
-        """Whether it changes anything, or might."""
+        """Whether the call changes anything, or might."""
         return self.method not in ("GET", "HEAD", "OPTIONS")
 
 

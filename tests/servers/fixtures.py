@@ -59,7 +59,7 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """After all else that is told."""
+    """Report what was left out after everything else."""
     yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     reasons = [str(report.longrepr) for report in reporter.stats.get("left out", [])] if reporter else []

@@ -67,7 +67,7 @@ class StrictStorage(Storage):
         return upload
 
     def _write_config_to_file(self):
-        """Nobody reads it again, and it would be written whole at every request."""
+        """Do nothing: nobody reads the file again, and it would be written whole at every request."""
 
 
 class Handler(RequestHandler):

@@ -23,7 +23,7 @@ class ServerFailed(RuntimeError):
 
 
 class Processes:
-    """What runs for one server, until `stop()`; they die with the process that started them, too."""
+    """The processes of one server, until `stop()`. They also die with the process that started them."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -108,7 +108,7 @@ def _deleted_first() -> Any:
 
 
 def _not_read_back() -> Any:
-    """What a new checkpoint replaces is retired before that has been read back."""
+    """Retire what a new checkpoint replaces before that one was read back."""
     consider = Upkeep.consider
 
     def careless(self: Upkeep) -> None:
@@ -145,7 +145,7 @@ def _counted_for_ever() -> Any:
 
 
 def _never_together_again() -> Any:
-    """Who has missed a save call does not count it."""
+    """Let a worker that has missed a save call not count it."""
     return mock.patch.object(holdfast_coordinator.core.vote, "_ahead", return_value=())
 
 

@@ -46,7 +46,7 @@ class Checks:
 
     @property
     def prefixes(self) -> set[str]:
-        """Of all that was ever committed."""
+        """The prefixes of everything that was ever committed."""
         return {record.prefix for entry in self.entries for record in entry.state.checkpoints}
 
     @property
@@ -80,7 +80,7 @@ class Checks:
             self.world.violate("log", f"entry {entry.number} ({entry.kind}): {error}")
 
     def _pages(self, names: Sequence[str]) -> list[Records]:
-        """What an entry holds in pages: it is there before the entry."""
+        """Return what an entry's pages hold. They exist before the entry."""
         self.world.counts["pages needed"] += len(names)
         return [decode_page(self.truth.read(page_object(name)), name, name) for name in names]
 
@@ -108,7 +108,7 @@ class Checks:
         assert not given_up or chosen in (*self.targets, newest.prefix), f"{newest.prefix} is given up for {chosen}"
 
     def _check_values(self, record: CheckpointRecord) -> None:
-        """That it holds what was to be saved, and nothing that differs between workers and must not."""
+        """Check that a checkpoint holds what was saved, and nothing that differs between workers and must not."""
         chief = read_manifest(self.truth, record).world[0]  # type: ignore[arg-type]
         found = read_bundle(record.prefix, self.truth.read)
         for key, value in expected(self.contents[record.prefix, chief], chief).items():
@@ -161,7 +161,7 @@ class Checks:
             self.world.violate("restore", f"{task} restores {prefix or 'nothing'}; the newest good: {possible}")
 
     def _newest_since(self, began: float) -> set[str]:
-        """What may have been the newest good checkpoint at any time since; empty for none."""
+        """Return what may have been the newest good checkpoint at any time since; empty for none."""
         last = 0
         while last < len(self.times) and self.times[last] <= began - self.stale:
             last += 1

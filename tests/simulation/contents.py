@@ -27,7 +27,7 @@ def _content(salt: str, key: str) -> bytes:
 
 
 def expected(salt: str, task: Task) -> dict[str, bytes]:
-    """What a worker has at a moment of which `salt` is the name."""
+    """Return what a worker has at the moment that `salt` names."""
     return {**{key: _content(salt, key) for key in SHARED}, OWN: _content(f"{salt}/{task}", OWN)}
 
 

@@ -27,7 +27,7 @@ SCENES = tuple(Scene(act, embedded) for act in get_args(Act) for embedded in (Fa
 
 @dataclass(slots=True)
 class Tally:
-    """What came of many cases.
+    """The results of many cases.
 
     Attributes:
         points: by scene.
@@ -57,7 +57,7 @@ class Tally:
         return [case for scene, points in self.points.items() for case in cases(scene, points)]
 
     def pairs(self, count: int, seed: int) -> list[Case]:
-        """So many of each scene."""
+        """Return `count` cases of two faults for each scene."""
         return [case for scene, points in self.points.items() for case in pairs(scene, points, count, seed)]
 
     def add(self, result: Result) -> None:
@@ -71,7 +71,7 @@ class Tally:
             self.delays[kind].append(result.ended_at - self.calm[result.case.scene])
 
     def report(self) -> Iterator[str]:
-        """For people."""
+        """Yield the report, for people."""
         points = [label for labels in self.points.values() for label in labels]
         kinds = Counter(label.kind for label in points)
         yield f"{len(points)} points in {len(self.points)} scenes: " + ", ".join(f"{n} {k}" for k, n in kinds.items())
@@ -84,12 +84,12 @@ class Tally:
 
 
 def told(result: Result) -> str:
-    """What must not have been."""
+    """Return what was violated."""
     return f"{result.case}\n    {result.violation}"
 
 
 def kind_of(case: Case) -> str:
-    """What goes wrong in a case, in a few words."""
+    """Return what goes wrong in a case, in a few words."""
     fault = case.fault
     assert fault is not None
     if case.second:

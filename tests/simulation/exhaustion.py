@@ -42,7 +42,7 @@ GOALS: dict[Act, int] = {"begins": 20, "goes back": 50, "finds damage": 40}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What happens where nothing goes wrong."""
+    """A scene in which nothing goes wrong by itself."""
 
     act: Act
     embedded: bool  # the coordinator is in worker 0, and dies with it
@@ -76,7 +76,7 @@ When = Literal["before"] | Stage
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong at one point."""
+    """A fault at one point."""
 
     number: int
     label: Label
@@ -117,7 +117,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a case has ended.
+    """The end of a case.
 
     Attributes:
         points: of the scene, in order, where nothing goes wrong.
@@ -245,7 +245,7 @@ class Script(Policy):
         self.recording = True
 
     def heal(self) -> None:
-        """What stays wrong ends."""
+        """End what still goes wrong."""
         self._bad.clear()
 
     def storage(self, point: Point) -> StorageFate:
@@ -330,14 +330,14 @@ class Play:
 
     @property
     def _lost(self) -> int:
-        """How often a worker was told that a save has failed, or could not be told what has become of it."""
+        """Return how often a worker heard that a save failed, or that nobody knows its outcome."""
         counts = self.world.counts
         return sum(n for what, n in counts.items() if what.startswith("saves told ") and what != "saves told committed")
 
     # -- who runs the cluster --
 
     def _live(self) -> None:
-        """Until the job has come to its end; started again when somebody of it was killed, or has given up."""
+        """Live until the job has ended, starting it again if a worker was killed or has given up."""
         world, job = self.world, self._job
         for _ in range(LIVES):
             self._script.heal()
@@ -379,7 +379,7 @@ class Play:
         self.world.kill(process)
 
     def look(self) -> None:
-        """What TensorFlow alone would find is there."""
+        """Check that what TensorFlow alone would find exists."""
         stored = self.world.bucket.objects.get(STATE_FILE)
         match = re.search(rb'^model_checkpoint_path: "(.*)"', stored.data) if stored else None
         if match is None:
@@ -445,7 +445,7 @@ def cases(scene: Scene, points: tuple[Label, ...]) -> Iterator[Case]:
 
 
 def pairs(scene: Scene, points: tuple[Label, ...], count: int, seed: int) -> Iterator[Case]:
-    """So many cases in which two things go wrong, drawn by a seed."""
+    """Yield `count` cases in which two things go wrong, drawn by a seed."""
     draw = random.Random(f"{scene} {seed}")
     for _ in range(count):
         number = draw.randrange(len(points)) + 1

@@ -68,7 +68,7 @@ class _Queue:
 
 
 class _Held:
-    """Who holds a lock, said when somebody asks."""
+    """Says who holds a lock."""
 
     __slots__ = ("lock", "process")
 
@@ -80,7 +80,7 @@ class _Held:
 
 
 class RLock:
-    """Also a plain lock: nobody in the product waits for a lock that it holds itself."""
+    """Stands for a plain lock, too: nobody in the product waits for a lock that it holds itself."""
 
     def __init__(self) -> None:
         self.owner: greenlet.greenlet | None = None
@@ -280,7 +280,7 @@ class Thread:
 
 
 class Local:
-    """`threading.local`: greenlets are of one thread, and would share the real one."""
+    """Stands for `threading.local`: greenlets are of one thread, and would share the real one."""
 
     def __init__(self) -> None:
         object.__setattr__(self, "_by_thread", {})

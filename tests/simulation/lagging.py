@@ -61,7 +61,7 @@ class Mount(Store):
 
 
 class Lags:
-    """How late what is, by the seed."""
+    """The delays of a story, by its seed."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -69,7 +69,7 @@ class Lags:
         self.longest = [draw.choice([0.0, 3.0, LONGEST, LONGEST]) for _ in range(3)]
 
     def of(self, machine: int, name: str, version: Version) -> float:
-        """Seconds."""
+        """Return the delay in seconds."""
         draw = random.Random(f"{self._seed} {machine} {name} {version.since}")
         return draw.choice([0.1, 1.0, 1.0]) * draw.random() * self.longest[machine]
 

@@ -84,7 +84,7 @@ class Loop(asyncio.AbstractEventLoop):
             self._turn()
 
     def _turn(self) -> None:
-        """What is there at its beginning."""
+        """Run what is ready at the beginning of this turn."""
         callbacks = self._callbacks
         events._set_running_loop(self)
         try:
@@ -105,7 +105,7 @@ class Loop(asyncio.AbstractEventLoop):
             self._scheduler.soon(self._process, self._run)
 
     def tasks(self) -> list[str]:
-        """Those that have not ended."""
+        """Return the tasks that have not ended."""
         return [f"the task {task.get_coro()}" for task in self._tasks if not task.done()]
 
     def unwind(self) -> None:

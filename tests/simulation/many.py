@@ -31,7 +31,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Told:
-    """What came of some seeds."""
+    """The results of some seeds."""
 
     seeds: int = 0
     events: int = 0

@@ -24,5 +24,5 @@ RECOVERIES = (
 
 
 def missed(counts: Mapping[str, int]) -> list[str]:
-    """What has never happened."""
+    """Return what has never happened."""
     return [mark for mark in (*FAULTS, *RECOVERIES) if not counts.get(mark)]

@@ -36,7 +36,7 @@ SERVICE = "holdfast_protos.v1.Coordinator"
 
 
 class Broken(grpc.RpcError, grpc.Call):
-    """How a call ended that did not end well, as gRPC tells it."""
+    """The error of a call as gRPC reports it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, trailer: tuple[tuple[str, bytes], ...] = ()) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -58,7 +58,7 @@ class Broken(grpc.RpcError, grpc.Call):
 
 
 class Network:
-    """Who listens where, and the messages on their way."""
+    """The listeners, and the messages that are being sent."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -105,7 +105,7 @@ class Network:
             self.died(process, host=False, why="no answer to a ping")
 
     def connect(self, client: Process, address: str) -> Connection | Broken:
-        """To who listens there now."""
+        """Connect to whoever listens at an address now."""
         server = self.listeners.get(address)
         if server is None or not server.process.alive:
             return Broken(grpc.StatusCode.UNAVAILABLE, f"nobody listens at {address}")
@@ -113,7 +113,7 @@ class Network:
 
 
 class Connection:
-    """One, between a client and a server process."""
+    """A connection between a client and a server process."""
 
     def __init__(self, network: Network, client: Process, server: Server, address: str) -> None:
         self.network, self.client, self.server, self.address = network, client, server, address
@@ -123,7 +123,7 @@ class Connection:
         network.connections[self] = None
 
     def cut(self, why: str) -> None:
-        """It breaks; both sides notice at once, if they still live."""
+        """Break the connection. Both sides notice at once, if they are alive."""
         if self.broken:
             return
         self.broken = True
@@ -133,7 +133,7 @@ class Connection:
             call.lost(why)
 
     def silence(self) -> None:
-        """From now on nothing passes, until both sides notice."""
+        """Let nothing pass from now on, until both sides notice."""
         if not self.silent:
             self.silent = True
             self.network.world.scheduler.later(None, KEEPALIVE, self.cut, "no answer to a ping")
@@ -281,7 +281,7 @@ class Rpc:
 
 
 class Channel:
-    """`grpc.insecure_channel(address)`, for threads."""
+    """Stands for `grpc.insecure_channel(address)`, for threads."""
 
     def __init__(self, network: Network, address: str) -> None:
         self._network = network
@@ -425,7 +425,7 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 
 class Aborted(Exception):
-    """What `context.abort` raises."""
+    """The exception that `context.abort` raises."""
 
 
 class Context:
@@ -440,7 +440,7 @@ class Context:
 
 
 class Server:
-    """`grpc.aio.server()`."""
+    """Stands for `grpc.aio.server()`."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -453,7 +453,7 @@ class Server:
         return self.network.listen(address, self)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Those of the coordinator come by the other way as well."""
+        """Do nothing: the coordinator's handlers also come the other way."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         if service == SERVICE:
@@ -516,7 +516,7 @@ class Server:
 
 
 def _failed() -> Broken:
-    """What the servicer answers where a handler fails."""
+    """Return the servicer's answer if a handler fails."""
     failure = encode(Failure(Kind.ERROR, "the coordinator failed: its log says where"))
     return Broken(grpc.StatusCode.UNKNOWN, failure.message, ((FAILURE_TRAILER, failure.SerializeToString()),))
 
@@ -533,7 +533,7 @@ async def _heard(rpc: Rpc, deserialize: Callable[[bytes], Any]) -> AsyncIterator
 
 
 def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
-    """What stands for the module `grpc` in the product."""
+    """Return what stands for the module `grpc` in the product."""
     return SimpleNamespace(
         insecure_channel=lambda address, options=None: Channel(network(), address),
         RpcError=grpc.RpcError,

@@ -78,7 +78,7 @@ SIZES = {
 
 
 def product_modules() -> Iterator[ModuleType]:
-    """Those of the product that are imported by now."""
+    """Yield the product's modules that are imported by now."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PACKAGES and not name.startswith(GENERATED) and module is not None:
             yield module
@@ -107,14 +107,14 @@ class _Unexpected(logging.Handler):
 
 
 class Ids:
-    """`holdfast.session.identity._ids`, of the process whose turn it is."""
+    """Stands for `holdfast.session.identity._ids`, of the process whose turn it is."""
 
     def setdefault(self, key: object, value: str) -> str:
         return fakes.here().memory.ids.setdefault(key, value)
 
 
 class _Managers:
-    """`holdfast.session.session._incarnations`, likewise."""
+    """Stands for `holdfast.session.session._incarnations`, likewise."""
 
     def __next__(self) -> int:
         memory = fakes.here().memory

@@ -38,7 +38,7 @@ StorageEffect = Literal[
 
 
 class StorageFate(NamedTuple):
-    """How a call of the storage goes."""
+    """The fate of a call of the storage."""
 
     effect: StorageEffect = "done"
     before: float = 0.0  # seconds until the effect
@@ -60,7 +60,7 @@ MessageEffect = Literal[
 
 
 class MessageFate(NamedTuple):
-    """How a message goes."""
+    """The fate of a message."""
 
     effect: MessageEffect = "passed"
     delay: float = 0.0
@@ -82,11 +82,11 @@ class Policy:
         return MessageFate()
 
     def connects(self, client: Process, address: str) -> float | None:
-        """Seconds that it takes to connect; None: it cannot be done now."""
+        """Return the seconds that connecting takes, or None if it is impossible now."""
         return 0.0
 
     def starts_thread(self, process: Process) -> bool:
-        """Whether a process may have one more thread."""
+        """Return whether a process may have one more thread."""
         return True
 
     def reached(self, point: Point, stage: Stage) -> None:

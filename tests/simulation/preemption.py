@@ -129,7 +129,7 @@ class Instrumented:
 
 
 class Installed:
-    """What `patches.installed()` has prepared."""
+    """The result of preparing `patches.installed()`."""
 
     functions: Instrumented
 
@@ -160,7 +160,7 @@ class Preemption:
         self._gap = self._left = 1 + self._draw.randrange(most)
 
     def calm(self) -> None:
-        """From now on nobody is held up for long."""
+        """Hold up nobody for long from now on."""
         self._stalls = 0.0
 
     @contextmanager

@@ -20,7 +20,7 @@ class Died(greenlet.GreenletExit):
 
 
 class Memory:
-    """What a process knows of itself in its memory: a fork has its parent's."""
+    """What a process knows about itself in its memory. A fork has its parent's."""
 
     def __init__(self, ids: dict[object, str] | None = None, managers: int = 0) -> None:
         self.ids = ids or {}
@@ -136,7 +136,7 @@ class Process:
             raise Died
 
     def signal(self, handler: Callable[[], object]) -> None:
-        """Have a handler run in the main thread: where it waits, or before it goes on."""
+        """Run a handler in the main thread, where it waits or before it goes on."""
         if self.masks_signals or not self.alive:
             return
         self.signals.append(handler)
@@ -181,7 +181,7 @@ class Process:
     # -- for people --
 
     def waits(self) -> list[str]:
-        """What each of its threads waits for."""
+        """Return what each of the threads waits for."""
         state = "dead" if not self.alive else "stopped" if self.stopped else ""
         lines = [f"{self.name}: {state}"] if state else []
         for thread, waiter in self.waiting.items():

@@ -24,7 +24,7 @@ FAILURES = 5
 
 
 class Interrupted(KeyboardInterrupt):
-    """What a signal handler raises, as Python's own does for Ctrl-C."""
+    """The exception that a signal handler raises, as Python's own does for Ctrl-C."""
 
 
 class Program:
@@ -145,7 +145,7 @@ class Program:
         world.checks.restored(generation, ordinal, task, prefix, began=began, targeted=bool(target))
 
     def _close(self) -> None:
-        """As often as there is an error to be told."""
+        """Close as often as there is an error to raise."""
         assert self.manager is not None
         self._closing = True
         for _ in range(FAILURES):
@@ -167,7 +167,7 @@ class Program:
             self.world.check_ended(self.process, "its manager is closed")
 
     def _close_apart(self) -> None:
-        """By another thread, at some moment."""
+        """Close by another thread at some moment."""
         Now.scheduler.pause(self._closes_after, "its moment to close")
         assert self.manager is not None
         if self.world.calm:
@@ -184,7 +184,7 @@ class Program:
         self.world.tell(self.process, f"{call} raises {error.kind}")
 
     def _check_promises(self) -> None:
-        """`close` has returned."""
+        """Check the promises once `close` has returned."""
         committed, heard = self.world.checks.prefixes, list(_all(self._raised))
         for prefix, step in self.returned:
             told = [e for e in heard if isinstance(e, Superseded) or f"step {step} " in str(e)]

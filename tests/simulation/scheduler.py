@@ -97,7 +97,7 @@ class Scheduler:
         return item
 
     def again(self, item: Item) -> None:
-        """What could not run while its process was stopped."""
+        """Queue again what could not run while its process was stopped."""
         self._ready.append(item)
 
     def later(self, process: Process | None, seconds: float, callback: Callable[..., object], *args: Any) -> Item:
@@ -170,7 +170,7 @@ class Scheduler:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Nobody is preempted in here: it is no part of the product's."""
+        """A context in which nobody is preempted, since it is no part of the product."""
         self.held += 1
         try:
             yield

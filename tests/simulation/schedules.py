@@ -42,7 +42,7 @@ class _Choices:
         return self._path[self._at - 1]
 
     def next(self) -> bool:
-        """Whether there is another one; it begins."""
+        """Begin another schedule, and return whether there is one."""
         self._at = 0
         while self._path:
             self._path[-1] += 1
@@ -54,7 +54,7 @@ class _Choices:
 
 
 class _Chosen:
-    """In place of the scheduler's random numbers: who runs next."""
+    """Stands for the scheduler's random numbers: who runs next."""
 
     def __init__(self, world: World, choices: _Choices) -> None:
         self._scheduler, self._choices = world.scheduler, choices

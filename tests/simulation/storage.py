@@ -78,7 +78,7 @@ class Bucket:
         return [name for name in self.objects if name.startswith(start)]
 
     def listed(self, folder: str, lag: float) -> builtins.list[str]:
-        """What lay directly below a folder so many seconds ago."""
+        """Return what was directly below a folder `lag` seconds ago."""
         start = f"{folder}/" if folder else ""
         then = self.scheduler.now - lag
         names = [name for name, stored in self.objects.items() if stored.since <= then]
@@ -103,7 +103,7 @@ class _Call(NamedTuple):
 
 
 class View:
-    """What one host remembers of not having found."""
+    """What one host remembers not to have found."""
 
     def __init__(self) -> None:
         self.unseen: dict[str, float] = {}  # name to virtual time
@@ -206,7 +206,7 @@ class Store(base.Store):
             raise self._error(point.verb, point.what, fate)
 
     def _change(self, call: _Call, effect: Callable[[], Any]) -> Any:
-        """Have the effect, or not, or later."""
+        """Have the effect, now, later or never."""
         result = None
         if call.fate.effect in EFFECTIVE:
             result = effect()

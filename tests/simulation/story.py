@@ -176,7 +176,7 @@ class Story:
         return self._draw.choice(living) if living else None
 
     def _kill(self, point: Point) -> None:
-        """Who is at this very point, or somebody else at this moment."""
+        """Kill the process at this very point, or another one at this moment."""
         self._end_one(point.process if self._draw.random() < 0.6 else self._some_worker(), host=False)
 
     def _vanish(self, point: Point) -> None:
@@ -223,7 +223,7 @@ class Story:
         self._faults.storage_out(process.host, self._draw.choice([2.0, 15.0, 30.0]))
 
     def _signal(self, point: Point) -> None:
-        """To all workers of a job, as from whoever runs the cluster, or to one."""
+        """Signal all workers of a job, as whoever runs the cluster does, or one of them."""
         job = self._draw.choice(self._jobs)
         everybody = self._draw.random() < 0.6
         for worker in job.workers if everybody else [self._draw.choice(job.workers)]:
@@ -295,7 +295,7 @@ class Story:
         self._end_coordinators()
 
     def _end_coordinators(self) -> None:
-        """In good order, after which nothing of them may be left."""
+        """End the coordinators in good order, after which nothing of them may be left."""
         living = [process for process in self._coordinators if process.alive]
         stopping = [process.loop.create_task(process.server.stop(2.0)) for process in living if process.loop]
         if not self.world.run(lambda: all(task.done() for task in stopping), CALM):
@@ -306,9 +306,9 @@ class Story:
         self.world.run(lambda: True, 1.0)
 
     def _has_saved(self, job: Job) -> bool:
-        """Whether all its workers have come to their end in good order, with their last save committed."""
+        """Return whether all workers of a job have ended in good order, with their last save committed."""
         return job.done and all(worker in job.last_save for worker in job.workers)
 
     def _broken(self, job: Job) -> bool:
-        """Whether somebody of it is gone for good, so that the others cannot go on."""
+        """Return whether a worker of a job is gone for good, so that the others cannot go on."""
         return any(not worker.alive and job.ended.get(worker) != "done" for worker in job.workers)

@@ -51,7 +51,7 @@ def test_some_of_all_cases(figure: Figure) -> None:
 
 
 def violated(wanted: Callable[[Fault], bool]) -> dict[Fault, str]:
-    """Of the faults of a scene those that end badly, with the kind of violation."""
+    """Return the faults of a scene that end badly, with the kind of violation."""
     points = tell([Case(APART)])[0].points
     some = [case for case in cases(APART, points) if case.fault and wanted(case.fault)]
     assert some
@@ -59,7 +59,7 @@ def violated(wanted: Callable[[Fault], bool]) -> dict[Fault, str]:
 
 
 def kinds_of_entries() -> dict[str, str]:
-    """By name, in a scene in which nothing goes wrong."""
+    """Return the kinds of entries by name, in a scene in which nothing goes wrong."""
     play = Play(Case(APART))
     play.run()
     return {log_entry(entry.number): entry.kind for entry in play.world.checks.entries}

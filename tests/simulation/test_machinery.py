@@ -64,7 +64,7 @@ class Chosen(Policy):
 
 
 def done(world: World, process: Process, call: Callable[[], Any], seconds: float = 100.0) -> Any:
-    """What a call gives or raises, made by a thread of a process."""
+    """Return or raise the result of a call, made by a thread of a process."""
     results: list[Any] = []
 
     def main() -> None:
@@ -345,7 +345,7 @@ def test_what_is_committed_is_guarded(world: World, how: str) -> None:
 
 
 def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -> Any:
-    """What a worker's join of a world of one gives, with something going wrong."""
+    """Return the result of a worker's join of a world of one, with something going wrong."""
     coordinator(world, ADDRESS, "coordinator")
     world.run(lambda: False, 1.0)
     if policy is not None:
@@ -360,7 +360,7 @@ def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -
 
 
 def handled(world: World) -> bool:
-    """Whether the call has had its effect: the coordinator reads the log for each world that forms."""
+    """Return whether the call has had its effect: the coordinator reads the log for each world that forms."""
     return any("storage list _holdfast/log" in line for line in world.story())
 
 

@@ -224,7 +224,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether all workers of its last life have come to their end in good order."""
+        """Whether all workers of its last life have ended in good order."""
         return all(self.ended.get(worker) == "done" for worker in self.workers)
 
     def _main(self, process: Process, goal: int) -> None:
@@ -252,7 +252,7 @@ class Job:
             process.kill()
 
     def _check_snapshots(self) -> None:
-        """Whether all took the same ones, where taking one is a collective."""
+        """Check that all workers took the same snapshots, if taking one is a collective."""
         signalled = any(worker.signalled for worker in self.workers)  # these may make calls of their own
         if self.collective and self.done and not signalled:
             taken = {tuple(worker.model.captured) for worker in self.workers}

@@ -95,7 +95,7 @@ class World:
             process.resume()
 
     def check_ended(self, process: Process, what: str) -> None:
-        """Whether nothing is left of what was closed in a process; to be asked after `LEFT_WITHIN`."""
+        """Check, after `LEFT_WITHIN`, that nothing is left of what was closed in a process."""
         assert process.loop is not None
         left = [*(name for name in process.threads if name not in ("main", "loop", "closer")), *process.loop.tasks()]
         if left:
@@ -103,7 +103,7 @@ class World:
         self.counts["ends without a rest"] += not left
 
     def check_idle(self, coordinator: Process) -> None:
-        """Whether a coordinator of which nobody wants anything has given its threads back, a while later."""
+        """Check that an idle coordinator has given its threads back after a while."""
         if rest := [name for name in coordinator.threads if name.startswith("holdfast")]:
             self.violate("left over", f"{coordinator} has nothing to do, and has {', '.join(rest)}\n{self.waits()}")
 
@@ -118,7 +118,7 @@ class World:
 
     @property
     def points(self) -> int:
-        """How many there have been."""
+        """The number of points so far."""
         return self._points
 
     def tell(self, who: object, what: object) -> None:
@@ -189,7 +189,7 @@ class World:
     # -- for people --
 
     def waits(self) -> str:
-        """Who waits for whom."""
+        """Say who waits for whom."""
         lines = [line for process in self.processes if process.alive for line in process.waits()]
         return "\n".join(f"  {line}" for line in lines) or "  nobody waits"
 
@@ -200,7 +200,7 @@ class World:
 
     @property
     def digest(self) -> str:
-        """Of the whole story: two runs of one seed have the same."""
+        """A digest of the whole story: two runs of one seed have the same."""
         digest = hashlib.sha256()
         for line in self.story():
             digest.update(line.encode() + b"\n")

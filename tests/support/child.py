@@ -71,7 +71,7 @@ class Child:
         self._process.send_signal(signal)
 
     def await_stop(self) -> None:
-        """Until a signal has stopped it."""
+        """Wait until a signal has stopped the child."""
         end = time.monotonic() + PATIENCE
         while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
             assert time.monotonic() < end, "it goes on:\n" + "\n".join(self.output)

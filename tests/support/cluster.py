@@ -45,7 +45,7 @@ WALL = 1_700_000_000.0
 
 
 class Storage:
-    """What all coordinators share: the log, and the folders of checkpoints."""
+    """The storage that all coordinators share: the log, and the folders of checkpoints."""
 
     def __init__(self, imported: LogState | None = None) -> None:
         self.entries: list[Entry] = []
@@ -67,18 +67,18 @@ class Storage:
         return ev.LogRead(self.entries[-1]) if self.entries else ev.LogRead(None, imported=self._imported)
 
     def verdict(self, record: CheckpointRecord) -> Literal["good", "damaged"]:
-        """What a reader finds; all that was imported is there."""
+        """Return what a reader finds. All that was imported exists."""
         there = record.folder in self.folders or record in self._imported.checkpoints
         return "good" if there and record.prefix not in self.damaged else "damaged"
 
     def orphans(self, entry: Entry) -> tuple[str, ...]:
-        """As `holdfast_storage.run_directory.orphans`, by looking at every entry."""
+        """Find what `holdfast_storage.run_directory.orphans` finds, by looking at every entry."""
         committed = {record.folder for each in self.entries[: entry.number + 1] for record in each.state.checkpoints}
         left = sorted(self.folders - committed - set(entry.state.retired))
         return tuple(folder for folder in left if folder.split(".")[1] in entry.state.superseded)
 
     def create(self, entry: Entry) -> Entry | None:
-        """None if it stands there now, else what does."""
+        """Return None if the entry stands there now, else the one that does."""
         assert entry.number <= len(self.entries), "a hole in the log"
         if entry.number < len(self.entries):
             return self.entries[entry.number]
@@ -89,7 +89,7 @@ class Storage:
         self._late.append(entry)
 
     def land(self) -> None:
-        """What was sent and never answered arrives."""
+        """Let arrive what was sent and never answered."""
         late, self._late = self._late, []
         for entry in late:
             self.create(entry)
@@ -158,7 +158,7 @@ class Coordinator:
         return call.answer
 
     def status(self) -> pb.StatusReply:
-        """What it tells of its run."""
+        """Return its status of the run."""
         return status(self.machine, "run", self.machine.leader, self._cluster.now.monotonic)
 
     def carry_out(self, index: int = 0, fate: Fate = "good") -> None:
@@ -295,7 +295,7 @@ class Worker:
         return lambda r: ev.Leave(r, self.caller, wait)
 
     def applied(self, answer: v.Apply, ordinal: int = 1) -> None:
-        """It has restored what all agreed on."""
+        """Note that the worker has restored what all agreed on."""
         assert self.world is not None
         self.world = replace(self.world, base=answer.base)
         self.restored = answer.record.prefix if answer.record else ""
@@ -528,7 +528,7 @@ class Cluster:
         return outcome
 
     def living_at(self, address: str, generation: str) -> str:
-        """What the coordinator at an address says of a generation's workers; nothing where none listens."""
+        """Return what the coordinator at an address says about a generation's workers; nothing if nobody listens."""
         for coordinator in self.coordinators:
             if coordinator.alive and coordinator.machine.leader.address == address:
                 run = coordinator.status().run
@@ -554,14 +554,14 @@ class Cluster:
                 client.notice(outcome)
 
     def has_committed(self, generation: str, ordinal: int) -> bool:
-        """Whether a commit entry of a save stands in the log."""
+        """Return whether the commit entry of a save stands in the log."""
         return any(
             entry.kind == "commit" and entry.state.checkpoints[-1].folder.endswith(f".{generation}.{ordinal}")
             for entry in self.storage.entries
         )
 
     def check(self) -> None:
-        """What must be true of the log and of what was told, at any time."""
+        """Check what must be true of the log, and of what was told, at any time."""
         check_log(self.storage.entries)
         assert set(self.storage.state.damaged) <= self.storage.damaged, "a good one was condemned"
         for (generation, ordinal), told in self.outcomes.items():
@@ -570,7 +570,7 @@ class Cluster:
     # -- at random --
 
     def play(self, random_: random.Random, steps: int, faults: float = 0.0) -> None:
-        """So many steps of clients and effects in random order; `faults` is the share of them that goes wrong."""
+        """Play `steps` steps of clients and effects in random order. The share `faults` of them goes wrong."""
         for _ in range(steps):
             if not self.step(random_, faults):
                 self.tick()
@@ -674,7 +674,7 @@ def folder_of(event: ev.Event) -> str:
 
 
 def check_log(entries: list[Entry]) -> None:
-    """What must be true of any log."""
+    """Check what must be true of any log."""
     retired: set[str] = set()
     reigns: list[Generation | None] = [None]
     before: Entry | None = None
@@ -710,7 +710,7 @@ def check_log(entries: list[Entry]) -> None:
 
 
 def check_invariants(machine: Machine) -> None:
-    """What must be true of a machine after every event."""
+    """Check what must be true of a machine after every event."""
     if machine.forming is not None:
         assert machine.forming.joiners, "a world that nobody is joining"
         assert machine.forming.missing, "a world that is complete and was not formed"

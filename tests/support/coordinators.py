@@ -64,7 +64,7 @@ class Coordinator:
             return stub.Status(pb.StatusRequest(run=run), timeout=30.0)
 
     def attended_by(self, run: str, count: int) -> bool:
-        """Whether so many workers of the world that `status` tells of are there."""
+        """Return whether this many workers of the world in `status` are there."""
         return sum(w.alive for w in self.status(run).run.workers) == count
 
     async def _live(self, begun: Future[asyncio.AbstractEventLoop]) -> None:

@@ -34,7 +34,7 @@ class FaultyStore(PassingStore):
         self._delayed: list[Callable[[], object]] = []
 
     def land(self) -> None:
-        """What was delayed arrives at the storage now."""
+        """Let arrive at the storage what was delayed."""
         delayed, self._delayed = self._delayed, []
         for effect in delayed:
             effect()

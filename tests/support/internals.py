@@ -61,7 +61,7 @@ def foreign_names(path: Path, ours: set[str]) -> Iterator[tuple[int, str]]:
 
 
 def defined_names(folder: Path) -> set[str]:
-    """What the sources in a folder define: functions, classes, variables and attributes of their own objects."""
+    """Return what the sources in a folder define: functions, classes, variables, and attributes of their objects."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

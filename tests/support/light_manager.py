@@ -54,7 +54,7 @@ def _apply(checkpoint: LightCheckpoint, per_worker: None, staged: Staged) -> str
 
 
 def stand_ins() -> dict[str, ModuleType]:
-    """What stands for the modules that know TensorFlow, by their names."""
+    """Return what stands for the modules that know TensorFlow, by their names."""
     capture, restore = ModuleType("holdfast.saving.capture"), ModuleType("holdfast.restoring.apply")
     capture.Snapshotter = lambda checkpoint: checkpoint  # type: ignore[attr-defined]
     restore.apply = _apply  # type: ignore[attr-defined]

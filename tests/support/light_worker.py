@@ -131,12 +131,12 @@ class LightWorker:
         return agree(self.session, self.store, self._restores, target, timeout)
 
     def status(self) -> pb.StatusReply:
-        """What the coordinator says of the run."""
+        """Return the coordinator's status of the run."""
         assert self.session._link is not None
         return self.session._link.status(pb.StatusRequest(run=self.store.url), 30.0)
 
     def die(self) -> None:
-        """As when the process is killed: connections are gone, nobody is told, nothing is said any more."""
+        """Die as if killed: connections are gone, and nobody is told anything."""
         self.session._closed.set()
         assert self.session._link is not None
         self.session._link.close()

@@ -50,7 +50,7 @@ class SmallDisk:
 
     @property
     def free(self) -> int:
-        """Bytes."""
+        """The free bytes."""
         status = os.statvfs(self.outside)
         return status.f_bavail * status.f_frsize
 

@@ -55,7 +55,7 @@ class Worker:
         self._commands.send((scenario, arguments))
 
     def answer(self, deadline: float) -> Any:
-        """What the scenario returned. WorldFailed if it raised, or died, or `deadline` (monotonic) passes."""
+        """Return the result of the scenario. WorldFailed if it raised or died, or if `deadline` (monotonic) passes."""
         if not self._commands.poll(max(0.0, deadline - time.monotonic())):
             raise WorldFailed(f"{self.name} did not answer in time\n{self.tail()}")
         try:
@@ -126,7 +126,7 @@ class TrainingWorld:
             worker.tell(scenario, arguments)
 
     def answers(self, deadline_s: float = DEADLINE) -> list[Any]:
-        """What the scenario that was started returned, as from `run`."""
+        """Return the results of the scenario that was started, as from `run`."""
         end = time.monotonic() + deadline_s
         answers = [worker.answer(end) for worker in self.workers]
         self.failed = False
