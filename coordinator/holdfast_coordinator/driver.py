@@ -57,10 +57,10 @@ Listener = Callable[[fx.Notify], None]
 T = TypeVar("T")
 
 CAUSE: ContextVar[str] = ContextVar("cause", default="")
-"""What led to what is being done: the event that came in from outside, such as `vote-17`.
+"""The cause of what is being done: an event that came in from outside, such as `vote-17`.
 
-It goes with the effects of that event, into threads as well, and back with their results. Log lines name it, and so do
-those errors that workers are told and that this log says more about.
+It goes with the effects of that event, into threads too, and back with their results. Log lines name it. So do the
+errors for workers about which this log says more.
 """
 
 

@@ -33,7 +33,7 @@ OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """TensorFlow's key for the graph of a checkpoint's objects."""
 
 LOCAL_SUFFIX = "/.OWN"
-"""What a worker-local tensor is called in the bundle of its worker: its stock key and this."""
+"""The suffix of a worker-local tensor's stock key in its worker's bundle."""
 
 _REPLICA = "/.REPLICA/"
 

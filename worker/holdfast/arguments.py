@@ -175,7 +175,7 @@ def _address(name: str, value: Any) -> str:
 
 
 def _by(check: Callable[..., Any], *limits: Any) -> Mapping[str, Any]:
-    """Of a field whose value `check` makes of the argument's name, of what was given for it, and of the limits."""
+    """Return the metadata of a field whose value is `check(argument's name, value given, *limits)`."""
     return {"check": lambda name, value: check(name, value, *limits)}
 
 

@@ -369,8 +369,7 @@ class CheckpointManager:
     def restore_or_initialize(self) -> str | None:
         """Restore the newest checkpoint that all workers can read and verify. This call is collective.
 
-        Returns the checkpoint's prefix. If there is no checkpoint, a stock one included, calls `init_fn` and returns
-        None.
+        Returns the checkpoint's prefix. Without any checkpoint, stock ones included, calls `init_fn` and returns None.
 
         Raises what `restore` raises, and InvalidRequest if nothing fits: no trained variable has got a value. If there
         are no trained variables yet, because the model is still to be built, the next `save` fails instead. If this is
