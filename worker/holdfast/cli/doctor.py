@@ -37,7 +37,7 @@ def command(url: str, as_json: bool) -> None:
     Exit status 1 if a run there could lose something.
     """
     from holdfast.cli.examination import examine
-    from holdfast.cli.output import console, print_json
+    from holdfast.cli.output import as_document, console, print_json
     from holdfast_storage.store import normalise
 
     out = console()
@@ -54,10 +54,7 @@ def command(url: str, as_json: bool) -> None:
             {
                 "url": normalise(url),
                 "good": not bad,
-                "checks": [
-                    {"check": f.check, "verdict": f.verdict, "says": f.says, "figures": dict(f.figures)}
-                    for f in findings
-                ],
+                "checks": as_document(findings),
             }
         )
     elif any(finding.verdict == "fails" for finding in findings):

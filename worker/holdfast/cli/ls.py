@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.output import JSON
+from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import RUN, Run, open_run
 
 if TYPE_CHECKING:
@@ -91,17 +91,8 @@ def _describe(
 ) -> dict[str, Any]:
     if record.prefix in damaged:
         problem = "condemned: two readers found it damaged"
-    return {
-        "step": record.step,
-        "time": record.time,
-        "size": size,
-        "workers": workers,
-        "prefix": record.prefix,
-        "stock": record.stock,
-        "preserved": record.preserved,
-        "damaged": bool(problem),
-        "problem": problem,
-    }
+    told = {"size": size, "workers": workers, "damaged": bool(problem), "problem": problem}
+    return {**as_document(record), **told}
 
 
 def _notes(checkpoint: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,6 +14,8 @@ from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from holdfast_storage.cluster import Task
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
@@ -30,11 +33,17 @@ def print_json(document: Any) -> None:
 
 
 def as_document(value: Any) -> Any:
-    """A message of the protocol as JSON: each field by its name, null where it is absent."""
+    """Return a message of the protocol or a dataclass as JSON: each field by its name, null where it is absent."""
     if isinstance(value, Message):
         there = {f.name: not f.has_presence or value.HasField(f.name) for f in value.DESCRIPTOR.fields}
         return {name.rstrip("_"): as_document(getattr(value, name)) if there[name] else None for name in there}
-    return [as_document(each) for each in value] if isinstance(value, MutableSequence) else value
+    if isinstance(value, Task):
+        return str(value)
+    if is_dataclass(value):
+        return {field.name: as_document(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_document(each) for key, each in value.items()}
+    return [as_document(each) for each in value] if isinstance(value, MutableSequence | tuple) else value
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.output import JSON
+from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
 if TYPE_CHECKING:
@@ -39,15 +39,7 @@ def command(target: str, as_json: bool) -> None:
 
 
 def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "run": run.store.url,
-        "prefix": record.prefix,
-        "step": record.step,
-        "time": record.time,
-        "stock": record.stock,
-        "preserved": record.preserved,
-        "damaged": record.prefix in run.state.damaged,
-    }
+    document = {"run": run.store.url, **as_document(record), "damaged": record.prefix in run.state.damaged}
     return document | (_describe_stock(run, record) if record.stock else _describe_ours(run, record))
 
 
@@ -64,15 +56,8 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
         if o.role == "local" and (prefix := o.name.removesuffix(".index")) != o.name
     }
     return {
-        "world": [str(task) for task in manifest.world],
-        "generation": manifest.generation,
-        "strategy": manifest.strategy,
-        "git_commit": manifest.git_commit,
-        "versions": dict(manifest.versions),
-        "cluster": {job: list(addresses) for job, addresses in manifest.cluster.items()},
-        "metadata": dict(manifest.metadata),
-        "metrics": dict(manifest.metrics),
-        "size": sum(o.size for o in manifest.objects),
+        **as_document(manifest),
+        "size": manifest.size,
         "objects": [
             {
                 "name": o.name,
@@ -83,7 +68,6 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
             }
             for o in manifest.objects
         ],
-        "local_keys": list(manifest.local_keys),
         "tensors": _tensors(main, record.prefix.removeprefix(folder)),
         "local_tensors": local,
     }

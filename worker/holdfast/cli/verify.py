@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.output import JSON
+from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
 if TYPE_CHECKING:
@@ -68,14 +68,7 @@ def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) 
 
 
 def _describe(record: CheckpointRecord, report: Report) -> dict[str, Any]:
-    return {
-        "step": record.step,
-        "prefix": record.prefix,
-        "verdict": report.verdict,
-        "objects": report.objects,
-        "size": report.size,
-        "problems": [{"object": p.object, "kind": p.kind, "reason": p.reason} for p in report.problems],
-    }
+    return {**as_document(report), "step": record.step, "verdict": report.verdict}
 
 
 @contextmanager
