@@ -33,17 +33,8 @@ class Calls:
         run = await self._runs.get(request.caller.run)
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
-            answer = await run.ask(
-                lambda r: ev.Rejoin(
-                    r,
-                    caller,
-                    cluster,
-                    wire.members(request.members),
-                    request.base,
-                    request.restored,
-                    request.restores,
-                )
-            )
+            known = wire.members(request.members), request.base, request.restored, request.restores
+            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
         else:
             fresh = secrets.token_hex(4)
             answer = await run.ask(
@@ -57,7 +48,7 @@ class Calls:
         first = await anext(iterator, None)
         if first is None:
             return
-        checks.check_attendance(first)
+        checks.check_caller(first.caller)
         run = self._run(first.caller)
         caller = wire.caller(first.caller)
         if not run.machine.knows(caller):
@@ -125,7 +116,7 @@ class Calls:
         return wire.restore_reply(answer)
 
     async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
-        checks.check_await_upkeep(request)
+        checks.check_caller(request.caller)
         await self._ask(request.caller, ev.AwaitUpkeep)
         return pb.AwaitUpkeepReply()
 

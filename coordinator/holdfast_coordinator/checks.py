@@ -23,7 +23,7 @@ _DIVERGENCE = ("refuse", "warn")
 
 
 def check_join(request: pb.JoinRequest) -> None:
-    who = _check_caller(request.caller)
+    who = check_caller(request.caller)
     _check_seconds(who, "timeout_s", request.timeout_s)
     jobs = [job.type for job in request.cluster]
     if len(set(jobs)) < len(jobs):
@@ -54,30 +54,22 @@ def check_report(head: pb.ReportHead, objects: Iterable[pb.StoredObject]) -> Non
 
 
 def check_fail(request: pb.FailRequest) -> None:
-    _check_ordinal(_check_caller(request.caller), request.ordinal)
+    _check_ordinal(check_caller(request.caller), request.ordinal)
 
 
 def check_restore(request: pb.RestoreRequest) -> None:
-    who = _check_caller(request.caller)
+    who = check_caller(request.caller)
     _check_ordinal(who, request.ordinal)
     _check_seconds(who, "timeout_s", request.timeout_s)
     if request.prefix and request.verdict not in _VERDICTS:
         raise _wrong(who, "verdict", f"is {request.verdict!r}: it must be one of {', '.join(_VERDICTS)}")
 
 
-def check_await_upkeep(request: pb.AwaitUpkeepRequest) -> None:
-    _check_caller(request.caller)
-
-
 def check_leave(request: pb.LeaveRequest) -> None:
-    _check_seconds(_check_caller(request.caller), "wait_for_others_s", request.wait_for_others_s)
+    _check_seconds(check_caller(request.caller), "wait_for_others_s", request.wait_for_others_s)
 
 
-def check_attendance(beat: pb.Heartbeat) -> None:
-    _check_caller(beat.caller)
-
-
-def _check_caller(caller: pb.Caller) -> str:
+def check_caller(caller: pb.Caller) -> str:
     """Check the caller, and return the worker's name."""
     who = str(_task(caller.task))
     if not caller.run.startswith("/") and "://" not in caller.run:
@@ -110,7 +102,7 @@ def _check_members(who: str, request: pb.JoinRequest) -> None:
 
 def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
     """Check what votes and reports have in common, and return the worker's name."""
-    who = _check_caller(message.caller)
+    who = check_caller(message.caller)
     _check_ordinal(who, message.ordinal)
     _check_seconds(who, "timeout_s", message.timeout_s)
     if message.step < 0:

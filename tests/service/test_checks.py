@@ -65,9 +65,9 @@ CHECKS: dict[str, Any] = {
     "report": (head, lambda head: checks.check_report(head, [])),
     "fail": (fail, checks.check_fail),
     "restore": (restore, checks.check_restore),
-    "await_upkeep": (await_upkeep, checks.check_await_upkeep),
+    "await_upkeep": (await_upkeep, lambda request: checks.check_caller(request.caller)),
     "leave": (leave, checks.check_leave),
-    "attend": (beat, checks.check_attendance),
+    "attend": (beat, lambda beat: checks.check_caller(beat.caller)),
 }
 
 
