@@ -19,7 +19,7 @@ import click
 )
 @click.option("--workers", type=click.IntRange(2, 8), default=3, show_default=True, help="The number of workers.")
 def command(directory: Path, workers: int) -> None:
-    """Kill a worker in the middle of a save, resume, and compare bit by bit.
+    """Kill a worker in mid-save, resume, and compare bit by bit.
 
     Several workers train on real data. One is killed in the middle of a save, all are started again, and the result is
     compared with an uninterrupted run.

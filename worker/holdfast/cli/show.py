@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @TARGET
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Describe a checkpoint: its origin, its sizes and every tensor.
+    """Describe a checkpoint: origin, sizes and every tensor.
 
     Without STEP it is the newest of RUN, with STEP the latest of that step. Each tensor is shown with dtype, shape and
     the objects that hold its bytes, slice by slice if it is stored in slices.

@@ -23,14 +23,14 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/:@\s]+):[0-9]{1,5}")
 @click.argument("target", metavar="RUN|HOST:PORT")
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Show who is training, what each worker is doing, and whom a save waits for.
+    """Show what each worker is doing and whom a save waits for.
 
     For RUN, the command looks for the coordinator at the addresses in HOLDFAST_COORDINATOR, the run's hint and its
     log. If none answers, it shows what the log says. For HOST:PORT, it shows all runs of the coordinator there.
 
     Exit status 1, with a line for each finding: a worker that is lost, silent or stuck, or has not joined for a
     minute; a save that is overdue; a last save that failed; a damaged checkpoint; a process at the coordinator's
-    address that does not answer. It is no finding that nobody is training the run.
+    address that does not answer. It is fine if nobody is training the run.
     """
     from holdfast.cli.output import as_document, console, print_json
     from holdfast.cli.run_status import of_coordinator, of_run

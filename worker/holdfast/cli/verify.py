@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @TARGET
 @JSON
 def command(target: str, as_json: bool) -> None:
-    """Read checkpoints back and check every byte against its digest.
+    """Read checkpoints back and check every digest.
 
-    Without STEP it reads all checkpoints of RUN. It changes nothing: it prints what it finds, and the exit status is 1
-    if anything is not as it was committed.
+    Every byte of the checkpoint is read; without STEP, those of all checkpoints of RUN. Nothing is changed. Exit status
+    1 if anything is not as it was committed.
     """
     from holdfast.cli.output import console, count, human_size, print_json, table
     from holdfast_storage.errors import InvalidRequest
