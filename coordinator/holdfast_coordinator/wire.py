@@ -103,7 +103,7 @@ def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
         coordinator=coordinator,
         generation=answer.generation,
         members=[pb.Member(task=str(task), incarnation=incarnation) for task, incarnation in answer.members],
-        base=answer.base,
+        fork_point=answer.fork_point,
         entries=answer.entries,
     )
 
@@ -116,6 +116,6 @@ def restore_reply(answer: v.Answer) -> pb.RestoreReply:
         reply.prefix, reply.step, reply.stock = record.prefix, record.step, record.stock
         reply.manifest_crc32c = record.manifest_crc32c
     if isinstance(answer, v.Apply):
-        reply.base = answer.base
+        reply.fork_point = answer.fork_point
         reply.passed_over.extend(answer.passed_over)
     return reply

@@ -191,7 +191,7 @@ def test_a_generation_that_lost_the_lead_never_leads_again() -> None:
     # Its workers restore what is the newest now, so that nothing has happened since; with another coordinator.
     restarted = cluster.coordinator()
     assert workers[0].world is not None
-    workers[0].world = replace(workers[0].world, base=cluster.storage.state.fork_point)
+    workers[0].world = replace(workers[0].world, fork_point=cluster.storage.state.fork_point)
     refusal = restarted.ask(workers[0].rejoin())
     assert isinstance(refusal, Failure)
     assert refusal.kind == Kind.SUPERSEDED

@@ -51,7 +51,7 @@ SMALL = """\
 == a vote
 # Holds. Guards.
 > job a 1
-  Joined generation=a members=worker-0:a0.1 base=/
+  Joined generation=a members=worker-0:a0.1 fork_point=/
 
 # Among them.
 > a0 vote 1
@@ -65,7 +65,7 @@ SMALL = """\
         ("  ReadLog\n", ""),
         ("  ReadLog\n", "  ReadLog\n  ReadLog\n"),
         ("  ReadLog\n", "  Probe\n"),
-        ("base=/", "base=x"),
+        ("fork_point=/", "fork_point=x"),
     ],
 )
 def test_another_expectation_fails(expected: str, instead: str, tmp_path: Path) -> None:

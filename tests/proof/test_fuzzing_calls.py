@@ -178,7 +178,7 @@ def join_request(caller: pb.Caller) -> pb.JoinRequest:
 def rejoin_request(caller: pb.Caller) -> pb.JoinRequest:
     request = join_request(caller)
     request.members.add(task=caller.task, incarnation=caller.incarnation)
-    request.base, request.restored, request.restores = "/", "ckpt-1", 1
+    request.fork_point, request.restored, request.restores = "/", "ckpt-1", 1
     return request
 
 

@@ -256,7 +256,7 @@ class Worker:
         world = self.world
         assert world is not None
         return lambda r: ev.Rejoin(
-            r, self.caller, self.cluster, world.members, world.base, self.restored, self.restores
+            r, self.caller, self.cluster, world.members, world.fork_point, self.restored, self.restores
         )
 
     def vote(self, ordinal: int, step: int | None = None, **terms: object) -> Build:
@@ -297,7 +297,7 @@ class Worker:
     def applied(self, answer: v.Apply, ordinal: int = 1) -> None:
         """Note that the worker has restored what all agreed on."""
         assert self.world is not None
-        self.world = replace(self.world, base=answer.base)
+        self.world = replace(self.world, fork_point=answer.fork_point)
         self.restored = answer.record.prefix if answer.record else ""
         self.restores = ordinal
 

@@ -467,7 +467,7 @@ class Search:
                 since = (e.state.checkpoints for e in self._log(s.disk)[hand.acknowledged :])
                 found = not hand.acknowledged or any(record in checkpoints[-1:] for checkpoints in since)
                 assert found or self.bounds.rotten, f"{record} is restored, and newer ones were acknowledged"
-                world = replace(hand.world, base=answer.base)
+                world = replace(hand.world, fork_point=answer.fork_point)
                 hand = hand._replace(does="vote", world=world, restored=record.prefix if record else "", read="")
             case v.Go():
                 hand = hand._replace(does="report")

@@ -32,7 +32,7 @@ class Rejoin:
     caller: Caller
     cluster: Cluster
     members: tuple[tuple[Task, str], ...]
-    base: str  # as in Joined, or in Apply since
+    fork_point: str  # as in Joined, or in Apply since
     restored: str = ""  # prefix of the checkpoint that was applied last
     restores: int = 0  # ordinal of the restore call that this was
 

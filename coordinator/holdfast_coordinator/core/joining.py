@@ -76,7 +76,7 @@ class Joining:
         if failure:
             del run.worlds[wait.generation]
         else:
-            world.base, world.entries = run.fork_point, run.ledger.number + 1
+            world.fork_point, world.entries = run.fork_point, run.ledger.number + 1
         for request in requests:
             if failure:
                 run.refuse(request, failure)
@@ -104,7 +104,7 @@ class Joining:
         run, state, generation = self._run, self._run.ledger.state, e.caller.generation
         led = generation_of(state)
         over = state is not None and generation in state.superseded
-        if not failure and led != generation and (over or run.fork_point != e.base):
+        if not failure and led != generation and (over or run.fork_point != e.fork_point):
             failure = superseded(f"the run has been taken over by generation {led or 'unknown'} since")
         if failure:
             run.refuse(e.request, failure)
@@ -113,7 +113,7 @@ class Joining:
             recorded = state.generation if state and led == generation else None
             leader = state.leader.id if state and state.leader else ""
             members = recorded or Generation(generation, e.members)
-            world = World(members, e.cluster, led_by=leader, base=e.base, unsettled=[])
+            world = World(members, e.cluster, led_by=leader, fork_point=e.fork_point, unsettled=[])
             world.entries = run.ledger.number + 1
             self._admit(world)
             self._answer_members(world)

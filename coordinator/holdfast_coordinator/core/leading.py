@@ -94,7 +94,7 @@ class Leading:
                 phase="lead",
             )
             self._run.fail_save(world, attempt, failure)
-        elif self._run.fork_point != world.base:
+        elif self._run.fork_point != world.fork_point:
             newest = state.checkpoints[-1].prefix if state and state.checkpoints else "nothing"
             failure = superseded(
                 "the run has moved on since this job restored its state: generation "
@@ -123,7 +123,7 @@ class Leading:
         if generation_of(state) == world.generation.id:
             self.take(world, None)
             return False
-        if not self.is_over(world) and self._run.fork_point != world.base:
+        if not self.is_over(world) and self._run.fork_point != world.fork_point:
             self._fence(world, superseded(f"generation {generation_of(state)} has taken the run over since"))
         return True
 

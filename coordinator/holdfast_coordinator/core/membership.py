@@ -99,7 +99,7 @@ class World:
     # If another coordinator process may have led it: calls that wait until the log has told about its saves.
     unsettled: list[SaveCall] | None = None  # None: all of it is known
     led_by: str = ""  # the coordinator process that led it when its workers joined this one
-    base: str = ""  # LogState.fork_point of the state on which this world builds
+    fork_point: str = ""  # LogState.fork_point of the state on which this world builds
     entries: int = 0  # log entries when this world was formed or met
     went_back_to: str = ""  # the checkpoint that it restored, if that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class World:
         return presence is not None and presence.incarnation == caller.incarnation
 
     def joined(self) -> Joined:
-        return Joined(self.generation.id, self.generation.members, self.base, self.entries)
+        return Joined(self.generation.id, self.generation.members, self.fork_point, self.entries)
 
     def update(self, task: Task, **changes: object) -> None:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]

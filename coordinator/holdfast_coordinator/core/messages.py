@@ -110,7 +110,7 @@ class Outcome:
 class Joined:
     generation: str
     members: tuple[tuple[Task, str], ...]
-    base: str
+    fork_point: str
     entries: int = field(default=0, compare=False)  # log entries that this coordinator has read
 
 
@@ -139,7 +139,7 @@ class Apply:
 
     record: CheckpointRecord | None
     passed_over: tuple[str, ...] = ()
-    base: str = field(default="", compare=False)  # as in Joined, from now on
+    fork_point: str = field(default="", compare=False)  # as in Joined, from now on
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class RestoreRound:
     members: tuple[Task, ...]
     deadline: float  # monotonic
     begun: float = 0.0  # monotonic
-    base: str = ""  # LogState.fork_point of the state that the candidates are from
+    fork_point: str = ""  # LogState.fork_point of the state that the candidates are from
     since: float = 0.0  # monotonic, when the log had all candidates: they were committed before
     looking: bool = False  # whether the log is being read for it
     seen: int = -1  # the newest log entry that a member sees
@@ -55,7 +55,7 @@ class RestoreRound:
             self.decision = found
             return found
         self.candidates, self.since = found, now
-        self.base = state.fork_point if state else ""
+        self.fork_point = state.fork_point if state else ""
         if not found:
             for task in self.waiting.values():
                 self.hear(task, "good", "")
@@ -101,7 +101,7 @@ class RestoreRound:
         said = {each for each, _ in self.verdicts.values()}
         unable = self._who(*said - {"good", *BAD})
         if said == {"good"}:
-            self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.base)
+            self.decision = Apply(self.current if self.candidates else None, tuple(self.passed_over), self.fork_point)
         elif said == {"missing"}:
             self.decision = Failure(
                 Kind.INVALID_REQUEST,

@@ -139,7 +139,7 @@ class Restoring:
         elsewhere = CheckpointRecord(e.restored, step=-1, time=0.0, stock=True) if e.restored else None
         record = (state.find(e.restored) if state else None) or elsewhere
         talk = talk or self._open(world, RestoreRound(e.restores, None, world.tasks, self._run.now.monotonic), e.caller)
-        talk.base, talk.decision = e.base, Apply(record, base=e.base)
+        talk.fork_point, talk.decision = e.fork_point, Apply(record, fork_point=e.fork_point)
         self._decide(world, talk, talk.decision)
 
     def _open(self, world: World, talk: RestoreRound, caller: Caller) -> RestoreRound:
@@ -188,8 +188,8 @@ class Restoring:
             state = self._run.ledger.state
             ours = state.find(decision.record.prefix) if state and decision.record else None
             newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
-            nothing_since = talk.base.partition("/")[2] == newest
-            world.base = talk.base
+            nothing_since = talk.fork_point.partition("/")[2] == newest
+            world.fork_point = talk.fork_point
             world.went_back_to = ours.prefix if ours and ours.prefix != newest and nothing_since else ""
             if ours:
                 self._run.condemned.discard(ours.prefix)  # all have just verified it

@@ -160,11 +160,11 @@ class JoinRequest(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
-    BASE_FIELD_NUMBER: _builtins.int
+    FORK_POINT_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
     RESTORES_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
-    base: _builtins.str
+    fork_point: _builtins.str
     """with a generation: what its world builds on, as JoinReply or RestoreReply said last"""
     restored: _builtins.str
     """with a generation: the checkpoint that it restored last"""
@@ -187,13 +187,13 @@ class JoinRequest(_message.Message):
         cluster: _abc.Iterable[Global___ClusterJob] | None = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         timeout_s: _builtins.float = ...,
-        base: _builtins.str = ...,
+        fork_point: _builtins.str = ...,
         restored: _builtins.str = ...,
         restores: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "cluster", b"cluster", "members", b"members", "restored", b"restored", "restores", b"restores", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cluster", b"cluster", "fork_point", b"fork_point", "members", b"members", "restored", b"restored", "restores", b"restores", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,13 +206,13 @@ class JoinReply(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     COORDINATOR_FIELD_NUMBER: _builtins.int
-    BASE_FIELD_NUMBER: _builtins.int
+    FORK_POINT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     coordinator: _builtins.str
     """id of the coordinator's process"""
-    base: _builtins.str
+    fork_point: _builtins.str
     """identifies the state of the run that the world builds on"""
     entries: _builtins.int
     """of the log, as far as the coordinator has read it"""
@@ -228,13 +228,13 @@ class JoinReply(_message.Message):
         generation: _builtins.str = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         coordinator: _builtins.str = ...,
-        base: _builtins.str = ...,
+        fork_point: _builtins.str = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
         entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "coordinator", b"coordinator", "entries", b"entries", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "entries", b"entries", "fork_point", b"fork_point", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -793,14 +793,14 @@ class RestoreReply(_message.Message):
     STOCK_FIELD_NUMBER: _builtins.int
     MANIFEST_CRC32C_FIELD_NUMBER: _builtins.int
     PASSED_OVER_FIELD_NUMBER: _builtins.int
-    BASE_FIELD_NUMBER: _builtins.int
+    FORK_POINT_FIELD_NUMBER: _builtins.int
     action: Global___RestoreReply.Action.ValueType
     prefix: _builtins.str
     """relative to the run directory, or as it was asked for"""
     step: _builtins.int
     stock: _builtins.bool
     manifest_crc32c: _builtins.int
-    base: _builtins.str
+    fork_point: _builtins.str
     """unless READ: identifies the state of the run that the world builds on now"""
     @_builtins.property
     def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -815,11 +815,11 @@ class RestoreReply(_message.Message):
         stock: _builtins.bool = ...,
         manifest_crc32c: _builtins.int = ...,
         passed_over: _abc.Iterable[_builtins.str] | None = ...,
-        base: _builtins.str = ...,
+        fork_point: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "base", b"base", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "step", b"step", "stock", b"stock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "fork_point", b"fork_point", "manifest_crc32c", b"manifest_crc32c", "passed_over", b"passed_over", "prefix", b"prefix", "step", b"step", "stock", b"stock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

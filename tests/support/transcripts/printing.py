@@ -202,7 +202,7 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return ",".join(f"{task}:{incarnation}" for task, incarnation in value)
         case tuple() | list():
             return f"[{', '.join(_value('', each) for each in value)}]"
-        case str() if name in ("base", "prefix", "newest", "folder") or re.fullmatch(r"ckpt-\S+/ckpt-\d+", value):
+        case str() if name in ("fork_point", "prefix", "newest", "folder") or re.fullmatch(r"ckpt-\S+/ckpt-\d+", value):
             return _name(value) or "none"
         case str():
             return value if re.fullmatch(r"[\w.:-]+", value) else repr(value)

@@ -147,7 +147,7 @@ class Session:
             )
             if rejoin:
                 request.members.extend(rejoin.members)
-                request.base = rejoin.base
+                request.fork_point = rejoin.fork_point
                 request.restored, request.restores = self._restored, self._restores
             try:
                 link = self._connect()
@@ -312,7 +312,11 @@ class Session:
         reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
         if reply.action != pb.RestoreReply.READ and self._membership is not None:
             # From now on a restarted coordinator must hear what this world builds on.
-            self._restored, self._restores, self._membership.base = reply.prefix, request.ordinal, reply.base
+            self._restored, self._restores, self._membership.fork_point = (
+                reply.prefix,
+                request.ordinal,
+                reply.fork_point,
+            )
         return reply
 
     def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
