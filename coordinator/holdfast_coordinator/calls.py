@@ -15,7 +15,7 @@ from holdfast_storage.failure_message import encode
 from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
-from .core.messages import Answer, Caller, Report, RequestId
+from .core.messages import Answer, Caller, RequestId, SaveReport
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -87,7 +87,7 @@ class Calls:
             payload.entries.extend(chunk.entries)
         payload.num_shards, payload.description = head.num_shards, head.description_json
         checks.check_report(head, payload.objects)
-        report = Report(
+        report = SaveReport(
             head.step,
             head.checkpoint_name,
             tuple(head.worker_local),

@@ -8,7 +8,7 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.records import Leader, LogState
 
-from .core.attempt import Attempt
+from .core.attempt import SaveAttempt
 from .core.machine import Machine
 from .core.membership import World
 from .core.messages import Presence
@@ -112,8 +112,8 @@ def _ago(then: float | None, now: float) -> float | None:
     return None if then is None else now - then
 
 
-def _told(doing: Attempt | RestoreRound, waiting_for: Collection[Task], now: float) -> pb.Activity:
-    attempt = doing if isinstance(doing, Attempt) else None
+def _told(doing: SaveAttempt | RestoreRound, waiting_for: Collection[Task], now: float) -> pb.Activity:
+    attempt = doing if isinstance(doing, SaveAttempt) else None
     return pb.Activity(
         kind="save" if attempt else "restore",
         phase=attempt.phase.value if attempt else None,
@@ -125,7 +125,7 @@ def _told(doing: Attempt | RestoreRound, waiting_for: Collection[Task], now: flo
     )
 
 
-def _activity(world: World) -> Attempt | RestoreRound | None:
+def _activity(world: World) -> SaveAttempt | RestoreRound | None:
     if world.attempt:
         return world.attempt
     talk = next(reversed(world.talks.values()), None)

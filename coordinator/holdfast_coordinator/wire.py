@@ -88,7 +88,7 @@ def vote_reply(answer: v.Answer) -> pb.VoteReply:
 
 
 def outcome_message(answer: v.Answer) -> pb.SaveOutcome:
-    assert isinstance(answer, v.Outcome)
+    assert isinstance(answer, v.SaveOutcome)
     message = pb.SaveOutcome(ordinal=answer.ordinal, committed=answer.committed)
     if answer.failure:
         message.failure.CopyFrom(encode(answer.failure))

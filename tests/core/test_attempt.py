@@ -6,16 +6,18 @@ import itertools
 
 import pytest
 
-from holdfast_coordinator.core.attempt import TRANSITIONS, Attempt, Phase, diagram
-from holdfast_coordinator.core.messages import Ballot, Go, Report, RetentionPolicy
+from holdfast_coordinator.core.attempt import TRANSITIONS, Phase, SaveAttempt, diagram
+from holdfast_coordinator.core.messages import Ballot, Go, RetentionPolicy, SaveReport
 from holdfast_coordinator.core.waits import SaveId
 from holdfast_storage.cluster import Task
 
 A, B = Task("worker", 0), Task("worker", 1)
 
 
-def attempt(phase: Phase = Phase.VOTING) -> Attempt:
-    return Attempt(SaveId("0123abcd", 3, 1), 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase)
+def attempt(phase: Phase = Phase.VOTING) -> SaveAttempt:
+    return SaveAttempt(
+        SaveId("0123abcd", 3, 1), 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase
+    )
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(Phase, Phase)))
@@ -80,7 +82,7 @@ def test_who_is_missing() -> None:
     save.ballots[B] = save.ballots[A]
     save.go = Go()
     save.advance(Phase.WRITING)
-    save.reports[B] = Report(30, "ckpt", (), None)
+    save.reports[B] = SaveReport(30, "ckpt", (), None)
     assert save.timed_out().tasks == (A,)
     assert "worker-0 to write" in save.timed_out().message
 

@@ -8,7 +8,7 @@ from holdfast_coordinator.core.effects import Append
 from holdfast_coordinator.core.events import Appended, LogRead
 from holdfast_coordinator.core.intents import Commit
 from holdfast_coordinator.core.ledger import Ledger
-from holdfast_coordinator.core.messages import Go, Now, Outcome
+from holdfast_coordinator.core.messages import Go, Now, SaveOutcome
 from holdfast_coordinator.core.waits import Nobody
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
@@ -58,7 +58,7 @@ def test_who_was_slower_to_take_a_job_over_does_not_take_it_from_the_faster() ->
         commits = isinstance(faster.pending[0], Append) and faster.pending[0].entry.kind == "commit"
         faster.carry_out(0, "bad" if commits else "good")
         faster.deliver()
-    assert isinstance(told.answer, Outcome)
+    assert isinstance(told.answer, SaveOutcome)
     assert not told.answer.committed
     slower.run()
     assert isinstance(kept.answer, Failure)

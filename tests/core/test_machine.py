@@ -33,8 +33,8 @@ def report(coordinator: Coordinator, workers: list[Worker], ordinal: int) -> lis
     return [coordinator.call(worker.report(ordinal)) for worker in workers]
 
 
-def outcome(call: Call) -> v.Outcome:
-    assert isinstance(call.answer, v.Outcome), call.answer
+def outcome(call: Call) -> v.SaveOutcome:
+    assert isinstance(call.answer, v.SaveOutcome), call.answer
     return call.answer
 
 
@@ -89,7 +89,7 @@ def test_an_outcome_that_was_forgotten_is_not_guessed() -> None:
     for ordinal in range(1, 22):
         cluster.save(coordinator, workers, ordinal)
     assert refusal(coordinator.ask(workers[0].report(1))).kind == Kind.INVALID_REQUEST
-    assert coordinator.ask(workers[0].report(20)) == v.Outcome(20, True)
+    assert coordinator.ask(workers[0].report(20)) == v.SaveOutcome(20, True)
 
 
 def restart(cluster: Cluster, workers: list[Worker]) -> Coordinator:
@@ -169,7 +169,7 @@ def test_killed_in_any_phase(until: Phase) -> None:
     else:
         calls = report(coordinator, workers, 2)
         coordinator.run()
-        assert {outcome(call) for call in calls} == {v.Outcome(2, True)}
+        assert {outcome(call) for call in calls} == {v.SaveOutcome(2, True)}
     assert stood == (until is Phase.PUBLISHING)
     assert [record.step for record in cluster.storage.state.checkpoints] == [10, 20]
     assert cluster.save(coordinator, workers, 3).committed

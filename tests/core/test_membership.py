@@ -364,11 +364,11 @@ def test_outcomes_are_remembered() -> None:
     """Outcomes are kept for as long as a member may ask. Guards against forgetting one behind many failures, and memory
     that grows without end."""
     world = World(Generation("g", ((A, "a.1"), (B, "b.1"))), ())
-    world.remember(v.Outcome(1, True))
-    world.remember(v.Outcome(2, True))
+    world.remember(v.SaveOutcome(1, True))
+    world.remember(v.SaveOutcome(2, True))
     for ordinal in range(3, 103):
         world.saves(A, ordinal)
-        world.remember(v.Outcome(ordinal, False, Failure(Kind.STORAGE, f"no {ordinal}")))
+        world.remember(v.SaveOutcome(ordinal, False, Failure(Kind.STORAGE, f"no {ordinal}")))
     assert len(world.outcomes) == 102
     world.saves(B, 50)
     assert sorted(world.outcomes) == [2, *range(50, 103)]
@@ -504,7 +504,7 @@ def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
         assert coordinator.ask(worker.rejoin()) == worker.world
     calls = [coordinator.call(worker.report(3)) for worker in workers]
     coordinator.run()
-    assert [call.answer for call in calls] == [v.Outcome(3, True)] * 2
+    assert [call.answer for call in calls] == [v.SaveOutcome(3, True)] * 2
     cluster.beat(workers, coordinator, 2 * LOST_AFTER)
     for worker in workers:
         coordinator.call(worker.vote(4))
@@ -512,7 +512,7 @@ def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
     cluster.beat(workers, coordinator, 1.0)
     calls = [coordinator.call(worker.report(4)) for worker in workers]
     coordinator.run()
-    assert [call.answer for call in calls] == [v.Outcome(4, True)] * 2
+    assert [call.answer for call in calls] == [v.SaveOutcome(4, True)] * 2
     for worker in workers:
         coordinator.tell(worker.detached())
     cluster.tick(LOST_AFTER)

@@ -24,7 +24,7 @@ import pytest
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core.attempt import Attempt, Phase
+from holdfast_coordinator.core.attempt import Phase, SaveAttempt
 from holdfast_coordinator.core.leading import Leading
 from holdfast_coordinator.core.membership import World
 from holdfast_coordinator.core.retention import sweep
@@ -117,7 +117,7 @@ def overwritten() -> AbstractContextManager[Any]:
 def commit_first() -> AbstractContextManager[Any]:
     finalize = Saving._finalize
 
-    def careless(self: Saving, world: World, attempt: Attempt) -> None:
+    def careless(self: Saving, world: World, attempt: SaveAttempt) -> None:
         finalize(self, world, attempt)
         if attempt.phase is Phase.FINALIZING:
             generation = world.generation.id
@@ -172,7 +172,7 @@ def leads_again() -> AbstractContextManager[Any]:
 def removes_before_it_leads() -> Iterator[None]:
     take = Leading.take
 
-    def careless(self: Leading, world: World, attempt: Attempt | None) -> None:
+    def careless(self: Leading, world: World, attempt: SaveAttempt | None) -> None:
         run = self._run
         if run.ledger.state:
             ended = run.ledger.state.lead(run.leader, world.generation)

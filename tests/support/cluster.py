@@ -273,7 +273,7 @@ class Worker:
     def report(self, ordinal: int, step: int | None = None, worker_local: tuple[int, ...] = ()) -> Build:
         retention = self.terms.get("retention", v.RetentionPolicy())
         assert isinstance(retention, v.RetentionPolicy)
-        report = v.Report(
+        report = v.SaveReport(
             ordinal * 10 if step is None else step,
             self.checkpoint_name,
             worker_local,
@@ -354,14 +354,14 @@ class Client:
         self._build = next(self._life)
         self._call: Call | None = None
         self._rejoining = False
-        self._noticed: dict[int, v.Outcome] = {}
+        self._noticed: dict[int, v.SaveOutcome] = {}
 
     def send(self) -> None:
         """Make the next call; a call that is waiting for its answer is made again, the earlier answer being lost."""
         if not self._know():
             self._call = self.coordinator.call(self.worker.rejoin() if self._rejoining else self._build)
 
-    def notice(self, outcome: v.Outcome) -> None:
+    def notice(self, outcome: v.SaveOutcome) -> None:
         """A save was given up: nothing that is known by notice is asked again."""
         self._noticed[outcome.ordinal] = outcome
         if self._call is not None:
@@ -408,7 +408,7 @@ class Client:
             self.attach()
         else:
             joined = self.worker.world is not None
-            if isinstance(answer, v.Outcome):
+            if isinstance(answer, v.SaveOutcome):
                 self._cluster.told(self.worker, answer)
             try:
                 self._build = self._life.send(answer)
@@ -515,7 +515,9 @@ class Cluster:
             worker.applied(read, ordinal)
         return read
 
-    def save(self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None) -> v.Outcome:
+    def save(
+        self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None
+    ) -> v.SaveOutcome:
         """The workers save; with an outcome that all were told."""
         calls = [coordinator.call(worker.vote(ordinal, step)) for worker in workers]
         coordinator.run()
@@ -523,7 +525,7 @@ class Cluster:
             calls = [coordinator.call(worker.report(ordinal, step, go.worker_local)) for worker in workers]
             coordinator.run()
         outcome = calls[0].answer
-        assert isinstance(outcome, v.Outcome), outcome
+        assert isinstance(outcome, v.SaveOutcome), outcome
         assert all(call.answer == outcome for call in calls)
         return outcome
 
@@ -537,7 +539,7 @@ class Cluster:
 
     # -- what workers have been told --
 
-    def told(self, worker: Worker, outcome: v.Outcome) -> None:
+    def told(self, worker: Worker, outcome: v.SaveOutcome) -> None:
         """A worker has taken the outcome of a save."""
         known = self.outcomes[worker.caller.generation, outcome.ordinal]
         assert known.setdefault(worker.task, outcome.committed) == outcome.committed, "an outcome has changed"
@@ -549,7 +551,7 @@ class Cluster:
             return
         for client in self.clients:
             if client.coordinator is coordinator and client.attached and client.worker.caller == notice.caller:
-                outcome = v.Outcome(notice.ordinal, False, notice.failure)
+                outcome = v.SaveOutcome(notice.ordinal, False, notice.failure)
                 self.told(client.worker, outcome)
                 client.notice(outcome)
 

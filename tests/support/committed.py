@@ -9,7 +9,7 @@ from holdfast.saving.digest import tensor_crcs
 from holdfast.saving.plan import plan
 from holdfast.saving.write import worker_local_tensors, write_objects, write_worker_local
 from holdfast_coordinator.core.effects import Finalize
-from holdfast_coordinator.core.messages import Report
+from holdfast_coordinator.core.messages import SaveReport
 from holdfast_coordinator.finalize import Payload, finalize
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry
 from holdfast_storage import layout, state_file
@@ -47,7 +47,7 @@ def write_checkpoint(store: Store, run: LogState, step: int, ordinal: int) -> Ch
     return CheckpointRecord(prefix, step, float(step), manifest_crc32c=done.manifest_crc32c)
 
 
-def _report(store: Store, prefix: str, worker: int, tasks: Sequence[Task], step: int) -> Report:
+def _report(store: Store, prefix: str, worker: int, tasks: Sequence[Task], step: int) -> SaveReport:
     snapshot = state(seed=step, local=(OWN,), own=worker)
     local = [position for position, tensor in enumerate(snapshot.tensors) if tensor.key == OWN]
     shared = plan(snapshot.specs, len(tasks), local)
@@ -59,4 +59,4 @@ def _report(store: Store, prefix: str, worker: int, tasks: Sequence[Task], step:
     }  # fmt: skip
     entries = [IndexEntry(key=key, record=entry.SerializeToString()) for key, entry in written.entries]
     payload = Payload(shared.num_shards, json.dumps(description), [*written.objects, *own], entries)
-    return Report(step, "ckpt", tuple(local), payload)
+    return SaveReport(step, "ckpt", tuple(local), payload)

@@ -472,7 +472,7 @@ class Search:
             case v.Go():
                 hand = hand._replace(does="report")
                 s = self._write(s, self._data(hand), BEGUN)
-            case v.Outcome(ordinal, committed):
+            case v.SaveOutcome(ordinal, committed):
                 assert hand.world
                 assert ordinal == hand.ordinal
                 s = s._replace(told=s.told | {(hand.world.generation, ordinal, committed)})
@@ -538,7 +538,7 @@ class Search:
             case fx.Notify(caller, failure, ordinal) if ordinal is not None:
                 for number, hand in self._at(s, place):
                     if hand.does and hand.ordinal == ordinal and hand.world and self._worker(hand).caller == caller:
-                        s = self._hear(s, number, hand, v.Outcome(ordinal, False, failure))
+                        s = self._hear(s, number, hand, v.SaveOutcome(ordinal, False, failure))
             case fx.WriteStateFile():
                 s = self._tell(s, place, self._state_file(s, place, effect))
         return s

@@ -18,8 +18,8 @@ The first layer is state, and what each piece can decide by itself:
 - `ledger`: the log as last read, and the entries to create, one at a time. `intents`: what each entry changes. `waits`:
   who waits for the log.
 
-The second layer acts on it, with one class for each kind of event. All share a `Run` (`run`): the worlds, the ledger,
-who leads, the time of the event, and the effects so far.
+The second layer acts on it, with one class for each kind of event. All share a `RunState` (`run`): the worlds, the
+ledger, who leads, the time of the event, and the effects so far.
 
 - `joining`: worlds form, or come back to a restarted coordinator.
 - `attendance`: who is there, and who leaves.

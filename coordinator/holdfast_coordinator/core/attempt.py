@@ -10,7 +10,7 @@ from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry
 
-from .messages import Ballot, Go, Report, RequestId, RetentionPolicy
+from .messages import Ballot, Go, RequestId, RetentionPolicy, SaveReport
 from .waits import SaveId
 
 
@@ -59,7 +59,7 @@ def diagram() -> str:
 
 
 @dataclass(slots=True)
-class Attempt:
+class SaveAttempt:
     """One save of one world."""
 
     id: SaveId
@@ -72,7 +72,7 @@ class Attempt:
     begun: float = 0.0  # monotonic
     takeover: bool = False
     ballots: dict[Task, Ballot] = field(default_factory=dict)
-    reports: dict[Task, Report] = field(default_factory=dict)
+    reports: dict[Task, SaveReport] = field(default_factory=dict)
     voters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the verdict
     reporters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the outcome
     go: Go | None = None

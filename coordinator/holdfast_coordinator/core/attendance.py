@@ -5,13 +5,13 @@ from __future__ import annotations
 from . import events as ev
 from .membership import World
 from .messages import Left
-from .run import Run
+from .run import RunState
 
 
 class Attendance:
     """Keeps `World.presence`, `left` and `lingering`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunState) -> None:
         self._run = run
 
     def attached(self, e: ev.Attached) -> None:

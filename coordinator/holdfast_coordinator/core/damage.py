@@ -11,14 +11,14 @@ from . import events as ev
 from .effects import ReadBackCheckpoint, Remark
 from .leading import Leading
 from .restore_round import BAD
-from .run import Run
+from .run import RunState
 from .waits import Show
 
 
 class Damage:
-    """Keeps `Run.condemned` and `Run.rereading`."""
+    """Keeps `RunState.condemned` and `RunState.rereading`."""
 
-    def __init__(self, run: Run, leading: Leading) -> None:
+    def __init__(self, run: RunState, leading: Leading) -> None:
         self._run = run
         self._leading = leading
 

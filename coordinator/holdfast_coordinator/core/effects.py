@@ -8,7 +8,7 @@ from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState
 
-from .messages import Answer, Caller, Report, RequestId
+from .messages import Answer, Caller, RequestId, SaveReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Finalize:
     ordinal: int
     step: int
     checkpoint_name: str
-    reports: tuple[tuple[Task, Report], ...]
+    reports: tuple[tuple[Task, SaveReport], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
-from .messages import Ballot, Caller, Report, RequestId
+from .messages import Ballot, Caller, RequestId, SaveReport
 
 # -- calls: each is answered once by an Answer or a Refuse with the same request id --
 
@@ -50,7 +50,7 @@ class Reported:
     request: RequestId
     caller: Caller
     ordinal: int
-    report: Report
+    report: SaveReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from .waits import SaveId
 
 
 class Known(Protocol):
-    """What an entry may record of what its coordinator knows by then: it is the machine's `Run`."""
+    """What an entry may record of what its coordinator knows by then: it is the machine's `RunState`."""
 
     leader: Leader
     now: Now

@@ -15,14 +15,14 @@ from . import events as ev
 from .membership import BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
 from .messages import Caller, Waiting
 from .restoring import Restoring
-from .run import Run, generation_of, replaced, superseded
+from .run import RunState, generation_of, replaced, superseded
 from .waits import Form
 
 
 class Joining:
-    """Keeps `Run.forming`, and puts worlds into `Run.worlds`."""
+    """Keeps `RunState.forming`, and puts worlds into `RunState.worlds`."""
 
-    def __init__(self, run: Run, restoring: Restoring) -> None:
+    def __init__(self, run: RunState, restoring: Restoring) -> None:
         self._run = run
         self._restoring = restoring
 

@@ -12,26 +12,26 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Generation
 
 from . import events as ev
-from .attempt import Attempt, Phase
+from .attempt import Phase, SaveAttempt
 from .effects import Probe, Remark
 from .intents import Import, Lead
 from .membership import World
-from .messages import Outcome, RetentionPolicy
-from .run import Run, generation_of, superseded, unknown
+from .messages import RetentionPolicy, SaveOutcome
+from .run import RunState, generation_of, superseded, unknown
 from .upkeep import Upkeep
 from .waits import ForALeader, Seek
 
 
 class Leading:
-    """Keeps `Run.leading`, and fences the worlds that have lost it."""
+    """Keeps `RunState.leading`, and fences the worlds that have lost it."""
 
-    def __init__(self, run: Run, upkeep: Upkeep) -> None:
+    def __init__(self, run: RunState, upkeep: Upkeep) -> None:
         self._run = run
         self._upkeep = upkeep
 
     # -- before a save takes the lead --
 
-    def consider(self, world: World, attempt: Attempt) -> None:
+    def consider(self, world: World, attempt: SaveAttempt) -> None:
         """Let a save's world take the lead. If another job is alive here, end the save instead."""
         run, state = self._run, self._run.ledger.state
         assert state is not None
@@ -84,7 +84,7 @@ class Leading:
         if found and found[1].phase is Phase.LEADING:
             self._decide(*found, e.address, e.living)
 
-    def _decide(self, world: World, attempt: Attempt, address: str, living: str) -> None:
+    def _decide(self, world: World, attempt: SaveAttempt, address: str, living: str) -> None:
         state = self._run.ledger.state
         if living:
             failure = Failure(
@@ -148,7 +148,7 @@ class Leading:
 
     # -- taking and losing it --
 
-    def take(self, world: World, attempt: Attempt | None) -> None:
+    def take(self, world: World, attempt: SaveAttempt | None) -> None:
         """Create a lead entry on top of the state last read, for a save or to settle the earlier ones."""
         run, generation, state = self._run, world.generation, self._run.ledger.state
         if run.ledger.number < 0:
@@ -197,7 +197,7 @@ class Leading:
         world.fenced = failure
         self._run.emit(Remark(f"generation {world.generation.id}: {failure.message}"))
         if world.attempt and world.attempt.undecided:
-            self._run.end_save(world, world.attempt, Outcome(world.attempt.ordinal, False, failure))
+            self._run.end_save(world, world.attempt, SaveOutcome(world.attempt.ordinal, False, failure))
         self._run.notify(world, failure)
 
     def hand_over(self, world: World) -> None:
@@ -206,7 +206,7 @@ class Leading:
         del run.worlds[world.generation.id]
         attempt = world.attempt
         if attempt and attempt.phase is Phase.PUBLISHING:
-            run.end_save(world, attempt, Outcome(attempt.ordinal, True))
+            run.end_save(world, attempt, SaveOutcome(attempt.ordinal, True))
         elif attempt:
             attempt.advance(Phase.FAILED)
             world.attempt = None

@@ -21,7 +21,7 @@ from .ledger import Ledger
 from .membership import Forming, World
 from .messages import Caller, Now
 from .restoring import Restoring
-from .run import Run
+from .run import RunState
 from .saving import Saving
 from .upkeep import Upkeep
 from .waits import Seek
@@ -34,7 +34,7 @@ class Machine:
     """
 
     def __init__(self, leader: Leader) -> None:
-        run = self._run = Run(leader)
+        run = self._run = RunState(leader)
         self._upkeep = Upkeep(run)
         self._leading = Leading(run, self._upkeep)
         self._damage = Damage(run, self._leading)

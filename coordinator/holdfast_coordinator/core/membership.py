@@ -10,9 +10,9 @@ from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState
 
-from .attempt import Attempt
+from .attempt import SaveAttempt
 from .events import SaveCall
-from .messages import Caller, Joined, Outcome, Presence, RequestId, process_of
+from .messages import Caller, Joined, Presence, RequestId, SaveOutcome, process_of
 from .restore_round import RestoreRound
 
 ALIVE_FOR = 15.0
@@ -103,8 +103,8 @@ class World:
     entries: int = 0  # log entries when this world was formed or met
     went_back_to: str = ""  # the checkpoint that it restored, if that is not the newest
     presence: dict[Task, Presence] = field(default_factory=dict)
-    attempt: Attempt | None = None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    attempt: SaveAttempt | None = None
+    outcomes: dict[int, SaveOutcome] = field(default_factory=dict)
     committed: int = 0  # the last committed save
     talks: dict[int, RestoreRound] = field(default_factory=dict)
     # By task, its last save call and its last restore call: it asks for no earlier one any more.
@@ -131,7 +131,7 @@ class World:
     def update(self, task: Task, **changes: object) -> None:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
-    def remember(self, outcome: Outcome) -> None:
+    def remember(self, outcome: SaveOutcome) -> None:
         """Keep an outcome for as long as a member may ask for it. That of the last commit is always kept."""
         self.outcomes[outcome.ordinal] = outcome
         if outcome.committed:
@@ -162,7 +162,7 @@ class World:
         """Take the last committed save of this generation from the log."""
         last = state.last_committed(self.generation.id)
         if last > self.committed:
-            self.remember(Outcome(last, True))
+            self.remember(SaveOutcome(last, True))
 
     def alive(self, task: Task, now: float) -> bool:
         p = self.presence[task]

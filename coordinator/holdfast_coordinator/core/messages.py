@@ -86,7 +86,7 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SaveReport:
     """What one worker has made durable. The core passes on `payload` (objects and index entries) unread."""
 
     step: int
@@ -98,7 +98,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SaveOutcome:
     """The final result of a save."""
 
     ordinal: int
@@ -173,4 +173,4 @@ class Presence:
         return self.connections > 0
 
 
-Answer = Joined | Waiting | Go | SpecsWanted | Outcome | Read | Apply | UpkeepOver | Left
+Answer = Joined | Waiting | Go | SpecsWanted | SaveOutcome | Read | Apply | UpkeepOver | Left

@@ -14,7 +14,7 @@ from .damage import Damage
 from .membership import World
 from .messages import Apply, Caller, Read
 from .restore_round import BAD, Decision, RestoreRound
-from .run import Run
+from .run import RunState
 from .upkeep import Upkeep
 from .waits import Confirm, Look
 
@@ -22,7 +22,7 @@ from .waits import Confirm, Look
 class Restoring:
     """Keeps `World.talks`, and what a world builds on once it has restored."""
 
-    def __init__(self, run: Run, damage: Damage, upkeep: Upkeep) -> None:
+    def __init__(self, run: RunState, damage: Damage, upkeep: Upkeep) -> None:
         self._run = run
         self._damage = damage
         self._upkeep = upkeep

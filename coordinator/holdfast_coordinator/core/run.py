@@ -9,11 +9,11 @@ from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Leader, LogState
 
-from .attempt import Attempt, Phase
+from .attempt import Phase, SaveAttempt
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
 from .ledger import Ledger
 from .membership import Forming, World
-from .messages import Answer, Caller, Left, Now, Outcome, RequestId, RetentionPolicy
+from .messages import Answer, Caller, Left, Now, RequestId, RetentionPolicy, SaveOutcome
 from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
@@ -21,7 +21,7 @@ KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_
 
 
 @dataclass
-class Run:
+class RunState:
     """Everything that the machine knows: the worlds of a run, its log and its lead; and, during an event, the event's
     time and effects."""
 
@@ -70,7 +70,7 @@ class Run:
         world = self.worlds.get(caller.generation)
         return world if world and world.has(caller) else None
 
-    def attempt(self, save: SaveId | None) -> tuple[World, Attempt] | None:
+    def attempt(self, save: SaveId | None) -> tuple[World, SaveAttempt] | None:
         """Return an attempt that is still in flight, with its world."""
         world = self.worlds.get(save.generation) if save else None
         return (world, world.attempt) if world and world.attempt and world.attempt.id == save else None
@@ -124,13 +124,13 @@ class Run:
 
     # -- the end of a save --
 
-    def fail_save(self, world: World, attempt: Attempt, failure: Failure) -> None:
+    def fail_save(self, world: World, attempt: SaveAttempt, failure: Failure) -> None:
         """Give up a save that the log has not decided yet."""
         if failure.kind not in KINDS_OF_FAILED_SAVES:
             failure = replace(failure, kind=Kind.SAVE_FAILED)
-        self.end_save(world, attempt, Outcome(attempt.ordinal, False, failure))
+        self.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, failure))
 
-    def end_save(self, world: World, attempt: Attempt, outcome: Outcome) -> None:
+    def end_save(self, world: World, attempt: SaveAttempt, outcome: SaveOutcome) -> None:
         """Remember the outcome of a save, and tell all workers, whether or not they wait for it."""
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None

@@ -10,13 +10,13 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry
 
 from . import events as ev
-from .attempt import Attempt, Phase
+from .attempt import Phase, SaveAttempt
 from .effects import Finalize
 from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
 from .membership import LOST_AFTER, World, last_seen
-from .messages import Ballot, Go, Outcome, Report, RetentionPolicy, SpecsWanted
-from .run import Run
+from .messages import Ballot, Go, RetentionPolicy, SaveOutcome, SaveReport, SpecsWanted
+from .run import RunState
 from .vote import NeedSpecs, judge
 from .waits import Fail, Nobody, SaveId, Seek, Settle
 
@@ -27,7 +27,7 @@ LOOK = 10.0
 class Saving:
     """Keeps `World.attempt`."""
 
-    def __init__(self, run: Run, leading: Leading) -> None:
+    def __init__(self, run: RunState, leading: Leading) -> None:
         self._run = run
         self._leading = leading
 
@@ -84,7 +84,7 @@ class Saving:
         if attempt.undecided:
             self._fail(attempt, replace(e.failure, tasks=e.failure.tasks or (e.caller.task,)))
 
-    def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | Report | None) -> Attempt | None:
+    def _attempt(self, world: World, e: ev.SaveCall, terms: Ballot | SaveReport | None) -> SaveAttempt | None:
         """Return the save of a call, and begin it if it is new. None: the call is, or will be, answered."""
         run, attempt = self._run, world.attempt
         outcome = world.outcomes.get(e.ordinal)
@@ -105,7 +105,7 @@ class Saving:
             # All committed saves of this world are known. This one was not committed, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
             failure = Failure(Kind.SAVE_FAILED, message, phase="vote", tasks=(e.caller.task,))
-            outcome = Outcome(e.ordinal, False, failure)
+            outcome = SaveOutcome(e.ordinal, False, failure)
             world.saves(e.caller.task, e.ordinal)
             world.remember(outcome)
             run.reply(e.request, outcome)
@@ -118,7 +118,7 @@ class Saving:
         if attempt is None and e.ordinal > last:
             world.saves(e.caller.task, e.ordinal)
             run.saves += 1
-            world.attempt = Attempt(
+            world.attempt = SaveAttempt(
                 SaveId(world.generation.id, e.ordinal, run.saves),
                 terms.step if terms else -1,
                 terms.checkpoint_name if terms else "",
@@ -174,7 +174,7 @@ class Saving:
 
     # -- from phase to phase --
 
-    def _judge(self, world: World, attempt: Attempt) -> None:
+    def _judge(self, world: World, attempt: SaveAttempt) -> None:
         verdict = judge(attempt.ballots)
         if isinstance(verdict, Failure):
             self._run.fail_save(world, attempt, verdict)
@@ -188,7 +188,7 @@ class Saving:
         else:
             self._go(world, attempt, verdict)
 
-    def _go(self, world: World, attempt: Attempt, go: Go) -> None:
+    def _go(self, world: World, attempt: SaveAttempt, go: Go) -> None:
         attempt.go = go
         if self._run.leading == world.generation.id:
             self._begin_writing(world, attempt)
@@ -223,7 +223,7 @@ class Saving:
             else:
                 self._settled(world, world.unsettled, failure)
 
-    def _begin_writing(self, world: World, attempt: Attempt) -> None:
+    def _begin_writing(self, world: World, attempt: SaveAttempt) -> None:
         attempt.advance(Phase.WRITING)
         assert attempt.go is not None
         attempt.go = replace(attempt.go, log_entry=self._run.ledger.number)
@@ -231,13 +231,13 @@ class Saving:
         self._answer_voters(attempt)
         self._finalize(world, attempt)
 
-    def _answer_voters(self, attempt: Attempt) -> None:
+    def _answer_voters(self, attempt: SaveAttempt) -> None:
         assert attempt.go is not None
         voters, attempt.voters = attempt.voters, {}
         for request in voters:
             self._run.reply(request, attempt.go)
 
-    def _roll_back(self, world: World, attempt: Attempt) -> None:
+    def _roll_back(self, world: World, attempt: SaveAttempt) -> None:
         """Write into the log what is damaged and what the world went back to, before it writes on from there."""
         run, state = self._run, self._run.ledger.state
         assert state is not None
@@ -259,7 +259,7 @@ class Saving:
             found[1].went_back_to = ""
         self._run.published(made)
 
-    def _finalize(self, world: World, attempt: Attempt) -> None:
+    def _finalize(self, world: World, attempt: SaveAttempt) -> None:
         if attempt.phase is not Phase.WRITING or not attempt.all_reported:
             return
         attempt.advance(Phase.FINALIZING)
@@ -296,17 +296,17 @@ class Saving:
             return
         world, attempt = found
         if isinstance(made, Failure):
-            run.end_save(world, attempt, Outcome(attempt.ordinal, False, replace(made, phase="commit")))
+            run.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, replace(made, phase="commit")))
         elif made.kind == "abort":
             late = Failure(Kind.SAVE_FAILED, "the commit entry could not be created in time", phase="commit")
-            run.end_save(world, attempt, Outcome(attempt.ordinal, False, late))
+            run.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, late))
         else:
             attempt.advance(Phase.PUBLISHING)
             attempt.entry = made
             run.retention = attempt.retention
             run.published(made)
 
-    def _fail(self, attempt: Attempt, failure: Failure) -> None:
+    def _fail(self, attempt: SaveAttempt, failure: Failure) -> None:
         """End a save that could not be written, after looking into the log for the reason: whoever takes the run from a
         job that still writes removes what it has written."""
         if failure.kind is Kind.STORAGE and attempt.phase in (Phase.WRITING, Phase.FINALIZING):
@@ -326,8 +326,8 @@ class Saving:
             if attempt and attempt.phase is Phase.PUBLISHING and attempt.entry and attempt.entry.number <= e.number:
                 self._publish(world, attempt)
 
-    def _publish(self, world: World, attempt: Attempt) -> None:
-        self._run.end_save(world, attempt, Outcome(attempt.ordinal, True))
+    def _publish(self, world: World, attempt: SaveAttempt) -> None:
+        self._run.end_save(world, attempt, SaveOutcome(attempt.ordinal, True))
 
     # -- the clock --
 
@@ -357,7 +357,7 @@ class Saving:
                 self._run.fail_save(world, attempt, _lost(world, lost, attempt.phase))
                 self._give_up(attempt)
 
-    def _give_up(self, attempt: Attempt) -> None:
+    def _give_up(self, attempt: SaveAttempt) -> None:
         """Drop the entries that a save wanted. Its job may be gone; the next one would find the run led by nobody
         alive, or with another newest checkpoint than it has restored."""
         self._run.ledger.give_up(attempt.id, attempt.timed_out())

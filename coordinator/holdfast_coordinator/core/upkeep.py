@@ -15,7 +15,7 @@ from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
 from .intents import Discard, Retire
 from .messages import RequestId, UpkeepOver
 from .retention import sweep
-from .run import Run
+from .run import RunState
 
 AWAITED_FOR = 30.0
 """Seconds for which callers wait for upkeep, from its beginning: a storage that hangs must not stop the training."""
@@ -25,7 +25,7 @@ AWAITED_FOR = 30.0
 class Upkeep:
     """Retention, with one read-back at a time, and the clean-up."""
 
-    _run: Run = field(repr=False, compare=False)
+    _run: RunState = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
     _reading_back: str = ""
     _looking: bool = False  # for orphans

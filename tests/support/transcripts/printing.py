@@ -62,7 +62,7 @@ class Printer:
             case fx.WriteStateFile(number, state):
                 return f"{number}{self._changes(self._storage.entries[number].state, state)}"
             case fx.Finalize():
-                usual = v.Report(effect.step, effect.checkpoint_name, (), None)
+                usual = v.SaveReport(effect.step, effect.checkpoint_name, (), None)
                 reports = ", ".join(f"{task}{_changed(usual, report)}" for task, report in effect.reports)
                 what = f"{effect.checkpoint_name}-{effect.step}.{effect.generation.id}.{effect.ordinal}"
                 return f"{what} of {reports}"
@@ -101,7 +101,7 @@ class Printer:
         match answer:
             case Failure():
                 return f"{answer.kind.value}{_fields(answer, 'kind', 'message')}: {answer.message}"
-            case v.Outcome(ordinal, committed, failure):
+            case v.SaveOutcome(ordinal, committed, failure):
                 assert committed == (failure is None)
                 return f"Outcome {ordinal} {'committed' if failure is None else self.answer(failure)}"
             case _:
@@ -196,7 +196,7 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return f"keep({value.max_to_keep}, {value.keep_every_n_hours})"
         case Failure():
             return f"({value.kind.value}{_fields(value, 'kind', 'message')}: {value.message})"
-        case v.Outcome() | v.Divergence():
+        case v.SaveOutcome() | v.Divergence():
             return f"({type(value).__name__}{_fields(value)})"
         case tuple() if name == "members":
             return ",".join(f"{task}:{incarnation}" for task, incarnation in value)

@@ -152,7 +152,7 @@ class Stage:
     def _check_told(self, coordinator: Watched, effects: list[fx.Effect]) -> None:
         """All workers are told the same of a save, and what stands in the log."""
         for effect in effects:
-            if isinstance(effect, fx.Reply) and isinstance(effect.answer, v.Outcome):
+            if isinstance(effect, fx.Reply) and isinstance(effect.answer, v.SaveOutcome):
                 event = coordinator._calls[effect.request].event
                 assert isinstance(event, ev.SaveCall)
                 self.cluster.told(self._by_name[caller_name(event.caller)], effect.answer)
