@@ -33,7 +33,7 @@ class Calls:
         run = await self._runs.get(request.caller.run)
         caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
         if caller.generation:
-            known = wire.members(request.members), request.base, request.restored, request.restores
+            known = wire.members(request.members), request.fork_point, request.restored, request.restores
             answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
         else:
             fresh = secrets.token_hex(4)
