@@ -3,10 +3,10 @@
 isort:skip_file
 The protocol between the workers of a training run and its coordinator.
 
-Every call may be repeated: it then has the effect of once and gets the same answer. A refusal is a gRPC status
-whose trailing metadata carries a Failure under "holdfast-failure-bin".
+Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
+trailing metadata carries a Failure under "holdfast-failure-bin".
 
-A task of the cluster, which is a worker, goes by its name everywhere: "worker-2".
+A task of the cluster is given by its name everywhere: "worker-2".
 """
 
 from collections import abc as _abc
@@ -27,7 +27,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Caller(_message.Message):
-    """Who calls: one process of one task of one generation of one run."""
+    """The caller: one incarnation of one task of one generation of one run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,7 +106,7 @@ Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
-    """Why something did not happen: what every worker's error is made of."""
+    """Why something did not happen. Every worker's error is made from it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,11 +127,11 @@ class Failure(_message.Message):
     def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """of the tensors concerned, in key order"""
+        """positions of the tensors concerned, in key order"""
 
     @_builtins.property
     def ahead(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """of a save: at a later step than others, so they have missed a call, and count one more"""
+        """tasks that save a later step than others: they have missed a call, and count one more"""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class JoinRequest(_message.Message):
     restored: _builtins.str
     """with a generation: the checkpoint that it restored last"""
     restores: _builtins.int
-    """with a generation: the ordinal of the restore call that this was"""
+    """with a generation: the ordinal of that restore call"""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """a generation: this worker was in it and meets a restarted coordinator"""
@@ -220,7 +220,7 @@ class JoinReply(_message.Message):
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """not empty: the world is not complete yet, ask again"""
+        """if not empty, the world is not complete yet: ask again"""
 
     def __init__(
         self,
@@ -593,7 +593,7 @@ class ReportChunk(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> Global___ReportHead:
-        """in the first chunk alone"""
+        """only in the first chunk"""
 
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredObject]: ...
@@ -633,7 +633,7 @@ class ReportHead(_message.Message):
     num_shards: _builtins.int
     timeout_s: _builtins.float
     description_json: _builtins.str
-    """the chief's: strategy, versions, git commit, metadata, metrics"""
+    """from the chief: strategy, versions, git commit, metadata, metrics"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -735,7 +735,7 @@ class RestoreRequest(_message.Message):
     prefix: _builtins.str
     """the candidate that was read; empty: asks for the first one"""
     verdict: _builtins.str
-    """on that candidate: "good", "damaged", "absent", "missing" or "unreadable" """
+    """about that candidate: "good", "damaged", "absent", "missing" or "unreadable" """
     reason: _builtins.str
     timeout_s: _builtins.float
     entries: _builtins.int
@@ -777,7 +777,7 @@ class RestoreReply(_message.Message):
         READ: RestoreReply._Action.ValueType  # 1
         """read and verify this candidate"""
         APPLY: RestoreReply._Action.ValueType  # 2
-        """all have it: apply it"""
+        """all have verified it: apply it"""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
     NONE: RestoreReply.Action.ValueType  # 0
@@ -785,7 +785,7 @@ class RestoreReply(_message.Message):
     READ: RestoreReply.Action.ValueType  # 1
     """read and verify this candidate"""
     APPLY: RestoreReply.Action.ValueType  # 2
-    """all have it: apply it"""
+    """all have verified it: apply it"""
 
     ACTION_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
@@ -932,10 +932,10 @@ class StatusReply(_message.Message):
     """id of its process"""
     run_id: _builtins.str
     reason: _builtins.str
-    """one sentence: what is being waited for"""
+    """one sentence: what the run waits for"""
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """URLs, of a request that names no run; nothing more is told then"""
+        """URLs, for a request that names no run; nothing else is set then"""
 
     @_builtins.property
     def run(self) -> Global___RunStatus: ...
@@ -958,7 +958,7 @@ Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
 
 @_typing.final
 class RunStatus(_message.Message):
-    """What is known of a run. `holdfast status --json` prints this very message, with null for what is absent."""
+    """What is known about a run. `holdfast status --json` prints this message, with null for what is absent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -991,7 +991,7 @@ class RunStatus(_message.Message):
     def forming(self) -> Global___Forming: ...
     @_builtins.property
     def bad(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """what an operator should act on, a sentence each; filled in by who asks"""
+        """sentences on which an operator should act; the one who asks fills them in"""
 
     def __init__(
         self,
@@ -1084,7 +1084,7 @@ class LogStatus(_message.Message):
     def leader(self) -> Global___LogStatus.Leader: ...
     @_builtins.property
     def newest(self) -> Global___LogStatus.Newest:
-        """that is not damaged"""
+        """the newest that is not damaged"""
 
     def __init__(
         self,
@@ -1128,7 +1128,7 @@ class CoordinatorStatus(_message.Message):
         """who named the address"""
         answer: _builtins.str
         hangs: _builtins.bool
-        """something holds the port and does not speak"""
+        """a process listens at the port but does not answer"""
         def __init__(
             self,
             *,
@@ -1150,7 +1150,7 @@ class CoordinatorStatus(_message.Message):
     id: _builtins.str
     @_builtins.property
     def asked(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorStatus.Asked]:
-        """filled in by who asks"""
+        """the one who asks fills them in"""
 
     def __init__(
         self,
@@ -1255,7 +1255,7 @@ Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
 
 @_typing.final
 class Activity(_message.Message):
-    """What a world is at."""
+    """What a world is doing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1275,10 +1275,10 @@ class Activity(_message.Message):
     seconds: _builtins.float
     """since it began"""
     seconds_left: _builtins.float
-    """until it is given up"""
+    """until it gives up"""
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """whose part is missing"""
+        """tasks whose part is missing"""
 
     def __init__(
         self,

@@ -85,35 +85,35 @@ class CoordinatorServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """Waits until every task of the cluster has joined. Fences nobody.
+        """Waits until every task of the cluster has joined. It fences nobody.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Attend(self, request_iterator, context):
-        """Presence, both ways, for as long as the worker lives: its heartbeats there, what concerns it back.
+        """Presence for as long as the worker lives: its heartbeats one way, notices for it the other way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Vote(self, request, context):
-        """The vote of one worker before a byte of a save is written. Answers all workers alike.
+        """The vote of one worker, before a byte of a save is written. All workers get the same answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Report(self, request_iterator, context):
-        """What one worker has made durable, streamed; answers with the outcome of the save.
+        """What one worker has made durable, streamed. The answer is the outcome of the save.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fail(self, request, context):
-        """A worker could not do its part: the save fails for all, and the answer is that outcome.
+        """A worker cannot do its part: the save fails for all, and the answer is that outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +141,7 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Who is there and what is going on. Asked by anybody; changes nothing.
+        """Tells who is there and what is going on. Anybody may ask; it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,10 +3,10 @@
 isort:skip_file
 The protocol between the workers of a training run and its coordinator.
 
-Every call may be repeated: it then has the effect of once and gets the same answer. A refusal is a gRPC status
-whose trailing metadata carries a Failure under "holdfast-failure-bin".
+Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
+trailing metadata carries a Failure under "holdfast-failure-bin".
 
-A task of the cluster, which is a worker, goes by its name everywhere: "worker-2".
+A task of the cluster is given by its name everywhere: "worker-2".
 """
 
 from collections import abc as _abc
@@ -38,15 +38,15 @@ class CoordinatorStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoordinatorAsyncStub: ...
     Join: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]
-    """Waits until every task of the cluster has joined. Fences nobody."""
+    """Waits until every task of the cluster has joined. It fences nobody."""
     Attend: _grpc.StreamStreamMultiCallable[_coordinator_pb2.Heartbeat, _coordinator_pb2.Notice]
-    """Presence, both ways, for as long as the worker lives: its heartbeats there, what concerns it back."""
+    """Presence for as long as the worker lives: its heartbeats one way, notices for it the other way."""
     Vote: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.VoteRequest, _coordinator_pb2.VoteReply]
-    """The vote of one worker before a byte of a save is written. Answers all workers alike."""
+    """The vote of one worker, before a byte of a save is written. All workers get the same answer."""
     Report: _grpc.StreamUnaryMultiCallable[_coordinator_pb2.ReportChunk, _coordinator_pb2.SaveOutcome]
-    """What one worker has made durable, streamed; answers with the outcome of the save."""
+    """What one worker has made durable, streamed. The answer is the outcome of the save."""
     Fail: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.FailRequest, _coordinator_pb2.SaveOutcome]
-    """A worker could not do its part: the save fails for all, and the answer is that outcome."""
+    """A worker cannot do its part: the save fails for all, and the answer is that outcome."""
     Restore: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]
     """One round of agreeing on what all workers restore."""
     AwaitUpkeep: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]
@@ -54,21 +54,21 @@ class CoordinatorStub:
     Leave: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]
     """The worker ends in good order."""
     Status: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]
-    """Who is there and what is going on. Asked by anybody; changes nothing."""
+    """Tells who is there and what is going on. Anybody may ask; it changes nothing."""
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]  # type: ignore[assignment]
-    """Waits until every task of the cluster has joined. Fences nobody."""
+    """Waits until every task of the cluster has joined. It fences nobody."""
     Attend: _aio.StreamStreamMultiCallable[_coordinator_pb2.Heartbeat, _coordinator_pb2.Notice]  # type: ignore[assignment]
-    """Presence, both ways, for as long as the worker lives: its heartbeats there, what concerns it back."""
+    """Presence for as long as the worker lives: its heartbeats one way, notices for it the other way."""
     Vote: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.VoteRequest, _coordinator_pb2.VoteReply]  # type: ignore[assignment]
-    """The vote of one worker before a byte of a save is written. Answers all workers alike."""
+    """The vote of one worker, before a byte of a save is written. All workers get the same answer."""
     Report: _aio.StreamUnaryMultiCallable[_coordinator_pb2.ReportChunk, _coordinator_pb2.SaveOutcome]  # type: ignore[assignment]
-    """What one worker has made durable, streamed; answers with the outcome of the save."""
+    """What one worker has made durable, streamed. The answer is the outcome of the save."""
     Fail: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.FailRequest, _coordinator_pb2.SaveOutcome]  # type: ignore[assignment]
-    """A worker could not do its part: the save fails for all, and the answer is that outcome."""
+    """A worker cannot do its part: the save fails for all, and the answer is that outcome."""
     Restore: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]  # type: ignore[assignment]
     """One round of agreeing on what all workers restore."""
     AwaitUpkeep: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]  # type: ignore[assignment]
@@ -76,7 +76,7 @@ class CoordinatorAsyncStub(CoordinatorStub):
     Leave: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]  # type: ignore[assignment]
     """The worker ends in good order."""
     Status: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]  # type: ignore[assignment]
-    """Who is there and what is going on. Asked by anybody; changes nothing."""
+    """Tells who is there and what is going on. Anybody may ask; it changes nothing."""
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,7 +85,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.JoinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JoinReply, _abc.Awaitable[_coordinator_pb2.JoinReply]]:
-        """Waits until every task of the cluster has joined. Fences nobody."""
+        """Waits until every task of the cluster has joined. It fences nobody."""
 
     @_abc_1.abstractmethod
     def Attend(
@@ -93,7 +93,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_coordinator_pb2.Heartbeat],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.Notice], _abc.AsyncIterator[_coordinator_pb2.Notice]]:
-        """Presence, both ways, for as long as the worker lives: its heartbeats there, what concerns it back."""
+        """Presence for as long as the worker lives: its heartbeats one way, notices for it the other way."""
 
     @_abc_1.abstractmethod
     def Vote(
@@ -101,7 +101,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.VoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.VoteReply, _abc.Awaitable[_coordinator_pb2.VoteReply]]:
-        """The vote of one worker before a byte of a save is written. Answers all workers alike."""
+        """The vote of one worker, before a byte of a save is written. All workers get the same answer."""
 
     @_abc_1.abstractmethod
     def Report(
@@ -109,7 +109,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_coordinator_pb2.ReportChunk],
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.SaveOutcome, _abc.Awaitable[_coordinator_pb2.SaveOutcome]]:
-        """What one worker has made durable, streamed; answers with the outcome of the save."""
+        """What one worker has made durable, streamed. The answer is the outcome of the save."""
 
     @_abc_1.abstractmethod
     def Fail(
@@ -117,7 +117,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.FailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.SaveOutcome, _abc.Awaitable[_coordinator_pb2.SaveOutcome]]:
-        """A worker could not do its part: the save fails for all, and the answer is that outcome."""
+        """A worker cannot do its part: the save fails for all, and the answer is that outcome."""
 
     @_abc_1.abstractmethod
     def Restore(
@@ -149,6 +149,6 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.StatusReply, _abc.Awaitable[_coordinator_pb2.StatusReply]]:
-        """Who is there and what is going on. Asked by anybody; changes nothing."""
+        """Tells who is there and what is going on. Anybody may ask; it changes nothing."""
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
