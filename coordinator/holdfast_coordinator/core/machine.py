@@ -17,7 +17,6 @@ from .effects import Effect, ReadLog
 from .frozen import frozen
 from .joining import Joining
 from .leading import Leading
-from .ledger import Ledger
 from .membership import Forming, World
 from .messages import Caller, Now
 from .restoring import Restoring
@@ -35,6 +34,9 @@ class Machine:
 
     def __init__(self, leader: Leader) -> None:
         run = self._run = RunState(leader)
+        self.leader = leader  # this coordinator process as its lead entries name it
+        self.ledger = run.ledger
+        self.worlds: Mapping[str, World] = run.worlds  # by generation
         self._upkeep = Upkeep(run)
         self._leading = Leading(run, self._upkeep)
         self._damage = Damage(run, self._leading)
@@ -59,7 +61,7 @@ class Machine:
                 intent, made = ledger.made.popleft()
                 self._MADE[type(intent)](self, intent, made)
             elif (following := ledger.next()) and ledger.state:
-                run.emit(ledger.begin(following, following.change(run, ledger.state), run.now))
+                run.emit(ledger.begin(following, run.change(following, ledger.state), run.now))
             elif not ledger.made:
                 break
         if ledger.begin_reading():
@@ -82,23 +84,9 @@ class Machine:
     # -- what may be looked at --
 
     @property
-    def leader(self) -> Leader:
-        """This coordinator process as its lead entries name it."""
-        return self._run.leader
-
-    @property
     def leading(self) -> str:
         """The generation with which this coordinator leads the run; empty if it does not."""
         return self._run.leading
-
-    @property
-    def ledger(self) -> Ledger:
-        return self._run.ledger
-
-    @property
-    def worlds(self) -> Mapping[str, World]:
-        """All worlds, by generation."""
-        return self._run.worlds
 
     @property
     def forming(self) -> Forming | None:

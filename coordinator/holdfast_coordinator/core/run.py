@@ -11,9 +11,11 @@ from holdfast_storage.records import Entry, Leader, LogState
 
 from .attempt import Phase, SaveAttempt
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
+from .intents import Commit, Discard, GoBack, Intent, Lead, Mark, Retire
 from .ledger import Ledger
 from .membership import Forming, World
 from .messages import Answer, Caller, Left, Now, RequestId, RetentionPolicy, SaveOutcome
+from .retention import sweep
 from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
@@ -75,11 +77,6 @@ class RunState:
         world = self.worlds.get(save.generation) if save else None
         return (world, world.attempt) if world and world.attempt and world.attempt.id == save else None
 
-    def went_back_to(self, save: SaveId | None) -> str:
-        """Return the checkpoint that an attempt writes on from, if that is not the newest; empty if it is."""
-        found = self.attempt(save)
-        return found[1].went_back_to if found else ""
-
     # -- telling --
 
     def emit(self, effect: Effect) -> None:
@@ -112,6 +109,30 @@ class RunState:
     def fork_point(self) -> str:
         """The fork point of the state last read: see `LogState.fork_point`."""
         return self.ledger.state.fork_point if self.ledger.state else ""
+
+    def change(self, intent: Intent, state: LogState) -> LogState:
+        """Return the state that an entry records if `state` is that of the last entry."""
+        match intent:
+            case Lead():
+                # As in TensorFlow: after a clock was set back, a preserved time in its future does not count.
+                preserved = min(self.now.wall, self.now.wall if state.last_preserved is None else state.last_preserved)
+                return replace(state.lead(self.leader, intent.world), last_preserved=preserved)
+            case Mark():
+                return state.condemn(self.condemned)
+            case GoBack():
+                return state.restored(intent.prefix)
+            case Commit():
+                # If the entry for what it went back to could not be made, this one records it.
+                found, state = self.attempt(intent.save), state.condemn(self.condemned)
+                back = found[1].went_back_to if found else ""
+                return (state.restored(back) if back and state.find(back) else state).commit(intent.record)
+            case Retire():
+                plan = sweep(state, self.retention, intent.verified)
+                return state.retire(plan.retire, plan.preserve, plan.last_preserved)
+            case Discard():
+                return state.discard(intent.folders)
+            case _:
+                return state
 
     def published(self, entry: Entry | Failure) -> None:
         """Note that an entry stands which changes what stock readers should find."""

@@ -153,7 +153,6 @@ class Saving:
         if world.unsettled is None:
             return True
         world.unsettled.append(e)
-
         if len(world.unsettled) == 1:
             self._run.ledger.read(Settle(world.generation.id))
         return False
