@@ -35,7 +35,7 @@ class ServedRuns:
         self._drivers: dict[str, Driver] = {}  # by directory
         self._numbers = itertools.count(1)
         self._closing: set[asyncio.Task[None]] = set()
-        self._opening: dict[str, asyncio.Task[Store]] = {}  # by URL: each once, however many workers ask
+        self._opening: dict[str, asyncio.Future[Store]] = {}  # by URL: each once, however many workers ask
         self._threads = DaemonThreads(OPENING_THREADS, "holdfast-open")
 
     def adopt(self, store: Store) -> None:
@@ -78,20 +78,18 @@ class ServedRuns:
             closing.add_done_callback(self._closing.discard)
 
     async def _opened(self, url: str) -> Store:
-        task = self._opening.get(url)
-        if task is None:
+        opening = self._opening.get(url)
+        if opening is None:
 
-            async def open_() -> Store:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, self._open, url)
-
-            def ended(task: asyncio.Task[Store]) -> None:
+            def ended(opening: asyncio.Future[Store]) -> None:
                 del self._opening[url]
-                if not task.cancelled():
-                    task.exception()  # those who wait get the error, if any are left
+                if not opening.cancelled():
+                    opening.exception()  # those who wait get the error, if any are left
 
-            task = self._opening[url] = asyncio.get_running_loop().create_task(open_())
-            task.add_done_callback(ended)
-        return await asyncio.shield(task)
+            opening = asyncio.get_running_loop().run_in_executor(self._threads, self._open, url)
+            self._opening[url] = opening
+            opening.add_done_callback(ended)
+        return await asyncio.shield(opening)
 
     def _open(self, url: str) -> Store:
         directory = self._check(url)
@@ -114,6 +112,6 @@ class ServedRuns:
     async def close(self) -> None:
         """Stop, whatever is going on."""
         await asyncio.gather(*self._closing, *(driver.close() for driver in self._drivers.values()))
-        for task in list(self._opening.values()):
-            task.cancel()
+        for opening in list(self._opening.values()):
+            opening.cancel()
         self._threads.shutdown(cancel_futures=True)
