@@ -88,7 +88,7 @@ clean:  ## Remove what the other targets have made
 
 $(VENV)/python:
 	@echo "== making a virtual environment with $(PYTHON)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or later")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt is for Python 3.11 or later")'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
