@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
     """As a cell of the table: how many tests passed or failed, or why none ran."""
 
 
-def try_out(name: str, python: Path, *installs: Sequence[str], keep: bool = False) -> Outcome:
+def try_out(name: str, python: Path, *installs: Sequence[str]) -> Outcome:
     """Make an environment, with one `uv pip install` after the other, and run the tests in it."""
     directory = ENVIRONMENTS / name
     began = time.monotonic()
@@ -95,9 +95,10 @@ def try_out(name: str, python: Path, *installs: Sequence[str], keep: bool = Fals
         return _test(directory)
     except _NotInstalled as refused:
         return Outcome(False, str(refused))
+    except subprocess.TimeoutExpired as late:
+        return Outcome(False, f"not done in {late.timeout:.0f} s")
     finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class _NotInstalled(Exception):
@@ -165,41 +166,29 @@ def table() -> bool:
 
 
 def oldest() -> bool:
-    found = ((version, python) for version in pythons() if (python := interpreter(version)))
-    version, python = next(found)
+    version, python = _first_here(pythons())
     every = f".[{','.join(EXTRAS)}]"
-    return _alone(
-        f"oldest-python-{version}",
-        try_out(
-            f"oldest-python-{version}",
-            python,
-            ["--resolution", "lowest-direct", "--editable", every, TF_KERAS, *TOOLS],
-        ),
-    )
+    install = ["--resolution", "lowest-direct", "--editable", every, TF_KERAS, *TOOLS]
+    return _alone(f"oldest-python-{version}", python, install)
 
 
 def upstream() -> bool:
-    found = ((version, python) for version in reversed(pythons()) if (python := interpreter(version)))
-    version, python = next(found)
+    version, python = _first_here(reversed(pythons()))
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *(each for extra in EXTRAS for each in extras[extra]), TF_KERAS, *TOOLS]
+    unbounded = {name[0] for each in wanted if (name := re.match(r"[\w.-]+", each))}
     return _alone(
-        f"upstream-python-{version}",
-        try_out(
-            f"upstream-python-{version}",
-            python,
-            ["--upgrade", *_names(wanted)],
-            ["--no-deps", "--editable", "."],
-        ),
+        f"upstream-python-{version}", python, ["--upgrade", *sorted(unbounded)], ["--no-deps", "--editable", "."]
     )
 
 
-def _names(requirements: Iterable[str]) -> list[str]:
-    """Without their bounds."""
-    return sorted({re.match(r"[\w.-]+", each)[0] for each in requirements})  # type: ignore[index]
+def _first_here(versions: Iterable[str]) -> tuple[str, Path]:
+    here = ((version, python) for version in versions if (python := interpreter(version)))
+    return next(here, None) or sys.exit(f"no Python of {', '.join(pythons())} is here")
 
 
-def _alone(name: str, outcome: Outcome) -> bool:
+def _alone(name: str, python: Path, *installs: Sequence[str]) -> bool:
+    outcome = try_out(name, python, *installs)
     print(f"{name}: {outcome.told}")
     return outcome.passed
 
