@@ -70,7 +70,7 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as limited:
         limited.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(StorageError, match="as many threads as it may"):
+        with pytest.raises(StorageError, match="Check the limits on threads"):
             lane.submit(lambda: done.append(1))
     assert lane.submit(lambda: done.append(2)).wait(10.0)
     assert done == [2]
