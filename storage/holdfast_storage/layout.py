@@ -147,5 +147,5 @@ def check_relative(name: str) -> str:
 
 
 def replica_key(key: str, index: int) -> str:
-    """What one local value of a distributed variable is called in the bundle of its worker."""
+    """Return the key of one local value of a distributed variable in its worker's bundle."""
     return f"{key}{_REPLICA}{index}"

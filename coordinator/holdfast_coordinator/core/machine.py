@@ -95,7 +95,7 @@ class Machine:
 
     @property
     def upkeep(self) -> str:
-        """What is being removed, in words; empty for nothing."""
+        """What is being removed, in words; empty if nothing is."""
         return self._upkeep.reason()
 
     @property

@@ -191,7 +191,7 @@ def _over(kept: Iterable[int], heard: int) -> list[int]:
 
 
 def last_seen(world: World, tasks: Iterable[Task], now: float) -> str:
-    """What these workers were doing when they were last heard of, for the error that names them."""
+    """Describe what these workers were doing when they were last heard from, for the error that names them."""
     return "; ".join(_last_seen(world.presence[task], now) for task in tasks)
 
 
