@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -112,6 +113,13 @@ def _forget_restore_saveables(load: Any, name: str, value: Any) -> None:
         object.__setattr__(load, name, value)
 
 
+def test_memory_that_is_a_copy_is_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check refuses a TensorFlow in whose tensors nothing can be written. Guards against large values that are read to
+    nowhere, so that variables get whatever was in the memory."""
+    monkeypatch.setattr(door, "memory_of", lambda tensor: np.zeros(4, np.uint8))
+    program.assert_refused("values by io_ops.restore_v2: ")
+
+
 def test_what_is_there_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check runs once. Guards against saves that pay for it, or fail because of what it has replaced."""
     door.check()
@@ -162,6 +170,7 @@ PUBLIC = {
     ),
     *("constant", "device", "do_not_convert", "executing_eagerly", "experimental", "get_static_value", "gfile", "io"),
     *("init_scope", "numpy", "raw_ops", "rmtree", "slice"),
+    *("Empty", "array", "c_uint8", "ctypes", "from_address", "frombuffer", "int32", "uint8"),
     *("FromString", "SerializeToString", "attributes", "checkpoint_key"),
     *("add", "append", "asarray", "clear", "extend", "fromkeys", "fsdecode", "get", "getLogger", "items", "modules"),
     *(

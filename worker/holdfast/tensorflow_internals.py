@@ -5,12 +5,8 @@ anything changes. See docs/design/012-tensorflow-internals.md.
 
 - `Load` asks TensorFlow's load status which values of a checkpoint have found their object, and which have not yet.
 - `serve` makes TensorFlow's restore take tensors from memory instead of files.
-- Keras 3 variables that are made after a restore are restored. Keras builds a model without a `build` of its own by
-  calling it with symbols first. The variables made there get their values when that ends. TensorFlow sees them when
-  they are attached to their layer, restores at once, fails, and has given the value away. Keras takes the failure for
-  one of the model's, and goes on with a variable that was never restored. Here such a variable is restored as soon as
-  it is initialized. If Keras computes in another precision than that of its variables, they show themselves to
-  TensorFlow as they are; otherwise they show a copy in that precision, which cannot be restored.
+- Keras 3 variables that are made after a restore are restored as soon as they are initialized, and show themselves to
+  TensorFlow as they are, in whatever precision Keras computes. docs/design/004-restore.md says why.
 - What the layers of both Keras versions hold, and TensorFlow does not find, is shown to it.
 
 This module is longer than others: one table and one check cover all of it.
@@ -18,6 +14,7 @@ This module is longer than others: one table and one check cover all of it.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import secrets
@@ -136,10 +133,10 @@ def _try_restore() -> None:
         value = 0
 
         def _serialize_to_tensors(self) -> dict[str, Any]:
-            return {VARIABLE_VALUE: tf.constant(0)}
+            return {VARIABLE_VALUE: tf.constant([0])}
 
         def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> None:
-            self.value = int(restored_tensors[VARIABLE_VALUE])
+            self.value = int(restored_tensors[VARIABLE_VALUE][0])
 
     keys = [f"now{VALUE_SUFFIX}", f"late{VALUE_SUFFIX}"]
     graph = TrackableObjectGraph()
@@ -151,7 +148,8 @@ def _try_restore() -> None:
     prefix, now, late, told = f"{folder}/probe", Probe(), Probe(), list[Any]()
     _called.clear()
     with tf.device("CPU:0"):
-        in_files, served = tf.constant(1), tf.constant(2)
+        in_files, served = tf.constant([1]), tf.raw_ops.Empty(shape=[1], dtype=tf.int32)
+        memory_of(served)[:] = np.array([2], np.int32).view(np.uint8)
         names, tensors = [OBJECT_GRAPH_KEY, *keys], [graph.SerializeToString(), in_files, in_files]
         tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * 3, tensors=tensors)
         try:
@@ -161,7 +159,7 @@ def _try_restore() -> None:
             load.on_restored(told.extend)
             reached, left = load.objects, load.left_over
             is_waited_for = load.is_waited_for_at(checkpoint)
-            [created] = [int(each.value_tensors()[VARIABLE_VALUE]) for each in waiting_at(checkpoint)["late"]]
+            [created] = [int(each.value_tensors()[VARIABLE_VALUE][0]) for each in waiting_at(checkpoint)["late"]]
             checkpoint.late = late
         finally:
             stop_serving([prefix])
@@ -392,6 +390,14 @@ def _text(value: Any) -> str | None:
     return None if value is None else os.fsdecode(np.asarray(value).item())
 
 
+def memory_of(tensor: Any) -> Any:
+    """Return the memory of a tensor on a CPU as an array of bytes, to be written before anybody uses the tensor."""
+    readable = np.frombuffer(memoryview(tensor), np.uint8)
+    memory: Any = (ctypes.c_uint8 * len(readable)).from_address(readable.ctypes.data)
+    memory.tensor = tensor  # it lives for as long as an array on its memory
+    return np.frombuffer(memory, np.uint8)
+
+
 # -- variables of Keras 3 that are made after a restore --
 
 _failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
@@ -494,21 +500,25 @@ def draws_from_stateful_ops(layer: Any) -> bool:
 
 def metrics_by_container(model: Any) -> list[Sequence[Any]]:
     """Return the metrics of `compile` that exist: those of the loss, and others."""
-    trackers = []
-    if not is_of_tf_keras(model):
-        has_one = isinstance(model, sys.modules["keras"].Model) and model._loss_tracker is not None
-        trackers = [[model._loss_tracker] if has_one else []]
-    return [*trackers, *([] if each is None else each.metrics or [] for each in containers_of(model))]
+    metrics = [[] if each is None else each.metrics or [] for each in containers_of(model)]
+    if is_of_tf_keras(model):
+        return metrics
+    tracker = model._loss_tracker if _is_model(model) else None
+    return [[] if tracker is None else [tracker], *metrics]
 
 
 def containers_of(model: Any) -> tuple[Any, Any]:
     """Return the objects that make a compiled model's metrics on its first batch, of losses and others; None if
     none."""
+    if not _is_model(model):
+        return None, None
     if is_of_tf_keras(model):
-        compiled = isinstance(model, sys.modules["tf_keras"].Model)
-        return (model.compiled_loss, model.compiled_metrics) if compiled else (None, None)
-    compiled = isinstance(model, sys.modules["keras"].Model)
-    return (model._compile_loss, model._compile_metrics) if compiled else (None, None)
+        return model.compiled_loss, model.compiled_metrics
+    return model._compile_loss, model._compile_metrics
+
+
+def _is_model(layer: Any) -> bool:
+    return isinstance(layer, sys.modules["tf_keras" if is_of_tf_keras(layer) else "keras"].Model)
 
 
 def on_built(container: Any, then: Callable[[], None]) -> None:

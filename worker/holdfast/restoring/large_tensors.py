@@ -11,14 +11,14 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from holdfast.tensorflow_internals import VALUE_SUFFIX, restore_v2, serve, stop_serving
+from holdfast.restoring.staging import Bundle
+from holdfast.tensorflow_internals import VALUE_SUFFIX, memory_of, restore_v2, serve, stop_serving
 from holdfast_storage.bundle.dtypes import are_slices_joined
-from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
 
 LARGE = 64 << 10
@@ -31,18 +31,6 @@ _DTYPES = (
     *(tf.bool, tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64),
 )
-
-
-class Bundle(Protocol):
-    """A bundle, and where its tensors are."""
-
-    @property
-    def index(self) -> Index: ...
-
-    @property
-    def objects(self) -> Mapping[int, str]:
-        """The object of each shard."""
-        ...
 
 
 class Values:
@@ -222,18 +210,4 @@ def _empty(what: _Stored) -> tuple[Any, Any]:
             raise MemoryError(str(error)) from error
         # The same memory: Python has no name for this dtype.
         readable = tf.bitcast(tensor, tf.uint16) if dtype == tf.bfloat16 else tensor
-    return tensor, np.asarray(_Memory(readable))
-
-
-class _Memory:
-    """The writable memory of a tensor, in numpy's array interface. TensorFlow itself only lets it be read."""
-
-    def __init__(self, tensor: Any) -> None:
-        view = np.frombuffer(memoryview(tensor), np.uint8)
-        self._tensor = tensor  # numpy keeps this object for as long as there is an array on it
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": view.shape,
-            "typestr": view.dtype.str,
-            "data": (view.ctypes.data, False),
-        }
+    return tensor, memory_of(readable)

@@ -172,7 +172,7 @@ def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequenc
 
 
 @dataclass(frozen=True, slots=True)
-class _Bundle:
+class Bundle:
     """A bundle as TensorFlow will see it."""
 
     index: Index
@@ -185,7 +185,7 @@ class _Contents:
 
     manifest: Manifest | None  # None for a stock one
     world_matches: bool
-    bundles: Mapping[str, _Bundle]  # by name in the staging folder
+    bundles: Mapping[str, Bundle]  # by name in the staging folder
     local: Index | None  # of the worker's own bundle
     sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock checkpoint, which has no list
 
@@ -193,19 +193,19 @@ class _Contents:
     def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
         if record.stock:
             index = read_index(store, record.prefix)
-            return cls(None, False, {_MAIN: _Bundle(index, data_objects(index, record.prefix))}, None, None)
+            return cls(None, False, {_MAIN: Bundle(index, data_objects(index, record.prefix))}, None, None)
         manifest = read_manifest(store, record)
         world_matches = set(manifest.world) == set(world)
         own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
         data = [each for each in manifest.objects if each.role == "data"]
         main, local = read_index(store, record.prefix, manifest), None
-        bundles = {_MAIN: _Bundle(main, data_objects(main, record.prefix))}
+        bundles = {_MAIN: Bundle(main, data_objects(main, record.prefix))}
         if own:
             prefix = local_prefix(record.folder, task)
             local = read_index(store, prefix, manifest)
-            bundles[_LOCAL] = _Bundle(local, data_objects(local, prefix))
+            bundles[_LOCAL] = Bundle(local, data_objects(local, prefix))
             after = {main.num_shards + shard: name for shard, name in bundles[_LOCAL].objects.items()}
-            bundles[_MAIN] = _Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
+            bundles[_MAIN] = Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
             data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
         sizes = {f"{record.folder}/{each.name}": each.size for each in data}
         return cls(manifest, world_matches, bundles, local, sizes)
@@ -283,7 +283,7 @@ class _Held:
             if not self._in_files:
                 self._keep(name, at, piece)
 
-    def link(self, bundles: Mapping[str, _Bundle]) -> None:
+    def link(self, bundles: Mapping[str, Bundle]) -> None:
         """Make the bundles in which TensorFlow finds what has been read."""
         for name, bundle in bundles.items():
             prefix, index = str(self.folder / name), bundle.index
