@@ -114,8 +114,8 @@ def _forget_restore_saveables(load: Any, name: str, value: Any) -> None:
 
 
 def test_memory_that_is_a_copy_is_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check refuses a TensorFlow in whose tensors nothing can be written. Guards against large values that are read to
-    nowhere, so that variables get whatever was in the memory."""
+    """A check refuses a TensorFlow whose tensors cannot be written to. Guards against large values that are read to
+    nowhere: variables get whatever was in the memory."""
     monkeypatch.setattr(door, "memory_of", lambda tensor: np.zeros(4, np.uint8))
     program.assert_refused("values by io_ops.restore_v2: ")
 
