@@ -18,17 +18,17 @@ from typing import Any, ClassVar, TypeVar
 
 from holdfast_protos.client import ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage import state_file
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.foreign import with_foreign
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
-from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
+from holdfast_storage.stock import state_file
+from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
-from holdfast_storage.verify import verify_checkpoint
 
 from .core import effects as fx
 from .core import events as ev

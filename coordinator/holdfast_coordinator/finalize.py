@@ -16,10 +16,10 @@ from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.lag import Wait, read_there
-from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 

@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from .errors import StorageError
-from .pauses import pauses
-from .store.base import Store
+from holdfast_storage.errors import StorageError
+from holdfast_storage.pauses import pauses
+from holdfast_storage.store.base import Store
 
 log = logging.getLogger("holdfast.storage")
 

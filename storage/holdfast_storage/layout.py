@@ -149,3 +149,8 @@ def check_relative(name: str) -> str:
 def replica_key(key: str, index: int) -> str:
     """Return the key of one local value of a distributed variable in its worker's bundle."""
     return f"{key}{_REPLICA}{index}"
+
+
+def replicated_key(key: str) -> str:
+    """Return the key of the variable of which `key` names a local value; empty if it names none."""
+    return key.rpartition(_REPLICA)[0]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from holdfast_storage import state_file
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.checkpoint.manifest import Manifest
 from holdfast_storage.errors import CheckpointDamaged, StorageError
-from holdfast_storage.foreign import with_foreign
 from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
-from holdfast_storage.log import Log
-from holdfast_storage.manifest import Manifest
+from holdfast_storage.log.log import Log
 from holdfast_storage.order import in_order
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.stock import state_file
+from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
 
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from holdfast.cli import main
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.layout import Attempt, data_object, index_object, manifest_object
-from holdfast_storage.log import Log, Published
-from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.log.log import Log, Published
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import Store, open_store
 

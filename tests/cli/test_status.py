@@ -14,7 +14,7 @@ from click.testing import Result
 import holdfast_protos.client
 from holdfast.session.hint import Hint
 from holdfast_storage.cluster import Task
-from holdfast_storage.log import Log, Published
+from holdfast_storage.log.log import Log, Published
 from holdfast_storage.records import Entry, Generation, Leader
 from support.ports import free_address
 

@@ -77,10 +77,10 @@ def test_what_retention_removed_meanwhile_is_not_damage(
     saved: Any, holdfast_json: HoldfastJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What retention removes meanwhile is not damage. Guards against a false alarm while a job is running."""
-    import holdfast_storage.verify
+    import holdfast_storage.checkpoint.verify
     from holdfast_storage.run_directory import read_run
 
-    verify_checkpoint = holdfast_storage.verify.verify_checkpoint
+    verify_checkpoint = holdfast_storage.checkpoint.verify.verify_checkpoint
 
     def retire_then_verify(store: Any, record: Any, **options: Any) -> Any:
         if record.step == 10:
@@ -90,7 +90,7 @@ def test_what_retention_removed_meanwhile_is_not_damage(
             store.delete_folder(record.folder)
         return verify_checkpoint(store, record, **options)
 
-    monkeypatch.setattr(holdfast_storage.verify, "verify_checkpoint", retire_then_verify)
+    monkeypatch.setattr(holdfast_storage.checkpoint.verify, "verify_checkpoint", retire_then_verify)
     assert [c["step"] for c in holdfast_json("verify", saved.path)["checkpoints"]] == [20]
 
 

@@ -11,7 +11,7 @@ import pytest
 from holdfast.demo.processes import Process, ProcessFailed
 from holdfast.demo.sabotage import kill_in_mid_save
 from holdfast_storage.layout import Attempt
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import open_store
 from support.light_worker import until

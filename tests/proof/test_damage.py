@@ -22,16 +22,17 @@ from holdfast.restoring.staging import stage
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.messages import Answer, Apply, Caller, Joined, Read
 from holdfast_coordinator.driver import Driver, Refused
-from holdfast_storage import layout, state_file
+from holdfast_storage import layout
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
-from holdfast_storage.log import Log, Unknown
+from holdfast_storage.log.log import Log, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
 from holdfast_storage.run_directory import read_run
+from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.verify import verify_checkpoint
 from support.committed import commit_run
 from support.lagging import Clock
 

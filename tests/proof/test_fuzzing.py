@@ -22,18 +22,19 @@ from hypothesis import strategies as st
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.this_task import ThisTask, parse_tf_config
 from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
-from holdfast_storage import layout, state_file
+from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record, header_record, slice_record, write_index
 from holdfast_storage.bundle.table import read_table, write_table
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
-from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from holdfast_storage.manifest import Manifest, ObjectRecord
+from holdfast_storage.log.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.run_directory import import_state
+from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.verify import verify_checkpoint
 
 EXAMPLES = settings(max_examples=300)
 SECONDS = 5.0  # far more than any of them takes, on a machine that is shared

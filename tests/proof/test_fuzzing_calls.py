@@ -32,12 +32,12 @@ from holdfast_coordinator.driver import Refused
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import InvalidRequest, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import data_object
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
-from holdfast_storage.verify import verify_checkpoint
 from support.coordinators import Coordinator
 from support.light_worker import LightWorker, all_join, cluster_of, outcomes
 

@@ -31,7 +31,7 @@ from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.saving import Saving
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_storage.layout import page_object, prefix
-from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import Entry
 from support.log_search import Bounds, Search, Violation
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from holdfast.restoring.staging import Staged
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.layout import STATE_FILE, parse_folder
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.verify import verify_checkpoint
 from support.coordinators import Coordinator
 from support.light_worker import World, all_join, outcomes, until
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from holdfast.restoring.staging import Staged
-from holdfast_storage import state_file
+from holdfast_storage.checkpoint.verify import Report, verify_checkpoint
 from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
+from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store
-from holdfast_storage.verify import Report, verify_checkpoint
 from support.coordinators import Coordinator, StartCoordinator
 from support.lagging import Clock, LaggingStore
 from support.light_worker import LightWorker, World, all_join, committed, log_kinds, outcomes, together, until

@@ -343,7 +343,7 @@ def test_a_state_file_that_cannot_be_written_delays_nobody(
         raise ValueError("cannot be encoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast_storage.state_file.to_bytes", broken)
+        patch.setattr("holdfast_storage.stock.state_file.to_bytes", broken)
         assert outcomes([worker.save(1)]) == [None]
     assert outcomes([worker.save(2)]) == [None]
     assert b"ckpt-2" in store.read("checkpoint")

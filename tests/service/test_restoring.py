@@ -9,13 +9,14 @@ import pytest
 
 from holdfast.restoring.staging import Staged
 from holdfast_coordinator.core.membership import LOST_AFTER
-from holdfast_storage import lag, state_file
+from holdfast_storage import lag
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
-from holdfast_storage.state_file import to_bytes
+from holdfast_storage.stock import state_file
+from holdfast_storage.stock.state_file import to_bytes
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
 from support.gated_store import Gate, GatedStore

@@ -12,10 +12,10 @@ from holdfast_coordinator.core.effects import Finalize
 from holdfast_coordinator.core.events import Finalized
 from holdfast_coordinator.finalize import finalize
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
 from holdfast_storage.layout import local_prefix
-from holdfast_storage.manifest import read_manifest
 from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store

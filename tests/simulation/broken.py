@@ -17,7 +17,7 @@ from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCh
 from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.store.base import Store
 from simulation import patches
 from simulation.fakes import here

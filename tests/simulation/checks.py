@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast_storage import state_file
+from holdfast_storage.checkpoint.manifest import read_manifest
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
-from holdfast_storage.entries import Records, decode, decode_page
 from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, page_object, parse_log_entry
-from holdfast_storage.manifest import read_manifest
+from holdfast_storage.log.entries import Records, decode, decode_page
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
-from holdfast_storage.verify import verify_checkpoint
+from holdfast_storage.stock import state_file
 from simulation.contents import expected, read_bundle
 from simulation.storage import Truth
 from support.cluster import check_log

@@ -44,10 +44,10 @@ import holdfast_coordinator.grpc_servicer
 import holdfast_coordinator.served_runs
 import holdfast_coordinator.server
 import holdfast_coordinator.threads
-import holdfast_storage.log
-import holdfast_storage.pages
+import holdfast_storage.checkpoint.verify
+import holdfast_storage.log.log
+import holdfast_storage.log.pages
 import holdfast_storage.parallel
-import holdfast_storage.verify
 from holdfast_storage.errors import HoldfastError
 from simulation import fakes, preemption, training
 from simulation.embedded import Embedded
@@ -67,9 +67,9 @@ SIZES = {
     (holdfast.saving.write, "_CHUNK"): 96,
     (holdfast.saving.write, "_SMALL"): 64,
     (holdfast.saving.write, "_JOIN"): 80,
-    (holdfast_storage.verify, "_PART"): 256,
-    (holdfast_storage.pages, "FEWEST"): 2,
-    (holdfast_storage.pages, "_BITS"): 1,
+    (holdfast_storage.checkpoint.verify, "_PART"): 256,
+    (holdfast_storage.log.pages, "FEWEST"): 2,
+    (holdfast_storage.log.pages, "_BITS"): 1,
     (holdfast_coordinator.threads, "IDLE_FOR"): 0.5,
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
@@ -171,7 +171,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     )
     yield holdfast_coordinator.server, "reflection", training.NoReflection
     yield (
-        holdfast_storage.log.Log.__init__,
+        holdfast_storage.log.log.Log.__init__,
         "__kwdefaults__",
         {
             "clock": fakes.time.monotonic,

@@ -12,10 +12,10 @@ from holdfast.saving.outcome import Claim
 from holdfast.session.session import Session
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_protos.client import Unreachable
-from holdfast_storage.entries import encode
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, StorageError
 from holdfast_storage.layout import log_entry
-from holdfast_storage.log import Log, NotPublished, Outcome, Published
+from holdfast_storage.log.entries import encode
+from holdfast_storage.log.log import Log, NotPublished, Outcome, Published
 from holdfast_storage.records import Entry
 from simulation import patches
 from simulation.every_point import SCENES, Tally, kind_of, tell, told

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast_storage import state_file
-from holdfast_storage.foreign import with_foreign
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.run_directory import import_state, read_run
-from holdfast_storage.state_file import to_bytes
+from holdfast_storage.stock import state_file
+from holdfast_storage.stock.foreign import with_foreign
+from holdfast_storage.stock.state_file import to_bytes
 from holdfast_storage.store import Store
 from support.stores import KINDS, new_store
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.cluster import Task
-from holdfast_storage.entries import decode, encode
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry
-from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.log.entries import decode, encode
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store.base import Store
 from support.faulty_store import Fault, FaultyStore
@@ -168,7 +168,7 @@ def test_a_listing_that_lags_behind_is_only_slower(store: Store) -> None:
 
 def long_log(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> Log:
     """A log in a folder, too long to be written entry by entry: only the last ones say anything."""
-    monkeypatch.setattr("holdfast_storage.log.BLOCK_DIGITS", 1)
+    monkeypatch.setattr("holdfast_storage.log.log.BLOCK_DIGITS", 1)
     for number in range(count):
         assert Log(store).publish(entry(number), 0) == Published()
     return Log(store)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import LARGEST_STEP
-from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 from support.faulty_store import FaultyStore

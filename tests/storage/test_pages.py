@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_storage import lag
-from holdfast_storage.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import PAGE_FOLDER, log_entry, page_object
-from holdfast_storage.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.pages import FEWEST, Pages
+from holdfast_storage.log.entries import Records, decode, decode_page, encode, encode_page, page_name
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.log.pages import FEWEST, Pages
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store

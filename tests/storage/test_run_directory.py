@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import pytest
 
-from holdfast_storage import state_file
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.checkpoint.manifest import Manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import log_entry
-from holdfast_storage.log import Log
-from holdfast_storage.manifest import Manifest
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.run_directory import import_state, orphans, read_run
+from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store
 from support.faulty_store import FaultyStore
 from support.passing_store import PassingStore

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.records import CheckpointRecord, LogState
-from holdfast_storage.state_file import stock_checkpoints, to_bytes
+from holdfast_storage.stock.state_file import stock_checkpoints, to_bytes
 from holdfast_storage.store import Store, open_store
 from support.stores import KINDS, new_store
 

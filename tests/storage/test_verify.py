@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_storage import verify
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
+from holdfast_storage.checkpoint import verify
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.checkpoint.verify import Problem, verify_checkpoint, verify_size
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
 from holdfast_storage.lag import LAG, Wait
-from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.verify import Problem, verify_checkpoint, verify_size
 from support.faulty_store import FaultyStore
 from support.lagging import Clock, LaggingStore
 from support.stores import KINDS, new_store

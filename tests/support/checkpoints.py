@@ -11,9 +11,9 @@ from typing import Any
 import tensorflow as tf
 
 from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.layout import local_prefix, manifest_object, prefix
-from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 

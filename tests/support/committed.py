@@ -12,10 +12,11 @@ from holdfast_coordinator.core.effects import Finalize
 from holdfast_coordinator.core.messages import SaveReport
 from holdfast_coordinator.finalize import Payload, finalize
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry
-from holdfast_storage import layout, state_file
+from holdfast_storage import layout
 from holdfast_storage.cluster import Task
-from holdfast_storage.log import Log, Published
+from holdfast_storage.log.log import Log, Published
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store
 from support.light_worker import state
 

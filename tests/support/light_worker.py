@@ -24,12 +24,12 @@ from holdfast.session.this_task import ThisTask
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
-from holdfast_storage.verify import verify_checkpoint
 
 T = TypeVar("T")
 

@@ -29,17 +29,17 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from unittest import mock
 
 import holdfast_storage.lag
-import holdfast_storage.pages
+import holdfast_storage.log.pages
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
 from holdfast_storage.cluster import Task
-from holdfast_storage.entries import encode
 from holdfast_storage.errors import HoldfastError, Kind, StorageError
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
-from holdfast_storage.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
+from holdfast_storage.log.entries import encode
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
@@ -284,7 +284,7 @@ class Search:
         """The number of states; Violation if one of them must not be."""
         with ExitStack() as changed:
             if self.bounds.pages:
-                changed.enter_context(mock.patch.multiple(holdfast_storage.pages, FEWEST=2, _BITS=1))
+                changed.enter_context(mock.patch.multiple(holdfast_storage.log.pages, FEWEST=2, _BITS=1))
             changed.enter_context(mock.patch.object(holdfast_storage.lag, "LAG", 0.0))  # what is not there comes never
             return self._run()
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from holdfast_storage.bundle.index import Index
+from holdfast_storage.checkpoint.manifest import Manifest
 from holdfast_storage.layout import index_object, manifest_object
-from holdfast_storage.manifest import Manifest
 from support.training_world import PROGRAMS, QUIET
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]

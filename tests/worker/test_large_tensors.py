@@ -20,8 +20,8 @@ from holdfast.restoring.apply import apply
 from holdfast.restoring.free_memory import available
 from holdfast.restoring.large_tensors import Values, read_value
 from holdfast.restoring.staging import Staged, stage
-from holdfast_storage import verify
 from holdfast_storage.bundle.index import Index, TensorEntry, full_record, header_record, slice_record, write_index
+from holdfast_storage.checkpoint import verify
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 from holdfast_storage.store.posix import PosixStore

@@ -18,11 +18,11 @@ import holdfast
 from holdfast.saving.capture import Snapshotter
 from holdfast.saving.snapshot import Snapshot
 from holdfast.session.session import Session
+from holdfast_storage.checkpoint.verify import Problem, Report
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
-from holdfast_storage.verify import Problem, Report
 from support.light_worker import until
 
 pytestmark = pytest.mark.tensorflow

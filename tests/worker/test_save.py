@@ -17,7 +17,7 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, SaveFailed, StorageError, Superseded
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store.posix import PosixStore
 

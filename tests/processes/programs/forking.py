@@ -18,7 +18,7 @@ from typing import Any
 
 import holdfast  # as a program does at its top, before it forks
 from holdfast_storage.errors import HoldfastError
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.store import open_store
 from support import light_manager
 from support.light_worker import cluster_of

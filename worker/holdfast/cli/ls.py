@@ -65,9 +65,9 @@ def command(run: str, as_json: bool) -> None:
 
 def _look(run: Run, record: CheckpointRecord, damaged: Collection[str]) -> dict[str, Any]:
     """Describe a checkpoint from its manifest."""
+    from holdfast_storage.checkpoint.manifest import read_manifest
+    from holdfast_storage.checkpoint.verify import verify_size
     from holdfast_storage.errors import CheckpointDamaged
-    from holdfast_storage.manifest import read_manifest
-    from holdfast_storage.verify import verify_size
 
     size = workers = None
     problem = ""

@@ -14,7 +14,7 @@ from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_liste
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable
 from holdfast_storage.layout import HINT
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import LogState
 from holdfast_storage.run_directory import read_run
 

@@ -44,8 +44,8 @@ def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 
 def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
-    from holdfast_storage.checkpoint_index import read_index
-    from holdfast_storage.manifest import read_manifest
+    from holdfast_storage.checkpoint.index import read_index
+    from holdfast_storage.checkpoint.manifest import read_manifest
 
     manifest = read_manifest(run.store, record)
     main = read_index(run.store, record.prefix, manifest)
@@ -75,7 +75,7 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 
 def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage import layout
-    from holdfast_storage.checkpoint_index import data_objects, read_index
+    from holdfast_storage.checkpoint.index import data_objects, read_index
     from holdfast_storage.errors import CheckpointDamaged
 
     index = read_index(run.store, record.prefix)
@@ -98,7 +98,7 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
 def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:
     """Describe every tensor and its place. `slice` is start and length along each dimension, None for the whole."""
     from holdfast_storage.bundle import dtypes
-    from holdfast_storage.checkpoint_index import data_objects
+    from holdfast_storage.checkpoint.index import data_objects
 
     objects = data_objects(index, prefix)
     described = []

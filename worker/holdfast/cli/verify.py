@@ -12,8 +12,8 @@ from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
 if TYPE_CHECKING:
+    from holdfast_storage.checkpoint.verify import Report
     from holdfast_storage.records import CheckpointRecord
-    from holdfast_storage.verify import Report
 
 
 @click.command(name="verify")
@@ -61,7 +61,7 @@ def command(target: str, as_json: bool) -> None:
 
 def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) -> Report | None:
     """Return the report on a checkpoint, or None if a running job's retention has removed it meanwhile."""
-    from holdfast_storage.verify import verify_checkpoint
+    from holdfast_storage.checkpoint.verify import verify_checkpoint
 
     report = verify_checkpoint(run.store, record, progress=advance)
     return None if report.problems and record.prefix not in run.live_now() else report
@@ -90,8 +90,8 @@ def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[i
 
 def _size(run: Run, record: CheckpointRecord) -> int:
     """Estimate the bytes to read; 0 if that is not possible. The verification itself says why."""
+    from holdfast_storage.checkpoint.verify import verify_size
     from holdfast_storage.errors import HoldfastError
-    from holdfast_storage.verify import verify_size
 
     try:
         return verify_size(run.store, record)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.demo.progress import final_losses, read_lives
-from holdfast_storage.checkpoint_index import data_objects, read_index
-from holdfast_storage.manifest import read_manifest
+from holdfast_storage.checkpoint.index import data_objects, read_index
+from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
 

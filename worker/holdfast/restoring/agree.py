@@ -18,7 +18,7 @@ from holdfast_storage import lag
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store

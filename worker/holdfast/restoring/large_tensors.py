@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from holdfast.restoring.staging import Bundle
+from holdfast.restoring.contents import Bundle
 from holdfast.tensorflow_internals import VALUE_SUFFIX, memory_of, restore_v2, serve, stop_serving
 from holdfast_storage.bundle.dtypes import are_slices_joined
 from holdfast_storage.bundle.slices import run_start

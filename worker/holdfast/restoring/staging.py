@@ -22,22 +22,20 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from holdfast.restoring.contents import LOCAL, MAIN, Bundle, Contents
 from holdfast.restoring.free_memory import available
-from holdfast_storage.bundle.index import Index, write_index
-from holdfast_storage.checkpoint_index import data_objects, read_index, stored_size
+from holdfast_storage.bundle.index import write_index
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
+from holdfast_storage.errors import CheckpointAbsent, StorageError
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import LOCAL_SUFFIX, OBJECT_GRAPH_KEY, data_object, index_object, local_prefix
-from holdfast_storage.manifest import Manifest, read_manifest
+from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
-from holdfast_storage.verify import verify_checkpoint
 
 if TYPE_CHECKING:  # they import TensorFlow
     from holdfast.restoring.fit import Fit
@@ -45,11 +43,8 @@ if TYPE_CHECKING:  # they import TensorFlow
 
 log = logging.getLogger("holdfast")
 
-_REPLICA = "/.REPLICA/"
 _SHARE = 0.8
 """The share of free memory that a checkpoint may take. The first save after it may need as much again."""
-
-_MAIN, _LOCAL = "checkpoint", "local"  # names of the two bundles in the staging folder
 
 
 class Staged:
@@ -68,15 +63,15 @@ class Staged:
         fits: how the checkpoint fits the objects that it was given to.
     """
 
-    def __init__(self, record: CheckpointRecord, contents: _Contents, held: _Held) -> None:
+    def __init__(self, record: CheckpointRecord, contents: Contents, held: _Held) -> None:
         local = contents.local
         self.record = record
         self.manifest = contents.manifest
         self.world_matches = contents.world_matches
-        self.prefix = str(held.folder / _MAIN)
-        self.local_prefix = None if local is None else str(held.folder / _LOCAL)
+        self.prefix = str(held.folder / MAIN)
+        self.local_prefix = None if local is None else str(held.folder / LOCAL)
         self.has_per_worker = local is not None and OBJECT_GRAPH_KEY in local.tensors
-        self.replicas = _replicas(local)
+        self.replicas = contents.replicas
         self.is_spent: Callable[[], bool] = lambda: False
         self.fits: list[Fit] = []
         self._held = held
@@ -146,7 +141,7 @@ def stage(
         report = verify_checkpoint(
             store,
             record,
-            known=contents.manifest or contents.bundles[_MAIN].index,
+            known=contents.manifest or contents.bundles[MAIN].index,
             objects=None if contents.sizes is None else [n.removeprefix(f"{record.folder}/") for n in contents.sizes],
             progress=progress,
             sink=held.take,
@@ -162,82 +157,13 @@ def stage(
         raise
 
 
-def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], wait: Wait) -> _Contents:
+def _contents(store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task], wait: Wait) -> Contents:
     while True:
         try:
-            return _Contents.of(store, record, task, world)
+            return Contents.of(store, record, task, world)
         except CheckpointAbsent as error:
             if not wait.again(str(error)):
                 raise
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle as TensorFlow will see it."""
-
-    index: Index
-    objects: Mapping[int, str]  # by shard, relative to the run directory; only those that hold something
-
-
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """The parts of a checkpoint that a worker needs."""
-
-    manifest: Manifest | None  # None for a stock one
-    world_matches: bool
-    bundles: Mapping[str, Bundle]  # by name in the staging folder
-    local: Index | None  # of the worker's own bundle
-    sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock checkpoint, which has no list
-
-    @classmethod
-    def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> _Contents:
-        if record.stock:
-            index = read_index(store, record.prefix)
-            return cls(None, False, {_MAIN: Bundle(index, data_objects(index, record.prefix))}, None, None)
-        manifest = read_manifest(store, record)
-        world_matches = set(manifest.world) == set(world)
-        own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
-        data = [each for each in manifest.objects if each.role == "data"]
-        main, local = read_index(store, record.prefix, manifest), None
-        bundles = {_MAIN: Bundle(main, data_objects(main, record.prefix))}
-        if own:
-            prefix = local_prefix(record.folder, task)
-            local = read_index(store, prefix, manifest)
-            bundles[_LOCAL] = Bundle(local, data_objects(local, prefix))
-            after = {main.num_shards + shard: name for shard, name in bundles[_LOCAL].objects.items()}
-            bundles[_MAIN] = Bundle(_overlaid(main, local, record), {**bundles[_MAIN].objects, **after})
-            data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
-        sizes = {f"{record.folder}/{each.name}": each.size for each in data}
-        return cls(manifest, world_matches, bundles, local, sizes)
-
-    @property
-    def size(self) -> int:
-        """The bytes of the data."""
-        return stored_size(self.bundles[_MAIN].index) if self.sizes is None else sum(self.sizes.values())
-
-
-def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:
-    """Return the main index with the worker's own values under the stock keys, in shards after the main ones."""
-    own = {
-        key.removesuffix(LOCAL_SUFFIX): replace(
-            entry, key=key.removesuffix(LOCAL_SUFFIX), shard=main.num_shards + entry.shard
-        )
-        for key, entry in local.tensors.items()
-        if key.endswith(LOCAL_SUFFIX)
-    }
-    for key in own.keys() - main.tensors.keys():
-        raise CheckpointDamaged(f"Checkpoint {record.prefix} has only a worker-local value of {key}", object=key)
-    slices = {(key, extents): entry for (key, extents), entry in main.slices.items() if key not in own}
-    return Index(main.num_shards + local.num_shards, {**main.tensors, **own}, slices)
-
-
-def _replicas(local: Index | None) -> Mapping[str, int]:
-    counts: dict[str, int] = {}
-    for key in local.tensors if local is not None else ():
-        stock, found, _ = key.rpartition(_REPLICA)
-        if found:
-            counts[stock] = counts.get(stock, 0) + 1
-    return counts
 
 
 class _Held:
@@ -266,7 +192,7 @@ class _Held:
                 missing.append(name)
         return missing
 
-    def make_room(self, values: type[Values], contents: _Contents) -> None:
+    def make_room(self, values: type[Values], contents: Contents) -> None:
         """Make room for large tensors if there is enough memory."""
         if self._in_memory:
             bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}

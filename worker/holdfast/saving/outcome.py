@@ -8,7 +8,7 @@ from holdfast_storage import layout
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
 from holdfast_storage.lag import Wait
-from holdfast_storage.log import Log
+from holdfast_storage.log.log import Log
 from holdfast_storage.store.base import Store
 
 

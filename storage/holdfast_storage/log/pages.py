@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
-from holdfast_storage.entries import Records, decode_page, encode_page, page_name
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.lag import Wait, read_there
 from holdfast_storage.layout import page_object
+from holdfast_storage.log.entries import Records, decode_page, encode_page, page_name
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import Index
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.layout import data_object, index_object
-from holdfast_storage.manifest import Manifest, ObjectRecord
 from holdfast_storage.store.base import Store
 
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast_storage.entries import decode, encode
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import LOG_FOLDER, log_entry, parse_log_entry
-from holdfast_storage.pages import Pages
+from holdfast_storage.log.entries import decode, encode
+from holdfast_storage.log.pages import Pages
 from holdfast_storage.pauses import pauses
 from holdfast_storage.records import Entry
 from holdfast_storage.store.base import NotCreated, Store

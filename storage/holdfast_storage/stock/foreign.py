@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holdfast_storage import state_file
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import STATE_FILE, index_object
 from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.stock import state_file
 from holdfast_storage.store.base import Store
 
 

@@ -20,11 +20,11 @@ from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from holdfast_storage.bundle.dtypes import itemsize
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
-from holdfast_storage.checkpoint_index import data_objects, read_index, short, stored_size
+from holdfast_storage.checkpoint.index import data_objects, read_index, short, stored_size
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object, manifest_object
-from holdfast_storage.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store

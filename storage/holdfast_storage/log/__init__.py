@@ -1,0 +1,1 @@
+"""The log of a run: its entries, and the pages that they share."""

@@ -1,0 +1,1 @@
+"""What TensorFlow's own tools read and write in a run directory."""
