@@ -38,6 +38,7 @@ TESTS = (
     "tests/worker/test_iterators.py",
     "tests/worker/test_manager.py",
     "tests/bundle/test_against_tensorflow.py",
+    "--deselect=tests/bundle/test_against_tensorflow.py::test_how_many_dimensions_tensorflow_joins",  # a process for each
     # What depends on protobuf and gRPC, and on the libraries of the object stores.
     "tests/service/test_protocol.py",
     "tests/storage/test_internals.py",
