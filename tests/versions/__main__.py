@@ -28,7 +28,8 @@ INSTALLED_WITHIN, TESTED_WITHIN = 900.0, 1800.0
 TOOLS = ("hypothesis>=6.100", "psutil>=6", "pytest>=9", "pytest-xdist>=3.8")
 
 TESTS = (
-    # What depends on TensorFlow and Keras: real training, killed and resumed; the worker; the format.
+    # What depends on TensorFlow and Keras: real training, killed and resumed; the worker; the format. One test of the
+    # format is left out, which starts a process for each number of dimensions.
     "tests/training/test_resume.py::test_a_killed_run_ends_bit_equal[2 workers, the chief in mid-save]",
     "tests/training/test_fitting.py",
     *(
@@ -38,7 +39,7 @@ TESTS = (
     "tests/worker/test_iterators.py",
     "tests/worker/test_manager.py",
     "tests/bundle/test_against_tensorflow.py",
-    "--deselect=tests/bundle/test_against_tensorflow.py::test_how_many_dimensions_tensorflow_joins",  # a process for each
+    "--deselect=tests/bundle/test_against_tensorflow.py::test_how_many_dimensions_tensorflow_joins",
     # What depends on protobuf and gRPC, and on the libraries of the object stores.
     "tests/service/test_protocol.py",
     "tests/storage/test_internals.py",
