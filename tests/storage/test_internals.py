@@ -79,7 +79,7 @@ def test_no_other_name_is_private() -> None:
     ours = defined_names(STORAGE)
     listed = {leaf(name) for _, name in NAMES}
     for path in STORAGE.rglob("*.py"):
-        for line, name in foreign_names(path, ours):
+        for line, name in foreign_names(path, ours, listed):
             assert name in listed, f"{path}:{line} uses {name}: list it in store/internals.py"
             assert (STORAGE / "store") in path.parents, f"{path}:{line} uses {name}: only the module of a store may"
 

@@ -44,14 +44,16 @@ def _rename_in(monkeypatch: pytest.MonkeyPatch, method: FunctionType, name: str)
         monkeypatch.setattr(method, "__code__", code.replace(co_names=names))
 
 
-def foreign_names(path: Path, ours: set[str]) -> Iterator[tuple[int, str]]:
+def foreign_names(path: Path, ours: set[str], theirs: set[str]) -> Iterator[tuple[int, str]]:
     """Private names of others in a module, with their lines: attributes, texts for `getattr` and its like, imports.
 
     ours: what is defined in this project.
+    theirs: names of others, which an object of ours may have as well.
     """
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in ours:
-            yield node.lineno, node.attr
+        if isinstance(node, ast.Attribute) and _is_private(node.attr):
+            if node.attr not in ours or (node.attr in theirs and not _is_self(node.value)):
+                yield node.lineno, node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
             texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
             yield from ((node.lineno, text) for text in texts if isinstance(text, str) and _is_private(text))
