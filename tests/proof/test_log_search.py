@@ -1,11 +1,12 @@
 """The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
 
-About 480,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
+About 450,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
 coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads back,
 retires, removes what others left behind, deletes, and goes back to an older checkpoint; creates fail, lose their reply,
 land late or never. In none of them is an acknowledged commit lost or passed over by who starts then, a live folder
 deleted or incomplete, or one that may still be committed, an entry changed, an outcome told both ways, an entry of
-somebody superseded in the log, a generation back that had lost the lead, nothing good live, or somebody left waiting.
+somebody superseded in the log, a generation back that had lost the lead, nothing good live, or a worker of a world of
+one left waiting.
 
 A search that finds nothing proves something only if it would find it: the product with one of its rules broken, in the
 place where it keeps it, is found.
@@ -53,11 +54,12 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, saves=2, unknown=1, kills=1, lapses=1),
         Bounds(jobs=1, saves=2, kills=2, rotten=1),
         Bounds(jobs=1, saves=3, kills=1),
-        Bounds(jobs=1, unknown=1, left_behind=2),
+        Bounds(jobs=1, left_behind=2),
         Bounds(jobs=1, unknown=1, left_behind=1, lapses=1),
         Bounds(jobs=1, unknown=2, kills=1, lapses=1, files=True),
         Bounds(jobs=1, refusals=1, left_behind=1, kills=1),
         Bounds(jobs=1, workers=2, unknown=1, kills=1),
+        Bounds(jobs=1, workers=2, refusals=1, left_behind=1),
         Bounds(jobs=1, workers=2, left_behind=1, crashes=1, lapses=1),
         Bounds(jobs=1, pages=True, unknown=1),
         Bounds(jobs=1, pages=True, left_behind=1),
