@@ -44,6 +44,7 @@ from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
 from support.cluster import Worker, check_invariants, check_log
+from support.search_storage import Answer, Disk, Next, Operation, Script
 
 T = TypeVar("T")
 
@@ -76,84 +77,10 @@ class Violation(AssertionError):
     """A state that must not be, and how it came about."""
 
 
-# -- storage --
-
-
-class Disk:
-    """A storage at one instant, as a `Store` that is only read."""
-
-    url = "disk"
-    parallel = 1
-    block = 1 << 20
-
-    def __init__(self, objects: dict[str, bytes]) -> None:
-        self.objects = objects
-
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        try:
-            return self.objects[name]
-        except KeyError:
-            raise FileNotFoundError(name) from None
-
-    def size(self, name: str) -> int | None:
-        return len(self.objects[name]) if name in self.objects else None
-
-    def list(self, folder: str = "", start: str = "") -> list[str]:
-        inside = (
-            name.removeprefix(f"{folder}/") for name in self.objects if not folder or name.startswith(f"{folder}/")
-        )
-        names = {name.partition("/")[0] + "/" * ("/" in name) for name in inside}
-        return sorted(name for name in names if name.startswith(start))
-
-
-Operation = tuple[str, str, bytes]  # what to do, to which name, with what
-Answer = bool | bytes | None | Exception
-
-
-class Next(BaseException):
-    """The operation that a play of the log has come to."""
-
-
-class Script:
-    """A `Store` that gives the answers that were had, and then stops at the next operation."""
-
-    url = "disk"
-    parallel = 1
-    block = 1 << 20
-
-    def __init__(self, answers: tuple[Answer, ...]) -> None:
-        self._answers = iter(answers)
-
-    def _ask(self, what: str, name: str, data: bytes = b"") -> Any:
-        for answer in self._answers:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-        raise Next(what, name, data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        return bool(self._ask("create", name, bytes(data)))
-
-    def replace(self, name: str, data: bytes) -> None:
-        self._ask("replace", name, bytes(data))
-
-    def remove(self, name: str) -> None:
-        """For protocols that lose something."""
-        self._ask("remove", name)
-
-    def read(self, name: str) -> bytes:
-        found = self._ask("read", name)
-        if found is None:
-            raise FileNotFoundError(name)
-        assert isinstance(found, bytes)
-        return found
-
+# -- who acts --
 
 LOST = StorageError("no answer")
 REFUSED = NotCreated("no space")
-
-
-# -- who acts --
 
 
 class Want(NamedTuple):
