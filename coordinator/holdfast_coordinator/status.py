@@ -128,8 +128,8 @@ def _told(doing: SaveAttempt | RestoreRound, waiting_for: Collection[Task], now:
 def _activity(world: World) -> SaveAttempt | RestoreRound | None:
     if world.attempt:
         return world.attempt
-    talk = next(reversed(world.talks.values()), None)
-    return talk if talk and talk.decision is None else None
+    round_ = next(reversed(world.rounds.values()), None)
+    return round_ if round_ and round_.decision is None else None
 
 
 def _foremost(machine: Machine, now: float) -> World | None:

@@ -90,11 +90,11 @@ def test_a_step_that_does_not_exist() -> None:
 
 def test_the_talk_without_a_machine() -> None:
     """A round decides only after all have reported. Guards against an early decision."""
-    talk = RestoreRound(1, "", (A, B), deadline=9.0)
-    assert talk.propose(STATE, 5.0) is None
-    assert talk.hear(A, "good", "") is None
-    assert talk.missing == (B,)
-    assert talk.hear(B, "good", "") == Apply(NEW)
+    round_ = RestoreRound(1, "", (A, B), deadline=9.0)
+    assert round_.propose(STATE, 5.0) is None
+    assert round_.hear(A, "good", "") is None
+    assert round_.missing == (B,)
+    assert round_.hear(B, "good", "") == Apply(NEW)
 
 
 VERDICTS = ("good", "damaged", "absent", "unreadable")
@@ -107,17 +107,17 @@ VERDICTS = ("good", "damaged", "absent", "unreadable")
 def test_every_verdict_with_every_other(one: str, other: str, second: str, first: bool) -> None:
     """Every mix of verdicts, in every order, has its one decision. Guards against going back because of one reader, and
     a decision that depends on who reports first."""
-    talk = RestoreRound(1, "", (A, B), deadline=9.0)
-    talk.propose(STATE, 5.0)
+    round_ = RestoreRound(1, "", (A, B), deadline=9.0)
+    round_.propose(STATE, 5.0)
     bad = {"damaged", "absent"}
     asked = bool({one, other} & bad)
     if first and asked:
-        assert talk.hear_second(second) is None
-    assert talk.hear(A, one, "why") is None
-    decision = talk.hear(B, other, "why")
+        assert round_.hear_second(second) is None
+    assert round_.hear(A, one, "why") is None
+    decision = round_.hear(B, other, "why")
     if not first and asked and "unreadable" not in (one, other):
         assert decision is None, "decided without the second reader"
-        decision = talk.hear_second(second)
+        decision = round_.hear_second(second)
     if one == other == "good":
         assert decision == Apply(NEW)
     elif "unreadable" not in (one, other) and second in bad:

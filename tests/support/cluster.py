@@ -729,10 +729,10 @@ def check_invariants(machine: Machine) -> None:
         assert not world.committed or world.outcomes[world.committed].committed
         assert all(outcome.committed == (outcome.failure is None) for outcome in world.outcomes.values())
         heard = world._heard(world.restores_at)
-        assert len([ordinal for ordinal in world.talks if ordinal < heard]) <= REMEMBERED
-        undecided = [talk.ordinal for talk in world.talks.values() if talk.decision is None]
-        assert undecided in ([], [max(world.talks, default=0)]), "an earlier restore is still waited for"
-        assert all(talk.decision is None or not talk.waiting for talk in world.talks.values())
+        assert len([ordinal for ordinal in world.rounds if ordinal < heard]) <= REMEMBERED
+        undecided = [round_.ordinal for round_ in world.rounds.values() if round_.decision is None]
+        assert undecided in ([], [max(world.rounds, default=0)]), "an earlier restore is still waited for"
+        assert all(round_.decision is None or not round_.waiting for round_ in world.rounds.values())
         attempt = world.attempt
         if attempt is None:
             continue

@@ -214,8 +214,8 @@ class Leading:
                 run.refuse(request, unknown(world.generation.id))
         for call in world.unsettled or ():
             run.refuse(call.request, unknown(world.generation.id))
-        for talk in world.talks.values():
-            waiting, talk.waiting = talk.waiting, {}
+        for round_ in world.rounds.values():
+            waiting, round_.waiting = round_.waiting, {}
             for request in waiting:
                 run.refuse(request, unknown(world.generation.id))
         run.release(world)

@@ -106,7 +106,7 @@ class World:
     attempt: SaveAttempt | None = None
     outcomes: dict[int, SaveOutcome] = field(default_factory=dict)
     committed: int = 0  # the last committed save
-    talks: dict[int, RestoreRound] = field(default_factory=dict)
+    rounds: dict[int, RestoreRound] = field(default_factory=dict)
     # By task, its last save call and its last restore call: it asks for no earlier one any more.
     saves_at: dict[Task, int] = field(default_factory=dict)
     restores_at: dict[Task, int] = field(default_factory=dict)
@@ -146,8 +146,8 @@ class World:
     def restores(self, task: Task, ordinal: int) -> None:
         """Note that a member calls for a restore, as in `saves`."""
         self.restores_at[task] = max(ordinal, self.restores_at.get(task, 0))
-        for over in _over(self.talks, self._heard(self.restores_at)):
-            del self.talks[over]
+        for over in _over(self.rounds, self._heard(self.restores_at)):
+            del self.rounds[over]
 
     def _forget_outcomes(self) -> None:
         for over in _over(self.outcomes, self._heard(self.saves_at)):

@@ -20,7 +20,7 @@ from .waits import Confirm, Look
 
 
 class Restoring:
-    """Keeps `World.talks`, and what a world builds on once it has restored."""
+    """Keeps `World.rounds`, and what a world builds on once it has restored."""
 
     def __init__(self, run: RunState, damage: Damage, upkeep: Upkeep) -> None:
         self._run = run
@@ -32,171 +32,173 @@ class Restoring:
         world = run.world(e.caller, e.request)
         if world is None:
             return
-        talk = world.talks.get(e.ordinal)
-        if talk is None and world.fenced:
+        round_ = world.rounds.get(e.ordinal)
+        if round_ is None and world.fenced:
             run.refuse(e.request, world.fenced)
             return
-        if talk is None and e.ordinal < max(world.talks, default=0):
+        if round_ is None and e.ordinal < max(world.rounds, default=0):
             run.refuse(e.request, Failure(Kind.INVALID_REQUEST, f"restore {e.ordinal} is over", phase="restore"))
             return
-        talk = talk or self._begin(world, e)
+        round_ = round_ or self._begin(world, e)
         world.restores(e.caller.task, e.ordinal)
-        if talk.target is not None and e.target != talk.target:
+        if round_.target is not None and e.target != round_.target:
             failure = Failure(
                 Kind.INVALID_REQUEST,
                 f"the workers do not restore the same checkpoint: {e.caller.task} asks for "
-                f"{e.target or 'the newest'!r}, others for {talk.target or 'the newest'!r}",
+                f"{e.target or 'the newest'!r}, others for {round_.target or 'the newest'!r}",
                 phase="restore",
                 tasks=(e.caller.task,),
             )
             run.refuse(e.request, failure)
-            if talk.decision is None:
-                talk.decision = failure
-                self._announce(talk, failure)
+            if round_.decision is None:
+                round_.decision = failure
+                self._announce(round_, failure)
             return
-        talk.waiting[e.request] = e.caller.task
-        if talk.decision is not None:
-            self._announce(talk, talk.decision)
+        round_.waiting[e.request] = e.caller.task
+        if round_.decision is not None:
+            self._announce(round_, round_.decision)
             return
-        if e.entries - 1 > max(talk.seen, run.ledger.number):
+        if e.entries - 1 > max(round_.seen, run.ledger.number):
             # What this coordinator's mount shows late, or what was not looked at since.
-            talk.seen, talk.seen_by = e.entries - 1, e.caller.task
-            talk.withdraw()
-            self._look(world, talk)
-        if talk.candidates is not None:
-            self._hear(world, talk, e)
+            round_.seen, round_.seen_by = e.entries - 1, e.caller.task
+            round_.withdraw()
+            self._look(world, round_)
+        if round_.candidates is not None:
+            self._hear(world, round_, e)
 
-    def _hear(self, world: World, talk: RestoreRound, e: ev.Restore) -> None:
+    def _hear(self, world: World, round_: RestoreRound, e: ev.Restore) -> None:
         run = self._run
-        if talk.candidates and e.prefix != talk.current.prefix:
-            del talk.waiting[e.request]
-            run.reply(e.request, Read(talk.current))
+        if round_.candidates and e.prefix != round_.current.prefix:
+            del round_.waiting[e.request]
+            run.reply(e.request, Read(round_.current))
             return
-        if e.verdict in BAD and talk.candidates:
-            if self._is_retired(talk):
-                talk.withdraw()
-                self._look(world, talk)
+        if e.verdict in BAD and round_.candidates:
+            if self._is_retired(round_):
+                round_.withdraw()
+                self._look(world, round_)
                 return
-            second = talk.second or self._damage.second(e.prefix, talk.since)
-            if second and not talk.second and e.prefix in run.condemned:
+            second = round_.second or self._damage.second(e.prefix, round_.since)
+            if second and not round_.second and e.prefix in run.condemned:
                 # It was found damaged before; but the run may have something newer by now.
-                run.ledger.read(Confirm(world.generation.id, talk.ordinal, e.prefix, "damaged"))
+                run.ledger.read(Confirm(world.generation.id, round_.ordinal, e.prefix, "damaged"))
             else:
-                talk.second = second
-        decision = talk.hear(e.caller.task, e.verdict if talk.candidates else "good", e.reason)
+                round_.second = second
+        decision = round_.hear(e.caller.task, e.verdict if round_.candidates else "good", e.reason)
         if decision is not None:
-            self._decide(world, talk, decision)
+            self._decide(world, round_, decision)
 
-    def _is_retired(self, talk: RestoreRound) -> bool:
+    def _is_retired(self, round_: RestoreRound) -> bool:
         """Return whether the candidate was the run's and was replaced by a newer one since it was proposed."""
-        state, record = self._run.ledger.state, talk.current
+        state, record = self._run.ledger.state, round_.current
         return record.step >= 0 and state is not None and state.find(record.prefix) is None
 
     def read_back(self, e: ev.ReadBack) -> None:
         """Take the second reader's verdict on a checkpoint. Before anybody goes back, the log is read once more."""
         for world in self._run.worlds.values():
-            talk = next(reversed(world.talks.values()), None)
-            if talk is None or not self._is_doubted(talk, e.prefix):
+            round_ = next(reversed(world.rounds.values()), None)
+            if round_ is None or not self._is_doubted(round_, e.prefix):
                 continue
             if e.verdict in BAD:
-                self._run.ledger.read(Confirm(world.generation.id, talk.ordinal, e.prefix, e.verdict))
+                self._run.ledger.read(Confirm(world.generation.id, round_.ordinal, e.prefix, e.verdict))
             else:
-                self._second(world, talk, e.verdict)
+                self._second(world, round_, e.verdict)
 
-    def _is_doubted(self, talk: RestoreRound, prefix: str) -> bool:
-        on_it = talk.decision is None and talk.candidates and talk.current.prefix == prefix
-        return bool(on_it and talk.doubted)
+    def _is_doubted(self, round_: RestoreRound, prefix: str) -> bool:
+        on_it = round_.decision is None and round_.candidates and round_.current.prefix == prefix
+        return bool(on_it and round_.doubted)
 
     def confirmed(self, wait: Confirm, failure: Failure | None) -> None:
         """Go on after the log was read before somebody goes back."""
-        world, talk = self._find(wait)
-        if world is None or talk is None or not self._is_doubted(talk, wait.prefix):
+        world, round_ = self._find(wait)
+        if world is None or round_ is None or not self._is_doubted(round_, wait.prefix):
             return
         if failure:
-            talk.decision = replace(failure, phase="restore")
-            self._announce(talk, talk.decision)
-        elif self._is_retired(talk):
-            talk.withdraw()
-            self._look(world, talk)
+            round_.decision = replace(failure, phase="restore")
+            self._announce(round_, round_.decision)
+        elif self._is_retired(round_):
+            round_.withdraw()
+            self._look(world, round_)
         else:
-            self._second(world, talk, wait.verdict)
+            self._second(world, round_, wait.verdict)
 
     def _find(self, wait: Look | Confirm) -> tuple[World | None, RestoreRound | None]:
         world = self._run.worlds.get(wait.generation)
-        return world, world.talks.get(wait.restore) if world else None
+        return world, world.rounds.get(wait.restore) if world else None
 
-    def _second(self, world: World, talk: RestoreRound, verdict: str) -> None:
-        decision = talk.hear_second(verdict)
+    def _second(self, world: World, round_: RestoreRound, verdict: str) -> None:
+        decision = round_.hear_second(verdict)
         if decision is not None:
-            self._decide(world, talk, decision)
+            self._decide(world, round_, decision)
 
     def recall(self, world: World, e: ev.Rejoin) -> None:
         """Take up a decision of a process that is gone: one worker has applied it, so the others must, too."""
         state = self._run.ledger.state
-        talk = world.talks.get(e.restores)
-        if e.restores < max(world.talks, default=1) or (talk and talk.decision):
+        round_ = world.rounds.get(e.restores)
+        if e.restores < max(world.rounds, default=1) or (round_ and round_.decision):
             return
         elsewhere = CheckpointRecord(e.restored, step=-1, time=0.0, stock=True) if e.restored else None
         record = (state.find(e.restored) if state else None) or elsewhere
-        talk = talk or self._open(world, RestoreRound(e.restores, None, world.tasks, self._run.now.monotonic), e.caller)
-        talk.fork_point, talk.decision = e.fork_point, Apply(record, fork_point=e.fork_point)
-        self._decide(world, talk, talk.decision)
+        round_ = round_ or self._open(
+            world, RestoreRound(e.restores, None, world.tasks, self._run.now.monotonic), e.caller
+        )
+        round_.fork_point, round_.decision = e.fork_point, Apply(record, fork_point=e.fork_point)
+        self._decide(world, round_, round_.decision)
 
-    def _open(self, world: World, talk: RestoreRound, caller: Caller) -> RestoreRound:
+    def _open(self, world: World, round_: RestoreRound, caller: Caller) -> RestoreRound:
         """Make this the world's current round."""
-        for earlier in world.talks.values():
+        for earlier in world.rounds.values():
             if earlier.decision is None:
-                message = f"{caller.task} has gone on to restore {talk.ordinal}"
+                message = f"{caller.task} has gone on to restore {round_.ordinal}"
                 earlier.decision = Failure(Kind.INVALID_REQUEST, message, phase="restore", tasks=(caller.task,))
                 self._announce(earlier, earlier.decision)
-        world.talks[talk.ordinal] = talk
-        return talk
+        world.rounds[round_.ordinal] = round_
+        return round_
 
     def _begin(self, world: World, e: ev.Restore) -> RestoreRound:
         now = self._run.now.monotonic
-        talk = RestoreRound(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
-        self._open(world, talk, e.caller)
-        self._look(world, talk)
-        return talk
+        round_ = RestoreRound(e.ordinal, e.target, world.tasks, deadline=now + e.timeout, begun=now)
+        self._open(world, round_, e.caller)
+        self._look(world, round_)
+        return round_
 
-    def _look(self, world: World, talk: RestoreRound) -> None:
+    def _look(self, world: World, round_: RestoreRound) -> None:
         """Read the log and propose what it has. If a member sees more of the log than that, `watch` looks again."""
-        if not talk.looking:
-            talk.looking = True
-            self._run.ledger.read(Look(world.generation.id, talk.ordinal))
+        if not round_.looking:
+            round_.looking = True
+            self._run.ledger.read(Look(world.generation.id, round_.ordinal))
 
     def looked(self, wait: Look, failure: Failure | None) -> None:
         """Go on after the log was read for a restore that has nothing to propose yet."""
-        world, talk = self._find(wait)
-        if world is None or talk is None:
+        world, round_ = self._find(wait)
+        if world is None or round_ is None:
             return
-        talk.looking = False
+        round_.looking = False
         ledger = self._run.ledger
-        if failure and talk.decision is None:
-            talk.decision = replace(failure, phase="restore")
-        if talk.decision is not None:
-            self._announce(talk, talk.decision)
-        elif ledger.number >= talk.seen:
-            decision = talk.propose(ledger.state, self._run.now.monotonic)
-            if decision is None and talk.candidates:
-                decision = Read(talk.current)
+        if failure and round_.decision is None:
+            round_.decision = replace(failure, phase="restore")
+        if round_.decision is not None:
+            self._announce(round_, round_.decision)
+        elif ledger.number >= round_.seen:
+            decision = round_.propose(ledger.state, self._run.now.monotonic)
+            if decision is None and round_.candidates:
+                decision = Read(round_.current)
             if decision is not None:
-                self._decide(world, talk, decision)
+                self._decide(world, round_, decision)
 
-    def _decide(self, world: World, talk: RestoreRound, decision: Decision) -> None:
+    def _decide(self, world: World, round_: RestoreRound, decision: Decision) -> None:
         if isinstance(decision, Apply):
             state = self._run.ledger.state
             ours = state.find(decision.record.prefix) if state and decision.record else None
             newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
-            nothing_since = talk.fork_point.partition("/")[2] == newest
-            world.fork_point = talk.fork_point
+            nothing_since = round_.fork_point.partition("/")[2] == newest
+            world.fork_point = round_.fork_point
             world.went_back_to = ours.prefix if ours and ours.prefix != newest and nothing_since else ""
             if ours:
                 self._run.condemned.discard(ours.prefix)  # all have just verified it
-        self._announce(talk, decision)
+        self._announce(round_, decision)
 
-    def _announce(self, talk: RestoreRound, decision: Decision) -> None:
-        waiting, talk.waiting = talk.waiting, {}
+    def _announce(self, round_: RestoreRound, decision: Decision) -> None:
+        waiting, round_.waiting = round_.waiting, {}
         for request in waiting:
             if isinstance(decision, Failure):
                 self._run.refuse(request, decision)
@@ -207,16 +209,16 @@ class Restoring:
 
     def watch(self, world: World, gone: set[Task]) -> None:
         """End a round that lacks somebody who is gone, or whose time is over."""
-        talk = next(reversed(world.talks.values()), None)
-        if talk is None or talk.decision is not None:
+        round_ = next(reversed(world.rounds.values()), None)
+        if round_ is None or round_.decision is not None:
             return
-        lost = tuple(task for task in talk.missing if task in gone) if gone else ()
+        lost = tuple(task for task in round_.missing if task in gone) if gone else ()
         if lost:
             message = f"{names(lost)} went away while the workers agreed on what to restore"
-            talk.decision = Failure(Kind.COORDINATOR_UNAVAILABLE, message, phase="restore", tasks=lost)
-        elif self._run.now.monotonic >= talk.deadline:
-            talk.decision = talk.timed_out()
-        if talk.decision:
-            self._announce(talk, talk.decision)
-        elif talk.candidates is None:
-            self._look(world, talk)
+            round_.decision = Failure(Kind.COORDINATOR_UNAVAILABLE, message, phase="restore", tasks=lost)
+        elif self._run.now.monotonic >= round_.deadline:
+            round_.decision = round_.timed_out()
+        if round_.decision:
+            self._announce(round_, round_.decision)
+        elif round_.candidates is None:
+            self._look(world, round_)
