@@ -83,7 +83,7 @@ def check_caller(caller: pb.Caller) -> str:
 
 def _task(name: str) -> Task:
     try:
-        return Task.parse(name)
+        return Task.parse(name[:_LONGEST_NAME])
     except ValueError as error:
         raise InvalidRequest(f"somebody sent what no worker sends: {error}", object="task") from error
 

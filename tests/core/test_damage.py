@@ -134,6 +134,34 @@ def test_the_log_is_read_once_more_before_anybody_goes_back() -> None:
     assert coordinator.machine._run.condemned <= {gone.prefix}
 
 
+def test_who_asks_is_answered_although_his_presence_is_gone() -> None:
+    """A restore call is answered when the log was read, even if all connections of its world are gone by then. Guards
+    against a call that waits until its deadline for a world that nobody keeps any more."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    leading = cluster.world(coordinator, 2)
+    for ordinal in (1, 2):
+        cluster.save(coordinator, leading, ordinal)
+    workers = cluster.world(coordinator, 2)
+    calls = [coordinator.call(worker.restore(1)) for worker in workers]
+    coordinator.run()
+    prefix = calls[0].answer.record.prefix
+    cluster.storage.damaged.add(prefix)
+    calls = [coordinator.call(worker.restore(1, prefix, "damaged", reason="bad bytes")) for worker in workers]
+    coordinator.carry_out(0)
+    coordinator.deliver(0)
+    kinds = [type(effect).__name__ for effect in coordinator.pending]
+    late = coordinator.pending.pop(kinds.index("ReadLog"))
+    coordinator.run()
+    for worker in workers:
+        coordinator.tell(worker.detached())
+    for _ in range(25):
+        cluster.beat(leading, coordinator, 0.5)
+    coordinator.pending.append(late)
+    coordinator.run()
+    assert [type(call.answer).__name__ for call in calls] == ["Read", "Read"]
+
+
 @pytest.mark.parametrize("fate", ["good", "bad"])
 def test_a_second_reader_that_is_late(fate: Fate) -> None:
     """A second reader that is late ends the restore with an error. Guards against nobody ever being told, and going

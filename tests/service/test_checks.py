@@ -140,7 +140,7 @@ def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
         ("manifest.json", "data", 1),
         ("x", "index", 1),
         ("x", "", 1),
-        ("x", "worker_local", -1),
+        ("x", "local", -1),
     ],
 )
 def test_objects_that_are_none(name: str, role: str, size: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from tensorflow.python.ops import io_ops
 import holdfast
 from holdfast import tensorflow_internals as door
 from holdfast_storage import internals
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import InvalidRequest, SaveFailed
 from support.internals import ROOT, defined_names, foreign_names, leaf, rename
 
 pytestmark = pytest.mark.tensorflow
@@ -61,6 +63,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(internals, "_sound", set())
         patched.setattr(door, "_is_tried", threading.Event())
+        patched.setattr(door, "_called", set())
         for name, original in door._originals.items():
             patched.setattr(CheckpointPosition, name, original)
         patched.setattr(door, "_originals", {})
@@ -98,6 +101,48 @@ def test_methods_that_are_not_called_any_more_are_refused(program: Program, monk
 
     monkeypatch.setattr(CheckpointPosition, "restore", restore_another_way)
     program.assert_refused("methods of CheckpointPosition that were called: ")
+
+
+@pytest.mark.parametrize("alias", [tf_keras, ModuleType("keras"), None], ids=["tf_keras", "empty", "None"])
+def test_another_module_that_is_called_keras(program: Program, alias: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that only goes by Keras's name is none of it. Guards against old programs that cannot save any more."""
+    monkeypatch.setitem(sys.modules, "keras", alias)
+    program.manager.restore()
+    assert program.variable.numpy().tolist() == [1, 1, 1]
+
+
+def test_asynchronous_execution(program: Program) -> None:
+    """The restore that is tried out waits for its own files. Guards against TensorFlow refused for its speed."""
+    tf.config.experimental.set_synchronous_execution(False)
+    try:
+        program.manager.restore()
+        assert program.variable.numpy().tolist() == [1, 1, 1]
+    finally:
+        tf.config.experimental.set_synchronous_execution(True)
+
+
+def test_who_replaces_restore_v2_after_us_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program puts in place of `restore_v2` stays. Guards against a patch that a `close()` takes away."""
+    monkeypatch.setattr(io_ops, "restore_v2", io_ops.restore_v2)
+    monkeypatch.setattr(door, "_originals", {})
+    door.serve({"prefix": {}})
+    theirs = partial(io_ops.restore_v2)
+    io_ops.restore_v2 = theirs
+    door.stop_serving(["prefix"])
+    door.serve({"prefix": {}})
+    door.stop_serving(["prefix"])
+    assert io_ops.restore_v2 is theirs
+
+
+def test_a_keras_that_comes_after_the_join_fails_the_save_of_all(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the join, a refusal is the outcome of a save. Guards against others that wait for this worker's vote."""
+    program.manager.save(blocking=True)
+    rename(monkeypatch, "tensorflow.python.trackable.base:Trackable._update_uid")
+    monkeypatch.setattr(internals, "_sound", set())
+    with pytest.raises(SaveFailed, match=r"step 2 failed and nothing of it is visible.*_update_uid"):
+        program.manager.save(blocking=True)
 
 
 def test_what_does_not_end_where_it_did_is_refused(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +232,9 @@ PUBLIC = {
         "token_hex",
         "library",
         "refusal",
+        "identity",
+        "getpid",
+        "__name__",
     ),
 }
 """What others document, and so promise to keep."""

@@ -370,6 +370,29 @@ def test_plain_checkpoint_of_the_model_reads_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
 
+def test_a_state_within_another_checkpoint(tmp_path: Path) -> None:
+    """A state is restored as a part of a TensorFlow checkpoint, too, before its model is built. Guards against weights
+    that silently stay random."""
+
+    class Unbuilt(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.listed = keras.layers.Dense(2), [keras.layers.Dense(2)]
+
+        def call(self, x: Any) -> Any:
+            return self.listed[0](self.dense(x))
+
+    x = np.ones((4, 3), np.float32)
+    model, again = Unbuilt(), Unbuilt()
+    model(x)
+    path = tf.train.Checkpoint(state=training_state(model)).save(str(tmp_path / "ckpt"))
+    status = tf.train.Checkpoint(state=training_state(again)).restore(path)
+    again(x)
+    for ours, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    status.assert_consumed()
+
+
 def test_model_that_is_not_compiled(tmp_path: Path) -> None:
     """A model without an optimizer is saved completely. Guards against an error, or a checkpoint without the model."""
     model = Contained()

@@ -92,8 +92,9 @@ class CheckpointManager:
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
     ) -> None:
-        # This comes first, while only the arguments have names here.
-        given = self._given = Arguments.checked(**{name: each for name, each in locals().items() if name != "self"})
+        arguments = dict(locals())  # first, while nothing else has a name here
+        del arguments["self"]
+        given = self._given = Arguments.checked(**arguments)
         check_variables(given.checkpoint, given.per_worker)
         self._checkpoint = given.checkpoint
         self._per_worker = given.per_worker
@@ -235,6 +236,7 @@ class CheckpointManager:
 
         save = Save(self._session, self._store, self._terms, number, snapshot=None)
         try:
+            check_internals(self._checkpoint)  # again: a Keras may have been imported since the join
             if self._snapshotters is None:
                 own = Snapshotter(self._per_worker) if self._per_worker is not None else None
                 self._snapshotters = (Snapshotter(self._checkpoint), own)
@@ -433,9 +435,9 @@ class CheckpointManager:
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
     def _join(self) -> None:
-        check_internals(self._checkpoint)
         if self._session.has_joined:
             return  # nothing is handed over: the coordinator may be away, and training goes on
+        check_internals(self._checkpoint)
         if self._per_worker is not None and not self._session.this_task.reader:
             from holdfast.saving.iterators import check_iterators
 

@@ -88,7 +88,7 @@ VARIABLE_VALUE = "VARIABLE_VALUE"
 VALUE_SUFFIX = f"/.ATTRIBUTES/{VARIABLE_VALUE}"
 """The end of the key of a variable's value. Nothing else that TensorFlow saves by itself has it."""
 
-_lock = threading.RLock()  # again from within: the garbage collector may call
+_serving: dict[int, Any] = {}  # a lock by process: whoever held one at a fork is not there
 _is_tried = threading.Event()  # whether a restore has been tried out, and was as it should be
 _called: set[str] = set()  # what TensorFlow has called of what stands for a method of its own
 
@@ -104,22 +104,24 @@ def check() -> None:
 
     Raises InvalidRequest, which says what is missing and which versions work, before anything has changed.
     """
-    check_names()
-    with _lock, tf.init_scope():
+    for table in TABLES:
+        if _imported(table.library):
+            table.check()
+    with tf.init_scope():
         if not _is_tried.is_set() and tf.executing_eagerly():  # not in a graph of TensorFlow 1: nobody restores there
             _stand_in()
             try:
                 _try_restore()
             except Exception as error:
-                raise TENSORFLOW.refusal(f"a restore that was tried out failed: {error!r}") from error
+                why = f"a restore that was tried out failed: {type(error).__name__}: {error}"
+                raise TENSORFLOW.refusal(why) from error
             _is_tried.set()
 
 
-def check_names() -> None:
-    """Do the part of `check` that needs no operation of TensorFlow's."""
-    for table in TABLES:
-        if table.library in sys.modules:
-            table.check()
+def _imported(library: str) -> Any:
+    """Return a library if the program has imported it, and not another module that goes by its name."""
+    module = sys.modules.get(library)
+    return module if getattr(module, "__name__", "") == library and hasattr(module, "__path__") else None
 
 
 def _try_restore() -> None:
@@ -146,12 +148,14 @@ def _try_restore() -> None:
         graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=key)
     folder = f"ram://holdfast-{secrets.token_hex(8)}"
     prefix, now, late, told = f"{folder}/probe", Probe(), Probe(), list[Any]()
-    _called.clear()
     with tf.device("CPU:0"):
         in_files, served = tf.constant([1]), tf.raw_ops.Empty(shape=[1], dtype=tf.int32)
         memory_of(served)[:] = np.array([2], np.int32).view(np.uint8)
         names, tensors = [OBJECT_GRAPH_KEY, *keys], [graph.SerializeToString(), in_files, in_files]
         tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * 3, tensors=tensors)
+        tf.identity(
+            in_files
+        ).numpy()  # which is computed after it: a program may have TensorFlow execute asynchronously
         try:
             serve({prefix: dict.fromkeys(keys, served)})
             checkpoint = tf.train.Checkpoint(now=now)
@@ -330,20 +334,21 @@ def serve(tensors: Mapping[str, Mapping[str, Any]]) -> None:
     """
     from tensorflow.python.ops import io_ops
 
-    with _lock:
+    with _serving.setdefault(os.getpid(), threading.RLock()):
         _served.update(tensors)
-        _originals.setdefault("restore_v2", io_ops.restore_v2)
-        io_ops.restore_v2 = restore_v2
+        if "restore_v2" not in _originals:
+            _originals["restore_v2"], io_ops.restore_v2 = io_ops.restore_v2, restore_v2
 
 
 def stop_serving(prefixes: Iterable[str]) -> None:
     """Let TensorFlow read the files of these checkpoints again."""
     from tensorflow.python.ops import io_ops
 
-    with _lock:
+    with _serving.setdefault(os.getpid(), threading.RLock()):
         for prefix in prefixes:
             _served.pop(prefix, None)
-        if not _served and "restore_v2" in _originals:
+        # Where somebody has replaced it since, theirs may lead to ours, which reads files when nothing is served.
+        if not _served and io_ops.restore_v2 is restore_v2:
             io_ops.restore_v2 = _originals.pop("restore_v2")
 
 
@@ -406,7 +411,7 @@ _originals: dict[str, Callable[..., Any]] = {}
 
 def has_value(trackable: Any) -> bool:
     """Return False for a Keras 3 variable that is still to be initialized, True for anything else."""
-    keras = sys.modules.get("keras")
+    keras = _imported("keras")
     return keras is None or not isinstance(trackable, keras.Variable) or trackable._value is not None
 
 
@@ -450,7 +455,7 @@ def _restore_with_value(position: Any) -> Any:
 def _restore_uncast(position: Any, reader: Any = None) -> Any:
     """Replaces the method that restores an object and what is below it."""
     _called.add("_restore_descendants")
-    keras = sys.modules.get("keras")
+    keras = _imported("keras")
     with keras.src.backend.AutocastScope(None) if keras else nullcontext():
         return _originals["_restore_descendants"](position, reader)
 
@@ -465,7 +470,7 @@ def is_layer(found: Any) -> bool:
     """Return whether an object is a layer or model of Keras 3, with its TensorFlow backend, or of tf_keras."""
     from tensorflow.python.trackable.base import Trackable
 
-    kinds = [sys.modules[name].layers.Layer for name in ("keras", "tf_keras") if name in sys.modules]
+    kinds = [keras.layers.Layer for keras in map(_imported, ("keras", "tf_keras")) if keras]
     return isinstance(found, Trackable) and isinstance(found, tuple(kinds))
 
 
@@ -513,8 +518,13 @@ def containers_of(model: Any) -> tuple[Any, Any]:
     if not _is_model(model):
         return None, None
     if is_of_tf_keras(model):
-        return model.compiled_loss, model.compiled_metrics
-    return model._compile_loss, model._compile_metrics
+        return _like_keras(model.compiled_loss), _like_keras(model.compiled_metrics)
+    return _like_keras(model._compile_loss), _like_keras(model._compile_metrics)
+
+
+def _like_keras(container: Any) -> Any:
+    """Return None for a container of a program's own that does not make metrics as Keras's do."""
+    return container if all(hasattr(container, name) for name in ("build", "built", "metrics")) else None
 
 
 def _is_model(layer: Any) -> bool:

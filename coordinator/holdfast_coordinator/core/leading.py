@@ -50,6 +50,8 @@ class Leading:
             return
         rival, reign = state.leader, state.generation
         restarted = reign is not None and reign.id == world.generation.id
+        if attempt.takeover and not restarted and run.fork_point != world.fork_point:
+            world.went_back_to = ""  # what others have committed since it restored is not its to give up
         if attempt.takeover or restarted or rival is None or reign is None or world.same_processes(reign):
             self.take(world, attempt)
         elif (living := self.who_lives(Seek(attempt.id))) is not None:

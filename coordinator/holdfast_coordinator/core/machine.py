@@ -68,7 +68,10 @@ class Machine:
             run.emit(ReadLog())
 
     def state(self) -> Hashable:
-        """Return everything that the machine knows, as a value. Machines of equal state do the same from then on."""
+        """Return everything that the machine decides by, as a value. Machines of equal state do the same from then on.
+
+        The payloads of reports, which it hands on unread, are not a part of it.
+        """
         return frozen((self._run, self._upkeep))
 
     def __eq__(self, other: object) -> bool:
@@ -168,7 +171,8 @@ class Machine:
             self._restoring.watch(world, gone)
             self._attendance.watch(world, all_gone=all_gone)
             over = world.fenced or world.generation.id != run.leading
-            if over and all_gone and not (world.attempt or world.unsettled) and world.joining is None:
+            asked = world.attempt or world.unsettled or any(each.waiting for each in world.rounds.values())
+            if over and all_gone and not asked and world.joining is None:
                 del run.worlds[world.generation.id]
         if again := run.ledger.retry(run.now):
             run.emit(again)

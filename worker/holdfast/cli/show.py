@@ -40,7 +40,8 @@ def command(target: str, as_json: bool) -> None:
 
 def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     document = {"run": run.store.url, **as_document(record), "damaged": record.prefix in run.state.damaged}
-    return document | (_describe_stock(run, record) if record.stock else _describe_ours(run, record))
+    # What the log says of a checkpoint, above all its time, goes before what its manifest says.
+    return (_describe_stock(run, record) if record.stock else _describe_ours(run, record)) | document
 
 
 def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:

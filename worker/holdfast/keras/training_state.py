@@ -45,7 +45,7 @@ def training_state(model: Any) -> Any:
     Raises InvalidRequest for anything but a Keras model on TensorFlow. Warns of tf_keras layers that draw from
     TensorFlow's stateful random ops, whose state no checkpoint can hold.
     """
-    internals.check_names()
+    internals.check()
     if not internals.is_layer(model):
         raise InvalidRequest(
             f"training_state() takes a model of Keras 3 (with its TensorFlow backend) or of tf_keras, not {model!r}"
