@@ -13,6 +13,11 @@ from holdfast_protos.conventions import CONNECTION, FAILURE_TRAILER, LARGEST_TRA
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
+try:
+    from grpc._cython.cygrpc import fork_unregister_channel  # type: ignore[import-not-found]
+except ImportError:  # a private name, which a release may drop
+    fork_unregister_channel = None
+
 T = TypeVar("T")
 
 CHANNEL_OPTIONS = [
@@ -60,6 +65,10 @@ class Link:
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        # No fork uses it. Under GRPC_ENABLE_FORK_SUPPORT, gRPC would cancel its calls in each, and can hang for ever.
+        # An older gRPC, which has no `_postfork_child`, closes channels instead, and ends a fork that keeps one open.
+        if fork_unregister_channel and hasattr(self._channel, "_postfork_child"):
+            fork_unregister_channel(self._channel)
         self._stub = rpc.CoordinatorStub(self._channel)
 
     def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:

@@ -117,7 +117,7 @@ def amid_saves() -> None:
     manager, state = light_manager.make(directory, max_to_keep=None)
     manager.restore_or_initialize()
     chance, returned, hung = random.Random(5), [], 0
-    for number in range(1, 41):
+    for number in range(1, int(sys.argv[3]) + 1):
         state.step = number
         returned.append(manager.save(number))
         time.sleep(chance.uniform(0.0, 0.02))
