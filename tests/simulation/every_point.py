@@ -19,7 +19,7 @@ from simulation import patches
 from simulation.exhaustion import Act, Case, Label, Play, Result, Scene, cases, pairs
 from simulation.many import little_collecting
 
-PORTION = 50  # cases that one process takes at a time
+PORTION = 200  # cases that one process takes at a time: to install the simulation takes as long as five
 COLLECT_EVERY = 25
 
 SCENES = tuple(Scene(act, embedded) for act in get_args(Act) for embedded in (False, True))
