@@ -23,7 +23,8 @@ def main(directory: str, index: str, size: str) -> None:
         print(f"saving {step}", flush=True)
         save = worker.save(step)
         save.wait()
-        print(f"failed {step}: {save.error}" if save.error else f"committed {step}", flush=True)
+        told = f"failed {step}: {save.error}" if save.error else f"committed {step}"
+        print(told + "\n", end="", flush=True)  # in one write: threads that log write to the same pipe
 
 
 main(*sys.argv[1:])

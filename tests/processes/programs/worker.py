@@ -25,7 +25,7 @@ def main(directory: str, index: str, size: str, coordinator: str, options: str) 
     gate = Gate("write", ".data-")
 
     def tell(text: str) -> None:
-        print(text, flush=True)
+        print(text + "\n", end="", flush=True)  # in one write: threads that log write to the same pipe
 
     def outcome(save: Save) -> None:
         save.wait()
