@@ -100,12 +100,13 @@ def _compiled(path: str) -> dict[tuple[str, int], CodeType]:
 
 
 class Instrumented:
-    """The functions of some modules, with both of their codes. To be made before the garbage collector is frozen."""
+    """The functions of some modules, with both of their codes."""
 
     def __init__(self, modules: Iterable[ModuleType]) -> None:
         asking = [module for module in modules if _has_places(module)]
         codes = {path: _compiled(path) for module in asking if (path := getattr(module, "__file__", None))}
         self._functions: list[tuple[FunctionType, CodeType, CodeType]] = []
+        gc.unfreeze()  # it would not tell of what it has put aside
         for each in gc.get_objects():
             if isinstance(each, FunctionType) and (of_file := codes.get(each.__code__.co_filename)):
                 code = of_file.get((each.__code__.co_qualname, each.__code__.co_firstlineno))

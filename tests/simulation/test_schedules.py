@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -10,6 +11,7 @@ import pytest
 import holdfast_coordinator.threads
 from holdfast_coordinator.threads import DaemonThreads
 from simulation import fakes, patches
+from simulation.preemption import Instrumented
 from simulation.processes import Process
 from simulation.schedules import every_schedule
 
@@ -96,3 +98,11 @@ def test_the_end() -> None:
         assert process.threads == ["main"]
 
     assert every_schedule(POOL, 1, program) > 100
+
+
+def test_functions_that_the_collector_has_put_aside_have_places() -> None:
+    """Functions are found although the garbage collector was frozen since. Guards against simulations that preempt
+    nothing, and pass."""
+    found = len(Instrumented(POOL))
+    gc.freeze()
+    assert len(Instrumented(POOL)) == found > 0
