@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,19 @@ def say(
     ]
     coordinator.run({SECOND_READER: second_reader})
     return calls
+
+
+def save_until(coordinator: Coordinator, workers: list[Worker], reached: Callable[[fx.Effect], bool]) -> None:
+    """Have workers that keep one checkpoint make their first save, until such an effect waits to be carried out."""
+    for worker in workers:
+        worker.terms = {"retention": v.RetentionPolicy(1)}
+        coordinator.call(worker.vote(1))
+    coordinator.run()
+    for worker in workers:
+        coordinator.call(worker.report(1))
+    while not any(map(reached, coordinator.pending)):
+        coordinator.carry_out()
+        coordinator.deliver()
 
 
 def named(effect: fx.WriteStateFile | None) -> str:
@@ -435,16 +449,7 @@ def test_a_read_back_that_finds_damage_is_a_first_reader() -> None:
     or removing what it replaces all the same."""
     cluster, (_, _, newest) = start()
     coordinator, workers = restart(cluster)
-    for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
-    for worker in workers:
-        coordinator.call(worker.vote(1))
-    coordinator.run()
-    for worker in workers:
-        coordinator.call(worker.report(1))
-    while not any(isinstance(effect, fx.ReadBackCheckpoint) for effect in coordinator.pending):
-        coordinator.carry_out()
-        coordinator.deliver()
+    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ReadBackCheckpoint))
     new = cluster.storage.state.checkpoints[-1]
     cluster.storage.damaged.add(new.prefix)
     coordinator.run()
@@ -460,15 +465,7 @@ def test_one_reading_for_retention_and_for_a_restore() -> None:
     changes what the earlier has settled."""
     cluster, _ = start()
     coordinator, workers = restart(cluster)
-    for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
-        coordinator.call(worker.vote(1))
-    coordinator.run()
-    for worker in workers:
-        coordinator.call(worker.report(1))
-    while not any(isinstance(effect, fx.ReadBackCheckpoint) for effect in coordinator.pending):
-        coordinator.carry_out()
-        coordinator.deliver()
+    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ReadBackCheckpoint))
     new = cluster.storage.state.checkpoints[-1]
     cluster.storage.damaged.add(new.prefix)
     assert isinstance(coordinator.ask(workers[0].restore(2)), v.Read)
@@ -550,15 +547,7 @@ def test_what_is_retired_amid_a_restore_is_deleted_after_it() -> None:
     """What is retired during a restore is deleted after it. Guards against a folder that stays until the next save."""
     cluster, _ = start(1)
     coordinator, workers = restart(cluster)
-    for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
-        coordinator.call(worker.vote(1))
-    coordinator.run()
-    for worker in workers:
-        coordinator.call(worker.report(1))
-    while not any(isinstance(each, fx.Append) and each.entry.kind == "retire" for each in coordinator.pending):
-        coordinator.carry_out()
-        coordinator.deliver()
+    save_until(coordinator, workers, lambda each: isinstance(each, fx.Append) and each.entry.kind == "retire")
     new = cluster.storage.state.checkpoints[-1]
     calls = [coordinator.call(worker.restore(2)) for worker in workers]
     coordinator.run()

@@ -35,6 +35,7 @@ from holdfast_storage.layout import page_object, prefix
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import Entry
 from support.log_search import Bounds, Search, Violation
+from support.overwriting_store import OverwritingStore
 
 
 def named(bounds: Bounds) -> str:
@@ -95,23 +96,9 @@ def publishing(careless: Publish) -> AbstractContextManager[Any]:
 publish = Log.publish
 
 
-class Overwriting:
-    """A store whose exclusive create is none."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def create(self, name: str, data: bytes) -> bool:
-        self._store.replace(name, data)
-        return True
-
-
 def overwritten() -> AbstractContextManager[Any]:
     def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
-        return publish(Log(Overwriting(self._store), clock=self._clock), entry, deadline_s)  # type: ignore[arg-type]
+        return publish(Log(OverwritingStore(self._store), clock=self._clock), entry, deadline_s)  # type: ignore[arg-type]
 
     return publishing(careless)
 

@@ -18,9 +18,9 @@ from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.log.log import Log
-from holdfast_storage.store.base import Store
 from simulation import patches
 from simulation.fakes import here
+from support.overwriting_store import OverwritingStore
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,12 @@ class Broken:
     change: Callable[[], Any]
 
 
-class _Overwriting:
-    """A store whose exclusive create is none."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def create(self, name: str, data: bytes) -> bool:
-        self._store.replace(name, data)
-        return True
-
-
 def _overwritten() -> Any:
     """Log entries are written over what is there."""
     publish = Log.publish
 
     def careless(self: Log, *args: Any) -> Any:
-        log = Log(_Overwriting(self._store))  # type: ignore[arg-type]
+        log = Log(OverwritingStore(self._store))  # type: ignore[arg-type]
         return publish(log, *args)
 
     return mock.patch.object(Log, "publish", careless)

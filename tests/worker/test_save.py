@@ -66,16 +66,22 @@ def log_of(store: PosixStore, save: Save, *, committed: bool) -> None:
         Log(store).publish(Entry(number, "commit", f"w.{number}", 1.0, state), 0.0)
 
 
-@pytest.mark.parametrize("committed", [True, False])
-def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, committed: bool) -> None:
-    """A committed save does not fail because another job leads now. Guards against a save reported as failed because
-    the answer was lost before another job took the run."""
-    store = PosixStore(str(tmp_path))
-    session: Any = StubbornSession(Superseded("a newer leader has taken the run"), votes=True)
+def answered(directory: Path, error: HoldfastError, *, committed: bool) -> Save:
+    """Return a save that is over: it was voted for, and its report was answered with an error."""
+    store = PosixStore(str(directory))
+    session: Any = StubbornSession(error, votes=True)
     save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
     log_of(store, save, committed=committed)
     threading.Thread(target=save.run, daemon=True).start()
     assert save.wait(10.0)
+    return save
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, committed: bool) -> None:
+    """A committed save does not fail because another job leads now. Guards against a save reported as failed because
+    the answer was lost before another job took the run."""
+    save = answered(tmp_path, Superseded("a newer leader has taken the run"), committed=committed)
     assert isinstance(save.error, Superseded) is not committed
     assert (save.error is None) is committed
 
@@ -84,12 +90,7 @@ def test_superseded_is_no_failure_of_a_save_that_was_committed(tmp_path: Path, c
 def test_a_refusal_after_the_report_is_no_outcome(tmp_path: Path, committed: bool) -> None:
     """A refusal after the report is no outcome. Guards against a failure reported for a save that the predecessor
     committed, because the successor cannot read the log."""
-    store = PosixStore(str(tmp_path))
-    session: Any = StubbornSession(StorageError("the log cannot be read"), votes=True)
-    save = Save(session, store, TERMS, ordinal=3, step=30, snapshot=SNAPSHOT)
-    log_of(store, save, committed=committed)
-    threading.Thread(target=save.run, daemon=True).start()
-    assert save.wait(10.0)
+    save = answered(tmp_path, StorageError("the log cannot be read"), committed=committed)
     assert isinstance(save.error, CoordinatorUnavailable) is not committed
     assert (save.error is None) is committed
 

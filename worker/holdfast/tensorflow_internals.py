@@ -107,8 +107,10 @@ def check() -> None:
     for table in TABLES:
         if _imported(table.library):
             table.check()
+    if _is_tried.is_set():
+        return
     with tf.init_scope():
-        if not _is_tried.is_set() and tf.executing_eagerly():  # not in a graph of TensorFlow 1: nobody restores there
+        if tf.executing_eagerly():  # not in a graph of TensorFlow 1: nobody restores there
             _stand_in()
             try:
                 _try_restore()
