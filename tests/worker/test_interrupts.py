@@ -13,7 +13,7 @@ import pytest
 import holdfast.manager
 from holdfast.saving.snapshot import Snapshot
 from holdfast_coordinator.embedded import Embedded
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import InvalidRequest, SaveFailed
 from support import light_manager
 from support.interrupts import Instants
 from support.light_worker import state, tensor
@@ -132,6 +132,35 @@ def test_a_handler_that_saves(made: Any) -> None:
     manager.wait()
     assert set(returned) == set(manager.checkpoints)
     assert len(returned) == 2 * (many + 1) + many
+
+
+def test_a_handler_that_saves_after_a_save_failed(made: Any) -> None:
+    """A failed save is told once, by the call or by the handler's. Guards against a save that ends in an error of this
+    package's own since the handler was told first."""
+    manager, checkpoint = made()
+    manager.restore_or_initialize()
+    told: list[SaveFailed] = []
+
+    def fail(step: int) -> Snapshot:
+        checkpoint.make = small
+        raise ValueError("no snapshot")
+
+    def save() -> None:
+        try:
+            manager.save()
+        except SaveFailed as error:
+            told.append(error)
+
+    def run(instants: Instants, number: int) -> None:
+        checkpoint.make = fail
+        save()
+        with instants.watched():
+            save()
+            save()
+        manager.wait()
+        assert len(told) == number, instants.where
+
+    assert every_instant(run, save) > 100
 
 
 def test_interrupted_restores(made: Any) -> None:

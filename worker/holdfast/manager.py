@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from types import TracebackType
@@ -182,8 +183,7 @@ class CheckpointManager:
                 try:
                     raise final.with_traceback(None) from (None if failure is final else failure)
                 finally:
-                    if failed is not None:
-                        self._failed.remove(failed)
+                    self._forget(failed)
             self._describe(save, metadata, metrics)
             begun: Pending[bool] = Pending()
             made = self._lane.submit(partial(self._make, save, step, begun))
@@ -304,10 +304,16 @@ class CheckpointManager:
 
     def _raise(self, failed: Save | None) -> None:
         """Raise the error of a failed save and forget it, since it keeps the caller's frames alive."""
-        if failed is not None and failed.error is not None:
+        if failed is not None and failed.error is not None and failed in self._failed:
             try:
                 raise failed.error
             finally:
+                self._forget(failed)
+
+    def _forget(self, failed: Save | None) -> None:
+        """Forget a failed save, unless a signal handler that saves has been told of it meanwhile."""
+        if failed is not None:
+            with suppress(ValueError):
                 self._failed.remove(failed)
 
     # -- on the lane --

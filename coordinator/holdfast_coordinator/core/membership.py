@@ -131,6 +131,12 @@ class World:
     def update(self, task: Task, **changes: object) -> None:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
+    def calls(self, task: Task, now: float) -> None:
+        """Note that a member calls. If its connection is gone, it lives and has the whole time again to reconnect: it may
+        be told of a save that failed without it, and the others begin the next one, before it is back."""
+        if self.presence[task].lost is not None:
+            self.update(task, lost=now)
+
     def remember(self, outcome: SaveOutcome) -> None:
         """Keep an outcome for as long as a member may ask for it. That of the last commit is always kept."""
         self.outcomes[outcome.ordinal] = outcome

@@ -64,6 +64,7 @@ class RunState:
         elif not world.has(caller):
             self.refuse(request, replaced(caller.task))
         else:
+            world.calls(caller.task, self.now.monotonic)
             return world
         return None
 
