@@ -132,8 +132,10 @@ class World:
         self.presence[task] = replace(self.presence[task], **changes)  # type: ignore[arg-type]
 
     def calls(self, task: Task, now: float) -> None:
-        """Note that a member calls. If its connection is gone, it lives and has the whole time again to reconnect: it may
-        be told of a save that failed without it, and the others begin the next one, before it is back."""
+        """Note that a member calls. If its connection is gone, it has the whole time again to reconnect.
+
+        It may be told of a save that failed without it, and the others begin the next one, before it is back.
+        """
         if self.presence[task].lost is not None:
             self.update(task, lost=now)
 
