@@ -17,7 +17,7 @@ from holdfast.cli import examination as module
 from holdfast.cli.examination import Finding, examine
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.store import Store, open_store
-from holdfast_storage.store.base import Buffer
+from holdfast_storage.store.base import LARGEST, Buffer
 from support.passing_store import PassingStore
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Overwriting(PassingStore):
 
     _lock = threading.Lock()
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         with self._lock:
             self._inner.replace(name, data)
         return True
@@ -92,8 +92,8 @@ class Old(PassingStore):
         super().__init__(inner)
         self._first: dict[str, bytes] = {}
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._first.setdefault(name, self._inner.read(name, offset, length))
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        return self._first.setdefault(name, self._inner.read(name, limit=limit))
 
 
 class Rotten(PassingStore):

@@ -219,7 +219,9 @@ def test_signed_calls_pass(server: Server, front: FaultProxy) -> None:
     assert not store.create("a b+c=%~", b"again")
     assert store.write("parts", [data]) == len(data)
     assert store.list() == ["a b+c=%~", "parts"]
-    assert store.read("a b+c=%~", 5, 4) == data[5:9]
+    middle = memoryview(bytearray(4))
+    assert store.read_into("a b+c=%~", 5, middle) == 4
+    assert middle == data[5:9]
     assert server.files.cat_file(f"{place.url}/parts") == store.read("parts") == data
     store.replace("folder/a", b"x")
     store.delete_folder("folder")

@@ -136,7 +136,7 @@ class Store(base.Store):
 
     # -- the verbs --
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         call = self._begin("create", name)
         return bool(self._change(call, lambda: self._create(name, bytes(data))))
 
@@ -157,16 +157,16 @@ class Store(base.Store):
         call = self._begin("replace", name)
         self._change(call, lambda: self._bucket.put(name, bytes(data), self._process.host))
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = base.LARGEST) -> bytes:
         call = self._begin("read", name)
         data = self._found(name, call.fate)
         self._end(call)
         if data is None:
             raise FileNotFoundError(f"{self.url}/{name}")
-        return data[offset:] if length is None else data[offset : offset + length]
+        return data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
-        data = self.read(name, offset, len(buffer))
+        data = self.read(name)[offset : offset + len(buffer)]
         buffer[: len(data)] = data
         return len(data)
 
@@ -274,14 +274,14 @@ class Truth:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = base.LARGEST) -> bytes:
         stored = self._bucket.objects.get(name)
         if stored is None:
             raise FileNotFoundError(f"{self.url}/{name}")
-        return stored.data[offset:] if length is None else stored.data[offset : offset + length]
+        return stored.data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
-        data = self.read(name, offset, len(buffer))
+        data = self.read(name)[offset : offset + len(buffer)]
         buffer[: len(data)] = data
         return len(data)
 

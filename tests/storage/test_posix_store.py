@@ -276,6 +276,21 @@ def test_delete_does_not_follow_links(store: PosixStore, tmp_path: Path) -> None
     assert (outside / "file").exists()
 
 
+@pytest.mark.parametrize(("folder", "mode"), [(0o755, 0o600), (0o2775, 0o640)])
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_a_private_object_is_private(store: PosixStore, folder: int, mode: int, umask: int) -> None:
+    """Its owner alone can read a private object, or in a setgid folder its group, too. Guards against a run's key that
+    every user of the host can read, and one that the other user of a shared run cannot."""
+    os.makedirs(f"{store.url}/_holdfast")
+    os.chmod(f"{store.url}/_holdfast", folder)
+    before = os.umask(umask)
+    try:
+        assert store.create("_holdfast/key", b"secret", private=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(f"{store.url}/_holdfast/key").st_mode) == mode
+
+
 def aged(path: Path, seconds: float) -> Path:
     """A file that was last written so long ago."""
     path.parent.mkdir(parents=True, exist_ok=True)

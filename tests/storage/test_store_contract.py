@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.errors import InvalidRequest, StorageError
-from holdfast_storage.store.base import Store
+from holdfast_storage.store.base import Store, TooLarge
 from holdfast_storage.store.posix import PosixStore
 from servers.fixtures import ObjectStore
 from support.faulty_store import FaultyStore
@@ -135,17 +135,37 @@ def test_replace_sets_new_and_old(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "length", "expected"),
-    [(0, 4, b"0123"), (3, 4, b"3456"), (8, 4, b"89"), (10, 4, b""), (30, 4, b""), (7, None, b"789"), (2, 0, b"")],
+    [(0, 4, b"0123"), (3, 4, b"3456"), (8, 4, b"89"), (10, 4, b""), (30, 4, b""), (2, 0, b"")],
 )
-def test_ranges(store: Store, offset: int, length: int | None, expected: bytes) -> None:
+def test_ranges(store: Store, offset: int, length: int, expected: bytes) -> None:
     """Ranges read exactly their bytes. Guards against a tensor that is read from the wrong place, or padded where its
     object ends."""
     store.write("a", [b"0123456789"])
-    assert store.read("a", offset, length) == expected
-    if length is not None:
-        buffer = memoryview(bytearray(length))
-        assert store.read_into("a", offset, buffer) == len(expected)
-        assert buffer[: len(expected)] == expected
+    buffer = memoryview(bytearray(length))
+    assert store.read_into("a", offset, buffer) == len(expected)
+    assert buffer[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_read_has_a_limit(store: Store, size: int) -> None:
+    """An object of more bytes than the limit is an error that names it, and one of as many is read. Guards against an
+    object of two terabytes in place of a log entry, which would take all memory before it is found wrong."""
+    store.write("log/1", [bytes(size)])
+    assert store.read("log/1", limit=size) == bytes(size)
+    for limit in (0, 9, size - 1):
+        with pytest.raises(TooLarge, match=f"log/1: it has more than {limit:,} bytes") as raised:
+            store.read("log/1", limit=limit)
+        assert raised.value.object.endswith("log/1")
+    store.write("log/2", [])
+    assert store.read("log/2", limit=0) == b""
+
+
+def test_a_private_object_is_one(store: Store) -> None:
+    """A private object is created and read like any other. Guards against a run's secret key that can be made only on a
+    file system, or twice."""
+    assert store.create("_holdfast/key", b"secret", private=True)
+    assert not store.create("_holdfast/key", b"another", private=True)
+    assert store.read("_holdfast/key") == b"secret"
 
 
 @pytest.mark.parametrize("read", [lambda s, n: s.read(n), lambda s, n: s.read_into(n, 0, memoryview(bytearray(4)))])

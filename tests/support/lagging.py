@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from holdfast_storage import lag
+from holdfast_storage.store.base import LARGEST
 from holdfast_storage.store.posix import PosixStore
 
 
@@ -55,8 +56,8 @@ class LaggingStore(PosixStore):
             raise FileNotFoundError(name)
         return super().open(name)
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        data = super().read(name, offset, length)
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        data = super().read(name, limit=limit)
         return data[: len(data) // 2] if self._is_late(name) else data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

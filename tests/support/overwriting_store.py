@@ -14,6 +14,6 @@ class OverwritingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, private: bool = False) -> bool:
         self._store.replace(name, data)
         return True

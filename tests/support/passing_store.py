@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from holdfast_storage.store.base import Buffer, Store
+from holdfast_storage.store.base import LARGEST, Buffer, Store
 
 T = TypeVar("T")
 
@@ -18,8 +18,8 @@ class PassingStore(Store):
         self.url, self.parallel, self.block = inner.url, inner.parallel, inner.block
         self._inner = inner
 
-    def create(self, name: str, data: Buffer) -> bool:
-        return self._call("create", name, lambda: self._inner.create(name, data))
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
+        return self._call("create", name, lambda: self._inner.create(name, data, private=private))
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         return self._call("write", name, lambda: self._inner.write(name, chunks))
@@ -27,8 +27,8 @@ class PassingStore(Store):
     def replace(self, name: str, data: Buffer) -> None:
         return self._call("replace", name, lambda: self._inner.replace(name, data))
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._call("read", name, lambda: self._inner.read(name, offset, length))
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        return self._call("read", name, lambda: self._inner.read(name, limit=limit))
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         return self._call("read_into", name, lambda: self._inner.read_into(name, offset, buffer))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast_storage.store.base import LARGEST
+
 
 class Disk:
     """A storage at one instant, as a `Store` that is only read."""
@@ -15,7 +17,7 @@ class Disk:
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
         try:
             return self.objects[name]
         except KeyError:
@@ -67,7 +69,7 @@ class Script:
         """For protocols that lose something."""
         self._ask("remove", name)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
         found = self._ask("read", name)
         if found is None:
             raise FileNotFoundError(name)

@@ -21,11 +21,24 @@ class NotCreated(StorageError):
     """`create` failed before anything could become visible. The outcome is known: nothing was made."""
 
 
+class TooLarge(StorageError):
+    """An object has more bytes than it can rightly have. None of them was kept. To ask again is no use."""
+
+
+LARGEST = 1 << 30
+"""The most bytes that `read` takes of an object of which nothing more exact is known."""
+
 UNPROTECTED = (
     "One coordinator at a time is safe. Two at once can overwrite each other's commits: those of two jobs in this "
     "directory, or of a job that was started again while the old one still ran"
 )
 """What follows for the user if a storage has no atomic create."""
+
+
+def too_large(full: str, limit: int) -> TooLarge:
+    """Return the error for an object, given by its full path, of more than `limit` bytes."""
+    return TooLarge(f"Could not read {full}: it has more than {limit:,} bytes, which it never should", object=full)
+
 
 _creating: dict[str, threading.Lock] = {}  # by URL
 os.register_at_fork(after_in_child=_creating.clear)  # in a fork, whoever held one does not exist
@@ -66,7 +79,7 @@ class Store(Protocol):
         """Whether `create` has one winner among the callers of all processes, as far as is known."""
         return True
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         """Make a small object durable under a name that must be free. Return False if the name is taken.
 
         This is atomic: of any number of callers exactly one gets True, and no reader ever sees a part of the object.
@@ -74,6 +87,9 @@ class Store(Protocol):
         if the outcome is unknown; the caller then reads the object back. If the answer to a try was lost, finding
         exactly these bytes there counts as having made them. So bytes that must be the caller's own contain something
         unique.
+
+        private: on a file system, only this user can read the object, from its first instant, and in a folder with the
+        setgid bit also the folder's group. Elsewhere, whoever can read the run directory.
         """
         ...
 
@@ -90,8 +106,11 @@ class Store(Protocol):
         """Write a small derived object atomically, whether or not it exists."""
         ...
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Return the bytes of an object, or of a range, fewer at its end. Raises FileNotFoundError if it is missing."""
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        """Return the bytes of an object. Raises FileNotFoundError if it is missing.
+
+        Raises `TooLarge` if they are more than `limit`, having taken the memory for no more than these.
+        """
         ...
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:

@@ -19,7 +19,7 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import UNPROTECTED, Buffer, Store, check_process, creating
+from holdfast_storage.store.base import LARGEST, UNPROTECTED, Buffer, Store, check_process, creating, too_large
 from holdfast_storage.store.url import split
 
 log = logging.getLogger("holdfast.storage")
@@ -63,7 +63,7 @@ class FsspecStore(Store):
     def exclusive(self) -> bool:
         return self._in_memory
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         with self._naming("create", name) as path, self._creating:
             if self._info(path) is not None:
                 return False
@@ -97,12 +97,14 @@ class FsspecStore(Store):
             self._make_folder(path)
             self._fs.pipe_file(path, bytes(data))
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self._naming("read", name, may_miss=True) as path:
-            return bytes(self._fs.cat_file(path, offset, None if length is None else offset + length))
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        data = self._range(name, 0, limit + 1)
+        if len(data) > limit:
+            raise too_large(self._full(name), limit)
+        return data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
-        data = self.read(name, offset, len(buffer))
+        data = self._range(name, offset, len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
@@ -131,6 +133,10 @@ class FsspecStore(Store):
                 with suppress(FileNotFoundError):  # somebody else is deleting, too: look again at what is left
                     self._fs.rm(path, recursive=True)
                     return
+
+    def _range(self, name: str, offset: int, length: int) -> bytes:
+        with self._naming("read", name, may_miss=True) as path:
+            return bytes(self._fs.cat_file(path, offset, offset + length))
 
     def _info(self, path: str) -> Mapping[str, Any] | None:
         """Return what is there now. fsspec's `exists` would call everything missing that it cannot read."""

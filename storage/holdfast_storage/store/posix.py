@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import check_relative
-from holdfast_storage.store.base import Buffer, NotCreated, Store
+from holdfast_storage.store.base import LARGEST, Buffer, NotCreated, Store, too_large
 
 # The answers of link(2) if the file system has no hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -40,11 +40,11 @@ class PosixStore(Store):
     def __init__(self, root: str) -> None:
         self.url = root
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         path = self._path(name)
         with ExitStack() as stack:
             try:
-                temporary = stack.enter_context(self._finished(path, data, "create"))
+                temporary = stack.enter_context(self._finished(path, data, "create", private=private))
             except StorageError as error:
                 raise NotCreated(str(error), object=path) from error
             with _naming("create", path):
@@ -59,7 +59,7 @@ class PosixStore(Store):
                 except OSError as error:
                     if error.errno not in _NO_LINKS:
                         raise
-                    return _create_without_links(path, data)
+                    return _create_without_links(path, data, private=private)
                 _fsync_folder(os.path.dirname(path))
                 return True
 
@@ -89,13 +89,15 @@ class PosixStore(Store):
             except NotADirectoryError as error:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
         fd = self.open(name)
         try:
             with _naming("read", self._path(name)):
-                end = os.fstat(fd).st_size
-                buffer = bytearray(max(0, end - offset if length is None else min(length, end - offset)))
-                return bytes(memoryview(buffer)[: _pread(fd, offset, memoryview(buffer))])
+                size = os.fstat(fd).st_size
+                if size > limit:
+                    raise too_large(self._path(name), limit)
+                buffer = bytearray(size)
+                return bytes(memoryview(buffer)[: _pread(fd, 0, memoryview(buffer))])
         finally:
             os.close(fd)
 
@@ -152,14 +154,14 @@ class PosixStore(Store):
         return os.path.join(self.url, check_relative(name))
 
     @contextmanager
-    def _finished(self, path: str, data: Buffer, verb: str) -> Iterator[str]:
+    def _finished(self, path: str, data: Buffer, verb: str, *, private: bool = False) -> Iterator[str]:
         """Yield a durable temporary file in the folder of `path`. It is removed afterwards unless it was renamed."""
         folder, base = os.path.split(path)
         temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}{_TEMPORARY}")
         try:
             with _naming(verb, path):
                 self._make_folder(folder)
-                _write_new(temporary, [data])
+                _write_new(temporary, [data], private=private)
             yield temporary
         finally:
             with suppress(OSError):
@@ -184,10 +186,10 @@ class PosixStore(Store):
             _fsync_folder(folder)
 
 
-def _create_without_links(path: str, data: Buffer) -> bool:
+def _create_without_links(path: str, data: Buffer, *, private: bool) -> bool:
     """Create a file exclusively. Readers can see a part of it, so it must contain its own checksum."""
     try:
-        _write_new(path, [data])
+        _write_new(path, [data], private=private)
     except FileExistsError:
         return False
     _fsync_folder(os.path.dirname(path))
@@ -207,14 +209,16 @@ def _naming(verb: str, path: str) -> Iterator[None]:
         raise StorageError(f"Could not {verb} {path}: {error.strerror or error}", object=path) from error
 
 
-def _write_new(path: str, chunks: Iterable[Buffer]) -> int:
+def _write_new(path: str, chunks: Iterable[Buffer], *, private: bool = False) -> int:
     """Write a file that must not exist, durable except for its name in the folder. Return its size in bytes.
 
     After an error its remains are removed, unless all of it was written: somebody may have read it.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
     complete = False
     try:
+        if private and os.stat(os.path.dirname(path)).st_mode & stat.S_ISGID:
+            os.fchmod(fd, 0o640)
         size = 0
         for chunk in chunks:
             view = memoryview(chunk).cast("B")

@@ -113,5 +113,6 @@ def _stored(store: Store) -> Iterator[tuple[str, bytes]]:
         owner = prefix.removeprefix(f"{newest.folder}/")
         for key in index.tensors:
             for extents, entry in index.pieces(key):
-                data = store.read(objects[entry.shard], entry.offset, entry.size)
+                data = bytearray(entry.size)
+                store.read_into(objects[entry.shard], entry.offset, memoryview(data))
                 yield f"{owner}: {key} {extents or ''}", f"{entry.dtype} {entry.shape} ".encode() + data

@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.pauses import pauses
-from holdfast_storage.store.base import UNPROTECTED, Buffer, NotCreated, Store, check_process, creating
+from holdfast_storage.store.base import (
+    LARGEST,
+    UNPROTECTED,
+    Buffer,
+    NotCreated,
+    Store,
+    check_process,
+    creating,
+    too_large,
+)
 from holdfast_storage.store.objects.budget import Budget
 from holdfast_storage.store.objects.call import Call, results, stop_all
 from holdfast_storage.store.objects.client import Body, ObjectClient, Part, RequestFailed
@@ -89,7 +98,7 @@ class ObjectStore(Store):
 
     # -- verbs --
 
-    def create(self, name: str, data: Buffer) -> bool:
+    def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         with self._naming("create", name) as key, nullcontext() if self._keeps_conditions else self._creating:
             made = self._run(self._create(key, bytes(data)))
             if made is None:
@@ -106,9 +115,12 @@ class ObjectStore(Store):
         with self._naming("replace", name) as key:
             self._run(self._put(key, Body([data])))
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
         with self._naming("read", name) as key:
-            return self._run(self._read(key, offset, length))
+            data = self._run(self._read(key, limit))
+        if data is None:
+            raise too_large(self._full(name), limit)
+        return data
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
         with self._naming("read", name) as key:
@@ -162,7 +174,7 @@ class ObjectStore(Store):
             raise _NothingMade("refused", str(failure)) from failure
         if not made and tries > 1:
             # Perhaps by an earlier try, whose answer was lost.
-            made = await self._read(key, 0, None) == data
+            made = await self._read(key, len(data)) == data
         if made and self._keeps_conditions is None:
             await self._check_conditions(key, data)
         return made
@@ -245,16 +257,18 @@ class ObjectStore(Store):
 
     # -- read --
 
-    async def _read(self, key: str, offset: int, length: int | None) -> bytes:
-        first = bytearray(FIRST_RANGE if length is None else min(RANGE, length))
-        count, size = await self._get(key, offset, memoryview(first))
-        whole = max(0, size - offset) if length is None else min(length, max(0, size - offset))
-        if count < len(first) or count == whole:
+    async def _read(self, key: str, limit: int) -> bytes | None:
+        """Return the bytes of an object, or None if they are more than `limit`."""
+        first = bytearray(FIRST_RANGE)
+        count, size = await self._get(key, 0, memoryview(first))
+        if count and size > limit:
+            return None
+        if count < len(first) or count == size:
             return bytes(memoryview(first)[:count])
-        buffer = bytearray(whole)
+        buffer = bytearray(size)
         buffer[:count] = first
         del first
-        count += await self._read_into(key, offset + count, memoryview(buffer)[count:])
+        count += await self._read_into(key, count, memoryview(buffer)[count:])
         return bytes(memoryview(buffer)[:count])
 
     async def _read_into(self, key: str, offset: int, buffer: memoryview) -> int:
