@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -24,6 +23,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.logger import logger
 from holdfast_storage.records import Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.stock import state_file
@@ -37,7 +37,7 @@ from .core.messages import Answer, Caller, Now, RequestId
 from .finalize import finalize
 from .threads import DaemonThreads
 
-log = logging.getLogger("holdfast.coordinator")
+log = logger("holdfast.coordinator")
 
 TICK = 0.5
 """Seconds between checks of the deadlines."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, ClassVar, TypeVar
 
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.logger import logger
 
 from .server import Server
 
-log = logging.getLogger("holdfast.coordinator")
+log = logger("holdfast.coordinator")
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
@@ -16,12 +15,13 @@ from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
+from holdfast_storage.logger import logger
 
 from . import wire
 from .calls import Calls
 from .driver import Refused
 
-log = logging.getLogger("holdfast.coordinator")
+log = logger("holdfast.coordinator")
 
 T = TypeVar("T")
 Context = Any  # grpc.aio's context is generic in two private types
@@ -78,6 +78,6 @@ async def _answer(call: Awaitable[T], context: Context) -> T:
 async def _abort(error: Exception, context: Context) -> NoReturn:
     failure = error.failure if isinstance(error, Refused) else Failure.of(error)
     code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-    trailer = ((FAILURE_TRAILER, encode(failure).SerializeToString()),)
-    await context.abort(code, failure.message[:1000], trailer)
+    told = encode(failure)
+    await context.abort(code, told.message[:1000], ((FAILURE_TRAILER, told.SerializeToString()),))
     raise AssertionError("abort raises")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
 from dataclasses import replace
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.failure import Failure
+from holdfast_storage.logger import logger
 from holdfast_storage.records import Leader
 from holdfast_storage.store import Store, normalise, open_store
 
 from .driver import Driver, Refused
 from .threads import DaemonThreads
 
-log = logging.getLogger("holdfast.coordinator")
+log = logger("holdfast.coordinator")
 
 OPENING_THREADS = 64
 

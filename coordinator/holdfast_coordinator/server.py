@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import secrets
 import signal
@@ -18,13 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from holdfast_protos.conventions import CONNECTION
 from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.logger import logger
 from holdfast_storage.records import Leader
 
 from .calls import Calls
 from .grpc_servicer import GrpcServicer
 from .served_runs import ServedRuns
 
-log = logging.getLogger("holdfast.coordinator")
+log = logger("holdfast.coordinator")
 
 SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
 CLOSE_PATIENCE = 60.0

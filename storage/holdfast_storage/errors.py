@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar
 
+from holdfast_storage.printable import printable
+
 
 class Kind(Enum):
     """The kinds of errors, as they go over the wire and into `kind`. The values are never renamed."""
@@ -27,7 +29,7 @@ class Kind(Enum):
 
 
 class HoldfastError(Exception):
-    """Anything that Holdfast raises on purpose.
+    """Anything that Holdfast raises on purpose. Its text is one printable line, whatever names others chose.
 
     Attributes:
         kind: stable identifier of the kind of error.
@@ -39,7 +41,7 @@ class HoldfastError(Exception):
     kind: ClassVar[str] = Kind.ERROR.value
 
     def __init__(self, message: str, *, workers: Sequence[str] = (), phase: str = "", object: str = "") -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.workers = tuple(workers)
         self.phase = phase
         self.object = object

@@ -7,12 +7,15 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
+from holdfast_storage.printable import printable
+from holdfast_storage.scrub import scrubbed
 
 
 def encode(failure: Failure) -> pb.Failure:
+    """What is told to others is printable, and holds no secret that this process knows."""
     return pb.Failure(
         kind=failure.kind.value,
-        message=failure.message[:LONGEST_REASON],
+        message=printable(scrubbed(failure.message), LONGEST_REASON),
         phase=failure.phase,
         workers=map(str, failure.tasks),
         object=failure.object,

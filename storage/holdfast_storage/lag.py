@@ -6,15 +6,15 @@ when `LAG` has passed since it was known to exist.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
 from holdfast_storage.errors import StorageError
+from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
 from holdfast_storage.store.base import Store
 
-log = logging.getLogger("holdfast.storage")
+log = logger("holdfast.storage")
 
 LAG = 60.0
 """Seconds within which every mount shows what another host has made durable. Linux's NFS client trusts what it knows of

@@ -94,6 +94,7 @@ PURE = (
     "holdfast_storage.cluster",
     "holdfast_storage.errors",
     "holdfast_storage.failure",
+    "holdfast_storage.printable",
     "holdfast_storage.records",
 )
 """Modules below the core that it may import; with the packages around them they need the standard library alone."""

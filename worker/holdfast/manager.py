@@ -5,7 +5,6 @@ This module is longer than others: users read one class, and half of it is docum
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -27,10 +26,11 @@ from holdfast.session.lane import Lane, Pending, closed, wait_for
 from holdfast.session.session import ASK_WITHIN, Session
 from holdfast.session.this_task import find_this_task
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
+from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 T = TypeVar("T")
 

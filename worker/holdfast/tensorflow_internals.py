@@ -15,7 +15,6 @@ This module is longer than others: one table and one check cover all of it.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import secrets
 import sys
@@ -31,8 +30,9 @@ import tensorflow as tf
 from holdfast.trackables import can_be_trained
 from holdfast_storage.internals import Internals
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
+from holdfast_storage.logger import logger
 
-_log = logging.getLogger("holdfast")
+_log = logger("holdfast")
 
 TENSORFLOW = Internals(
     "tensorflow",

@@ -7,7 +7,6 @@ fsspec's general interface has no exclusive create. Here a lock among the stores
 from __future__ import annotations
 
 import builtins
-import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,10 +18,11 @@ from fsspec.registry import available_protocols
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
+from holdfast_storage.logger import logger
 from holdfast_storage.store.base import LARGEST, UNPROTECTED, Buffer, Store, check_process, creating, too_large
 from holdfast_storage.store.url import split
 
-log = logging.getLogger("holdfast.storage")
+log = logger("holdfast.storage")
 
 _DELETERS = 20  # that may meet in one folder
 _warned: set[str] = set()  # URLs

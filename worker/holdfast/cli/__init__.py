@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those that look, then the service, then the demo.
 _COMMANDS = ("ls", "show", "verify", "status", "doctor", "coordinator", "demo")
@@ -37,6 +38,9 @@ class _Commands(click.Group):
         except HoldfastError as error:
             click.echo(f"holdfast: {error}", err=True)
             ctx.exit(2 if isinstance(error, InvalidRequest) else 1)
+        except click.ClickException as error:  # it repeats an argument, perhaps a name that a shell's pattern found
+            error.message = printable(error.message)  # type: ignore[misc]
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 
@@ -35,8 +34,9 @@ def command(root: str, listen: str, advertise: str) -> None:
     if advertise:
         _checked_address(advertise, "--advertise")
     from holdfast_coordinator.server import serve
+    from holdfast_storage.logger import log_to_stderr
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     serve(directory, address, advertise)
 
 

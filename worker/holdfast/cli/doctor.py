@@ -11,12 +11,13 @@ from contextlib import closing, contextmanager
 import click
 
 from holdfast.cli.output import JSON
+from holdfast_storage.logger import logger
 
 
 @contextmanager
 def _heedful() -> Iterator[None]:
     """A context in which SIGTERM raises, so that what was made is deleted, and findings are not logged in addition."""
-    log = logging.getLogger("holdfast.storage")
+    log = logger("holdfast.storage")
     level, handler = log.level, signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     log.setLevel(logging.ERROR)
     try:
@@ -37,17 +38,17 @@ def command(url: str, as_json: bool) -> None:
     nothing is left behind. Exit status 1 if a run there could lose something.
     """
     from holdfast.cli.examination import examine
-    from holdfast.cli.output import as_document, console, print_json
+    from holdfast.cli.output import Output, as_document, print_json
     from holdfast_storage.store import normalise
 
-    out = console()
+    out = Output()
     findings = []
     with _heedful(), closing(examine(url)) as examination:
         for finding in examination:
             findings.append(finding)
             if not as_json:
                 verdict = finding.verdict.upper() if finding.bad else finding.verdict
-                out.print(f"{verdict:<14}{finding.check}: {finding.says}")
+                out.say(f"{verdict:<14}{finding.check}: {finding.says}")
     bad = [finding.check for finding in findings if finding.bad]
     if as_json:
         print_json(
@@ -58,10 +59,10 @@ def command(url: str, as_json: bool) -> None:
             }
         )
     elif any(finding.verdict == "fails" for finding in findings):
-        out.print(f"{normalise(url)} cannot hold a run as it is: see {', '.join(bad)}")
+        out.say(f"{normalise(url)} cannot hold a run as it is: see {', '.join(bad)}")
     elif bad:
-        out.print(f"{normalise(url)} is safe only for one coordinator at a time: see {', '.join(bad)}")
+        out.say(f"{normalise(url)} is safe only for one coordinator at a time: see {', '.join(bad)}")
     else:
-        out.print(f"{normalise(url)} does everything that Holdfast needs")
+        out.say(f"{normalise(url)} does everything that Holdfast needs")
     if bad:
         click.get_current_context().exit(1)

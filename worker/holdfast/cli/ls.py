@@ -29,7 +29,7 @@ def command(run: str, as_json: bool) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from holdfast.cli.output import count, human_size, human_time, lines, print_json
+    from holdfast.cli.output import Output, count, human_size, human_time, print_json, print_lines
 
     opened = open_run(run)
     damaged = set(opened.state.damaged)
@@ -44,9 +44,11 @@ def command(run: str, as_json: bool) -> None:
     if as_json:
         print_json({"run": opened.store.url, "checkpoints": checkpoints})
     elif not checkpoints:
-        click.echo(f"{opened.store.url} holds no committed checkpoint yet.")
+        Output().say(f"{opened.store.url} holds no committed checkpoint yet.")
     else:
-        click.echo(f"{opened.store.url}: {count(len(checkpoints), 'checkpoint')}\n")
+        out = Output()
+        out.say(f"{opened.store.url}: {count(len(checkpoints), 'checkpoint')}")
+        out.say()
         rows = [
             (
                 str(c["step"]),
@@ -58,7 +60,7 @@ def command(run: str, as_json: bool) -> None:
             )
             for c in checkpoints
         ]
-        click.echo("\n".join(lines((">step", "saved", ">size", ">workers", "checkpoint", ""), rows)))
+        print_lines((">step", "saved", ">size", ">workers", "checkpoint", ""), rows)
     if any(c["damaged"] for c in checkpoints):
         click.get_current_context().exit(1)
 

@@ -1,4 +1,7 @@
-"""The output of the commands: tables for people, JSON for programs, both on stdout."""
+"""The output of the commands: tables for people, JSON for programs, both on stdout.
+
+Every command prints by this module alone. Much of what it prints was chosen by others.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,27 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast_storage.cluster import Task
+from holdfast_storage.printable import printable, printable_json
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
-def console(stderr: bool = False) -> Console:
-    """Return a console without markup, which names of variables contain. In a pipe, lines are as long as necessary."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 100_000
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width, soft_wrap=False)
+class Output(Console):
+    """A console without markup, which names of variables contain. In a pipe, lines are as long as necessary."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        width = None if stream.isatty() else 100_000
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, width=width, soft_wrap=False)
+
+    def say(self, text: str = "") -> None:
+        """Print one line: what in the text would begin another one is shown as an escape."""
+        self.print(printable(text))
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document. Sizes are bytes, times are seconds since the epoch."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
 
 
 def as_document(value: Any) -> Any:
@@ -46,19 +56,24 @@ def as_document(value: Any) -> Any:
     return [as_document(each) for each in value] if isinstance(value, MutableSequence | tuple) else value
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """Return a table. Columns whose names begin with `>` are aligned to the right."""
+def table(columns: Iterable[str], rows: Iterable[Iterable[str | Sequence[str]]]) -> Table:
+    """Return a table. Columns whose names begin with `>` are aligned to the right. A cell is a line, or several."""
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         right = column.startswith(">")
         result.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*("\n".join(map(printable, [cell] if isinstance(cell, str) else cell)) for cell in row))
     return result
 
 
-def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table with very many rows. Cells are not folded, and a row takes microseconds."""
+def print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with very many rows. Cells are not folded, and a row takes microseconds."""
+    click.echo("\n".join(_lines(columns, rows)))
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    rows = [[printable(cell) for cell in row] for row in rows]
     heads = [column.removeprefix(">") for column in columns]
     widths = [max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
     sides = [">" if column.startswith(">") else "<" for column in columns]

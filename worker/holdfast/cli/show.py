@@ -10,8 +10,7 @@ from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from holdfast.cli.output import Output
     from holdfast_storage.bundle.index import Index
     from holdfast_storage.records import CheckpointRecord
 
@@ -25,7 +24,7 @@ def command(target: str, as_json: bool) -> None:
     Without STEP it is the newest of RUN, with STEP the latest of that step. Each tensor is shown with dtype, shape and
     the objects that hold its bytes, slice by slice if it is stored in slices.
     """
-    from holdfast.cli.output import console, print_json
+    from holdfast.cli.output import Output, print_json
 
     url, step = parse_target(target)
     run = open_run(url)
@@ -33,7 +32,7 @@ def command(target: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        _print(console(), document)
+        _print(Output(), document)
     if document["damaged"]:
         click.get_current_context().exit(1)
 
@@ -125,7 +124,7 @@ def _tensors(index: Index, prefix: str) -> list[dict[str, Any]]:
     return described
 
 
-def _print(out: Console, document: dict[str, Any]) -> None:
+def _print(out: Output, document: dict[str, Any]) -> None:
     from holdfast.cli.output import count, human_size, human_time, table
 
     origin = {
@@ -150,9 +149,10 @@ def _print(out: Console, document: dict[str, Any]) -> None:
         origin["DAMAGED"] = "two readers found it damaged; it is kept for inspection and never restored"
     width = max(map(len, origin))
     for name, value in origin.items():
-        out.print(f"{name:<{width}}  {value}")
+        out.say(f"{name:<{width}}  {value}")
 
-    out.print("\nObjects")
+    out.say()
+    out.say("Objects")
     columns = [">size", "role", *(() if document["stock"] else ("written by",)), "object"]
     out.print(table(columns, ([human_size(o["size"]), o["role"], *_writer(o), o["name"]] for o in document["objects"])))
     _print_tensors(out, "Tensors", document["tensors"])
@@ -164,12 +164,13 @@ def _writer(described: dict[str, Any]) -> list[str]:
     return [described["written_by"]] if "written_by" in described else []
 
 
-def _print_tensors(out: Console, title: str, tensors: list[dict[str, Any]]) -> None:
+def _print_tensors(out: Output, title: str, tensors: list[dict[str, Any]]) -> None:
     from holdfast.cli.output import human_size, table
 
-    out.print(f"\n{title}")
+    out.say()
+    out.say(title)
     rows = (
-        (t["key"], t["dtype"], _shape(t["shape"]), human_size(t["size"]), "\n".join(_place(p) for p in t["stored"]))
+        (t["key"], t["dtype"], _shape(t["shape"]), human_size(t["size"]), [_place(p) for p in t["stored"]])
         for t in tensors
     )
     out.print(table(("key", "dtype", "shape", ">size", "stored in"), rows))

@@ -12,8 +12,7 @@ import click
 from holdfast.cli.output import JSON, human_duration, human_size
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from holdfast.cli.output import Output
     from holdfast_protos.v1 import coordinator_pb2 as pb
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/:@\s]+):[0-9]{1,5}")
@@ -32,7 +31,7 @@ def command(target: str, as_json: bool) -> None:
     minute; a save that is overdue; a last save that failed; a damaged checkpoint; a process at the coordinator's
     address that does not answer. It is fine if nobody is training the run.
     """
-    from holdfast.cli.output import as_document, console, print_json
+    from holdfast.cli.output import Output, as_document, print_json
     from holdfast.cli.run_status import of_coordinator, of_run
 
     document: dict[str, Any]
@@ -45,33 +44,33 @@ def command(target: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        out = console()
+        out = Output()
         if not runs:
-            out.print(f"The coordinator at {target} serves no run: no worker has called since it was started.")
+            out.say(f"The coordinator at {target} serves no run: no worker has called since it was started.")
         for number, run in enumerate(runs):
             if number:
-                out.print()
+                out.say()
             _print(out, run)
     if any(run.bad for run in runs):
         click.get_current_context().exit(1)
 
 
-def _print(out: Console, run: pb.RunStatus) -> None:
+def _print(out: Output, run: pb.RunStatus) -> None:
     from holdfast.cli.output import table
 
-    out.print(run.run)
+    out.say(run.run)
     lines = list(_lines(run))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        out.print(f"{name:<{width}}  {value}")
+        out.say(f"{name:<{width}}  {value}")
     if run.workers:
         columns = ("worker", "state", "doing", ">step", ">for", ">done", ">rate", ">last heard")
-        out.print()
+        out.say()
         out.print(table(columns, map(_row, run.workers)))
     if run.bad:
-        out.print()
+        out.say()
     for sentence in run.bad:
-        out.print(f"BAD  {sentence}")
+        out.say(f"BAD  {sentence}")
 
 
 def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ def command(target: str, as_json: bool) -> None:
     Every byte of the checkpoint is read; without STEP, those of all checkpoints of RUN. Nothing is changed. Exit status
     1 if anything is not as it was committed.
     """
-    from holdfast.cli.output import console, count, human_size, print_json, table
+    from holdfast.cli.output import Output, count, human_size, print_json, table
     from holdfast_storage.errors import InvalidRequest
 
     url, step = parse_target(target)
@@ -50,11 +50,11 @@ def command(target: str, as_json: bool) -> None:
             )
             for c in found
         ]
-        out = console()
+        out = Output()
         out.print(table((">step", "", ">objects", ">read", "checkpoint"), rows))
         for problem in (p for c in bad for p in c["problems"]):
-            out.print(f"{problem['object']}: {problem['kind']}: {problem['reason']}")
-        out.print(f"{count(len(found), 'checkpoint')} of {run.store.url} read, {len(bad) or 'none'} bad")
+            out.say(f"{problem['object']}: {problem['kind']}: {problem['reason']}")
+        out.say(f"{count(len(found), 'checkpoint')} of {run.store.url} read, {len(bad) or 'none'} bad")
     if bad:
         click.get_current_context().exit(1)
 
@@ -76,9 +76,9 @@ def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[i
     """Yield a function that takes the bytes read so far and, on a terminal, moves a bar on stderr."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from holdfast.cli.output import console
+    from holdfast.cli.output import Output
 
-    out = console(stderr=True)
+    out = Output(stderr=True)
     if not out.is_terminal:
         yield lambda _: None
         return

@@ -11,7 +11,6 @@ it back. See docs/design/004-restore.md.
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +22,9 @@ import tensorflow as tf
 from holdfast import tensorflow_internals as internals
 from holdfast.tensorflow_internals import Load
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.logger import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _OURS = re.compile(r"(weight|state|layer|seed_generator|random_generator|(compiled_)?metric)-\d+(-\d+)?")
 _METRIC = re.compile(r"(compiled_)?metric-\d+-\d+")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -19,6 +18,7 @@ from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, Holdfas
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object
 from holdfast_storage.log.log import Log
+from holdfast_storage.logger import logger
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
@@ -27,7 +27,7 @@ from holdfast_storage.store.base import Store
 if TYPE_CHECKING:
     from holdfast.restoring.large_tensors import Values
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 _SHARE = 0.8
 """The share of a restore's time for waiting for absent objects. The coordinator needs the rest to look, too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from holdfast.restoring.fit import Fit
@@ -12,10 +11,11 @@ from holdfast.tensorflow_internals import Load, check, has_value
 from holdfast.trackables import local_components, variable_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import replica_key
+from holdfast_storage.logger import logger
 
 __all__ = ["Values", "apply"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:

@@ -9,7 +9,6 @@ intended. If some variables have got values, what is left over is logged once. S
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ import tensorflow as tf
 from holdfast.tensorflow_internals import Load, has_values
 from holdfast.trackables import can_be_trained, children, is_trained, variable_of, walk
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.logger import logger
 
-_log = logging.getLogger("holdfast")
+_log = logger("holdfast")
 
 _COUNTER = "save_counter"
 _NAMED = 5

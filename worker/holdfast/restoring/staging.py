@@ -14,7 +14,6 @@ the chief's. See docs/design/004-restore.md.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -34,6 +33,7 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
+from holdfast_storage.logger import logger
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # they import TensorFlow
     from holdfast.restoring.fit import Fit
     from holdfast.restoring.large_tensors import Values
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 _SHARE = 0.8
 """The share of free memory that a checkpoint may take. The first save after it may need as much again."""

@@ -7,7 +7,6 @@ and goes on without it once all other workers have.
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 import traceback
@@ -35,9 +34,10 @@ from holdfast_storage.errors import (
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode, encode
 from holdfast_storage.lag import Wait
+from holdfast_storage.logger import logger
 from holdfast_storage.store.base import Store
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 SLACK = 30.0
 """Seconds for which a worker waits for the coordinator's answer after a save's deadline."""

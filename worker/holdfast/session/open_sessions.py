@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread
-import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from functools import partial
 
 from holdfast.session.lane import Lane, Pending
 from holdfast.session.session import Session
+from holdfast_storage.logger import logger
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 CLOSE_PATIENCE = 60.0
 """Seconds for which closing waits for the other workers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +19,13 @@ from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind,
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
 from holdfast_storage.layout import HINT
+from holdfast_storage.logger import logger
 from holdfast_storage.store.base import Store
 
 if TYPE_CHECKING:
     from holdfast_coordinator.embedded import Embedded
 
-log = logging.getLogger("holdfast")
+log = logger("holdfast")
 
 T = TypeVar("T")
 

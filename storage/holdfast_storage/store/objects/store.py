@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import logging
 import os
 import random
 import sys
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
+from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
 from holdfast_storage.store.base import (
     LARGEST,
@@ -34,7 +34,7 @@ if sys.version_info >= (3, 11):
 else:
     from async_timeout import timeout
 
-log = logging.getLogger("holdfast.storage")
+log = logger("holdfast.storage")
 
 T = TypeVar("T")
 

@@ -1,0 +1,160 @@
+"""What libraries and servers say, without the secrets in it.
+
+They repeat in their errors what they were asked: URLs with signatures, headers, settings. Such errors go to logs, to
+the coordinator and to all other workers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from holdfast_storage.printable import printable
+
+TOLD = 300
+"""The characters that are told of what a library or a server says."""
+
+HIDDEN = "***"
+"""What stands in the place of a secret."""
+
+_READ = 1 << 14  # characters of a text that are looked at: servers answer with whole pages
+_SHORTEST, _SHORTEST_OF_ENVIRONMENT = 4, 8  # characters of a secret; settings such as `1` or `none` are none
+
+_SECRET_NAME = re.compile(
+    r"(?:^|[_.-]|api|access|account)keys?(?:$|[_.-])|secret|token|passw|passphrase|pwd|signature|credential|cookie"
+    r"|auth(?!or)|private|connection.?string|header|\bsas",
+    re.IGNORECASE,
+)
+_PUBLIC_NAME = re.compile(r"(?:file|path|sock|application_credentials)$", re.IGNORECASE)
+_PUBLIC = {"anon", "browser", "cache", "cloud", "google_default"}  # ways to find a token, for Google's store
+_FILE = re.compile(r"[~.]{0,2}/.*\.\w{1,5}")
+
+_NAME = r"(?:(?:access|account|api|private)[_-]?key|secret|token|passw|pwd|signature|credential)[\w.-]{0,40}"
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,<>)}\]]+)"""
+_PATTERNS = [
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), put)
+    for pattern, put in (
+        (r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|$)", HIDDEN),
+        # A query: signatures of all clouds, tokens, and nothing that explains an error.
+        (r"\?[\w.~%$-]+=[^\s\"'<>)]*", "?..."),
+        (r"(\w://)[^\s/@\"']{0,200}:[^\s/@\"']{0,200}@", rf"\1{HIDDEN}@"),
+        (r"(https?://)[^\s/@\"']{1,400}@", rf"\1{HIDDEN}@"),
+        # Headers, as they are or in a dict.
+        (r"((?:authorization|cookie)[\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|[^\"'\n<]+)", rf"\1{HIDDEN}"),
+        (r"\b(bearer|basic|sharedkey)\s+(?=\S*[\d=])[^\s\"'<,]{8,}", rf"\1 {HIDDEN}"),
+        # Settings: `password=x`, `'password': 'x'`. Before a colon, words such as `ExpiredToken` occur in prose.
+        (rf"({_NAME}=){_VALUE}", rf"\1{HIDDEN}"),
+        (rf"({_NAME}[\"']\s*:\s*){_VALUE}", rf"\1{HIDDEN}"),
+        (rf"({_NAME}\s*:\s*)(?=\S*\d)[^\s\"'&;,<>)}}\]]{{8,}}", rf"\1{HIDDEN}"),
+        (rf"\b(sig|se)={_VALUE}", rf"\1={HIDDEN}"),
+        # What looks like a key wherever it stands: Amazon's, Google's, a JSON web token.
+        (r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bya29\.[\w-]+|\beyJ[\w-]{8,300}\.[\w-]+\.[\w-]*", HIDDEN),
+    )
+]
+
+_kept: deque[str] = deque(maxlen=1_000)  # a token that is renewed by the hour stays known for weeks
+
+
+def keep_secret(options: Mapping[str, Any]) -> None:
+    """Remember what is secret among the options of a storage, so that no text of this process shows it any more."""
+    for secret in _secrets(options, secret=False):
+        if len(secret) >= _SHORTEST and secret not in _kept:
+            _kept.append(secret)
+
+
+def scrubbed(text: str) -> str:
+    """Return a text without secrets: those that `keep_secret` knows, those in the environment, and what looks like one.
+
+    In the environment, as in options, the names decide what is secret.
+    """
+    environment = (v for v in _secrets(os.environ, secret=False) if len(v) >= _SHORTEST_OF_ENVIRONMENT)
+    for secret in sorted({*_kept, *environment}, key=len, reverse=True):
+        for form in {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}:
+            text = text.replace(form, HIDDEN)
+    for pattern, put in _PATTERNS:
+        text = pattern.sub(put, text)
+    return text
+
+
+def told(said: BaseException | str, longest: int = TOLD) -> str:
+    """Return in one short line what a library or a server says: without secrets, control characters and HTML."""
+    text = scrubbed((said if isinstance(said, str) else str(said) or type(said).__name__)[:_READ])
+    if re.search(r"<(?:!doctype|html|body|head)\b", text, re.IGNORECASE):
+        text = re.sub(r"<(script|style)\b.*?</\1\s*>|<[^>]{0,500}>", " ", text, flags=re.IGNORECASE | re.DOTALL)
+    return printable(" ".join(text.split()), longest)
+
+
+class Told(Exception):
+    """Stands for an exception that cannot be shown as it is: its type, its text, and where it was raised."""
+
+
+def fit(error: BaseException) -> BaseException:
+    """Return an exception of which a traceback may be printed, with all its causes.
+
+    This is the exception itself, unless it or a cause of it tells a secret, a control character or a line of its own.
+    """
+    chain = list(_chain(error))
+    if all(map(_is_fit, chain)):
+        return error
+    before: BaseException | None = None
+    for each in reversed(chain):
+        stand_in = Told(_fit_text(each)).with_traceback(each.__traceback__)
+        stand_in.__cause__, before = before, stand_in
+    assert before is not None
+    return before
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes, as a traceback shows them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_fit(error: BaseException) -> bool:
+    return not hasattr(error, "exceptions") and _fit_text(error) == _text(error)  # a group shows those in it, too
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(type(error), error)).rstrip("\n")
+
+
+def _fit_text(error: BaseException) -> str:
+    """Lines after the first are indented: a log's lines are not."""
+    return "\n    ".join(map(printable, scrubbed(_text(error)[:_READ]).split("\n")))
+
+
+def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
+    """Yield the secret texts in options.
+
+    secret: whether a name above has said so already.
+    """
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            told_so = _SECRET_NAME.search(str(name)) and not _PUBLIC_NAME.search(str(name))
+            yield from _secrets(each, secret=secret or bool(told_so))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _secrets(each, secret=secret)
+    elif secret and isinstance(value, str | bytes):
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if text not in _PUBLIC and not _FILE.fullmatch(text) and not (os.sep in text and os.path.exists(text)):
+            yield text
+            yield from _parts(text)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield the secret parts of a connection string or a query, and the lines of a key."""
+    for part in re.split(r"[;&?\n]", text):
+        name, equals, value = part.partition("=")
+        if name == "sig" or _SECRET_NAME.search(name):
+            yield value
+        elif not equals and part != text and len(part) >= 16:
+            yield part
