@@ -54,8 +54,8 @@ class Failure:
     def to_error(self, keys: Sequence[str] = ()) -> HoldfastError:
         """Return the error to raise. `keys` are those of the tensors to which `positions` refers."""
         message, object_ = self.message, self.object
-        if self.positions and keys:
-            variables = [keys[p] for p in self.positions]
+        variables = [keys[p] for p in self.positions if 0 <= p < len(keys)]
+        if variables:
             more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
             message = (
                 f"{message}: {', '.join(variables[:5])}{more}. Most workers do not share the values of "

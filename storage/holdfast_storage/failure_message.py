@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from holdfast_protos.conventions import LONGEST_REASON
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
@@ -25,14 +28,23 @@ def encode(failure: Failure) -> pb.Failure:
 
 
 def decode(message: pb.Failure) -> Failure:
-    """A kind that this version does not know is an error of no particular kind."""
+    """A kind that this version does not know is an error of no particular kind. A name that is no task's is left out:
+    a failure that is told wrongly is a failure all the same."""
     known = {kind.value: kind for kind in Kind}
     return Failure(
         known.get(message.kind, Kind.ERROR),
-        message.message,
+        message.message[:LONGEST_REASON],
         message.phase,
-        tuple(map(Task.parse, message.workers)),
+        _tasks(message.workers),
         message.object,
         tuple(message.positions),
-        tuple(map(Task.parse, message.ahead)),
+        _tasks(message.ahead),
     )
+
+
+def _tasks(names: Iterable[str]) -> tuple[Task, ...]:
+    tasks = []
+    for name in names:
+        with suppress(ValueError):
+            tasks.append(Task.parse(name))
+    return tuple(tasks)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from holdfast.restoring.own_view import OwnView, may_be_of_run
 from holdfast.restoring.staging import Staged, stage
+from holdfast.session.answers import Disbelieved
 from holdfast.session.session import Session
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import lag
-from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, CoordinatorUnavailable
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object
-from holdfast_storage.log.log import Log
 from holdfast_storage.logger import logger
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
@@ -31,6 +33,12 @@ log = logger("holdfast")
 
 _SHARE = 0.8
 """The share of a restore's time for waiting for absent objects. The coordinator needs the rest to look, too."""
+
+SLACK = 30.0
+"""Seconds for which a worker waits for the coordinator's answer after a restore's time."""
+
+_ENOUGH = 3
+"""The number of times that a restore may begin anew, with restarted coordinators, before a worker gives it up."""
 
 
 def agree(
@@ -50,34 +58,49 @@ def agree(
         values: as in `stage`.
 
     Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
-    InvalidRequest if there is no such checkpoint, CoordinatorUnavailable if not all workers take part.
+    InvalidRequest if there is no such checkpoint or the coordinator says what cannot be believed,
+    CoordinatorUnavailable if not all workers take part.
     """
-    request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout, entries=_entries(session, store))
-    me, staged = session.this_task, None
+    view = OwnView(store, session.entries)
+    request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout, entries=view.entries)
+    me, staged, proposed = session.this_task, None, pb.RestoreReply()
     wait: Wait | None = None
+    end = time.monotonic() + _ENOUGH * (timeout + SLACK)
     session.progress("restore", 0)
     try:
         while True:
-            reply = session.restore(request, timeout + 30.0)
+            reply = session.restore(request, timeout + SLACK)
             if reply.action == pb.RestoreReply.NONE:
+                if target or view.has_checkpoints():
+                    what = f"that there is nothing to restore, and {store.url} has checkpoints, as seen here"
+                    raise Disbelieved(session.address, what)
+                session.restored(ordinal, reply)
                 return None
             if reply.action == pb.RestoreReply.APPLY:
+                if staged is None or not _is_same(reply, proposed):
+                    raise Disbelieved(
+                        session.address, f"that all apply {reply.prefix!r:.200}, which was not verified here"
+                    )
+                session.restored(ordinal, reply)
                 for sentence in reply.passed_over:
                     log.warning("passed over a damaged checkpoint: %s", sentence)
                 result, staged = staged, None
                 return result
+            if time.monotonic() >= end:
+                raise CoordinatorUnavailable(f"the coordinator at {session.address} goes on proposing checkpoints")
             if staged is not None:
                 staged.close()
                 staged = None
-            request.prefix = reply.prefix
-            record = CheckpointRecord(
-                reply.prefix, reply.step, 0.0, stock=reply.stock, manifest_crc32c=reply.manifest_crc32c
-            )
+            if not _may_be_meant(reply, target):
+                what = f"that {reply.prefix!r:.200} should be read, which is neither of {store.url} nor was asked for"
+                raise Disbelieved(session.address, what)
+            proposed, request.prefix = reply, reply.prefix
             # Everything that is proposed was committed before the first proposal, so the wait counts from there. The
             # others are told in time if the time is too short to tell late from deleted.
             wait = wait or Wait(min(lag.LAG, _SHARE * timeout))
+            find = partial(_find, session.address, view, reply, target, wait)
             read = partial(stage, task=me.task, world=me.tasks, progress=_Progress(session), values=values, wait=wait)
-            staged, request.verdict, reason = _read(store, record, read)
+            staged, request.verdict, reason = _read(find, read)
             if request.verdict == "absent" and _SHARE * timeout < lag.LAG:
                 request.verdict = "unreadable"
                 reason += (
@@ -91,14 +114,38 @@ def agree(
             staged.close()
 
 
-def _entries(session: Session, store: Store) -> int:
-    """Return the number of log entries that this worker sees. The coordinator's mount may be behind."""
-    known = session.entries
-    with suppress(HoldfastError):  # a worker that cannot read knows no better
-        if Log(store).read(known) is not None:
-            last = Log(store).tail()
-            return max(known, last.number) + 1 if last else known
-    return known
+def _is_same(reply: pb.RestoreReply, proposed: pb.RestoreReply) -> bool:
+    """Return whether a decision is about what was proposed last, bytes included."""
+    return reply.prefix == proposed.prefix and (reply.stock or reply.manifest_crc32c == proposed.manifest_crc32c)
+
+
+def _may_be_meant(reply: pb.RestoreReply, target: str) -> bool:
+    """Return whether to look for a proposal at all. Only the program names what is not the run's own."""
+    if target and not target.isdigit():
+        return reply.prefix == target
+    return may_be_of_run(reply.prefix, stock=reply.stock)
+
+
+def _find(
+    address: str, view: OwnView, reply: pb.RestoreReply, target: str, wait: Wait
+) -> tuple[Store, CheckpointRecord]:
+    """Find what is proposed: in the log, as this worker sees it, or where the program has asked for it.
+
+    Raises _Missing, CheckpointAbsent, StorageError and Disbelieved.
+    """
+    store, prefix = view.store, reply.prefix
+    if prefix == target and (os.path.isabs(prefix) or "://" in prefix):
+        return _elsewhere(prefix)
+    if prefix == target and reply.step < 0 and not view.holds(prefix):
+        if store.size(index_object(prefix)) is None:
+            raise _Missing(f"{store.url}/{index_object(prefix)} does not exist")
+        return store, CheckpointRecord(prefix, -1, 0.0, stock=True)
+    found = view.find(prefix, wait)
+    if target not in ("", prefix, str(found.step)):
+        raise Disbelieved(address, f"that step {target} is {prefix}")
+    if found.stock != reply.stock or (view.has_log and found.manifest_crc32c != reply.manifest_crc32c):
+        raise Disbelieved(address, f"another {prefix} than the log of {store.url} holds")
+    return store, replace(found, manifest_crc32c=reply.manifest_crc32c)
 
 
 class _Missing(Exception):
@@ -120,15 +167,13 @@ class _Progress:
 
 
 def _read(
-    store: Store, record: CheckpointRecord, read: Callable[[Store, CheckpointRecord], Staged]
+    find: Callable[[], tuple[Store, CheckpointRecord]], read: Callable[[Store, CheckpointRecord], Staged]
 ) -> tuple[Staged | None, str, str]:
-    """Read a candidate. Return it with this worker's verdict and the reason."""
+    """Read a candidate. Return it with this worker's verdict and the reason. Raises Disbelieved."""
     try:
-        if os.path.isabs(record.prefix) or "://" in record.prefix:
-            store, record = _elsewhere(record.prefix)
-        elif record.step < 0 and store.size(index_object(record.prefix)) is None:
-            raise _Missing(f"{store.url}/{index_object(record.prefix)} does not exist")
-        return read(store, record), "good", ""
+        return read(*find()), "good", ""
+    except Disbelieved:
+        raise
     except CheckpointAbsent as error:
         return None, "absent", str(error)
     except CheckpointDamaged as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from holdfast.session.answers import check_joined, check_outcome, check_restore, check_vote
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id
 from holdfast.session.lane import closed
@@ -40,6 +41,9 @@ ASK_WITHIN = 3.0
 
 AWAIT_UPKEEP = 40.0
 """Seconds for which one call waits for the coordinator's upkeep. The coordinator answers after at most 30."""
+
+NOTICED = 1_000
+"""The number of saves whose failure a worker is told of before it asks: far more than the others can be ahead."""
 
 _incarnations = itertools.count(1)
 
@@ -159,6 +163,7 @@ class Session:
                 raise decode(refusal.failure).to_error() from None
             else:
                 if not reply.waiting_for:
+                    check_joined(link.address, request, reply, self.this_task)
                     return reply
                 told = True
                 reason = (
@@ -289,7 +294,7 @@ class Session:
     def _hear(self, notice: pb.Notice) -> None:
         if notice.HasField("superseded"):
             self.superseded = decode(notice.superseded).to_error()
-        else:
+        elif len(self.aborted) < NOTICED:
             self.aborted[notice.aborted.ordinal] = decode(notice.aborted.failure)
 
     def forget(self, ordinal: int) -> None:
@@ -297,27 +302,39 @@ class Session:
         for other in [other for other in list(self.aborted) if other <= ordinal]:
             self.aborted.pop(other, None)
 
-    # -- calls --
+    # -- calls. They raise InvalidRequest for an answer that cannot be right --
+
+    @property
+    def address(self) -> str:
+        """The address of the coordinator that was called last."""
+        return self._link.address if self._link is not None else ""
 
     def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
-        return self._call(lambda link, t: link.vote(request, t), timeout, request.caller)
+        reply = self._call(lambda link, t: link.vote(request, t), timeout, request.caller)
+        check_vote(self.address, request, reply, self.this_task)
+        return reply
 
     def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
-        return self._call(lambda link, t: link.report(chunks, t), timeout, chunks[0].head.caller)
+        head = chunks[0].head
+        outcome = self._call(lambda link, t: link.report(chunks, t), timeout, head.caller)
+        check_outcome(self.address, head.ordinal, outcome)
+        return outcome
 
     def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
-        return self._call(lambda link, t: link.fail(request, t), timeout, request.caller)
+        outcome = self._call(lambda link, t: link.fail(request, t), timeout, request.caller)
+        check_outcome(self.address, request.ordinal, outcome)
+        return outcome
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
-        if reply.action != pb.RestoreReply.READ and self._membership is not None:
-            # From now on a restarted coordinator must hear what this world builds on.
-            self._restored, self._restores, self._membership.fork_point = (
-                reply.prefix,
-                request.ordinal,
-                reply.fork_point,
-            )
+        check_restore(self.address, reply)
         return reply
+
+    def restored(self, ordinal: int, reply: pb.RestoreReply) -> None:
+        """Keep what this world builds on, by a decision that this worker follows: a restarted coordinator must hear
+        it."""
+        assert self._membership is not None
+        self._restored, self._restores, self._membership.fork_point = reply.prefix, ordinal, reply.fork_point
 
     def _call(self, call: Callable[[Link, float], T], timeout: float, caller: pb.Caller) -> T:
         """Repeat a call until it is answered. Raises CoordinatorUnavailable after `timeout` seconds."""
