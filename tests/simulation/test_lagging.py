@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import holdfast.restoring.agree
-from holdfast.session.session import Session
+from holdfast.restoring.own_view import OwnView
 from holdfast_coordinator.core.damage import Damage
 from holdfast_storage.lag import Wait
 from holdfast_storage.store.base import Store
@@ -74,8 +74,13 @@ def test_who_believes_one_reader_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_log_that_is_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator that believes its own mount is noticed. Guards against missing the log's end on that mount."""
 
-    def blind(session: Session, store: Store) -> int:
-        return 0
+    class Blind(OwnView):
+        def __init__(self, store: Store, known: int) -> None:
+            super().__init__(store, known)
+            self.entries = 0
 
-    monkeypatch.setattr(holdfast.restoring.agree, "_entries", blind)
+        def has_checkpoints(self) -> bool:
+            return False
+
+    monkeypatch.setattr(holdfast.restoring.agree, "OwnView", Blind)
     assert "restore" in {outcome(seed) for seed in range(8)}

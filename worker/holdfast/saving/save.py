@@ -20,6 +20,7 @@ from holdfast.saving.plan import Plan, plan
 from holdfast.saving.provenance import git_commit, versions
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
+from holdfast.session.answers import Disbelieved
 from holdfast.session.lane import Pending
 from holdfast.session.session import Session
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -195,7 +196,10 @@ class Save:
             me = self.session.this_task.task
             failure = replace(Failure.of(error, f"{me}: {error}", phase="write"), tasks=(me,))
             request = pb.FailRequest(ordinal=self.ordinal, failure=encode(failure))
-            return self.session.fail(request, self.terms.save_timeout + SLACK)
+            outcome = self.session.fail(request, self.terms.save_timeout + SLACK)
+            if isinstance(error, Disbelieved):
+                raise  # the others are told, and no answer is worth more than this error
+            return outcome
 
     def _vote_and_write(self) -> pb.SaveOutcome:
         assert self.snapshot is not None

@@ -3,7 +3,7 @@
 A coordinator may be of another version, confused, or somebody else at its address. What it says becomes names of
 objects, positions in lists and errors of the training program. So an answer that cannot be right is refused here, in
 one error that names the coordinator. What can be right and yet a lie is checked against storage, where it is used: see
-docs/design/017-whom-to-believe.md.
+docs/design/017-who-may-say-what.md.
 
 All checks raise Disbelieved.
 """
