@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import Cluster, chief_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
@@ -15,7 +16,8 @@ from holdfast_storage.failure_message import encode
 from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
-from .core.messages import Answer, Caller, RequestId, SaveReport
+from .core.membership import POLL
+from .core.messages import Answer, Caller, Joined, RequestId, SaveReport, Waiting
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -31,16 +33,40 @@ class Calls:
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
         checks.check_join(request)
         run = await self._runs.get(request.caller.run)
-        caller, cluster = wire.caller(request.caller), wire.cluster(request.cluster)
+        if request.cluster:
+            run.clusters.learn(request.cluster_digest, wire.cluster(request.cluster))
+        cluster = await run.clusters.find(request.cluster_digest)
+        if cluster is None:
+            return pb.JoinReply(coordinator=self._runs.leader.id, cluster_wanted=True)
+        caller = wire.caller(request.caller)
         if caller.generation:
-            known = wire.members(request.members), request.fork_point, request.restored, request.restores
-            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
+            answer = await self._rejoin(run, request, caller, cluster)
         else:
             fresh = secrets.token_hex(4)
             answer = await run.ask(
                 lambda r: ev.Join(r, caller.task, caller.incarnation, cluster, fresh, request.timeout_s)
             )
-        return wire.join_reply(answer, self._runs.leader.id)
+        is_chief = caller.task == chief_of(cluster)
+        if isinstance(answer, Joined) and not is_chief:
+            end = time.monotonic() + POLL
+            while (chief := run.machine.awaited_chief(answer.generation)) and time.monotonic() < end:
+                await run.await_chief(end - time.monotonic())
+            if chief:
+                answer = Waiting((chief,))
+        return wire.join_reply(answer, self._runs.leader.id, to_chief=is_chief)
+
+    async def _rejoin(self, run: Driver, request: pb.JoinRequest, caller: Caller, cluster: Cluster) -> Answer:
+        checks.check_members(request, cluster)
+        members = wire.members(request.members)
+        known = members, request.fork_point, request.restored, request.restores
+        answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
+        if members:
+            run.chief_came()
+        elif isinstance(answer, Waiting):
+            if not run.machine.knows(caller):
+                await run.await_chief(POLL)
+            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
+        return answer
 
     async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncGenerator[pb.Notice, None]:
         """Keep a worker present from its first heartbeat until the stream ends, and yield notices for it."""
@@ -64,6 +90,8 @@ class Calls:
 
         with run.attended(caller, lambda notify: notices.put_nowait(_notice(notify))):
             run.tell(wire.heartbeat(caller, first))
+            if run.machine.is_chief(caller):
+                run.chief_came()
             listener = asyncio.create_task(listen())
             try:
                 while (notice := await notices.get()) is not None:
@@ -143,7 +171,10 @@ class Calls:
         run = self._runs.find(request.run)
         if run is None:
             raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
-        return status(run.machine, run.store.url, self._runs.leader, time.monotonic())
+        told = status(run.machine, run.store.url, self._runs.leader, time.monotonic())
+        if request.reason_only:
+            told.ClearField("run")
+        return told
 
 
 def _notice(notify: fx.Notify) -> pb.Notice:

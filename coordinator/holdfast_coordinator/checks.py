@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from holdfast_protos.conventions import LONGEST_WAIT
+from holdfast_protos.conventions import LARGEST_CLUSTER, LONGEST_WAIT
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Cluster, Task, tasks_of
+from holdfast_storage.cluster import Cluster, Task, chief_of, digest, tasks_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import MANIFEST, check_checkpoint_name, check_relative
 
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256
+_DIGEST_SIZE = 32
 _ROLES = ("data", "local", "asset")
 _VERDICTS = ("good", "damaged", "absent", "missing", "unreadable")
 _DIVERGENCE = ("refuse", "warn")
@@ -25,11 +26,24 @@ _DIVERGENCE = ("refuse", "warn")
 def check_join(request: pb.JoinRequest) -> None:
     who = check_caller(request.caller)
     _check_seconds(who, "timeout_s", request.timeout_s)
-    jobs = [job.type for job in request.cluster]
-    if len(set(jobs)) < len(jobs):
-        raise _wrong(who, "cluster", f"names a job twice: {', '.join(jobs)}")
-    if request.caller.generation:
-        _check_members(who, request)
+    if len(request.cluster_digest) != _DIGEST_SIZE:
+        raise _wrong(who, "cluster_digest", f"has {len(request.cluster_digest)} bytes, not {_DIGEST_SIZE}")
+    if request.cluster:
+        _check_cluster(who, request)
+    if request.restores < 0:
+        raise _wrong(who, "restores", f"is {request.restores}")
+
+
+def check_members(request: pb.JoinRequest, cluster: Cluster) -> None:
+    """Check the members that the chief names of a world that the log may not know."""
+    who = request.caller.task
+    if not request.members and Task.parse(who) != chief_of(cluster):
+        return
+    members = [(_task(m.task), m.incarnation) for m in request.members]
+    if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
+        raise _wrong(who, "members", "are not the tasks of its cluster")
+    if (Task.parse(who), request.caller.incarnation) not in members:
+        raise _wrong(who, "members", "do not hold this very process")
 
 
 def check_vote(request: pb.VoteRequest) -> None:
@@ -88,16 +102,21 @@ def _task(name: str) -> Task:
         raise InvalidRequest(f"somebody sent what no worker sends: {error}", object="task") from error
 
 
-def _check_members(who: str, request: pb.JoinRequest) -> None:
-    """Check the members of a world that the log does not know."""
-    members = [(_task(m.task), m.incarnation) for m in request.members]
-    cluster: Cluster = tuple((job.type, tuple(job.addresses)) for job in request.cluster)
-    if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
-        raise _wrong(who, "members", "are not the tasks of its cluster")
-    if (Task.parse(who), request.caller.incarnation) not in members:
-        raise _wrong(who, "members", "do not hold this very process")
-    if request.restores < 0:
-        raise _wrong(who, "restores", f"is {request.restores}")
+def _check_cluster(who: str, request: pb.JoinRequest) -> None:
+    jobs = [job.type for job in request.cluster]
+    if len(set(jobs)) < len(jobs):
+        raise _wrong(who, "cluster", f"names a job twice: {', '.join(jobs)}")
+    count = sum(len(job.addresses) for job in request.cluster)
+    if count > LARGEST_CLUSTER:
+        raise _wrong(who, "cluster", f"has {count:,} tasks; at most {LARGEST_CLUSTER:,} are possible")
+    longest = max((len(name) for job in request.cluster for name in (job.type, *job.addresses)), default=0)
+    if longest > _LONGEST_NAME:
+        raise _wrong(who, "cluster", f"has a name of {longest} characters")
+    cluster: Cluster = tuple(sorted((job.type, tuple(job.addresses)) for job in request.cluster))
+    if not tasks_of(cluster):
+        raise _wrong(who, "cluster", "has no task that takes part in saves")
+    if digest(cluster) != request.cluster_digest:
+        raise _wrong(who, "cluster_digest", "is not that of its cluster")
 
 
 def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:

@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -30,6 +30,7 @@ from holdfast_storage.stock import state_file
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
 
+from .clusters import Clusters
 from .core import effects as fx
 from .core import events as ev
 from .core.machine import Machine
@@ -97,6 +98,8 @@ class Driver:
         self._events = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
+        self._chief_came = asyncio.Event()
+        self.clusters = Clusters()
         self._effects: set[asyncio.Task[None]] = set()
         self._state_file = -1, ""  # the entry after which the file was written, and the newest checkpoint that it names
         self._state_file_lock = asyncio.Lock()
@@ -147,6 +150,16 @@ class Driver:
             if not listeners:
                 self._listeners.pop(caller, None)
             self.tell(ev.Detached(caller))
+
+    def chief_came(self) -> None:
+        """Let those go on who wait for the chief of a world."""
+        self._chief_came.set()
+        self._chief_came = asyncio.Event()
+
+    async def await_chief(self, patience: float) -> None:
+        """Wait for up to `patience` seconds until the chief of some world has come."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._chief_came.wait(), patience)
 
     async def settle(self, patience: float) -> None:
         """Wait for up to `patience` seconds until nothing is going on."""

@@ -8,7 +8,7 @@ import grpc
 
 from holdfast_protos.conventions import LONGEST_REASON
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.cluster import LISTED, Cluster, Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
@@ -95,14 +95,17 @@ def outcome_message(answer: v.Answer) -> pb.SaveOutcome:
     return message
 
 
-def join_reply(answer: v.Answer, coordinator: str) -> pb.JoinReply:
+def join_reply(answer: v.Answer, coordinator: str, *, to_chief: bool) -> pb.JoinReply:
     if isinstance(answer, v.Waiting):
-        return pb.JoinReply(coordinator=coordinator, waiting_for=map(str, answer.tasks))
+        listed = answer.tasks[:LISTED]
+        more = len(answer.tasks) - len(listed)
+        return pb.JoinReply(coordinator=coordinator, waiting_for=map(str, listed), waiting_for_more=more)
     assert isinstance(answer, v.Joined)
+    members = answer.members if to_chief else ()
     return pb.JoinReply(
         coordinator=coordinator,
         generation=answer.generation,
-        members=[pb.Member(task=str(task), incarnation=incarnation) for task, incarnation in answer.members],
+        members=[pb.Member(task=str(task), incarnation=incarnation) for task, incarnation in members],
         fork_point=answer.fork_point,
         entries=answer.entries,
     )

@@ -19,6 +19,9 @@ CONNECTION = (
 )
 """gRPC's settings of a connection, the same at both ends."""
 
+LARGEST_CLUSTER = 20_000
+"""The tasks of the largest cluster."""
+
 LARGEST_TRAILER = 1 << 20
 """The bytes that a worker accepts as trailing metadata."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Cluster = tuple[tuple[str, tuple[str, ...]], ...]
@@ -37,11 +39,43 @@ def tasks_of(cluster: Cluster) -> tuple[Task, ...]:
     return tuple(sorted(Task(job, i) for job, hosts in cluster if job in CHECKPOINTING_JOBS for i in range(len(hosts))))
 
 
+def chief_of(cluster: Cluster) -> Task:
+    """Return the first of the tasks that save together. Raises ValueError if there are none."""
+    return min(Task(job, 0) for job, hosts in cluster if job in CHECKPOINTING_JOBS and hosts)
+
+
+def digest(cluster: Cluster) -> bytes:
+    """Return the SHA-256 of a cluster: it says that two clusters are equal in 32 bytes, however large they are."""
+    return hashlib.sha256(json.dumps(cluster).encode()).digest()
+
+
+LISTED = 10
+"""The number of tasks that an error lists. Each worker of a large world gets the error, and nobody reads 4,000 names."""
+
+
 def names(tasks: Iterable[Task]) -> str:
-    """Return tasks as people read them: `worker-0, worker-2`."""
-    return ", ".join(str(task) for task in sorted(tasks))
+    """Return tasks as people read them: `worker-0, worker-2`. Of many, the first ten and how many more there are."""
+    return _listed([str(task) for task in sorted(tasks)])
 
 
 def describe(cluster: Cluster) -> str:
-    """A cluster in words, for errors."""
-    return "{" + ", ".join(f"{job}: [{', '.join(hosts)}]" for job, hosts in cluster) + "}"
+    """A cluster in words, for errors. Of a job with many tasks, the first ten addresses."""
+    return "{" + ", ".join(f"{job}: [{_listed(hosts)}]" for job, hosts in cluster) + "}"
+
+
+def first_difference(ours: Cluster, theirs: Cluster) -> str:
+    """Return in words where two clusters begin to differ, for errors: their descriptions may look alike."""
+    mine, yours = dict(ours), dict(theirs)
+    for job in sorted(mine.keys() | yours.keys()):
+        a, b = mine.get(job, ()), yours.get(job, ())
+        at = next((n for n, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), None)
+        if at is not None:
+            return f"{Task(job, at)} is {a[at]} or {b[at]}"
+        if len(a) != len(b):
+            return f"there are {len(a):,} or {len(b):,} tasks of job {job}"
+    return "nowhere"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - LISTED:,} more" if len(words) > LISTED else ""
+    return f"{', '.join(words[:LISTED])}{more}"

@@ -39,6 +39,7 @@ from holdfast_storage.layout import data_object
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from support.coordinators import Coordinator
+from support.joining import join_request
 from support.light_worker import LightWorker, all_join, cluster_of, outcomes
 
 EXAMPLES = settings(
@@ -169,10 +170,6 @@ def undisturbed(beside: Beside, caplog: pytest.LogCaptureFixture) -> Iterator[No
 
 
 # -- messages --
-
-
-def join_request(caller: pb.Caller) -> pb.JoinRequest:
-    return pb.JoinRequest(caller=caller, cluster=[pb.ClusterJob(type="worker", addresses=["h:1"])], timeout_s=30.0)
 
 
 def rejoin_request(caller: pb.Caller) -> pb.JoinRequest:

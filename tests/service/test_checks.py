@@ -11,10 +11,14 @@ from google.protobuf.message import Message
 from holdfast_coordinator import checks
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.cluster import digest
 from holdfast_storage.errors import InvalidRequest
 
 NO_TIMES = [math.nan, math.inf, -1.0, LONGEST_WAIT * 1.1]
 """A deadline that never passes: all that wait with this worker wait for ever."""
+
+
+CLUSTER = (("worker", ("a:1", "b:1")),)
 
 
 def caller() -> pb.Caller:
@@ -24,9 +28,15 @@ def caller() -> pb.Caller:
 def join() -> pb.JoinRequest:
     request = pb.JoinRequest(caller=caller(), timeout_s=1.0)
     request.cluster.add(type="worker", addresses=["a:1", "b:1"])
+    request.cluster_digest = digest(CLUSTER)
     request.members.add(task="worker-0", incarnation="other.1")
     request.members.add(task=caller().task, incarnation="process.1")
     return request
+
+
+def check_join(request: pb.JoinRequest) -> None:
+    checks.check_join(request)
+    checks.check_members(request, CLUSTER)
 
 
 def vote() -> pb.VoteRequest:
@@ -60,7 +70,7 @@ def beat() -> pb.Heartbeat:
 
 
 CHECKS: dict[str, Any] = {
-    "join": (join, checks.check_join),
+    "join": (join, check_join),
     "vote": (vote, checks.check_vote),
     "report": (head, lambda head: checks.check_report(head, [])),
     "fail": (fail, checks.check_fail),
@@ -157,9 +167,9 @@ def test_members_that_are_not_the_cluster() -> None:
     without.members[1].incarnation = "somebody.else"
     for request in (twice, other):
         with pytest.raises(InvalidRequest, match="members are not the tasks of its cluster"):
-            checks.check_join(request)
+            check_join(request)
     with pytest.raises(InvalidRequest, match="members do not hold this very process"):
-        checks.check_join(without)
+        check_join(without)
 
 
 def test_a_job_named_twice() -> None:

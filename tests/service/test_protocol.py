@@ -29,6 +29,7 @@ from holdfast_storage.layout import index_object
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
+from support.joining import join_request
 from support.light_worker import World, all_join, cluster_of, log_kinds, outcomes, together, until
 from support.passing_time import PassingTime
 
@@ -58,8 +59,7 @@ def link(nothing_left: None) -> Iterator[Link]:
 def joined(link: Link, store: Store) -> pb.Caller:
     """The only worker of a world."""
     caller = pb.Caller(run=store.url, task="worker-0", incarnation="p.1")
-    request = pb.JoinRequest(caller=caller, cluster=[pb.ClusterJob(type="worker", addresses=["h:1"])], timeout_s=30.0)
-    caller.generation = link.join(request, 30.0).generation
+    caller.generation = link.join(join_request(caller), 30.0).generation
     return caller
 
 
@@ -239,13 +239,13 @@ def test_a_long_refusal_arrives(link: Link, store: Store) -> None:
 # -- broken ones --
 
 
-@pytest.mark.parametrize("run", ["", "/", "s3://bucket/run", "/tmp/a[b]"])
+@pytest.mark.parametrize("run", ["", "/", "/tmp/a[b]"])
 def test_what_cannot_be_a_run_is_refused(link: Link, run: str) -> None:
     """What cannot be a run is refused. Guards against an exception that looks like a broken connection, with ten
     minutes of repeats."""
     caller = pb.Caller(run=run, task="worker-0", incarnation="p.1")
     with pytest.raises(Refusal) as caught:
-        link.join(pb.JoinRequest(caller=caller), 30.0)
+        link.join(join_request(caller), 30.0)
     assert caught.value.failure.kind == "invalid_request"
 
 
@@ -355,9 +355,8 @@ def test_a_join_that_was_given_up_is_forgotten(
     """A join that was given up is forgotten. Guards against a worker that is gone and completes a world."""
     link = Link(coordinator.address)
     caller = pb.Caller(run=store.url, task="worker-1", incarnation="gone.1")
-    cluster = [pb.ClusterJob(type=job, addresses=hosts) for job, hosts in cluster_of(2)]
     with pytest.raises(Unreachable):
-        link.join(pb.JoinRequest(caller=caller, cluster=cluster, timeout_s=60.0), 0.2)
+        link.join(join_request(caller, cluster_of(2), timeout=60.0), 0.2)
     link.close()
     driver = coordinator.server.runs.find(store.url)
     assert driver is not None

@@ -25,6 +25,7 @@ from simulation.processes import Process
 from simulation.storage import Violation
 from simulation.training import coordinator, fresh
 from simulation.world import World
+from support.joining import join_request
 
 ADDRESS = "coordinator:7070"
 
@@ -351,11 +352,8 @@ def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -
     if policy is not None:
         world.policy = policy
     process = world.process("worker", "host")
-    request = pb.JoinRequest(
-        caller=pb.Caller(run="memory://run", task="worker-0", incarnation="p.1"),
-        cluster=[pb.ClusterJob(type="worker", addresses=["host:1"])],
-        timeout_s=10.0,
-    )
+    caller = pb.Caller(run="memory://run", task="worker-0", incarnation="p.1")
+    request = join_request(caller, timeout=10.0)
     return done(world, process, lambda: Link(ADDRESS).join(request, 10.0), seconds)
 
 

@@ -715,6 +715,8 @@ def check_invariants(machine: Machine) -> None:
     """Check what must be true of a machine after every event."""
     if machine.forming is not None:
         assert machine.forming.joiners, "a world that nobody is joining"
+        waiting = {j.request: task for task, j in machine.forming.joiners.items() if j.request is not None}
+        assert machine.forming.asking == waiting
         assert machine.forming.missing, "a world that is complete and was not formed"
     if machine.leading:
         assert machine.ledger.state is not None
@@ -724,11 +726,14 @@ def check_invariants(machine: Machine) -> None:
         assert len(prefixes) == len(set(prefixes))
     for generation, world in machine.worlds.items():
         assert world.generation.id == generation
-        heard = world._heard(world.saves_at)
+        for calls in (world.saves_at, world.restores_at):
+            told = [calls.at.get(task, 0) for task in world.tasks]
+            assert calls.counts == {ordinal: told.count(ordinal) for ordinal in told}
+        heard = world.saves_at.earliest
         assert len([ordinal for ordinal in world.outcomes if ordinal < heard]) <= REMEMBERED + 1
         assert not world.committed or world.outcomes[world.committed].committed
         assert all(outcome.committed == (outcome.failure is None) for outcome in world.outcomes.values())
-        heard = world._heard(world.restores_at)
+        heard = world.restores_at.earliest
         assert len([ordinal for ordinal in world.rounds if ordinal < heard]) <= REMEMBERED
         undecided = [round_.ordinal for round_ in world.rounds.values() if round_.decision is None]
         assert undecided in ([], [max(world.rounds, default=0)]), "an earlier restore is still waited for"

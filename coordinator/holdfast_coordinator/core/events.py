@@ -31,7 +31,7 @@ class Rejoin:
     request: RequestId
     caller: Caller
     cluster: Cluster
-    members: tuple[tuple[Task, str], ...]
+    members: tuple[tuple[Task, str], ...]  # from the chief; the others know only themselves
     fork_point: str  # as in Joined, or in Apply since
     restored: str = ""  # prefix of the checkpoint that was applied last
     restores: int = 0  # ordinal of the restore call that this was

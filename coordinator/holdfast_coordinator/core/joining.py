@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from holdfast_storage.cluster import Task
+from holdfast_storage.cluster import Task, chief_of
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation
 
@@ -56,7 +56,7 @@ class Joining:
             run.refuse(before.request, replaced(e.task))
         elif before and before.request is not None:
             run.reply(before.request, Waiting(forming.missing))
-        forming.joiners[e.task] = Joiner(e.incarnation, e.request, run.now.monotonic, e.timeout)
+        forming.add(e.task, Joiner(e.incarnation, e.request, run.now.monotonic, e.timeout))
         if forming.is_complete:
             self._form(forming, e.fresh_generation)
 
@@ -112,6 +112,10 @@ class Joining:
         if generation not in run.worlds:
             recorded = state.generation if state and led == generation else None
             leader = state.leader.id if state and state.leader else ""
+            if not recorded and not e.members:
+                # The log does not know the world yet: only its chief does.
+                run.reply(e.request, Waiting((chief_of(e.cluster),)))
+                return
             members = recorded or Generation(generation, e.members)
             world = World(members, e.cluster, led_by=leader, fork_point=e.fork_point, unsettled=[])
             world.entries = run.ledger.number + 1
@@ -130,13 +134,14 @@ class Joining:
         self._forget_joiners(members)
 
     def cancelled(self, e: ev.Cancelled) -> None:
-        joiners = self._run.forming.joiners if self._run.forming else {}
-        self._forget_joiners([task for task, joiner in joiners.items() if joiner.request == e.request])
+        asking = self._run.forming.asking if self._run.forming else {}
+        if e.request in asking:
+            self._forget_joiners([asking[e.request]])
 
     def _forget_joiners(self, tasks: list[Task]) -> None:
         if self._run.forming:
             for task in tasks:
-                del self._run.forming.joiners[task]
+                self._run.forming.forget(task)
             if not self._run.forming.joiners:
                 self._run.forming = None
 
@@ -148,15 +153,15 @@ class Joining:
             return
         for task, joiner in list(forming.joiners.items()):
             if joiner.request is None and now - joiner.since >= BACK_WITHIN:
-                del forming.joiners[task]
+                forming.forget(task)
         if not forming.joiners:
             self._run.forming = None
         # If all have joined, those between two calls will be back soon and must find the others waiting: in
         # a large world some would always be away if each left by its own clock.
         patience = POLL if len(forming.joiners) < len(forming.tasks) else math.inf
         missing = forming.missing
-        for joiner in forming.joiners.values():
+        for task, joiner in forming.joiners.items():
             # After half of its time, so that it hears for whom it waits before it gives up.
             if joiner.request is not None and now - joiner.since >= min(patience, joiner.timeout / 2):
                 self._run.reply(joiner.request, Waiting(missing))
-                joiner.request, joiner.since = None, now
+                forming.told(task, now)

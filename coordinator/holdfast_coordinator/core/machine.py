@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
+from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Leader
 
@@ -129,6 +130,22 @@ class Machine:
     def knows(self, caller: Caller) -> bool:
         """Return whether a worker belongs to a world that this coordinator knows."""
         return self._run.present(caller) is not None
+
+    def is_chief(self, caller: Caller) -> bool:
+        """Return whether a worker is the chief of a world that this coordinator knows."""
+        world = self._run.present(caller)
+        return world is not None and world.chief == caller.task
+
+    def awaited_chief(self, generation: str) -> Task | None:
+        """Return a world's chief if it does not attend yet, and is not lost either.
+
+        Until then the others are not told of their world. The chief alone can tell a restarted coordinator who is in
+        it, so whoever knows the world must not be there before the chief knows it as well.
+        """
+        world = self._run.worlds.get(generation)
+        if world is None or world.presence[world.chief].heard is not None:
+            return None
+        return None if world.chief in world.gone(self._run.now.monotonic) else world.chief
 
     # -- what concerns more than one part --
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from holdfast_storage.cluster import Cluster, Task, describe, names, tasks_of
+from holdfast_storage.cluster import Cluster, Task, describe, first_difference, names, tasks_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState
@@ -46,6 +46,7 @@ class Forming:
     cluster: Cluster
     begun: float  # monotonic, when the first joined
     joiners: dict[Task, Joiner] = field(default_factory=dict)
+    asking: dict[RequestId, Task] = field(default_factory=dict, compare=False)  # the joiners' calls that wait
     tasks: dict[Task, None] = field(init=False)  # in order
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class Forming:
     @property
     def is_complete(self) -> bool:
         """Whether all have joined and are waiting. A worker between two calls may have died meanwhile."""
-        return len(self.joiners) == len(self.tasks) and all(j.request is not None for j in self.joiners.values())
+        return len(self.asking) == len(self.tasks)
 
     @property
     def missing(self) -> tuple[Task, ...]:
@@ -62,6 +63,27 @@ class Forming:
         return tuple(task for task in self.tasks if task not in self.joiners) or tuple(
             task for task, joiner in self.joiners.items() if joiner.request is None
         )
+
+    def add(self, task: Task, joiner: Joiner) -> None:
+        """Take a joiner's call, in the place of an earlier one."""
+        before = self.joiners.get(task)
+        if before is not None and before.request is not None:
+            del self.asking[before.request]
+        self.joiners[task] = joiner
+        if joiner.request is not None:
+            self.asking[joiner.request] = task
+
+    def told(self, task: Task, now: float) -> None:
+        """Note that a joiner was told to ask again."""
+        joiner = self.joiners[task]
+        if joiner.request is not None:
+            del self.asking[joiner.request]
+        joiner.request, joiner.since = None, now
+
+    def forget(self, task: Task) -> None:
+        joiner = self.joiners.pop(task, None)
+        if joiner is not None and joiner.request is not None:
+            del self.asking[joiner.request]
 
     def complete(self, generation: str) -> World:
         members = tuple((task, joiner.incarnation) for task, joiner in sorted(self.joiners.items()))
@@ -83,10 +105,37 @@ def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | No
     return Failure(
         Kind.INVALID_REQUEST,
         f"the workers do not agree on the cluster: {task} says {describe(cluster)}, "
-        f"{names(forming.joiners)} say(s) {describe(forming.cluster)}; give all the same TF_CONFIG cluster",
+        f"{names(forming.joiners)} say(s) {describe(forming.cluster)}. The first difference: "
+        f"{first_difference(cluster, forming.cluster)}. Give all the same TF_CONFIG cluster",
         phase="join",
         tasks=(task,),
     )
+
+
+@dataclass(slots=True)
+class LastCalls:
+    """The last call of each member, by its ordinal: it asks for no earlier one any more.
+
+    All that happens once for each call of each member must not look at all members.
+    """
+
+    counts: dict[int, int] = field(compare=False)  # how many members are at an ordinal
+    at: dict[Task, int] = field(default_factory=dict)  # 0 for those that have not called
+
+    def note(self, task: Task, ordinal: int) -> None:
+        before = self.at.get(task, 0)
+        if ordinal <= before:
+            return
+        self.at[task] = ordinal
+        self.counts[before] -= 1
+        if not self.counts[before]:
+            del self.counts[before]
+        self.counts[ordinal] = self.counts.get(ordinal, 0) + 1
+
+    @property
+    def earliest(self) -> int:
+        """The ordinal before which no member asks for anything any more."""
+        return min(self.counts)
 
 
 @dataclass(slots=True)
@@ -107,19 +156,21 @@ class World:
     outcomes: dict[int, SaveOutcome] = field(default_factory=dict)
     committed: int = 0  # the last committed save
     rounds: dict[int, RestoreRound] = field(default_factory=dict)
-    # By task, its last save call and its last restore call: it asks for no earlier one any more.
-    saves_at: dict[Task, int] = field(default_factory=dict)
-    restores_at: dict[Task, int] = field(default_factory=dict)
+    saves_at: LastCalls = field(init=False)
+    restores_at: LastCalls = field(init=False)
     left: set[Task] = field(default_factory=set)
     lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
     fenced: Failure | None = None
+    tasks: tuple[Task, ...] = field(init=False, compare=False)  # those of the generation
 
     def __post_init__(self) -> None:
+        self.tasks = tuple(task for task, _ in self.generation.members)
+        self.saves_at, self.restores_at = LastCalls({0: len(self.tasks)}), LastCalls({0: len(self.tasks)})
         self.presence = {task: Presence(task, incarnation) for task, incarnation in self.generation.members}
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        return tuple(task for task, _ in self.generation.members)
+    def chief(self) -> Task:
+        return self.tasks[0]
 
     def has(self, caller: Caller) -> bool:
         presence = self.presence.get(caller.task)
@@ -148,23 +199,19 @@ class World:
 
     def saves(self, task: Task, ordinal: int) -> None:
         """Note that a member calls for a save, so it knows how the ones before have ended."""
-        self.saves_at[task] = max(ordinal, self.saves_at.get(task, 0))
+        self.saves_at.note(task, ordinal)
         self._forget_outcomes()
 
     def restores(self, task: Task, ordinal: int) -> None:
         """Note that a member calls for a restore, as in `saves`."""
-        self.restores_at[task] = max(ordinal, self.restores_at.get(task, 0))
-        for over in _over(self.rounds, self._heard(self.restores_at)):
+        self.restores_at.note(task, ordinal)
+        for over in _over(self.rounds, self.restores_at.earliest):
             del self.rounds[over]
 
     def _forget_outcomes(self) -> None:
-        for over in _over(self.outcomes, self._heard(self.saves_at)):
+        for over in _over(self.outcomes, self.saves_at.earliest):
             if over != self.committed:
                 del self.outcomes[over]
-
-    def _heard(self, at: Mapping[Task, int]) -> int:
-        """Return the ordinal before which no member asks for anything any more."""
-        return min((at.get(task, 0) for task in self.tasks), default=0)
 
     def learn(self, state: LogState) -> None:
         """Take the last committed save of this generation from the log."""

@@ -154,6 +154,8 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class JoinRequest(_message.Message):
+    """What each worker sends and gets is of the same size in a world of any size, but for the chief's."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CALLER_FIELD_NUMBER: _builtins.int
@@ -163,6 +165,7 @@ class JoinRequest(_message.Message):
     FORK_POINT_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
     RESTORES_FIELD_NUMBER: _builtins.int
+    CLUSTER_DIGEST_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
     fork_point: _builtins.str
     """with a generation: what its world builds on, as JoinReply or RestoreReply said last"""
@@ -170,15 +173,19 @@ class JoinRequest(_message.Message):
     """with a generation: the checkpoint that it restored last"""
     restores: _builtins.int
     """with a generation: the ordinal of that restore call"""
+    cluster_digest: _builtins.bytes
+    """SHA-256 of the cluster"""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """a generation: this worker was in it and meets a restarted coordinator"""
 
     @_builtins.property
-    def cluster(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterJob]: ...
+    def cluster(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterJob]:
+        """only when asked for"""
+
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
-        """with a generation: its members"""
+        """with a generation: its members, from the chief alone"""
 
     def __init__(
         self,
@@ -190,10 +197,11 @@ class JoinRequest(_message.Message):
         fork_point: _builtins.str = ...,
         restored: _builtins.str = ...,
         restores: _builtins.int = ...,
+        cluster_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cluster", b"cluster", "fork_point", b"fork_point", "members", b"members", "restored", b"restored", "restores", b"restores", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cluster", b"cluster", "cluster_digest", b"cluster_digest", "fork_point", b"fork_point", "members", b"members", "restored", b"restored", "restores", b"restores", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,6 +217,8 @@ class JoinReply(_message.Message):
     FORK_POINT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_MORE_FIELD_NUMBER: _builtins.int
+    CLUSTER_WANTED_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     coordinator: _builtins.str
     """id of the coordinator's process"""
@@ -216,11 +226,17 @@ class JoinReply(_message.Message):
     """identifies the state of the run that the world builds on"""
     entries: _builtins.int
     """of the log, as far as the coordinator has read it"""
+    waiting_for_more: _builtins.int
+    """how many others it waits for"""
+    cluster_wanted: _builtins.bool
+    """ask again, with the cluster: nobody has described it yet"""
     @_builtins.property
-    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
+        """to the chief alone, which tells a restarted coordinator"""
+
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """if not empty, the world is not complete yet: ask again"""
+        """if not empty, the world is not complete yet: ask again. Some of the tasks"""
 
     def __init__(
         self,
@@ -231,10 +247,12 @@ class JoinReply(_message.Message):
         fork_point: _builtins.str = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
         entries: _builtins.int = ...,
+        waiting_for_more: _builtins.int = ...,
+        cluster_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "entries", b"entries", "fork_point", b"fork_point", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_wanted", b"cluster_wanted", "coordinator", b"coordinator", "entries", b"entries", "fork_point", b"fork_point", "generation", b"generation", "members", b"members", "waiting_for", b"waiting_for", "waiting_for_more", b"waiting_for_more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,6 +645,9 @@ class ReportHead(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     WORKER_LOCAL_FIELD_NUMBER: _builtins.int
     DESCRIPTION_JSON_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     step: _builtins.int
     checkpoint_name: _builtins.str
@@ -634,6 +655,11 @@ class ReportHead(_message.Message):
     timeout_s: _builtins.float
     description_json: _builtins.str
     """from the chief: strategy, versions, git commit, metadata, metrics"""
+    objects: _builtins.int
+    """in all chunks together, as the next two"""
+    entries: _builtins.int
+    bytes: _builtins.int
+    """of all chunks but this head"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -654,10 +680,13 @@ class ReportHead(_message.Message):
         timeout_s: _builtins.float = ...,
         worker_local: _abc.Iterable[_builtins.int] | None = ...,
         description_json: _builtins.str = ...,
+        objects: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "num_shards", b"num_shards", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "entries", b"entries", "num_shards", b"num_shards", "objects", b"objects", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -904,16 +933,20 @@ class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    REASON_ONLY_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """empty: asks for the runs that are served here"""
+    reason_only: _builtins.bool
+    """of a run: leave out what grows with its world"""
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
+        reason_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason_only", b"reason_only", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

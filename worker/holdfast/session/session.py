@@ -15,7 +15,7 @@ from holdfast.session.lane import closed
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Link, Refusal, Unreachable
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Task, describe
+from holdfast_storage.cluster import Task, describe, digest
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, StorageError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
@@ -137,7 +137,7 @@ class Session:
 
     def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
         end = time.monotonic() + timeout
-        reason, told = "", False
+        reason, told, described = "", False, False
         for pause in _pauses():
             remaining = end - time.monotonic()
             if self._closed.is_set():
@@ -146,9 +146,11 @@ class Session:
                 raise CoordinatorUnavailable(f"{self.this_task.task} could not join within {timeout:.0f} s: {reason}")
             request = pb.JoinRequest(
                 caller=self.caller(),
-                cluster=[pb.ClusterJob(type=job, addresses=hosts) for job, hosts in self.this_task.cluster],
+                cluster_digest=digest(self.this_task.cluster),
                 timeout_s=remaining,
             )
+            if described:
+                request.cluster.extend(pb.ClusterJob(type=job, addresses=a) for job, a in self.this_task.cluster)
             if rejoin:
                 request.members.extend(rejoin.members)
                 request.fork_point = rejoin.fork_point
@@ -162,12 +164,16 @@ class Session:
             except Refusal as refusal:
                 raise decode(refusal.failure).to_error() from None
             else:
+                if reply.cluster_wanted:
+                    described = True
+                    continue
                 if not reply.waiting_for:
                     check_joined(link.address, request, reply, self.this_task)
                     return reply
                 told = True
+                more = f" and {reply.waiting_for_more:,} more" if reply.waiting_for_more else ""
                 reason = (
-                    f"waiting for {', '.join(reply.waiting_for)} to join {self._store.url} (coordinator at "
+                    f"waiting for {', '.join(reply.waiting_for)}{more} to join {self._store.url} (coordinator at "
                     f"{link.address}). Check that they run. {ONE_DIRECTORY}"
                 )
             self._joining_waits_for = reason
@@ -231,7 +237,7 @@ class Session:
         if self._membership is None or link is None:
             return self._joining_waits_for
         try:
-            status = link.status(pb.StatusRequest(run=self._store.url), ASK_WITHIN)
+            status = link.status(pb.StatusRequest(run=self._store.url, reason_only=True), ASK_WITHIN)
         except (Unreachable, Refusal) as error:
             return str(error)
         return status.reason
