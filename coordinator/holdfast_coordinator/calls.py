@@ -33,6 +33,10 @@ class Calls:
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
         checks.check_join(request)
         run = await self._runs.get(request.caller.run)
+        with run.visited():
+            return await self._joined(run, request)
+
+    async def _joined(self, run: Driver, request: pb.JoinRequest) -> pb.JoinReply:
         if request.cluster:
             run.clusters.learn(request.cluster_digest, wire.cluster(request.cluster))
         cluster = await run.clusters.find(request.cluster_digest)

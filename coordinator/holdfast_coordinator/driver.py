@@ -99,6 +99,7 @@ class Driver:
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
         self._listeners: dict[Caller, list[Listener]] = {}
         self._chief_came = asyncio.Event()
+        self._visitors = 0
         self.clusters = Clusters()
         self._effects: set[asyncio.Task[None]] = set()
         self._state_file = -1, ""  # the entry after which the file was written, and the newest checkpoint that it names
@@ -151,6 +152,15 @@ class Driver:
                 self._listeners.pop(caller, None)
             self.tell(ev.Detached(caller))
 
+    @contextmanager
+    def visited(self) -> Iterator[None]:
+        """Keep the run open for a caller that waits for more than the machine's answer."""
+        self._visitors += 1
+        try:
+            yield
+        finally:
+            self._visitors -= 1
+
     def chief_came(self) -> None:
         """Let those go on who wait for the chief of a world."""
         self._chief_came.set()
@@ -182,13 +192,17 @@ class Driver:
             await asyncio.sleep(TICK)
             try:
                 self.tell(ev.Tick())
-                if self._waiting or self._listeners or self._effects or not self.machine.deserted:
+                if self._is_used or not self.machine.deserted:
                     there = time.monotonic()
                 elif time.monotonic() - there >= DESERTED_FOR:
                     self._deserted(self)
             except Exception:
                 # Without the clock no deadline would ever pass again.
                 log.exception("%s: checking the deadlines failed", self.store.url)
+
+    @property
+    def _is_used(self) -> bool:
+        return bool(self._visitors or self._waiting or self._listeners or self._effects)
 
     # -- effects --
 

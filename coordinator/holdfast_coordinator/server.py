@@ -14,7 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from holdfast_protos.conventions import CONNECTION
+from holdfast_protos.conventions import CONNECTION, LARGEST_CLUSTER
 from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
@@ -40,6 +40,9 @@ OPTIONS = [
     ("grpc.http2.max_ping_strikes", 0),
     # Two coordinators on one port would split the workers between them.
     ("grpc.so_reuseport", 0),
+    # All workers of a world vote at the same moment. From 1,000 calls on, gRPC would cancel some of them.
+    ("grpc.server.max_pending_requests", LARGEST_CLUSTER),
+    ("grpc.server.max_pending_requests_hard_limit", LARGEST_CLUSTER),
 ]
 
 

@@ -50,7 +50,7 @@ def digest(cluster: Cluster) -> bytes:
 
 
 LISTED = 10
-"""The number of tasks that an error lists. Each worker of a large world gets the error, and nobody reads 4,000 names."""
+"""The number of tasks that an error lists: each worker of a large world gets it, and nobody reads 4,000 names."""
 
 
 def names(tasks: Iterable[Task]) -> str:
