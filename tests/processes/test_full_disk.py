@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.layout import STATE_FILE
+from holdfast_storage.store import Store, open_store
 from holdfast_storage.store.posix import PosixStore
 from support.child import Child
 from support.figures import Figure
@@ -21,6 +22,7 @@ from support.light_job import Start, joined, tell
 from support.light_worker import committed
 from support.ports import free_address
 from support.small_disk import PAGE, SmallDisk, small_disk
+from support.stores import PlainFileSystem
 
 pytestmark = pytest.mark.processes
 
@@ -52,7 +54,7 @@ def test_wherever_it_becomes_full(job: tuple[Child, list[Child]], disk: SmallDis
     """A disk that fills up at any object fails that save on all workers, and nothing else. Guards against one failed
     worker and others that hang, a job that ends, and half a checkpoint taken for a whole one."""
     coordinator, workers = job
-    store = PosixStore(str(disk.outside / "run"))
+    store = open_store(f"{PlainFileSystem.protocol}://{disk.outside}/run")
     # First when there is nothing yet, and the run cannot even begin.
     disk.fill(leave=0)
     assert kind_of(save(workers, 1)) == "log entry"
@@ -105,7 +107,7 @@ def kind_of(failure: str | None) -> str:
     return kinds[0]
 
 
-def committed_steps(store: PosixStore) -> list[int]:
+def committed_steps(store: Store) -> list[int]:
     """Of checkpoints that are committed, each verified."""
     return [] if not store.list("_holdfast/log") else [record.step for record in committed(store)]
 

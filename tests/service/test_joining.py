@@ -18,6 +18,7 @@ from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
 from support.light_worker import LightWorker, World, all_join, cluster_of, committed, outcomes, together, until
+from support.passing_store import PassingStore
 from support.passing_time import PassingTime
 from support.ports import free_address
 
@@ -284,11 +285,9 @@ def test_paths_that_differ_and_lead_to_one_directory_are_one_run(
 ) -> None:
     """Different paths to one directory are one run. Guards against a directory that is mounted in two places, and
     workers that wait in a run each."""
-    from support.stores import open_store
-
     (tmp_path / "alias").symlink_to(tmp_path / "run")  # type: ignore[operator]
     workers = world(2, coordinator)
-    alias = open_store(store.url)
+    alias = PassingStore(store)
     alias.url = str(tmp_path / "alias")  # type: ignore[operator]
     workers[1].store = workers[1].session._store = alias
     all_join(workers)

@@ -14,6 +14,7 @@ import pytest
 
 from holdfast_storage.errors import StorageError
 from holdfast_storage.store.base import NotCreated
+from holdfast_storage.store.folder import Folder
 from holdfast_storage.store.posix import PosixStore
 
 
@@ -39,6 +40,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 RACER = """
 import sys
+from holdfast_storage.store.folder import Folder
 from holdfast_storage.store.posix import PosixStore
 store = PosixStore(sys.argv[1])
 print("ready", flush=True)
@@ -97,14 +99,14 @@ def test_small_objects_are_synced_before_they_get_their_name(
     empty."""
     store.write("log/0", [b""])
     synced.clear()
-    for name in ("link", "replace"):
-        real: Callable[[str, str], None] = getattr(os, name)
+    for name in ("link", "rename"):
+        real: Callable[[Folder, str, str], None] = getattr(Folder, name)
 
-        def recorded(source: str, target: str, real: Callable[[str, str], None] = real) -> None:
+        def recorded(folder: Folder, name: str, new: str, real: Callable[[Folder, str, str], None] = real) -> None:
             synced.append("named")
-            real(source, target)
+            real(folder, name, new)
 
-        monkeypatch.setattr(os, name, recorded)
+        monkeypatch.setattr(Folder, name, recorded)
     getattr(store, verb)("log/1", b"x")
     assert synced == ["*", "named", f"{store.url}/log"]
 
@@ -184,22 +186,22 @@ def test_a_create_whose_folder_does_not_sync_is_unknown(store: PosixStore, monke
 def test_a_repeated_link_request_is_recognised(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repeated link request of NFS is recognised as a success. Guards against a create that fails because its own
     first request, whose answer was lost, has succeeded."""
-    real = os.link
+    real = Folder.link
 
-    def twice(source: str, target: str) -> None:
-        real(source, target)
-        real(source, target)
+    def twice(folder: Folder, name: str, new: str) -> None:
+        real(folder, name, new)
+        real(folder, name, new)
 
-    monkeypatch.setattr(os, "link", twice)
+    monkeypatch.setattr(Folder, "link", twice)
     assert store.create("log/1", b"x")
 
 
 @pytest.fixture
 def no_links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def refuse(_source: str, _target: str) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Folder, "link", refuse)
     return
 
 
@@ -330,17 +332,17 @@ def test_clocks_of_hosts_do_not_make_leftovers(store: PosixStore, monkeypatch: p
 def test_who_was_stopped_for_too_long_is_told(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A create whose temporary file was removed meanwhile is not reported as made. Guards against a process that was
     stopped for hours in the middle of a create."""
-    link, stops = os.link, [True]
+    link, stops = Folder.link, [True]
 
-    def stopped(source: str, target: str) -> None:
+    def stopped(folder: Folder, name: str, new: str) -> None:
         if stops:
             stops.clear()
-            aged(Path(source), 4000.0)
+            aged(Path(store.url, name), 4000.0)
             store.create("b", b"somebody else's")
             store.remove_leftovers()
-        link(source, target)
+        link(folder, name, new)
 
-    monkeypatch.setattr(os, "link", stopped)
+    monkeypatch.setattr(Folder, "link", stopped)
     with pytest.raises(StorageError, match="a") as raised:
         store.create("a", b"ours")
     assert not isinstance(raised.value, NotCreated)

@@ -13,11 +13,12 @@ def stored(store: Store, prefix: str) -> dict[str, bytes]:
     index = Index.parse(store.read(index_object(prefix)))
     values = {}
     for key, entry in index.tensors.items():
-        pieces = sorted(index.pieces(key), key=lambda piece: piece[0] or ())
-        values[key] = b"".join(
-            store.read(data_object(prefix, piece.shard, index.num_shards), piece.offset, piece.size)
-            for _, piece in pieces
-        )
+        pieces = []
+        for _, piece in sorted(index.pieces(key), key=lambda piece: piece[0] or ()):
+            buffer = bytearray(piece.size)
+            store.read_into(data_object(prefix, piece.shard, index.num_shards), piece.offset, memoryview(buffer))
+            pieces.append(buffer)
+        values[key] = b"".join(pieces)
         assert entry.key == key
     return values
 

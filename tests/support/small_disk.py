@@ -26,7 +26,7 @@ _MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$0" && echo mounted && exec cat'
 class SmallDisk:
     """The file system, mounted at `path` for those inside.
 
-    outside: the same, for others.
+    outside: the same, for others. A `PosixStore` does not open it, since it leads through a link of the system's.
     prefix: what a command begins with that is to be run inside.
     """
 

@@ -13,13 +13,15 @@ def stop_before(call: str, pattern: str) -> None:
     """Stop this process just before it makes a call of `os` on a path in which a pattern is found; once.
 
     call: "open", "write", "fsync", "link", "replace", "unlink" or the like. A file descriptor stands for the path under
-        which it was opened.
+        which it was opened, and the folder that a call is relative to counts.
     """
     original, wanted, armed = getattr(os, call), re.compile(pattern), [True]
 
     def stopping(*args: Any, **options: Any) -> Any:
-        paths = [os.readlink(f"/proc/self/fd/{args[0]}")] if isinstance(args[0], int) else args[:2]
-        if armed and any(isinstance(path, str) and wanted.search(path) for path in paths):
+        folder = next((f"{_path(value)}/" for key, value in options.items() if key.endswith("dir_fd")), "")
+        named = [f"{folder}{arg}" for arg in args[:2] if isinstance(arg, str)]
+        paths = [_path(args[0])] if isinstance(args[0], int) else named
+        if armed and any(wanted.search(path) for path in paths):
             armed.clear()
             print("stopping", flush=True)
             # Sent to this very thread: another might take the signal of the process, and this one be quicker.
@@ -27,3 +29,7 @@ def stop_before(call: str, pattern: str) -> None:
         return original(*args, **options)
 
     setattr(os, call, stopping)
+
+
+def _path(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")

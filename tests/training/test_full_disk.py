@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_storage.store.posix import PosixStore
+from holdfast_storage.store import open_store
 from support.light_worker import committed
 from support.small_disk import PAGE, small_disk
+from support.stores import PlainFileSystem
 from support.training_world import TrainingWorld
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
@@ -18,7 +19,7 @@ def test_training_goes_on_without_the_save(tmp_path: Path) -> None:
     """Training goes on without a save that a full disk has failed. Guards against a job that ends, an error that nobody
     hears of, and half a checkpoint for stock readers."""
     with small_disk(tmp_path / "disk", 16 << 20) as disk:
-        run, store = str(disk.path / "run"), PosixStore(str(disk.outside / "run"))
+        run, store = str(disk.path / "run"), open_store(f"{PlainFileSystem.protocol}://{disk.outside}/run")
         job, reader = TrainingWorld(2, tmp_path / "job", disk=disk), TrainingWorld(1, tmp_path / "reader", disk=disk)
         try:
             job.run("jobs.begin", name="job", directory=run)

@@ -3,6 +3,9 @@
 Durable means fsync of the file and of every folder from it up to the run directory. An fsync that failed is never
 tried again on the same file: the kernel may by then have dropped the pages and would report success (the lesson of
 PostgreSQL's "fsyncgate").
+
+What the run directory is, is decided once: its URL is the path without links. From then on no link is followed, in it
+or on the way to it (`folder.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.store.base import LARGEST, Buffer, NotCreated, Store, too_large
+from holdfast_storage.store.folder import Folder
 
 # The answers of link(2) if the file system has no hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -31,51 +35,58 @@ the middle of a call, and finds its file gone, gets an error of unknown outcome,
 
 
 class PosixStore(Store):
-    """A `Store` over a folder, which is made when the first object is."""
+    """A `Store` over a folder, which is made when the first object is.
+
+    A symbolic link, a FIFO, a device or a socket in place of an object or a folder is a StorageError for every verb,
+    but for `delete_folder`, which deletes them.
+    """
 
     local = True
     parallel = 2
     block = 2 << 20  # memory that is touched for the first time costs more than reading
 
     def __init__(self, root: str) -> None:
+        """root: an absolute path, no part of which is a link."""
         self.url = root
 
     def create(self, name: str, data: Buffer, *, private: bool = False) -> bool:
         path = self._path(name)
+        base = os.path.basename(path)
         with ExitStack() as stack:
             try:
-                temporary = stack.enter_context(self._finished(path, data, "create", private=private))
+                folder, temporary = stack.enter_context(_finished(path, data, "create", private=private))
             except StorageError as error:
                 raise NotCreated(str(error), object=path) from error
             with _naming("create", path):
                 try:
-                    os.link(temporary, path)
+                    folder.link(temporary, base)
                 except FileExistsError:
                     # A network file system that repeats a request whose answer was lost refuses the second one
                     # although the first succeeded. The count of links tells. In both cases the file must be durable:
                     # its maker may have been killed before that, and the caller builds on what it finds.
-                    _fsync_folder(os.path.dirname(path))
-                    return os.stat(temporary).st_nlink > 1
+                    folder.sync()
+                    return folder.look(temporary).st_nlink > 1
                 except OSError as error:
                     if error.errno not in _NO_LINKS:
                         raise
-                    return _create_without_links(path, data, private=private)
-                _fsync_folder(os.path.dirname(path))
+                    return _create_without_links(folder, base, data, private=private)
+                folder.sync()
                 return True
 
     def write(self, name: str, chunks: Iterable[Buffer]) -> int:
         path = self._path(name)
+        above, base = os.path.split(path)
         with _naming("write", path):
-            self._make_folder(os.path.dirname(path))
-            size = _write_new(path, chunks)
-            self._fsync_folders(os.path.dirname(path))
+            with Folder.at(above, make=True) as folder:
+                size = folder.write(base, chunks)
+            self._sync_folders(above)
             return size
 
     def replace(self, name: str, data: Buffer) -> None:
         path = self._path(name)
-        with self._finished(path, data, "replace") as temporary, _naming("replace", path):
-            os.replace(temporary, path)
-            _fsync_folder(os.path.dirname(path))
+        with _finished(path, data, "replace") as (folder, temporary), _naming("replace", path):
+            folder.rename(temporary, os.path.basename(path))
+            folder.sync()
 
     def open(self, name: str) -> int:
         """Return a file descriptor of an object, which the caller closes. FileNotFoundError if missing.
@@ -83,10 +94,12 @@ class PosixStore(Store):
         The object stays readable through it after `delete_folder`.
         """
         path = self._path(name)
+        above, base = os.path.split(path)
         with _naming("open", path):
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except NotADirectoryError as error:
+                with Folder.at(above) as folder:
+                    return folder.open(base)
+            except (FileNotFoundError, NotADirectoryError) as error:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
     def read(self, name: str, *, limit: int = LARGEST) -> bytes:
@@ -111,29 +124,33 @@ class PosixStore(Store):
 
     def size(self, name: str) -> int | None:
         path = self._path(name)
+        above, base = os.path.split(path)
         with _naming("look at", path):
             try:
-                status = os.stat(path)
+                with Folder.at(above) as folder:
+                    return folder.size(base)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return None if stat.S_ISDIR(status.st_mode) else status.st_size
 
     def list(self, folder: str = "", start: str = "") -> builtins.list[str]:
+        """As `Store.list`. A symbolic link may stand for a folder or an object, and is listed as both: whoever uses it
+        is told.
+        """
         path = self._path(folder) if folder else self.url
         with _naming("list", path):
             try:
-                with os.scandir(path) as entries:
-                    names = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(start)]
+                with Folder.at(path) as opened, opened.entries() as entries:
+                    names = [name for entry in entries if not _is_temporary(entry.name) for name in _as_listed(entry)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        return sorted(name for name in names if not (name.startswith(".") and name.endswith(_TEMPORARY)))
+        return sorted(name for name in names if name.startswith(start))
 
     def delete_folder(self, folder: str) -> None:
         path = self._path(folder)
-        with _naming("delete", path):
-            _delete(path)
-            with suppress(FileNotFoundError):
-                _fsync_folder(os.path.dirname(path))
+        above, base = os.path.split(path)
+        with _naming("delete", path), suppress(FileNotFoundError), Folder.at(above) as opened:
+            opened.delete(base)
+            opened.sync()
 
     def remove_leftovers(self, folder: str = "") -> None:
         """Remove temporary files directly in a folder that are much older than the folder's last change.
@@ -141,59 +158,67 @@ class PosixStore(Store):
         Both times are the file server's, so the clocks of hosts do not matter.
         """
         path = self._path(folder) if folder else self.url
-        with _naming("clean up", path), suppress(FileNotFoundError):
-            changed = os.stat(path).st_mtime
-            with os.scandir(path) as entries:
-                found = [entry for entry in entries if _LEFTOVER.fullmatch(entry.name)]
-            for entry in found:
-                with suppress(FileNotFoundError):
-                    if changed - entry.stat(follow_symlinks=False).st_mtime >= LEFT_FOR:
-                        os.unlink(entry.path)
+        with _naming("clean up", path), suppress(FileNotFoundError), Folder.at(path) as opened:
+            changed = os.fstat(opened.fd).st_mtime
+            with opened.entries() as entries:
+                for entry in entries:
+                    if _LEFTOVER.fullmatch(entry.name):
+                        with suppress(FileNotFoundError):
+                            if changed - entry.stat(follow_symlinks=False).st_mtime >= LEFT_FOR:
+                                opened.unlink(entry.name)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, check_relative(name))
 
-    @contextmanager
-    def _finished(self, path: str, data: Buffer, verb: str, *, private: bool = False) -> Iterator[str]:
-        """Yield a durable temporary file in the folder of `path`. It is removed afterwards unless it was renamed."""
-        folder, base = os.path.split(path)
-        temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}{_TEMPORARY}")
-        try:
-            with _naming(verb, path):
-                self._make_folder(folder)
-                _write_new(temporary, [data], private=private)
-            yield temporary
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary)
-
-    def _make_folder(self, folder: str) -> None:
-        """Make a folder and those above it, each durable in its parent."""
-        missing = []
-        while not os.path.isdir(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for path in reversed(missing):
-            with suppress(FileExistsError):
-                os.mkdir(path)
-            _fsync_folder(os.path.dirname(path))
-
-    def _fsync_folders(self, folder: str) -> None:
+    def _sync_folders(self, path: str) -> None:
         """Make all folders from the run directory to this one durable, whichever worker made them."""
-        _fsync_folder(folder)
-        while folder != self.url:
-            folder = os.path.dirname(folder)
-            _fsync_folder(folder)
+        above = [path]
+        while above[-1] != self.url:
+            above.append(os.path.dirname(above[-1]))
+        for each in above:
+            with Folder.at(each) as folder:
+                folder.sync()
 
 
-def _create_without_links(path: str, data: Buffer, *, private: bool) -> bool:
+@contextmanager
+def _finished(path: str, data: Buffer, verb: str, *, private: bool = False) -> Iterator[tuple[Folder, str]]:
+    """Yield the folder of an object and a durable temporary file there, which is removed unless it was renamed."""
+    above, base = os.path.split(path)
+    temporary = f".{base}.{secrets.token_hex(8)}{_TEMPORARY}"
+    with ExitStack() as stack:
+        with _naming(verb, path):
+            folder = stack.enter_context(Folder.at(above, make=True))
+            stack.callback(_remove, folder, temporary)
+            folder.write(temporary, [data], private=private)
+        yield folder, temporary
+
+
+def _create_without_links(folder: Folder, base: str, data: Buffer, *, private: bool) -> bool:
     """Create a file exclusively. Readers can see a part of it, so it must contain its own checksum."""
     try:
-        _write_new(path, [data], private=private)
+        folder.write(base, [data], private=private)
     except FileExistsError:
         return False
-    _fsync_folder(os.path.dirname(path))
+    folder.sync()
     return True
+
+
+def _remove(folder: Folder, name: str) -> None:
+    with suppress(OSError):
+        folder.unlink(name)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def _as_listed(entry: os.DirEntry[str]) -> Iterator[str]:
+    link = entry.is_symlink()
+    folder = entry.is_dir(follow_symlinks=False)
+    if link or not folder:
+        yield entry.name
+    if link or folder:
+        yield f"{entry.name}/"
 
 
 @contextmanager
@@ -206,50 +231,29 @@ def _naming(verb: str, path: str) -> Iterator[None]:
             raise
         raise StorageError(f"Could not {verb} {path}: {error.strerror}", object=path) from error
     except OSError as error:
-        raise StorageError(f"Could not {verb} {path}: {error.strerror or error}", object=path) from error
+        why = error.strerror or str(error)
+        if isinstance(error, PermissionError):
+            why += _of_others(path)
+        raise StorageError(f"Could not {verb} {path}: {why}", object=path) from error
 
 
-def _write_new(path: str, chunks: Iterable[Buffer], *, private: bool = False) -> int:
-    """Write a file that must not exist, durable except for its name in the folder. Return its size in bytes.
-
-    After an error its remains are removed, unless all of it was written: somebody may have read it.
-    """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
-    complete = False
-    try:
-        if private and os.stat(os.path.dirname(path)).st_mode & stat.S_ISGID:
-            os.fchmod(fd, 0o640)
-        size = 0
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B")
-            while view:
-                written = os.write(fd, view)
-                size += written
-                view = view[written:]
-        complete = True
-        os.fsync(fd)
-        return size
-    except BaseException:
-        if not complete:
-            with suppress(OSError):
-                os.unlink(path)
-        raise
-    finally:
-        # After a successful fsync, close has nothing left to report.
+def _of_others(path: str) -> str:
+    """Return what to add to an error if what denies access, or the folder that does, belongs to another user."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    for each in (path, os.path.dirname(path)):
         with suppress(OSError):
-            os.close(fd)
-
-
-def _fsync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some file systems (FUSE, CIFS) keep folders durable by themselves and refuse the request.
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(fd)
+            status, me = os.lstat(each), os.geteuid()
+            needed = os.R_OK | os.W_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else os.R_OK
+            if status.st_uid != me and not os.access(each, needed, effective_ids=True):
+                groups = " ".join(map(str, sorted({os.getegid(), *os.getgroups()})))
+                return (
+                    f". {each} belongs to user {status.st_uid} and group {status.st_gid}, with mode "
+                    f"{stat.S_IMODE(status.st_mode):o}, and this is user {me} of groups {groups}. Users who share a "
+                    "run need a common group, and a run directory of that group that has mode 2770 or 2775 before its "
+                    "first use"
+                )
+    return ""
 
 
 def _pread(fd: int, offset: int, buffer: memoryview) -> int:
@@ -261,19 +265,3 @@ def _pread(fd: int, offset: int, buffer: memoryview) -> int:
             break
         done += count
     return done
-
-
-def _delete(path: str) -> None:
-    """Delete a folder and all below it, even if others do so at the same time. Symbolic links are not followed."""
-    try:
-        with os.scandir(path) as entries:
-            found = list(entries)
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                _delete(entry.path)
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(entry.path)
-        os.rmdir(path)
-    except FileNotFoundError:
-        return
