@@ -21,7 +21,7 @@ from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE
+from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE, check_attempt_folder
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.logger import logger
 from holdfast_storage.records import Entry, Leader, LogState
@@ -339,7 +339,7 @@ class Driver:
 
     def _delete_folder(self, effect: fx.DeleteFolder) -> None:
         def delete() -> ev.Deleted:
-            self.store.delete_folder(effect.folder)
+            self.store.delete_folder(check_attempt_folder(effect.folder))
             return ev.Deleted(effect.folder, True)
 
         self._in_thread(delete, lambda error: ev.Deleted(effect.folder, False), self._upkeep_threads)

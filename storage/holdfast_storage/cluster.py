@@ -13,6 +13,9 @@ Cluster = tuple[tuple[str, tuple[str, ...]], ...]
 CHECKPOINTING_JOBS = ("chief", "worker", "master")
 """The job types that take part in a save. Parameter servers and evaluators do not."""
 
+MOST_TASKS = 100_000
+"""More than any cluster has. A task's index is below."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Task:
@@ -29,7 +32,7 @@ class Task:
         """The task of that name. Raises ValueError if it is none."""
         type_, _, index = text.rpartition("-")
         task = cls(type_, int(index))
-        if not type_ or task.index < 0 or str(task) != text:
+        if not type_ or not 0 <= task.index < MOST_TASKS or str(task) != text:
             raise ValueError(f"{text!r} is no task: it must be a name such as 'worker-2'")
         return task
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
@@ -40,7 +41,12 @@ _REPLICA = "/.REPLICA/"
 LARGEST_STEP = (1 << 63) - 1
 """The largest number that a message and TensorFlow's counter can hold. A number made of date and time may exceed it."""
 
-_FOLDER = re.compile(r"(?P<name>.+)-(?P<number>[0-9]+)\.(?P<generation>[0-9a-f]{8})\.(?P<ordinal>[0-9]+)", re.DOTALL)
+LONGEST_NAME = 1024
+"""The most bytes of the name of an object, relative to the run directory. Object stores allow no more."""
+
+_FOLDER = re.compile(
+    r"(?P<name>[^/]+)-(?P<number>[0-9]{1,19})\.(?P<generation>[0-9a-f]{8})\.(?P<ordinal>[0-9]{1,19})", re.DOTALL
+)
 _LOG_ENTRY = re.compile(r"([0-9]{12,})\.json")
 
 
@@ -75,11 +81,34 @@ def prefix(checkpoint_name: str, number: int, generation: str, ordinal: int) -> 
 def parse_folder(name: str) -> Attempt | None:
     """Parse a folder's name, with or without a final slash. Returns None if it is not the folder of an attempt."""
     match = _FOLDER.fullmatch(name.removesuffix("/"))
-    if match is None or "/" in match["name"]:
+    if match is None or _why_no_name(match["name"]):
         return None
     attempt = Attempt(match["name"], int(match["number"]), match["generation"], int(match["ordinal"]))
-    ours = attempt.folder == name.removesuffix("/") and attempt.number <= LARGEST_STEP
+    ours = attempt.folder == name.removesuffix("/") and max(attempt.number, attempt.ordinal) <= LARGEST_STEP
     return attempt if ours else None
+
+
+def parse_prefix(prefix: str) -> Attempt | None:
+    """Parse the prefix of a checkpoint of Holdfast's. Returns None if it is none."""
+    attempt = parse_folder(prefix.rpartition("/")[0])
+    return attempt if attempt is not None and attempt.prefix == prefix else None
+
+
+def check_attempt_folder(name: str) -> str:
+    """Return the name of an attempt's folder; raise ValueError for any other. Nothing else is ever deleted."""
+    attempt = parse_folder(name)
+    if attempt is None or attempt.folder != name:
+        raise ValueError(f"{name[:200]!r} is not the folder of a checkpoint of Holdfast's")
+    return name
+
+
+def check_stock_prefix(prefix: str) -> str:
+    """Return a prefix if a checkpoint of TensorFlow's own, below the run directory, can have it; else ValueError."""
+    check_relative(prefix)
+    first, slash, _ = prefix.partition("/")
+    if slash and (first == OWN_FOLDER or parse_folder(first) is not None):
+        raise ValueError(f"{prefix!r} is in a folder of Holdfast's")
+    return prefix
 
 
 def data_object(prefix: str, shard: int, num_shards: int) -> str:
@@ -123,26 +152,33 @@ def page_object(page: str) -> str:
 
 def check_checkpoint_name(name: str) -> str:
     """Return the name if every storage allows it for checkpoints; raise InvalidRequest otherwise."""
-    why = ""
-    if not name:
-        why = "it is empty"
-    elif "/" in name:
-        why = "it names a folder: put that into the directory"
-    elif found := sorted(set(name) & set(PATTERN_CHARACTERS)):
-        why = f"TensorFlow would not find checkpoints with {' '.join(found)} in their name"
-    elif not name.isprintable() or name.startswith("."):
-        why = "it starts with a dot or holds characters that cannot be printed"
-    elif len(name.encode()) > 128:
-        why = "it is longer than 128 bytes"
-    if why:
+    if why := _why_no_name(name):
         raise InvalidRequest(f"checkpoint_name {name!r} cannot be used: {why}", object=name)
     return name
+
+
+@lru_cache(64)  # of a run's many checkpoints all have the same
+def _why_no_name(name: str) -> str:
+    """Say why checkpoints cannot have a name; empty if they can."""
+    if not name:
+        return "it is empty"
+    if "/" in name:
+        return "it names a folder: put that into the directory"
+    if found := sorted(set(name) & set(PATTERN_CHARACTERS)):
+        return f"TensorFlow would not find checkpoints with {' '.join(found)} in their name"
+    if not name.isprintable() or name.startswith("."):
+        return "it starts with a dot or holds characters that cannot be printed"
+    if len(name.encode()) > 128:
+        return "it is longer than 128 bytes"
+    return ""
 
 
 def check_relative(name: str) -> str:
     """Return the name of an object or folder if it is below the run directory; raise ValueError otherwise."""
     if not name or any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
-        raise ValueError(f"{name!r} is not a relative path below the run directory")
+        raise ValueError(f"{name[:200]!r} is not a relative path below the run directory")
+    if len(name) > LONGEST_NAME or len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+        raise ValueError(f"{name[:200]!r} is longer than {LONGEST_NAME} bytes")
     return name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ R = TypeVar("R")
 LOOK_EVERY = 0.2
 """Seconds between checks of who is busy, in case an interrupt has swallowed the message that somebody has ended."""
 
+WAVE = 1_000
+"""Items that are taken at a time."""
+
 INSISTS = 100
 """Interrupts after which a caller no longer waits for the threads that are still at work."""
 
@@ -21,10 +25,19 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     """Return `[function(i) for i in items]`, calling at most `threads` at a time, in the order of `items`.
 
     The first error, or an interrupt of the caller, is raised when no call of `function` is running any more; the other
-    items are skipped. If the host cannot start more threads, fewer do the work.
+    items are skipped. If the host cannot start more threads, fewer do the work. The caller takes a thousand items at a
+    time, when those before are done: they may be more than memory can hold, and end early.
 
     The threads are daemons, not an executor's: an executor refuses work while the interpreter exits.
     """
+    results: list[R] = []
+    remaining = iter(items)
+    while wave := list(islice(remaining, WAVE)):
+        results += _wave(function, wave, threads)
+    return results
+
+
+def _wave(function: Callable[[T], R], items: list[T], threads: int) -> list[R]:
     jobs = list(enumerate(items))
     results: dict[int, R] = {}
     errors: list[BaseException] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.checkpoint.manifest import Manifest
+from holdfast_storage.checkpoint.manifest import LARGEST, Manifest
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
 from holdfast_storage.log.log import Log
@@ -14,6 +14,7 @@ from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.stock import state_file
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
+from holdfast_storage.whole import read_whole
 
 
 def read_run(store: Store) -> LogState | None:
@@ -101,8 +102,10 @@ def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:
     """Return the record of a folder with a manifest. Return None without one: the attempt never came to its commit."""
     name = manifest_object(attempt.folder)
     try:
-        data = store.read(name)
+        data = read_whole(store, name, LARGEST)
     except FileNotFoundError:
         return None
     manifest = Manifest.parse(data, f"{store.url}/{name}")
+    if manifest.prefix != attempt.prefix:
+        raise CheckpointDamaged(f"{store.url}/{name} is the manifest of {manifest.prefix}", object=name)
     return CheckpointRecord(attempt.prefix, manifest.step, manifest.time, manifest_crc32c=crc32c(data))

@@ -43,7 +43,9 @@ MEMORY = 64 << 20  # for inputs of at most 2 MiB
 FLOAT, STRING = 1, 7
 GENERATION = Generation("0000000a", ((Task("worker", 0), "p.1"), (Task("worker", 1), "q.1")))
 RECORD = CheckpointRecord("ckpt-1.0000000a.1/ckpt-1", 1, 2.0, manifest_crc32c=3)
-STATE = LogState("run", Leader("id", "host:1", "host"), GENERATION, (RECORD,), ("gone",), (RECORD.prefix,), 4.0)
+STATE = LogState(
+    "run", Leader("id", "host:1", "host"), GENERATION, (RECORD,), ("ckpt-0.0000000a.0",), (RECORD.prefix,), 4.0
+)
 ENTRY = encode(Entry(3, "commit", "id.3", 5.0, STATE, "a note"))
 INNER = ENTRY[ENTRY.index(b'"entry":') + 8 : -2]
 PAGE = encode_page((RECORD, CheckpointRecord("ckpt-2", 2, 2.5, stock=True)))

@@ -12,37 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
-from holdfast_storage.layout import LARGEST_STEP, LOG_FOLDER, log_entry
+from holdfast_storage.layout import LOG_FOLDER, log_entry
 from holdfast_storage.log.entries import decode, encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.base import Store
 from support.faulty_store import Fault, FaultyStore
 from support.stores import KINDS, new_store
-
-TASKS = st.builds(Task, st.text(min_size=1), st.integers(0, 2000))
-STEPS = st.integers(0, LARGEST_STEP)
-TIMES = st.floats(0, 1e11)
-RECORDS = st.one_of(
-    st.builds(CheckpointRecord, st.text(), STEPS, TIMES, st.just(True), st.booleans()),
-    st.builds(CheckpointRecord, st.text(), STEPS, TIMES, st.just(False), st.booleans(), st.integers(0, 2**32 - 1)),
-)
-STATES = st.builds(
-    LogState,
-    run_id=st.text(),
-    leader=st.none() | st.builds(Leader, st.text(), st.text(), st.text()),
-    generation=st.none()
-    | st.builds(Generation, st.text(), st.dictionaries(TASKS, st.text()).map(lambda d: tuple(d.items()))),
-    checkpoints=st.lists(RECORDS, max_size=4).map(tuple),
-    retired=st.lists(st.text()).map(tuple),
-    damaged=st.lists(st.text()).map(tuple),
-    last_preserved=st.none() | TIMES,
-    superseded=st.lists(st.text()).map(tuple),
-)
-KIND = st.sampled_from(["import", "lead", "commit", "retire", "damaged", "restored", "abort"])
-ENTRIES = st.builds(Entry, STEPS, KIND, st.text(), TIMES, STATES, st.text())
+from support.written import ENTRIES
 
 
 def entry(number: int, write_id: str = "mine") -> Entry:

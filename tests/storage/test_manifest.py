@@ -13,49 +13,19 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
-from holdfast_storage.layout import LARGEST_STEP
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 from support.faulty_store import FaultyStore
 from support.stores import new_store
+from support.written import JSON, manifests
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-TASKS = st.builds(Task, st.text(min_size=1), st.integers(0, 2000))
-NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}", fullmatch=True)
-OBJECTS = st.builds(
-    ObjectRecord,
-    NAMES,
-    st.integers(0, 2**50),
-    st.integers(0, 2**32 - 1),
-    st.sampled_from(["data", "index", "local", "asset"]),
-    st.none() | TASKS,
-)
-MANIFESTS = st.builds(
-    Manifest,
-    prefix=NAMES,
-    step=st.integers(0, LARGEST_STEP),
-    time=st.floats(0, 1e11),
-    generation=st.text(),
-    world=st.lists(TASKS, max_size=4).map(tuple),
-    objects=st.lists(OBJECTS, max_size=4).map(tuple),
-    cluster=st.dictionaries(st.text(), st.lists(st.text(), max_size=3).map(tuple), max_size=2),
-    strategy=st.text(),
-    versions=st.dictionaries(st.text(), st.text(), max_size=2),
-    git_commit=st.text(),
-    metadata=st.dictionaries(st.text(), JSON, max_size=3),
-    metrics=st.dictionaries(st.text(), JSON, max_size=3),
-    local_keys=st.lists(st.text(), max_size=3).map(tuple),
-)
+DATA = "ckpt-1.data-00000-of-00001"
 SMALL = Manifest(
-    "ckpt-1.00000000.0/ckpt-1", 1, 2.0, "00000000", (Task("worker", 0),), (ObjectRecord("a", 3, 4, "data"),)
+    "ckpt-1.00000000.0/ckpt-1", 1, 2.0, "00000000", (Task("worker", 0),), (ObjectRecord(DATA, 3, 4, "data"),)
 )
 
 
-@given(MANIFESTS)
+@given(manifests())
 def test_manifests_read_back(manifest: Manifest) -> None:
     """Any manifest parses to what was written. Guards against a field that the folder does not say about itself."""
     assert Manifest.parse(manifest.to_bytes()) == manifest

@@ -23,7 +23,8 @@ from support.lagging import Clock, LaggingStore
 from support.stores import KINDS, new_store
 
 FOLDER = "ckpt-1.0000000a.0"
-CONTENTS = {"big": bytes(range(256)) * 40, "small": b"abc", "local/worker-0.index": b"x" * 100, "empty": b""}
+INDEX = "ckpt-1.index"
+CONTENTS = {"big": bytes(range(256)) * 40, "small": b"abc", INDEX: write_index(1, []), "empty": b""}
 
 
 KIND = {"missing": "absent", "short": "absent", "long": "damaged", "bit": "damaged"}
@@ -45,7 +46,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def put(store: Store) -> CheckpointRecord:
     """A committed checkpoint of ours."""
-    objects = tuple(ObjectRecord(name, len(data), crc32c(data), "data") for name, data in CONTENTS.items())
+    objects = tuple(
+        ObjectRecord(name, len(data), crc32c(data), "index" if name == INDEX else "asset")
+        for name, data in CONTENTS.items()
+    )
     for name, data in CONTENTS.items():
         store.write(f"{FOLDER}/{name}", [data])
     manifest = Manifest(f"{FOLDER}/ckpt-1", 1, 1.0, "0000000a", (Task("worker", 0),), objects).to_bytes()
@@ -77,7 +81,8 @@ def test_a_good_checkpoint(store: Store) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_everything_passes_through_the_sink(store: Store, threads: int) -> None:
     """Everything passes through the sink. Guards against a staged copy with a hole, whose digests were good."""
-    copies = {f"{FOLDER}/{name}": bytearray(len(data)) for name, data in CONTENTS.items()}
+    expected = {f"{FOLDER}/{name}": data for name, data in CONTENTS.items() if name != INDEX}
+    copies = {name: bytearray(len(data)) for name, data in expected.items()}
     lock = threading.Lock()
 
     def sink(name: str, offset: int, chunk: memoryview) -> None:
@@ -85,7 +90,7 @@ def test_everything_passes_through_the_sink(store: Store, threads: int) -> None:
             copies[name][offset : offset + len(chunk)] = chunk
 
     verify_checkpoint(store, put(store), sink=sink, threads=threads).raise_if_bad()
-    assert copies == {f"{FOLDER}/{name}": data for name, data in CONTENTS.items()}
+    assert copies == expected
 
 
 @pytest.mark.parametrize("name", [*CONTENTS, "manifest.json"])
@@ -130,13 +135,13 @@ def test_swapped_objects_are_found(tmp_path: Path) -> None:
     place."""
     store = new_store("posix", tmp_path)
     data = [bytes(10), b"x" * 10]
-    objects = tuple(ObjectRecord(f"{n}", 10, crc32c(data[n]), "data") for n in (0, 1))
+    objects = tuple(ObjectRecord(f"{n}", 10, crc32c(data[n]), "asset") for n in (0, 1))
     for n in (0, 1):
         store.write(f"{FOLDER}/{n}", [data[1 - n]])
     manifest = Manifest(f"{FOLDER}/ckpt-1", 1, 1.0, "0000000a", (), objects).to_bytes()
     store.write(f"{FOLDER}/manifest.json", [manifest])
     report = verify_checkpoint(store, CheckpointRecord(f"{FOLDER}/ckpt-1", 1, 1.0, manifest_crc32c=crc32c(manifest)))
-    assert [problem.object for problem in report.problems] == [f"{FOLDER}/0", f"{FOLDER}/1"]
+    assert [problem.object for problem in report.problems] == [f"{FOLDER}/0", f"{FOLDER}/1", f"{FOLDER}/{INDEX}"]
 
 
 @pytest.mark.parametrize("fault", [("read", 0), ("size", 1), ("read_into", 0), ("read_into", 7)])
@@ -277,7 +282,7 @@ def test_only_what_is_late_is_looked_at_again(tmp_path: Path, clock: Clock) -> N
     record = put(new_store("posix", tmp_path))
     store = LaggingStore(new_store("posix", tmp_path).url, clock, {"/small": clock.now + 20.0})
     assert verify_checkpoint(store, record, wait=Wait(), threads=1).verdict == "good"
-    once = [f"{FOLDER}/{name}" for name in CONTENTS if name not in ("small", "empty")]
+    once = [f"{FOLDER}/{name}" for name in CONTENTS if name not in ("small", "empty", INDEX)]
     parts = {name: store.looked.count(name) for name in once}
     store.looked.clear()
     verify_checkpoint(store, record, threads=1)

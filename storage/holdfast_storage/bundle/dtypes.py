@@ -39,6 +39,10 @@ _DTYPES: dict[int, tuple[str, int | None]] = {
     33: ("float4_e2m1fn", 1),
 }
 
+STRING, VARIANT = 7, 21
+ENCODED = (STRING, VARIANT)
+"""Dtypes whose stored bytes say how long each element is: one byte at least. See `encoded`."""
+
 _JOINED = frozenset({*range(1, 7), *range(8, 15), 18, 29, 30})
 """Dtypes that TensorFlow's reader joins from slices. Of float16 it says "Dtype half not supported"."""
 

@@ -12,11 +12,10 @@ import struct
 from collections.abc import Sequence
 
 from holdfast_storage.bundle.crc import Buffer, crc32c, mask
+from holdfast_storage.bundle.dtypes import STRING, VARIANT
 from holdfast_storage.bundle.table import read_varint
 from holdfast_storage.errors import CheckpointDamaged
 
-_STRING = 7
-_VARIANT = 21
 _MAX_UINT32 = 0xFFFFFFFF
 
 
@@ -26,9 +25,9 @@ def entry_crc32c(dtype: int, shape: Sequence[int], data: Buffer) -> int:
     Raises CheckpointDamaged if the bytes of a string or variant are no tensor of that dtype and shape. The index checks
     the size of other tensors.
     """
-    if dtype == _STRING:
+    if dtype == STRING:
         return mask(_crc_of_strings(math.prod(shape), bytes(data)))
-    if dtype == _VARIANT:
+    if dtype == VARIANT:
         return mask(_crc_of_variants(math.prod(shape), bytes(data)))
     return mask(crc32c(data))
 

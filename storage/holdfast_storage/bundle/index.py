@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from google.protobuf.message import DecodeError
 
@@ -16,6 +17,12 @@ from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 
 _HEADER_KEY = b""
 _VERSION = 1  # TensorFlow's kTensorBundleVersion
+
+LARGEST = 256 << 20
+"""The most bytes of an index. That of a million tensors with keys of 100 bytes has 140 MB."""
+
+_MOST_DIMENSIONS = 254  # TensorFlow's TensorShape::MaxDimensions
+_LARGEST_NUMBER = (1 << 63) - 1
 
 
 class InvalidIndex(InvalidRequest, ValueError):
@@ -73,6 +80,22 @@ class Index:
         """Return all entries that have bytes of their own: whole tensors and slices."""
         return [entry for entry in (*self.tensors.values(), *self.slices.values()) if not entry.slices]
 
+    def ends(self) -> dict[int, int]:
+        """Return the bytes that each shard must have. Raises InvalidIndex if two tensors share some."""
+        ends: dict[int, int] = {}
+        for entry in sorted(self.stored, key=lambda each: (each.offset, each.size)):
+            if entry.offset < ends.get(entry.shard, 0) and entry.size:
+                raise InvalidIndex(f"{entry.key} shares bytes with another tensor", object=entry.key)
+            ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
+        return ends
+
+    def check_whole(self) -> None:
+        """Raise InvalidIndex if the slices of a tensor leave gaps."""
+        for tensor in self.tensors.values():
+            covered = sum(math.prod(length for _, length in extents) for extents in tensor.slices)
+            if tensor.slices and covered != math.prod(tensor.shape):
+                raise InvalidIndex(f"the slices of {tensor.key} leave gaps", object=tensor.key)
+
     def pieces(self, key: str) -> list[tuple[Extents | None, TensorEntry]]:
         """Return a tensor's `[(None, entry)]`, or all its slices. Raises KeyError if there is no such tensor."""
         tensor = self.tensors[key]
@@ -124,8 +147,8 @@ def write_index(
 
     shard_sizes: the bytes of each shard, if the entries are to be checked against them.
 
-    Raises InvalidIndex, which names the tensor, unless every record is unique, sound and within one of the shards, and
-    the slices of every sliced tensor cover it exactly.
+    Raises InvalidIndex, which names the tensor, unless every record is unique, sound and within one of the shards, no
+    two share bytes, and the slices of every sliced tensor cover it exactly.
     """
     entries: dict[bytes, bytes] = {}
     for table_key, record in records:
@@ -134,19 +157,19 @@ def write_index(
         entries[table_key] = record
     if _HEADER_KEY in entries:
         raise InvalidIndex("a tensor has no name")
-    tensors, stored_slices = _assemble(num_shards, entries)
+    index = Index(num_shards, *_assemble(num_shards, entries))
+    index.check_whole()
     if shard_sizes is not None:
-        for stored in (*tensors.values(), *stored_slices.values()):
-            if not stored.slices and stored.offset + stored.size > shard_sizes[stored.shard]:
+        for stored in index.stored:
+            if stored.offset + stored.size > shard_sizes[stored.shard]:
                 raise InvalidIndex(f"{stored.key} lies beyond the end of its shard", object=stored.key)
-    for tensor in tensors.values():
-        if tensor.slices:
-            covered = sum(math.prod(length for _, length in extents) for extents in tensor.slices)
-            if covered != math.prod(tensor.shape):
-                raise InvalidIndex(f"the slices of {tensor.key} leave gaps", object=tensor.key)
+        index.ends()
     header = BundleHeader(num_shards=num_shards)
     header.version.producer = _VERSION
-    return write_table([(_HEADER_KEY, header.SerializeToString()), *sorted(entries.items())])
+    table = write_table([(_HEADER_KEY, header.SerializeToString()), *sorted(entries.items())])
+    if len(table) > LARGEST:
+        raise InvalidIndex(f"it has {len(table):,} bytes, and at most {LARGEST:,} are read")
+    return table
 
 
 def _assemble(
@@ -198,18 +221,22 @@ def _parse_entry(table_key: bytes, record: bytes) -> BundleEntry:
         raise _invalid(table_key, "has a record that is no entry") from error
     if entry.shape.unknown_rank or any(dim.size < 0 for dim in entry.shape.dim):
         raise _invalid(table_key, "has no definite shape")
+    if len(entry.shape.dim) > _MOST_DIMENSIONS or math.prod(dim.size for dim in entry.shape.dim) > _LARGEST_NUMBER:
+        raise _invalid(table_key, "has more dimensions or elements than TensorFlow can count")
     return entry
 
 
 def _check_bytes(table_key: bytes, stored: TensorEntry, num_shards: int) -> None:
     if not 0 <= stored.shard < num_shards:
         raise _invalid(table_key, f"is in shard {stored.shard} of {num_shards}")
-    if stored.offset < 0 or stored.size < 0:
-        raise _invalid(table_key, "has a negative offset or size")
+    if stored.offset < 0 or stored.size < 0 or stored.offset + stored.size > _LARGEST_NUMBER:
+        raise _invalid(table_key, "has a negative offset or size, or ends beyond what can be counted")
     itemsize = dtypes.itemsize(stored.dtype)
     if itemsize is not None and stored.size != math.prod(stored.shape) * itemsize:
         what = f"{dtypes.name(stored.dtype)} {list(stored.shape)}"
         raise _invalid(table_key, f"has {stored.size} bytes, which is not the size of {what}")
+    if stored.dtype in dtypes.ENCODED and stored.size < math.prod(stored.shape):
+        raise _invalid(table_key, f"has {stored.size} bytes for {math.prod(stored.shape)} elements")
 
 
 def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry) -> dict[bytes, Extents]:
@@ -236,18 +263,50 @@ def _listed_slices(table_key: bytes, shape: tuple[int, ...], entry: BundleEntry)
 
 
 def _overlap(slices: Sequence[Extents]) -> bool:
-    """Return whether two of the slices have an element in common."""
-    # A sweep along the most cut dimension, so that each of thousands of slices is compared with only a few others.
-    axis = max(range(len(slices[0])), key=lambda dim: len({extents[dim] for extents in slices}))
-    active: list[Extents] = []
-    for extents in sorted(slices, key=lambda each: each[axis]):
-        start = extents[axis][0]
-        active = [other for other in active if sum(other[axis]) > start]
-        for other in active:
-            if all(a < b + n and b < a + m for (a, m), (b, n) in zip(other, extents, strict=True)):
+    """Return whether two of the slices have an element in common, or are too tangled to tell.
+
+    Slices are parted where none of them crosses, along one dimension after the other: a grid of thousands takes a few
+    sorts. What cannot be parted is compared pair by pair, if it is little.
+    """
+    rank = len(slices[0])
+    groups = [(list(slices), 0)]
+    while groups:
+        group, depth = groups.pop()
+        if len(group) == 1:
+            continue
+        for axis in range(rank):
+            parts = _apart(group, axis)
+            if len(parts) > 1:
+                break
+        else:
+            if len(group) > _FEW or any(_intersect(one, other) for one, other in combinations(group, 2)):
                 return True
-        active.append(extents)
+            continue
+        if depth == _DEEPEST:
+            return True
+        groups += [(part, depth + 1) for part in parts]
     return False
+
+
+_FEW = 100  # slices that are compared pair by pair
+_DEEPEST = 16  # partings, one within the other: a grid takes one for each dimension
+
+
+def _apart(slices: list[Extents], axis: int) -> list[list[Extents]]:
+    """Part slices wherever none of them crosses, along one dimension."""
+    parts: list[list[Extents]] = []
+    end = 0
+    for extents in sorted(slices, key=lambda each: each[axis]):
+        start, length = extents[axis]
+        if not parts or start >= end:
+            parts.append([])
+        parts[-1].append(extents)
+        end = max(end, start + length)
+    return parts
+
+
+def _intersect(one: Extents, other: Extents) -> bool:
+    return all(a < b + n and b < a + m for (a, m), (b, n) in zip(one, other, strict=True))
 
 
 def _shape(sizes: Iterable[int]) -> TensorShape:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import pairwise
 
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
@@ -66,11 +67,13 @@ def read_table(data: bytes) -> list[tuple[bytes, bytes]]:
     if _read_entries(_read_block(data, meta)):
         raise CheckpointDamaged("the meta-index of the index's table is not empty")
     pairs: list[tuple[bytes, bytes]] = []
-    for _, value in _read_entries(_read_block(data, index)):
+    before: bytes | None = None  # the index key of the block before, by which TensorFlow finds a key's block
+    for key, value in _read_entries(_read_block(data, index)):
         handle, _ = _read_handle(value, 0)
         entries = _read_entries(_read_block(data, handle))
-        if pairs and entries and entries[0][0] <= pairs[-1][0]:
-            raise CheckpointDamaged("blocks of the index's table are out of order")
+        if not entries or (before is not None and entries[0][0] <= before) or entries[-1][0] > key:
+            raise CheckpointDamaged("blocks of the index's table are empty or out of order")
+        before = key
         pairs += entries
     return pairs
 
@@ -177,13 +180,15 @@ def _read_block(data: bytes, handle: tuple[int, int]) -> bytes:
 
 def _read_entries(block: bytes) -> list[tuple[bytes, bytes]]:
     """Decode the pairs of a block, whose keys strictly ascend."""
-    restarts = struct.unpack_from("<I", block, len(block) - 4)[0] if len(block) >= 4 else 0
-    end = len(block) - 4 * (restarts + 1)
-    if restarts < 1 or end < 0:
+    count = struct.unpack_from("<I", block, len(block) - 4)[0] if len(block) >= 4 else 0
+    end = len(block) - 4 * (count + 1)
+    if count < 1 or end < 0:
         raise CheckpointDamaged("a block of the index has no restart points")
     entries: list[tuple[bytes, bytes]] = []
-    key, position = b"", 0
+    whole = set() if end else {0}  # where keys stand that leave nothing out
+    key, position, size_of_keys = b"", 0, 0
     while position < end:
+        start = position
         shared, position = read_varint(block, position)
         unshared, position = read_varint(block, position)
         size, position = read_varint(block, position)
@@ -191,12 +196,20 @@ def _read_entries(block: bytes) -> list[tuple[bytes, bytes]]:
         value_end = value_start + size
         if shared > len(key) or value_end > end:
             raise CheckpointDamaged("an entry of the index overruns its block")
+        if not shared:
+            whole.add(start)
+        size_of_keys += shared + unshared
+        if size_of_keys > _RESTART_INTERVAL * len(block):
+            raise CheckpointDamaged("keys of the index leave out more than any writer leaves out")
         following = key[:shared] + block[position:value_start]
         if entries and following <= key:
             raise CheckpointDamaged("keys of the index are out of order")
         key = following
         entries.append((key, block[value_start:value_end]))
         position = value_end
+    restarts = struct.unpack_from(f"<{count}I", block, end)
+    if restarts[0] != 0 or not whole.issuperset(restarts) or any(a >= b for a, b in pairwise(restarts)):
+        raise CheckpointDamaged("a block of the index has restart points where no key begins")
     return entries
 
 

@@ -1,28 +1,65 @@
 """manifest.json: the description of a checkpoint in its own folder, with size and CRC32C of every object.
 
 It is plain JSON, for people and for other programs. Unknown fields are ignored; a higher `format` is refused.
+`_MANIFEST` says what each field must be, and `_check_objects` what they must be together. Both hold for what is written
+as for what is read.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from holdfast_storage import kinds
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.cluster import Task
+from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
-from holdfast_storage.layout import LARGEST_STEP, MANIFEST, check_relative, manifest_object
+from holdfast_storage.layout import MANIFEST, Attempt, index_object, local_prefix, manifest_object, parse_prefix
 from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.spec import Unexpected, fields, free, listed, load, mapped, maybe, one_of
 from holdfast_storage.store.base import Store
+from holdfast_storage.whole import read_whole
 
 FORMAT = 1
 
+LARGEST = 32 << 20
+"""The most bytes of a manifest. That of 4,000 workers with eight objects each has 5 MB."""
+
 _END = b"\n}\n"  # occurs nowhere else: everything inside is indented
 
-_T = TypeVar("_T")
+_OBJECT = fields(
+    {
+        "name": kinds.OBJECT,
+        "size": kinds.SIZE,
+        "crc32c": kinds.CRC_TEXT,
+        "role": one_of("data", "index", "local", "asset"),
+        "task": maybe(kinds.TASK),
+    }
+)
+_MANIFEST = fields(
+    {
+        "format": kinds.FORMAT,
+        "prefix": kinds.PREFIX,
+        "step": kinds.STEP,
+        "time": kinds.TIME,
+        "generation": kinds.GENERATION,
+        "world": listed(kinds.TASK, MOST_TASKS),
+        "cluster": mapped(kinds.JOB, listed(kinds.CLUSTER_ADDRESS, MOST_TASKS), 1_000),
+        "strategy": kinds.WORD,
+        "versions": mapped(kinds.WORD, kinds.WORD, 1_000),
+        "git_commit": kinds.WORD,
+        "metadata": free,
+        "metrics": free,
+        "local_keys": listed(kinds.KEY, 1_000_000),
+        "objects": listed(_OBJECT, 1_000_000),
+    }
+)
+_FORMATTED = fields({"format": kinds.FORMAT})
+
+_DATA = re.compile(r"\.data-[0-9]{5,10}-of-[0-9]{5,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +97,8 @@ class Manifest:
         return sum(each.size for each in self.objects)
 
     def to_bytes(self) -> bytes:
-        """Encode the file. Raises TypeError or ValueError if metadata or metrics are not JSON."""
-        fields = {
+        """Encode the file. Raises ValueError if nobody could read it, TypeError if a field is not JSON."""
+        content = {
             "format": FORMAT,
             "prefix": self.prefix,
             "step": self.step,
@@ -86,7 +123,12 @@ class Manifest:
                 for each in self.objects
             ],
         }
-        return json.dumps(fields, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        _check(content)
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        data = text.encode("utf-8", "backslashreplace") + b"\n"
+        if len(data) > LARGEST:
+            raise Unexpected(f"the manifest has {len(data):,} bytes, and at most {LARGEST:,} are read")
+        return data
 
     @classmethod
     def parse(cls, data: bytes, name: str = MANIFEST) -> Manifest:
@@ -95,29 +137,24 @@ class Manifest:
         name: the file's name, for the error.
         """
         try:
-            fields = json.loads(data)
-            if _get(fields, "format", int) > FORMAT:
+            content = load(data)
+            _FORMATTED(content)
+            if content["format"] > FORMAT:
                 raise InvalidRequest(
-                    f"{name} was written by a newer Holdfast (format {fields['format']}, known here {FORMAT})",
+                    f"{name} was written by a newer Holdfast (format {content['format']}, known here {FORMAT})",
                     object=name,
                 )
-            return cls(
-                prefix=check_relative(_get(fields, "prefix", str)),
-                step=_step(_get(fields, "step", int)),
-                time=_finite(float(fields["time"])),
-                generation=_get(fields, "generation", str),
-                world=tuple(Task.parse(each) for each in _get(fields, "world", list)),
-                objects=tuple(_object(each) for each in _get(fields, "objects", list)),
-                cluster={job: tuple(addresses) for job, addresses in _get(fields, "cluster", dict).items()},
-                strategy=_get(fields, "strategy", str),
-                versions=_get(fields, "versions", dict),
-                git_commit=_get(fields, "git_commit", str),
-                metadata=_get(fields, "metadata", dict),
-                metrics=_get(fields, "metrics", dict),
-                local_keys=tuple(_get(fields, "local_keys", list)),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            _check(content)
+        except ValueError as error:
             raise CheckpointDamaged(f"{name} is not a manifest: {error}", object=name) from error
+        same = ("prefix", "step", "time", "generation", "strategy", "versions", "git_commit", "metadata", "metrics")
+        return cls(
+            **{field: content[field] for field in same},
+            world=tuple(Task.parse(each) for each in content["world"]),
+            objects=tuple(_object(each) for each in content["objects"]),
+            cluster={job: tuple(addresses) for job, addresses in content["cluster"].items()},
+            local_keys=tuple(content["local_keys"]),
+        )
 
 
 def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
@@ -129,7 +166,7 @@ def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     name = manifest_object(record.folder)
     full = f"{store.url}/{name}"
     try:
-        data = store.read(name)
+        data = read_whole(store, name, LARGEST)
     except FileNotFoundError as error:
         raise CheckpointAbsent(f"{full} is missing", object=full) from error
     if (found := crc32c(data)) != record.manifest_crc32c:
@@ -138,37 +175,53 @@ def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
         raise CheckpointDamaged(
             f"{full} is not what was committed: CRC32C {found:08x} instead of {record.manifest_crc32c:08x}", object=full
         )
-    return Manifest.parse(data, full)
+    manifest = Manifest.parse(data, full)
+    if manifest.prefix != record.prefix:
+        raise CheckpointDamaged(f"{full} is the manifest of {manifest.prefix}", object=full)
+    return manifest
 
 
-def _object(fields: Any) -> ObjectRecord:
-    size = _get(fields, "size", int)
-    if size < 0:
-        raise ValueError(f"size {size}")
-    task = fields.get("task")
+def _object(content: dict[str, Any]) -> ObjectRecord:
+    task = content["task"]
     return ObjectRecord(
-        name=check_relative(_get(fields, "name", str)),
-        size=size,
-        crc32c=int(_get(fields, "crc32c", str), 16),
-        role=_get(fields, "role", str),
+        name=content["name"],
+        size=content["size"],
+        crc32c=int(content["crc32c"], 16),
+        role=content["role"],
         task=None if task is None else Task.parse(task),
     )
 
 
-def _step(value: int) -> int:
-    if not 0 <= value <= LARGEST_STEP:
-        raise ValueError(f"step {value}")
-    return value
+def _check(content: Any) -> None:
+    """Check what is to be a manifest. Raises Unexpected."""
+    _MANIFEST(content)
+    attempt = parse_prefix(content["prefix"])
+    if attempt is None or (attempt.number, attempt.generation) != (content["step"], content["generation"]):
+        raise Unexpected(f"is of step {content['step']} of generation {content['generation']}, its prefix is not")
+    names = set()
+    for position, each in enumerate(content["objects"]):
+        try:
+            if each["name"] in names or each["name"] == MANIFEST:
+                raise Unexpected(f"is {each['name']!r}, which another object is", "name")
+            names.add(each["name"])
+            _check_object(attempt, each, content["world"])
+        except Unexpected as error:
+            raise error.within(f"objects[{position}]") from None
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is no time")
-    return value
-
-
-def _get(fields: Any, name: str, kind: type[_T]) -> _T:
-    value = fields[name]
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}")
-    return value
+def _check_object(attempt: Attempt, each: dict[str, Any], world: list[str]) -> None:
+    """Check the name of an object, and who wrote it, by its role."""
+    role, task, name = each["role"], each["task"], f"{attempt.folder}/{each['name']}"
+    if task is not None and task not in world:
+        raise Unexpected(f"is {task}, which is not in the world that saved it", "task")
+    match role:
+        case "data":
+            right = bool(_DATA.fullmatch(name.removeprefix(attempt.prefix)))
+        case "index":
+            right = name == index_object(attempt.prefix) and task is None
+        case "local":
+            right = task is not None and name.startswith(f"{local_prefix(attempt.folder, Task.parse(task))}.")
+        case _:
+            right = True
+    if not right:
+        raise Unexpected(f"is {each['name']!r}, and not that of {role} of {task or 'the coordinator'}", "name")

@@ -1,9 +1,12 @@
 """Reading back every byte of a checkpoint and checking it against its digests.
 
-Holdfast's checkpoints are checked object by object against the manifest, and the manifest against the log. A checkpoint
-that TensorFlow wrote has digests in its index: of every tensor, and of every block of the index. Bytes go through one
-small buffer per thread, or to where the caller wants them, never into a copy of an object: touching memory for the
-first time costs more than reading.
+Holdfast's checkpoints are checked object by object against the manifest, and the manifest against the log. An index
+must also lead to nothing but what is in these objects. A checkpoint that TensorFlow wrote has digests in its index: of
+every tensor, and of every block of the index. Bytes go through one small buffer per thread, or to where the caller
+wants them, never into a copy of an object: touching memory for the first time costs more than reading.
+
+Jobs are made while others are done, and none for an object that has failed. So the work is bounded by what is there,
+not by the sizes that a manifest claims.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -20,7 +23,14 @@ from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from holdfast_storage.bundle.dtypes import itemsize
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
-from holdfast_storage.checkpoint.index import data_objects, read_index, short, stored_size
+from holdfast_storage.checkpoint.index import (
+    check_encoded,
+    data_objects,
+    read_index,
+    short,
+    stored_size,
+    too_short,
+)
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, StorageError
 from holdfast_storage.lag import Wait
@@ -101,8 +111,8 @@ def verify_checkpoint(
     known: the manifest, or a stock checkpoint's index, if the caller has read it already.
     objects: the names to check, relative to the folder of the prefix, as the manifest has them. None: all.
     progress: receives the size of each chunk that is read.
-    sink: receives (object relative to the run directory, offset, bytes) of all that is read of these objects, before
-        the verdict. The bytes are valid only during the call.
+    sink: receives (object relative to the run directory, offset, bytes) of all that is read of these objects, other
+        than indexes, before the verdict. The bytes are valid only during the call.
     room: returns memory for (object, offset, size). Bytes are read to it, as many as it is long, and do not go to the
         sink. It returns None if it has no memory for them. `progress`, `sink` and `room` are called from several
         threads; their errors are raised here.
@@ -130,6 +140,7 @@ def verify_checkpoint(
             known = run.known
             if known is not None:
                 objects = [problem.object.removeprefix(f"{record.folder}/") for problem in late]
+                objects += _indexes(known) if isinstance(known, Manifest) else ()  # they lead to what was late
     except _FromCaller as error:
         raise error.args[0] from None
     # The order must not depend on which thread was faster.
@@ -196,12 +207,19 @@ class _Verification:
         wanted = None if objects is None else set(objects)
         found = [each for each in manifest.objects if wanted is None or each.name in wanted]
         self.divide(sum(each.size for each in found))
+        indexes = _indexes(manifest)
         for each in found:
-            whole = _Whole(each, f"{record.folder}/{each.name}", max(1, len(range(0, each.size, self.part))))
+            whole = _Whole(each, f"{record.folder}/{each.name}", max(1, -(-each.size // self.part)))
             self.seen.add(whole.name)
+            if each.name in indexes:
+                yield partial(self._index, whole, manifest)
+                continue
             for start in range(0, max(each.size, 1), self.part):
+                if whole.name in self.problems:
+                    break
                 yield partial(self._part, whole, start)
-        for missing in (wanted or set()) - {each.name for each in manifest.objects}:
+        required = {index_object(record.prefix).removeprefix(f"{record.folder}/")} if wanted is None else wanted
+        for missing in required - {each.name for each in manifest.objects}:
             self._tell(f"{record.folder}/{missing}", "damaged", "is not in the manifest")
 
     def stock_jobs(
@@ -219,16 +237,34 @@ class _Verification:
         for entry in index.stored:
             by_shard.setdefault(entry.shard, []).append(entry)
         self.divide(stored_size(index))
+        ends = index.ends()
         for shard, data_name in sorted(data_objects(index, record.prefix).items()):
             entries = by_shard[shard]
             if objects is not None and data_name.removeprefix(folder) not in objects:
                 continue
             self.seen.add(data_name)
+            with _Telling(self, data_name):
+                self._check_size(data_name, ends[shard])
+            if data_name in self.problems:
+                continue
             for entry in entries:
                 if itemsize(entry.dtype) is None:
                     yield partial(self._encoded, data_name, entry)
             for group in _groups((entry for entry in entries if itemsize(entry.dtype) is not None), self.part):
                 yield partial(self._tensors, data_name, group)
+
+    def _index(self, whole: _Whole, manifest: Manifest, buffer: memoryview) -> None:
+        """Read an index, and the tensors of strings or variants to which it leads. The objects have digests of all."""
+        prefix = whole.name.removesuffix(".index")
+        with _Telling(self, whole.name):
+            index = read_index(self.store, prefix, manifest)
+            with self.lock:
+                self.size += whole.record.size
+            with _calling():
+                self.progress(whole.record.size)
+            names = data_objects(index, prefix)
+            with suppress(CheckpointAbsent):  # which is told of the object itself
+                check_encoded(index, lambda entry: self._bytes(names[entry.shard], entry))
 
     def _part(self, whole: _Whole, start: int, buffer: memoryview) -> None:
         """Read one part of an object. The thread that reads the last part compares the digest."""
@@ -280,6 +316,18 @@ class _Verification:
         with _Telling(self, name):
             data = b"".join(bytes(chunk) for _, chunk in self._read(name, entry.offset, entry.size, buffer))
             _compare(entry, unmask(entry_crc32c(entry.dtype, entry.shape, data)))
+
+    def _bytes(self, name: str, entry: TensorEntry) -> bytes:
+        """Read a tensor again, which is not counted. Raises CheckpointAbsent if it is not all there."""
+        self._check_size(name, entry.offset + entry.size)
+        data = bytearray(entry.size)
+        if self.store.read_into(name, entry.offset, memoryview(data)) < entry.size:
+            raise CheckpointAbsent("is cut")
+        return bytes(data)
+
+    def _check_size(self, name: str, end: int) -> None:
+        if told := too_short(self.store, name, end):
+            raise CheckpointAbsent(told)
 
     def _read(self, name: str, start: int, length: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         """Yield the chunks of a range of an object with their offsets. Each is valid until the next."""
@@ -340,6 +388,11 @@ class _Telling:
         else:
             return False
         return True
+
+
+def _indexes(manifest: Manifest) -> set[str]:
+    """Return the names of the indexes in a checkpoint: the common one, and those of workers' own bundles."""
+    return {each.name for each in manifest.objects if each.role in ("index", "local") and each.name.endswith(".index")}
 
 
 def _compare(entry: TensorEntry, crc: int) -> None:

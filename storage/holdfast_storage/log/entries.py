@@ -4,6 +4,9 @@ An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the c
 inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
 of records. In format 2, the name of a page may stand in place of the records that the page holds. A page is one line of
 JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes.
+
+`_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
+fields must be together, which the transitions of `records` keep.
 """
 
 from __future__ import annotations
@@ -14,53 +17,118 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+from holdfast_storage import kinds
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.cluster import Task
+from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
-from holdfast_storage.layout import LARGEST_STEP, PAGE_DIGITS
-from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
+from holdfast_storage.layout import PAGE_DIGITS, parse_folder, parse_prefix
+from holdfast_storage.records import REIGNS, CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
+from holdfast_storage.spec import Unexpected, fields, flag, listed, load, mapped, matching, maybe, one_of
 
 FORMAT = 2
 WHOLE_FORMAT = 1
 """The format of an entry without pages. Versions of Holdfast that do not know pages read it as well."""
 
+LARGEST_ENTRY = 32 << 20
+"""The most bytes of an entry. One of format 1 with 100,000 checkpoints has 12 MB, and 4,000 workers have 300 KB."""
+
+LARGEST_PAGE = 32 << 20
+"""The most bytes of a page. At a million checkpoints they have some thousand records each."""
+
 Records = tuple[CheckpointRecord, ...]
 
 _LINE = re.compile(rb'\{"crc32c":"([0-9a-f]{8})","entry":(\{.*\})\}\n', re.DOTALL)
-_PAGE_NAME = re.compile(rf"[0-9a-f]{{{PAGE_DIGITS}}}")
+
+_MANY = 1_000_000  # checkpoints, or folders to be deleted
+
+_CHECKPOINT = fields(
+    {"prefix": kinds.WORD, "step": kinds.STEP, "time": kinds.TIME},
+    {"stock": flag, "preserved": flag, "manifest_crc32c": kinds.CRC},
+)
+_PAGE_NAME = matching(f"[0-9a-f]{{{PAGE_DIGITS}}}", "the name of a page")
+
+
+def _record(value: Any) -> None:
+    _CHECKPOINT(value)
+    if value.get("stock", False):
+        kinds.STOCK_PREFIX(value["prefix"])
+    elif (attempt := parse_prefix(value["prefix"])) is None:
+        kinds.PREFIX(value["prefix"])
+    elif attempt.number != value["step"]:
+        raise Unexpected(f"is {value['step']}, and {value['prefix']} is of another one", "step")
+
+
+def _record_or_page(value: Any) -> None:
+    (_PAGE_NAME if type(value) is str else _record)(value)
+
+
+_PAGE = fields({"checkpoints": listed(_record, _MANY, 1)})
+_FORMATTED = fields({"format": kinds.FORMAT})
+_ENTRY = fields(
+    {
+        "format": kinds.FORMAT,
+        "number": kinds.NUMBER,
+        "kind": one_of(*get_args(EntryKind)),
+        "write_id": kinds.ID,
+        "time": kinds.TIME,
+        "note": kinds.NOTE,
+        "run_id": kinds.ID,
+        "leader": maybe(fields({"id": kinds.ID, "address": kinds.ADDRESS, "host": kinds.HOST})),
+        "generation": maybe(
+            fields({"id": kinds.GENERATION, "members": mapped(kinds.TASK, kinds.ID, MOST_TASKS)}),
+        ),
+        "checkpoints": listed(_record_or_page, _MANY),
+        "retired": listed(kinds.FOLDER, _MANY),
+        "damaged": listed(kinds.WORD, _MANY),
+        "last_preserved": maybe(kinds.TIME),
+    },
+    {"superseded": listed(kinds.GENERATION, REIGNS)},
+)
+
+
+def _check_state(state: LogState) -> None:
+    """Check what the fields of an entry must be together."""
+    live = {record.prefix for record in state.checkpoints}
+    if len(live) < len(state.checkpoints):
+        raise Unexpected("holds a checkpoint twice", "checkpoints")
+    if not live.issuperset(state.damaged):
+        raise Unexpected("names what is not among the checkpoints", "damaged")
+    if any((attempt := parse_folder(folder)) and attempt.prefix in live for folder in state.retired):
+        raise Unexpected("names the folder of a live checkpoint", "retired")
+    if state.generation is not None and state.generation.id in state.superseded:
+        raise Unexpected("is superseded", "generation")
 
 
 def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = None) -> bytes:
-    """Encode an entry as bytes.
+    """Encode an entry as bytes. Raises ValueError if nobody could read it.
 
     checkpoints: the state's checkpoints, with names of pages in place of what the pages hold; None: without pages.
     """
     state = entry.state
     shown = state.checkpoints if checkpoints is None else checkpoints
-    inner = _compact(
-        {
-            "format": FORMAT if any(isinstance(each, str) for each in shown) else WHOLE_FORMAT,
-            "number": entry.number,
-            "kind": entry.kind,
-            "write_id": entry.write_id,
-            "time": entry.time,
-            "note": entry.note,
-            "run_id": state.run_id,
-            "leader": state.leader
-            and {"id": state.leader.id, "address": state.leader.address, "host": state.leader.host},
-            "generation": state.generation
-            and {
-                "id": state.generation.id,
-                "members": {str(task): incarnation for task, incarnation in state.generation.members},
-            },
-            "checkpoints": [each if isinstance(each, str) else _fields(each) for each in shown],
-            "retired": list(state.retired),
-            "damaged": list(state.damaged),
-            "last_preserved": state.last_preserved,
-            "superseded": list(state.superseded),
-        }
-    ).encode()
-    return b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner)
+    content = {
+        "format": FORMAT if any(isinstance(each, str) for each in shown) else WHOLE_FORMAT,
+        "number": entry.number,
+        "kind": entry.kind,
+        "write_id": entry.write_id,
+        "time": entry.time,
+        "note": entry.note,
+        "run_id": state.run_id,
+        "leader": state.leader and {"id": state.leader.id, "address": state.leader.address, "host": state.leader.host},
+        "generation": state.generation
+        and {
+            "id": state.generation.id,
+            "members": {str(task): incarnation for task, incarnation in state.generation.members},
+        },
+        "checkpoints": [each if isinstance(each, str) else _shown(each) for each in shown],
+        "retired": list(state.retired),
+        "damaged": list(state.damaged),
+        "last_preserved": state.last_preserved,
+        "superseded": list(state.superseded),
+    }
+    _ENTRY(content)
+    inner = _compact(content).encode()
+    return _sized(b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner), LARGEST_ENTRY)
 
 
 def no_pages(names: Sequence[str]) -> Sequence[Records]:
@@ -80,19 +148,25 @@ def decode(data: bytes, name: str, pages: Callable[[Sequence[str]], Sequence[Rec
     if match is None or crc32c(match[2]) != int(match[1], 16):
         raise CheckpointDamaged(f"{name} is not what was written: its checksum is wrong", object=name)
     try:
-        fields = json.loads(match[2])
-        if fields["format"] > FORMAT:
+        content = load(match[2])
+        _FORMATTED(content)
+        if content["format"] > FORMAT:
             raise InvalidRequest(
-                f"{name} was written by a newer Holdfast (format {fields['format']}, known here {FORMAT})", object=name
+                f"{name} was written by a newer Holdfast (format {content['format']}, known here {FORMAT})", object=name
             )
-        return _entry(fields, pages)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointDamaged(f"{name} lacks what an entry must say: {error!r}", object=name) from error
+        _ENTRY(content)
+        entry = _entry(content, pages)
+        _check_state(entry.state)
+        return entry
+    except ValueError as error:
+        raise CheckpointDamaged(f"{name} is not an entry of the log: {error}", object=name) from error
 
 
 def encode_page(records: Records) -> bytes:
-    """Encode a page as bytes."""
-    return _compact({"checkpoints": [_fields(record) for record in records]}).encode() + b"\n"
+    """Encode a page as bytes. Raises ValueError if nobody could read it."""
+    content = {"checkpoints": [_shown(record) for record in records]}
+    _PAGE(content)
+    return _sized(_compact(content).encode() + b"\n", LARGEST_PAGE)
 
 
 def page_name(data: bytes) -> str:
@@ -105,81 +179,72 @@ def decode_page(data: bytes, page: str, name: str) -> Records:
     if page_name(data) != page:
         raise CheckpointDamaged(f"{name} is not what was written: its contents are not those of its name", object=name)
     try:
-        records = tuple(_record(each) for each in json.loads(data)["checkpoints"])
-        if not records:
-            raise ValueError("it is empty")
-        return records
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointDamaged(f"{name} lacks what a page must say: {error!r}", object=name) from error
+        content = load(data)
+        _PAGE(content)
+    except ValueError as error:
+        raise CheckpointDamaged(f"{name} is not a page of the log: {error}", object=name) from error
+    return tuple(_checkpoint(each) for each in content["checkpoints"])
 
 
-def _fields(record: CheckpointRecord) -> dict[str, Any]:
-    fields: dict[str, Any] = {"prefix": record.prefix, "step": record.step, "time": record.time}
+def _shown(record: CheckpointRecord) -> dict[str, Any]:
+    shown: dict[str, Any] = {"prefix": record.prefix, "step": record.step, "time": record.time}
     if record.stock:
-        fields["stock"] = True
+        shown["stock"] = True
     else:
-        fields["manifest_crc32c"] = record.manifest_crc32c
+        shown["manifest_crc32c"] = record.manifest_crc32c
     if record.preserved:
-        fields["preserved"] = True
-    return fields
+        shown["preserved"] = True
+    return shown
 
 
-def _record(fields: Any) -> CheckpointRecord:
-    prefix = fields["prefix"]
-    if type(prefix) is not str:
-        raise TypeError(f"{prefix!r} is no prefix")
+def _checkpoint(content: dict[str, Any]) -> CheckpointRecord:
     return CheckpointRecord(
-        prefix=prefix,
-        step=_whole(fields["step"], LARGEST_STEP),
-        time=fields["time"],
-        stock=fields.get("stock", False),
-        preserved=fields.get("preserved", False),
-        manifest_crc32c=_whole(fields.get("manifest_crc32c", 0), 0xFFFFFFFF),
+        prefix=content["prefix"],
+        step=content["step"],
+        time=content["time"],
+        stock=content.get("stock", False),
+        preserved=content.get("preserved", False),
+        manifest_crc32c=content.get("manifest_crc32c", 0),
     )
 
 
-def _entry(fields: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Records]]) -> Entry:
-    if fields["kind"] not in get_args(EntryKind):
-        raise ValueError(f"kind {fields['kind']!r}")
-    leader, generation = fields["leader"], fields["generation"]
+def _entry(content: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Records]]) -> Entry:
+    leader, generation = content["leader"], content["generation"]
     state = LogState(
-        run_id=fields["run_id"],
+        run_id=content["run_id"],
         leader=leader and Leader(leader["id"], leader["address"], leader["host"]),
         generation=generation
         and Generation(
             generation["id"],
             tuple((Task.parse(task), incarnation) for task, incarnation in generation["members"].items()),
         ),
-        checkpoints=_checkpoints(fields["checkpoints"], pages),
-        retired=tuple(fields["retired"]),
-        damaged=tuple(fields["damaged"]),
-        last_preserved=fields["last_preserved"],
-        superseded=tuple(fields.get("superseded", ())),
+        checkpoints=_checkpoints(content["checkpoints"], pages),
+        retired=tuple(content["retired"]),
+        damaged=tuple(content["damaged"]),
+        last_preserved=content["last_preserved"],
+        superseded=tuple(content.get("superseded", ())),
     )
-    number = _whole(fields["number"], LARGEST_STEP)
-    return Entry(number, fields["kind"], fields["write_id"], fields["time"], state, fields["note"])
+    return Entry(content["number"], content["kind"], content["write_id"], content["time"], state, content["note"])
 
 
-def _checkpoints(shown: Any, pages: Callable[[Sequence[str]], Sequence[Records]]) -> Records:
+def _checkpoints(shown: list[Any], pages: Callable[[Sequence[str]], Sequence[Records]]) -> Records:
     names = [each for each in shown if isinstance(each, str)]
-    for name in names:
-        if not _PAGE_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no page")
+    if len(set(names)) < len(names):
+        raise Unexpected("names a page twice", "checkpoints")
     held = dict(zip(names, pages(names), strict=True)) if names else {}
     found: list[CheckpointRecord] = []
     for each in shown:
         if isinstance(each, str):
             found += held[each]
         else:
-            found.append(_record(each))
+            found.append(_checkpoint(each))
     return tuple(found)
 
 
-def _whole(value: Any, most: int) -> int:
-    """Return the value if it is an integer that a protocol message can carry."""
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is no number from 0 to {most}")
-    return value
+def _sized(data: bytes, most: int) -> bytes:
+    if len(data) > most:
+        raise ValueError(f"it has {len(data):,} bytes, and at most {most:,} are read")
+    return data
 
 
 def _compact(value: Any) -> str:

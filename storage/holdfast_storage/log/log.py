@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import LOG_FOLDER, log_entry, parse_log_entry
-from holdfast_storage.log.entries import decode, encode
+from holdfast_storage.log.entries import LARGEST_ENTRY, decode, encode
 from holdfast_storage.log.pages import Pages
 from holdfast_storage.pauses import pauses
 from holdfast_storage.records import Entry
 from holdfast_storage.store.base import NotCreated, Store
+from holdfast_storage.whole import read_whole
 
 BLOCK_DIGITS = 3
 """A block is the entries whose numbers differ only in this many last digits. An object store lists one per request."""
@@ -73,7 +74,7 @@ class Log:
         """
         name = log_entry(number)
         try:
-            data = self._store.read(name)
+            data = read_whole(self._store, name, LARGEST_ENTRY)
         except FileNotFoundError:
             return None
         entry = decode(data, f"{self._store.url}/{name}", self._pages.read)
@@ -91,7 +92,7 @@ class Log:
         # An entry that was never finished is not there, and can only be the last.
         last = self.read(hint)
         if last is None and hint > 0:
-            last = self.read(hint - 1)
+            last = self.read(hint - 1) or self.read(self._by_names())
         steps = 0
         while last is not None and (following := self.read(last.number + 1)) is not None:
             last, steps = following, steps + 1
@@ -109,18 +110,17 @@ class Log:
         last = self._last_of(0)
         if last + 1 < size:
             return last
-        block, beyond = 0, 1
-        while self._is_there(beyond):
-            block, beyond = beyond, 2 * beyond
-        while beyond - block > 1:
-            middle = (block + beyond) // 2
-            block, beyond = (middle, beyond) if self._is_there(middle) else (block, middle)
+        block = _last(lambda block: self._is_there(block * size))
         while (last := max(last, self._last_of(block))) + 1 == (block + 1) * size:
             block += 1
         return last
 
-    def _is_there(self, block: int) -> bool:
-        return self._store.size(log_entry(block * 10**BLOCK_DIGITS)) is not None
+    def _by_names(self) -> int:
+        """Return the number of the last entry before any hole: what is listed beyond one is no part of the log."""
+        return _last(self._is_there)
+
+    def _is_there(self, number: int) -> bool:
+        return self._store.size(log_entry(number)) is not None
 
     def _last_of(self, block: int) -> int:
         """Return the number of the last listed entry of a block, or of its first entry if none is listed."""
@@ -135,9 +135,12 @@ class Log:
         If the storage gives no definite answer, tries the same slot again for about `deadline_s` seconds. A slot that
         reads as empty settles nothing: the request may still arrive.
         """
-        checkpoints, pages = self._pages.cut(entry.state.checkpoints)
-        data = encode(entry, checkpoints)
         name = log_entry(entry.number)
+        try:
+            checkpoints, pages = self._pages.cut(entry.state.checkpoints)
+            data = encode(entry, checkpoints)
+        except ValueError as error:
+            return NotPublished(f"{self._store.url}/{name} would be an entry that nobody reads: {error}")
         end = self._clock() + deadline_s
         tried = may_have_landed = False
         for pause in pauses():
@@ -165,3 +168,14 @@ class Log:
                 return Unknown(reason) if tried else NotPublished(reason)
             self._sleep(min(pause, max(0.0, end - self._clock())))
         raise AssertionError("pauses never end")
+
+
+def _last(is_there: Callable[[int], bool]) -> int:
+    """Return the last number that is there. They begin with 0 and have no holes."""
+    known, beyond = 0, 1
+    while is_there(beyond):
+        known, beyond = beyond, 2 * beyond
+    while beyond - known > 1:
+        middle = (known + beyond) // 2
+        known, beyond = (middle, beyond) if is_there(middle) else (known, middle)
+    return known

@@ -23,10 +23,11 @@ from weakref import WeakKeyDictionary
 from holdfast_storage.errors import CheckpointDamaged
 from holdfast_storage.lag import Wait, read_there
 from holdfast_storage.layout import page_object
-from holdfast_storage.log.entries import Records, decode_page, encode_page, page_name
+from holdfast_storage.log.entries import LARGEST_PAGE, Records, decode_page, encode_page, page_name
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
+from holdfast_storage.whole import read_whole
 
 FEWEST = 64
 """An entry with fewer checkpoints holds them all and has no pages."""
@@ -114,7 +115,7 @@ class Pages:
         missing = f"{full} is missing, which the log needs"
         while True:
             try:
-                return decode_page(self._store.read(name), page, full)
+                return decode_page(read_whole(self._store, name, LARGEST_PAGE), page, full)
             except FileNotFoundError:
                 if not wait.again(missing):
                     raise CheckpointDamaged(f"{missing}: was only a part of `_holdfast` copied?", object=name) from None

@@ -6,13 +6,12 @@ without protobuf's text parser, since it has only five scalar fields, and a dama
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from holdfast_storage.errors import CheckpointDamaged
-from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_relative, index_object, parse_folder
+from holdfast_storage.kinds import LATEST
+from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_stock_prefix, index_object, parse_folder
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
 
@@ -26,6 +25,10 @@ _SIMPLE_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 NAMED = 1_000
 """The largest number of checkpoints that the file names."""
+
+
+LARGEST = 16 << 20
+"""The most bytes of the file: TensorFlow's names all checkpoints that are kept, in 100 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,13 @@ def to_bytes(state: LogState) -> bytes:
 
 
 def read(store: Store) -> StateFile:
-    """Read the directory's file as far as it can be understood. It counts as empty if it is missing or cut."""
+    """Read the directory's file as far as it can be understood. It counts as empty if it is missing.
+
+    Raises StorageError if it cannot be read, or is too large to be one.
+    """
     try:
-        return _parse(store.read(STATE_FILE))
-    except (FileNotFoundError, CheckpointDamaged):
+        return _parse(store.read(STATE_FILE, limit=LARGEST))
+    except FileNotFoundError:
         return StateFile()
 
 
@@ -123,12 +129,9 @@ def stock_prefix(store: Store, path: str) -> str | None:
     elif path.startswith("/"):
         path = path.rpartition("/")[2]
     try:
-        check_relative(path)
+        return check_stock_prefix(path)
     except ValueError:
         return None
-    if parse_folder(path.partition("/")[0]) is not None and "/" in path:
-        return None  # one of Holdfast's, which a manifest describes
-    return path
 
 
 def _is_there(store: Store, prefix: str, names: set[str]) -> bool:
@@ -151,7 +154,7 @@ def _parse(data: bytes) -> StateFile:
                 stamp = float(text)
             except ValueError:
                 stamp = 0.0
-            stamps.append(stamp if math.isfinite(stamp) else 0.0)  # the log can hold no other
+            stamps.append(stamp if 0.0 <= stamp <= LATEST else 0.0)  # the log can hold no other
     return StateFile(newest, tuple(paths), tuple(stamps))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast_storage.bundle.index import Index
-from holdfast_storage.checkpoint.index import data_objects, read_index, stored_size
+from holdfast_storage.checkpoint.index import check_sizes, data_objects, read_index, stored_size
 from holdfast_storage.checkpoint.manifest import Manifest, read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged
@@ -40,6 +40,7 @@ class Contents:
     def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> Contents:
         if record.stock:
             index = read_index(store, record.prefix)
+            check_sizes(store, index, record.prefix)
             return cls(None, False, {MAIN: Bundle(index, data_objects(index, record.prefix))}, None, None)
         manifest = read_manifest(store, record)
         world_matches = set(manifest.world) == set(world)

@@ -21,13 +21,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from holdfast.restoring.contents import LOCAL, MAIN, Bundle, Contents
 from holdfast.restoring.free_memory import available
-from holdfast_storage.bundle.index import write_index
+from holdfast_storage.bundle.index import TensorEntry, write_index
+from holdfast_storage.checkpoint.index import check_encoded
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, StorageError
@@ -215,6 +217,7 @@ class _Held:
             prefix, index = str(self.folder / name), bundle.index
             for shard, object in bundle.objects.items():
                 os.symlink(f"/dev/fd/{self._descriptor(object)}", data_object(prefix, shard, index.num_shards))
+            check_encoded(index, partial(self._held_bytes, bundle))
             records = ((key, entry.SerializeToString()) for key, entry in index.records())
             Path(index_object(prefix)).write_bytes(write_index(index.num_shards, records))
         if self._values:
@@ -232,6 +235,9 @@ class _Held:
             shutil.rmtree(self.folder, ignore_errors=True)
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+    def _held_bytes(self, bundle: Bundle, entry: TensorEntry) -> bytes:
+        return os.pread(self._descriptor(bundle.objects[entry.shard]), entry.size, entry.offset)
 
     def _keep(self, name: str, offset: int, chunk: memoryview) -> None:
         descriptor = self._descriptor(name)

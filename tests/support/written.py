@@ -1,0 +1,122 @@
+"""Strategies of all that can be written to a run directory: entries of the log, and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
+from hypothesis import strategies as st
+
+from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
+from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import (
+    LARGEST_STEP,
+    Attempt,
+    check_checkpoint_name,
+    check_stock_prefix,
+    data_object,
+    index_object,
+    local_prefix,
+)
+from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
+
+T = TypeVar("T")
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+STEPS = st.integers(0, LARGEST_STEP)
+TIMES = st.floats(0, 1e11)
+TASKS = st.builds(Task, st.sampled_from(CHECKPOINTING_JOBS), st.integers(0, MOST_TASKS - 1))
+GENERATIONS = st.from_regex("[0-9a-f]{8}", fullmatch=True)
+IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20)
+ADDRESSES = st.sampled_from(["", "host:1", "127.0.0.1:7070", "[::1]:7070", "[fe80::1%eth0]:1", "a_b.c-d.example:65535"])
+NAMES = st.text(min_size=1, max_size=20)
+
+
+def _passes(check: Callable[[str], object]) -> Callable[[str], bool]:
+    def passes(text: str) -> bool:
+        try:
+            check(text)
+        except (ValueError, InvalidRequest):
+            return False
+        return True
+
+    return passes
+
+
+CHECKPOINT_NAMES = st.just("ckpt") | NAMES.filter(_passes(check_checkpoint_name))
+STOCK_PREFIXES = NAMES.filter(_passes(check_stock_prefix))
+ATTEMPTS = st.builds(Attempt, CHECKPOINT_NAMES, STEPS, GENERATIONS, STEPS)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> CheckpointRecord:
+    """A checkpoint, Holdfast's or TensorFlow's."""
+    if draw(st.booleans()):
+        return CheckpointRecord(draw(STOCK_PREFIXES), draw(STEPS), draw(TIMES), True, draw(st.booleans()))
+    attempt, crc = draw(ATTEMPTS), draw(st.integers(0, 2**32 - 1))
+    return CheckpointRecord(attempt.prefix, attempt.number, draw(TIMES), False, draw(st.booleans()), crc)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> LogState:
+    """A state of a run, whose parts agree."""
+    live = draw(st.lists(records(), max_size=4, unique_by=lambda each: each.prefix))
+    gone = draw(st.lists(ATTEMPTS.map(lambda each: each.folder), max_size=3))
+    generation = draw(st.none() | st.builds(Generation, GENERATIONS, _members()))
+    before = draw(st.lists(GENERATIONS, max_size=4))
+    return LogState(
+        run_id=draw(IDS),
+        leader=draw(st.none() | st.builds(Leader, IDS, ADDRESSES, IDS)),
+        generation=generation,
+        checkpoints=tuple(live),
+        retired=tuple(folder for folder in gone if folder not in {each.folder for each in live}),
+        damaged=tuple(draw(st.lists(st.sampled_from([each.prefix for each in live]), unique=True)) if live else ()),
+        last_preserved=draw(st.none() | TIMES),
+        superseded=tuple(each for each in before if generation is None or each != generation.id),
+    )
+
+
+def _members() -> st.SearchStrategy[tuple[tuple[Task, str], ...]]:
+    return st.dictionaries(TASKS, IDS, max_size=3).map(lambda found: tuple(found.items()))
+
+
+ENTRIES = st.builds(Entry, STEPS, st.sampled_from(get_args(EntryKind)), IDS, TIMES, states(), st.text())
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """A manifest whose parts agree."""
+    attempt = draw(ATTEMPTS)
+    world = draw(st.lists(TASKS, min_size=1, max_size=3, unique=True))
+    shards = draw(st.integers(1, 3))
+    base = attempt.prefix.removeprefix(f"{attempt.folder}/")
+    objects = [_object(draw, data_object(base, shard, shards), "data", world) for shard in range(shards)]
+    objects.append(_object(draw, index_object(base), "index", [None]))
+    for task in world if draw(st.booleans()) else ():
+        local = local_prefix(attempt.folder, task).removeprefix(f"{attempt.folder}/")
+        objects += [_object(draw, name, "local", [task]) for name in (index_object(local), data_object(local, 0, 1))]
+    return Manifest(
+        prefix=attempt.prefix,
+        step=attempt.number,
+        time=draw(TIMES),
+        generation=attempt.generation,
+        world=tuple(world),
+        objects=tuple(objects),
+        cluster=draw(st.dictionaries(IDS, st.lists(IDS, max_size=3).map(tuple), max_size=2)),
+        strategy=draw(NAMES),
+        versions=draw(st.dictionaries(NAMES, NAMES, max_size=2)),
+        git_commit=draw(NAMES),
+        metadata=draw(st.dictionaries(st.text(), JSON, max_size=3)),
+        metrics=draw(st.dictionaries(st.text(), JSON, max_size=3)),
+        local_keys=tuple(draw(st.lists(st.text(), max_size=3))),
+    )
+
+
+def _object(draw: st.DrawFn, name: str, role: str, writers: list[Task] | list[None]) -> ObjectRecord:
+    crc = draw(st.integers(0, 2**32 - 1))
+    return ObjectRecord(name, draw(st.integers(0, 2**50)), crc, role, draw(st.sampled_from(writers)))
