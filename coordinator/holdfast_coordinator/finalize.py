@@ -19,7 +19,7 @@ from holdfast_storage.bundle.index import write_index
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest, StorageError
-from holdfast_storage.lag import Wait, read_there
+from holdfast_storage.lag import Wait, holds
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 
@@ -154,7 +154,7 @@ def payload(value: object) -> Payload:
 
 def _create(store: Store, name: str, data: bytes) -> None:
     """Create an object exclusively. The same bytes are fine: an earlier process of this coordinator wrote them."""
-    if not store.create(name, data) and read_there(store, name) != data:
+    if not store.create(name, data) and not holds(store, name, data):
         raise StorageError(f"{store.url}/{name} exists and is not what this save wrote", object=name)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from holdfast_storage.errors import StorageError
 from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
-from holdfast_storage.store.base import Store
+from holdfast_storage.store.base import Store, TooLarge
 
 log = logger("holdfast.storage")
 
@@ -67,12 +67,17 @@ class Wait:
         return True
 
 
-def read_there(store: Store, name: str) -> bytes:
-    """Read an object that must exist, since its name is taken. Raises StorageError if it does not appear in time."""
+def holds(store: Store, name: str, data: bytes) -> bool:
+    """Return whether an object, which must exist since its name is taken, holds exactly these bytes.
+
+    Raises StorageError if it does not appear in time.
+    """
     wait, missing = Wait(), f"{store.url}/{name} exists and is not seen here"
     while True:
         try:
-            return store.read(name)
+            return store.read(name, limit=len(data)) == data
+        except TooLarge:
+            return False
         except FileNotFoundError:
             if not wait.again(missing):
                 raise StorageError(missing, object=name) from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from holdfast_storage.lag import LAG, Wait
-from support.lagging import Clock
+from holdfast_storage.errors import StorageError
+from holdfast_storage.lag import LAG, Wait, holds
+from support.lagging import Clock, LaggingStore
 
 
 @pytest.fixture
@@ -64,3 +66,16 @@ def test_a_long_one_is_told_once(clock: Clock, caplog: pytest.LogCaptureFixture)
             pass
     (record,) = caplog.records
     assert record.getMessage().startswith("/mnt/run/manifest.json is not there; waiting up to 5")
+
+
+def test_whether_an_object_holds_these_bytes(clock: Clock, tmp_path: Path) -> None:
+    """An object holds exactly these bytes, or others, or more of them; a late one is waited for. Guards against memory
+    for whatever stands in the place of an index, and an index of others that is taken for ours."""
+    store = LaggingStore(str(tmp_path), clock, {"index": clock.now + 10.0})
+    store.create("index", b"ours")
+    assert holds(store, "index", b"ours")
+    assert clock.now >= 1010.0
+    assert not holds(store, "index", b"outs")
+    assert not holds(store, "index", b"our")
+    with pytest.raises(StorageError, match="exists and is not seen here"):
+        holds(store, "manifest", b"ours")

@@ -21,7 +21,7 @@ from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 from holdfast_storage.errors import CheckpointDamaged
-from holdfast_storage.lag import Wait, read_there
+from holdfast_storage.lag import Wait, holds
 from holdfast_storage.layout import page_object
 from holdfast_storage.log.entries import LARGEST_PAGE, Records, decode_page, encode_page, page_name
 from holdfast_storage.parallel import in_parallel
@@ -105,7 +105,7 @@ class Pages:
         return [known[name] for name in names]
 
     def _create(self, name: str, data: bytes) -> None:
-        if not self._store.create(name, data) and read_there(self._store, name) != data:
+        if not self._store.create(name, data) and not holds(self._store, name, data):
             # A part that somebody who was killed has left, without hard links. Whoever writes it, it is the same.
             self._store.replace(name, data)
 
