@@ -23,15 +23,15 @@ HIDDEN = "***"
 """What stands in the place of a secret."""
 
 _READ = 1 << 14  # characters of a text that are looked at: servers answer with whole pages
-_SHORTEST, _SHORTEST_OF_ENVIRONMENT = 4, 8  # characters of a secret; settings such as `1` or `none` are none
+_SHORTEST, _SHORTEST_OF_ENVIRONMENT = 6, 8  # characters of a secret; settings such as `1` or `none` are none
+_WORD = re.compile(r"[a-z]{1,11}")  # such as `minioadmin`: it would be hidden in every sentence
 
 _SECRET_NAME = re.compile(
     r"(?:^|[_.-]|api|access|account)keys?(?:$|[_.-])|secret|token|passw|passphrase|pwd|signature|credential|cookie"
-    r"|auth(?!or)|private|connection.?string|header|\bsas",
+    r"|auth(?!or)|private|connection.?string|\bsas",
     re.IGNORECASE,
 )
-_PUBLIC_NAME = re.compile(r"(?:file|path|sock|application_credentials)$", re.IGNORECASE)
-_PUBLIC = {"anon", "browser", "cache", "cloud", "google_default"}  # ways to find a token, for Google's store
+_PUBLIC_NAME = re.compile(r"^(?:old)?pwd$|(?:file|path|sock|application_credentials)$", re.IGNORECASE)
 _FILE = re.compile(r"[~.]{0,2}/.*\.\w{1,5}")
 
 _NAME = r"(?:(?:access|account|api|private)[_-]?key|secret|token|passw|pwd|signature|credential)[\w.-]{0,40}"
@@ -56,6 +56,8 @@ _PATTERNS = [
         (r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bya29\.[\w-]+|\beyJ[\w-]{8,300}\.[\w-]+\.[\w-]*", HIDDEN),
     )
 ]
+
+_MARKUP = re.compile(r"<(?:\?xml|!doctype|html|head|body|error)\b", re.IGNORECASE)
 
 _kept: deque[str] = deque(maxlen=1_000)  # a token that is renewed by the hour stays known for weeks
 
@@ -82,9 +84,9 @@ def scrubbed(text: str) -> str:
 
 
 def told(said: BaseException | str, longest: int = TOLD) -> str:
-    """Return in one short line what a library or a server says: without secrets, control characters and HTML."""
+    """Return in one short line what a library or a server says: without secrets, control characters and markup."""
     text = scrubbed((said if isinstance(said, str) else str(said) or type(said).__name__)[:_READ])
-    if re.search(r"<(?:!doctype|html|body|head)\b", text, re.IGNORECASE):
+    if _MARKUP.search(text):
         text = re.sub(r"<(script|style)\b.*?</\1\s*>|<[^>]{0,500}>", " ", text, flags=re.IGNORECASE | re.DOTALL)
     return printable(" ".join(text.split()), longest)
 
@@ -145,16 +147,15 @@ def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
             yield from _secrets(each, secret=secret)
     elif secret and isinstance(value, str | bytes):
         text = value.decode("latin-1") if isinstance(value, bytes) else value
-        if text not in _PUBLIC and not _FILE.fullmatch(text) and not (os.sep in text and os.path.exists(text)):
+        if not _WORD.fullmatch(text) and not _FILE.fullmatch(text) and not (os.sep in text and os.path.exists(text)):
             yield text
             yield from _parts(text)
 
 
 def _parts(text: str) -> Iterator[str]:
     """Yield the secret parts of a connection string or a query, and the lines of a key."""
-    for part in re.split(r"[;&?\n]", text):
-        name, equals, value = part.partition("=")
+    for part in re.split("[;&?]", text):
+        name, _, value = part.partition("=")
         if name == "sig" or _SECRET_NAME.search(name):
             yield value
-        elif not equals and part != text and len(part) >= 16:
-            yield part
+    yield from (line for line in text.split("\n")[1:] if len(line) >= 16)

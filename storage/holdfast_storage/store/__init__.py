@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.scrub import fit, keep_secret, told
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.internals import check_internals
 from holdfast_storage.store.url import BUCKETS, normalise, split
@@ -47,6 +48,10 @@ def open_store(
 
         return PosixStore(normal)
     try:
+        import fsspec.config
+
+        keep_secret(fsspec.config.conf)  # the options of files and of the environment, by protocol
+        keep_secret(options)
         check_internals(protocol)
         if protocol in BUCKETS:
             return _object_store(protocol, path, normal, options, write_buffer)
@@ -58,6 +63,12 @@ def open_store(
         raise InvalidRequest(
             f"{normal} cannot be opened: a package is missing here: {install}", object=normal
         ) from error
+    except HoldfastError:
+        raise
+    except Exception as error:  # of a library, about its options
+        raise InvalidRequest(
+            f"{normal} cannot be opened: {told(error)}. Check storage_options", object=normal
+        ) from fit(error)
 
 
 def _object_store(protocol: str, path: str, url: str, options: dict[str, Any], write_buffer: int) -> Store:

@@ -19,6 +19,7 @@ from fsspec.registry import available_protocols
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
+from holdfast_storage.scrub import fit, told
 from holdfast_storage.store.base import LARGEST, UNPROTECTED, Buffer, Store, check_process, creating, too_large
 from holdfast_storage.store.url import split
 
@@ -164,7 +165,7 @@ class FsspecStore(Store):
     ) -> Iterator[str]:
         """Yield the path of an object, and turn whatever the backend raises into a StorageError with the full URL.
 
-        may_miss: FileNotFoundError is an answer and passes unchanged.
+        may_miss: FileNotFoundError is an answer, and stays one.
         turn: the lock under which the path is used; default: one lock for all.
         """
         check_process(self._process, self.url)
@@ -175,14 +176,7 @@ class FsspecStore(Store):
         except HoldfastError:
             raise
         except Exception as error:
-            if may_miss and isinstance(error, FileNotFoundError):
-                raise
-            if may_miss and isinstance(error, NotADirectoryError):
-                raise FileNotFoundError(str(error)) from error
-            raise StorageError(
-                f"Could not {verb} {self._full(name)}: {_told(error)}", object=self._full(name)
-            ) from error
-
-
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+            full = self._full(name)
+            if may_miss and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise FileNotFoundError(f"{full} is missing") from None
+            raise StorageError(f"Could not {verb} {full}: {told(error)}", object=full) from fit(error)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.parallel import in_parallel
+from holdfast_storage.scrub import told
 from holdfast_storage.store import Store, open_store
 
 Verdict = Literal["works", "slow", "not protected", "fails"]
@@ -92,7 +93,7 @@ def _finding(check: str, look: Callable[[], Says]) -> Finding:
     except (HoldfastError, FileNotFoundError) as error:
         return Finding(check, "fails", str(error), {})
     except Exception as error:  # of a library, which did not foresee it
-        return Finding(check, "fails", f"{type(error).__name__}: {error}", {})
+        return Finding(check, "fails", f"{type(error).__name__}: {told(error)}", {})
 
 
 def _reached(store: Store) -> Says:

@@ -23,6 +23,7 @@ from holdfast_storage.layout import index_object
 from holdfast_storage.logger import logger
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
+from holdfast_storage.scrub import scrubbed
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store
 
@@ -181,7 +182,7 @@ def _read(
     except _Missing as error:
         return None, "missing", str(error)
     except Exception as error:  # whatever it is, the others are told and need not wait for this worker
-        return None, "unreadable", str(error) or repr(error)
+        return None, "unreadable", scrubbed(str(error) or repr(error))
 
 
 def _elsewhere(path: str) -> tuple[Store, CheckpointRecord]:

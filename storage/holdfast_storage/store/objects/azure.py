@@ -20,6 +20,7 @@ from azure.storage.blob.aio import BlobPrefix
 from fsspec.config import apply_config
 
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.scrub import fit
 from holdfast_storage.store.objects.client import Body, FailureKind, Page, Part, RequestFailed
 
 _OPTIONS = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 60}
@@ -51,7 +52,7 @@ class AzureClient:
                 "Azure needs to know the account: as account_name or connection_string in storage_options, in "
                 "AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, or in the URL "
                 "(abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER)"
-            ) from error
+            ) from fit(error)
         self._blobs = self._fs.service_client.get_container_client(self.container)
         self._authorised = False  # whether the credentials have ever worked
 
@@ -173,22 +174,22 @@ class AzureClient:
         except azure.HttpResponseError as error:
             raise self._failure(error) from error
         except (azure.AzureError, aiohttp.ClientError, OSError) as error:
-            raise RequestFailed("again", f"{_told(error)}. Check the endpoint and the network") from error
+            raise RequestFailed("again", _first_line(error), "Check the endpoint and the network") from error
 
     def _failure(self, error: azure.HttpResponseError) -> RequestFailed:
         code = getattr(error, "error_code", None) or ""
         code, status = str(getattr(code, "value", code)), error.status_code or 0
-        message = f"{code} ({_told(error)})" if code else _told(error)
+        said = f"{code} ({_first_line(error)})" if code else _first_line(error)
         kind: FailureKind = "refused"
+        hint = ""
         if status == 416:
             return _Beyond()
         if isinstance(error, azure.ClientAuthenticationError) and not status:
             # There is no token. One that cannot be renewed may come in a while; if there never was one, fail at once.
-            message = f"{message.rstrip('.')}. Check the credentials: log in with `az login`, or give account_key, "
-            message += "sas_token or connection_string in storage_options"
-            return RequestFailed("again" if self._authorised else "refused", message)
+            hint = "Check the credentials: log in with `az login`, or give account_key, sas_token or connection_string "
+            return RequestFailed("again" if self._authorised else "refused", said, hint + "in storage_options")
         if code == "DirectoryIsNotEmpty":
-            return _NotEmpty("refused", message)
+            return _NotEmpty("refused", said)
         if code in _TAKEN or status == 412:
             kind = "taken"
         elif status in (0, 408, 409, 429) or status >= 500:
@@ -196,10 +197,10 @@ class AzureClient:
         elif code == "BlobNotFound":
             kind = "missing"
         elif code == "ContainerNotFound":
-            message += f". Check the name of the container, {self.container}"
+            hint = f"Check the name of the container, {self.container}"
         if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
-            message += ". Check the credentials, and what they are allowed to do"
-        return RequestFailed(kind, message)
+            hint = "Check the credentials, and what they are allowed to do"
+        return RequestFailed(kind, said, hint)
 
 
 class _Beyond(RequestFailed):
@@ -224,7 +225,7 @@ def _parents(key: str) -> Iterator[str]:
         yield key
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return the first line of an error. The others are the server's trace."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 

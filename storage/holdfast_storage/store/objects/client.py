@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from holdfast_storage.scrub import told
+
 FailureKind = Literal["missing", "taken", "refused", "unsupported", "again"]
 
 _PIECE = 1 << 20  # bytes of a body that are handed to the connection at once
@@ -19,6 +21,10 @@ _PIECE = 1 << 20  # bytes of a body that are handed to the connection at once
 class RequestFailed(Exception):
     """A request failed.
 
+    Args:
+        said: by the server or a library, of which only a line is told, without secrets.
+        hint: what to check, in a sentence of our own.
+
     Attributes:
         kind: `missing`: the bucket exists and the object does not. `taken`: the object exists and should not.
             `refused`: nothing was changed, and asking again is no use. `unsupported`: likewise, since the store does
@@ -26,8 +32,8 @@ class RequestFailed(Exception):
             have taken effect, or may still.
     """
 
-    def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: FailureKind, said: BaseException | str, hint: str = "") -> None:
+        super().__init__(f"{told(said).rstrip('. ')}. {hint}" if hint else told(said))
         self.kind = kind
 
 

@@ -22,6 +22,7 @@ from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.scrub import told
 from holdfast_storage.store.objects.client import Body, FailureKind, Page, Part, RequestFailed
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
@@ -169,8 +170,7 @@ class GcsClient:
         except RequestFailed:
             raise
         except (aiohttp.ClientError, OSError) as error:
-            told = str(error) or type(error).__name__
-            raise RequestFailed("again", f"{told}. Check the endpoint and the network") from error
+            raise RequestFailed("again", error, "Check the endpoint and the network") from error
 
     async def _authorise(self) -> None:
         """Get a valid token, in a thread: gcsfs would block its event loop while it renews one."""
@@ -181,30 +181,31 @@ class GcsClient:
         except Exception as error:
             # gcsfs wraps the error of google-auth.
             reason = error.__cause__ if isinstance(error.__cause__, GoogleAuthError) else error
-            told = str(reason.args[0]) if reason.args else type(reason).__name__
+            said = str(reason.args[0]) if reason.args else type(reason).__name__
             unheard = any(isinstance(each, TransportError) for each in (reason, reason.__cause__))
             if unheard or getattr(reason, "retryable", False):
-                raise RequestFailed("again", f"{told}. Check the network") from error
-            raise RequestFailed("refused", f"{told}. Check the credentials") from error
+                raise RequestFailed("again", said, "Check the network") from error
+            raise RequestFailed("refused", said, "Check the credentials") from error
 
     def _failure(self, status: int, content: bytes, *, of_object: bool) -> RequestFailed:
         details = _details(content)
         reasons = {each.get("reason", "") for each in details.get("errors", ()) if isinstance(each, dict)}
-        message = f"{status} ({details['message']})" if details.get("message") else f"HTTP status {status}"
+        said = f"{status} ({told(str(details['message']))})" if details.get("message") else f"HTTP status {status}"
         kind: FailureKind = "refused"
+        hint = ""
         if status in (408, 409, 429) or status >= 500 or reasons & _RATE:
             kind = "again"
         elif status == 412:
             kind = "taken"
         elif status in (401, 403):
-            message += ". Check the credentials, and what they are allowed to do"
+            hint = "Check the credentials, and what they are allowed to do"
         elif status == 404 and (not of_object or "bucket does not exist" in str(details.get("message", ""))):
-            message += f". Check the name of the bucket, {self.bucket}"
+            hint = f"Check the name of the bucket, {self.bucket}"
         elif status == 404:
             kind = "missing"
         elif status < 400:
-            message += ". Check the endpoint"
-        return RequestFailed(kind, message)
+            hint = "Check the endpoint"
+        return RequestFailed(kind, said, hint)
 
 
 def _file_system(options: Mapping[str, Any]) -> GCSFileSystem:
@@ -234,11 +235,11 @@ def _with_credentials_found(options: Mapping[str, Any]) -> GCSFileSystem:
             file_system.credentials.connect("cache")  # of an earlier token="browser"
         if file_system.credentials.credentials is not None:
             return file_system
-        told = " ".join(str(error).split()).rstrip(".")
         raise InvalidRequest(
-            f"There are no credentials for Google Cloud Storage: {told}. Set GOOGLE_APPLICATION_CREDENTIALS, or log in "
-            "with `gcloud auth application-default login`, or give `token` in storage_options: the file of a key, "
-            "'cloud' to wait longer for Google's metadata server, or 'anon' for a public bucket"
+            f"There are no credentials for Google Cloud Storage: {told(error).rstrip('.')}. Set "
+            "GOOGLE_APPLICATION_CREDENTIALS, or log in with `gcloud auth application-default login`, or give `token` "
+            "in storage_options: the file of a key, 'cloud' to wait longer for Google's metadata server, or 'anon' for "
+            "a public bucket"
         ) from None
 
 
@@ -254,4 +255,4 @@ def _details(content: bytes) -> dict[str, Any]:
         error = json.loads(content)["error"]
         return error if isinstance(error, dict) else {"message": str(error)}
     except (ValueError, KeyError, TypeError):
-        return {"message": content[:200].decode(errors="replace")}
+        return {"message": content.decode(errors="replace")}

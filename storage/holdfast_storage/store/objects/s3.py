@@ -106,7 +106,7 @@ class S3Client:
             return 0, 0
         told = _RANGE.fullmatch(answer.get("ContentRange", ""))
         if told is None:
-            raise RequestFailed("refused", "the server does not know ranges. Check the endpoint")
+            raise RequestFailed("refused", "the server does not know ranges", "Check the endpoint")
         first, last, size = map(int, told.groups())
         if transfer.count is None or first != offset or transfer.count != last + 1 - first:
             raise RequestFailed("again", f"{transfer.count} bytes came for {told[0]}, asked for from {offset} on")
@@ -129,7 +129,7 @@ class S3Client:
         for error in answer.get("Errors", ()):
             if error.get("Code") != "NoSuchKey":
                 kind = _kind(error.get("Code", ""), 0, error.get("Message") or "")
-                raise RequestFailed(kind, f"{error.get('Key')}: {_told(error)}")
+                raise RequestFailed(kind, f"{error.get('Key')}: {_said(error)}")
 
     async def _call(self, method: str, transfer: Transfer | None = None, /, **arguments: Any) -> Any:
         with self._judged():
@@ -167,22 +167,22 @@ class S3Client:
             kind = _kind(code, status, details.get("Message") or "")
             if code == "404" and getattr(cause, "operation_name", "") == "HeadObject":  # whose answer has no body
                 kind = "missing"
-            message = _told(details)
+            hint = ""
             if code in _CREDENTIALS:
-                message += ". Check the credentials, and what they are allowed to do"
+                hint = "Check the credentials, and what they are allowed to do"
             elif code == "NoSuchBucket":
-                message += f". Check the name of the bucket, {self.bucket}, and the endpoint"
+                hint = f"Check the name of the bucket, {self.bucket}, and the endpoint"
             elif "404" in (code, str(status)) and kind == "refused":
-                message += ". Check the endpoint"
+                hint = "Check the endpoint"
             elif code in _REGION:
-                message += f". Check the region: bucket {self.bucket} is in another one"
-            return RequestFailed(kind, message)
+                hint = f"Check the region: bucket {self.bucket} is in another one"
+            return RequestFailed(kind, _said(details), hint)
         if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
-            hint = "in storage_options, in the environment, in ~/.aws, or as a role of this host"
-            return RequestFailed("refused", f"{error}. Give them {hint}")
+            hint = "Give them in storage_options, in the environment, in ~/.aws, or as a role of this host"
+            return RequestFailed("refused", error, hint)
         if isinstance(error, _NO_ANSWER) or isinstance(cause, _NO_ANSWER):
-            return RequestFailed("again", f"{error}. Check the endpoint and the network")
-        return RequestFailed("refused", str(error))
+            return RequestFailed("again", error, "Check the endpoint and the network")
+        return RequestFailed("refused", error)
 
 
 class _Beyond(RequestFailed):
@@ -205,7 +205,7 @@ def _kind(code: str, status: int, message: str = "") -> FailureKind:
     return "refused"
 
 
-def _told(details: Mapping[str, Any]) -> str:
+def _said(details: Mapping[str, Any]) -> str:
     """Return what the server says about an error."""
     code, message = details.get("Code", ""), details.get("Message", "")
     return f"{code} ({message})" if message else str(code)

@@ -15,6 +15,7 @@ from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
+from holdfast_storage.scrub import fit
 from holdfast_storage.store.base import (
     LARGEST,
     UNPROTECTED,
@@ -171,7 +172,7 @@ class ObjectStore(Store):
             if failure.kind == "unsupported" and self._keeps_conditions is None:
                 self._do_without_conditions("does not know")
                 return None
-            raise _NothingMade("refused", str(failure)) from failure
+            raise _NothingMade(failure) from failure
         if not made and tries > 1:
             # Perhaps by an earlier try, whose answer was lost.
             made = await self._read(key, len(data)) == data
@@ -352,7 +353,7 @@ class ObjectStore(Store):
                 self._answered = self._seen = True
                 return answer
             except asyncio.TimeoutError:
-                failure = RequestFailed("again", "there was no answer in time. Check the endpoint and the network")
+                failure = RequestFailed("again", "there was no answer in time", "Check the endpoint and the network")
             except RequestFailed as error:
                 failure = error
                 if failure.kind != "again":
@@ -389,13 +390,17 @@ class ObjectStore(Store):
         except RequestFailed as failure:
             full = self._full(name)
             if failure.kind == "missing" and verb == "read":
-                raise FileNotFoundError(f"{full} is missing") from failure
+                raise FileNotFoundError(f"{full} is missing") from None
             error = NotCreated if isinstance(failure, _NothingMade) else StorageError
-            raise error(f"Could not {verb} {full}: {failure}", object=full) from failure
+            raise error(f"Could not {verb} {full}: {failure}", object=full) from fit(failure)
 
 
 class _NothingMade(RequestFailed):
-    """A create that was refused at the first try."""
+    """A create that was refused at the first try, with this failure."""
+
+    def __init__(self, failure: RequestFailed) -> None:
+        Exception.__init__(self, str(failure))
+        self.kind = "refused"
 
 
 def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[Part]:
