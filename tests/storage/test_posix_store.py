@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 RACER = """
 import sys
+import tempfile
 from holdfast_storage.store.folder import Folder
 from holdfast_storage.store.posix import PosixStore
 store = PosixStore(sys.argv[1])
@@ -215,12 +217,39 @@ def test_create_where_there_are_no_links(store: PosixStore) -> None:
     assert os.listdir(f"{store.url}/log") == ["1"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(store: PosixStore) -> None:
-    """A missing permission is named with the path. Guards against a permission error that looks like something else."""
-    os.mkdir(store.url, 0o500)
-    with pytest.raises(StorageError, match=f"{store.url}/ckpt/a: Permission denied"):
-        store.write("ckpt/a", [b"x"])
+def told(call: Callable[[], object], user: int) -> str:
+    """The StorageError of a call, made in a fork as another user if this one is root."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+        try:
+            call()
+        except StorageError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader) as file:
+        return file.read()
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    """A missing permission is named with the path, and if the folder is another user's, with whose it is. Guards
+    against a permission error that looks like something else."""
+    with tempfile.TemporaryDirectory() as folder:  # those of pytest are closed to other users
+        os.chmod(folder, 0o755)
+        store = PosixStore(f"{os.path.realpath(folder)}/run")
+        os.mkdir(store.url, 0o500)
+        os.chmod(store.url, 0o555)
+        error = told(lambda: store.write("ckpt/a", [b"x"]), 65534)
+    assert f"{store.url}/ckpt/a: Permission denied" in error
+    whose = f"{store.url} belongs to user 0 and group 0, with mode 555, and this is user 65534 of groups 65534"
+    assert (whose in error) == (os.geteuid() == 0)
 
 
 def test_a_file_where_the_run_directory_should_be(store: PosixStore) -> None:

@@ -107,7 +107,7 @@ class Folder:
     def write(self, name: str, chunks: Iterable[Buffer], *, private: bool = False) -> int:
         """Write a file that must not exist, durable except for its name. Return its size in bytes.
 
-        In a folder with the setgid bit, the folder's group may read it. private: nobody else but the owner may.
+        In a folder with the setgid bit, the folder's group may read it. private: apart from that, its owner alone may.
         After an error its remains are removed, unless all of it was written: somebody may have read it.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -215,7 +215,8 @@ class Folder:
         if mode & stat.S_ISGID:
             wanted, has = mode & bits, stat.S_IMODE(os.fstat(fd).st_mode)
             if wanted & ~has:
-                os.fchmod(fd, has | wanted)
+                with suppress(OSError):  # a file system that has no modes of its own
+                    os.fchmod(fd, has | wanted)
 
     def _open(self, name: str) -> int:
         end = time.monotonic() + LEASE

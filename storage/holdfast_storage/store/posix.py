@@ -140,7 +140,8 @@ class PosixStore(Store):
         with _naming("list", path):
             try:
                 with Folder.at(path) as opened, opened.entries() as entries:
-                    names = [name for entry in entries if not _is_temporary(entry.name) for name in _as_listed(entry)]
+                    found = [entry for entry in entries if f"{entry.name}/".startswith(start)]
+                    names = [name for entry in found if not _is_temporary(entry.name) for name in _as_listed(entry)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(name for name in names if name.startswith(start))
