@@ -97,6 +97,12 @@ def giant(path: Path) -> None:
     os.truncate(path, 2 << 40)
 
 
+def large(path: Path) -> None:
+    """More than any hint has, and no more than memory has."""
+    path.touch()
+    os.truncate(path, 17 << 20)
+
+
 def link(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
@@ -130,7 +136,7 @@ def test_what_is_no_object_is_an_error_at_once(
     assert raised.type in (StorageError, CheckpointDamaged)
 
 
-@pytest.mark.parametrize("put", [fifo, giant, link, Path.mkdir])
+@pytest.mark.parametrize("put", [fifo, giant, large, link, Path.mkdir])
 def test_a_job_needs_no_hint(store: Store, world: World, put: Callable[[Path], None]) -> None:
     """What is in the place of the hint does not keep a job from saving. Guards against a file that is only a hint and
     stops a run."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from holdfast_storage.cluster import Cluster
 from holdfast_storage.layout import HINT
-from holdfast_storage.store.base import Store
+from holdfast_storage.store.base import Store, TooLarge
+
+LARGEST = 16 << 20
+"""The most bytes of a hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class Hint:
 def read_hint(store: Store) -> Hint | None:
     """Read the hint. Return None if there is none, or none that can be understood."""
     try:
-        fields = json.loads(store.read(HINT))
+        fields = json.loads(store.read(HINT, limit=LARGEST))
         cluster = tuple(sorted((job, tuple(hosts)) for job, hosts in fields["cluster"].items()))
         return Hint(str(fields["address"]), cluster)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, TooLarge, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
