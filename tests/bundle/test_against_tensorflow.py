@@ -59,7 +59,7 @@ def assert_every_crc_holds(prefix: Path, index: Index) -> None:
         for _, entry in index.pieces(key):
             data = shards[entry.shard][entry.offset : entry.offset + entry.size]
             assert len(data) == entry.size
-            assert entry_crc32c(entry.dtype, entry.shape, data) == entry.crc32c, key
+            assert entry_crc32c(entry.dtype, entry.shape, [data]) == entry.crc32c, key
 
 
 def rewritten(index: Index) -> bytes:

@@ -22,13 +22,13 @@ def test_a_string_tensor() -> None:
     """The CRC of a string tensor contains its lengths as fixed-width numbers. Guards against taking the stored varints
     instead."""
     expected = crc32c(LENGTHS + STORED[2:])
-    assert entry_crc32c(STRING, (2,), STORED) == mask(expected)
+    assert entry_crc32c(STRING, (2,), [STORED]) == mask(expected)
 
 
 def test_a_numeric_tensor() -> None:
     """The CRC of any other tensor is that of its bytes, in any buffer. Guards against a CRC that depends on the kind of
     buffer."""
-    assert entry_crc32c(1, (1,), memoryview(b"abcd")) == mask(crc32c(b"abcd"))
+    assert entry_crc32c(1, (1,), [memoryview(b"abcd")]) == mask(crc32c(b"abcd"))
 
 
 @pytest.mark.parametrize("position", range(len(STORED)))
@@ -37,7 +37,7 @@ def test_a_damaged_string_tensor_has_another_crc_or_none(position: int) -> None:
     damaged = bytearray(STORED)
     damaged[position] ^= 1
     with contextlib.suppress(CheckpointDamaged):
-        assert entry_crc32c(STRING, (2,), bytes(damaged)) != entry_crc32c(STRING, (2,), STORED)
+        assert entry_crc32c(STRING, (2,), [bytes(damaged)]) != entry_crc32c(STRING, (2,), [STORED])
 
 
 @given(st.sampled_from([STRING, VARIANT]), st.integers(0, 5), st.binary(max_size=40))
@@ -45,4 +45,4 @@ def test_any_bytes_have_a_crc_or_are_damaged(dtype: int, elements: int, data: by
     """Any bytes have a CRC or are damaged. Guards against lengths that run past the end and end in another kind of
     error."""
     with contextlib.suppress(CheckpointDamaged):
-        entry_crc32c(dtype, (elements,), data)
+        entry_crc32c(dtype, (elements,), [data])

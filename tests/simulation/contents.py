@@ -46,7 +46,7 @@ def snapshot(salt: str, task: Task, *, diverges: bool, collective: bool) -> Snap
 def _graph() -> SnapshotTensor:
     text = b"an object graph"
     data = bytes([len(text)]) + struct.pack("<I", mask(crc32c(struct.pack("<I", len(text))))) + text
-    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), data))
+    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), [data]))
 
 
 GRAPH = _graph()

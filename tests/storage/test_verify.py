@@ -201,7 +201,7 @@ def put_stock(store: Store) -> CheckpointRecord:
         full_record("a", 4, (4,), shard=0, offset=0, size=4, crc32c=mask(crc32c(b"abcd"))),
         full_record("big", 4, (5120,), shard=0, offset=7, size=5120, crc32c=mask(crc32c(big))),
         full_record("none", 4, (0,), shard=0, offset=7 + 5120, size=0, crc32c=mask(0)),
-        full_record("s", 7, (2,), shard=0, offset=7 + 5120, size=8, crc32c=entry_crc32c(7, (2,), STRINGS)),
+        full_record("s", 7, (2,), shard=0, offset=7 + 5120, size=8, crc32c=entry_crc32c(7, (2,), [STRINGS])),
         header_record("t", 4, (4, 4), [((0, 2), (0, 4)), ((2, 2), (0, 4))]),
         slice_record("t", 4, ((0, 2), (0, 4)), shard=1, offset=0, size=8, crc32c=mask(crc32c(b"wxyzwxyz"))),
         slice_record("t", 4, ((2, 2), (0, 4)), shard=1, offset=8, size=8, crc32c=mask(crc32c(b"wxyzwxyz"))),

@@ -73,7 +73,7 @@ def flipped(snapshot: Snapshot, key: str) -> Snapshot:
 def _graph() -> SnapshotTensor:
     text = b"an object graph"
     data = bytes([len(text)]) + struct.pack("<I", mask(crc32c(struct.pack("<I", len(text))))) + text
-    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), data))
+    return SnapshotTensor(OBJECT_GRAPH_KEY, STRING, (), data, encoded_crc32c=entry_crc32c(STRING, (), [data]))
 
 
 def cluster_of(size: int, first_port: int = 1000) -> Cluster:

@@ -41,7 +41,7 @@ def stock(checkpoint: tf.train.Checkpoint, folder: Path) -> dict[str, tuple[int,
 def as_stored(tensor: SnapshotTensor) -> tuple[int, tuple[int, ...], bytes, int]:
     data = bytes(tensor.data)
     crc = tensor.encoded_crc32c
-    return tensor.dtype, tensor.shape, data, entry_crc32c(tensor.dtype, tensor.shape, data) if crc is None else crc
+    return tensor.dtype, tensor.shape, data, entry_crc32c(tensor.dtype, tensor.shape, [data]) if crc is None else crc
 
 
 def check_against_stock(snapshot: Snapshot, checkpoint: tf.train.Checkpoint, folder: Path) -> None:

@@ -9,52 +9,95 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from holdfast_storage.bundle.crc import Buffer, crc32c, mask
 from holdfast_storage.bundle.dtypes import STRING, VARIANT
-from holdfast_storage.bundle.table import read_varint
+from holdfast_storage.bundle.table import MAX_VARINT_SIZE
 from holdfast_storage.errors import CheckpointDamaged
 
 _MAX_UINT32 = 0xFFFFFFFF
 
 
-def entry_crc32c(dtype: int, shape: Sequence[int], data: Buffer) -> int:
-    """Return the masked CRC32C for the entry of a tensor with these stored bytes.
+def entry_crc32c(dtype: int, shape: Sequence[int], chunks: Iterable[Buffer]) -> int:
+    """Return the masked CRC32C for the entry of a tensor with these stored bytes. One chunk at a time is kept.
 
     Raises CheckpointDamaged if the bytes of a string or variant are no tensor of that dtype and shape. The index checks
     the size of other tensors.
     """
+    data = _Stream(chunks)
     if dtype == STRING:
-        return mask(_crc_of_strings(math.prod(shape), bytes(data)))
+        return mask(_crc_of_strings(math.prod(shape), data))
     if dtype == VARIANT:
-        return mask(_crc_of_variants(math.prod(shape), bytes(data)))
-    return mask(crc32c(data))
+        return mask(_crc_of_variants(math.prod(shape), data))
+    return mask(data.crc(sys.maxsize, 0)[0])
 
 
-def _crc_of_strings(elements: int, data: bytes) -> int:
-    crc, position, total = 0, 0, 0
+class _Stream:
+    """Bytes that come in chunks, of which each may be valid until the next one comes."""
+
+    def __init__(self, chunks: Iterable[Buffer]) -> None:
+        self._chunks = iter(chunks)
+        self._chunk = memoryview(b"")
+
+    def crc(self, size: int, crc: int) -> tuple[int, int]:
+        """Read up to `size` bytes. Return their CRC32C, continuing from `crc`, and how many there were."""
+        left = size
+        for part in self._parts(size):
+            crc, left = crc32c(part, crc), left - len(part)
+        return crc, size - left
+
+    def take(self, size: int) -> bytes:
+        """Read a few bytes."""
+        found = b"".join(map(bytes, self._parts(size)))
+        if len(found) < size:
+            raise CheckpointDamaged("a string or variant tensor ends too early")
+        return found
+
+    def number(self) -> int:
+        """Read a varint."""
+        value = 0
+        for step in range(MAX_VARINT_SIZE):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << 7 * step
+            if byte < 0x80:
+                return value
+        raise CheckpointDamaged("a length in a string or variant tensor does not end")
+
+    def _parts(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._chunk:
+                self._chunk = memoryview(next(self._chunks, b""))
+                if not self._chunk:
+                    return
+            part, self._chunk = self._chunk[:size], self._chunk[size:]
+            size -= len(part)
+            yield part
+
+
+def _crc_of_strings(elements: int, data: _Stream) -> int:
+    crc = total = 0
     for _ in range(elements):
-        length, position = read_varint(data, position)
+        length = data.number()
         crc = crc32c(struct.pack("<I" if length <= _MAX_UINT32 else "<Q", length & 0xFFFFFFFFFFFFFFFF), crc)
         total += length
-    if len(data) != position + 4 + total or data[position : position + 4] != struct.pack("<I", mask(crc)):
+    stored = data.take(4)
+    whole, size = data.crc(sys.maxsize, crc32c(stored, crc))
+    if size != total or stored != struct.pack("<I", mask(crc)):
         raise CheckpointDamaged("the lengths of a string tensor do not fit its bytes")
-    return crc32c(data[position:], crc)
+    return whole
 
 
-def _crc_of_variants(elements: int, data: bytes) -> int:
-    crc, position = 0, 0
+def _crc_of_variants(elements: int, data: _Stream) -> int:
+    crc = 0
     for _ in range(elements):
-        length, position = read_varint(data, position)
+        length = data.number()
         crc = crc32c(struct.pack("<Q", length & 0xFFFFFFFFFFFFFFFF), crc)
-        crc = crc32c(data[position : position + length], crc)
-        position += length
-        stored = data[position : position + 4]
-        if stored != struct.pack("<I", mask(crc)):
+        crc, size = data.crc(length, crc)
+        if size != length or (stored := data.take(4)) != struct.pack("<I", mask(crc)):
             raise CheckpointDamaged("an element of a variant tensor fails its checksum")
         crc = crc32c(stored, crc)
-        position += 4
-    if position != len(data):
+    if data.crc(1, 0)[1]:
         raise CheckpointDamaged("a variant tensor has bytes left over")
     return crc

@@ -20,7 +20,7 @@ _RESTART_INTERVAL = 16  # 1 in the block that indexes the others
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_SIZE = 48
 _TRAILER_SIZE = 5
-_MAX_VARINT_SIZE = 10
+MAX_VARINT_SIZE = 10
 
 
 def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -189,9 +189,9 @@ def _read_entries(block: bytes) -> list[tuple[bytes, bytes]]:
     key, position, size_of_keys = b"", 0, 0
     while position < end:
         start = position
-        shared, position = read_varint(block, position)
-        unshared, position = read_varint(block, position)
-        size, position = read_varint(block, position)
+        shared, position = _read_varint(block, position)
+        unshared, position = _read_varint(block, position)
+        size, position = _read_varint(block, position)
         value_start = position + unshared
         value_end = value_start + size
         if shared > len(key) or value_end > end:
@@ -214,17 +214,17 @@ def _read_entries(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
-    offset, position = read_varint(data, position)
-    size, position = read_varint(data, position)
+    offset, position = _read_varint(data, position)
+    size, position = _read_varint(data, position)
     return (offset, size), position
 
 
-def read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """Decode a number. Return it and the position after it."""
     if position < len(data) and data[position] < 0x80:
         return data[position], position + 1
     value = 0
-    for step, byte in enumerate(data[position : position + _MAX_VARINT_SIZE]):
+    for step, byte in enumerate(data[position : position + MAX_VARINT_SIZE]):
         value |= (byte & 0x7F) << 7 * step
         if byte < 0x80:
             return value, position + step + 1

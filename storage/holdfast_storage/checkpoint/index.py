@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.dtypes import itemsize
@@ -66,10 +66,10 @@ def too_short(store: Store, name: str, end: int) -> str:
     return f"ends at byte {found}, before its contents do" if found < end else ""
 
 
-def check_encoded(index: Index, read: Callable[[TensorEntry], bytes]) -> None:
+def check_encoded(index: Index, read: Callable[[TensorEntry], Iterable[memoryview]]) -> None:
     """Check the tensors whose bytes say how long their elements are. TensorFlow takes memory for what they say.
 
-    read: returns the bytes of an entry. Raises CheckpointDamaged, and what `read` raises.
+    read: yields the bytes of an entry. Raises CheckpointDamaged, and what `read` raises.
     """
     for entry in index.stored:
         if itemsize(entry.dtype) is None and entry_crc32c(entry.dtype, entry.shape, read(entry)) != entry.crc32c:

@@ -264,7 +264,7 @@ class _Verification:
                 self.progress(whole.record.size)
             names = data_objects(index, prefix)
             with suppress(CheckpointAbsent):  # which is told of the object itself
-                check_encoded(index, lambda entry: self._bytes(names[entry.shard], entry))
+                check_encoded(index, lambda e: self._again(names[e.shard], e.offset, e.size, buffer))
 
     def _part(self, whole: _Whole, start: int, buffer: memoryview) -> None:
         """Read one part of an object. The thread that reads the last part compares the digest."""
@@ -314,16 +314,16 @@ class _Verification:
     def _encoded(self, name: str, entry: TensorEntry, buffer: memoryview) -> None:
         """Read one tensor of strings or variants, and compare it."""
         with _Telling(self, name):
-            data = b"".join(bytes(chunk) for _, chunk in self._read(name, entry.offset, entry.size, buffer))
-            _compare(entry, unmask(entry_crc32c(entry.dtype, entry.shape, data)))
+            chunks = (chunk for _, chunk in self._read(name, entry.offset, entry.size, buffer))
+            _compare(entry, unmask(entry_crc32c(entry.dtype, entry.shape, chunks)))
 
-    def _bytes(self, name: str, entry: TensorEntry) -> bytes:
-        """Read a tensor again, which is not counted. Raises CheckpointAbsent if it is not all there."""
-        self._check_size(name, entry.offset + entry.size)
-        data = bytearray(entry.size)
-        if self.store.read_into(name, entry.offset, memoryview(data)) < entry.size:
-            raise CheckpointAbsent("is cut")
-        return bytes(data)
+    def _again(self, name: str, start: int, length: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Yield the chunks of a range that is read for itself, too."""
+        end = start + length
+        while start < end:
+            chunk = self._chunk(name, start, buffer[: end - start])
+            yield chunk
+            start += len(chunk)
 
     def _check_size(self, name: str, end: int) -> None:
         if told := too_short(self.store, name, end):
@@ -335,23 +335,25 @@ class _Verification:
         while offset < end:
             with _calling():
                 room = self.room(name, offset, min(self.store.block, end - offset))
-            target = buffer[: end - offset] if room is None else room
-            try:
-                count = self.store.read_into(name, offset, target)
-            except FileNotFoundError as error:
-                raise CheckpointAbsent("is missing") from error
-            if count == 0:
-                raise CheckpointAbsent(f"ends at byte {offset}, before its contents do")
-            chunk = target[:count]
+            chunk = self._chunk(name, offset, buffer[: end - offset] if room is None else room)
             with self.lock:
                 self.seen.add(name)
-                self.size += count
+                self.size += len(chunk)
             with _calling():
                 if room is None:
                     self.sink(name, offset, chunk)
-                self.progress(count)
+                self.progress(len(chunk))
             yield offset, chunk
-            offset += count
+            offset += len(chunk)
+
+    def _chunk(self, name: str, offset: int, target: memoryview) -> memoryview:
+        try:
+            count = self.store.read_into(name, offset, target)
+        except FileNotFoundError as error:
+            raise CheckpointAbsent("is missing") from error
+        if count == 0:
+            raise CheckpointAbsent(f"ends at byte {offset}, before its contents do")
+        return target[:count]
 
     def _tell(self, name: str, kind: ProblemKind, reason: str) -> None:
         with self.lock:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,8 @@ log = logger("holdfast")
 
 _SHARE = 0.8
 """The share of free memory that a checkpoint may take. The first save after it may need as much again."""
+
+_CHUNK = 8 << 20
 
 
 class Staged:
@@ -236,8 +238,11 @@ class _Held:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def _held_bytes(self, bundle: Bundle, entry: TensorEntry) -> bytes:
-        return os.pread(self._descriptor(bundle.objects[entry.shard]), entry.size, entry.offset)
+    def _held_bytes(self, bundle: Bundle, entry: TensorEntry) -> Iterator[memoryview]:
+        descriptor, offset, end = self._descriptor(bundle.objects[entry.shard]), entry.offset, entry.offset + entry.size
+        while offset < end and (chunk := os.pread(descriptor, min(_CHUNK, end - offset), offset)):
+            yield memoryview(chunk)
+            offset += len(chunk)
 
     def _keep(self, name: str, offset: int, chunk: memoryview) -> None:
         descriptor = self._descriptor(name)
