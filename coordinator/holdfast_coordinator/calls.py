@@ -18,6 +18,7 @@ from .core import effects as fx
 from .core import events as ev
 from .core.membership import POLL
 from .core.messages import Answer, Caller, Joined, RequestId, SaveReport, Waiting
+from .door import ADMITTED
 from .driver import Driver, Refused
 from .finalize import Payload
 from .served_runs import ServedRuns
@@ -32,6 +33,7 @@ class Calls:
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
         checks.check_join(request)
+        ADMITTED.get().check(request.caller)
         run = await self._runs.get(request.caller.run)
         with run.visited():
             return await self._joined(run, request)
@@ -164,12 +166,14 @@ class Calls:
 
     def _run(self, caller: pb.Caller) -> Driver:
         """Return the driver of the caller's run. Only a join opens a run."""
+        ADMITTED.get().check(caller)
         run = self._runs.find(caller.run)
         if run is None:
             raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
         return run
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
+        ADMITTED.get().check_run(request.run)
         if not request.run:
             return pb.StatusReply(coordinator=self._runs.leader.id, runs=self._runs.urls)
         run = self._runs.find(request.run)

@@ -15,7 +15,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
-from holdfast_protos.client import ask, is_of_another_host
+from holdfast_protos.client import Access, ask, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, Kind
@@ -26,6 +26,7 @@ from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unk
 from holdfast_storage.logger import logger
 from holdfast_storage.records import Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
+from holdfast_storage.run_key import ensure_key
 from holdfast_storage.stock import state_file
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
@@ -260,7 +261,8 @@ class Driver:
             status = pb.StatusReply()
             if not is_of_another_host(effect.address, effect.host):
                 try:
-                    status = await self._threaded(lambda: ask(effect.address, self.store.url), self._threads)
+                    access = Access(self.store.url, lambda: ensure_key(self.store))
+                    status = await self._threaded(lambda: ask(effect.address, access), self._threads)
                 except Exception as error:  # for example for an invalid address
                     log.info("%s: nobody answers at %s: %s", self._here, effect.address, error)
             # It may be serving another world by now, which does not lead.

@@ -1,35 +1,33 @@
-"""The gRPC service. A refusal becomes a status, with the failure in the trailing metadata."""
+"""The gRPC service."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import grpc
-import grpc.aio
-
-from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.errors import HoldfastError
-from holdfast_storage.failure import Failure
-from holdfast_storage.failure_message import encode
 from holdfast_storage.logger import logger
 
-from . import wire
 from .calls import Calls
+from .door import Door
 from .driver import Refused
+from .refusals import Context, NotNow, abort
 
 log = logger("holdfast.coordinator")
 
 T = TypeVar("T")
-Context = Any  # grpc.aio's context is generic in two private types
 
 
 class GrpcServicer(rpc.CoordinatorServicer):
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, door: Door) -> None:
         self._calls = calls
+        self._door = door
+
+    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloReply:
+        return await _answer(self._door.hello(request, context.peer()), context)
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         return await _answer(self._calls.join(request), context)
@@ -40,7 +38,7 @@ class GrpcServicer(rpc.CoordinatorServicer):
                 async for notice in notices:
                     yield notice
         except (Refused, HoldfastError) as refusal:
-            await _abort(refusal, context)
+            await abort(refusal, context)
 
     async def Vote(self, request: pb.VoteRequest, context: Context) -> pb.VoteReply:
         return await _answer(self._calls.vote(request), context)
@@ -67,17 +65,9 @@ class GrpcServicer(rpc.CoordinatorServicer):
 async def _answer(call: Awaitable[T], context: Context) -> T:
     try:
         return await call
-    except (Refused, HoldfastError) as refusal:
-        await _abort(refusal, context)
+    except (Refused, NotNow, HoldfastError) as refusal:
+        await abort(refusal, context)
     except Exception as error:
         # This is an answer: the worker would repeat for ever a call that merely broke.
         log.exception("a call failed")
-        await _abort(error, context)
-
-
-async def _abort(error: Exception, context: Context) -> NoReturn:
-    failure = error.failure if isinstance(error, Refused) else Failure.of(error)
-    code = wire.STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-    told = encode(failure)
-    await context.abort(code, told.message[:1000], ((FAILURE_TRAILER, told.SerializeToString()),))
-    raise AssertionError("abort raises")
+        await abort(error, context)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.failure import Failure
@@ -14,22 +15,29 @@ from holdfast_storage.records import Leader
 from holdfast_storage.store import Store, normalise, open_store
 
 from .driver import Driver, Refused
+from .refusals import NotNow
 from .threads import DaemonThreads
 
 log = logger("holdfast.coordinator")
 
+T = TypeVar("T")
+
 OPENING_THREADS = 64
+
+MOST_OPENING = 1024
+"""Run directories that are being opened at once. Their storage hangs, or somebody asks for ever new ones."""
 
 
 class ServedRuns:
-    """The drivers of all runs, by run directory. With a root, only directories at or below it are served.
+    """The drivers of all runs, by run directory.
 
-    A run that everybody has left is closed after a while, and opened anew when somebody joins it.
+    Only directories at or below a root are served, and those of stores that this process has open itself. No other is
+    looked at. A run that everybody has left is closed after a while, and opened anew when somebody joins it.
     """
 
-    def __init__(self, leader: Leader, root: str = "") -> None:
+    def __init__(self, leader: Leader, roots: Sequence[str] = ()) -> None:
         self.leader = leader
-        self._root = normalise(root) if root else ""
+        self._roots = tuple(map(normalise, roots))
         self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # the store of this process, by the URL of a worker
         self._drivers: dict[str, Driver] = {}  # by directory
@@ -52,13 +60,10 @@ class ServedRuns:
         return sorted(self._drivers)
 
     async def get(self, url: str) -> Driver:
-        """Return the driver of a run, which is opened if necessary. Raises Refused."""
+        """Return the driver of a run, which is opened if necessary. Raises as `open`."""
         driver = self.find(url)
         if driver is None:
-            try:
-                store = await self._opened(url)
-            except HoldfastError as error:
-                raise Refused(replace(Failure.of(error, phase="join"), object=url)) from error
+            store = await self.open(url)
             # Workers that reach the directory by different paths are in one run.
             self._directories[url] = store.url
             driver = self._drivers.get(store.url)
@@ -77,7 +82,23 @@ class ServedRuns:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
+    async def open(self, url: str) -> Store:
+        """Return the store of a run directory. Raises Refused if it is not served here or cannot be
+        opened, and NotNow."""
+        if driver := self.find(url):
+            return driver.store
+        try:
+            return await self._opened(url)
+        except HoldfastError as error:
+            raise Refused(replace(Failure.of(error, phase="join"), object=url)) from error
+
+    async def threaded(self, work: Callable[[], T]) -> T:
+        """Run something that may wait for a storage."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     async def _opened(self, url: str) -> Store:
+        if len(self._opening) >= MOST_OPENING:
+            raise NotNow(f"{MOST_OPENING} other run directories are being opened")
         opening = self._opening.get(url)
         if opening is None:
 
@@ -97,11 +118,13 @@ class ServedRuns:
 
     def _check(self, url: str) -> str:
         directory = normalise(url)
-        if self._root and directory != self._root and not directory.startswith(self._root.rstrip("/") + os.sep):
+        below = any(f"{directory}/".startswith(f"{root.rstrip('/')}/") for root in self._roots)
+        if not below and directory not in self._adopted:
+            where = "below its --root" if self._roots else "of the training job that it is a part of"
             raise InvalidRequest(
-                f"this coordinator serves the runs below {self._root}, and {directory} is not; start it with "
-                "another --root, or give the workers a directory below it",
-                object=directory,
+                f"the coordinator serves the runs {where}, and {url} is none: give all workers the same directory, and "
+                "a coordinator of its own a --root above it",
+                object=url,
             )
         return directory
 

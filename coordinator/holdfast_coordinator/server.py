@@ -1,4 +1,4 @@
-"""The coordinator as a gRPC server, with health service and reflection."""
+"""The coordinator as a gRPC server, with health service."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import resource
 import secrets
 import signal
 import socket
+from collections.abc import Sequence
 from types import CoroutineType
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from holdfast_protos.conventions import CONNECTION, LARGEST_CLUSTER
+from holdfast_protos.conventions import CONNECTION, LARGEST_CLUSTER, UNIX
 from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 from holdfast_storage.records import Leader
 
 from .calls import Calls
+from .certificate import self_made
+from .door import Door
 from .grpc_servicer import GrpcServicer
+from .run_keys import RunKeys
 from .served_runs import ServedRuns
 
 log = logger("holdfast.coordinator")
@@ -43,41 +46,73 @@ OPTIONS = [
     # All workers of a world vote at the same moment. From 1,000 calls on, gRPC would cancel some of them.
     ("grpc.server.max_pending_requests", LARGEST_CLUSTER),
     ("grpc.server.max_pending_requests_hard_limit", LARGEST_CLUSTER),
+    # Nothing is inflated: a few bytes on the wire would become gigabytes.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    # Who connects and says nothing, or has nothing to ask, is let go.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 30_000),
+    ("grpc.max_concurrent_streams", 256),
 ]
 
 
 class Server:
-    """A gRPC server on the running asyncio loop."""
+    """A gRPC server on the running asyncio loop.
 
-    def __init__(self, root: str = "") -> None:
-        self._root = root
+    roots: the URLs at or below which runs are served, in addition to the directories that this process has open itself.
+    insecure: whether to speak without TLS, and to admit everybody.
+    """
+
+    def __init__(self, roots: Sequence[str] = (), *, insecure: bool = False) -> None:
+        self._roots = roots
+        self._insecure = insecure
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
+        self.address = self.private_address = ""  # for other processes, and for this one
 
-    async def start(self, listen: str, advertise: str = "") -> None:
-        """Listen on HOST:PORT; port 0 takes a free port. Raises InvalidRequest if that is not possible.
+    async def start(self, listen: str = "", *, advertise: str = "", socket_path: str = "") -> None:
+        """Listen on HOST:PORT, on a socket in the file system, or on both. Port 0 takes a free port.
 
         advertise: the HOST:PORT at which others reach it. Empty: where it listens, or this host's name for all hosts.
+        Raises InvalidRequest if it cannot listen there.
         """
-        server = self._server = grpc.aio.server(options=OPTIONS)
+        # Strangers' connections leave enough files to this process for what it has to read and write.
+        files = open_files()
+        most = ("grpc.max_allowed_incoming_connections", files - min(256, files // 4))
+        leader_id = secrets.token_hex(8)
+        door = Door(leader_id, insecure=self._insecure)
+        server = self._server = grpc.aio.server(interceptors=[door], options=[*OPTIONS, most])
+        if socket_path:
+            self.address = self.private_address = f"{UNIX}{socket_path}"
+            server.add_insecure_port(self.address)
+        if listen:
+            self.address = advertise or self._listen(server, door, listen)
+            self.private_address = self.private_address or self.address
+        self.runs = ServedRuns(Leader(leader_id, self.address, socket.gethostname()), self._roots)
+        self.calls = Calls(self.runs)
+        door.keys = RunKeys(self.runs)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls, door), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await server.start()
+        for service in ("", SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def _listen(self, server: grpc.aio.Server, door: Door, listen: str) -> str:
+        """Return the address at which the server listens then."""
         host = listen.rpartition(":")[0]
         try:
-            port = server.add_insecure_port(listen)
+            if self._insecure:
+                port = server.add_insecure_port(listen)
+            else:
+                certificate = self_made()
+                door.certificate = certificate.fingerprint
+                credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+                port = server.add_secure_port(listen, credentials)
         except RuntimeError as error:
             raise InvalidRequest(
                 f"cannot listen on {listen}: is the port taken, or the host not one of this machine?", object=listen
             ) from error
         wildcard = host in ("", "0.0.0.0", "[::]", "::")
-        self.address = advertise or f"{socket.gethostname() if wildcard else host}:{port}"
-        leader = Leader(secrets.token_hex(8), self.address, socket.gethostname())
-        self.runs = ServedRuns(leader, self._root)
-        self.calls = Calls(self.runs)
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        await server.start()
-        for service in ("", SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return f"{socket.gethostname() if wildcard else host}:{port}"
 
     async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
         """Wait for up to `patience` seconds for what is going on, then end."""
@@ -93,30 +128,33 @@ class Server:
             await asyncio.wait(rest, timeout=LINGER)
 
 
-def serve(root: str, listen: str, advertise: str = "") -> None:
-    """Run a coordinator until SIGTERM or SIGINT. See `Server.start`."""
-    asyncio.run(_serve(root, listen, advertise))
+def serve(roots: Sequence[str], listen: str, *, advertise: str = "", insecure: bool = False) -> None:
+    """Run a coordinator until SIGTERM or SIGINT. See `Server`."""
+    asyncio.run(_serve(roots, listen, advertise, insecure))
 
 
-async def _serve(root: str, listen: str, advertise: str) -> None:
+async def _serve(roots: Sequence[str], listen: str, advertise: str, insecure: bool) -> None:
     stopped = asyncio.Event()
-    _raise_file_limit()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    server = Server(root)
-    await server.start(listen, advertise)
-    log.info("coordinator of the runs below %s listens on %s", root, server.address)
+    server = Server(roots, insecure=insecure)
+    await server.start(listen, advertise=advertise)
+    log.info("coordinator of the runs below %s listens on %s", ", ".join(roots), server.address)
+    if insecure:
+        log.warning("without TLS, and for everybody who reaches the port (--insecure)")
     await stopped.wait()
     log.info("ending")
     await server.stop(patience=10.0)
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files. Each worker is a connection, and the usual 1,024 would refuse more silently."""
+def open_files() -> int:
+    """Raise the limit of open files as far as it goes, and return it. Each worker is a connection."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != most:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return most
         except (OSError, ValueError) as error:  # macOS has a lower limit than it says
-            log.warning("only %d connections are possible at once: %s", limit, error)
+            log.warning("only %d connections are possible at once: %s", limit // 2, error)
+    return limit

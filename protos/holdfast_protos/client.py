@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
 
-from holdfast_protos.conventions import CONNECTION, FAILURE_TRAILER, LARGEST_TRAILER
+from holdfast_protos import proofs, tls
+from holdfast_protos.conventions import (
+    CONNECTION,
+    FAILURE_TRAILER,
+    LARGEST_TRAILER,
+    PROOF_HEADER,
+    RUN_HEADER,
+    SECRET_HEADER,
+    UNIX,
+)
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
@@ -38,7 +50,7 @@ PATIENCE = 3.0
 
 
 class Unreachable(Exception):
-    """The coordinator did not answer.
+    """The coordinator did not answer, or did not prove that it is one of the run.
 
     Attributes:
         code: the name of gRPC's status; empty if the call was not even made.
@@ -51,6 +63,10 @@ class Unreachable(Exception):
         self.details = details
 
 
+class NoTLS(Unreachable):
+    """What listens there does not speak TLS: it is no coordinator, or one that was started with --insecure."""
+
+
 class Refusal(Exception):
     """The coordinator refused the call."""
 
@@ -59,45 +75,99 @@ class Refusal(Exception):
         self.failure = failure
 
 
-class Link:
-    """A coordinator at an address. Calls raise Unreachable or Refusal; `timeout` is in seconds."""
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a client shows to the coordinators of a run, and what it believes them by."""
 
-    def __init__(self, address: str) -> None:
+    run: str  # URL of the run directory
+    key: Callable[[], bytes]  # returns the run's key, which is read only if it is needed
+    secret: bytes = b""  # of this process; empty for who only asks
+    insecure: bool = False  # speak without TLS, prove nothing, and believe whoever answers
+
+
+class Link:
+    """A coordinator at an address. Calls raise Unreachable or Refusal; `timeout` is in seconds.
+
+    Making one connects, and raises what a call raises if nobody answers who reads the run's key.
+
+    Attributes:
+        run: the URL of the run directory, as the coordinator names it.
+        broken: whether a call has found the connection or the coordinator's process gone. Only a new link may work.
+    """
+
+    def __init__(self, address: str, access: Access) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.broken = False
+        self._channel, certificate = self._connect(access)
         # No fork uses it. Under GRPC_ENABLE_FORK_SUPPORT, gRPC would cancel its calls in each, and can hang for ever.
         # An older gRPC, which has no `_postfork_child`, closes channels instead, and ends a fork that keeps one open.
         if fork_unregister_channel and hasattr(self._channel, "_postfork_child"):
             fork_unregister_channel(self._channel)
         self._stub = rpc.CoordinatorStub(self._channel)
+        self.run, proof = access.run, b""
+        if not access.insecure:
+            try:
+                self.run, proof = self._introduced(access, certificate)
+            except BaseException:
+                self.close()
+                raise
+        self._metadata = ((RUN_HEADER, self.run.encode()), (PROOF_HEADER, proof), (SECRET_HEADER, access.secret))
+
+    def _connect(self, access: Access) -> tuple[grpc.Channel, bytes]:
+        """Return a channel, and the fingerprint of the one certificate that it accepts: empty if there is none."""
+        if access.insecure or self.address.startswith(UNIX):
+            return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS), b""
+        try:
+            peer = tls.fetch(self.address, PATIENCE)
+        except TimeoutError as error:
+            raise self._unreachable("DEADLINE_EXCEEDED", str(error)) from None
+        except ssl.SSLError as error:
+            why = f"no coordinator answers at {self.address}: no TLS is spoken there"
+            raise NoTLS(why, "UNKNOWN", str(error)) from None
+        except (OSError, ValueError) as error:
+            raise self._unreachable("UNAVAILABLE", str(error)) from None
+        options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", peer.name)]
+        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(peer.pem), options), peer.fingerprint
+
+    def _introduced(self, access: Access, certificate: bytes) -> tuple[str, bytes]:
+        """Let the coordinator prove that it reads the run's key. Return its name of the run, and our proof."""
+        key, nonce = access.key(), secrets.token_bytes(16)
+        request = pb.HelloRequest(run=access.run, nonce=nonce, key_id=b"" if access.secret else proofs.key_id(key))
+        reply = self._call(lambda: self._stub.Hello(request, timeout=PATIENCE))
+        if not proofs.same(reply.proof, proofs.of_coordinator(key, reply.coordinator, certificate, nonce)):
+            raise Unreachable(
+                f"what answers at {self.address} does not prove that it reads the key of {access.run}: it sees another "
+                "directory there, or is not a coordinator of this run"
+            )
+        return reply.run, proofs.of_worker(key, reply.coordinator)
 
     def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
-        return self._call(lambda: self._stub.Join(request, timeout=timeout))
+        return self._call(lambda: self._stub.Join(request, timeout=timeout, metadata=self._metadata))
 
     def vote(self, request: pb.VoteRequest, timeout: float) -> pb.VoteReply:
-        return self._call(lambda: self._stub.Vote(request, timeout=timeout))
+        return self._call(lambda: self._stub.Vote(request, timeout=timeout, metadata=self._metadata))
 
     def report(self, chunks: list[pb.ReportChunk], timeout: float) -> pb.SaveOutcome:
-        return self._call(lambda: self._stub.Report(iter(chunks), timeout=timeout))
+        return self._call(lambda: self._stub.Report(iter(chunks), timeout=timeout, metadata=self._metadata))
 
     def fail(self, request: pb.FailRequest, timeout: float) -> pb.SaveOutcome:
-        return self._call(lambda: self._stub.Fail(request, timeout=timeout))
+        return self._call(lambda: self._stub.Fail(request, timeout=timeout, metadata=self._metadata))
 
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
-        return self._call(lambda: self._stub.Restore(request, timeout=timeout))
+        return self._call(lambda: self._stub.Restore(request, timeout=timeout, metadata=self._metadata))
 
     def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
-        return self._call(lambda: self._stub.AwaitUpkeep(request, timeout=timeout))
+        return self._call(lambda: self._stub.AwaitUpkeep(request, timeout=timeout, metadata=self._metadata))
 
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
-        return self._call(lambda: self._stub.Leave(request, timeout=timeout))
+        return self._call(lambda: self._stub.Leave(request, timeout=timeout, metadata=self._metadata))
 
     def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply:
-        return self._call(lambda: self._stub.Status(request, timeout=timeout))
+        return self._call(lambda: self._stub.Status(request, timeout=timeout, metadata=self._metadata))
 
     def attend(self, beats: Iterator[pb.Heartbeat]) -> Iterator[pb.Notice]:
         """Be present for as long as `beats` goes on, and yield notices."""
-        call = self._call(lambda: self._stub.Attend(beats))
+        call = self._call(lambda: self._stub.Attend(beats, metadata=self._metadata))
         try:
             yield from call
         except grpc.RpcError as error:
@@ -123,30 +193,45 @@ class Link:
             if key == FAILURE_TRAILER:
                 return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
         code, details = error.code().name, error.details() or "no answer"
+        self.broken |= code in ("UNAVAILABLE", "UNAUTHENTICATED")
+        return self._unreachable(code, details)
+
+    def _unreachable(self, code: str, details: str) -> Unreachable:
         # Where a call only took too long, the coordinator may be there, and wait for its storage itself.
         late = ", or its storage does not answer it" if code == "DEADLINE_EXCEEDED" else ""
         return Unreachable(f"no coordinator answers at {self.address}{late} ({code}: {details})", code, details)
 
 
-def ask(address: str, run: str = "") -> pb.StatusReply:
-    """Ask the coordinator at HOST:PORT for the status of a run, or without one for the runs that it serves.
+def ask(address: str, access: Access) -> pb.StatusReply:
+    """Ask the coordinator at an address for the status of a run.
 
-    Raises Unreachable if it does not answer within a few seconds, and Refusal if it does not know the run.
+    One that was started with --insecure is asked as well, and may be anybody: what it says is for a person, or a reason
+    to leave the run to others. Raises Unreachable if none answers within a few seconds, and Refusal if it does not know
+    the run.
     """
-    with closing(Link(address)) as link:
-        return link.status(pb.StatusRequest(run=run), PATIENCE)
+    try:
+        made = Link(address, access)
+    except NoTLS:
+        made = Link(address, replace(access, insecure=True))
+    with closing(made) as link:
+        return link.status(pb.StatusRequest(run=link.run), PATIENCE)
 
 
 def is_of_another_host(address: str, host: str) -> bool:
-    """Return whether an address is a loopback address of another host, so that somebody else answers at it here."""
-    return address.startswith(("127.", "localhost", "[::1]")) and host != socket.gethostname()
+    """Return whether an address means another host's own, so that somebody else answers at it here, or nobody."""
+    return address.startswith((UNIX, "127.", "localhost", "[::1]")) and host != socket.gethostname()
 
 
 def is_listening(address: str, patience: float) -> bool:
     """Return whether connecting works. The kernel accepts connections even for a process that is stopped."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), patience).close()
+        if address.startswith(UNIX):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(patience)
+                connection.connect(address.removeprefix(UNIX))
+        else:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), patience).close()
     except OSError:
         return False
     return True

@@ -5,6 +5,18 @@ from __future__ import annotations
 FAILURE_TRAILER = "holdfast-failure-bin"
 """The key of the trailing metadata in which a refusal carries its Failure."""
 
+RUN_HEADER = "holdfast-run-bin"
+"""The key of a call's metadata that names the run directory, as the caller names it."""
+
+PROOF_HEADER = "holdfast-proof-bin"
+"""The key of a call's metadata with the proof that the caller reads the run's key."""
+
+SECRET_HEADER = "holdfast-secret-bin"
+"""The key of a call's metadata with the secret of the worker's process."""
+
+UNIX = "unix:"
+"""How the address of a socket begins that only this host's own user reaches. Any other is HOST:PORT."""
+
 LARGEST_MESSAGE = 256 << 20
 """The largest message in bytes. A vote has four for every tensor."""
 

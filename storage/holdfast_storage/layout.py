@@ -8,6 +8,7 @@ ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation
 _holdfast/log/000000000042.json              the log
 _holdfast/pages/<32 hex digits>.json         parts of long lists of checkpoints, for entries to refer to
 _holdfast/coordinator.json                   the hint: where an embedded coordinator listens
+_holdfast/key                                the run's key, for its members alone
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ LOG_FOLDER = f"{OWN_FOLDER}/log"
 PAGE_FOLDER = f"{OWN_FOLDER}/pages"
 PAGE_DIGITS = 32
 HINT = f"{OWN_FOLDER}/coordinator.json"
+KEY = f"{OWN_FOLDER}/key"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
-import grpc
 import pytest
 from click.testing import Result
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.coordinators import channel_to
 
 Holdfast = Callable[..., Result]
 
@@ -64,7 +65,7 @@ def test_tells_its_port_and_ends_cleanly(tmp_path: Path, signal: Signals) -> Non
     """The coordinator logs its port and ends cleanly on SIGTERM. Guards against a port that nobody knows, and a
     traceback at every orderly end."""
     with _started(tmp_path) as (process, port):
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with channel_to(f"127.0.0.1:{port}") as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         process.send_signal(signal)

@@ -69,7 +69,7 @@ class Beside:
         self.root = folder / "root"
         self.root.mkdir()
         (folder / "outside").write_text("not ours")
-        self.coordinator = Coordinator(root=str(self.root))
+        self.coordinator = Coordinator(roots=[str(self.root)], insecure=True)
         self.living = open_store(self.root / "living")
         self.victim = open_store(self.root / "victim")
         address = self.coordinator.address

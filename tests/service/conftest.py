@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -67,8 +68,8 @@ def start(nothing_left: None) -> Iterator[StartCoordinator]:
     """Starts coordinators."""
     started: list[Coordinator] = []
 
-    def start(listen: str = "127.0.0.1:0", root: str = "") -> Coordinator:
-        started.append(Coordinator(listen, root))
+    def start(listen: str = "127.0.0.1:0", **options: Any) -> Coordinator:
+        started.append(Coordinator(listen, **options))
         return started[-1]
 
     yield start

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,17 @@ from holdfast_storage.errors import CoordinatorUnavailable, InvalidRequest, Stor
 from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import LightWorker, World, all_join, cluster_of, committed, outcomes, together, until
+from support.light_worker import (
+    LightWorker,
+    World,
+    all_join,
+    cluster_of,
+    committed,
+    log_kinds,
+    outcomes,
+    together,
+    until,
+)
 from support.passing_store import PassingStore
 from support.passing_time import PassingTime
 from support.ports import free_address
@@ -100,7 +111,7 @@ def test_clusters_that_differ_are_an_error_on_all(coordinator: Coordinator, stor
         assert "do not agree on the cluster" in str(result)
         assert "127.0.0.1:1000" in str(result)
         assert "127.0.0.1:2000" in str(result)
-    assert store.list() == []
+    assert log_kinds(store) == []
 
 
 def test_an_address_where_nothing_listens_is_named(store: Store, world: World, passing: PassingTime) -> None:
@@ -268,11 +279,11 @@ def test_runs_outside_of_the_root_are_refused(start: StartCoordinator, store: St
     (inside / "link").symlink_to(tmp_path / "root2")  # type: ignore[operator]
     from support.stores import open_store
 
-    coordinator = start(root=str(inside))
+    coordinator = start(roots=[str(inside)])
     for outside in (tmp_path / "root2" / "run", tmp_path, inside / ".." / "x", inside / "link" / "run"):  # type: ignore[operator]
         worker = LightWorker(open_store(outside), 0, cluster_of(1), coordinator=coordinator.address)
-        worker.store.url = worker.session._store.url = str(outside)
-        with pytest.raises(InvalidRequest, match=f"serves the runs below {inside}, and .* is not"):
+        worker.session._access = replace(worker.session._access, run=str(outside))
+        with pytest.raises(InvalidRequest, match=f"serves the runs below its --root, and {outside} is none"):
             worker.join()
         worker.close()
     worker = LightWorker(open_store(inside / "run"), 0, cluster_of(1), coordinator=coordinator.address)
@@ -290,6 +301,7 @@ def test_paths_that_differ_and_lead_to_one_directory_are_one_run(
     alias = PassingStore(store)
     alias.url = str(tmp_path / "alias")  # type: ignore[operator]
     workers[1].store = workers[1].session._store = alias
+    workers[1].session._access = replace(workers[1].session._access, run=alias.url)
     all_join(workers)
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     assert coordinator.status(alias.url).run_id == coordinator.status(store.url).run_id != ""

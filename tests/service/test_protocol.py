@@ -9,19 +9,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from holdfast.session.session import INSECURE
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.messages import Now
-from holdfast_coordinator.embedded import Embedded
-from holdfast_protos.client import Link, Refusal, Unreachable
+from holdfast_protos.client import Access, Link, Refusal, Unreachable, ask
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record
@@ -46,14 +46,21 @@ DESCRIPTION = json.dumps(
 )
 
 
+ANYBODY = Access("", lambda: b"", insecure=True)
+
+
 @pytest.fixture
-def link(nothing_left: None) -> Iterator[Link]:
-    """The way to a coordinator in this process."""
-    embedded = Embedded.acquire("127.0.0.1")
-    link = Link(embedded.server.address)
+def insecure(start: StartCoordinator) -> Coordinator:
+    """A coordinator that admits everybody, so that calls can be made by hand."""
+    return start(insecure=True)
+
+
+@pytest.fixture
+def link(insecure: Coordinator) -> Iterator[Link]:
+    """The way to it."""
+    link = Link(insecure.address, ANYBODY)
     yield link
     link.close()
-    embedded.release(0.0)
 
 
 def joined(link: Link, store: Store) -> pb.Caller:
@@ -131,7 +138,7 @@ def test_a_call_repeated_before_its_answer_is_answered_twice(
     ever."""
     workers = world(2, coordinator)
     all_join(workers)
-    link = Link(coordinator.address)
+    link = Link(coordinator.address, workers[0].session._access)
     request = ballot(workers[0].session.caller())
     results: list[pb.VoteReply] = []
     threads = [threading.Thread(target=lambda: results.append(link.vote(request, 60.0))) for _ in range(2)]
@@ -140,7 +147,8 @@ def test_a_call_repeated_before_its_answer_is_answered_twice(
     driver = coordinator.server.runs.find(store.url)
     assert driver is not None
     until(lambda: len(driver._waiting) == 2)
-    link.vote(ballot(workers[1].session.caller()), 60.0)
+    with closing(Link(coordinator.address, workers[1].session._access)) as other:
+        other.vote(ballot(workers[1].session.caller()), 60.0)
     for thread in threads:
         thread.join(60.0)
     assert results[0].HasField("go")
@@ -203,13 +211,14 @@ def test_a_vote_of_two_million_tensors(coordinator: Coordinator, store: Store, w
     """A vote of two million tensors arrives. Guards against gRPC's limit of 4 MB."""
     workers = world(2, coordinator)
     all_join(workers)
-    link = Link(coordinator.address)
+    links = [Link(coordinator.address, worker.session._access) for worker in workers]
     ballots = [ballot(worker.session.caller(), tensors=2_000_000) for worker in workers]
     ballots[1].crcs = ballots[1].crcs[:-4] + b"\1\0\0\0"
-    for reply in together([lambda b=b: link.vote(b, 60.0) for b in ballots]):  # type: ignore[misc]
+    for reply in together([partial(link.vote, each, 60.0) for link, each in zip(links, ballots, strict=True)]):
         assert isinstance(reply, pb.VoteReply)
         assert list(reply.decided.failure.positions) == [1_999_999]
-    link.close()
+    for link in links:
+        link.close()
 
 
 def test_an_index_of_twenty_thousand_tensors(link: Link, store: Store) -> None:
@@ -285,11 +294,11 @@ def test_a_description_that_makes_no_sense_fails_the_save(link: Link, store: Sto
 
 
 def test_a_mistake_in_the_coordinator_is_an_answer(
-    coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    insecure: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A mistake in the coordinator is an answer. Guards against a broken call that is repeated for as long as the save
     may take."""
-    link = Link(coordinator.address)
+    link = Link(insecure.address, ANYBODY)
     caller = joined(link, store)
 
     handle = Machine.handle
@@ -350,19 +359,20 @@ def test_a_state_file_that_cannot_be_written_delays_nobody(
 
 
 def test_a_join_that_was_given_up_is_forgotten(
-    coordinator: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+    insecure: Coordinator, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A join that was given up is forgotten. Guards against a worker that is gone and completes a world."""
-    link = Link(coordinator.address)
+    link = Link(insecure.address, ANYBODY)
     caller = pb.Caller(run=store.url, task="worker-1", incarnation="gone.1")
     with pytest.raises(Unreachable):
         link.join(join_request(caller, cluster_of(2), timeout=60.0), 0.2)
     link.close()
-    driver = coordinator.server.runs.find(store.url)
+    driver = insecure.server.runs.find(store.url)
     assert driver is not None
     until(lambda: driver.machine.forming is None or not driver.machine.forming.joiners)
     assert driver._waiting == {}
-    all_join(world(2, coordinator))
+    monkeypatch.setenv(INSECURE, "1")
+    all_join(world(2, insecure))
 
 
 @pytest.mark.processes
@@ -371,7 +381,7 @@ def test_more_workers_than_files_that_may_be_open() -> None:
     limit 1,024."""
     code = (
         "from resource import *; from holdfast_coordinator import server; most = getrlimit(RLIMIT_NOFILE)[1]; "
-        "setrlimit(RLIMIT_NOFILE, (64, most)); server._raise_file_limit(); print(getrlimit(RLIMIT_NOFILE)[0] == most)"
+        "setrlimit(RLIMIT_NOFILE, (64, most)); print(server.open_files() == getrlimit(RLIMIT_NOFILE)[0] == most)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "True"
@@ -380,17 +390,17 @@ def test_more_workers_than_files_that_may_be_open() -> None:
 # -- attendance --
 
 
-def test_attendance_of_nobody_ends(coordinator: Coordinator) -> None:
+def test_attendance_of_nobody_ends(insecure: Coordinator) -> None:
     """A stream that ends before its first heartbeat is harmless. Guards against a stream that breaks the service."""
-    link = Link(coordinator.address)
+    link = Link(insecure.address, ANYBODY)
     assert list(link.attend(iter(()))) == []
     link.close()
 
 
-def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordinator, store: Store) -> None:
+def test_attendance_in_a_world_that_is_not_known_is_refused(insecure: Coordinator, store: Store) -> None:
     """Attending an unknown world is refused. Guards against a worker that counts as lost because a restarted
     coordinator does not know it."""
-    link = Link(coordinator.address)
+    link = Link(insecure.address, ANYBODY)
     caller = joined(link, store)
     caller.generation = "0badcafe"
     with pytest.raises(Refusal) as caught:
@@ -400,10 +410,10 @@ def test_attendance_in_a_world_that_is_not_known_is_refused(coordinator: Coordin
 
 
 @pytest.mark.parametrize("how", ["ends", "cancels", "vanishes"])
-def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: Store, how: str) -> None:
+def test_a_worker_is_away_when_its_stream_ends(insecure: Coordinator, store: Store, how: str) -> None:
     """A worker is away when its stream ends. Guards against listeners that pile up, and a dead worker that counts as
     present."""
-    link = Link(coordinator.address)
+    link = Link(insecure.address, ANYBODY)
     caller = joined(link, store)
     stop = threading.Event()
 
@@ -412,15 +422,15 @@ def test_a_worker_is_away_when_its_stream_ends(coordinator: Coordinator, store: 
         stop.wait(60.0)
 
     call = link._stub.Attend(beats())
-    until(lambda: coordinator.attended_by(store.url, 1))
+    until(lambda: insecure.attended_by(store.url, 1))
     if how == "ends":
         stop.set()
     elif how == "cancels":
         call.cancel()
     else:
         link.close()
-    until(lambda: coordinator.attended_by(store.url, 0))
-    driver = coordinator.server.runs.find(store.url)
+    until(lambda: insecure.attended_by(store.url, 0))
+    driver = insecure.server.runs.find(store.url)
     assert driver is not None
     until(lambda: driver._listeners == {})
     stop.set()
@@ -448,25 +458,25 @@ def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world
     assert coordinator.status(store.url).run_id
 
 
-def test_status_of_a_run_that_nobody_has_called_for(coordinator: Coordinator, store: Store) -> None:
+def test_status_of_a_run_that_nobody_has_called_for(insecure: Coordinator, store: Store) -> None:
     """Asking about an unknown run does not open it. Guards against a question that opens a run."""
-    with pytest.raises(grpc.RpcError) as caught:
-        coordinator.status(store.url)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
-    assert coordinator.server.runs.find(store.url) is None
+    with pytest.raises(Refusal, match="has called here") as caught:
+        ask(insecure.address, Access(store.url, lambda: b"", insecure=True))
+    assert caught.value.failure.kind == "invalid_request"
+    assert insecure.server.runs.find(store.url) is None
 
 
-def test_health(coordinator: Coordinator) -> None:
+def test_health(insecure: Coordinator) -> None:
     """The health service tells whether the coordinator works. Guards against Kubernetes restarting a good coordinator
     or keeping a bad one."""
-    with grpc.insecure_channel(coordinator.address) as channel:
+    with grpc.insecure_channel(insecure.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", "holdfast_protos.v1.Coordinator"):
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30.0)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         watch = stub.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        stopping = threading.Thread(target=coordinator.stop)
+        stopping = threading.Thread(target=insecure.stop)
         stopping.start()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         stopping.join(60.0)
@@ -475,7 +485,7 @@ def test_health(coordinator: Coordinator) -> None:
 def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCoordinator) -> None:
     """Nothing of a call is left after the coordinator's end. Guards against gRPC's answer to a closed loop, an error in
     another coordinator of this process."""
-    coordinator = start()
+    coordinator = start(insecure=True)
     with ExitStack() as stack:
         channels = [stack.enter_context(grpc.insecure_channel(coordinator.address)) for _ in range(8)]
         watches = [health_pb2_grpc.HealthStub(each).Watch(health_pb2.HealthCheckRequest()) for each in channels]
@@ -488,14 +498,3 @@ def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCo
             return [task.get_coro().__qualname__ for task in asyncio.all_tasks() - own]
 
         assert coordinator.run(stop()) == []
-
-
-def test_reflection(coordinator: Coordinator) -> None:
-    """The server offers reflection. Guards against grpcurl that needs the proto files."""
-    with grpc.insecure_channel(coordinator.address) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        (reply,) = stub.ServerReflectionInfo(
-            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=30.0
-        )
-    names = {service.name for service in reply.list_services_response.service}
-    assert {"holdfast_protos.v1.Coordinator", "grpc.health.v1.Health"} <= names

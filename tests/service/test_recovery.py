@@ -14,6 +14,7 @@ from holdfast_coordinator.core.membership import LOST_AFTER
 from holdfast_protos.client import Link
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, SaveFailed, Superseded
+from holdfast_storage.layout import OWN_FOLDER
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
@@ -69,7 +70,7 @@ def test_a_worker_that_died_before_it_voted_is_named(
     (error,) = outcomes([save])
     assert isinstance(error, SaveFailed)
     assert (error.workers, error.phase) == (("worker-1",), "vote")
-    assert store.list() == []
+    assert store.list() == [f"{OWN_FOLDER}/"]
 
 
 @pytest.mark.parametrize("embedded", [True, False])
@@ -161,7 +162,7 @@ def test_an_old_connection_that_ends_late_is_not_the_end_of_its_worker(
         yield pb.Heartbeat(caller=workers[1].session.caller())
         stop.wait(60.0)
 
-    link = Link(coordinator.address)
+    link = Link(coordinator.address, workers[1].session._access)
     old = threading.Thread(target=lambda: list(link.attend(beats())))  # type: ignore[arg-type]
     old.start()
     gate = held_up(workers[1])

@@ -13,6 +13,7 @@ from holdfast_storage import lag
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, write_index
 from holdfast_storage.errors import CheckpointDamaged, CoordinatorUnavailable, InvalidRequest, StorageError
+from holdfast_storage.layout import OWN_FOLDER
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.stock import state_file
@@ -84,7 +85,7 @@ def test_where_there_is_nothing_nothing_is_restored(store: Store, coordinator: C
     workers = world(3, coordinator)
     all_join(workers)
     assert restore(workers) == [None] * 3
-    assert store.list() == []
+    assert store.list() == [f"{OWN_FOLDER}/"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -15,7 +15,7 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import ReplicaDivergence, SaveFailed, StorageError
-from holdfast_storage.layout import local_prefix
+from holdfast_storage.layout import OWN_FOLDER, local_prefix
 from holdfast_storage.records import CheckpointRecord, Generation, Leader, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
@@ -101,7 +101,7 @@ def test_a_replica_that_diverged_is_refused(store: Store, coordinator: Coordinat
         assert "model/kernel" in str(error)
         assert error.workers == (f"worker-{odd}",)
         assert error.object == "model/kernel"
-    assert store.list() == []
+    assert store.list() == [f"{OWN_FOLDER}/"]
     # It was this save's failure alone.
     assert outcomes([w.save(2) for w in workers]) == [None] * 3
 
@@ -140,7 +140,7 @@ def test_models_that_differ_are_refused_by_name(
         assert isinstance(error, SaveFailed)
         assert says in str(error)
         assert error.workers == ("worker-0", "worker-2")
-    assert store.list() == []
+    assert store.list() == [f"{OWN_FOLDER}/"]
 
 
 def test_different_steps_are_refused(store: Store, coordinator: Coordinator, world: World) -> None:
@@ -150,7 +150,7 @@ def test_different_steps_are_refused(store: Store, coordinator: Coordinator, wor
     for error in outcomes([workers[0].save(10), workers[1].save(11)]):
         assert isinstance(error, SaveFailed)
         assert "worker-0 saves ckpt-10, worker-1 saves ckpt-11" in str(error)
-    assert store.list() == []
+    assert store.list() == [f"{OWN_FOLDER}/"]
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -17,6 +17,7 @@ import holdfast.session.session
 from holdfast.cli import main
 from holdfast.errors import SaveFailed
 from holdfast.session.hint import Hint
+from holdfast.session.session import INSECURE
 from holdfast_coordinator.core import membership
 from holdfast_coordinator.status import STUCK_AFTER
 from holdfast_storage.layout import HINT
@@ -215,7 +216,7 @@ def test_workers_that_ended_in_good_order_are_no_finding(store: Store, coordinat
         worker.close()
     told = status(store.url)
     assert set(standing(told).values()) == {"left"}
-    assert status(coordinator.address)["runs"][0]["bad"] == []
+    assert told["bad"] == []
 
 
 def test_who_has_not_joined(
@@ -227,21 +228,21 @@ def test_who_has_not_joined(
     joining = [threading.Thread(target=worker.join) for worker in workers[:2]]
     for thread in joining:
         thread.start()
-    # There is neither a log nor a hint: only the coordinator can be asked.
-    until(lambda: len(status(coordinator.address)["runs"]) == 1)
-    until(lambda: len(status(coordinator.address)["runs"][0]["forming"]["joined"]) == 2)
-    (told,) = status(coordinator.address)["runs"]
-    assert told["run"] == store.url
+    # There is neither a log nor a hint.
+    monkeypatch.setenv("HOLDFAST_COORDINATOR", coordinator.address)
+    until(lambda: store.list() != [])
+    until(lambda: len((status(store.url)["forming"] or {"joined": ()})["joined"]) == 2)
+    told = status(store.url)
     assert (told["forming"]["joined"], told["forming"]["missing"]) == (["worker-0", "worker-1"], ["worker-2"])
-    assert "waiting for worker-2 to join" in text(coordinator.address).stdout
+    assert "waiting for worker-2 to join" in text(store.url).stdout
     monkeypatch.setattr(holdfast.cli.run_status, "UNJOINED_FOR", 0.0)
-    (sentence,) = status(coordinator.address, 1)["runs"][0]["bad"]
+    (sentence,) = status(store.url, 1)["bad"]
     assert sentence.startswith("worker-2 did not join within ")
     assert sentence.endswith("; there so far: worker-0, worker-1")
     workers[2].join()
     for thread in joining:
         thread.join(60.0)
-    assert status(coordinator.address)["runs"][0]["forming"] is None
+    assert status(store.url)["forming"] is None
 
 
 def test_whom_a_restore_waits_for(store: Store, held: tuple[list[LightWorker], Gate]) -> None:
@@ -261,9 +262,13 @@ def test_whom_a_restore_waits_for(store: Store, held: tuple[list[LightWorker], G
     assert status(store.url)["activity"] is None
 
 
-def test_all_runs_of_a_coordinator(tmp_path: Path, start: StartCoordinator, world: World) -> None:
-    """The status shows all runs of a coordinator. Guards against asking ten times, by names that nobody knows."""
-    coordinator = start(root=str(tmp_path))
+def test_all_runs_of_a_coordinator(
+    tmp_path: Path, start: StartCoordinator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status shows all runs of an insecure coordinator. Guards against asking ten times, by names that nobody
+    knows."""
+    monkeypatch.setenv(INSECURE, "1")
+    coordinator = start(roots=[str(tmp_path)], insecure=True)
     assert "serves no run" in text(coordinator.address).stdout
     stores = [open_store(tmp_path / name) for name in ("b", "a")]
     for where in stores:
@@ -277,6 +282,16 @@ def test_all_runs_of_a_coordinator(tmp_path: Path, start: StartCoordinator, worl
         assert (run["log"]["live"], run["log"]["newest"]["step"], run["log"]["damaged"]) == (1, 3, 0)
         assert standing(run) == {"worker-0": "present"}
     assert text(coordinator.address).stdout.count("answers at") == 2
+
+
+def test_all_runs_are_told_to_nobody_else(coordinator: Coordinator, store: Store, world: World) -> None:
+    """A coordinator lists its runs for nobody who has not proven anything. Guards against strangers who learn the names
+    of runs and workers."""
+    (worker,) = world(1, coordinator)
+    worker.join()
+    refused = text(coordinator.address)
+    assert "give the run directory instead of HOST:PORT" in refused.stderr
+    assert store.url not in refused.output
 
 
 def test_an_embedded_coordinator_is_found_by_the_hint(store: Store, world: World) -> None:
@@ -323,7 +338,7 @@ def test_another_run_at_the_same_path_is_not_told_for_this_one(
     Hint(coordinator.address, worker.session.this_task.cluster).write(store)
     told = status(store.url)
     assert told["workers"] == []
-    assert told["coordinator"]["asked"][0]["answer"] == "the coordinator there serves another run at this path"
+    assert "does not prove that it reads the key" in told["coordinator"]["asked"][0]["answer"]
 
 
 def test_a_coordinator_that_was_restarted_says_so(store: Store, start: StartCoordinator, world: World) -> None:
@@ -338,4 +353,4 @@ def test_a_coordinator_that_was_restarted_says_so(store: Store, start: StartCoor
     told = status(store.url)
     assert told["coordinator"]["address"] is None
     assert "does not serve the run" in told["coordinator"]["asked"][0]["answer"]
-    assert status(second.address)["runs"] == []
+    assert second.server.runs.urls == []

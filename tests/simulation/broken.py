@@ -109,11 +109,11 @@ def _not_read_back() -> Any:
 def _inherited() -> Any:
     """A fork has its parent's identity."""
 
-    def careless(self: object, key: object, value: str) -> str:
-        ids = here().memory.ids
-        return next(iter(ids.values())) if ids else ids.setdefault(key, value)
+    def careless(self: object, key: object, value: bytes) -> bytes:
+        kept = here().memory.secrets
+        return next(iter(kept.values())) if kept else kept.setdefault(key, value)
 
-    return mock.patch.object(patches.Ids, "setdefault", careless)
+    return mock.patch.object(patches.Secrets, "setdefault", careless)
 
 
 def _counted_for_ever() -> Any:

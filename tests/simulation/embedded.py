@@ -24,7 +24,8 @@ class Embedded:
         self._holders = 0
         self._process = here()
         self.server = Server()
-        self.run(self.server.start(f"{host}:0"), 30.0)
+        path = f"/{self._process.name}/{Now.scheduler.random.randbytes(4).hex()}"
+        self.run(self.server.start(f"{host}:0" if host else "", socket_path=path), 30.0)
 
     @classmethod
     def acquire(cls, host: str) -> Embedded:

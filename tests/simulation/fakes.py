@@ -327,6 +327,10 @@ def _token_hex(size: int) -> str:
     return Now.scheduler.random.randbytes(size).hex()
 
 
+def _token_bytes(size: int) -> bytes:
+    return Now.scheduler.random.randbytes(size)
+
+
 threading = SimpleNamespace(
     Thread=Thread,
     current_thread=lambda: SimpleNamespace(name="simulated"),
@@ -338,5 +342,5 @@ threading = SimpleNamespace(
     local=Local,
 )
 time = SimpleNamespace(monotonic=lambda: here().monotonic(), time=lambda: here().wall(), sleep=_sleep)
-secrets = SimpleNamespace(token_hex=_token_hex)
+secrets = SimpleNamespace(token_hex=_token_hex, token_bytes=_token_bytes)
 socket = SimpleNamespace(gethostname=lambda: here().host)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from holdfast_protos.conventions import FAILURE_TRAILER
+from holdfast_protos.conventions import FAILURE_TRAILER, UNIX
+from holdfast_protos.tls import PeerCertificate
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
@@ -33,6 +34,8 @@ KEEPALIVE = 20.0
 """Seconds after which both sides notice that nothing comes any more: twice the product's keepalive settings."""
 
 SERVICE = "holdfast_protos.v1.Coordinator"
+
+Metadata = Iterable[tuple[str, bytes]]
 
 
 class Broken(grpc.RpcError, grpc.Call):
@@ -67,6 +70,9 @@ class Network:
         self._port = 5000
 
     def listen(self, address: str, server: Server) -> int:
+        if address.startswith(UNIX):
+            self.listeners[address] = server
+            return 1
         host, _, port = address.rpartition(":")
         number = int(port)
         if not number:
@@ -107,9 +113,20 @@ class Network:
     def connect(self, client: Process, address: str) -> Connection | Broken:
         """Connect to whoever listens at an address now."""
         server = self.listeners.get(address)
-        if server is None or not server.process.alive:
+        elsewhere = server is not None and address.startswith(UNIX) and server.process.host != client.host
+        if server is None or not server.process.alive or elsewhere:
             return Broken(grpc.StatusCode.UNAVAILABLE, f"nobody listens at {address}")
         return Connection(self, client, server, address)
+
+    def certificate(self, address: str, timeout: float) -> PeerCertificate:
+        """Stands for `tls.fetch`."""
+        delay = self.world.policy.connects(here(), address)
+        self.world.scheduler.pause(0.2 if delay is None else delay, ("the certificate of", address))
+        made = self.connect(here(), address) if delay is not None else None
+        if not isinstance(made, Connection):
+            raise ConnectionRefusedError(f"nobody listens at {address}")
+        made.cut("its certificate was seen")
+        return PeerCertificate(made.server.chain, made.server.chain, "holdfast")
 
 
 class Connection:
@@ -176,9 +193,12 @@ class _Way:
 class Rpc:
     """One call. `finished` is called on the client's side, once, with what went wrong."""
 
-    def __init__(self, connection: Connection, method: str, finished: Callable[[Broken | None], None]) -> None:
+    def __init__(
+        self, connection: Connection, method: str, metadata: Metadata, finished: Callable[[Broken | None], None]
+    ) -> None:
         self.connection = connection
         self.method = method
+        self.metadata = metadata
         self.replies: list[bytes] = []
         self.replied: Callable[[], None] = lambda: None  # called on the client's side with each reply
         self.over = False  # as the client knows it
@@ -212,7 +232,7 @@ class Rpc:
             case "silence":
                 connection.silence()
             case "doubled" if self.method != "Attend":
-                double = Rpc(connection, self.method, lambda error: None)
+                double = Rpc(connection, self.method, self.metadata, lambda error: None)
                 double._to_server.send(payload, last, 3 * fate.delay)
         self._to_server.send(payload, last, fate.delay, point)
         if fate.effect == "passed_and_cut":
@@ -281,10 +301,11 @@ class Rpc:
 
 
 class Channel:
-    """Stands for `grpc.insecure_channel(address)`, for threads."""
+    """Stands for `grpc.insecure_channel(address)`, for threads, or for a channel that accepts one certificate."""
 
-    def __init__(self, network: Network, address: str) -> None:
+    def __init__(self, network: Network, address: str, chain: bytes = b"") -> None:
         self._network = network
+        self._chain = chain
         self._process = here()
         self._address = address
         self._connection: Connection | None = None
@@ -295,8 +316,9 @@ class Channel:
         return partial(self._unary, path.rpartition("/")[2], _Serializers(**serializers))
 
     def stream_unary(self, path: str, **serializers: Any) -> Callable[..., Any]:
-        def call(requests: Iterable[Any], timeout: float) -> Any:
-            return self._unary(path.rpartition("/")[2], _Serializers(**serializers), *requests, timeout=timeout)
+        def call(requests: Iterable[Any], timeout: float, metadata: Metadata) -> Any:
+            method = path.rpartition("/")[2]
+            return self._unary(method, _Serializers(**serializers), *requests, timeout=timeout, metadata=metadata)
 
         return call
 
@@ -310,7 +332,7 @@ class Channel:
         if self._connection is not None:
             self._connection.cut("the client has closed it")
 
-    def begin(self, method: str, finished: Callable[[Broken | None], None]) -> Rpc:
+    def begin(self, method: str, metadata: Metadata, finished: Callable[[Broken | None], None]) -> Rpc:
         """A call on a connection, which is made if need be. Raises what a call raises."""
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
@@ -327,13 +349,18 @@ class Channel:
                     made = Broken(grpc.StatusCode.UNAVAILABLE, f"{self._address} cannot be reached")
                 if isinstance(made, Broken):
                     raise made
+                if self._chain and made.server.chain != self._chain:
+                    made.cut("its certificate is another one")
+                    raise Broken(grpc.StatusCode.UNAVAILABLE, f"{self._address} shows another certificate")
                 self._connection = made
             connection = self._connection
-        call = Rpc(connection, method, lambda error: (self._calls.pop(call, None), finished(error)))
+        call = Rpc(connection, method, metadata, lambda error: (self._calls.pop(call, None), finished(error)))
         self._calls[call] = None
         return call
 
-    def _unary(self, method: str, serializers: _Serializers, *requests: Any, timeout: float) -> Any:
+    def _unary(
+        self, method: str, serializers: _Serializers, *requests: Any, timeout: float, metadata: Metadata = ()
+    ) -> Any:
         waiters: list[Waiter] = []
         failed: list[Broken] = []
 
@@ -345,7 +372,7 @@ class Channel:
 
         scheduler = self._network.world.scheduler
         end = scheduler.now + timeout
-        call = self.begin(method, finished)
+        call = self.begin(method, metadata, finished)
         call.send(_joined([serializers.request_serializer(request) for request in requests]), last=True)
         if not call.over:
             scheduler.block(
@@ -361,13 +388,15 @@ class Channel:
 class Stream:
     """The call object of a stream in both directions: notices to be iterated over, fed by a thread of its own."""
 
-    def __init__(self, channel: Channel, method: str, serializers: _Serializers, requests: Iterator[Any]) -> None:
+    def __init__(
+        self, channel: Channel, method: str, serializers: _Serializers, requests: Iterator[Any], metadata: Metadata
+    ) -> None:
         self._serializers = serializers
         self._waiters: list[Waiter] = []
         self._errors: list[Broken] = []
         self._taken = 0
         self._method = method
-        self._call = channel.begin(method, self._finished)
+        self._call = channel.begin(method, metadata, self._finished)
         self._call.replied = self._wake
         here().spawn("grpc-consumer", self._consume, requests)
 
@@ -431,8 +460,12 @@ class Aborted(Exception):
 class Context:
     """The context of a call that the servicer answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
         self.error: Broken | None = None
+        self._address = address
+
+    def peer(self) -> str:
+        return self._address
 
     async def abort(self, code: grpc.StatusCode, details: str, trailer: tuple[tuple[str, bytes], ...]) -> None:
         self.error = Broken(code, details, trailer)
@@ -442,14 +475,20 @@ class Context:
 class Server:
     """Stands for `grpc.aio.server()`."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, interceptor: Any) -> None:
         self.network = network
+        self.chain = b""
+        self._interceptor = interceptor
         self.process = here()
         self._handlers: Mapping[str, Any] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._open = False
 
     def add_insecure_port(self, address: str) -> int:
+        return self.network.listen(address, self)
+
+    def add_secure_port(self, address: str, chain: bytes) -> int:
+        self.chain = chain
         return self.network.listen(address, self)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
@@ -492,9 +531,14 @@ class Server:
         rpc.task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _answer(self, rpc: Rpc, handler: Any, payload: bytes) -> None:
-        context = Context()
+        context = Context(rpc.connection.address)
         reply: Any = None
         try:
+            details = SimpleNamespace(method=f"/{SERVICE}/{rpc.method}", invocation_metadata=rpc.metadata)
+            admitted = await self._interceptor.intercept_service(partial(_itself, handler), details)
+            if admitted is not handler:
+                async for _ in admitted.stream_stream(None, context):
+                    pass
             if handler.response_streaming:
                 async for reply in handler.stream_stream(_heard(rpc, handler.request_deserializer), context):
                     rpc.answer(handler.response_serializer(reply), last=False)
@@ -521,6 +565,10 @@ def _failed() -> Broken:
     return Broken(grpc.StatusCode.UNKNOWN, failure.message, ((FAILURE_TRAILER, failure.SerializeToString()),))
 
 
+async def _itself(handler: Any, details: object) -> Any:
+    return handler
+
+
 async def _each(messages: list[Any]) -> AsyncIterator[Any]:
     for message in messages:
         yield message
@@ -536,8 +584,12 @@ def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
     """Return what stands for the module `grpc` in the product."""
     return SimpleNamespace(
         insecure_channel=lambda address, options=None: Channel(network(), address),
+        secure_channel=lambda address, chain, options=None: Channel(network(), address, chain),
+        ssl_channel_credentials=lambda chain: chain,
+        ssl_server_credentials=lambda pairs: pairs[0][1],
+        stream_stream_rpc_method_handler=grpc.stream_stream_rpc_method_handler,
         RpcError=grpc.RpcError,
         Call=grpc.Call,
         StatusCode=grpc.StatusCode,
-        aio=SimpleNamespace(server=lambda options=None: Server(network())),
+        aio=SimpleNamespace(server=lambda interceptors, options=None: Server(network(), *interceptors)),
     )

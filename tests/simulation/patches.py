@@ -44,6 +44,7 @@ import holdfast_coordinator.grpc_servicer
 import holdfast_coordinator.served_runs
 import holdfast_coordinator.server
 import holdfast_coordinator.threads
+import holdfast_protos.tls
 import holdfast_storage.checkpoint.verify
 import holdfast_storage.log.log
 import holdfast_storage.log.pages
@@ -106,11 +107,17 @@ class _Unexpected(logging.Handler):
             training.broke(process, record.getMessage(), error)
 
 
-class Ids:
-    """Stands for `holdfast.session.identity._ids`, of the process whose turn it is."""
+class Secrets:
+    """Stands for `holdfast.session.identity._secrets`, of the process whose turn it is."""
 
-    def setdefault(self, key: object, value: str) -> str:
-        return fakes.here().memory.ids.setdefault(key, value)
+    def setdefault(self, key: object, value: bytes) -> bytes:
+        return fakes.here().memory.secrets.setdefault(key, value)
+
+
+def _certificate() -> Any:
+    """Stands for `certificate.self_made`: the fingerprint is the certificate."""
+    chain = fakes.secrets.token_bytes(8)
+    return SimpleNamespace(key=b"", chain=chain, fingerprint=chain)
 
 
 class _Managers:
@@ -157,7 +164,9 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield manager, "strategy_name", lambda checkpoint: "simulated"
     yield holdfast.session.open_sessions, "_open", {}
     yield holdfast.session.identity, "_of_kernel", lambda: fakes.here().name
-    yield holdfast.session.identity, "_ids", Ids()
+    yield holdfast.session.identity, "_secrets", Secrets()
+    yield holdfast_protos.tls, "fetch", lambda address, timeout: training.network().certificate(address, timeout)
+    yield holdfast_coordinator.server, "self_made", _certificate
     yield holdfast.session.session, "_incarnations", _Managers()
     yield holdfast.saving.save, "versions", lambda: {"holdfast": "simulated"}
     yield holdfast.saving.save, "git_commit", lambda: ""
@@ -169,7 +178,6 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
         "tempfile",
         SimpleNamespace(mkdtemp=tempfile.mkdtemp, gettempdir=tempfile.gettempdir, TemporaryFile=_nameless),
     )
-    yield holdfast_coordinator.server, "reflection", training.NoReflection
     yield (
         holdfast_storage.log.log.Log.__init__,
         "__kwdefaults__",

@@ -22,12 +22,12 @@ class Died(greenlet.GreenletExit):
 class Memory:
     """What a process knows about itself in its memory. A fork has its parent's."""
 
-    def __init__(self, ids: dict[object, str] | None = None, managers: int = 0) -> None:
-        self.ids = ids or {}
+    def __init__(self, secrets: dict[object, bytes] | None = None, managers: int = 0) -> None:
+        self.secrets = secrets or {}
         self.managers = managers
 
     def forked(self) -> Memory:
-        return Memory(dict(self.ids), self.managers)
+        return Memory(dict(self.secrets), self.managers)
 
 
 class Process:

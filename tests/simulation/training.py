@@ -23,6 +23,7 @@ from simulation.fakes import Now, here
 from simulation.network import Network
 from simulation.processes import Process
 from simulation.program import EVERY, Interrupted, Program
+from simulation.storage import URL
 from simulation.world import MARGIN, World
 
 
@@ -108,16 +109,6 @@ CAPTURE.Snapshotter = lambda model: model  # type: ignore[attr-defined]
 RESTORE = ModuleType("holdfast.restoring.apply")
 RESTORE.apply = apply  # type: ignore[attr-defined]
 RESTORE.Values = None  # type: ignore[attr-defined]
-
-
-class NoReflection:
-    """Costs time, and nobody asks it."""
-
-    SERVICE_NAME = "reflection"
-
-    @staticmethod
-    def enable_server_reflection(names: object, server: object) -> None:
-        return None
 
 
 class WatchedSave(Save):
@@ -274,7 +265,7 @@ def coordinator(world: World, address: str, name: str) -> Process:
     assert process.loop is not None
 
     async def serve() -> None:
-        process.server = Server()
+        process.server = Server([URL])
         await process.server.start(address)
 
     process.loop.call_soon(lambda: _keep(process, serve()))

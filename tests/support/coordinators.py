@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
 
+from holdfast_coordinator.door import ADMITTED, Admitted
 from holdfast_coordinator.server import Server
+from holdfast_protos import tls
 from holdfast_protos.client import CHANNEL_OPTIONS
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
 T = TypeVar("T")
 
+ROOTS = (os.path.realpath(tempfile.gettempdir()), "/dev/shm", "memory://tests")
+
 
 class Coordinator:
     """A server that is up until `stop()`."""
 
-    def __init__(self, listen: str = "127.0.0.1:0", root: str = "") -> None:
+    def __init__(self, listen: str = "127.0.0.1:0", roots: Sequence[str] = ROOTS, *, insecure: bool = False) -> None:
         begun: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._live(begun),), name="holdfast-test-coordinator", daemon=True
         )
         self._thread.start()
         self._loop = begun.result(10.0)
-        self.server = Server(root)
+        self.server = Server(roots, insecure=insecure)
         self.running = True
         try:
             self.run(self.server.start(listen))
@@ -56,12 +62,18 @@ class Coordinator:
 
     @contextmanager
     def stub(self) -> Iterator[rpc.CoordinatorStub]:
+        """What speaks to it without proving anything: it must be an insecure one."""
         with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
             yield rpc.CoordinatorStub(channel)
 
     def status(self, run: str) -> pb.StatusReply:
-        with self.stub() as stub:
-            return stub.Status(pb.StatusRequest(run=run), timeout=30.0)
+        """Return the status of a run, as it is told to those who may ask."""
+
+        async def ask() -> pb.StatusReply:
+            ADMITTED.set(Admitted())
+            return await self.server.calls.status(pb.StatusRequest(run=run))
+
+        return self.run(ask())
 
     def attended_by(self, run: str, count: int) -> bool:
         """Return whether this many workers of the world in `status` are there."""
@@ -79,5 +91,12 @@ class Coordinator:
         assert not self._thread.is_alive()
 
 
+def channel_to(address: str) -> grpc.Channel:
+    """A channel to whoever listens by TLS at an address, without any proof."""
+    peer = tls.fetch(address, 10.0)
+    options = [("grpc.ssl_target_name_override", peer.name)]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(peer.pem), options)
+
+
 StartCoordinator = Callable[..., Coordinator]
-"""`start(listen, root)`: the fixture that starts coordinators."""
+"""`start(listen, roots)`: the fixture that starts coordinators."""

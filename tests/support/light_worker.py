@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from holdfast.restoring.agree import agree
@@ -21,6 +22,7 @@ from holdfast.saving.save import Save, Terms
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.session.session import Session
 from holdfast.session.this_task import ThisTask
+from holdfast_protos.proofs import process_of
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
@@ -108,7 +110,9 @@ class LightWorker:
         self.process = process or secrets.token_hex(6)
         self.session = Session(ThisTask(Task("worker", index), cluster), store, coordinator, join_timeout)
         number = self.session._incarnation.rpartition(".")[2]
-        self.session._incarnation = f"{self.process}.{number}"
+        secret = self.process.encode()
+        self.session._incarnation = f"{process_of(secret)}.{number}"
+        self.session._access = replace(self.session._access, secret=secret)
         self.terms = Terms("ckpt", save_timeout, max_to_keep, None, on_divergence, False, takeover)
         self._saves = self._restores = 0
 

@@ -45,6 +45,7 @@ class LyingCoordinator:
 class _Link:
     def __init__(self, liar: LyingCoordinator) -> None:
         self.address = ADDRESS
+        self.broken = False
         self._liar = liar
 
     def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:

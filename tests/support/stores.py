@@ -48,7 +48,7 @@ def winners(store: Store, name: str, contents: Sequence[bytes]) -> list[int]:
 
 def new_store(kind: str, folder: Path) -> Store:
     """An empty store of one of `KINDS`; `folder` is a new one, for those that lie on the local disk."""
-    return open_store(folder / "run" if kind == "posix" else f"memory://{secrets.token_hex(8)}/run")
+    return open_store(folder / "run" if kind == "posix" else f"memory://tests/{secrets.token_hex(8)}/run")
 
 
 def any_store(kind: str, folder: Path, object_store: ObjectStore) -> Store:

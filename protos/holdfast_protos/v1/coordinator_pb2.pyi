@@ -6,6 +6,9 @@ The protocol between the workers of a training run and its coordinator.
 Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
 trailing metadata carries a Failure under "holdfast-failure-bin".
 
+But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-proof-bin" and
+"holdfast-secret-bin" (see proofs.py).
+
 A task of the cluster is given by its name everywhere: "worker-2".
 """
 
@@ -24,6 +27,61 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class HelloRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """as in Caller"""
+    nonce: _builtins.bytes
+    """16 bytes that the caller has drawn"""
+    key_id: _builtins.bytes
+    """of the run's key, from who only asks: it may reach the run by another path"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        nonce: _builtins.bytes = ...,
+        key_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "nonce", b"nonce", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HelloRequest: _TypeAlias = HelloRequest  # noqa: Y015
+
+@_typing.final
+class HelloReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """id of its process"""
+    proof: _builtins.bytes
+    run: _builtins.str
+    """URL of the run directory: the caller's, or that of the open run with this key"""
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        proof: _builtins.bytes = ...,
+        run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "proof", b"proof", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HelloReply: _TypeAlias = HelloReply  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):

@@ -34,6 +34,11 @@ class CoordinatorStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.Hello = channel.unary_unary(
+                '/holdfast_protos.v1.Coordinator/Hello',
+                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.FromString,
+                _registered_method=True)
         self.Join = channel.unary_unary(
                 '/holdfast_protos.v1.Coordinator/Join',
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.JoinRequest.SerializeToString,
@@ -83,6 +88,13 @@ class CoordinatorStub(object):
 
 class CoordinatorServicer(object):
     """Missing associated documentation comment in .proto file."""
+
+    def Hello(self, request, context):
+        """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Join(self, request, context):
         """Waits until every task of the cluster has joined. It fences nobody.
@@ -150,6 +162,11 @@ class CoordinatorServicer(object):
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Hello': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hello,
+                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.SerializeToString,
+            ),
             'Join': grpc.unary_unary_rpc_method_handler(
                     servicer.Join,
                     request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.JoinRequest.FromString,
@@ -205,6 +222,33 @@ def add_CoordinatorServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Coordinator(object):
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Hello(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast_protos.v1.Coordinator/Hello',
+            holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Join(request,

@@ -6,6 +6,9 @@ The protocol between the workers of a training run and its coordinator.
 Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
 trailing metadata carries a Failure under "holdfast-failure-bin".
 
+But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-proof-bin" and
+"holdfast-secret-bin" (see proofs.py).
+
 A task of the cluster is given by its name everywhere: "worker-2".
 """
 
@@ -37,6 +40,8 @@ class CoordinatorStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoordinatorAsyncStub: ...
+    Hello: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.HelloRequest, _coordinator_pb2.HelloReply]
+    """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
     Join: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]
     """Waits until every task of the cluster has joined. It fences nobody."""
     Attend: _grpc.StreamStreamMultiCallable[_coordinator_pb2.Heartbeat, _coordinator_pb2.Notice]
@@ -59,6 +64,8 @@ class CoordinatorStub:
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Hello: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.HelloRequest, _coordinator_pb2.HelloReply]  # type: ignore[assignment]
+    """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
     Join: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]  # type: ignore[assignment]
     """Waits until every task of the cluster has joined. It fences nobody."""
     Attend: _aio.StreamStreamMultiCallable[_coordinator_pb2.Heartbeat, _coordinator_pb2.Notice]  # type: ignore[assignment]
@@ -79,6 +86,14 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """Tells who is there and what is going on. Anybody may ask; it changes nothing."""
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Hello(
+        self,
+        request: _coordinator_pb2.HelloRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.HelloReply, _abc.Awaitable[_coordinator_pb2.HelloReply]]:
+        """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
+
     @_abc_1.abstractmethod
     def Join(
         self,

@@ -11,7 +11,14 @@ from holdfast_storage.errors import InvalidRequest
 
 
 @click.command(name="coordinator")
-@click.option("--root", required=True, metavar="URL", help="The folder above all run directories to serve.")
+@click.option(
+    "--root",
+    "roots",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="A folder above run directories to serve. May be given several times.",
+)
 @click.option(
     "--listen",
     required=True,
@@ -24,20 +31,25 @@ from holdfast_storage.errors import InvalidRequest
     metavar="HOST:PORT",
     help="Where others reach it, if not at --listen, for example behind a Kubernetes Service.",
 )
-def command(root: str, listen: str, advertise: str) -> None:
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Speak without TLS, and let all who reach the port commit to all runs. Workers need HOLDFAST_INSECURE=1.",
+)
+def command(roots: tuple[str, ...], listen: str, advertise: str, insecure: bool) -> None:
     """Run a coordinator until SIGTERM or Ctrl-C, and log to stderr.
 
     Tell workers about it with `CheckpointManager(..., coordinator="HOST:PORT")` or the environment variable
-    HOLDFAST_COORDINATOR. Whoever reaches the port can commit to the runs below URL: listen on a private address.
+    HOLDFAST_COORDINATOR. Whoever can read a run directory below URL can take part in that run, and nobody else.
     """
-    address, directory = _checked_address(listen, "--listen"), _checked_root(root)
+    address, directories = _checked_address(listen, "--listen"), [_checked_root(root) for root in roots]
     if advertise:
         _checked_address(advertise, "--advertise")
     from holdfast_coordinator.server import serve
     from holdfast_storage.logger import log_to_stderr
 
     log_to_stderr()
-    serve(directory, address, advertise)
+    serve(directories, address, advertise=advertise, insecure=insecure)
 
 
 def _checked_address(address: str, option: str) -> str:

@@ -10,13 +10,15 @@ from holdfast.cli.output import count, human_duration, human_size
 from holdfast.cli.target import no_run, open_directory
 from holdfast.session.hint import read_hint
 from holdfast_coordinator.status import log_status
-from holdfast_protos.client import PATIENCE, Refusal, Unreachable, ask, is_listening, is_of_another_host
+from holdfast_protos.client import PATIENCE, Access, Refusal, Unreachable, ask, is_listening, is_of_another_host
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import CoordinatorUnavailable
-from holdfast_storage.layout import HINT
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, InvalidRequest
+from holdfast_storage.layout import HINT, KEY
 from holdfast_storage.log.log import Log
 from holdfast_storage.records import LogState
 from holdfast_storage.run_directory import read_run
+from holdfast_storage.run_key import read_key
+from holdfast_storage.store import Store
 
 UNJOINED_FOR = 60.0
 """Seconds after which it is a finding that a worker has not joined while others wait for it."""
@@ -28,8 +30,8 @@ OVERDUE_FOR = 5.0
 def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
     """Return the id of the coordinator at HOST:PORT, and all its runs. CoordinatorUnavailable if none answers."""
     try:
-        listed = ask(address)
-        runs = [ask(address, url).run for url in listed.runs]
+        listed = ask(address, Access("", _keyless))
+        runs = [ask(address, Access(url, _keyless)).run for url in listed.runs]
     except Refusal as error:
         raise CoordinatorUnavailable(str(error)) from None
     except Unreachable as error:
@@ -46,12 +48,13 @@ def of_run(target: str) -> pb.RunStatus:
     entry = Log(store).tail()
     state = entry.state if entry else read_run(store)
     hint = read_hint(store)
-    if state is None and hint is None:
+    places = list(_places(state, hint.address if hint else ""))
+    if state is None and not places:
         raise no_run(store)
     asked: list[pb.CoordinatorStatus.Asked] = []
     found: list[pb.RunStatus] = []
-    for source, address, host in _places(state, hint.address if hint else ""):
-        told, answer, hangs = _ask(address, host, store.url, state.run_id if state else "")
+    for source, address, host in places:
+        told, answer, hangs = _ask(address, host, store, state.run_id if state else "")
         asked.append(pb.CoordinatorStatus.Asked(address=address, from_=source, answer=answer, hangs=hangs))
         if told:
             told.coordinator.address = address
@@ -83,12 +86,12 @@ def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str
             yield source, address, host
 
 
-def _ask(address: str, host: str, url: str, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:
+def _ask(address: str, host: str, store: Store, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:
     """Ask at an address. Return the status if it is this run's, the answer in words, and whether it hangs."""
     if host and is_of_another_host(address, host):
         return None, f"it can be asked only on {host}", False
     try:
-        reply = _found(address, url, run_id)
+        reply = ask(address, Access(store.url, lambda: _key(store)))
     except Refusal as error:
         return None, f"the coordinator there does not serve the run ({error})", False
     except Unreachable as error:
@@ -98,15 +101,20 @@ def _ask(address: str, host: str, url: str, run_id: str) -> tuple[pb.RunStatus |
     return reply.run, "answers", False
 
 
-def _found(address: str, url: str, run_id: str) -> pb.StatusReply:
+def _key(store: Store) -> bytes:
     try:
-        return ask(address, url)
-    except Refusal:
-        # The coordinator may reach the directory by another path.
-        for other in ask(address).runs if run_id else ():
-            if (reply := ask(address, other)).run_id == run_id:
-                return reply
-        raise
+        key = read_key(store)
+    except HoldfastError as error:
+        raise Unreachable(f"the run's key cannot be read: {error}") from None
+    if key is None:
+        raise Unreachable(f"the run has no {KEY}: no job of this version has joined it")
+    return key
+
+
+def _keyless() -> bytes:
+    raise InvalidRequest(
+        "a coordinator tells of a run only who can read it: give the run directory instead of HOST:PORT"
+    )
 
 
 def _in_words(address: str, error: Unreachable) -> tuple[str, bool]:
@@ -114,6 +122,8 @@ def _in_words(address: str, error: Unreachable) -> tuple[str, bool]:
     # gRPC lists every address that it tried, and the end says why.
     why = textwrap.shorten(error.details.rpartition(": ")[2], 100, placeholder="...")
     match error.code:
+        case "":
+            return str(error), False
         case "DEADLINE_EXCEEDED" if is_listening(address, PATIENCE):
             held = f"a process listens at {address} but did not answer within {PATIENCE:.0f} s: it is stopped, or hangs"
             return held, True

@@ -9,13 +9,20 @@ from __future__ import annotations
 import os
 import secrets
 
-_ids: dict[object, str] = {}
-"""The ids of this process and, in a fork, of its ancestors."""
+from holdfast_protos.proofs import process_of
+
+_secrets: dict[object, bytes] = {}
+"""The secrets of this process and, in a fork, of its ancestors."""
+
+
+def process_secret() -> bytes:
+    """Return the secret of this process, with which it proves to a coordinator that it is the one of its id."""
+    return _secrets.setdefault(_of_kernel(), secrets.token_bytes(16))
 
 
 def process_id() -> str:
-    """Return the id of this process, 12 hexadecimal digits. Its n-th manager is the incarnation `id.n`."""
-    return _ids.setdefault(_of_kernel(), secrets.token_hex(6))
+    """Return the id of this process, 20 hexadecimal digits. Its n-th manager is the incarnation `id.n`."""
+    return process_of(process_secret())
 
 
 def _of_kernel() -> tuple[int, bytes, bytes]:

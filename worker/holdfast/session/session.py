@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.session.answers import check_joined, check_outcome, check_restore, check_vote
 from holdfast.session.hint import Hint, read_hint
-from holdfast.session.identity import process_id
+from holdfast.session.identity import process_id, process_secret
 from holdfast.session.lane import closed
 from holdfast.session.this_task import ThisTask
-from holdfast_protos.client import Link, Refusal, Unreachable
+from holdfast_protos.client import Access, Link, Refusal, Unreachable
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, describe, digest
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, StorageError
@@ -21,6 +22,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
 from holdfast_storage.layout import HINT
 from holdfast_storage.logger import logger
+from holdfast_storage.run_key import ensure_key
 from holdfast_storage.store.base import Store
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ AWAIT_UPKEEP = 40.0
 
 NOTICED = 1_000
 """The number of saves whose failure a worker is told of before it asks: far more than the others can be ahead."""
+
+INSECURE = "HOLDFAST_INSECURE"
+"""The environment variable that says that the coordinator which the program names was started with --insecure."""
 
 _incarnations = itertools.count(1)
 
@@ -71,6 +76,8 @@ class Session:
         self._join_timeout = join_timeout
         self.process = process_id()
         self._incarnation = f"{self.process}.{next(_incarnations)}"
+        insecure = bool(coordinator) and os.environ.get(INSECURE, "") not in ("", "0")
+        self._access = Access(store.url, self._key, process_secret(), insecure)
         self._link: Link | None = None
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
@@ -186,11 +193,20 @@ class Session:
             if self._closed.is_set():
                 raise Unreachable("the manager is closed")
             address = self._coordinator or (self._embed() if self.this_task.is_chief else self._hinted())
-            if self._link is None or self._link.address != address:
-                before, self._link = self._link, Link(address)
+            before = self._link
+            if before is None or before.address != address or before.broken:
+                self._link = Link(address, self._access)
                 if before is not None:
                     before.close()
+            assert self._link is not None
             return self._link
+
+    def _key(self) -> bytes:
+        """Return the run's key. Raises Unreachable if it cannot be read or made: nobody can be asked without it."""
+        try:
+            return ensure_key(self._store)
+        except HoldfastError as error:
+            raise Unreachable(f"the run's key cannot be used: {error}") from None
 
     def _hinted(self) -> str:
         """Return the address that the chief has left in the run directory."""
@@ -214,16 +230,17 @@ class Session:
         raise Unreachable(f"the chief ({chief}) has not said where its coordinator listens: {where} {why}")
 
     def _embed(self) -> str:
-        """The address of the coordinator in this process, which is started if need be; the others are told of it."""
+        """Return the address of the coordinator in this process for this process. It is started if need be, and the
+        others are told of it."""
         from holdfast_coordinator.embedded import Embedded
 
         if self._embedded is None:
-            self._embedded = Embedded.acquire("127.0.0.1" if self.this_task.alone else self.this_task.chief_host)
+            self._embedded = Embedded.acquire("" if self.this_task.alone else self.this_task.chief_host)
             self._embedded.server.runs.adopt(self._store)
-        address = self._embedded.server.address
+        server = self._embedded.server
         if self._link is None and not self.this_task.alone:
-            Hint(address, self.this_task.cluster).write(self._store)
-        return address
+            Hint(server.address, self.this_task.cluster).write(self._store)
+        return server.private_address
 
     def _rejoin(self, timeout: float) -> None:
         """Tell a restarted coordinator about this world."""
@@ -269,11 +286,12 @@ class Session:
         for pause in _pauses():
             if self._closed.is_set():
                 return
-            link = self._link
             try:
-                if link is not None:
-                    for notice in link.attend(self._beats()):
-                        self._hear(notice)
+                link = self._link
+                if link is None or link.broken:
+                    link = self._connect()
+                for notice in link.attend(self._beats()):
+                    self._hear(notice)
             except Unreachable:
                 pass
             except Refusal as refusal:

@@ -1,0 +1,114 @@
+"""Who may call: an interceptor that admits a call by its metadata, before anything of it is read.
+
+Whoever can read a run directory may take part in the run, and proves it by the run's key; nobody else may. What the
+caller has proven is in `ADMITTED` while the call is answered. With --insecure, a coordinator admits all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health
+
+from holdfast_protos import proofs
+from holdfast_protos.conventions import PROOF_HEADER, RUN_HEADER, SECRET_HEADER, UNIX
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.errors import InvalidRequest
+
+from .driver import Refused
+from .refusals import NotAdmitted, NotNow, abort
+from .run_keys import RunKeys
+
+ADMITS_ALL = (f"/{health.SERVICE_NAME}/", "/holdfast_protos.v1.Coordinator/Hello")
+"""How the paths begin of methods that anybody may call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a caller has proven. Empty: nothing, and anything is believed."""
+
+    run: str = ""  # the URL of the run, as the caller names it
+    process: str = ""  # the name of its process
+
+    def check_run(self, run: str) -> None:
+        """Raise InvalidRequest if a call is for another run."""
+        if self.run and run != self.run:
+            raise InvalidRequest(f"a call for {run or 'all runs'} came with the proof for {self.run}", object="run")
+
+    def check(self, caller: pb.Caller) -> None:
+        """Raise InvalidRequest if a call is for another run, or made in another's name."""
+        self.check_run(caller.run)
+        if self.process and caller.incarnation.rpartition(".")[0] != self.process:
+            raise InvalidRequest(
+                f"a call in the name of {caller.task} came from another process than the one that it names",
+                workers=[caller.task],
+                object="incarnation",
+            )
+
+
+ADMITTED: ContextVar[Admitted] = ContextVar("admitted")
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """The interceptor of one coordinator.
+
+    Attributes:
+        keys: the keys of its runs. Set before the first call comes.
+        certificate: the fingerprint of the certificate that its TLS listener shows.
+    """
+
+    keys: RunKeys
+
+    def __init__(self, coordinator: str, *, insecure: bool) -> None:
+        self._coordinator = coordinator
+        self._insecure = insecure
+        self.certificate = b""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        if not details.method.startswith(ADMITS_ALL):
+            try:
+                ADMITTED.set(await self._admit(dict(details.invocation_metadata)))
+            except (Refused, NotAdmitted, NotNow) as refusal:
+                return _refusing(refusal)
+        return await continuation(details)
+
+    async def hello(self, request: pb.HelloRequest, peer: str) -> pb.HelloReply:
+        """Prove to a peer that this coordinator reads the key of a run. Raises Refused and NotNow."""
+        run = request.run
+        if request.key_id and not self.keys.is_open(run):
+            run = self.keys.find(request.key_id) or run
+        key = await self.keys.get(run)
+        certificate = b"" if peer.startswith(UNIX) else self.certificate
+        proof = proofs.of_coordinator(key, self._coordinator, certificate, request.nonce)
+        return pb.HelloReply(coordinator=self._coordinator, proof=proof, run=run)
+
+    async def _admit(self, metadata: dict[str, Any]) -> Admitted:
+        if self._insecure:
+            return Admitted()
+        try:
+            run, proof, secret = metadata[RUN_HEADER].decode(), metadata[PROOF_HEADER], metadata.get(SECRET_HEADER, b"")
+        except (KeyError, UnicodeDecodeError):
+            raise NotAdmitted("the call carries no proof that its caller may take part in a run") from None
+        if not self._is_right(await self.keys.get(run), proof) and not self._is_right(
+            await self.keys.get_anew(run), proof
+        ):
+            raise NotAdmitted(f"the proof is not made with the key that this coordinator process reads in {run}")
+        return Admitted(run, proofs.process_of(secret) if secret else "nobody")
+
+    def _is_right(self, key: bytes, proof: bytes) -> bool:
+        return proofs.same(proof, proofs.of_worker(key, self._coordinator))
+
+
+def _refusing(refusal: Exception) -> Any:
+    """Return a handler that refuses a call without reading it."""
+
+    async def refuse(_: object, context: Any) -> AsyncIterator[bytes]:
+        await abort(refusal, context)
+        yield b""
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,38 @@
+"""How a call that is refused ends: a gRPC status, with the failure in the trailing metadata."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+
+from holdfast_protos.conventions import FAILURE_TRAILER
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
+
+from .driver import Refused
+from .wire import STATUS_OF_KIND
+
+Context = Any  # grpc.aio's context is generic in two private types
+
+
+class NotAdmitted(Exception):
+    """The caller has not proven what it must. Its proof may be for an earlier coordinator: a worker introduces itself
+    again, so it gets no failure."""
+
+
+class NotNow(Exception):
+    """The coordinator cannot read the run's key yet, or is too busy. A worker asks again."""
+
+
+async def abort(error: Exception, context: Context) -> NoReturn:
+    match error:
+        case NotAdmitted():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error)[:1000], ())
+        case NotNow():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error)[:1000], ())
+        case _:
+            failure = error.failure if isinstance(error, Refused) else Failure.of(error)
+            code = STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
+            await context.abort(code, failure.message[:1000], ((FAILURE_TRAILER, encode(failure).SerializeToString()),))
+    raise AssertionError("abort raises")

@@ -1,0 +1,66 @@
+"""The keys of the runs that this coordinator serves, as it reads them from their storage."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from holdfast_protos import proofs
+from holdfast_storage.errors import HoldfastError
+from holdfast_storage.layout import KEY
+from holdfast_storage.run_key import read_key
+
+from .refusals import NotNow
+from .served_runs import ServedRuns
+
+REMEMBERED = 4096
+"""The number of keys that are kept. Beyond that, the one that was used longest ago is read again when it is needed."""
+
+ANEW_AFTER = 1.0
+"""Seconds between two readings of a key that a caller's proof does not fit: whoever proves nothing costs no storage."""
+
+
+class RunKeys:
+    def __init__(self, runs: ServedRuns) -> None:
+        self._runs = runs
+        self._read: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by URL: the key, and when it was read
+        self._urls: dict[bytes, str] = {}  # by key id
+
+    async def get(self, url: str) -> bytes:
+        """Return the key of a run. Raises Refused if it is not served here, and NotNow."""
+        if url not in self._read:
+            key = await self._now(url)
+            self._read[url], self._urls[proofs.key_id(key)] = (key, time.monotonic()), url
+            while len(self._read) > REMEMBERED:
+                self._forget(next(iter(self._read)))
+        self._read.move_to_end(url)
+        return self._read[url][0]
+
+    def is_open(self, url: str) -> bool:
+        """Return whether somebody takes part in a run."""
+        return self._runs.find(url) is not None
+
+    def find(self, key_id: bytes) -> str:
+        """Return the URL of an open run, by the id of its key. Empty if there is none."""
+        url = self._urls.get(key_id, "")
+        return url if self.is_open(url) else ""
+
+    async def get_anew(self, url: str) -> bytes:
+        """Return the key as it stands on storage now, as far as it was not just read."""
+        if (known := self._read.get(url)) and time.monotonic() - known[1] >= ANEW_AFTER:
+            self._forget(url)
+        return await self.get(url)
+
+    def _forget(self, url: str) -> None:
+        key, _ = self._read.pop(url)
+        self._urls.pop(proofs.key_id(key), None)
+
+    async def _now(self, url: str) -> bytes:
+        store = await self._runs.open(url)
+        try:
+            key = await self._runs.threaded(lambda: read_key(store))
+        except HoldfastError as error:
+            raise NotNow(f"the coordinator cannot read the run's key: {error}") from None
+        if key is None:
+            raise NotNow(f"the coordinator sees no {KEY} in {url}: check that it has the same storage mounted there")
+        return key

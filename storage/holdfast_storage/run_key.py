@@ -1,0 +1,43 @@
+"""The key of a run: a secret on the run's own storage. Who can read the run directory can prove it, and nobody else."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from holdfast_storage.errors import StorageError
+from holdfast_storage.layout import KEY
+from holdfast_storage.store.base import Store
+
+SIZE = 32
+
+_TEXT = re.compile(rb"[0-9a-f]{64}\n")
+
+
+def read_key(store: Store) -> bytes | None:
+    """Return the run's key, 32 bytes. None if there is none: no job has joined there.
+
+    Raises StorageError if it cannot be read, or is no key.
+    """
+    try:
+        text = store.read(KEY)
+    except FileNotFoundError:
+        return None
+    if not _TEXT.fullmatch(text):
+        raise StorageError(
+            f"{store.url}/{KEY} is not the key of a run: delete it while no job works here; the next makes a new one",
+            object=KEY,
+        )
+    return bytes.fromhex(text.decode())
+
+
+def ensure_key(store: Store) -> bytes:
+    """Return the run's key, which is made if there is none, readable for its owner alone or, in a folder whose group
+    sticks, for the group. Raises StorageError."""
+    key = read_key(store)
+    if key is None:
+        store.create(KEY, secrets.token_bytes(SIZE).hex().encode() + b"\n", private=True)
+        key = read_key(store)  # that of whoever was faster
+    if key is None:
+        raise StorageError(f"{store.url}/{KEY} was made and cannot be seen yet", object=KEY)
+    return key
