@@ -34,5 +34,6 @@ async def abort(error: Exception, context: Context) -> NoReturn:
         case _:
             failure = error.failure if isinstance(error, Refused) else Failure.of(error)
             code = STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
-            await context.abort(code, failure.message[:1000], ((FAILURE_TRAILER, encode(failure).SerializeToString()),))
+            told = encode(failure)
+            await context.abort(code, told.message[:1000], ((FAILURE_TRAILER, told.SerializeToString()),))
     raise AssertionError("abort raises")
