@@ -26,7 +26,8 @@ GENERATION = matching("[0-9a-f]{8}", "the id of a generation, eight hexadecimal 
 ID = matching(f"{_PRINTABLE}{{1,256}}", "an id of at most 256 printable characters")
 HOST = matching(f"{_PRINTABLE}{{0,256}}", "a host of at most 256 printable characters")
 ADDRESS = matching(
-    r"((\[[0-9A-Fa-f:.]+(%\w+)?\]|[\w.-]{1,255}):[0-9]{1,5})?", "an address such as host:7070, [::1]:7070, or none"
+    rf"((\[[0-9A-Fa-f:.]+(%\w+)?\]|[\w.-]{{1,255}}):[0-9]{{1,5}}|unix:/{_PRINTABLE}{{0,90}}holdfast-[a-z0-9_]{{8}}/socket)?",
+    "an address such as host:7070, [::1]:7070, the socket that a coordinator makes for itself, or none",
 )
 CLUSTER_ADDRESS = matching(f"{_PRINTABLE}{{0,1024}}", "the address of a task, in printable characters")
 JOB = matching(f"{_PRINTABLE}{{1,256}}", "a type of tasks, in printable characters")

@@ -28,6 +28,7 @@ import holdfast_coordinator.driver
 import holdfast_coordinator.server
 import holdfast_storage.lag
 from holdfast_coordinator.calls import Calls
+from holdfast_coordinator.door import ADMITTED, Admitted
 from holdfast_coordinator.driver import Refused
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.bundle.crc import crc32c, mask
@@ -69,7 +70,7 @@ class Beside:
         self.root = folder / "root"
         self.root.mkdir()
         (folder / "outside").write_text("not ours")
-        self.coordinator = Coordinator(roots=[str(self.root)], insecure=True)
+        self.coordinator = Coordinator(roots=[str(self.root)])
         self.living = open_store(self.root / "living")
         self.victim = open_store(self.root / "victim")
         address = self.coordinator.address
@@ -109,6 +110,7 @@ class Beside:
         """The answer or the refusal; None if it waits for others, where it may."""
 
         async def bounded() -> Any:
+            ADMITTED.set(Admitted())  # the door has let in what is called here
             try:
                 return await asyncio.wait_for(call, 0.05 if may_wait else WITHIN)
             except Refused as refused:

@@ -77,7 +77,7 @@ def test_a_run_directory_that_becomes_a_link_after_the_join(
 ) -> None:
     """A run directory that becomes a link while its job runs fails the save, and nothing is written where it leads.
     Guards against a root that confines a coordinator only until the join."""
-    coordinator = start(root=str(tmp_path))
+    coordinator = start(roots=[str(tmp_path)])
     job(world, coordinator, 1)
     (worker,) = world(1, coordinator)
     worker.join()

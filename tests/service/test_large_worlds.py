@@ -15,12 +15,20 @@ from holdfast_coordinator import wire
 from holdfast_coordinator.calls import Calls
 from holdfast_coordinator.clusters import Clusters
 from holdfast_coordinator.core.messages import Waiting
+from holdfast_coordinator.door import ADMITTED, Admitted
 from holdfast_coordinator.served_runs import ServedRuns
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, Task, describe, digest, first_difference, names
 from holdfast_storage.records import Leader
+from support.coordinators import ROOTS
 from support.joining import join_request
 from support.light_worker import cluster_of
+
+
+@pytest.fixture(autouse=True)
+def admitted() -> None:
+    """The door has let in what is called here."""
+    ADMITTED.set(Admitted())
 
 
 class Job:
@@ -75,7 +83,7 @@ class Job:
 
 
 def coordinator() -> Calls:
-    return Calls(ServedRuns(Leader("coordinator", "here:1", "here")))
+    return Calls(ServedRuns(Leader("coordinator", "here:1", "here"), ROOTS))
 
 
 async def first_join(folder: Path, size: int) -> Job:

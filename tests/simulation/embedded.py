@@ -24,7 +24,7 @@ class Embedded:
         self._holders = 0
         self._process = here()
         self.server = Server()
-        path = f"/{self._process.name}/{Now.scheduler.random.randbytes(4).hex()}"
+        path = f"/tmp/holdfast-{Now.scheduler.random.randbytes(4).hex()}/socket"
         self.run(self.server.start(f"{host}:0" if host else "", socket_path=path), 30.0)
 
     @classmethod
