@@ -11,6 +11,7 @@ import re
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -48,8 +49,7 @@ _PATTERNS = [
         (r"((?:authorization|cookie)[\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|[^\"'\n<]+)", rf"\1{HIDDEN}"),
         (r"\b(bearer|basic|sharedkey)\s+(?=\S*[\d=])[^\s\"'<,]{8,}", rf"\1 {HIDDEN}"),
         # Settings: `password=x`, `'password': 'x'`. Before a colon, words such as `ExpiredToken` occur in prose.
-        (rf"({_NAME}=){_VALUE}", rf"\1{HIDDEN}"),
-        (rf"({_NAME}[\"']\s*:\s*){_VALUE}", rf"\1{HIDDEN}"),
+        (rf"({_NAME}(?:=|[\"']\s*:\s*)){_VALUE}", rf"\1{HIDDEN}"),
         (rf"({_NAME}\s*:\s*)(?=\S*\d)[^\s\"'&;,<>)}}\]]{{8,}}", rf"\1{HIDDEN}"),
         (rf"\b(sig|se)={_VALUE}", rf"\1={HIDDEN}"),
         # What looks like a key wherever it stands: Amazon's, Google's, a JSON web token.
@@ -140,8 +140,7 @@ def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
     """
     if isinstance(value, Mapping):
         for name, each in value.items():
-            told_so = _SECRET_NAME.search(str(name)) and not _PUBLIC_NAME.search(str(name))
-            yield from _secrets(each, secret=secret or bool(told_so))
+            yield from _secrets(each, secret=secret or _is_secret(str(name)))
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _secrets(each, secret=secret)
@@ -152,10 +151,15 @@ def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
             yield from _parts(text)
 
 
+@lru_cache(1_000)
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not _PUBLIC_NAME.search(name)
+
+
 def _parts(text: str) -> Iterator[str]:
     """Yield the secret parts of a connection string or a query, and the lines of a key."""
     for part in re.split("[;&?]", text):
         name, _, value = part.partition("=")
-        if name == "sig" or _SECRET_NAME.search(name):
+        if name == "sig" or _is_secret(name):
             yield value
     yield from (line for line in text.split("\n")[1:] if len(line) >= 16)

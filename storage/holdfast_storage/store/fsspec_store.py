@@ -19,6 +19,7 @@ from fsspec.registry import available_protocols
 from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
+from holdfast_storage.printable import printable
 from holdfast_storage.scrub import fit, told
 from holdfast_storage.store.base import LARGEST, UNPROTECTED, Buffer, Store, check_process, creating, too_large
 from holdfast_storage.store.url import split
@@ -178,5 +179,5 @@ class FsspecStore(Store):
         except Exception as error:
             full = self._full(name)
             if may_miss and isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise FileNotFoundError(f"{full} is missing") from None
+                raise FileNotFoundError(printable(f"{full} is missing")) from None
             raise StorageError(f"Could not {verb} {full}: {told(error)}", object=full) from fit(error)

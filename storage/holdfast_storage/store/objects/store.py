@@ -15,6 +15,7 @@ from holdfast_storage.errors import HoldfastError, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
+from holdfast_storage.printable import printable
 from holdfast_storage.scrub import fit
 from holdfast_storage.store.base import (
     LARGEST,
@@ -390,7 +391,7 @@ class ObjectStore(Store):
         except RequestFailed as failure:
             full = self._full(name)
             if failure.kind == "missing" and verb == "read":
-                raise FileNotFoundError(f"{full} is missing") from None
+                raise FileNotFoundError(printable(f"{full} is missing")) from None
             error = NotCreated if isinstance(failure, _NothingMade) else StorageError
             raise error(f"Could not {verb} {full}: {failure}", object=full) from fit(failure)
 
