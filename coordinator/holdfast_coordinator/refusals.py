@@ -9,6 +9,7 @@ import grpc
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
+from holdfast_storage.printable import printable
 
 from .driver import Refused
 from .wire import STATUS_OF_KIND
@@ -28,12 +29,12 @@ class NotNow(Exception):
 async def abort(error: Exception, context: Context) -> NoReturn:
     match error:
         case NotAdmitted():
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error)[:1000], ())
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, printable(str(error), 1000), ())
         case NotNow():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error)[:1000], ())
+            await context.abort(grpc.StatusCode.UNAVAILABLE, printable(str(error), 1000), ())
         case _:
             failure = error.failure if isinstance(error, Refused) else Failure.of(error)
             code = STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
             told = encode(failure)
-            await context.abort(code, told.message[:1000], ((FAILURE_TRAILER, told.SerializeToString()),))
+            await context.abort(code, printable(told.message, 1000), ((FAILURE_TRAILER, told.SerializeToString()),))
     raise AssertionError("abort raises")

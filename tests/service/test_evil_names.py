@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,30 @@ import grpc
 import pytest
 
 from holdfast.cli.output import as_document
+from holdfast_coordinator.driver import Refused
+from holdfast_coordinator.refusals import NotAdmitted, NotNow, abort
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.errors import HoldfastError
+from holdfast_storage.errors import HoldfastError, Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
 from holdfast_storage.store import open_store
-from support.coordinators import Coordinator
+from support.coordinators import StartCoordinator
 from support.evil import EVIL, LINE, faults
 from support.light_worker import World, all_join, outcomes, together
 
 NAME = EVIL.replace("/", "|").replace("[", "(").replace("]", ")")  # as a folder may be called
 
 
-def said(call: Callable[[], object]) -> list[str]:
-    """The texts of a refusal: gRPC's details, and the failure as our own clients read it."""
+def said(call: Callable[[], object]) -> Iterator[str]:
+    """The texts of a refusal: gRPC's details, and the failure as our own clients read it, if there is one."""
     with pytest.raises(grpc.RpcError) as raised:
         call()
-    trailers = dict(raised.value.trailing_metadata())  # type: ignore[attr-defined]
-    failure = decode(pb.Failure.FromString(trailers[FAILURE_TRAILER]))
-    return [raised.value.details(), failure.message, str(failure.to_error())]  # type: ignore[attr-defined]
+    yield raised.value.details()  # type: ignore[attr-defined]
+    for name, value in raised.value.trailing_metadata():  # type: ignore[attr-defined]
+        if name == FAILURE_TRAILER:
+            failure = decode(pb.Failure.FromString(value))
+            yield from (failure.message, str(failure.to_error()))
 
 
 def evil(message: Any) -> Any:
@@ -67,21 +74,35 @@ def test_a_run_with_an_evil_name(world: World, tmp_path: Path, caplog: pytest.Lo
     assert not [line for line in lines if faults(line) or "\n" in line]
 
 
-@pytest.mark.parametrize("run", ["", "/", "s3://", "nosuch://"])
 @pytest.mark.parametrize("call", ["Join", "Vote", "Report", "Fail", "Restore", "AwaitUpkeep", "Leave", "Status"])
-def test_a_refusal(coordinator: Coordinator, caplog: pytest.LogCaptureFixture, call: str, run: str) -> None:
+@pytest.mark.parametrize("task", [EVIL, "worker-0"], ids=["task", "run"])
+def test_a_refusal(start: StartCoordinator, caplog: pytest.LogCaptureFixture, call: str, task: str) -> None:
     """A refusal repeats what was wrong in visible characters. Guards against an error that reaches the terminal of
     whoever reads another worker's log."""
-    kind = {"Report": pb.ReportChunk}.get(call) or getattr(pb, f"{call}Request")
-    request = evil(kind())
+    request = evil((pb.ReportChunk if call == "Report" else getattr(pb, f"{call}Request"))())
     texts: list[str] = []
-    with caplog.at_level(logging.DEBUG, "holdfast.coordinator"), coordinator.stub() as stub:
-        for task in (EVIL, "worker-0"):
+    with caplog.at_level(logging.DEBUG, "holdfast.coordinator"), start(insecure=True).stub() as stub:
+        for run in (EVIL, f"/{EVIL}", f"s3://{EVIL}", f"nosuch://{EVIL}"):
             if call == "Status":
-                request.run = f"{run}{EVIL}"
+                request.run = run
             else:
-                request_caller = request.head.caller if call == "Report" else request.caller
-                request_caller.run, request_caller.task = f"{run}{EVIL}", task
+                caller = request.head.caller if call == "Report" else request.caller
+                caller.run, caller.task = run, task
             texts += said(lambda: getattr(stub, call)(iter([request]) if call == "Report" else request, timeout=9.0))
     assert not [text for text in texts if faults(text) or "\n" in text]
     assert not [record for record in caplog.records if LINE in caplog.handler.format(record).split("\n")]
+
+
+@pytest.mark.parametrize("refusal", [NotAdmitted(EVIL), NotNow(EVIL), Refused(Failure(Kind.ERROR, EVIL))])
+def test_a_refusal_before_the_call_is_read(refusal: Exception) -> None:
+    """Nor does the refusal of a call that carries no proof. Guards against the run in its metadata."""
+    told: list[str] = []
+
+    class Context:
+        async def abort(self, code: object, details: str, trailer: object) -> None:
+            told.append(details)
+
+    with suppress(AssertionError):
+        asyncio.run(abort(refusal, Context()))
+    assert told
+    assert not faults(told[0])
