@@ -1,28 +1,46 @@
 """Ask the coordinator at HOST:PORT by the gRPC health protocol how it is: status 0 if it serves, 1 if it does not.
 
-For container engines, whose health checks are commands. Kubernetes asks by itself.
+For health checks that are commands. What gRPC probes of Kubernetes speak is no TLS, which a coordinator listens by. It
+tells everybody about its health, and nothing else to somebody who proves nothing, as this does. So this believes the
+certificate that it meets.
 """
 
+import ssl
 import sys
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from holdfast_protos import tls
 
 SERVICE = "holdfast_protos.v1.Coordinator"
 TIMEOUT_S = 3
 
 
 def main(address: str) -> int:
-    with grpc.insecure_channel(address) as channel:
-        try:
+    try:
+        with connect(address) as channel:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_S
             )
-        except grpc.RpcError as error:
-            print(f"{address}: {error.code().name}: {error.details()}")
-            return 1
+    except OSError as error:
+        print(f"{address}: {error}")
+        return 1
+    except grpc.RpcError as error:
+        print(f"{address}: {error.code().name}: {error.details()}")
+        return 1
     print(f"{address}: {health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)}")
     return int(reply.status != health_pb2.HealthCheckResponse.SERVING)
+
+
+def connect(address: str) -> grpc.Channel:
+    """Return a channel to whoever listens there. Raises OSError if nobody does."""
+    try:
+        peer = tls.fetch(address, TIMEOUT_S)
+    except ssl.SSLError:  # started with --insecure
+        return grpc.insecure_channel(address)
+    options = [("grpc.ssl_target_name_override", peer.name)]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(peer.pem), options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""healthcheck.py against a real gRPC health service."""
+"""healthcheck.py against a real gRPC health service, with and without TLS."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from holdfast_coordinator.certificate import self_made
 from holdfast_protos.v1 import coordinator_pb2
 
 HEALTHCHECK = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
@@ -21,12 +22,16 @@ COORDINATOR = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_na
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture
-def service() -> Iterator[tuple[str, health.HealthServicer]]:
+@pytest.fixture(params=["tls", "insecure"])
+def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, health.HealthServicer]]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if request.param == "tls":
+        made = self_made()
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(made.key, made.chain)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}", servicer
     server.stop(None).wait()
