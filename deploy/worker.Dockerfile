@@ -2,27 +2,32 @@
 # Build it from the root of the repository:
 #   docker build -f deploy/worker.Dockerfile -t holdfast-worker .
 # For runs on an object store: --build-arg EXTRAS=s3 (or gcs, azure).
+# A tag may name another image tomorrow. To build from the same one again, give the digest that
+# `docker buildx imagetools inspect python:3.11-slim-bookworm` shows: --build-arg PYTHON=python@sha256:...
 
-FROM python:3.11-slim-bookworm AS build
-RUN pip install --no-cache-dir "build>=1.2,<2"
+ARG PYTHON=python:3.11-slim-bookworm
+FROM ${PYTHON} AS build
 WORKDIR /source
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt build hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY protos ./protos
 COPY storage ./storage
 COPY coordinator ./coordinator
 COPY worker ./worker
-RUN python -m build --wheel --outdir /dist
+RUN python -m build --wheel --no-isolation --outdir /dist
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON}
 # The shared volume gets this owner when it is first mounted; the coordinator's image has the same one.
 RUN groupadd --gid 10001 holdfast \
     && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
     && install -d -o holdfast -g holdfast /checkpoints
 COPY --from=build /dist /dist
+COPY constraints.txt /dist/
 ARG EXTRAS=""
 # The wheel just built has one version only.
 # hadolint ignore=DL3013
-RUN set -- /dist/*.whl && pip install --no-cache-dir "$1[tensorflow${EXTRAS:+,$EXTRAS}]"
+RUN set -- /dist/*.whl && pip install --no-cache-dir --constraint /dist/constraints.txt "$1[tensorflow${EXTRAS:+,$EXTRAS}]"
 COPY deploy/launch.py deploy/train.py /opt/holdfast/
 # Keras writes its settings to the home directory, and this user has none of its own.
 ENV PYTHONUNBUFFERED=1 HOME=/tmp

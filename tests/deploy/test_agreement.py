@@ -116,13 +116,58 @@ def test_workers_find_the_coordinator() -> None:
 
 
 def test_probes_ask_the_health_service_of_the_coordinator() -> None:
-    """Probes ask the coordinator's health service. Guards against a probe for a service that does not exist, and a pod
-    that never becomes ready."""
+    """Probes ask the coordinator's health service, by TLS. Guards against a probe that the coordinator does not
+    understand, and a pod that never becomes ready."""
     coordinator = container("Deployment", "holdfast-coordinator")
-    assert coordinator["readinessProbe"]["grpc"] == {"port": 7070, "service": COORDINATOR_SERVICE}
-    assert coordinator["livenessProbe"]["grpc"] == {"port": 7070}
-    assert coordinator["startupProbe"]["grpc"] == {"port": 7070}
+    (healthcheck,) = instructions("holdfast-coordinator", "HEALTHCHECK")
+    command = json.loads(healthcheck[healthcheck.index("[") :])
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert coordinator[probe]["exec"] == {"command": command}
+        # Starting Python and importing gRPC takes seconds on a busy node.
+        assert coordinator[probe]["timeoutSeconds"] >= 5
     assert module("healthcheck").SERVICE == COORDINATOR_SERVICE
+
+
+def test_only_workers_reach_the_coordinator_and_each_other() -> None:
+    """Network policies let in workers alone. Guards against labels that were changed on one side: a policy that selects
+    nobody protects nobody, and one that lets in nobody stops the training."""
+    labels = {
+        name: resource(kind, name)["spec"]["template"]["metadata"]["labels"]
+        for kind, name in [("Deployment", "holdfast-coordinator"), ("Job", "holdfast-worker")]
+    }
+    for name in labels:
+        policy = resource("NetworkPolicy", name)["spec"]
+        assert policy["policyTypes"] == ["Ingress"]
+        assert [other for other in labels if policy["podSelector"]["matchLabels"].items() <= labels[other].items()] == [
+            name
+        ]
+        (rule,) = policy["ingress"]
+        (peer,) = rule["from"]
+        assert peer.keys() == {"podSelector"}  # of this namespace
+        admitted = peer["podSelector"]["matchLabels"]
+        assert [other for other in labels if admitted.items() <= labels[other].items()] == ["holdfast-worker"]
+    (port,) = container("Deployment", "holdfast-coordinator")["ports"]
+    (rule,) = resource("NetworkPolicy", "holdfast-coordinator")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": port["name"], "protocol": "TCP"}]
+
+
+def test_status_in_the_coordinators_container_asks_it() -> None:
+    """`holdfast status RUN` asks the coordinator of its container. Guards against a status that finds nobody until the
+    log names the coordinator, with the first save."""
+    (environment,) = instructions("holdfast-coordinator", "ENV")
+    assert "HOLDFAST_COORDINATOR=127.0.0.1:7070" in environment.split()
+
+
+@pytest.mark.parametrize("image", DOCKERFILES)
+def test_the_base_image_can_be_pinned(image: str) -> None:
+    """One argument names the base image of all stages, and packages have the versions of the tests. Guards against a
+    stage that is built from something else than what was pinned."""
+    text = (DEPLOY / DOCKERFILES[image]).read_text()
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${PYTHON}", "${PYTHON}"]
+    assert re.findall(r"^ARG PYTHON=(\S+)", text, re.MULTILINE) == ["python:3.11-slim-bookworm"]
+    installs = re.findall(r"pip install .*", text)
+    assert installs
+    assert all("--constraint" in install for install in installs)
 
 
 def test_compose_workers_form_one_world() -> None:
