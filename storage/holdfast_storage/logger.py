@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from holdfast_storage.printable import printable
-from holdfast_storage.scrub import fit, scrubbed
+from holdfast_storage.scrub import scrubbed
+from holdfast_storage.told import fit
 
 
 class _Fit(logging.Filter):

@@ -1,29 +1,22 @@
-"""What libraries and servers say, without the secrets in it.
+"""Texts without the secrets in them.
 
-They repeat in their errors what they were asked: URLs with signatures, headers, settings. Such errors go to logs, to
-the coordinator and to all other workers.
+Libraries and servers repeat in their errors what they were asked: URLs with signatures, headers, settings. Such errors
+go to logs, to the coordinator and to all other workers.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from holdfast_storage.printable import printable
-
-TOLD = 300
-"""The characters that are told of what a library or a server says."""
-
 HIDDEN = "***"
 """What stands in the place of a secret."""
 
-_READ = 1 << 14  # characters of a text that are looked at: servers answer with whole pages
 _SHORTEST, _SHORTEST_OF_ENVIRONMENT = 6, 8  # characters of a secret; settings such as `1` or `none` are none
 _WORD = re.compile(r"[a-z]{1,11}")  # such as `minioadmin`: it would be hidden in every sentence
 
@@ -57,8 +50,6 @@ _PATTERNS = [
     )
 ]
 
-_MARKUP = re.compile(r"<(?:\?xml|!doctype|html|head|body|error)\b", re.IGNORECASE)
-
 _kept: deque[str] = deque(maxlen=1_000)  # a token that is renewed by the hour stays known for weeks
 
 
@@ -81,56 +72,6 @@ def scrubbed(text: str) -> str:
     for pattern, put in _PATTERNS:
         text = pattern.sub(put, text)
     return text
-
-
-def told(said: BaseException | str, longest: int = TOLD) -> str:
-    """Return in one short line what a library or a server says: without secrets, control characters and markup."""
-    text = scrubbed((said if isinstance(said, str) else str(said) or type(said).__name__)[:_READ])
-    if _MARKUP.search(text):
-        text = re.sub(r"<(script|style)\b.*?</\1\s*>|<[^>]{0,500}>", " ", text, flags=re.IGNORECASE | re.DOTALL)
-    return printable(" ".join(text.split()), longest)
-
-
-class Told(Exception):
-    """Stands for an exception that cannot be shown as it is: its type, its text, and where it was raised."""
-
-
-def fit(error: BaseException) -> BaseException:
-    """Return an exception of which a traceback may be printed, with all its causes.
-
-    This is the exception itself, unless it or a cause of it tells a secret, a control character or a line of its own.
-    """
-    chain = list(_chain(error))
-    if all(map(_is_fit, chain)):
-        return error
-    before: BaseException | None = None
-    for each in reversed(chain):
-        stand_in = Told(_fit_text(each)).with_traceback(each.__traceback__)
-        stand_in.__cause__, before = before, stand_in
-    assert before is not None
-    return before
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes, as a traceback shows them."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _is_fit(error: BaseException) -> bool:
-    return not hasattr(error, "exceptions") and _fit_text(error) == _text(error)  # a group shows those in it, too
-
-
-def _text(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(type(error), error)).rstrip("\n")
-
-
-def _fit_text(error: BaseException) -> str:
-    """Lines after the first are indented: a log's lines are not."""
-    return "\n    ".join(map(printable, scrubbed(_text(error)[:_READ]).split("\n")))
 
 
 def _secrets(value: Any, *, secret: bool) -> Iterator[str]:

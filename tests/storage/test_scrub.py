@@ -14,7 +14,8 @@ from holdfast_storage import scrub
 from holdfast_storage.errors import StorageError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
-from holdfast_storage.scrub import HIDDEN, TOLD, fit, keep_secret, scrubbed, told
+from holdfast_storage.scrub import HIDDEN, keep_secret, scrubbed
+from holdfast_storage.told import TOLD, fit, told
 from support.evil import EVIL, faults
 
 SECRET = "s3cr3t/K+y="

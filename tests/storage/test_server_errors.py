@@ -128,6 +128,7 @@ def test_answers(server: Refusing, caplog: pytest.LogCaptureFixture, place: str)
                 assert "CANARY" not in shown
                 assert not faults(shown)
                 assert len(str(error)) < 500
+                assert max(map(len, shown.split("\n"))) < 1200
     ours = [record for record in caplog.records if record.name.startswith("holdfast")]
     lines = [caplog.handler.format(record) for record in ours]
     assert not [line for line in lines if "CANARY" in line or faults(line)]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast_storage.errors import HoldfastError, InvalidRequest
-from holdfast_storage.scrub import fit, keep_secret, told
+from holdfast_storage.scrub import keep_secret
 from holdfast_storage.store.base import Store
 from holdfast_storage.store.internals import check_internals
 from holdfast_storage.store.url import BUCKETS, normalise, split
+from holdfast_storage.told import CAUSE, fit, told
 
 __all__ = ["WRITE_BUFFER", "Store", "normalise", "open_store"]
 
@@ -68,7 +69,7 @@ def open_store(
     except Exception as error:  # of a library, about its options
         raise InvalidRequest(
             f"{normal} cannot be opened: {told(error)}. Check storage_options", object=normal
-        ) from fit(error)
+        ) from fit(error, CAUSE)
 
 
 def _object_store(protocol: str, path: str, url: str, options: dict[str, Any], write_buffer: int) -> Store:

@@ -20,9 +20,9 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest, StorageError
 from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
 from holdfast_storage.printable import printable
-from holdfast_storage.scrub import fit, told
 from holdfast_storage.store.base import LARGEST, UNPROTECTED, Buffer, Store, check_process, creating, too_large
 from holdfast_storage.store.url import split
+from holdfast_storage.told import CAUSE, fit, told
 
 log = logger("holdfast.storage")
 
@@ -180,4 +180,4 @@ class FsspecStore(Store):
             full = self._full(name)
             if may_miss and isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise FileNotFoundError(printable(f"{full} is missing")) from None
-            raise StorageError(f"Could not {verb} {full}: {told(error)}", object=full) from fit(error)
+            raise StorageError(f"Could not {verb} {full}: {told(error)}", object=full) from fit(error, CAUSE)

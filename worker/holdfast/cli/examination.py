@@ -18,8 +18,8 @@ from typing import Any, Literal
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.parallel import in_parallel
-from holdfast_storage.scrub import told
 from holdfast_storage.store import Store, open_store
+from holdfast_storage.told import told
 
 Verdict = Literal["works", "slow", "not protected", "fails"]
 

@@ -20,8 +20,8 @@ from azure.storage.blob.aio import BlobPrefix
 from fsspec.config import apply_config
 
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.scrub import fit
 from holdfast_storage.store.objects.client import Body, FailureKind, Page, Part, RequestFailed
+from holdfast_storage.told import CAUSE, fit
 
 _OPTIONS = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 60}
 _TAKEN = {"BlobAlreadyExists", "UnauthorizedBlobOverwrite", "ConditionNotMet", "BlobImmutableDueToPolicy"}
@@ -52,7 +52,7 @@ class AzureClient:
                 "Azure needs to know the account: as account_name or connection_string in storage_options, in "
                 "AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, or in the URL "
                 "(abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER)"
-            ) from fit(error)
+            ) from fit(error, CAUSE)
         self._blobs = self._fs.service_client.get_container_client(self.container)
         self._authorised = False  # whether the credentials have ever worked
 

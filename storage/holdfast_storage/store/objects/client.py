@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from holdfast_storage.scrub import told
+from holdfast_storage.told import told
 
 FailureKind = Literal["missing", "taken", "refused", "unsupported", "again"]
 

@@ -22,8 +22,8 @@ from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.scrub import told
 from holdfast_storage.store.objects.client import Body, FailureKind, Page, Part, RequestFailed
+from holdfast_storage.told import told
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
 _UNFINISHED = 308

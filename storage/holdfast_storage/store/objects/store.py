@@ -16,7 +16,6 @@ from holdfast_storage.layout import check_relative
 from holdfast_storage.logger import logger
 from holdfast_storage.pauses import pauses
 from holdfast_storage.printable import printable
-from holdfast_storage.scrub import fit
 from holdfast_storage.store.base import (
     LARGEST,
     UNPROTECTED,
@@ -30,6 +29,7 @@ from holdfast_storage.store.base import (
 from holdfast_storage.store.objects.budget import Budget
 from holdfast_storage.store.objects.call import Call, results, stop_all
 from holdfast_storage.store.objects.client import Body, ObjectClient, Part, RequestFailed
+from holdfast_storage.told import CAUSE, fit
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -393,7 +393,7 @@ class ObjectStore(Store):
             if failure.kind == "missing" and verb == "read":
                 raise FileNotFoundError(printable(f"{full} is missing")) from None
             error = NotCreated if isinstance(failure, _NothingMade) else StorageError
-            raise error(f"Could not {verb} {full}: {failure}", object=full) from fit(failure)
+            raise error(f"Could not {verb} {full}: {failure}", object=full) from fit(failure, CAUSE)
 
 
 class _NothingMade(RequestFailed):
