@@ -20,7 +20,7 @@ def read_key(store: Store) -> bytes | None:
     Raises StorageError if it cannot be read, or is no key.
     """
     try:
-        text = store.read(KEY)
+        text = store.read(KEY, limit=2 * SIZE + 1)
     except FileNotFoundError:
         return None
     if not _TEXT.fullmatch(text):

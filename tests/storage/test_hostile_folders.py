@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -322,3 +323,38 @@ def test_a_setgid_folder_is_its_group_s(tmp_path: Path, mode: int, umask: int) -
     files = {stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*") if path.is_file()}
     assert folders == {0o777 & ~umask | ((mode & 0o070) | stat.S_ISGID if shared else 0)}
     assert files == {0o666 & ~umask | (0o040 if shared else 0)}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_that_is_not_shared_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """A shared folder that another process has just made is used only when it is shared, but for one that stays as it
+    is. Guards against a worker whose objects are in a folder that the group may not look into, since two workers have
+    begun at the same time."""
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(0o2770)
+    store = PosixStore(str(root))
+    (root / "ckpt").mkdir()
+    (root / "ckpt").chmod(0o2700)
+    slept: list[float] = []
+    real = time.time
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if finished and len(slept) == 2:
+            (root / "ckpt").chmod(0o2770)
+        if len(slept) == 3:
+            monkeypatch.setattr("time.time", lambda: real() + 10.0)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    before = os.umask(0o077)
+    try:
+        store.write("ckpt/local/data", [b"x"])
+        store.write("ckpt/data", [b"x"])
+    finally:
+        os.umask(before)
+    assert len(slept) == (2 if finished else 3)
+    modes = [stat.S_IMODE((root / "ckpt" / name).stat().st_mode) for name in (".", "local", "local/data", "data")]
+    assert modes == ([0o2770, 0o2770, 0o640, 0o640] if finished else [0o2700, 0o2700, 0o600, 0o600])

@@ -27,6 +27,9 @@ DEEPEST = 16
 LEASE = 60.0
 """Seconds to wait for a file that a server (Samba, NFS) has lent to a client. Linux takes it back within 45 s."""
 
+SHARED_WITHIN = 2.0
+"""Seconds for which a new folder may not yet have the mode that it is to have."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -51,11 +54,11 @@ class Folder:
     def at(cls, path: str, *, make: bool = False) -> Folder:
         """Open a folder by its absolute path, no part of which may be a link. make: make what is missing, durably."""
         with suppress(OSError):
-            fd = os.open(path, _ON_THE_WAY)
+            found = cls(os.open(path, _ON_THE_WAY), path)
             # Linux knows the path of what is open, and in it there are no links.
-            if _path_of(fd) == path:
-                return cls(fd, path)
-            os.close(fd)
+            if _path_of(found.fd) == path and not (make and found.is_restricted):
+                return found
+            found.close()
         # It is missing, or there is a link on the way, or another system. Go down part by part.
         folder = cls(os.open("/", _ON_THE_WAY), "")
         for part in filter(None, path.split("/")):
@@ -73,20 +76,20 @@ class Folder:
         self.close()
 
     def inner(self, name: str, *, make: bool = False) -> Folder:
-        """Open a folder in this one. make: make it if it is missing, durably."""
+        """Open a folder in this one. make: make it if it is missing, durably, and shared if this one is."""
         try:
-            return Folder(os.open(name, _ON_THE_WAY, dir_fd=self.fd), f"{self.path}/{name}")
+            found = self._inner(name)
         except FileNotFoundError:
             if not make:
                 raise
-        except OSError as error:
-            if error.errno in _NO_FOLDER:
-                self._refuse_link(name)
-            raise
-        with suppress(FileExistsError):
-            self._make(name)
-        self.sync()
-        return self.inner(name)
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=self.fd)
+                self._share(name)
+            self.sync()
+            found = self._inner(name)
+        if make:
+            self._await_shared(found)
+        return found
 
     def open(self, name: str) -> int:
         """Return a descriptor for reading a regular file, which the caller closes."""
@@ -114,7 +117,7 @@ class Folder:
         fd = os.open(name, flags, 0o600 if private else 0o666, dir_fd=self.fd)
         complete = False
         try:
-            self._share(fd, stat.S_IRGRP)
+            _widen(fd, self.group_rights & stat.S_IRGRP)
             size = 0
             for chunk in chunks:
                 view = memoryview(chunk).cast("B")
@@ -156,6 +159,18 @@ class Folder:
             return None
         self._check_kind(name, status)
         return status.st_size
+
+    @property
+    def group_rights(self) -> int:
+        """What the folder's group may do in it, if the setgid bit makes what is in it the group's as well; else 0."""
+        mode = os.fstat(self.fd).st_mode
+        return mode & stat.S_IRWXG if mode & stat.S_ISGID else 0
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the folder has the setgid bit, and its group may not do everything in it."""
+        mode = os.fstat(self.fd).st_mode
+        return bool(mode & stat.S_ISGID) and mode & stat.S_IRWXG != stat.S_IRWXG
 
     @contextmanager
     def entries(self) -> Iterator[list[os.DirEntry[str]]]:
@@ -199,24 +214,30 @@ class Folder:
         finally:
             os.close(fd)
 
-    def _make(self, name: str) -> None:
-        """Make a folder. In a folder with the setgid bit, the group may do in it what it may do here."""
-        os.mkdir(name, dir_fd=self.fd)
-        if os.fstat(self.fd).st_mode & stat.S_ISGID:
+    def _inner(self, name: str) -> Folder:
+        try:
+            return Folder(os.open(name, _ON_THE_WAY, dir_fd=self.fd), f"{self.path}/{name}")
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                self._refuse_link(name)
+            raise
+
+    def _share(self, name: str) -> None:
+        """Give the group the rights in a folder that was made here that it has here."""
+        if rights := self.group_rights:
             fd = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=self.fd)
             try:
-                self._share(fd, stat.S_IRWXG)
+                _widen(fd, rights)
             finally:
                 os.close(fd)
 
-    def _share(self, fd: int, bits: int) -> None:
-        """If this folder has the setgid bit, give its group those rights to what was made that it has here."""
-        mode = os.fstat(self.fd).st_mode
-        if mode & stat.S_ISGID:
-            wanted, has = mode & bits, stat.S_IMODE(os.fstat(fd).st_mode)
-            if wanted & ~has:
-                with suppress(OSError):  # a file system that has no modes of its own
-                    os.fchmod(fd, has | wanted)
+    def _await_shared(self, inner: Folder) -> None:
+        """Wait for another process that has just made a folder here and has not shared it yet."""
+        for pause in pauses(0.001):
+            status = os.fstat(inner.fd)
+            if not self.group_rights & ~status.st_mode or abs(time.time() - status.st_ctime) > SHARED_WITHIN:
+                return
+            time.sleep(pause)
 
     def _open(self, name: str) -> int:
         end = time.monotonic() + LEASE
@@ -247,6 +268,14 @@ class Folder:
                 f"{self.path}/{name} is a symbolic link. None in a run directory is followed, nor one that was made "
                 "above it after it was opened: put in its place what it names, or mount that there",
             )
+
+
+def _widen(fd: int, rights: int) -> None:
+    """Add rights to the mode of a file or folder, if we may."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if rights & ~mode:
+        with suppress(OSError):  # it is another user's, or the file system has no modes
+            os.fchmod(fd, mode | rights)
 
 
 def _path_of(fd: int) -> str:
