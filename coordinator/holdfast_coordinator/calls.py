@@ -83,7 +83,7 @@ class Calls:
         checks.check_caller(first.caller)
         run = self._run(first.caller)
         caller = wire.caller(first.caller)
-        if not run.machine.knows(caller):
+        if run.machine.awaits(caller):
             raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
         notices: asyncio.Queue[pb.Notice | None] = asyncio.Queue()
 

@@ -129,7 +129,7 @@ def _activity(world: World) -> SaveAttempt | RestoreRound | None:
     if world.attempt:
         return world.attempt
     round_ = next(reversed(world.rounds.values()), None)
-    return round_ if round_ and round_.decision is None else None
+    return round_ if round_ and round_.is_open else None
 
 
 def _foremost(machine: Machine, now: float) -> World | None:

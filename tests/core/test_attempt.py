@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from holdfast_coordinator.core.attempt import TRANSITIONS, Phase, SaveAttempt, diagram
-from holdfast_coordinator.core.messages import Ballot, Go, RetentionPolicy, SaveReport
+from holdfast_coordinator.core.messages import Ballot, Go, SaveReport
 from holdfast_coordinator.core.waits import SaveId
 from holdfast_storage.cluster import Task
 
@@ -15,9 +15,7 @@ A, B = Task("worker", 0), Task("worker", 1)
 
 
 def attempt(phase: Phase = Phase.VOTING) -> SaveAttempt:
-    return SaveAttempt(
-        SaveId("0123abcd", 3, 1), 30, "ckpt", (A, B), deadline=9.0, retention=RetentionPolicy(), phase=phase
-    )
+    return SaveAttempt(SaveId("0123abcd", 3, 1), 30, "ckpt", (A, B), deadline=9.0, phase=phase)
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(Phase, Phase)))

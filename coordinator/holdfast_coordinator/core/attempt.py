@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from holdfast_storage.cluster import Task, names
@@ -67,7 +67,6 @@ class SaveAttempt:
     checkpoint_name: str
     members: tuple[Task, ...]
     deadline: float  # monotonic
-    retention: RetentionPolicy
     phase: Phase = Phase.VOTING
     begun: float = 0.0  # monotonic
     takeover: bool = False
@@ -90,6 +89,16 @@ class SaveAttempt:
         return self.id.ordinal
 
     @property
+    def chief(self) -> Task:
+        """The member whose arguments count where those of all cannot: what may be deleted, and whether to take over."""
+        return self.members[0]
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """What may go once this save is committed. All have reported then."""
+        return self.reports[self.chief].retention
+
+    @property
     def missing(self) -> tuple[Task, ...]:
         """The tasks whose part is missing."""
         done = self.ballots if self.phase is Phase.VOTING else self.reports
@@ -106,6 +115,33 @@ class SaveAttempt:
     @property
     def all_reported(self) -> bool:
         return len(self.reports) == len(self.members)
+
+    def must_end_within(self, seconds: float) -> None:
+        """Take a member's deadline: nobody waits longer than the first of them to give up."""
+        self.deadline = min(self.deadline, self.begun + seconds)
+
+    def contradicts(self, task: Task, ballot: Ballot) -> str:
+        """Return how a ballot differs from what its member has said before; empty if it does not."""
+        before = self.ballots.get(task)
+        if before is None or replace(before, specs=()) == replace(ballot, specs=()):
+            return ""
+        return f"{task} votes twice in save {self.ordinal}, and not alike"
+
+    def disagrees(self, task: Task, report: SaveReport) -> str:
+        """Return how a report differs from what its member has reported before, or from what the save is about; empty
+        if it does not."""
+        before = self.reports.get(task)
+        if before is not None:
+            same = before == report and before.payload == report.payload
+            return "" if same else f"{task} reports twice in save {self.ordinal}, and not alike"
+        said = next(iter(self.reports), None)
+        others = f"{said} has reported" if said else "the workers have voted for"
+        ours, theirs = (self.checkpoint_name, self.step), (report.checkpoint_name, report.step)
+        if ours != theirs:
+            return f"{task} reports {theirs[0]}-{theirs[1]}, and {others} {ours[0]}-{ours[1]}"
+        if self.go is not None and report.worker_local != self.go.worker_local:
+            return f"{task} reports other tensors as worker-local than {others}"
+        return ""
 
     @property
     def undecided(self) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 from holdfast_storage.cluster import Task, chief_of
+from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation
 
 from . import events as ev
-from .membership import BACK_WITHIN, POLL, Forming, Joiner, World, disagreement
+from .membership import BACK_WITHIN, LEAP, POLL, Claim, Forming, Joiner, World, disagreement
 from .messages import Caller, Waiting
 from .restoring import Restoring
 from .run import RunState, generation_of, replaced, superseded
@@ -31,6 +32,7 @@ class Joining:
         for world in run.worlds.values():
             if world.has(Caller("", e.task, e.incarnation)):
                 if world.joining is None:
+                    world.is_back(e.task)
                     run.reply(e.request, world.joined())
                 else:
                     world.joining.append(e.request)
@@ -91,13 +93,18 @@ class Joining:
 
     def rejoin(self, e: ev.Rejoin) -> None:
         run = self._run
-        known = run.worlds.get(e.caller.generation)
-        if known:
-            if run.world(e.caller, e.request):
-                self._restoring.recall(known, e)
-                run.reply(e.request, known.joined())
-        else:
+        world = run.worlds.get(e.caller.generation)
+        if world is None:
             run.ledger.read(e)
+        elif not world.has(e.caller):
+            run.refuse(e.request, replaced(e.caller.task))
+        elif failure := _disagreement(world, e):
+            run.refuse(e.request, failure)
+        else:
+            world.is_back(e.caller.task, Claim(e.restores, e.restored, e.fork_point))
+            world.calls(e.caller.task, run.now.monotonic)
+            self._restoring.recall(world, e)
+            run.reply(e.request, world.joined())
 
     def rejoined(self, e: ev.Rejoin, failure: Failure | None) -> None:
         """The log was read for a worker that has come back."""
@@ -112,12 +119,12 @@ class Joining:
         if generation not in run.worlds:
             recorded = state.generation if state and led == generation else None
             leader = state.leader.id if state and state.leader else ""
-            if not recorded and not e.members:
+            if not recorded and (not e.members or e.caller.task != chief_of(e.cluster)):
                 # The log does not know the world yet: only its chief does.
                 run.reply(e.request, Waiting((chief_of(e.cluster),)))
                 return
             members = recorded or Generation(generation, e.members)
-            world = World(members, e.cluster, led_by=leader, fork_point=e.fork_point, unsettled=[])
+            world = World(members, e.cluster, led_by=leader, fork_point=e.fork_point, unsettled=[], back=set())
             world.entries = run.ledger.number + 1
             self._admit(world)
             self._answer_members(world)
@@ -128,6 +135,7 @@ class Joining:
         joiners = self._run.forming.joiners if self._run.forming else {}
         members = [task for task, joiner in joiners.items() if world.has(Caller("", task, joiner.incarnation))]
         for task in members:
+            world.is_back(task)
             request = joiners[task].request
             if request is not None:  # otherwise it is told when it asks again
                 self._run.reply(request, world.joined())
@@ -165,3 +173,18 @@ class Joining:
             if joiner.request is not None and now - joiner.since >= min(patience, joiner.timeout / 2):
                 self._run.reply(joiner.request, Waiting(missing))
                 forming.told(task, now)
+
+
+def _disagreement(world: World, e: ev.Rejoin) -> Failure | None:
+    """Return why a member's word about its world does not count: it differs from another member's, or the log's."""
+    claim, known = Claim(e.restores, e.restored, e.fork_point), world.claim
+    if e.members and e.members != world.generation.members:
+        what = "names other members of its world than the log or another member"
+    elif known and claim.ordinal == known.ordinal and claim != known:
+        what = f"says that it has restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
+    elif claim.ordinal > max(world.rounds, default=0) + LEAP:
+        what = f"speaks of restore {claim.ordinal}"
+    else:
+        return None
+    message = f"{e.caller.task} {what}: the workers do not agree on what their world is; start the job again"
+    return Failure(Kind.INVALID_REQUEST, message, phase="join", tasks=(e.caller.task,))

@@ -147,6 +147,11 @@ class Machine:
             return None
         return None if world.chief in world.gone(self._run.now.monotonic) else world.chief
 
+    def awaits(self, caller: Caller) -> bool:
+        """Return whether a worker must join, or join again, before its other calls count."""
+        world = self._run.present(caller)
+        return world is None or world.awaits(caller.task)
+
     # -- what concerns more than one part --
 
     def _log_read(self, e: ev.LogRead) -> None:

@@ -24,6 +24,10 @@ LOST_AFTER = 10.0
 REMEMBERED = 16
 """The number of outcomes and restore rounds that are kept after all members have moved on, for late repeats."""
 
+LEAP = 1_000_000
+"""The number of calls that a world may have made while its coordinator was away. A call beyond that is none: all others
+would be behind it for ever."""
+
 POLL = 5.0
 """Seconds after which a waiting join is told for whom it waits, if it has as many left."""
 
@@ -112,6 +116,15 @@ def disagreement(forming: Forming, task: Task, cluster: Cluster) -> Failure | No
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a member that joins again says about the last restore of its world."""
+
+    ordinal: int  # of the call; 0: there was none
+    restored: str
+    fork_point: str
+
+
 @dataclass(slots=True)
 class LastCalls:
     """The last call of each member, by its ordinal: it asks for no earlier one any more.
@@ -158,6 +171,9 @@ class World:
     rounds: dict[int, RestoreRound] = field(default_factory=dict)
     saves_at: LastCalls = field(init=False)
     restores_at: LastCalls = field(init=False)
+    # If it was met: the members that have said what they know, and the latest restore of which one has told.
+    back: set[Task] | None = None  # None: it has formed here
+    claim: Claim | None = None
     left: set[Task] = field(default_factory=set)
     lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
     fenced: Failure | None = None
@@ -175,6 +191,17 @@ class World:
     def has(self, caller: Caller) -> bool:
         presence = self.presence.get(caller.task)
         return presence is not None and presence.incarnation == caller.incarnation
+
+    def awaits(self, task: Task) -> bool:
+        """Whether a member must join again, and say what it knows, before its other calls count."""
+        return self.back is not None and task not in self.back
+
+    def is_back(self, task: Task, claim: Claim | None = None) -> None:
+        """Take it that a member knows of this world, and what it has restored there."""
+        if self.back is not None:
+            self.back.add(task)
+        if claim and (self.claim is None or claim.ordinal > self.claim.ordinal):
+            self.claim = claim
 
     def joined(self) -> Joined:
         return Joined(self.generation.id, self.generation.members, self.fork_point, self.entries)

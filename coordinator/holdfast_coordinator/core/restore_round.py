@@ -42,7 +42,35 @@ class RestoreRound:
     second: str = ""  # the second reader's verdict on it, if a worker's is bad; empty if there is none yet
     candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
     passed_over: list[str] = field(default_factory=list)
+    recalled: bool = False  # some member has applied what is proposed, so nothing else can come of it
     decision: Decision | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its decision is waited for. Who only recalls one has had it."""
+        return self.decision is None and bool(self.waiting or not self.recalled)
+
+    def must_end_within(self, seconds: float) -> None:
+        """Take a member's deadline: nobody waits longer than the first of them to give up."""
+        self.deadline = min(self.deadline, self.begun + seconds)
+
+    def recall(self, task: Task, record: CheckpointRecord | None, fork_point: str) -> Decision | None:
+        """Take it from a member that it has applied this, or gone on with nothing, by the decision of a process that is
+        gone. That decision is known again once every other member says so, or finds it good: they all have before."""
+        if not self.recalled:
+            if not (self.candidates and record and self.current.prefix == record.prefix):
+                self.verdicts.clear()
+            self.passed_over.clear()
+            self.recalled, self.candidates, self.second, self.fork_point = (
+                True,
+                (record,) if record else (),
+                "",
+                fork_point,
+            )
+        if record is None:
+            for other in self.waiting.values():
+                self.verdicts[other] = ("good", "")
+        return self.hear(task, "good", "")
 
     def propose(self, state: LogState | None, now: float) -> Decision | None:
         """Find the candidates, newest first. Return a decision if there is one already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from holdfast_storage.cluster import Task, names
@@ -11,7 +12,7 @@ from holdfast_storage.records import CheckpointRecord
 
 from . import events as ev
 from .damage import Damage
-from .membership import World
+from .membership import LEAP, World
 from .messages import Apply, Caller, Read
 from .restore_round import BAD, Decision, RestoreRound
 from .run import RunState
@@ -39,6 +40,11 @@ class Restoring:
         if round_ is None and e.ordinal < max(world.rounds, default=0):
             run.refuse(e.request, Failure(Kind.INVALID_REQUEST, f"restore {e.ordinal} is over", phase="restore"))
             return
+        last = max(world.rounds, default=0)
+        if e.ordinal > last + LEAP:
+            message = f"{e.caller.task} speaks of restore {e.ordinal}, but the run is at restore {last}"
+            run.refuse(e.request, Failure(Kind.INVALID_REQUEST, message, phase="restore", tasks=(e.caller.task,)))
+            return
         round_ = round_ or self._begin(world, e)
         world.restores(e.caller.task, e.ordinal)
         if round_.target is not None and e.target != round_.target:
@@ -54,11 +60,12 @@ class Restoring:
                 round_.decision = failure
                 self._announce(round_, failure)
             return
+        round_.must_end_within(e.timeout)
         round_.waiting[e.request] = e.caller.task
         if round_.decision is not None:
             self._announce(round_, round_.decision)
             return
-        if e.entries - 1 > max(round_.seen, run.ledger.number):
+        if e.entries - 1 > max(round_.seen, run.ledger.number) and not round_.recalled:
             # What this coordinator's mount shows late, or what was not looked at since.
             round_.seen, round_.seen_by = e.entries - 1, e.caller.task
             round_.withdraw()
@@ -71,6 +78,12 @@ class Restoring:
         if round_.candidates and e.prefix != round_.current.prefix:
             del round_.waiting[e.request]
             run.reply(e.request, Read(round_.current))
+            return
+        said = round_.verdicts.get(e.caller.task)
+        if round_.candidates and said and said[0] != e.verdict:
+            del round_.waiting[e.request]
+            message = f"{e.caller.task} says that {e.prefix} is {e.verdict}, after it has said that it is {said[0]}"
+            run.refuse(e.request, Failure(Kind.INVALID_REQUEST, message, phase="restore", tasks=(e.caller.task,)))
             return
         if e.verdict in BAD and round_.candidates:
             if self._is_retired(round_):
@@ -90,7 +103,7 @@ class Restoring:
     def _is_retired(self, round_: RestoreRound) -> bool:
         """Return whether the candidate was the run's and was replaced by a newer one since it was proposed."""
         state, record = self._run.ledger.state, round_.current
-        return record.step >= 0 and state is not None and state.find(record.prefix) is None
+        return not round_.recalled and record.step >= 0 and state is not None and state.find(record.prefix) is None
 
     def read_back(self, e: ev.ReadBack) -> None:
         """Take the second reader's verdict on a checkpoint. Before anybody goes back, the log is read once more."""
@@ -131,7 +144,10 @@ class Restoring:
             self._decide(world, round_, decision)
 
     def recall(self, world: World, e: ev.Rejoin) -> None:
-        """Take up a decision of a process that is gone: one worker has applied it, so the others must, too."""
+        """Take up a decision of a process that is gone: a worker has applied it, so the others must, too.
+
+        What a world has gone back to changes the run for others, so it counts only if all its members say so.
+        """
         state = self._run.ledger.state
         round_ = world.rounds.get(e.restores)
         if e.restores < max(world.rounds, default=1) or (round_ and round_.decision):
@@ -139,10 +155,15 @@ class Restoring:
         elsewhere = CheckpointRecord(e.restored, step=-1, time=0.0, stock=True) if e.restored else None
         record = (state.find(e.restored) if state else None) or elsewhere
         round_ = round_ or self._open(
-            world, RestoreRound(e.restores, None, world.tasks, self._run.now.monotonic), e.caller
+            world, RestoreRound(e.restores, None, world.tasks, math.inf, self._run.now.monotonic), e.caller
         )
-        round_.fork_point, round_.decision = e.fork_point, Apply(record, fork_point=e.fork_point)
-        self._decide(world, round_, round_.decision)
+        decision = round_.recall(e.caller.task, record, e.fork_point)
+        if decision is not None:
+            self._decide(world, round_, decision)
+            return
+        for request in [request for request, task in round_.waiting.items() if task not in round_.verdicts]:
+            del round_.waiting[request]
+            self._run.reply(request, Read(round_.current))  # it was about to be asked about another one
 
     def _open(self, world: World, round_: RestoreRound, caller: Caller) -> RestoreRound:
         """Make this the world's current round."""
@@ -178,7 +199,7 @@ class Restoring:
             round_.decision = replace(failure, phase="restore")
         if round_.decision is not None:
             self._announce(round_, round_.decision)
-        elif ledger.number >= round_.seen:
+        elif ledger.number >= round_.seen and not round_.recalled:
             decision = round_.propose(ledger.state, self._run.now.monotonic)
             if decision is None and round_.candidates:
                 decision = Read(round_.current)
@@ -210,7 +231,7 @@ class Restoring:
     def watch(self, world: World, gone: set[Task]) -> None:
         """End a round that lacks somebody who is gone, or whose time is over."""
         round_ = next(reversed(world.rounds.values()), None)
-        if round_ is None or round_.decision is not None:
+        if round_ is None or not round_.is_open:
             return
         lost = tuple(task for task in round_.missing if task in gone) if gone else ()
         if lost:

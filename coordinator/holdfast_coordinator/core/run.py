@@ -63,6 +63,8 @@ class RunState:
             self.refuse(request, unknown(caller.generation))
         elif not world.has(caller):
             self.refuse(request, replaced(caller.task))
+        elif world.awaits(caller.task):
+            self.refuse(request, unknown(caller.generation))
         else:
             world.calls(caller.task, self.now.monotonic)
             return world

@@ -14,8 +14,8 @@ from .attempt import Phase, SaveAttempt
 from .effects import Finalize
 from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
-from .membership import LOST_AFTER, World, last_seen
-from .messages import Ballot, Go, RetentionPolicy, SaveOutcome, SaveReport, SpecsWanted
+from .membership import LEAP, LOST_AFTER, World, last_seen
+from .messages import Ballot, Go, SaveOutcome, SaveReport, SpecsWanted
 from .run import RunState
 from .vote import NeedSpecs, judge
 from .waits import Fail, Nobody, SaveId, Seek, Settle
@@ -50,10 +50,14 @@ class Saving:
         attempt = self._attempt(world, e, b)
         if attempt is None:
             return
+        if self._is_refused(e, attempt, attempt.contradicts(e.caller.task, b)):
+            return
         attempt.voters[e.request] = e.caller.task
         if attempt.phase is Phase.VOTING:
             attempt.ballots[e.caller.task] = b
-            attempt.takeover |= b.takeover
+            attempt.must_end_within(b.timeout)
+            if e.caller.task == attempt.chief:
+                attempt.takeover = b.takeover
             if attempt.all_voted:
                 self._judge(world, attempt)
         elif attempt.phase is not Phase.LEADING:
@@ -67,13 +71,23 @@ class Saving:
         attempt = self._attempt(world, e, r)
         if attempt is None:
             return
+        if self._is_refused(e, attempt, attempt.disagrees(e.caller.task, r)):
+            return
         attempt.reports.setdefault(e.caller.task, r)
+        attempt.must_end_within(r.timeout)
         attempt.reporters[e.request] = e.caller.task
         if attempt.go is None:
             # This coordinator was restarted: the report shows that the vote had passed.
             self._go(world, attempt, Go(worker_local=r.worker_local))
         else:
             self._finalize(world, attempt)
+
+    def _is_refused(self, e: ev.SaveCall, attempt: SaveAttempt, why: str) -> bool:
+        """Refuse a call, if there is a reason, and take nothing from it. Its worker gives up the save then."""
+        if why:
+            message, phase = f"{why}; all workers must run the same version of Holdfast", attempt.phase.value
+            self._run.refuse(e.request, Failure(Kind.INVALID_REQUEST, message, phase=phase, tasks=(e.caller.task,)))
+        return bool(why)
 
     def gave_up(self, e: ev.GaveUp) -> None:
         world = self._run.world(e.caller, e.request)
@@ -101,6 +115,9 @@ class Saving:
         if not self._is_settled(world, e):
             return None
         last = max(attempt.ordinal if attempt else 0, *world.outcomes, 0)
+        if e.ordinal > max(last, world.committed) + LEAP:
+            self._refuse_ordinal(e, f"the run is at save {last}")
+            return None
         if world.committed < e.ordinal < last:
             # All committed saves of this world are known. This one was not committed, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
@@ -124,7 +141,6 @@ class Saving:
                 terms.checkpoint_name if terms else "",
                 world.tasks,
                 deadline=run.now.monotonic + (terms.timeout if terms else 0.0),
-                retention=terms.retention if terms else RetentionPolicy(),
                 begun=run.now.monotonic,
             )
             return world.attempt
@@ -132,17 +148,12 @@ class Saving:
             message = f"what became of save {attempt.ordinal} is not known yet: {attempt.reason()}"
             run.refuse(e.request, Failure(Kind.SAVE_FAILED, message, phase="commit"))
             return None
-        at = f"the run is at save {attempt.ordinal}" if attempt else "that save is over"
-        run.refuse(
-            e.request,
-            Failure(
-                Kind.INVALID_REQUEST,
-                f"{e.caller.task} speaks of save {e.ordinal}, but {at}; all workers must make the same save() calls",
-                phase="vote",
-                tasks=(e.caller.task,),
-            ),
-        )
+        self._refuse_ordinal(e, f"the run is at save {attempt.ordinal}" if attempt else "that save is over")
         return None
+
+    def _refuse_ordinal(self, e: ev.SaveCall, at: str) -> None:
+        message = f"{e.caller.task} speaks of save {e.ordinal}, but {at}; all workers must make the same save() calls"
+        self._run.refuse(e.request, Failure(Kind.INVALID_REQUEST, message, phase="vote", tasks=(e.caller.task,)))
 
     def _is_settled(self, world: World, e: ev.SaveCall) -> bool:
         """Return whether the outcomes of this world's earlier saves are known. If not, the call waits for them.

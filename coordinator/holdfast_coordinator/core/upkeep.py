@@ -122,7 +122,7 @@ class Upkeep:
         if world is None:
             return False
         chosen = world.went_back_to or (world.attempt and world.attempt.went_back_to)
-        return bool(chosen) or any(round_.decision is None for round_ in world.rounds.values())
+        return bool(chosen) or any(round_.is_open for round_ in world.rounds.values())
 
     def look_for_orphans(self, entry: Entry) -> None:
         """Look, once a lead entry stands, for what the generations before have left."""
