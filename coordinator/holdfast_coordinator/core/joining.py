@@ -98,13 +98,32 @@ class Joining:
             run.ledger.read(e)
         elif not world.has(e.caller):
             run.refuse(e.request, replaced(e.caller.task))
-        elif failure := _disagreement(world, e):
+        elif failure := self._disagreement(world, e):
             run.refuse(e.request, failure)
         else:
             world.is_back(e.caller.task, Claim(e.restores, e.restored, e.fork_point))
             world.calls(e.caller.task, run.now.monotonic)
             self._restoring.recall(world, e)
             run.reply(e.request, world.joined())
+
+    def _disagreement(self, world: World, e: ev.Rejoin) -> Failure | None:
+        """Return why a member's word about its world does not count: another member's, or the log, is against it."""
+        claim, known = Claim(e.restores, e.restored, e.fork_point), world.claim
+        has_led = generation_of(self._run.ledger.state) == world.generation.id
+        if e.members and e.members != world.generation.members:
+            what = "names other members of its world than the log or another member"
+        elif known and claim.ordinal == known.ordinal and claim != known:
+            what = f"says that it restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
+        elif claim.ordinal and world.back is not None and not has_led and claim.fork_point != world.fork_point:
+            what = "builds on another state of the run than the others"
+        elif claim.ordinal and not claim.restored and claim.fork_point.partition("/")[2]:
+            what = "says that it restored nothing, where there was a checkpoint"
+        elif claim.ordinal > max(world.rounds, default=0) + LEAP:
+            what = f"speaks of restore {claim.ordinal}"
+        else:
+            return None
+        message = f"{e.caller.task} {what}: the workers do not agree on what their world is; start the job again"
+        return Failure(Kind.INVALID_REQUEST, message, phase="join", tasks=(e.caller.task,))
 
     def rejoined(self, e: ev.Rejoin, failure: Failure | None) -> None:
         """The log was read for a worker that has come back."""
@@ -173,18 +192,3 @@ class Joining:
             if joiner.request is not None and now - joiner.since >= min(patience, joiner.timeout / 2):
                 self._run.reply(joiner.request, Waiting(missing))
                 forming.told(task, now)
-
-
-def _disagreement(world: World, e: ev.Rejoin) -> Failure | None:
-    """Return why a member's word about its world does not count: it differs from another member's, or the log's."""
-    claim, known = Claim(e.restores, e.restored, e.fork_point), world.claim
-    if e.members and e.members != world.generation.members:
-        what = "names other members of its world than the log or another member"
-    elif known and claim.ordinal == known.ordinal and claim != known:
-        what = f"says that it has restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
-    elif claim.ordinal > max(world.rounds, default=0) + LEAP:
-        what = f"speaks of restore {claim.ordinal}"
-    else:
-        return None
-    message = f"{e.caller.task} {what}: the workers do not agree on what their world is; start the job again"
-    return Failure(Kind.INVALID_REQUEST, message, phase="join", tasks=(e.caller.task,))

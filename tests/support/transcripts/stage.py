@@ -12,10 +12,11 @@ the effects that the state machine had at once; those that a driver carries out 
     set WHO TERMS                           what they say from now on
 
     WHO vote N [TERMS]                      a call of the protocol; N is the ordinal of a save or of a restore
-    WHO report N [worker_local=POSITIONS]
+    WHO report N [worker_local=POSITIONS] [step=N]
     WHO give-up N [MESSAGE]
     WHO restore N [target=T] [read=FOLDER verdict=V]
-    WHO await-upkeep, WHO leave, WHO join [at=c1], WHO rejoin [at=c1]
+    WHO await-upkeep, WHO leave, WHO join [at=c1]
+    WHO rejoin [at=c1] [restores=N restored=FOLDER]     they say that they have restored this; otherwise the truth
     WHO move at=c1                          what they call next goes to another coordinator
     WHO attach, WHO detach, WHO heartbeat   presence
     status                                  asks as `holdfast status` does
@@ -297,8 +298,8 @@ class Stage:
         self._call(workers, lambda worker: worker.vote(ordinal, **terms))  # type: ignore[arg-type]
 
     def _all_report(self, workers: list[Worker], words: Words) -> None:
-        ordinal, local = int(words.next()), words.option("worker_local")
-        self._call(workers, lambda worker: worker.report(ordinal, worker_local=_numbers(local)))
+        ordinal, local, step = int(words.next()), _numbers(words.option("worker_local")), words.option("step")
+        self._call(workers, lambda worker: worker.report(ordinal, int(step) if step else None, local))
 
     def _all_give_up(self, workers: list[Worker], words: Words) -> None:
         ordinal, message = int(words.next()), words.next("the disk is full")
@@ -322,6 +323,10 @@ class Stage:
 
     def _all_rejoin(self, workers: list[Worker], words: Words) -> None:
         self._all_move(workers, words)
+        restores, restored = words.option("restores"), words.option("restored")
+        for worker in workers if restores else ():
+            worker.restores = int(restores)
+            worker.restored = f"{restored}/{restored.partition('.')[0]}" if restored else ""
         self._call(workers, lambda worker: worker.rejoin())
 
     def _all_move(self, workers: list[Worker], words: Words) -> None:
