@@ -110,8 +110,8 @@ class Joining:
         """Return why a member's word about its world does not count: another member's, or the log, is against it."""
         claim, known = Claim(e.restores, e.restored, e.fork_point), world.claim
         has_led = generation_of(self._run.ledger.state) == world.generation.id
-        if e.members and e.members != world.generation.members:
-            what = "names other members of its world than the log or another member"
+        if (e.members and e.members != world.generation.members) or e.cluster != world.cluster:
+            what = "names other members of its world, or another cluster, than the log or another member"
         elif known and claim.ordinal == known.ordinal and claim != known:
             what = f"says that it restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
         elif claim.ordinal and world.back is not None and not has_led and claim.fork_point != world.fork_point:
