@@ -37,7 +37,9 @@ def check_join(request: pb.JoinRequest) -> None:
 def check_members(request: pb.JoinRequest, cluster: Cluster) -> None:
     """Check the members that the chief names of a world that the log may not know."""
     who = request.caller.task
-    if not request.members and Task.parse(who) != chief_of(cluster):
+    if Task.parse(who) != chief_of(cluster):
+        if request.members:
+            raise _wrong(who, "members", "are named by a worker that is not the chief")
         return
     members = [(_task(m.task), m.incarnation) for m in request.members]
     if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):

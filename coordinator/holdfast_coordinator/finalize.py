@@ -18,11 +18,12 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import InvalidRequest, StorageError
+from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait, holds
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 
+from . import shares
 from .core.effects import Finalize
 from .core.events import Finalized
 
@@ -61,9 +62,14 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
     payloads = [(task, payload(report.payload)) for task, report in effect.reports]
     for task, report in effect.reports:
         if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
-            raise _not_a_save(task, f"has written {report.checkpoint_name}-{report.step}, not this checkpoint")
+            raise shares.wrong(task, f"has written {report.checkpoint_name}-{report.step}, not this checkpoint")
     chief, first = payloads[0]
     description = _description(chief, first.description)
+    for task, part in payloads:
+        shares.check_objects(task, f"{effect.checkpoint_name}-{effect.step}", first.num_shards, part.objects)
+        shares.check_entries(task, part.objects, part.entries)
+    if effect.voted is not None:
+        shares.check_vote(chief, effect.voted, (entry for _, part in payloads for entry in part.entries))
     folder = prefix.rpartition("/")[0]
     name = layout.index_object(prefix).removeprefix(f"{folder}/")
     objects = [
@@ -85,7 +91,7 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
             **description,
         ).to_bytes()
     except (ValueError, RecursionError) as error:
-        raise _not_a_save(chief, f"describes its save by what JSON cannot hold: {error}") from error
+        raise shares.wrong(chief, f"describes its save by what JSON cannot hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
     _create(store, layout.manifest_object(folder), manifest)
     _see(store, folder, objects, wait or Wait())
@@ -98,15 +104,15 @@ def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) ->
     for each in objects:
         other = by_name.setdefault(each.name, each)
         if other is not each or each.name == index:
-            raise _not_a_save(each.task or chief, f"reports {each.name}, as {other.task} does or the coordinator will")
+            raise shares.wrong(each.task or chief, f"reports {each.name}, as {other.task} does or the coordinator will")
     data = [each for each in objects if each.role == "data"]
     if len(data) != count:
-        raise _not_a_save(chief, f"counts {count} data objects, and {len(data)} were reported")
+        raise shares.wrong(chief, f"counts {count} data objects, and {len(data)} were reported")
     base = index.removesuffix(".index")
     names = [layout.data_object(base, shard, count) for shard in range(count)]
     for name in names:
         if name not in by_name or by_name[name].role != "data":
-            raise _not_a_save(chief, f"counts {name} among the data objects, which nobody reported")
+            raise shares.wrong(chief, f"counts {name} among the data objects, which nobody reported")
     return [by_name[name].size for name in names]
 
 
@@ -124,7 +130,7 @@ def _description(chief: Task, text: str) -> dict[str, Any]:
         if _depth(fields) > _DEEPEST:
             raise ValueError(f"it nests more than {_DEEPEST} deep")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise _not_a_save(chief, f"does not describe its save as the manifest needs it: {error}") from error
+        raise shares.wrong(chief, f"does not describe its save as the manifest needs it: {error}") from error
     return description | {"local_keys": tuple(description["local_keys"])}
 
 
@@ -140,10 +146,6 @@ def _depth(value: Any) -> int:
         ]
         depth += 1
     return depth
-
-
-def _not_a_save(task: Task, what: str) -> InvalidRequest:
-    return InvalidRequest(f"{task} {what}; all workers must run the same version of Holdfast", workers=[str(task)])
 
 
 def payload(value: object) -> Payload:

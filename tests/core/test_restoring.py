@@ -552,14 +552,11 @@ def test_killed_when_some_have_been_told_to_apply(knows: int) -> None:
     coordinator.alive = False
     successor = cluster.coordinator()
     other = workers[1 - knows]
-    if knows:  # otherwise the other one must wait for its chief
-        successor.ask(other.rejoin())
+    successor.ask(other.rejoin())
     waiting = successor.call(other.restore(1, NEW.prefix, "good"))
     successor.run()
     assert not isinstance(waiting.answer, Apply)
     successor.ask(workers[knows].rejoin())
-    if not knows:
-        successor.ask(other.rejoin())
     again = waiting if waiting.answer is None else successor.call(other.restore(1, NEW.prefix, "good"))
     assert again.answer == applied
     other.applied(applied)

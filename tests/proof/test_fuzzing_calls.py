@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import math
+import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,8 @@ def vote_request(caller: pb.Caller) -> pb.VoteRequest:
         step=1,
         checkpoint_name="ckpt",
         spec_digest=b"digest",
-        crcs=bytes(8),
-        guarded=b"\1\0",
+        crcs=struct.pack("<I", crc32c(b"data")),
+        guarded=b"\1",
         on_divergence="refuse",
         timeout_s=60.0,
         retention=pb.Retention(max_to_keep=2, keep_every_n_hours=1.0),
@@ -214,7 +215,6 @@ def report_chunks(caller: pb.Caller) -> list[pb.ReportChunk]:
         num_shards=1,
         retention=pb.Retention(max_to_keep=2),
         timeout_s=60.0,
-        worker_local=[1],
         description_json=json.dumps(DESCRIPTION),
     )
     key, entry = full_record("key", 1, (1,), shard=0, offset=0, size=4, crc32c=mask(crc32c(b"data")))
@@ -474,7 +474,7 @@ def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
     caller = beside.joined()
     beside.call(beside.calls.vote(vote_request(caller)))
     chunks = report_chunks(caller)
-    _, entry = full_record("key", 1, (1,), shard=0, offset=1, size=4, crc32c=0)
+    _, entry = full_record("key", 1, (1,), shard=0, offset=1, size=4, crc32c=mask(crc32c(b"data")))
     chunks[1].entries[0].record = entry.SerializeToString()
     outcome = beside.call(beside.calls.report(each(chunks)))
     assert isinstance(outcome, pb.SaveOutcome)

@@ -29,8 +29,14 @@ def join() -> pb.JoinRequest:
     request = pb.JoinRequest(caller=caller(), timeout_s=1.0)
     request.cluster.add(type="worker", addresses=["a:1", "b:1"])
     request.cluster_digest = digest(CLUSTER)
-    request.members.add(task="worker-0", incarnation="other.1")
-    request.members.add(task=caller().task, incarnation="process.1")
+    return request
+
+
+def join_of_chief() -> pb.JoinRequest:
+    request = join()
+    request.caller.task = "worker-0"
+    request.members.add(task="worker-0", incarnation="process.1")
+    request.members.add(task="worker-1", incarnation="other.1")
     return request
 
 
@@ -161,15 +167,25 @@ def test_objects_that_are_none(name: str, role: str, size: int) -> None:
 
 def test_members_that_are_not_the_cluster() -> None:
     """Members that do not match the cluster are refused. Guards against a world in which only one worker believes."""
-    twice, other, without = join(), join(), join()
+    twice, other, without = join_of_chief(), join_of_chief(), join_of_chief()
     twice.members.extend(twice.members[:1])
-    other.members[0].task = "ps-0"
-    without.members[1].incarnation = "somebody.else"
+    other.members[1].task = "ps-0"
+    without.members[0].incarnation = "somebody.else"
+    check_join(join_of_chief())
     for request in (twice, other):
         with pytest.raises(InvalidRequest, match="members are not the tasks of its cluster"):
             check_join(request)
     with pytest.raises(InvalidRequest, match="members do not hold this very process"):
         check_join(without)
+
+
+def test_members_are_the_chiefs_to_name() -> None:
+    """Members from another worker are refused. Guards against one worker that says who the others are, and shuts them
+    out of their own world."""
+    request = join()
+    request.members.extend(join_of_chief().members)
+    with pytest.raises(InvalidRequest, match=r"worker-1 .* members are named by a worker that is not the chief"):
+        check_join(request)
 
 
 def test_a_job_named_twice() -> None:

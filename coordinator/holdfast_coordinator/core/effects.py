@@ -63,6 +63,7 @@ class Finalize:
     step: int
     checkpoint_name: str
     reports: tuple[tuple[Task, SaveReport], ...]
+    voted: bytes | None = None  # the CRC32C of each tensor, as the chief has voted; None: another process was told
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class Joining:
         if generation not in run.worlds:
             recorded = state.generation if state and led == generation else None
             leader = state.leader.id if state and state.leader else ""
-            if not recorded and (not e.members or e.caller.task != chief_of(e.cluster)):
+            if not recorded and not e.members:
                 # The log does not know the world yet: only its chief does.
                 run.reply(e.request, Waiting((chief_of(e.cluster),)))
                 return

@@ -282,6 +282,7 @@ class Saving:
                 attempt.step,
                 attempt.checkpoint_name,
                 tuple(sorted(attempt.reports.items())),
+                attempt.ballots[attempt.chief].crcs if attempt.all_voted else None,
             )
         )
 
