@@ -249,7 +249,7 @@ BROKEN = {
         Bounds(jobs=1, kills=1, left_behind=1, refusals=1),
         "told committed=False, the log says otherwise",
     ),
-    "a job that has lost the lead leads again": (leads_again, Bounds(jobs=2, left_behind=1), "leads again"),
+    "a job that has lost the lead leads again": (leads_again, Bounds(jobs=2, left_behind=1), "is superseded"),
     "orphans are removed before their job has lost the lead": (
         removes_before_it_leads,
         Bounds(jobs=2),
