@@ -6,21 +6,19 @@ process writes them, or an old one and its successor both do, one object with th
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field
-from types import UnionType
 from typing import Any
 
 from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
-from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.checkpoint.manifest import DESCRIPTION, Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait, holds
 from holdfast_storage.parallel import in_parallel
+from holdfast_storage.spec import Unexpected, fields, load
 from holdfast_storage.store.base import Store
 
 from . import shares
@@ -30,17 +28,7 @@ from .core.events import Finalized
 STATS = 8
 """The number of objects to look at at the same time."""
 
-_DEEPEST = 100  # levels of the user's JSON: readers of a manifest have a limited stack, too
-
-_DESCRIPTION: dict[str, type | UnionType] = {
-    "time": float | int,
-    "strategy": str,
-    "versions": dict,
-    "git_commit": str,
-    "metadata": dict,
-    "metrics": dict,
-    "local_keys": list,
-}
+_DESCRIPTION = fields(DESCRIPTION)
 
 
 @dataclass(slots=True)
@@ -90,8 +78,8 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
             objects=tuple(sorted(objects, key=lambda o: o.name)),
             **description,
         ).to_bytes()
-    except (ValueError, RecursionError) as error:
-        raise shares.wrong(chief, f"describes its save by what JSON cannot hold: {error}") from error
+    except ValueError as error:
+        raise shares.wrong(chief, f"describes its save by what no manifest can hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
     _create(store, layout.manifest_object(folder), manifest)
     _see(store, folder, objects, wait or Wait())
@@ -119,33 +107,11 @@ def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) ->
 def _description(chief: Task, text: str) -> dict[str, Any]:
     """Decode the fields of a manifest that only the chief knows."""
     try:
-        fields = json.loads(text)
-        description = {name: fields[name] for name in _DESCRIPTION}
-        for name, kind in _DESCRIPTION.items():
-            if not isinstance(fields[name], kind):
-                raise TypeError(f"{name} is {fields[name]!r:.100}")
-        texts = [*description["versions"].values(), *description["local_keys"]]
-        if not all(isinstance(each, str) for each in texts) or not math.isfinite(description["time"]):
-            raise TypeError("versions, local_keys or time")
-        if _depth(fields) > _DEEPEST:
-            raise ValueError(f"it nests more than {_DEEPEST} deep")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        content = load(text.encode())
+        _DESCRIPTION(content)
+    except Unexpected as error:
         raise shares.wrong(chief, f"does not describe its save as the manifest needs it: {error}") from error
-    return description | {"local_keys": tuple(description["local_keys"])}
-
-
-def _depth(value: Any) -> int:
-    """Return how deep JSON nests, without recursion, which has a limit of its own."""
-    depth, level = 0, [value]
-    while level:
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-        depth += 1
-    return depth
+    return {name: content[name] for name in DESCRIPTION} | {"local_keys": tuple(content["local_keys"])}
 
 
 def payload(value: object) -> Payload:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_storage.cluster import CHECKPOINTING_JOBS, Task
+from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
 from holdfast_storage.layout import (
     LARGEST_STEP,
     check_attempt_folder,
@@ -10,7 +10,7 @@ from holdfast_storage.layout import (
     check_stock_prefix,
     parse_prefix,
 )
-from holdfast_storage.spec import matching, number, read_by, text, whole
+from holdfast_storage.spec import listed, mapped, matching, number, read_by, text, whole
 
 LATEST = 1e11
 """In the year 5138. Above it, a time cannot be told from one in milliseconds, or is none."""
@@ -29,8 +29,11 @@ ADDRESS = matching(
     rf"((\[[0-9A-Fa-f:.]+(%\w+)?\]|[\w.-]{{1,255}}):[0-9]{{1,5}}|unix:/{_PRINTABLE}{{0,90}}holdfast-[a-z0-9_]{{8}}/socket)?",
     "an address such as host:7070, [::1]:7070, the socket that a coordinator makes for itself, or none",
 )
-CLUSTER_ADDRESS = matching(f"{_PRINTABLE}{{0,1024}}", "the address of a task, in printable characters")
-JOB = matching(f"{_PRINTABLE}{{1,256}}", "a type of tasks, in printable characters")
+CLUSTER = mapped(
+    matching(f"{_PRINTABLE}{{1,256}}", "a type of tasks, in printable characters"),
+    listed(matching(f"{_PRINTABLE}{{0,1024}}", "the address of a task, in printable characters"), MOST_TASKS),
+    1_000,
+)
 WORD = text(1024)
 KEY = text(65_536)  # of a tensor; a program's names may hold anything
 NOTE = text(4 << 20)

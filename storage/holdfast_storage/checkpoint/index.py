@@ -72,7 +72,13 @@ def check_encoded(index: Index, read: Callable[[TensorEntry], Iterable[memoryvie
     read: yields the bytes of an entry. Raises CheckpointDamaged, and what `read` raises.
     """
     for entry in index.stored:
-        if itemsize(entry.dtype) is None and entry_crc32c(entry.dtype, entry.shape, read(entry)) != entry.crc32c:
+        if itemsize(entry.dtype) is not None:
+            continue
+        try:
+            found = entry_crc32c(entry.dtype, entry.shape, read(entry))
+        except CheckpointDamaged as error:
+            raise type(error)(f"{entry.key}: {error}", object=entry.key) from error
+        if found != entry.crc32c:
             raise CheckpointDamaged(f"{entry.key} is not what its entry in the index says", object=entry.key)
 
 

@@ -19,7 +19,7 @@ from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import MANIFEST, Attempt, index_object, local_prefix, manifest_object, parse_prefix
 from holdfast_storage.records import CheckpointRecord
-from holdfast_storage.spec import Unexpected, fields, free, listed, load, mapped, maybe, one_of
+from holdfast_storage.spec import Check, Unexpected, fields, free, listed, load, mapped, maybe, one_of
 from holdfast_storage.store.base import Store
 from holdfast_storage.whole import read_whole
 
@@ -39,21 +39,26 @@ _OBJECT = fields(
         "task": maybe(kinds.TASK),
     }
 )
+DESCRIPTION: dict[str, Check] = {
+    "time": kinds.TIME,
+    "strategy": kinds.WORD,
+    "versions": mapped(kinds.WORD, kinds.WORD, 1_000),
+    "git_commit": kinds.WORD,
+    "metadata": free,
+    "metrics": free,
+    "local_keys": listed(kinds.KEY, 1_000_000),
+}
+"""The fields that only the chief knows."""
+
 _MANIFEST = fields(
     {
         "format": kinds.FORMAT,
         "prefix": kinds.PREFIX,
         "step": kinds.STEP,
-        "time": kinds.TIME,
         "generation": kinds.GENERATION,
         "world": listed(kinds.TASK, MOST_TASKS),
-        "cluster": mapped(kinds.JOB, listed(kinds.CLUSTER_ADDRESS, MOST_TASKS), 1_000),
-        "strategy": kinds.WORD,
-        "versions": mapped(kinds.WORD, kinds.WORD, 1_000),
-        "git_commit": kinds.WORD,
-        "metadata": free,
-        "metrics": free,
-        "local_keys": listed(kinds.KEY, 1_000_000),
+        "cluster": kinds.CLUSTER,
+        **DESCRIPTION,
         "objects": listed(_OBJECT, 1_000_000),
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from holdfast.restoring.fit import Fit
+from holdfast.restoring.graph import check_graph
 from holdfast.restoring.large_tensors import Values, read_value
 from holdfast.restoring.staging import Staged
 from holdfast.tensorflow_internals import Load, check, has_value
@@ -25,12 +26,15 @@ def apply(checkpoint: Any, per_worker: Any | None, staged: Staged) -> Any:
     be none, and must stay open otherwise. Returns TensorFlow's load status of `checkpoint` (`assert_consumed`,
     `expect_partial`, ...).
 
-    Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint.
+    Raises InvalidRequest, before anything has changed, if `per_worker` cannot be restored from this checkpoint, and
+    CheckpointDamaged if an object graph leads nowhere.
     """
     check()
     if per_worker is not None and not staged.has_per_worker:
         raise InvalidRequest(_why_not_per_worker(staged), phase="restore", object=staged.record.prefix)
     try:
+        for prefix in (staged.prefix, staged.local_prefix) if per_worker is not None else (staged.prefix,):
+            check_graph(str(prefix), staged.record.prefix)
         return _applied(checkpoint, per_worker, staged)
     finally:
         staged.tidy()
