@@ -2,6 +2,9 @@
 
 Whoever can read a run directory may take part in the run, and proves it by the run's key; nobody else may. What the
 caller has proven is in `ADMITTED` while the call is answered. With --insecure, a coordinator admits all.
+
+What anybody may ask, a Hello and how the coordinator is, the door answers itself by the metadata alone. A message may
+be large, and gRPC keeps what has come of it until it is whole: none is taken from somebody who has proven nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +16,20 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
 from holdfast_protos import proofs
-from holdfast_protos.conventions import PROOF_HEADER, RUN_HEADER, SECRET_HEADER, UNIX
+from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER, UNIX
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
 
 from .driver import Refused
-from .refusals import NotAdmitted, NotNow, abort
+from .refusals import Context, NotAdmitted, NotNow, abort, answer
 from .run_keys import RunKeys
 
-ADMITS_ALL = (f"/{health.SERVICE_NAME}/", "/holdfast_protos.v1.Coordinator/Hello")
-"""How the paths begin of methods that anybody may call."""
+HELLO = "/holdfast_protos.v1.Coordinator/Hello"
+HEALTH = "/grpc.health.v1.Health/Check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Door(grpc.aio.ServerInterceptor):
     Attributes:
         keys: the keys of its runs. Set before the first call comes.
         certificate: the fingerprint of the certificate that its TLS listener shows.
+        serving: what those are told who ask how it is, for whichever service. Nobody can wait for a change.
     """
 
     keys: RunKeys
@@ -68,18 +73,32 @@ class Door(grpc.aio.ServerInterceptor):
         self._coordinator = coordinator
         self._insecure = insecure
         self.certificate = b""
+        self.serving = False
+        self._open_to_all = {
+            HELLO: _from_metadata(self._hello, pb.HelloReply.SerializeToString),
+            HEALTH: _from_metadata(self._check, health_pb2.HealthCheckResponse.SerializeToString),
+        }
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        if not details.method.startswith(ADMITS_ALL):
-            try:
-                ADMITTED.set(await self._admit(dict(details.invocation_metadata)))
-            except (Refused, NotAdmitted, NotNow) as refusal:
-                return _refusing(refusal)
+        if open_to_all := self._open_to_all.get(details.method):
+            return open_to_all
+        try:
+            ADMITTED.set(await self._admit(dict(details.invocation_metadata)))
+        except (Refused, NotAdmitted, NotNow) as refusal:
+            return _refusing(refusal)
         return await continuation(details)
 
-    async def hello(self, request: pb.HelloRequest, peer: str) -> pb.HelloReply:
-        """Prove to a peer that this coordinator reads the key of a run. Raises Refused and NotNow."""
-        run = request.run
+    async def _check(self, _: Context) -> health_pb2.HealthCheckResponse:
+        status = health_pb2.HealthCheckResponse
+        return status(status=status.SERVING if self.serving else status.NOT_SERVING)
+
+    async def _hello(self, context: Context) -> pb.HelloReply:
+        """Prove to a peer that this coordinator reads the key of a run. Raises Refused, NotAdmitted and NotNow."""
+        try:
+            request = pb.HelloRequest.FromString(dict(context.invocation_metadata())[HELLO_HEADER])
+        except (KeyError, DecodeError):
+            raise NotAdmitted("the call does not say whom it greets") from None
+        run, peer = request.run, context.peer()
         if request.key_id and not self.keys.is_open(run):
             run = self.keys.find(request.key_id) or run
         key = await self.keys.get(run)
@@ -102,6 +121,15 @@ class Door(grpc.aio.ServerInterceptor):
 
     def _is_right(self, key: bytes, proof: bytes) -> bool:
         return proofs.same(proof, proofs.of_worker(key, self._coordinator))
+
+
+def _from_metadata(reply: Callable[[Context], Awaitable[Any]], serialise: Callable[[Any], bytes]) -> Any:
+    """Return a handler that answers a call without reading it."""
+
+    async def handle(_: object, context: Context) -> AsyncIterator[Any]:
+        yield await answer(reply(context), context)
+
+    return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialise)
 
 
 def _refusing(refusal: Exception) -> Any:

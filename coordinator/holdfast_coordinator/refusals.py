@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Awaitable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from holdfast_protos.conventions import FAILURE_TRAILER
+from holdfast_storage.errors import HoldfastError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
+from holdfast_storage.logger import logger
 from holdfast_storage.printable import printable
 
 from .driver import Refused
 from .wire import STATUS_OF_KIND
+
+log = logger("holdfast.coordinator")
+
+T = TypeVar("T")
 
 Context = Any  # grpc.aio's context is generic in two private types
 
@@ -38,3 +45,15 @@ async def abort(error: Exception, context: Context) -> NoReturn:
             told = encode(failure)
             await context.abort(code, printable(told.message, 1000), ((FAILURE_TRAILER, told.SerializeToString()),))
     raise AssertionError("abort raises")
+
+
+async def answer(call: Awaitable[T], context: Context) -> T:
+    """Return what a call returns, or end it as refused."""
+    try:
+        return await call
+    except (Refused, NotAdmitted, NotNow, HoldfastError) as refusal:
+        await abort(refusal, context)
+    except Exception as error:
+        # This is an answer: the worker would repeat for ever a call that merely broke.
+        log.exception("a call failed")
+        await abort(error, context)

@@ -1,4 +1,4 @@
-"""The coordinator as a gRPC server, with health service."""
+"""The coordinator as a gRPC server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from types import CoroutineType
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from holdfast_protos.conventions import CONNECTION, LARGEST_CLUSTER, UNIX
-from holdfast_protos.v1 import coordinator_pb2, coordinator_pb2_grpc
+from holdfast_protos.v1 import coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 from holdfast_storage.records import Leader
@@ -29,7 +28,6 @@ from .served_runs import ServedRuns
 
 log = logger("holdfast.coordinator")
 
-SERVICE = coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name
 CLOSE_PATIENCE = 60.0
 GRACE = 0.5
 """Seconds for answers that are being sent when the server ends."""
@@ -66,7 +64,7 @@ class Server:
         self._roots = roots
         self._insecure = insecure
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._door: Door | None = None
         self.address = self.private_address = ""  # for other processes, and for this one
 
     async def start(self, listen: str = "", *, advertise: str = "", socket_path: str = "") -> None:
@@ -79,7 +77,7 @@ class Server:
         files = open_files()
         most = ("grpc.max_allowed_incoming_connections", files - min(256, files // 4))
         leader_id = secrets.token_hex(8)
-        door = Door(leader_id, insecure=self._insecure)
+        door = self._door = Door(leader_id, insecure=self._insecure)
         server = self._server = grpc.aio.server(interceptors=[door], options=[*OPTIONS, most])
         if socket_path:
             self.address = self.private_address = f"{UNIX}{socket_path}"
@@ -90,11 +88,9 @@ class Server:
         self.runs = ServedRuns(Leader(leader_id, self.address, socket.gethostname()), self._roots)
         self.calls = Calls(self.runs)
         door.keys = RunKeys(self.runs)
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls, door), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls), server)
         await server.start()
-        for service in ("", SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        door.serving = True
 
     def _listen(self, server: grpc.aio.Server, door: Door, listen: str) -> str:
         """Return the address at which the server listens then."""
@@ -116,7 +112,8 @@ class Server:
 
     async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
         """Wait for up to `patience` seconds for what is going on, then end."""
-        await self._health.enter_graceful_shutdown()
+        if self._door:
+            self._door.serving = False
         await self.runs.settle(patience)
         if self._server:
             # This comes before the runs end: a later call would wait for an answer that nobody gives.

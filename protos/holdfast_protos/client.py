@@ -16,6 +16,7 @@ from holdfast_protos import proofs, tls
 from holdfast_protos.conventions import (
     CONNECTION,
     FAILURE_TRAILER,
+    HELLO_HEADER,
     LARGEST_TRAILER,
     PROOF_HEADER,
     RUN_HEADER,
@@ -133,7 +134,8 @@ class Link:
         """Let the coordinator prove that it reads the run's key. Return its name of the run, and our proof."""
         key, nonce = access.key(), secrets.token_bytes(16)
         request = pb.HelloRequest(run=access.run, nonce=nonce, key_id=b"" if access.secret else proofs.key_id(key))
-        reply = self._call(lambda: self._stub.Hello(request, timeout=PATIENCE))
+        metadata = ((HELLO_HEADER, request.SerializeToString()),)
+        reply = self._call(lambda: self._stub.Hello(pb.Nothing(), timeout=PATIENCE, metadata=metadata))
         if not proofs.same(reply.proof, proofs.of_coordinator(key, reply.coordinator, certificate, nonce)):
             raise Unreachable(
                 f"what answers at {self.address} does not prove that it reads the key of {access.run}: it sees another "

@@ -5,6 +5,9 @@ from __future__ import annotations
 FAILURE_TRAILER = "holdfast-failure-bin"
 """The key of the trailing metadata in which a refusal carries its Failure."""
 
+HELLO_HEADER = "holdfast-hello-bin"
+"""The key of a Hello's metadata that holds its request."""
+
 RUN_HEADER = "holdfast-run-bin"
 """The key of a call's metadata that names the run directory, as the caller names it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import queue
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.messages import Now
 from holdfast_protos.client import Access, Link, Refusal, Unreachable, ask
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record
 from holdfast_storage.layout import index_object
@@ -466,31 +468,46 @@ def test_status_of_a_run_that_nobody_has_called_for(insecure: Coordinator, store
     assert insecure.server.runs.find(store.url) is None
 
 
-def test_health(insecure: Coordinator) -> None:
+def test_health(insecure: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The health service tells whether the coordinator works. Guards against Kubernetes restarting a good coordinator
     or keeping a bad one."""
     with grpc.insecure_channel(insecure.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "holdfast_protos.v1.Coordinator"):
-            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30.0)
-            assert reply.status == health_pb2.HealthCheckResponse.SERVING
-        watch = stub.Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+
+        def status() -> int:
+            request = health_pb2.HealthCheckRequest(service="holdfast_protos.v1.Coordinator")
+            return stub.Check(request, timeout=30.0).status
+
+        assert status() == health_pb2.HealthCheckResponse.SERVING
+        settled = threading.Event()
+
+        async def settle(_: float) -> None:
+            while not settled.is_set():
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(insecure.server.runs, "settle", settle)
         stopping = threading.Thread(target=insecure.stop)
         stopping.start()
-        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        until(lambda: status() == health_pb2.HealthCheckResponse.NOT_SERVING)
+        settled.set()
         stopping.join(60.0)
 
 
-def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(start: StartCoordinator) -> None:
+def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of a call is left after the coordinator's end. Guards against gRPC's answer to a closed loop, an error in
     another coordinator of this process."""
     coordinator = start(insecure=True)
+    came, attend = threading.Semaphore(0), coordinator.server.calls.attend
+    monkeypatch.setattr(coordinator.server.calls, "attend", lambda beats: (came.release(), attend(beats))[1])
+    beats = queue.SimpleQueue[pb.Heartbeat | None]()
     with ExitStack() as stack:
-        channels = [stack.enter_context(grpc.insecure_channel(coordinator.address)) for _ in range(8)]
-        watches = [health_pb2_grpc.HealthStub(each).Watch(health_pb2.HealthCheckRequest()) for each in channels]
-        for watch in watches:
-            next(watch)
+        for _ in range(8):
+            stack.callback(beats.put, None)
+            channel = stack.enter_context(grpc.insecure_channel(coordinator.address))
+            rpc.CoordinatorStub(channel).Attend(iter(beats.get, None))
+            assert came.acquire(timeout=30.0)
 
         async def stop() -> list[str]:
             await coordinator.server.stop(0.0)

@@ -36,7 +36,7 @@ class CoordinatorStub(object):
         """
         self.Hello = channel.unary_unary(
                 '/holdfast_protos.v1.Coordinator/Hello',
-                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.SerializeToString,
+                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.Nothing.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.FromString,
                 _registered_method=True)
         self.Join = channel.unary_unary(
@@ -164,7 +164,7 @@ def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Hello': grpc.unary_unary_rpc_method_handler(
                     servicer.Hello,
-                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.FromString,
+                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.Nothing.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.SerializeToString,
             ),
             'Join': grpc.unary_unary_rpc_method_handler(
@@ -238,7 +238,7 @@ class Coordinator(object):
             request,
             target,
             '/holdfast_protos.v1.Coordinator/Hello',
-            holdfast__protos_dot_v1_dot_coordinator__pb2.HelloRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_coordinator__pb2.Nothing.SerializeToString,
             holdfast__protos_dot_v1_dot_coordinator__pb2.HelloReply.FromString,
             options,
             channel_credentials,

@@ -40,7 +40,7 @@ class CoordinatorStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoordinatorAsyncStub: ...
-    Hello: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.HelloRequest, _coordinator_pb2.HelloReply]
+    Hello: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.Nothing, _coordinator_pb2.HelloReply]
     """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
     Join: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]
     """Waits until every task of the cluster has joined. It fences nobody."""
@@ -64,7 +64,7 @@ class CoordinatorStub:
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Hello: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.HelloRequest, _coordinator_pb2.HelloReply]  # type: ignore[assignment]
+    Hello: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.Nothing, _coordinator_pb2.HelloReply]  # type: ignore[assignment]
     """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
     Join: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.JoinRequest, _coordinator_pb2.JoinReply]  # type: ignore[assignment]
     """Waits until every task of the cluster has joined. It fences nobody."""
@@ -89,7 +89,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Hello(
         self,
-        request: _coordinator_pb2.HelloRequest,
+        request: _coordinator_pb2.Nothing,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.HelloReply, _abc.Awaitable[_coordinator_pb2.HelloReply]]:
         """Says who the coordinator is, and proves that it reads the run's key. Anybody may ask."""
