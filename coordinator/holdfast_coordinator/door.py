@@ -101,7 +101,7 @@ class Door(grpc.aio.ServerInterceptor):
         run, peer = request.run, context.peer()
         if request.key_id and not self.keys.is_open(run):
             run = self.keys.find(request.key_id) or run
-        key = await self.keys.get(run)
+        key = await self.keys.get_anew(run)
         certificate = b"" if peer.startswith(UNIX) else self.certificate
         proof = proofs.of_coordinator(key, self._coordinator, certificate, request.nonce)
         return pb.HelloReply(coordinator=self._coordinator, proof=proof, run=run)

@@ -17,7 +17,7 @@ REMEMBERED = 4096
 """The number of keys that are kept. Beyond that, the one that was used longest ago is read again when it is needed."""
 
 ANEW_AFTER = 1.0
-"""Seconds between two readings of a key that a caller's proof does not fit: whoever proves nothing costs no storage."""
+"""Seconds between two readings of a key: whoever proves nothing costs next to no storage."""
 
 
 class RunKeys:
@@ -29,10 +29,7 @@ class RunKeys:
     async def get(self, url: str) -> bytes:
         """Return the key of a run. Raises Refused if it is not served here, and NotNow."""
         if url not in self._read:
-            key = await self._now(url)
-            self._read[url], self._urls[proofs.key_id(key)] = (key, time.monotonic()), url
-            while len(self._read) > REMEMBERED:
-                self._forget(next(iter(self._read)))
+            self._remember(url, await self._now(url))
         self._read.move_to_end(url)
         return self._read[url][0]
 
@@ -46,10 +43,19 @@ class RunKeys:
         return url if self.is_open(url) else ""
 
     async def get_anew(self, url: str) -> bytes:
-        """Return the key as it stands on storage now, as far as it was not just read."""
+        """Return the key as it stands on storage now, as far as it was not just read: the run may have been deleted and
+        made again. While it is read, all others have the one that is known. Raises as `get`."""
         if (known := self._read.get(url)) and time.monotonic() - known[1] >= ANEW_AFTER:
-            self._forget(url)
+            self._read[url] = known[0], time.monotonic()
+            self._remember(url, await self._now(url))
         return await self.get(url)
+
+    def _remember(self, url: str, key: bytes) -> None:
+        if url in self._read:
+            self._forget(url)
+        self._read[url], self._urls[proofs.key_id(key)] = (key, time.monotonic()), url
+        while len(self._read) > REMEMBERED:
+            self._forget(next(iter(self._read)))
 
     def _forget(self, url: str) -> None:
         key, _ = self._read.pop(url)

@@ -1,0 +1,84 @@
+"""A run's key changes: the run was deleted and made again, or somebody has had the key deleted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+
+import pytest
+
+from holdfast_coordinator import run_keys
+from holdfast_coordinator.run_keys import RunKeys
+from holdfast_protos.client import Access, Link, Unreachable
+from holdfast_storage.layout import KEY
+from holdfast_storage.run_key import ensure_key
+from holdfast_storage.store import Store
+from support.coordinators import Coordinator, StartCoordinator
+from support.light_worker import World, all_join, outcomes, together
+from support.passing_time import PassingTime
+
+
+@pytest.fixture(autouse=True)
+def always_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second passes between two readings."""
+    monkeypatch.setattr(run_keys, "ANEW_AFTER", 0.0)
+
+
+def test_a_run_that_is_made_again_has_a_new_key(
+    coordinator: Coordinator, store: Store, world: World, passing: PassingTime
+) -> None:
+    """A run that everybody has left, and that was deleted and made again, is joined at the same coordinator. Guards
+    against proofs with the old key, which no worker believes, for as long as the coordinator lives."""
+    for _ in range(2):
+        workers = world(2, coordinator)
+        all_join(workers)
+        assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+        together([worker.close for worker in workers])
+        passing.until(lambda: not coordinator.server.runs.urls)
+        shutil.rmtree(store.url)
+
+
+def test_a_key_is_replaced_under_a_living_job(start: StartCoordinator, store: Store, world: World) -> None:
+    """Who has deleted a key that others know has another one in force once the coordinator was restarted, and no save
+    is lost. Guards against workers that hold on to the old one, and a key that cannot be replaced."""
+    coordinator = start()
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    old = ensure_key(store)
+    os.unlink(f"{store.url}/{KEY}")
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+    coordinator.stop()
+    coordinator = start(coordinator.address)
+    assert outcomes([worker.save(3) for worker in workers]) == [None, None]
+    assert ensure_key(store) != old
+    with pytest.raises(Unreachable, match="does not prove that it reads the key"):
+        Link(coordinator.address, Access(store.url, lambda: old))
+
+
+def test_a_key_that_is_read_anew_is_there_for_the_others(
+    coordinator: Coordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a storage does not say what the key is now, members go on with the one that is known. Guards against a
+    stranger whose wrong proofs make all of them wait for the storage."""
+    key = ensure_key(store)
+    keys = RunKeys(coordinator.server.runs)
+    assert coordinator.run(keys.get(store.url)) == key
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow(store: Store) -> bytes:
+        asked.set()
+        assert answer.wait(60.0)
+        return key
+
+    monkeypatch.setattr(run_keys, "read_key", slow)
+    stranger = threading.Thread(target=lambda: coordinator.run(keys.get_anew(store.url)))
+    stranger.start()
+    try:
+        assert asked.wait(60.0)
+        assert coordinator.run(keys.get(store.url), 30.0) == key
+    finally:
+        answer.set()
+        stranger.join(60.0)
+    assert coordinator.run(keys.get(store.url)) == key
