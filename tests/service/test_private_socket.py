@@ -1,0 +1,69 @@
+"""The socket of a world of one: who reaches it, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_coordinator.private_socket import LONGEST, private_socket
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, with a name that leaves room for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def left(folder: Path, *, mode: int = 0o700) -> socket.socket:
+    """What a killed process leaves in a folder: a socket at which nobody listens, once it is closed."""
+    folder.mkdir(mode=mode)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(folder / "socket"))
+    listening.listen()
+    return listening
+
+
+def test_its_folder_is_its_users_alone_and_goes_with_it(temporary: Path) -> None:
+    """Only this user reaches the socket. Guards against another user of the host, and folders that pile up."""
+    with private_socket() as path:
+        folder = Path(path).parent
+        assert folder.parent == temporary
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        Path(path).touch()
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_killed_processes_have_left_is_removed(temporary: Path) -> None:
+    """A socket at which nobody listens is removed, and nothing else. Guards against folders that pile up after kills,
+    and against a living process that loses its socket."""
+    left(temporary / "holdfast-dead").close()
+    listening = left(temporary / "holdfast-alive")
+    (temporary / "holdfast-starting").mkdir(0o700)
+    left(temporary / "holdfast-shared", mode=0o755).close()
+    (temporary / "holdfast-more").mkdir(0o700)
+    (temporary / "holdfast-more" / "thesis").touch()
+    (temporary / "holdfast-link").symlink_to(temporary / "holdfast-alive")
+    with private_socket() as path:
+        there = {each.name for each in temporary.iterdir()} - {Path(path).parent.name}
+    listening.close()
+    assert there == {"holdfast-alive", "holdfast-starting", "holdfast-shared", "holdfast-more", "holdfast-link"}
+    assert (temporary / "holdfast-alive" / "socket").exists()
+
+
+def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is elsewhere. Guards against a job that cannot start since its folder for temporary files is deep."""
+    deep = tmp_path / ("d" * LONGEST)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with private_socket() as path:
+        assert len(os.fsencode(path)) < LONGEST
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
