@@ -38,7 +38,7 @@ class _Commands(click.Group):
         except HoldfastError as error:
             click.echo(f"holdfast: {error}", err=True)
             ctx.exit(2 if isinstance(error, InvalidRequest) else 1)
-        except click.ClickException as error:  # it repeats an argument, perhaps a name that a shell's pattern found
+        except click.UsageError as error:  # it repeats an argument, perhaps a name that a shell's pattern found
             error.message = printable(error.message)  # type: ignore[misc]
             raise
 
