@@ -29,7 +29,7 @@ class Kind(Enum):
 
 
 class HoldfastError(Exception):
-    """Anything that Holdfast raises on purpose. Its text is one printable line, whatever names others chose.
+    """Anything that Holdfast raises on purpose. Its texts are printable lines, whatever names others chose.
 
     Attributes:
         kind: stable identifier of the kind of error.
@@ -42,9 +42,9 @@ class HoldfastError(Exception):
 
     def __init__(self, message: str, *, workers: Sequence[str] = (), phase: str = "", object: str = "") -> None:
         super().__init__(printable(message))
-        self.workers = tuple(workers)
-        self.phase = phase
-        self.object = object
+        self.workers = tuple(map(printable, workers))
+        self.phase = printable(phase)
+        self.object = printable(object)
 
 
 class InvalidRequest(HoldfastError):

@@ -89,8 +89,7 @@ def test_json_means_the_same(document: object) -> None:
 
 
 def test_errors_are_printable() -> None:
-    """The text of an error is printable, what it concerns is exact. Guards against a traceback that writes to the
-    terminal, and a program that looks for another object."""
-    error = SaveFailed(f"Could not write {EVIL}", object=EVIL)
-    assert not faults(str(error))
-    assert error.object == EVIL
+    """The texts of an error are printable. Guards against a traceback, or a program's own words about it, that write to
+    the terminal."""
+    error = SaveFailed(f"Could not write {EVIL}", workers=[EVIL], phase=EVIL, object=EVIL)
+    assert not faults(" ".join([str(error), *error.workers, error.phase, error.object]))
