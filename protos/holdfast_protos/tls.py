@@ -50,7 +50,7 @@ def _name_in(der: bytes) -> str:
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except Exception as error:  # cryptography has one of its own for each way in which a certificate can be odd
         raise ssl.SSLError(f"the listener's certificate names no host: {error}") from error
     for name in names:
         if isinstance(name, x509.DNSName | x509.IPAddress):

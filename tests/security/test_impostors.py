@@ -1,0 +1,254 @@
+"""Who listens where a worker looks for its coordinator, without being one of the run: in the middle, at a port that was
+given up, at a name that has moved. The worker's one error names the address. It has shown nothing of use to anybody."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import holdfast_protos.client
+from holdfast_coordinator.certificate import Certificate, self_made
+from holdfast_protos.client import Access, Link, NoTLS, Unreachable, ask
+from holdfast_storage.run_key import ensure_key
+from holdfast_storage.store import Store, open_store
+from support.coordinators import Coordinator, StartCoordinator
+from support.light_worker import World, all_join, outcomes
+
+Serve = Callable[[socket.socket], None]
+Listen = Callable[..., str]
+
+SUBJECT_ALTERNATIVE_NAME = x509.ObjectIdentifier("2.5.29.17")
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> Iterator[Listen]:
+    """Lets somebody listen, and returns the address. `serve` gets each connection: TLS, if there is a certificate."""
+    sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def start(work: Callable[[], None]) -> None:
+        def quietly() -> None:
+            with suppress(OSError):
+                work()
+
+        threads.append(threading.Thread(target=quietly))
+        threads[-1].start()
+
+    def listen(serve: Serve, certificate: Certificate | None = None) -> str:
+        sockets.append(listener := socket.create_server(("127.0.0.1", 0)))
+        context = context_of(certificate, tmp_path) if certificate else None
+
+        def one(connection: socket.socket) -> None:
+            if context:
+                connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            with connection:
+                sockets.append(connection)
+                if isinstance(connection, ssl.SSLSocket):
+                    connection.do_handshake()
+                serve(connection)
+
+        def accept() -> None:
+            while True:
+                start(partial(one, listener.accept()[0]))
+
+        start(accept)
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    yield listen
+    for each in sockets:
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
+    for thread in threads:
+        thread.join(10.0)
+        assert not thread.is_alive()
+
+
+def context_of(certificate: Certificate, folder: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(certificate.chain)
+    key.write_bytes(certificate.key)
+    context.load_cert_chain(chain, key)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@pytest.fixture
+def access(store: Store) -> Access:
+    """What a worker of the run has."""
+    return Access(store.url, lambda: ensure_key(store), b"a secret of a process")
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker waits only for a moment."""
+    monkeypatch.setattr(holdfast_protos.client, "PATIENCE", 1.0)
+
+
+def relay(address: str, heard: bytearray) -> Serve:
+    """Pass everything on to another address, by TLS, and keep what a worker says."""
+    host, _, port = address.rpartition(":")
+
+    def serve(worker: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        with context.wrap_socket(socket.create_connection((host, int(port)))) as there:
+
+            def back() -> None:
+                with suppress(OSError):
+                    while data := there.recv(65536):
+                        worker.sendall(data)
+
+            answers = threading.Thread(target=back)
+            answers.start()
+            try:
+                while data := worker.recv(65536):
+                    heard.extend(data)
+                    there.sendall(data)
+            finally:
+                there.shutdown(socket.SHUT_RDWR)
+                answers.join()
+
+    return serve
+
+
+def test_one_in_the_middle(coordinator: Coordinator, access: Access, listen: Listen) -> None:
+    """A worker's proof is not shown to who passes on the true coordinator's: it is bound to the certificate that the
+    worker saw. Guards against a relay, which would then act as the worker."""
+    heard = bytearray()
+    address = listen(relay(coordinator.address, heard), self_made())
+    Link(coordinator.address, access).close()
+    with pytest.raises(Unreachable, match=f"{address} does not prove that it reads the key"):
+        Link(address, access)
+    assert b"holdfast-hello-bin" in heard
+    assert b"holdfast-proof" not in heard
+    assert b"holdfast-secret" not in heard
+
+
+def test_a_coordinator_of_another_directory(start: StartCoordinator, access: Access, tmp_path: Path) -> None:
+    """A coordinator that reads another key is not believed, although it serves a run of that name: its own storage is
+    mounted there. Guards against two jobs that believe to be one, and against a liar with a key of his own."""
+    liar, other = start(), open_store(tmp_path / "other")
+    ensure_key(other)
+    liar.run(swap(liar, access.run, other))
+    access.key()
+    with pytest.raises(Unreachable, match="does not prove that it reads the key"):
+        Link(liar.address, access)
+
+
+async def swap(liar: Coordinator, url: str, other: Store) -> None:
+    async def opened(_: str) -> Store:
+        return other
+
+    liar.server.runs.open = opened  # type: ignore[method-assign]
+
+
+def silent(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def dripping(connection: socket.socket) -> None:
+    """Begins a TLS record that never ends."""
+    connection.sendall(b"\x16\x03\x03\x40\x00")
+    while not threading.Event().wait(0.05):
+        connection.sendall(b"\x02")
+
+
+def test_one_who_says_nothing(listen: Listen, access: Access) -> None:
+    """Whoever accepts a connection and says nothing, or a byte now and then, costs a worker seconds. Guards against a
+    worker that hangs at a port which somebody else has taken."""
+    for serve in (silent, dripping):
+        with pytest.raises(Unreachable, match="no coordinator answers"):
+            Link(listen(serve), access)
+    with pytest.raises(Unreachable, match="no coordinator answers"):
+        Link(listen(silent, self_made()), access)
+
+
+def test_one_who_speaks_something_else(listen: Listen, access: Access) -> None:
+    """Another protocol is no coordinator, and is shown nothing. Guards against a secret that goes over the wire as text
+    to whoever does without TLS."""
+    heard = bytearray()
+
+    def web(connection: socket.socket) -> None:
+        heard.extend(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    address = listen(web)
+    with pytest.raises(NoTLS, match=address):
+        Link(address, access)
+    with pytest.raises(Unreachable, match=address):
+        ask(address, access)
+    assert b"a secret" not in heard
+
+
+NAMES = {
+    "none": b"\x30\x00",
+    "an empty one": b"\x30\x02\x82\x00",
+    "one with a NUL": b"\x30\x05\x82\x03a\0b",
+    "one that is no text": b"\x30\x05\x82\x03a\xffb",
+    "one with a line feed": b"\x30\x05\x82\x03a\nb",
+    "a long one": b"\x30\x82\x13\x8c\x82\x82\x13\x88" + b"a" * 5000,
+    "of a kind that nobody has": b"\x30\x04\xa3\x02\x05\x00",
+    "an address of three bytes": b"\x30\x05\x87\x03abc",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_odd_certificates(listen: Listen, access: Access, name: bytes) -> None:
+    """Whatever stands in a certificate of somebody, a worker goes on looking for its coordinator. Guards against an
+    error of a library that ends a job."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    odd = (
+        x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1)
+        .not_valid_before(now - datetime.timedelta(1))
+        .not_valid_after(now + datetime.timedelta(1))
+        .add_extension(x509.UnrecognizedExtension(SUBJECT_ALTERNATIVE_NAME, name), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(pem, pkcs, serialization.NoEncryption())
+    with pytest.raises(Unreachable):
+        Link(listen(silent, Certificate(private, odd.public_bytes(pem))), access)
+
+
+def test_a_key_that_is_replaced_under_a_job(coordinator: Coordinator, world: World, store: Store) -> None:
+    """A job goes on when the run's key is another one suddenly, and with that one. Guards against a writer of the
+    directory, or a copied folder, that ends a job at its next lost connection."""
+    workers = world(2, coordinator)
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    key = Path(store.url, "_holdfast", "key")
+    key.write_bytes(b"0123456789abcdef" * 4 + b"\n")
+    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
+    coordinator.stop()
+    coordinator = Coordinator(coordinator.address)
+    try:
+        assert outcomes([worker.save(3) for worker in workers]) == [None, None]
+    finally:
+        coordinator.stop()
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"00" * 31 + b"\n", b"00" * 33 + b"\n", b"00" * 32, b"AB" * 32 + b"\n"])
+def test_a_key_that_is_none(coordinator: Coordinator, world: World, store: Store, text: bytes) -> None:
+    """What is no key of full length is none, and the error says so. Guards against the empty key, or one of a few
+    bytes, that somebody was the first to put into a shared folder."""
+    key = Path(store.url, "_holdfast", "key")
+    key.parent.mkdir(parents=True)
+    key.write_bytes(text)
+    (worker,) = world(1, coordinator, join_timeout=0.5)
+    with pytest.raises(Exception, match=r"is not the key of a run: delete it|has more than 65 bytes"):
+        worker.join()
