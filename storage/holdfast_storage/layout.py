@@ -4,6 +4,7 @@ checkpoint                                   TensorFlow's own state file
 ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation 7f3a2c1b, its 12th save call
   ckpt-1000.data-00000-of-00008, ckpt-1000.index
   local/worker-2.index, local/worker-2.data-00000-of-00001
+  assets/...                                 small files of the same checkpoint
   manifest.json
 _holdfast/log/000000000042.json              the log
 _holdfast/pages/<32 hex digits>.json         parts of long lists of checkpoints, for entries to refer to
@@ -28,6 +29,7 @@ HINT = f"{OWN_FOLDER}/coordinator.json"
 KEY = f"{OWN_FOLDER}/key"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
+ASSETS = "assets"
 
 # TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these have other meanings.
 PATTERN_CHARACTERS = "[]*?\\"

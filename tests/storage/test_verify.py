@@ -24,7 +24,12 @@ from support.stores import KINDS, new_store
 
 FOLDER = "ckpt-1.0000000a.0"
 INDEX = "ckpt-1.index"
-CONTENTS = {"big": bytes(range(256)) * 40, "small": b"abc", INDEX: write_index(1, []), "empty": b""}
+CONTENTS = {
+    "assets/big": bytes(range(256)) * 40,
+    "assets/small": b"abc",
+    INDEX: write_index(1, []),
+    "assets/empty": b"",
+}
 
 
 KIND = {"missing": "absent", "short": "absent", "long": "damaged", "bit": "damaged"}
@@ -122,11 +127,11 @@ def test_every_flipped_bit_of_an_object_is_found(tmp_path: Path) -> None:
     neither."""
     store = new_store("posix", tmp_path)
     record = put(store)
-    data = CONTENTS["big"]
+    data = CONTENTS["assets/big"]
     for position in [*range(0, len(data), 97), 699, 700, 3000, 3001, 6001, 6002, len(data) - 1]:
         damaged = bytearray(data)
         damaged[position] ^= 1
-        change(store, f"{FOLDER}/big", bytes(damaged))
+        change(store, f"{FOLDER}/assets/big", bytes(damaged))
         assert verify_checkpoint(store, record).verdict == "damaged"
 
 
@@ -135,13 +140,15 @@ def test_swapped_objects_are_found(tmp_path: Path) -> None:
     place."""
     store = new_store("posix", tmp_path)
     data = [bytes(10), b"x" * 10]
-    objects = tuple(ObjectRecord(f"{n}", 10, crc32c(data[n]), "asset") for n in (0, 1))
+    objects = tuple(ObjectRecord(f"assets/{n}", 10, crc32c(data[n]), "asset") for n in (0, 1))
     for n in (0, 1):
-        store.write(f"{FOLDER}/{n}", [data[1 - n]])
+        store.write(f"{FOLDER}/assets/{n}", [data[1 - n]])
     manifest = Manifest(f"{FOLDER}/ckpt-1", 1, 1.0, "0000000a", (), objects).to_bytes()
     store.write(f"{FOLDER}/manifest.json", [manifest])
     report = verify_checkpoint(store, CheckpointRecord(f"{FOLDER}/ckpt-1", 1, 1.0, manifest_crc32c=crc32c(manifest)))
-    assert [problem.object for problem in report.problems] == [f"{FOLDER}/0", f"{FOLDER}/1", f"{FOLDER}/{INDEX}"]
+    assert [problem.object for problem in report.problems] == [
+        f"{FOLDER}/{name}" for name in ("assets/0", "assets/1", INDEX)
+    ]
 
 
 @pytest.mark.parametrize("fault", [("read", 0), ("size", 1), ("read_into", 0), ("read_into", 7)])
@@ -168,8 +175,8 @@ def test_only_the_objects_asked_for(tmp_path: Path) -> None:
     it does not need."""
     store = new_store("posix", tmp_path)
     record = put(store)
-    change(store, f"{FOLDER}/big", None)
-    report = verify_checkpoint(store, record, objects=["small"])
+    change(store, f"{FOLDER}/assets/big", None)
+    report = verify_checkpoint(store, record, objects=["assets/small"])
     assert (report.verdict, report.size) == ("good", 3)
     assert verify_checkpoint(store, record, objects=["other"]).problems == (
         Problem(f"{FOLDER}/other", "damaged", "is not in the manifest"),
@@ -267,7 +274,7 @@ def test_what_a_mount_shows_late_is_waited_for(tmp_path: Path, clock: Clock, sto
     host wrote it a moment ago."""
     inner = new_store("posix", tmp_path)
     record = put_stock(inner) if stock else put(inner)
-    first, second = STOCK[:2] if stock else ("manifest.json", "/big")
+    first, second = STOCK[:2] if stock else ("manifest.json", "/assets/big")
     late = {second: clock.now + 30.0} if stock and short else {first: clock.now + 5.0, second: clock.now + 30.0}
     store = LaggingStore(inner.url, clock, late, short=short)
     assert verify_checkpoint(store, record).verdict == "absent", "nobody has said that it is to wait"
@@ -280,9 +287,9 @@ def test_only_what_is_late_is_looked_at_again(tmp_path: Path, clock: Clock) -> N
     """Only late objects are read again. Guards against reading a hundred gigabytes again and again for one
     small file."""
     record = put(new_store("posix", tmp_path))
-    store = LaggingStore(new_store("posix", tmp_path).url, clock, {"/small": clock.now + 20.0})
+    store = LaggingStore(new_store("posix", tmp_path).url, clock, {"/assets/small": clock.now + 20.0})
     assert verify_checkpoint(store, record, wait=Wait(), threads=1).verdict == "good"
-    once = [f"{FOLDER}/{name}" for name in CONTENTS if name not in ("small", "empty", INDEX)]
+    once = [f"{FOLDER}/{name}" for name in CONTENTS if name not in ("assets/small", "assets/empty", INDEX)]
     parts = {name: store.looked.count(name) for name in once}
     store.looked.clear()
     verify_checkpoint(store, record, threads=1)
@@ -294,20 +301,20 @@ def test_what_never_comes_is_absent(tmp_path: Path, clock: Clock, caplog: pytest
     it damage that somebody has read."""
     store = new_store("posix", tmp_path)
     record = put(store)
-    change(store, f"{FOLDER}/small", None)
+    change(store, f"{FOLDER}/assets/small", None)
     report = verify_checkpoint(store, record, wait=Wait())
-    assert report.problems == (Problem(f"{FOLDER}/small", "absent", "is missing"),)
+    assert report.problems == (Problem(f"{FOLDER}/assets/small", "absent", "is missing"),)
     assert clock.now == pytest.approx(1000.0 + LAG)
     (told,) = caplog.messages
-    assert f"{store.url}/{FOLDER}/small is missing; waiting up to" in told
+    assert f"{store.url}/{FOLDER}/assets/small is missing; waiting up to" in told
 
 
 def test_nothing_is_waited_for_beside_damage(tmp_path: Path, clock: Clock) -> None:
     """If there is damage, nothing is waited for. Guards against a minute for a file that cannot change the verdict."""
     store = new_store("posix", tmp_path)
     record = put(store)
-    change(store, f"{FOLDER}/small", None)
-    change(store, f"{FOLDER}/big", CONTENTS["big"][:-1] + b"?")
+    change(store, f"{FOLDER}/assets/small", None)
+    change(store, f"{FOLDER}/assets/big", CONTENTS["assets/big"][:-1] + b"?")
     report = verify_checkpoint(store, record, wait=Wait())
     assert report.verdict == "damaged"
     assert [problem.kind for problem in report.problems] == ["damaged", "absent"]

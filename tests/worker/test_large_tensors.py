@@ -411,35 +411,6 @@ def test_what_is_not_read() -> None:
     assert make(records, {"zero": 799})._tensors["p"].keys() == {key("a")}
 
 
-def test_tensors_that_overlap() -> None:
-    """Overlapping tensors are left to TensorFlow. Guards against shared bytes that go to only one of them."""
-    records = [whole("a", 100, 0, 0), whole("b", 100, 0, 396), whole("c", 100, 1, 0)]
-    assert make(records)._tensors["p"].keys() == {key("c")}
-
-
-def test_one_range_of_two_tensors() -> None:
-    """A range that belongs to two tensors fills both or is left to TensorFlow. Guards against one of the two that is
-    never filled."""
-    halves = [((0, 100),), ((100, 100),)]
-    records = [whole("a", 100, 0, 0), header_record(key("b"), FLOAT, (200,), halves), whole("c", 100, 1, 0)]
-    records += [
-        slice_record(key("b"), FLOAT, box, shard=0, offset=400 * i, size=400, crc32c=0) for i, box in enumerate(halves)
-    ]
-    assert make(records)._tensors["p"].keys() == {key("c")}
-
-
-def test_one_range_in_two_shapes() -> None:
-    """Two tensors of the same bytes keep their shapes. Guards against a tensor with the shape of another one."""
-    other = full_record(key("b"), FLOAT, [10, 10], shard=0, offset=0, size=400, crc32c=0)
-    assert make([whole("a", 100, 0, 0), other])._tensors == {"p": {}}
-
-
-def test_a_small_tensor_within_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small tensor within a large one is read. Guards against TensorFlow reading it where nothing was written."""
-    monkeypatch.setattr(values, "LARGE", 80)
-    assert make([whole("a", 100, 0, 0), whole("b", 4, 0, 40)])._tensors == {"p": {}}
-
-
 def test_two_bundles_with_one_tensor() -> None:
     """A tensor in two bundles is read once and found under both keys. Guards against a worker-local value that is
     missing under the stock key."""

@@ -17,7 +17,7 @@ from holdfast_storage import kinds
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
-from holdfast_storage.layout import MANIFEST, Attempt, index_object, local_prefix, manifest_object, parse_prefix
+from holdfast_storage.layout import ASSETS, MANIFEST, Attempt, index_object, local_prefix, manifest_object, parse_prefix
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.spec import Check, Unexpected, fields, free, listed, load, mapped, maybe, one_of
 from holdfast_storage.store.base import Store
@@ -227,6 +227,6 @@ def _check_object(attempt: Attempt, each: dict[str, Any], world: list[str]) -> N
         case "local":
             right = task is not None and name.startswith(f"{local_prefix(attempt.folder, Task.parse(task))}.")
         case _:
-            right = True
+            right = each["name"].startswith(f"{ASSETS}/")
     if not right:
         raise Unexpected(f"is {each['name']!r}, and not that of {role} of {task or 'the coordinator'}", "name")

@@ -29,7 +29,8 @@ def with_foreign(store: Store, state: LogState) -> tuple[LogState, str]:
             f"{store.url}/{STATE_FILE} cannot be read, so what tf.train.CheckpointManager may have saved since "
             f"Holdfast last did is not seen: {error}"
         )
-    news = [record for record in _stock(store, file) if _is_news(state, record)]
+    known = {record.prefix: record.time for record in state.checkpoints}
+    news = [record for record in _stock(store, file) if _is_news(known.get(record.prefix), record.time)]
     found = tuple(record for record in news if _is_there(store, record))
     late = ""
     if file.is_of_manager and news and news[-1] not in found:
@@ -62,9 +63,9 @@ def _stock(store: Store, file: state_file.StateFile) -> list[CheckpointRecord]:
     return [state_file.stock_record(prefix, time) for prefix, time in listed.items() if prefix is not None]
 
 
-def _is_news(state: LogState, record: CheckpointRecord) -> bool:
-    known = state.find(record.prefix)
-    return known is None or record.time > known.time > 0.0  # which stands for a time that nobody knew
+def _is_news(known: float | None, time: float) -> bool:
+    """Tell by its times, in the log and in the file, whether a checkpoint has been saved since. 0: nobody knew it."""
+    return known is None or time > known > 0.0
 
 
 def _is_there(store: Store, record: CheckpointRecord) -> bool:

@@ -5,11 +5,10 @@ So what was read for the verification need not be read again, from files that wo
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,24 +40,21 @@ class Values:
 
     def __init__(self, bundles: Mapping[str, Bundle], sizes: Mapping[str, int] | None) -> None:
         """
-        bundles: the bundles by the prefix that TensorFlow gets.
+        bundles: the bundles by the prefix that TensorFlow gets. In each of them no two tensors share bytes.
         sizes: the bytes of all objects that will be read; None: as many as the tensors need.
         """
         stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
-        # An object in which tensors overlap is left to TensorFlow: no writer makes one, but an index may say so.
-        left = _overlapping({what for _, _, what in stored})
         places: dict[str, list[_Place]] = defaultdict(list)
         made: dict[_Stored, Any] = {}
         self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
         for prefix, key, what in stored:
             if not what.is_large or VALUE_SUFFIX not in key or not what.is_read(sizes):
                 continue
-            if left.isdisjoint(each.object for each in what.ranges):
-                if what not in made:
-                    made[what], memory = _empty(what)
-                    for each in what.ranges:
-                        places[each.object].append(_Place(each.begin, each.end, memory[each.at : each.at + each.size]))
-                self._tensors[prefix][key] = made[what]
+            if what not in made:
+                made[what], memory = _empty(what)
+                for each in what.ranges:
+                    places[each.object].append(_Place(each.begin, each.end, memory[each.at : each.at + each.size]))
+            self._tensors[prefix][key] = made[what]
         self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
@@ -172,19 +168,6 @@ def _stored(bundle: Bundle) -> Iterator[tuple[str, _Stored]]:
             at = -1 if start is None else start * _itemsize(entry.dtype)
             ranges.append(_Range(bundle.objects[piece.shard], piece.offset, piece.size, at))
         yield key, _Stored(entry.dtype, entry.shape, tuple(ranges))
-
-
-def _overlapping(found: Iterable[_Stored]) -> set[str]:
-    """Return the objects in which bytes belong to several of these tensors."""
-    by_object: dict[str, list[_Range]] = defaultdict(list)
-    for each in itertools.chain.from_iterable(what.ranges for what in found):
-        if each.size:
-            by_object[each.object].append(each)
-    return {
-        name
-        for name, ranges in by_object.items()
-        if any(b.begin < a.end for a, b in itertools.pairwise(sorted(ranges, key=lambda each: each.begin)))
-    }
 
 
 def _itemsize(number: int) -> int:
