@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from typing import TypeVar
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, chief_of
-from holdfast_storage.errors import Kind
+from holdfast_storage.errors import InvalidRequest, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
@@ -17,12 +18,23 @@ from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
 from .core.membership import POLL
-from .core.messages import Answer, Caller, Joined, RequestId, SaveReport, Waiting
+from .core.messages import Answer, Caller, Joined, RequestId, Waiting
 from .door import ADMITTED
-from .driver import Driver, Refused
-from .finalize import Payload
+from .driver import Driver, Notices, Refused
+from .reports import received
 from .served_runs import ServedRuns
 from .status import status
+
+FIRST_WORD = 10.0
+"""Seconds within which a stream says who calls."""
+
+BEATS_APART = 0.02
+"""Seconds between two heartbeats of a stream that are listened to."""
+
+REPORT_WITHIN = 120.0
+"""Seconds within which a report has been sent."""
+
+T = TypeVar("T")
 
 
 class Calls:
@@ -45,63 +57,66 @@ class Calls:
         if cluster is None:
             return pb.JoinReply(coordinator=self._runs.leader.id, cluster_wanted=True)
         caller = wire.caller(request.caller)
+        is_chief = caller.task == chief_of(cluster)
         if caller.generation:
             answer = await self._rejoin(run, request, caller, cluster)
         else:
             fresh = secrets.token_hex(4)
             answer = await run.ask(
-                lambda r: ev.Join(r, caller.task, caller.incarnation, cluster, fresh, request.timeout_s)
+                caller, lambda r: ev.Join(r, caller.task, caller.incarnation, cluster, fresh, request.timeout_s)
             )
-        is_chief = caller.task == chief_of(cluster)
-        if isinstance(answer, Joined) and not is_chief:
-            end = time.monotonic() + POLL
-            while (chief := run.machine.awaited_chief(answer.generation)) and time.monotonic() < end:
-                await run.await_chief(end - time.monotonic())
-            if chief:
-                answer = Waiting((chief,))
+            if isinstance(answer, Joined) and not is_chief:
+                answer = await self._after_its_chief(run, answer)
         return wire.join_reply(answer, self._runs.leader.id, to_chief=is_chief)
+
+    async def _after_its_chief(self, run: Driver, answer: Joined) -> Answer:
+        end = time.monotonic() + POLL
+        while (chief := run.machine.awaited_chief(answer.generation)) and time.monotonic() < end:
+            await run.await_chief(end - time.monotonic())
+        return Waiting((chief,)) if chief else answer
 
     async def _rejoin(self, run: Driver, request: pb.JoinRequest, caller: Caller, cluster: Cluster) -> Answer:
         checks.check_members(request, cluster)
         members = wire.members(request.members)
-        known = members, request.fork_point, request.restored, request.restores
-        answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
+
+        def event(r: RequestId) -> ev.Event:
+            return ev.Rejoin(r, caller, cluster, members, request.fork_point, request.restored, request.restores)
+
+        answer = await run.ask(caller, event)
         if members:
             run.chief_came()
         elif isinstance(answer, Waiting):
             if not run.machine.knows(caller):
                 await run.await_chief(POLL)
-            answer = await run.ask(lambda r: ev.Rejoin(r, caller, cluster, *known))
+            answer = await run.ask(caller, event)
         return answer
 
     async def attend(self, beats: AsyncIterable[pb.Heartbeat]) -> AsyncGenerator[pb.Notice, None]:
         """Keep a worker present from its first heartbeat until the stream ends, and yield notices for it."""
         iterator = aiter(beats)
-        first = await anext(iterator, None)
+        first = await _within(FIRST_WORD, anext(iterator, None))
         if first is None:
             return
         checks.check_caller(first.caller)
-        run = self._run(first.caller)
-        caller = wire.caller(first.caller)
-        if run.machine.awaits(caller):
-            raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
-        notices: asyncio.Queue[pb.Notice | None] = asyncio.Queue()
+        run, caller = self._known(first.caller), wire.caller(first.caller)
+        notices: Notices = asyncio.Queue()
 
         async def listen() -> None:
             try:
                 async for beat in iterator:
                     run.tell(wire.heartbeat(caller, beat))
+                    await asyncio.sleep(BEATS_APART)  # whatever comes faster waits in the stream, or at the sender
             finally:
                 notices.put_nowait(None)
 
-        with run.attended(caller, lambda notify: notices.put_nowait(_notice(notify))):
+        with run.attended(caller, notices):
             run.tell(wire.heartbeat(caller, first))
             if run.machine.is_chief(caller):
                 run.chief_came()
             listener = asyncio.create_task(listen())
             try:
-                while (notice := await notices.get()) is not None:
-                    yield notice
+                while (notify := await notices.get()) is not None:
+                    yield _notice(notify)
             finally:
                 listener.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
@@ -113,23 +128,12 @@ class Calls:
         return wire.vote_reply(answer)
 
     async def report(self, chunks: AsyncIterable[pb.ReportChunk]) -> pb.SaveOutcome:
-        head, payload = pb.ReportHead(), Payload(0)
-        async for chunk in chunks:
-            if chunk.HasField("head"):
-                head = chunk.head
-            payload.objects.extend(chunk.objects)
-            payload.entries.extend(chunk.entries)
-        payload.num_shards, payload.description = head.num_shards, head.description_json
-        checks.check_report(head, payload.objects)
-        report = SaveReport(
-            head.step,
-            head.checkpoint_name,
-            tuple(head.worker_local),
-            payload,
-            head.timeout_s,
-            wire.retention(head.retention),
-        )
-        answer = await self._ask(head.caller, lambda r, caller: ev.Reported(r, caller, head.ordinal, report))
+        iterator = aiter(chunks)
+        first = await _within(FIRST_WORD, anext(iterator, pb.ReportChunk()))
+        checks.check_report(head := first.head)
+        with self._known(head.caller).holding(head.bytes):
+            report = wire.report(head, await _within(REPORT_WITHIN, received(first, iterator)))
+            answer = await self._ask(head.caller, lambda r, caller: ev.Reported(r, caller, head.ordinal, report))
         return wire.outcome_message(answer)
 
     async def fail(self, request: pb.FailRequest) -> pb.SaveOutcome:
@@ -140,13 +144,7 @@ class Calls:
 
     async def restore(self, request: pb.RestoreRequest) -> pb.RestoreReply:
         checks.check_restore(request)
-        q = request
-        answer = await self._ask(
-            q.caller,
-            lambda r, caller: ev.Restore(
-                r, caller, q.ordinal, q.target, q.prefix, q.verdict, q.reason, q.timeout_s, q.entries
-            ),
-        )
+        answer = await self._ask(request.caller, lambda r, caller: wire.restore(r, caller, request))
         return wire.restore_reply(answer)
 
     async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
@@ -162,7 +160,14 @@ class Calls:
     async def _ask(self, caller: pb.Caller, event: Callable[[RequestId, Caller], ev.Event]) -> Answer:
         """Hand the machine of the caller's run a call, and wait for its answer."""
         run, who = self._run(caller), wire.caller(caller)
-        return await run.ask(lambda request: event(request, who))
+        return await run.ask(who, lambda request: event(request, who))
+
+    def _known(self, caller: pb.Caller) -> Driver:
+        """Return the driver of the run of a caller whose calls count there."""
+        run = self._run(caller)
+        if run.machine.awaits(wire.caller(caller)):
+            raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"generation {caller.generation} is not known here"))
+        return run
 
     def _run(self, caller: pb.Caller) -> Driver:
         """Return the driver of the caller's run. Only a join opens a run."""
@@ -183,6 +188,17 @@ class Calls:
         if request.reason_only:
             told.ClearField("run")
         return told
+
+
+async def _within(seconds: float, awaited: Awaitable[T]) -> T:
+    task = asyncio.ensure_future(awaited)
+    try:
+        # Not `wait_for`, which may swallow a cancellation before Python 3.12.
+        if not (await asyncio.wait([task], timeout=seconds))[0]:
+            raise InvalidRequest(f"a call did not go on within {seconds:.0f} s")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def _notice(notify: fx.Notify) -> pb.Notice:

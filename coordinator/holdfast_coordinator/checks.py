@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from holdfast_protos.conventions import LARGEST_CLUSTER, LONGEST_WAIT
+from holdfast_protos.conventions import (
+    LARGEST_CLUSTER,
+    LARGEST_REPORT,
+    LONGEST_WAIT,
+    MOST_ENTRIES,
+    MOST_OBJECTS,
+    MOST_TENSORS,
+)
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, Task, chief_of, digest, tasks_of
 from holdfast_storage.errors import InvalidRequest
@@ -17,6 +24,7 @@ from holdfast_storage.layout import MANIFEST, check_checkpoint_name, check_relat
 
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256
+_LONGEST_URL = 4_096
 _DIGEST_SIZE = 32
 _ROLES = ("data", "local", "asset")
 _VERDICTS = ("good", "damaged", "absent", "missing", "unreadable")
@@ -41,8 +49,10 @@ def check_members(request: pb.JoinRequest, cluster: Cluster) -> None:
         if request.members:
             raise _wrong(who, "members", "are named by a worker that is not the chief")
         return
+    if len(request.members) > LARGEST_CLUSTER:
+        raise _wrong(who, "members", f"are {len(request.members):,}")
     members = [(_task(m.task), m.incarnation) for m in request.members]
-    if sorted(task for task, _ in members) != sorted(tasks_of(cluster)):
+    if sorted(task for task, _ in members) != list(tasks_of(cluster)):
         raise _wrong(who, "members", "are not the tasks of its cluster")
     if (Task.parse(who), request.caller.incarnation) not in members:
         raise _wrong(who, "members", "do not hold this very process")
@@ -50,21 +60,38 @@ def check_members(request: pb.JoinRequest, cluster: Cluster) -> None:
 
 def check_vote(request: pb.VoteRequest) -> None:
     who = _check_save(request)
+    if len(request.guarded) > MOST_TENSORS or len(request.crcs) > 4 * MOST_TENSORS:
+        raise _wrong(who, "crcs", f"are of more than {MOST_TENSORS:,} tensors")
+    _check_length(who, "spec_digest", request.spec_digest)
     if request.on_divergence not in _DIVERGENCE:
         raise _wrong(who, "on_divergence", f"is {request.on_divergence!r}: it must be one of {', '.join(_DIVERGENCE)}")
 
 
-def check_report(head: pb.ReportHead, objects: Iterable[pb.StoredObject]) -> None:
+def check_report(head: pb.ReportHead) -> None:
+    """Check the first message of a report, which says how much follows."""
     who = _check_save(head)
+    for field, count, most in (
+        ("objects", head.objects, MOST_OBJECTS),
+        ("entries", head.entries, MOST_ENTRIES),
+        ("bytes", head.bytes, LARGEST_REPORT),
+    ):
+        if not 0 <= count <= most:
+            raise _wrong(who, field, f"says that {count:,} follow, of {most:,} that are possible")
     if head.num_shards < 1:
         raise _wrong(who, "num_shards", f"is {head.num_shards}")
+    if len(head.worker_local) > MOST_TENSORS:
+        raise _wrong(who, "worker_local", f"holds {len(head.worker_local):,} positions")
     if any(position < 0 for position in head.worker_local):
         raise _wrong(who, "worker_local", "holds a negative position")
+
+
+def check_objects(who: str, objects: Iterable[pb.StoredObject]) -> None:
     for each in objects:
         try:
             check_relative(each.name)
         except ValueError as error:
             raise _wrong(who, "objects", f"holds a name that cannot be: {error}") from error
+        _check_length(who, "objects", each.name)
         if each.name == MANIFEST or each.role not in _ROLES or each.size < 0:
             raise _wrong(who, "objects", f"holds {each.name!r} of {each.size} bytes as {each.role!r}")
 
@@ -77,6 +104,8 @@ def check_restore(request: pb.RestoreRequest) -> None:
     who = check_caller(request.caller)
     _check_ordinal(who, request.ordinal)
     _check_seconds(who, "timeout_s", request.timeout_s)
+    for field, text in (("target", request.target), ("prefix", request.prefix)):
+        _check_length(who, field, text, _LONGEST_URL)
     if request.prefix and request.verdict not in _VERDICTS:
         raise _wrong(who, "verdict", f"is {request.verdict!r}: it must be one of {', '.join(_VERDICTS)}")
 
@@ -88,6 +117,7 @@ def check_leave(request: pb.LeaveRequest) -> None:
 def check_caller(caller: pb.Caller) -> str:
     """Check the caller, and return the worker's name."""
     who = str(_task(caller.task))
+    _check_length(who, "run", caller.run, _LONGEST_URL)
     if not caller.run.startswith("/") and "://" not in caller.run:
         raise _wrong(who, "run", f"is {caller.run!r}: it must be an absolute path or a URL")
     if caller.generation and not _GENERATION.fullmatch(caller.generation):
@@ -98,8 +128,10 @@ def check_caller(caller: pb.Caller) -> str:
 
 
 def _task(name: str) -> Task:
+    if len(name) > _LONGEST_NAME:
+        raise InvalidRequest(f"somebody sent what no worker sends: a task of {len(name):,} characters", object="task")
     try:
-        return Task.parse(name[:_LONGEST_NAME])
+        return Task.parse(name)
     except ValueError as error:
         raise InvalidRequest(f"somebody sent what no worker sends: {error}", object="task") from error
 
@@ -128,6 +160,7 @@ def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
     _check_seconds(who, "timeout_s", message.timeout_s)
     if message.step < 0:
         raise _wrong(who, "step", f"is {message.step}")
+    _check_length(who, "checkpoint_name", message.checkpoint_name)
     try:
         check_checkpoint_name(message.checkpoint_name)
     except InvalidRequest as error:
@@ -146,6 +179,11 @@ def _check_ordinal(who: str, ordinal: int) -> None:
 def _check_seconds(who: str, field: str, value: float) -> None:
     if not 0 <= value <= LONGEST_WAIT:  # which NaN is not
         raise _wrong(who, field, f"is {value}: it must be from 0 to {LONGEST_WAIT:.0f}")
+
+
+def _check_length(who: str, field: str, text: str | bytes, most: int = _LONGEST_NAME) -> None:
+    if len(text) > most:
+        raise _wrong(who, field, f"holds {len(text):,} characters; at most {most:,} are possible")
 
 
 def _wrong(who: str, field: str, what: str) -> InvalidRequest:

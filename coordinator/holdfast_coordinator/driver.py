@@ -10,12 +10,13 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from holdfast_protos.client import Access, ask, is_of_another_host
+from holdfast_protos.conventions import LARGEST_REPORT
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, Kind
@@ -55,7 +56,18 @@ PUBLISH_FOR = 10.0
 """Seconds for which creating one log entry is tried before the machine is asked what to do."""
 
 
-Listener = Callable[[fx.Notify], None]
+Notices = asyncio.Queue["fx.Notify | None"]
+"""The notices for one stream of a worker; None: it ends."""
+
+AT_ONCE = 4
+"""The calls of one kind, and the streams, that a worker may have at once: the oldest of more gives way.
+
+A worker has one of each; the others are those whose connection is gone without the coordinator knowing it yet.
+"""
+
+LARGEST_REPORTS = 2 * LARGEST_REPORT
+"""The bytes of all reports of a run that are here at once."""
+
 T = TypeVar("T")
 
 CAUSE: ContextVar[str] = ContextVar("cause", default="")
@@ -98,8 +110,10 @@ class Driver:
         self._requests = itertools.count(1)
         self._events = itertools.count(1)
         self._waiting: dict[RequestId, asyncio.Future[Answer]] = {}
-        self._listeners: dict[Caller, list[Listener]] = {}
-        self._chief_came = asyncio.Event()
+        self._calls: dict[tuple[Caller, type], dict[RequestId, None]] = {}  # those that wait, the oldest first
+        self._listeners: dict[Caller, list[Notices]] = {}
+        self._reports = 0  # bytes
+        self._chief_came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._visitors = 0
         self.clusters = Clusters()
         self._effects: set[asyncio.Task[None]] = set()
@@ -108,19 +122,46 @@ class Driver:
         self._told = ""  # about what TensorFlow's own manager wrote
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
-    async def ask(self, build: Callable[[RequestId], ev.Event]) -> Answer:
-        """Hand the machine a call and wait for its answer. Raises Refused."""
+    async def ask(self, caller: Caller, build: Callable[[RequestId], ev.Event]) -> Answer:
+        """Hand the machine a worker's call and wait for its answer. Raises Refused."""
         request = next(self._requests)
+        event = build(request)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[request] = future
+        kind = caller, type(event)
+        calls = self._calls.setdefault(kind, {})
+        calls[request] = None
+        if len(calls) > AT_ONCE:
+            oldest = next(iter(calls))
+            del calls[oldest]
+            self._give_way(oldest)
         try:
-            self.tell(build(request))
+            self.tell(event)
             return await future
         except asyncio.CancelledError:
             self.tell(ev.Cancelled(request))
             raise
         finally:
             del self._waiting[request]
+            calls.pop(request, None)
+            if not calls and self._calls.get(kind) is calls:
+                del self._calls[kind]
+
+    def _give_way(self, request: RequestId) -> None:
+        self.tell(ev.Cancelled(request))
+        self._refuse(fx.Refuse(request, Failure(Kind.INVALID_REQUEST, f"newer calls than this one wait ({AT_ONCE})")))
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count a report's bytes for as long as it is here. Raises Refused if there are too many."""
+        if self._reports + size > LARGEST_REPORTS:
+            message = f"the reports of this run have more than {LARGEST_REPORTS:,} bytes"
+            raise Refused(Failure(Kind.SAVE_FAILED, message, phase="write"))
+        self._reports += size
+        try:
+            yield
+        finally:
+            self._reports -= size
 
     def tell(self, event: ev.Event) -> None:
         """Hand the machine an event from outside: the cause of all that follows from it."""
@@ -136,19 +177,21 @@ class Driver:
             self._EFFECTS[type(effect)](self, effect)
 
     @contextmanager
-    def attended(self, caller: Caller, listener: Listener) -> Iterator[None]:
-        """Tell the machine that a worker is there, and call `listener` with the notices for it.
+    def attended(self, caller: Caller, notices: Notices) -> Iterator[None]:
+        """Tell the machine that a worker is there, and put the notices for it into the queue.
 
         A worker that has lost its connection may come back on a new one before the old one is known to be dead. Each
-        connection has its own listener for as long as it lasts.
+        connection has its own queue for as long as it lasts.
         """
         listeners = self._listeners.setdefault(caller, [])
-        listeners.append(listener)
+        listeners.append(notices)
+        for oldest in listeners[:-AT_ONCE]:
+            oldest.put_nowait(None)
         try:
             self.tell(ev.Attached(caller))
             yield
         finally:
-            listeners.remove(listener)
+            listeners[:] = [each for each in listeners if each is not notices]
             if not listeners:
                 self._listeners.pop(caller, None)
             self.tell(ev.Detached(caller))
@@ -164,13 +207,12 @@ class Driver:
 
     def chief_came(self) -> None:
         """Let those go on who wait for the chief of a world."""
-        self._chief_came.set()
-        self._chief_came = asyncio.Event()
+        self._chief_came.set_result(None)
+        self._chief_came = asyncio.get_running_loop().create_future()
 
     async def await_chief(self, patience: float) -> None:
         """Wait for up to `patience` seconds until the chief of some world has come."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._chief_came.wait(), patience)
+        await asyncio.wait([self._chief_came], timeout=patience)
 
     async def settle(self, patience: float) -> None:
         """Wait for up to `patience` seconds until nothing is going on."""
@@ -218,8 +260,8 @@ class Driver:
             future.set_exception(Refused(effect.failure))
 
     def _notify(self, effect: fx.Notify) -> None:
-        for listener in self._listeners.get(effect.caller, ()):
-            listener(effect)
+        for notices in self._listeners.get(effect.caller, ()):
+            notices.put_nowait(effect)
 
     def _remark(self, effect: fx.Remark) -> None:
         log.warning("%s: %s", self._here, effect.text)

@@ -44,8 +44,6 @@ OPTIONS = [
     # All workers of a world vote at the same moment. From 1,000 calls on, gRPC would cancel some of them.
     ("grpc.server.max_pending_requests", LARGEST_CLUSTER),
     ("grpc.server.max_pending_requests_hard_limit", LARGEST_CLUSTER),
-    # Nothing is inflated: a few bytes on the wire would become gigabytes.
-    ("grpc.compression_enabled_algorithms_bitset", 1),
     # Who connects and says nothing, or has nothing to ask, is let go.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 30_000),

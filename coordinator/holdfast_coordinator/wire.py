@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from holdfast_protos.conventions import LONGEST_REASON
+from holdfast_protos.conventions import LARGEST_SPECS, LONGEST_REASON, MOST_SPECS
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import LISTED, Cluster, Task
-from holdfast_storage.errors import Kind
+from holdfast_storage.errors import InvalidRequest, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
@@ -17,6 +18,10 @@ from .core import events as ev
 from .core import messages as v
 
 LONGEST_PHASE = 32
+LONGEST_OBJECT = 4_096
+
+LONGEST_VERDICT = 12_000
+"""The characters of a worker's reason for its verdict on a checkpoint. An error tells those of several workers."""
 
 STATUS_OF_KIND = {
     Kind.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -45,13 +50,20 @@ def members(message: Iterable[pb.Member]) -> tuple[tuple[Task, str], ...]:
 def failure(message: pb.Failure) -> Failure:
     """Decode the failure of a worker's part, without what only the coordinator can know."""
     kind = Kind.STORAGE if message.kind == Kind.STORAGE.value else Kind.SAVE_FAILED
-    return Failure(kind, message.message[:LONGEST_REASON], message.phase, object=message.object)
+    object_ = message.object[:LONGEST_OBJECT]
+    return Failure(kind, message.message[:LONGEST_REASON], message.phase[:LONGEST_PHASE], object=object_)
 
 
 def heartbeat(caller: v.Caller, message: pb.Heartbeat) -> ev.Heartbeat:
     """Decode a heartbeat, which is only shown to people. The caller is the stream's, not the message's."""
     step, done, total = (max(0, number) for number in (message.step, message.bytes_done, message.bytes_total))
     return ev.Heartbeat(caller, message.phase[:LONGEST_PHASE], step, done, total)
+
+
+def restore(request: v.RequestId, caller: v.Caller, message: pb.RestoreRequest) -> ev.Restore:
+    m = message
+    reason = m.reason[:LONGEST_VERDICT]
+    return ev.Restore(request, caller, m.ordinal, m.target, m.prefix, m.verdict, reason, m.timeout_s, m.entries)
 
 
 def retention(message: pb.Retention) -> v.RetentionPolicy:
@@ -72,14 +84,32 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
         takeover=message.takeover,
         timeout=message.timeout_s,
         retention=retention(message.retention),
-        specs=tuple(v.TensorSpec(s.key, s.dtype, tuple(s.shape)) for s in message.specs),
+        specs=specs(message.specs),
     )
+
+
+def specs(message: bytes) -> tuple[v.TensorSpec, ...]:
+    """Decode the specs of a vote. Raises InvalidRequest."""
+    if len(message) > LARGEST_SPECS:
+        raise InvalidRequest(f"the specs of a vote have {len(message):,} bytes; at most {LARGEST_SPECS:,} are possible")
+    try:
+        found = pb.TensorSpecs.FromString(message).specs
+    except DecodeError as error:
+        raise InvalidRequest(f"the specs of a vote cannot be decoded: {error}") from error
+    if len(found) > MOST_SPECS:
+        raise InvalidRequest(f"a vote has {len(found):,} specs; at most {MOST_SPECS:,} are possible")
+    return tuple(v.TensorSpec(s.key, s.dtype, tuple(s.shape)) for s in found)
+
+
+def report(head: pb.ReportHead, payload: object) -> v.SaveReport:
+    terms = head.timeout_s, retention(head.retention)
+    return v.SaveReport(head.step, head.checkpoint_name, tuple(head.worker_local), payload, *terms)
 
 
 def vote_reply(answer: v.Answer) -> pb.VoteReply:
     match answer:
         case v.Go(worker_local, warned, log_entry):
-            divergences = [pb.Divergence(position=d.position, tasks=map(str, d.tasks)) for d in warned]
+            divergences = [pb.Divergence(position=d.position, tasks=map(str, d.tasks[:LISTED])) for d in warned]
             return pb.VoteReply(go=pb.VoteReply.Go(worker_local=worker_local, warned=divergences, log_entry=log_entry))
         case v.SpecsWanted():
             return pb.VoteReply(specs_wanted=pb.VoteReply.SpecsWanted())

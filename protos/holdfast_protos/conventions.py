@@ -20,12 +20,14 @@ SECRET_HEADER = "holdfast-secret-bin"
 UNIX = "unix:"
 """How the address of a socket begins that only this host's own user reaches. Any other is HOST:PORT."""
 
-LARGEST_MESSAGE = 256 << 20
-"""The largest message in bytes. A vote has four for every tensor."""
+LARGEST_MESSAGE = 16 << 20
+"""The largest message in bytes. The largest is the answer to a vote about a million tensors that all differ."""
 
 CONNECTION = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # A message that is small on the way and large in memory is refused before it is decompressed. 1: identity alone.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # A process that was stopped, or whose host has vanished, is noticed although nothing closes the connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -34,8 +36,29 @@ CONNECTION = (
 )
 """gRPC's settings of a connection, the same at both ends."""
 
+LARGEST_REQUEST = {"Join": 4 << 20, "Vote": 8 << 20, "Report": 4 << 20}
+"""The bytes of the largest request, or message of one, by method. It is refused before it is parsed, since two bytes on
+the wire may be an object of sixty."""
+
+LARGEST_OTHER_REQUEST = 1 << 20
+
 LARGEST_CLUSTER = 20_000
-"""The tasks of the largest cluster."""
+"""The tasks of the largest cluster. A description has some 30 bytes for each."""
+
+MOST_TENSORS = 1_000_000
+"""The tensors of the largest state. A vote has five bytes for each."""
+
+MOST_SPECS, LARGEST_SPECS = 20_000, 1 << 20
+"""The specs, and their bytes, that a vote may have."""
+
+REPORT_CHUNK = 1 << 20
+"""The bytes, with those of one more entry, of a report's message."""
+
+MOST_OBJECTS, MOST_ENTRIES, LARGEST_REPORT = 4_096, 2 * MOST_TENSORS, 256 << 20
+"""The objects, the index entries and the bytes of the largest report."""
+
+LARGEST_DESCRIPTION = 3 << 20
+"""The bytes of the chief's description of a save, in which metadata and metrics are."""
 
 LARGEST_TRAILER = 1 << 20
 """The bytes that a worker accepts as trailing metadata."""

@@ -126,10 +126,19 @@ def test_specs_are_asked_for_when_they_differ() -> None:
     assert judge({CHIEF: ballot(1, 2, 3), ONE: ballot(1, 2, 3), **other}) == NeedSpecs((CHIEF, TWO))
 
 
-def specs(mine: tuple[TensorSpec, ...], theirs: tuple[TensorSpec, ...]) -> Failure:
-    return failure(
-        judge({CHIEF: ballot(1, 2, 3, specs=mine), ONE: ballot(1, 2, 3, spec_digest=b"b", specs=theirs)}),
-    )
+def specs(mine: tuple[TensorSpec, ...], theirs: tuple[TensorSpec, ...], tensors: int = 0) -> Failure:
+    def each(specs: tuple[TensorSpec, ...]) -> Ballot:
+        return ballot(guarded=b"\1" * (tensors or len(specs)), specs=specs)
+
+    return failure(judge({CHIEF: each(mine), ONE: replace(each(theirs), spec_digest=b"b")}))
+
+
+def test_a_difference_beyond_the_specs_that_were_sent() -> None:
+    """A vote has the specs of the first tensors. Guards against a tensor that is called missing because it was not
+    sent."""
+    a, b, c = (TensorSpec(key, 1, (2, 3)) for key in "abc")
+    assert "somewhere after 'b'" in specs((a, b, c), (a, b), tensors=5).message
+    assert "'a' of shape" in specs((a, b, c), (replace(a, dtype=14), b), tensors=5).message
 
 
 def test_the_first_difference_is_named() -> None:

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 import holdfast_coordinator.driver
 import holdfast_coordinator.server
 import holdfast_storage.lag
+from holdfast.saving.report import report_chunks as made_report
 from holdfast_coordinator.calls import Calls
 from holdfast_coordinator.door import ADMITTED, Admitted
 from holdfast_coordinator.driver import Refused
@@ -43,6 +44,7 @@ from holdfast_storage.store import open_store
 from support.coordinators import Coordinator
 from support.joining import join_request
 from support.light_worker import LightWorker, all_join, cluster_of, outcomes
+from support.reporting import counted
 
 EXAMPLES = settings(
     max_examples=150,
@@ -194,7 +196,7 @@ def vote_request(caller: pb.Caller) -> pb.VoteRequest:
         on_divergence="refuse",
         timeout_s=60.0,
         retention=pb.Retention(max_to_keep=2, keep_every_n_hours=1.0),
-        specs=[pb.TensorSpec(key="key", dtype=1, shape=[2, 3])],
+        specs=pb.TensorSpecs(specs=[pb.TensorSpec(key="key", dtype=1, shape=[2, 3])]).SerializeToString(),
     )
 
 
@@ -218,10 +220,8 @@ def report_chunks(caller: pb.Caller) -> list[pb.ReportChunk]:
         description_json=json.dumps(DESCRIPTION),
     )
     key, entry = full_record("key", 1, (1,), shard=0, offset=0, size=4, crc32c=mask(crc32c(b"data")))
-    return [
-        pb.ReportChunk(head=head, objects=[pb.StoredObject(name=name, size=4, crc32c=crc32c(b"data"), role="data")]),
-        pb.ReportChunk(entries=[pb.IndexEntry(key=key, record=entry.SerializeToString())]),
-    ]
+    stored = pb.StoredObject(name=name, size=4, crc32c=crc32c(b"data"), role="data")
+    return made_report(head, [stored], [pb.IndexEntry(key=key, record=entry.SerializeToString())])
 
 
 def fail_request(caller: pb.Caller) -> pb.FailRequest:
@@ -320,6 +320,8 @@ def test_votes_reports_and_failures(beside: Beside, data: st.DataObject) -> None
     wrong = data.draw(st.sampled_from([vote, fail, *chunks]))
     # What is wrong with the caller is another test.
     mutate(data.draw, wrong, data.draw(TIMES), sparing=["caller"])
+    if wrong is chunks[1]:
+        counted(chunks)
     calls = [
         lambda: beside.calls.vote(vote),
         lambda: beside.calls.report(each(chunks)),
@@ -476,7 +478,7 @@ def test_an_entry_beyond_the_end_of_its_shard(beside: Beside) -> None:
     chunks = report_chunks(caller)
     _, entry = full_record("key", 1, (1,), shard=0, offset=1, size=4, crc32c=mask(crc32c(b"data")))
     chunks[1].entries[0].record = entry.SerializeToString()
-    outcome = beside.call(beside.calls.report(each(chunks)))
+    outcome = beside.call(beside.calls.report(each(counted(chunks))))
     assert isinstance(outcome, pb.SaveOutcome)
     assert "key lies beyond the end of its shard" in outcome.failure.message
 

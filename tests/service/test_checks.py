@@ -78,7 +78,7 @@ def beat() -> pb.Heartbeat:
 CHECKS: dict[str, Any] = {
     "join": (join, check_join),
     "vote": (vote, checks.check_vote),
-    "report": (head, lambda head: checks.check_report(head, [])),
+    "report": (head, checks.check_report),
     "fail": (fail, checks.check_fail),
     "restore": (restore, checks.check_restore),
     "await_upkeep": (await_upkeep, lambda request: checks.check_caller(request.caller)),
@@ -162,7 +162,7 @@ def test_what_no_worker_sends(call: str, field: str, value: object) -> None:
 def test_objects_that_are_none(name: str, role: str, size: int) -> None:
     """Impossible objects are refused. Guards against a manifest that lists what is elsewhere, or itself."""
     with pytest.raises(InvalidRequest, match=r"worker-1 .* objects holds"):
-        checks.check_report(head(), [pb.StoredObject(name=name, role=role, size=size)])
+        checks.check_objects("worker-1", [pb.StoredObject(name=name, role=role, size=size)])
 
 
 def test_members_that_are_not_the_cluster() -> None:
@@ -202,4 +202,4 @@ def test_a_negative_position() -> None:
     message = head()
     message.worker_local.append(-1)
     with pytest.raises(InvalidRequest, match="worker_local holds a negative position"):
-        checks.check_report(message, [])
+        checks.check_report(message)

@@ -18,6 +18,7 @@ from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator
 from support.light_worker import World, all_join, committed, outcomes
+from support.reporting import counted
 
 ME = Task("worker", 1)
 FLOAT, STRING = 1, 7
@@ -111,12 +112,12 @@ def _without_entries(chunks: list[pb.ReportChunk]) -> None:
 
 
 def _of_the_chief(chunks: list[pb.ReportChunk]) -> None:
-    chunks[0].objects[0].name = "ckpt-2.data-00000-of-00002"
+    chunks[1].objects[0].name = "ckpt-2.data-00000-of-00002"
 
 
 def _in_the_chiefs(chunks: list[pb.ReportChunk]) -> None:
     key, entry = whole("model/small-0", shard=0)
-    chunks[0].entries.add(key=key, record=entry.SerializeToString())
+    chunks[1].entries.add(key=key, record=entry.SerializeToString())
 
 
 @pytest.mark.parametrize("lie", [_without_entries, _of_the_chief, _in_the_chiefs])
@@ -138,7 +139,7 @@ def test_a_false_report_commits_nothing(
         chunks = report(self, *arguments)
         if self.session.this_task.task == ME:
             lie(chunks)
-        return chunks
+        return counted(chunks)
 
     with monkeypatch.context() as patch:
         patch.setattr(Save, "_report", lying)

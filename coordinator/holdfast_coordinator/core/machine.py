@@ -166,6 +166,16 @@ class Machine:
             self._leading.meet(e.taken_by)
         self.ledger.was_appended(e)
 
+    def _cancelled(self, e: ev.Cancelled) -> None:
+        """Forget a call: what it said stands, and nobody waits for its answer any more."""
+        self._joining.cancelled(e)
+        for world in self._run.worlds.values():
+            waiting: list[dict[int, Any]] = [world.lingering, *(round_.waiting for round_ in world.rounds.values())]
+            if world.attempt:
+                waiting += [world.attempt.voters, world.attempt.reporters]
+            for calls in waiting:
+                calls.pop(e.request, None)
+
     def _probed(self, e: ev.Probed) -> None:
         for wait in self._leading.probed(e):
             if isinstance(wait, Seek):
@@ -202,7 +212,7 @@ class Machine:
     _HANDLERS: ClassVar[dict[type, Callable[[Machine, Any], None]]] = {
         ev.Join: lambda m, e: m._joining.join(e),
         ev.Rejoin: lambda m, e: m._joining.rejoin(e),
-        ev.Cancelled: lambda m, e: m._joining.cancelled(e),
+        ev.Cancelled: _cancelled,
         ev.Attached: lambda m, e: m._attendance.attached(e),
         ev.Heartbeat: lambda m, e: m._attendance.heartbeat(e),
         ev.Detached: lambda m, e: m._attendance.detached(e),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from holdfast_storage.cluster import Task, names
+from holdfast_storage.cluster import LISTED, Task, names
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, LogState
@@ -170,7 +170,7 @@ class RestoreRound:
         return tuple(task for task in self.members if self.verdicts.get(task, ("", ""))[0] in verdicts)
 
     def _reasons(self, tasks: tuple[Task, ...]) -> str:
-        return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks)
+        return "; ".join(f"{task}: {self.verdicts[task][1]}" for task in tasks[:LISTED])
 
     def _pass_over(self, why: str) -> Decision:
         assert self.candidates is not None

@@ -69,14 +69,20 @@ def _ahead(ballots: Mapping[Task, Ballot]) -> tuple[Task, ...]:
 def _first_difference(chief: Task, other: Task, ballots: Mapping[Task, Ballot]) -> Failure:
     mine = {spec.key: spec for spec in ballots[chief].specs}
     theirs = {spec.key: spec for spec in ballots[other].specs}
-    key = min((k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)), default="")
-    if key not in theirs:
+    # A vote has the specs of the first tensors only. Nothing is known of a key after the last one of those.
+    cut = [b.specs[-1].key for b in (ballots[chief], ballots[other]) if len(b.specs) < len(b.guarded)]
+    last = min(cut, default=None)
+    keys = (k for k in mine.keys() | theirs.keys() if last is None or k <= last)
+    key = min((k for k in keys if mine.get(k) != theirs.get(k)), default="")
+    if not key and last is not None:
+        what = f"somewhere after {last!r}"
+    elif key not in theirs:
         what = f"{key!r}, which {other} does not have"
     elif key not in mine:
         what = f"{key!r}, which {chief} does not have"
     else:
         what = f"{_shape(mine[key])} on {chief} and {_shape(theirs[key])} on {other}"
-    if not key:
+    if not key and last is None:
         what = "which of them must be equal on all workers (trainable variables and optimizer state)"
     return Failure(
         Kind.INVALID_REQUEST,

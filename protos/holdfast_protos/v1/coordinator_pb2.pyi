@@ -413,6 +413,26 @@ class Notice(_message.Message):
 Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
+class TensorSpecs(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPECS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]: ...
+    def __init__(
+        self,
+        *,
+        specs: _abc.Iterable[Global___TensorSpec] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["specs", b"specs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorSpecs: _TypeAlias = TensorSpecs  # noqa: Y015
+
+@_typing.final
 class TensorSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -495,14 +515,12 @@ class VoteRequest(_message.Message):
     on_divergence: _builtins.str
     takeover: _builtins.bool
     timeout_s: _builtins.float
+    specs: _builtins.bytes
+    """only when asked for: TensorSpecs of the first tensors, as many as a vote may have"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
     def retention(self) -> Global___Retention: ...
-    @_builtins.property
-    def specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """only when asked for"""
-
     def __init__(
         self,
         *,
@@ -517,7 +535,7 @@ class VoteRequest(_message.Message):
         takeover: _builtins.bool = ...,
         timeout_s: _builtins.float = ...,
         retention: Global___Retention | None = ...,
-        specs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        specs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -686,7 +704,7 @@ class ReportChunk(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> Global___ReportHead:
-        """only in the first chunk"""
+        """in the first chunk, which has nothing else"""
 
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredObject]: ...
@@ -734,7 +752,7 @@ class ReportHead(_message.Message):
     """in all chunks together, as the next two"""
     entries: _builtins.int
     bytes: _builtins.int
-    """of all chunks but this head"""
+    """of all chunks but the first"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property

@@ -18,6 +18,7 @@ from holdfast.saving.digest import pack, spec_digest, tensor_crcs
 from holdfast.saving.outcome import Claim, failed, in_doubt
 from holdfast.saving.plan import Plan, plan
 from holdfast.saving.provenance import git_commit, versions
+from holdfast.saving.report import check_votable, first_specs, report_chunks
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast.session.answers import Disbelieved
@@ -42,9 +43,6 @@ log = logger("holdfast")
 
 SLACK = 30.0
 """Seconds for which a worker waits for the coordinator's answer after a save's deadline."""
-
-CHUNK_ENTRIES = 5_000
-"""The number of index entries in one message of a report."""
 
 LETS_GO_WITHIN = 5.0
 """Seconds for which a save that is over may still wait for its storage before its thread is left behind."""
@@ -217,6 +215,7 @@ class Save:
 
     def _voted_and_written(self, snapshot: Snapshot) -> pb.SaveOutcome | list[pb.ReportChunk]:
         """Return the report, or the outcome if the vote has decided it."""
+        check_votable(len(snapshot.tensors))
         self.session.progress("digest", self.step)
         if self.terms.require_finite:
             _check_finite(snapshot)
@@ -254,7 +253,7 @@ class Save:
         )
         reply = self.session.vote(request, self.terms.save_timeout + SLACK)
         if reply.HasField("specs_wanted"):
-            request.specs.extend(pb.TensorSpec(key=s.key, dtype=s.dtype, shape=s.shape) for s in snapshot.specs)
+            request.specs = first_specs(snapshot.specs)
             reply = self.session.vote(request, self.terms.save_timeout + SLACK)
         return reply
 
@@ -305,14 +304,8 @@ class Save:
         )
         if self.session.this_task.is_chief:
             head.description_json = self._description(local_keys)
-        chunks = [pb.ReportChunk(head=head, objects=written.objects)]
-        for start in range(0, len(written.entries), CHUNK_ENTRIES):
-            entries = [
-                pb.IndexEntry(key=key, record=entry.SerializeToString())
-                for key, entry in written.entries[start : start + CHUNK_ENTRIES]
-            ]
-            chunks.append(pb.ReportChunk(entries=entries))
-        return chunks
+        entries = (pb.IndexEntry(key=key, record=entry.SerializeToString()) for key, entry in written.entries)
+        return report_chunks(head, written.objects, entries)
 
     def _description(self, local_keys: list[str]) -> str:
         return json.dumps(
