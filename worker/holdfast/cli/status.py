@@ -25,7 +25,8 @@ def command(target: str, as_json: bool) -> None:
     """Show what each worker is doing and whom a save waits for.
 
     For RUN, the command looks for the coordinator at the addresses in HOLDFAST_COORDINATOR, the run's hint and its
-    log. If none answers, it shows what the log says. For HOST:PORT, it shows all runs of the coordinator there.
+    log. If none answers, it shows what the log says. For HOST:PORT, it shows all runs of the coordinator there, to who
+    may see them all.
 
     Exit status 1, with a line for each finding: a worker that is lost, silent or stuck, or has not joined for a
     minute; a save that is overdue; a last save that failed; a damaged checkpoint; a process at the coordinator's
