@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from holdfast.restoring.staging import stage
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.this_task import ThisTask, parse_tf_config
 from holdfast_protos.v1.bundle_pb2 import BundleEntry, BundleHeader, TensorShape, TensorSlice
@@ -32,9 +34,10 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.log.entries import Records, decode, decode_page, encode, encode_page, page_name
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
-from holdfast_storage.run_directory import import_state
+from holdfast_storage.run_directory import import_state, read_run
 from holdfast_storage.stock import state_file
 from holdfast_storage.store import Store, open_store
+from support.hostile import WORKER, write_run
 
 EXAMPLES = settings(max_examples=300)
 SECONDS = 5.0  # far more than any of them takes, on a machine that is shared
@@ -385,6 +388,52 @@ def test_entries_are_sealed_here_as_there() -> None:
     """Entries are sealed here as in the product. Guards against a change of the format after which the test above sees
     only wrong checksums."""
     assert sealed_entry(INNER) == ENTRY
+
+
+# -- a worker, and the coordinator as the second reader --
+
+
+NUMBERS = st.sampled_from([-1, 0, 1, 3, 4, 7, 16, 20, 21, 2**31 - 1, 2**40, 2**62, 2**63 - 1])
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_two_readers_agree(data: st.DataObject) -> None:
+    """A worker and the coordinator find the same in a checkpoint, whatever is changed in its manifest or its index.
+    Guards against a restore that ends in an error for ever, since one of the two finds good what the other cannot
+    read."""
+
+    def other_manifest(fields: dict[str, object]) -> dict[str, object]:
+        return data.draw(changed(json.dumps(fields))) if data.draw(st.booleans()) else fields  # type: ignore[return-value]
+
+    def other_index(records: dict[bytes, BundleEntry], content: bytearray) -> None:
+        for _ in range(data.draw(st.integers(0, 2))):
+            entry = records[data.draw(st.sampled_from(sorted(records)))]
+            field = data.draw(st.sampled_from(["offset", "size", "shard_id", "dtype", "crc32c", "dim"]))
+            number = data.draw(NUMBERS)
+            with contextlib.suppress(ValueError):  # it does not fit the field
+                if field == "dim":
+                    entry.shape.dim.add(size=number)
+                else:
+                    setattr(entry, field, number)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        write_run(store, manifest=other_manifest, index=other_index)
+        state = read_run(store)
+        assert state is not None
+        with bounded():
+            seen = _seen(lambda: verify_checkpoint(store, state.checkpoints[0]).raise_if_bad())
+            also = _seen(lambda: stage(store, state.checkpoints[0], task=WORKER, world=[WORKER]).close())
+    assert seen == also
+
+
+def _seen(look: Callable[[], None]) -> str:
+    try:
+        look()
+    except (CheckpointDamaged, InvalidRequest) as error:
+        return type(error).__name__
+    return "good"
 
 
 # -- TensorFlow's state file --
