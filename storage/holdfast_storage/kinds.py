@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
 from holdfast_storage.layout import (
     LARGEST_STEP,
@@ -39,6 +41,7 @@ KEY = text(65_536)  # of a tensor; a program's names may hold anything
 NOTE = text(4 << 20)
 
 
+@lru_cache(8192)  # a manifest names each of thousands several times
 def _saving_task(name: str) -> bool | None:
     return Task.parse(name).type in CHECKPOINTING_JOBS or None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast_storage.errors import CheckpointDamaged
+from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator
-from support.hostile import ENTRIES, FOLDER, INDEXES, MANIFESTS, Change, IndexChange, write_run
+from support.hostile import ENTRIES, FOLDER, INDEXES, MANIFESTS, Change, Fields, IndexChange, write_run
 from support.light_worker import LightWorker, World, outcomes
 
 
@@ -52,3 +52,18 @@ def is_passed_over(store: Store, worker: LightWorker, told: str) -> None:
     state = read_run(store)
     assert state is not None
     assert [record.step for record in state.restorable] == [9]
+
+
+@pytest.mark.parametrize("size", [1 << 45, 1 << 60, (1 << 63) - 1])
+def test_sizes_that_nothing_stands_behind(store: Store, worker: LightWorker, size: int) -> None:
+    """An object that is smaller than its manifest says is soon found not to be all there, and the next save is
+    committed. Guards against a worker that takes memory for what is not there, and never comes to an end."""
+
+    def larger(fields: Fields) -> Fields:
+        return fields | {"objects": [fields["objects"][0] | {"size": size}, fields["objects"][1]]}
+
+    write_run(store, manifest=larger)
+    worker.join()
+    with pytest.raises(StorageError, match="not all there"):
+        worker.restore(timeout=5.0)
+    assert outcomes([worker.save(9)]) == [None]

@@ -203,21 +203,25 @@ def _check(content: Any) -> None:
     attempt = parse_prefix(content["prefix"])
     if attempt is None or (attempt.number, attempt.generation) != (content["step"], content["generation"]):
         raise Unexpected(f"is of step {content['step']} of generation {content['generation']}, its prefix is not")
+    own = {task: local_prefix(attempt.folder, Task.parse(task)) for task in content["world"]}
     names = set()
     for position, each in enumerate(content["objects"]):
         try:
             if each["name"] in names or each["name"] == MANIFEST:
                 raise Unexpected(f"is {each['name']!r}, which another object is", "name")
             names.add(each["name"])
-            _check_object(attempt, each, content["world"])
+            _check_object(attempt, each, own)
         except Unexpected as error:
             raise error.within(f"objects[{position}]") from None
 
 
-def _check_object(attempt: Attempt, each: dict[str, Any], world: list[str]) -> None:
-    """Check the name of an object, and who wrote it, by its role."""
+def _check_object(attempt: Attempt, each: dict[str, Any], own: Mapping[str, str]) -> None:
+    """Check the name of an object, and who wrote it, by its role.
+
+    own: the prefix of each worker's own bundle, by worker.
+    """
     role, task, name = each["role"], each["task"], f"{attempt.folder}/{each['name']}"
-    if task is not None and task not in world:
+    if task is not None and task not in own:
         raise Unexpected(f"is {task}, which is not in the world that saved it", "task")
     match role:
         case "data":
@@ -225,7 +229,7 @@ def _check_object(attempt: Attempt, each: dict[str, Any], world: list[str]) -> N
         case "index":
             right = name == index_object(attempt.prefix) and task is None
         case "local":
-            right = task is not None and name.startswith(f"{local_prefix(attempt.folder, Task.parse(task))}.")
+            right = task is not None and name.startswith(f"{own[task]}.")
         case _:
             right = each["name"].startswith(f"{ASSETS}/")
     if not right:
