@@ -53,11 +53,12 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
             raise shares.wrong(task, f"has written {report.checkpoint_name}-{report.step}, not this checkpoint")
     chief, first = payloads[0]
     description = _description(chief, first.description)
+    tensors: dict[bytes, int | None] = {}
     for task, part in payloads:
         shares.check_objects(task, f"{effect.checkpoint_name}-{effect.step}", first.num_shards, part.objects)
-        shares.check_entries(task, part.objects, part.entries)
+        tensors |= shares.check_entries(task, part.objects, part.entries)
     if effect.voted is not None:
-        shares.check_vote(chief, effect.voted, (entry for _, part in payloads for entry in part.entries))
+        shares.check_vote(chief, effect.voted, tensors)
     folder = prefix.rpartition("/")[0]
     name = layout.index_object(prefix).removeprefix(f"{folder}/")
     objects = [

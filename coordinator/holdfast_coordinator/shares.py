@@ -10,7 +10,7 @@ All raise InvalidRequest, which names the member.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import DecodeError
 
@@ -23,6 +23,8 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object, local_prefix
 
+_GRAPH = encode_name(OBJECT_GRAPH_KEY)
+_SLICE = b"\0"  # with which the key of a slice begins
 _SHARD = re.compile(r"\.data-([0-9]{1,9})-of-[0-9]+")
 
 
@@ -39,30 +41,40 @@ def check_objects(task: Task, base: str, num_shards: int, objects: Iterable[Stor
             raise wrong(task, f"reports {each.name!r} as {each.role!r}, which is none of its own")
 
 
-def check_entries(task: Task, objects: Iterable[StoredObject], entries: Iterable[IndexEntry]) -> None:
-    """Check that all entries of a report lie in data objects of the same report."""
+def check_entries(
+    task: Task, objects: Iterable[StoredObject], entries: Iterable[IndexEntry]
+) -> dict[bytes, int | None]:
+    """Check that all entries of a report lie in data objects of the same report.
+
+    Returns the CRC32C of each tensor, by its key in the index, but for the object graph. It is None for a tensor in
+    slices, or encoded: these have other checksums than the tensor.
+    """
     mine = {_shard_of(each) for each in objects if each.role == "data"}
+    tensors: dict[bytes, int | None] = {}
     for each in entries:
-        entry = _parsed(task, each)
+        try:
+            entry = BundleEntry.FromString(each.record)
+        except DecodeError as error:
+            raise wrong(task, f"reports {decode_name(each.key)!r} in a form that cannot be read") from error
         if not entry.slices and entry.shard_id not in mine:
             key = decode_name(each.key)
             raise wrong(task, f"reports {key!r} in shard {entry.shard_id}, which it has not written")
+        if not each.key.startswith(_SLICE) and each.key != _GRAPH:
+            plain = not entry.slices and dtypes.itemsize(entry.dtype) is not None
+            tensors[each.key] = unmask(entry.crc32c) if plain else None
+    return tensors
 
 
-def check_vote(chief: Task, crcs: bytes, entries: Iterable[IndexEntry]) -> None:
-    """Check that the entries of all reports are of the tensors for which the chief has voted.
+def check_vote(chief: Task, crcs: bytes, reported: Mapping[bytes, int | None]) -> None:
+    """Check that the tensors of all reports are those for which the chief has voted.
 
-    crcs: the CRC32C of each tensor, in key order. A tensor in slices, or encoded, has other ones in the index.
+    crcs: the CRC32C of each tensor, in key order.
     """
-    tensors = {each.key: each for each in entries if not each.key.startswith(b"\0")}
-    tensors.pop(encode_name(OBJECT_GRAPH_KEY), None)
     voted = memoryview(crcs).cast("I")
-    if len(tensors) != len(voted):
-        raise wrong(chief, f"has voted for {len(voted):,} tensors, and {len(tensors):,} were reported")
-    for key, crc in zip(sorted(tensors), voted, strict=True):
-        entry = _parsed(chief, tensors[key])
-        plain = not entry.slices and dtypes.itemsize(entry.dtype) is not None
-        if plain and unmask(entry.crc32c) != crc:
+    if len(reported) != len(voted):
+        raise wrong(chief, f"has voted for {len(voted):,} tensors, and {len(reported):,} were reported")
+    for (key, found), crc in zip(sorted(reported.items()), voted, strict=True):
+        if found not in (None, crc):
             raise wrong(chief, f"has voted for another value of {decode_name(key)!r} than was reported")
 
 
@@ -74,10 +86,3 @@ def wrong(task: Task, what: str) -> InvalidRequest:
 def _shard_of(each: StoredObject) -> int:
     found = _SHARD.search(each.name)
     return int(found[1]) if found else -1
-
-
-def _parsed(task: Task, each: IndexEntry) -> BundleEntry:
-    try:
-        return BundleEntry.FromString(each.record)
-    except DecodeError as error:
-        raise wrong(task, f"reports {decode_name(each.key)!r} in a form that cannot be read") from error

@@ -99,11 +99,12 @@ def test_reports_that_are_what_was_voted_for(reported: Iterable[tuple[bytes, Any
     """As many tensors, with these values. Guards against a commit that lacks a part, or holds another value than all
     workers have agreed on."""
     voted = (1).to_bytes(4, "little") + (2).to_bytes(4, "little")
+    found = shares.check_entries(ME, [data(1)], entries(*reported))
     if not wrong:
-        shares.check_vote(ME, voted, entries(*reported))
+        shares.check_vote(ME, voted, found)
         return
     with pytest.raises(InvalidRequest, match=wrong):
-        shares.check_vote(ME, voted, entries(*reported))
+        shares.check_vote(ME, voted, found)
 
 
 def _without_entries(chunks: list[pb.ReportChunk]) -> None:
