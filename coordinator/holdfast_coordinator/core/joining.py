@@ -101,6 +101,8 @@ class Joining:
         elif failure := self._disagreement(world, e):
             run.refuse(e.request, failure)
         else:
+            if e.restores > max(world.rounds, default=0) and world.back is None:
+                world.back = set()  # another process has had this world meanwhile: each must say what it knows
             world.is_back(e.caller.task, Claim(e.restores, e.restored, e.fork_point))
             world.calls(e.caller.task, run.now.monotonic)
             self._restoring.recall(world, e)
@@ -112,7 +114,9 @@ class Joining:
         has_led = generation_of(self._run.ledger.state) == world.generation.id
         if (e.members and e.members != world.generation.members) or e.cluster != world.cluster:
             what = "names other members of its world, or another cluster, than the log or another member"
-        elif known and claim.ordinal == known.ordinal and claim != known:
+        elif known and claim.ordinal == known.ordinal:
+            if claim == known:
+                return None
             what = f"says that it restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
         elif claim.ordinal and world.back is not None and not has_led and claim.fork_point != world.fork_point:
             what = "builds on another state of the run than the others"

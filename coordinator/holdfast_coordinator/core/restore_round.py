@@ -61,12 +61,8 @@ class RestoreRound:
             if not (self.candidates and record and self.current.prefix == record.prefix):
                 self.verdicts.clear()
             self.passed_over.clear()
-            self.recalled, self.candidates, self.second, self.fork_point = (
-                True,
-                (record,) if record else (),
-                "",
-                fork_point,
-            )
+            self.recalled, self.second = True, ""
+            self.candidates, self.fork_point = (record,) if record else (), fork_point
         if record is None:
             for other in self.waiting.values():
                 self.verdicts[other] = ("good", "")

@@ -383,7 +383,6 @@ class Session:
                 if failure.kind is not Kind.UNKNOWN_GENERATION:
                     raise failure.to_error() from None
                 self._rejoin(max(1.0, end - time.monotonic()))
-                continue
             if self._closed.wait(min(pause, max(0.0, end - time.monotonic()))):
                 break
         raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
