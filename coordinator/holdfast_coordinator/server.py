@@ -35,6 +35,9 @@ GRACE = 0.5
 LINGER = 1.0
 """Seconds for gRPC to let go of the calls that it has ended: many times what it needs."""
 
+SPARE_CONNECTIONS = 96
+"""How many more there may be than workers: a worker that connects first looks at the certificate, and people ask."""
+
 OPTIONS = [
     *CONNECTION,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -71,9 +74,10 @@ class Server:
         advertise: the HOST:PORT at which others reach it. Empty: where it listens, or this host's name for all hosts.
         Raises InvalidRequest if it cannot listen there.
         """
-        # Strangers' connections leave enough files to this process for what it has to read and write.
+        # Strangers' connections leave enough files to this process for what it has to read and write, and memory.
         files = open_files()
-        most = ("grpc.max_allowed_incoming_connections", files - min(256, files // 4))
+        connections = min(LARGEST_CLUSTER + SPARE_CONNECTIONS, files - min(256, files // 4))
+        most = ("grpc.max_allowed_incoming_connections", connections)
         leader_id = secrets.token_hex(8)
         door = self._door = Door(leader_id, insecure=self._insecure)
         server = self._server = grpc.aio.server(interceptors=[door], options=[*OPTIONS, most])

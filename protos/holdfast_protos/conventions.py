@@ -42,8 +42,9 @@ the wire may be an object of sixty."""
 
 LARGEST_OTHER_REQUEST = 1 << 20
 
-LARGEST_CLUSTER = 20_000
-"""The tasks of the largest cluster. A description has some 30 bytes for each."""
+LARGEST_CLUSTER = 4_000
+"""The tasks of the largest cluster. A description has some 30 bytes for each. Each is a connection, and those of
+strangers cost a coordinator 45 KiB as well."""
 
 MOST_TENSORS = 1_000_000
 """The tensors of the largest state. A vote has five bytes for each."""

@@ -3,9 +3,12 @@ and HTTP/2 frame by frame, so that they can do what no gRPC client does."""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -135,3 +138,189 @@ def repeat(address: str, seconds: float, act: Callable[[Stranger, int], None], *
         lost += 1
         time.sleep(0.01)
     return done, lost
+
+
+# -- what strangers do for so many seconds, after `begun()`. Each returns what it has done, in words --
+
+Begun = Callable[[], None]
+Attack = Callable[[str, float, int, Begun], str]
+"""`attack(address, seconds, many, begun)`. many: connections, where an attack is about their number."""
+
+
+def idle(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Connect, and say nothing."""
+    return _hold(address, seconds, begun, many, lambda _: None, tls=False)
+
+
+def idle_tls(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Connect by TLS and HTTP/2, and ask nothing."""
+    return _hold(address, seconds, begun, many // 5, lambda _: None)
+
+
+def half_handshakes(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Begin a TLS handshake, and leave it at that."""
+    hello = bytes.fromhex("160301020001000201fc0303")
+    return _hold(address, seconds, begun, many // 5, lambda one: one.send(hello), tls=False)
+
+
+def half_streams(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Open streams, and send half a message on each."""
+
+    def open_streams(one: Stranger) -> None:
+        for stream in range(1, 200, 2):
+            method = "Hello" if stream % 4 == 1 else "Attend"
+            body = frame(DATA, 0, stream, message(bytes(1000))[:100])
+            one.send(frame(HEADERS, END_HEADERS, stream, call_headers(method)) + body)
+
+    return _hold(address, seconds, begun, max(1, many // 500), open_streams)
+
+
+def handshakes(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Shake hands, and go."""
+    begun()
+    end, done = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        with suppress(OSError), stranger(address):
+            done += 1
+    return f"{done} handshakes"
+
+
+def garbage(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Send what is no TLS."""
+    begun()
+    end, done = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        with suppress(OSError), stranger(address, tls=False) as one:
+            one.send(bytes(range(256)))
+            done += 1
+        time.sleep(0.001)
+    return f"{done} connections"
+
+
+def resets(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Make calls and take them back at once."""
+
+    def act(one: Stranger, stream: int) -> None:
+        one.send(frame(HEADERS, END_HEADERS, stream, call_headers("Attend")) + frame(RESET, 0, stream, bytes(4)))
+
+    return _repeat(address, seconds, begun, act)
+
+
+def pings(address: str, seconds: float, many: int, begun: Begun) -> str:
+    return _repeat(address, seconds, begun, lambda one, _: one.send(frame(PING, 0, 0, bytes(8)) * 10))
+
+
+def all_settings(address: str, seconds: float, many: int, begun: Begun) -> str:
+    return _repeat(address, seconds, begun, lambda one, _: one.send(frame(SETTINGS, 0, 0) * 10))
+
+
+def header_fields(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Send header fields without an end."""
+    fields = frame(CONTINUATION, 0, 1, b"".join(field(b"a%d" % n, b"b" * 100) for n in range(100)))
+
+    def act(one: Stranger, stream: int) -> None:
+        one.send(fields if stream > 1 else frame(HEADERS, 0, 1, call_headers("Attend")))
+
+    return _repeat(address, seconds, begun, act)
+
+
+def calls(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Make calls without a proof."""
+
+    def act(one: Stranger, stream: int) -> None:
+        one.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, call_headers("Vote")))
+
+    return _repeat(address, seconds, begun, act)
+
+
+def hellos(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Greet runs that are not there, each another one."""
+
+    def act(one: Stranger, stream: int) -> None:
+        run = f"/tmp/no-such-run/{stream}".encode()
+        greeting = base64.b64encode(b"\x0a" + bytes([len(run)]) + run)
+        headers = call_headers("Hello", (b"holdfast-hello-bin", greeting))
+        one.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, headers))
+
+    return _repeat(address, seconds, begun, act)
+
+
+def bombs(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Send a few bytes that are inflated to many, by gzip and deflate in turn."""
+    packed = {b"gzip": gzip.compress(bytes(16 << 20)), b"deflate": zlib.compress(bytes(16 << 20))}
+
+    def act(one: Stranger, stream: int) -> None:
+        way = list(packed)[stream // 2 % 2]
+        one.call("Report", stream, message(packed[way], compressed=True), (b"grpc-encoding", way))
+
+    return _repeat(address, seconds, begun, act)
+
+
+def endless(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Announce a message of 256 MiB to whoever may be asked by all, and send as much of it as is taken."""
+    begun()
+    end, sent, lost = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        with suppress(OSError), stranger(address) as one:
+            one.send(frame(HEADERS, END_HEADERS, 1, call_headers("/grpc.health.v1.Health/Check")))
+            one.send(frame(DATA, 0, 1, b"\0" + (256 << 20).to_bytes(4, "big")))
+            while time.monotonic() < end:
+                one.send(frame(DATA, 0, 1, bytes(16384)))
+                sent += 16384
+        lost += 1
+    return f"{sent >> 20} MiB, {lost} connections"
+
+
+def reflection(address: str, seconds: float, many: int, begun: Begun) -> str:
+    """Ask what there is to be called, and for what is not there."""
+
+    def act(one: Stranger, stream: int) -> None:
+        path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" if stream % 4 == 1 else "/no/such"
+        one.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, call_headers(path)))
+
+    return _repeat(address, seconds, begun, act)
+
+
+ATTACKS: dict[str, Attack] = {
+    attack.__name__: attack
+    for attack in (
+        idle,
+        idle_tls,
+        half_handshakes,
+        half_streams,
+        handshakes,
+        garbage,
+        resets,
+        pings,
+        all_settings,
+        header_fields,
+        calls,
+        hellos,
+        bombs,
+        endless,
+        reflection,
+    )
+}
+
+
+def _hold(
+    address: str, seconds: float, begun: Begun, many: int, act: Callable[[Stranger], None], **options: bool
+) -> str:
+    held, refused = list[Stranger](), 0
+    for _ in range(many):
+        try:
+            held.append(Stranger(address, **options))
+            act(held[-1])
+        except OSError:
+            refused += 1
+    begun()
+    time.sleep(seconds)
+    for one in held:
+        one.close()
+    return f"{len(held)} connections, {refused} refused"
+
+
+def _repeat(address: str, seconds: float, begun: Begun, act: Callable[[Stranger, int], None]) -> str:
+    begun()
+    done, lost = repeat(address, seconds, act)
+    return f"{done} times, {lost} connections lost"

@@ -51,6 +51,10 @@ class Child:
         self._reader = threading.Thread(target=self._read, name="child")
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def say(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
