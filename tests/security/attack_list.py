@@ -9,6 +9,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 
 ELSEWHERE = (
+    "processes/test_floods.py",
     "storage/test_hostile_folders.py",
     "service/test_hostile_run.py",
     "processes/test_two_users.py",
