@@ -45,6 +45,9 @@ log = logger("holdfast.coordinator")
 TICK = 0.5
 """Seconds between checks of the deadlines."""
 
+IDLE_TICK = 10.0
+"""The same while nobody is there and nothing is going on: a run costs nothing then, and is closed before long."""
+
 STORAGE_THREADS = 8
 UPKEEP_THREADS = 4
 VERIFY_THREADS = 2
@@ -120,6 +123,7 @@ class Driver:
         self._state_file = -1, ""  # the entry after which the file was written, and the newest checkpoint that it names
         self._state_file_lock = asyncio.Lock()
         self._told = ""  # about what TensorFlow's own manager wrote
+        self._woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._clock = asyncio.get_running_loop().create_task(self._ticks())
 
     async def ask(self, caller: Caller, build: Callable[[RequestId], ev.Event]) -> Answer:
@@ -165,6 +169,8 @@ class Driver:
 
     def tell(self, event: ev.Event) -> None:
         """Hand the machine an event from outside: the cause of all that follows from it."""
+        if not self._woken.done():
+            self._woken.set_result(None)
         before = CAUSE.set(f"{type(event).__name__.lower()}-{next(self._events)}")
         try:
             self._take(event)
@@ -232,16 +238,28 @@ class Driver:
     async def _ticks(self) -> None:
         there = time.monotonic()
         while True:
-            await asyncio.sleep(TICK)
+            await self._next_tick()
             try:
                 self.tell(ev.Tick())
-                if self._is_used or not self.machine.deserted:
+                if not self.is_deserted:
                     there = time.monotonic()
                 elif time.monotonic() - there >= DESERTED_FOR:
                     self._deserted(self)
             except Exception:
                 # Without the clock no deadline would ever pass again.
                 log.exception("%s: checking the deadlines failed", self.store.url)
+
+    async def _next_tick(self) -> None:
+        """Wait for the next check: soon, or when somebody comes."""
+        if not self._is_used and not self.machine.busy:
+            self._woken = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._woken], timeout=IDLE_TICK)
+        await asyncio.sleep(TICK)
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody is there and nothing is going on."""
+        return not self._is_used and self.machine.deserted
 
     @property
     def _is_used(self) -> bool:

@@ -28,6 +28,10 @@ MOST_OPENING = 1024
 """Run directories that are being opened at once. Their storage hangs, or somebody asks for ever new ones."""
 
 
+MOST_RUNS = 2_000
+"""The runs that are open at once. Each takes memory, and those in which something goes on take threads."""
+
+
 class ServedRuns:
     """The drivers of all runs, by run directory.
 
@@ -64,12 +68,21 @@ class ServedRuns:
         driver = self.find(url)
         if driver is None:
             store = await self.open(url)
-            # Workers that reach the directory by different paths are in one run.
-            self._directories[url] = store.url
             driver = self._drivers.get(store.url)
             if driver is None:
+                self._make_room()
                 driver = self._drivers[store.url] = Driver(store, self.leader, next(self._numbers), self._deserted)
+            # Workers that reach the directory by different paths are in one run.
+            self._directories[url] = store.url
         return driver
+
+    def _make_room(self) -> None:
+        """Close runs that everybody has left, if there are many. Raises NotNow if there are too many others."""
+        if len(self._drivers) >= MOST_RUNS:
+            for driver in [each for each in self._drivers.values() if each.is_deserted]:
+                self._deserted(driver)
+        if len(self._drivers) >= MOST_RUNS:
+            raise NotNow(f"this coordinator has {MOST_RUNS:,} other runs, in which somebody is or was a moment ago")
 
     def _deserted(self, driver: Driver) -> None:
         url = driver.store.url

@@ -23,6 +23,7 @@ from .calls import Calls
 from .certificate import self_made
 from .door import Door
 from .grpc_servicer import GrpcServicer
+from .request_sizes import RequestSizes
 from .run_keys import RunKeys
 from .served_runs import ServedRuns
 
@@ -80,7 +81,7 @@ class Server:
         most = ("grpc.max_allowed_incoming_connections", connections)
         leader_id = secrets.token_hex(8)
         door = self._door = Door(leader_id, insecure=self._insecure)
-        server = self._server = grpc.aio.server(interceptors=[door], options=[*OPTIONS, most])
+        server = self._server = grpc.aio.server(interceptors=[door, RequestSizes()], options=[*OPTIONS, most])
         if socket_path:
             self.address = self.private_address = f"{UNIX}{socket_path}"
             server.add_insecure_port(self.address)

@@ -15,8 +15,9 @@ T = TypeVar("T")
 _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
-IDLE_FOR = 30.0
-"""Seconds after which a thread without work ends: a coordinator may run for weeks and meet many runs."""
+IDLE_FOR = 1.0
+"""Seconds after which a thread without work ends. Thousands of runs may be opened one after the other, each of which
+needs a thread once."""
 
 
 class DaemonThreads(Executor):

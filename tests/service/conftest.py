@@ -33,6 +33,7 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> PassingTime:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that tick often: what happens does not change, only how long one waits for it."""
     monkeypatch.setattr(holdfast_coordinator.driver, "TICK", 0.02)
+    monkeypatch.setattr(holdfast_coordinator.driver, "IDLE_TICK", 0.02)
     monkeypatch.setattr(holdfast_coordinator.server, "GRACE", 0.05)
     monkeypatch.setattr(holdfast.session.session, "BEAT", 0.2)
 
@@ -80,6 +81,12 @@ def start(nothing_left: None) -> Iterator[StartCoordinator]:
 @pytest.fixture
 def coordinator(start: StartCoordinator) -> Coordinator:
     return start()
+
+
+@pytest.fixture
+def insecure(start: StartCoordinator) -> Coordinator:
+    """A coordinator that admits everybody, so that calls can be made by hand."""
+    return start(insecure=True)
 
 
 @pytest.fixture

@@ -6,18 +6,26 @@ import asyncio
 import gc
 import json
 import threading
+import time
 import weakref
 
+import grpc
 import pytest
 
+import holdfast_coordinator.core.membership
+import holdfast_coordinator.driver
+import holdfast_coordinator.served_runs
+import holdfast_coordinator.threads
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.messages import Now
 from holdfast_coordinator.driver import DESERTED_FOR
+from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
-from support.coordinators import Coordinator
+from support.coordinators import Coordinator, StartCoordinator
+from support.joining import join_request
 from support.light_worker import World, all_join, committed, outcomes, together, until
 from support.passing_time import PassingTime
 
@@ -130,3 +138,38 @@ def test_workers_that_come_back_are_met_as_by_a_restarted_coordinator(
     assert run.generation is not None
     assert run.generation.id == generation
     assert len(set(leaders(store))) == 2
+
+
+def test_a_run_in_which_nothing_happens_costs_nothing(
+    start: StartCoordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that nobody attends need no thread and hardly a timer, and make room for others. Guards against 10,000 names
+    of runs that leave 8,281 threads and take half of a processor."""
+    monkeypatch.setattr(holdfast_coordinator.driver, "IDLE_TICK", 100.0)
+    monkeypatch.setattr(holdfast_coordinator.threads, "IDLE_FOR", 0.01)
+    monkeypatch.setattr(holdfast_coordinator.served_runs, "MOST_RUNS", 5)
+    monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 0.0)
+    coordinator = start(insecure=True)
+    ticks: list[Machine] = []
+    handle = Machine.handle
+
+    def counted(machine: Machine, event: ev.Event, now: Now) -> list[fx.Effect]:
+        if isinstance(event, ev.Tick):
+            ticks.append(machine)
+        return handle(machine, event, now)
+
+    monkeypatch.setattr(Machine, "handle", counted)
+    with coordinator.stub() as stub:
+        for number in range(12):
+            caller = pb.Caller(run=f"{store.url}-{number}", task="worker-0", incarnation="p.1")
+            assert stub.Join(join_request(caller), timeout=30.0).generation
+        assert len(coordinator.server.runs.urls) <= 5
+        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("holdfast-storage")])
+        last = len(ticks)
+        time.sleep(0.2)
+        assert len(ticks) <= last + 12
+        monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 10.0)
+        with pytest.raises(grpc.RpcError, match="5 other runs"):
+            for number in range(20, 26):
+                caller = pb.Caller(run=f"{store.url}-{number}", task="worker-0", incarnation="p.1")
+                stub.Join(join_request(caller), timeout=30.0)

@@ -54,12 +54,6 @@ ANYBODY = Access("", lambda: b"", insecure=True)
 
 
 @pytest.fixture
-def insecure(start: StartCoordinator) -> Coordinator:
-    """A coordinator that admits everybody, so that calls can be made by hand."""
-    return start(insecure=True)
-
-
-@pytest.fixture
 def link(insecure: Coordinator) -> Iterator[Link]:
     """The way to it."""
     link = Link(insecure.address, ANYBODY)

@@ -75,6 +75,7 @@ SIZES = {
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
     (holdfast_coordinator.driver, "DESERTED_FOR"): 2.0,
+    (holdfast_coordinator.driver, "IDLE_TICK"): 0.5,
 }
 
 
