@@ -169,7 +169,6 @@ def test_a_run_in_which_nothing_happens_costs_nothing(
         time.sleep(0.2)
         assert len(ticks) <= last + 12
         monkeypatch.setattr(holdfast_coordinator.core.membership, "LOST_AFTER", 10.0)
+        more = [pb.Caller(run=f"{store.url}-{n}", task="worker-0", incarnation="p.1") for n in range(20, 26)]
         with pytest.raises(grpc.RpcError, match="5 other runs"):
-            for number in range(20, 26):
-                caller = pb.Caller(run=f"{store.url}-{number}", task="worker-0", incarnation="p.1")
-                stub.Join(join_request(caller), timeout=30.0)
+            _ = [stub.Join(join_request(caller), timeout=30.0) for caller in more]

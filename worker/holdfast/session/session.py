@@ -33,7 +33,7 @@ log = logger("holdfast")
 T = TypeVar("T")
 
 BEAT = 3.0
-"""Seconds between heartbeats."""
+"""Seconds between heartbeats, in a world of up to 2,000 workers."""
 
 JOIN_CALL = 20.0
 """Seconds for which one join call waits. The coordinator answers earlier, with whom it waits for."""
@@ -279,8 +279,9 @@ class Session:
 
     def _await_change(self, phase: str) -> None:
         """Wait until the next heartbeat is due: a new phase has begun, the session has ended, or it is time."""
+        workers = len(self.this_task.tasks)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, BEAT)
+            self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, beat_every(workers))
 
     def _attend(self) -> None:
         for pause in _pauses():
@@ -425,6 +426,12 @@ class Session:
                 self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
             except (Unreachable, Refusal) as error:
                 log.info("%s: left without telling the coordinator: %s", self.this_task.task, error)
+
+
+def beat_every(workers: int) -> float:
+    """Return the seconds between two heartbeats of a worker. Twice as many in a large world: a coordinator counts a
+    worker as silent after 15."""
+    return BEAT * min(2.0, max(1.0, workers / 2_000))
 
 
 def _pauses() -> Iterator[float]:
