@@ -16,7 +16,8 @@ from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.store.base import Store
 
 _FIELD = re.compile(
-    rb"""^[ \t]*(\w+)[ \t]*:[ \t]*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([-+.\w]+))""", re.MULTILINE
+    rb"""^[ \t]*(\w+)[ \t]*:[ \t]*(?:"((?:[^"\\]|\\.){0,16384})"|'((?:[^'\\]|\\.){0,16384})'|([-+.\w]+))""",
+    re.MULTILINE,
 )
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-([0-9]+)$")
