@@ -250,7 +250,12 @@ def _in_slices(*extents: tuple[tuple[int, int], ...], offsets: tuple[int, ...]) 
     return change
 
 
+def _long_key(records: Records, data: bytearray) -> None:
+    records[b"\0" + b"x" * 1_000_000] = records[KEY]
+
+
 INDEXES: dict[str, tuple[IndexChange, str]] = {
+    "a key of a million bytes": (_long_key, "a name of 1,000,001 bytes"),
     "terabytes": (_floats(1 << 40), "it leads to byte"),
     "gigabytes": (_floats(1 << 33), "it leads to byte"),
     "beyond the end": (_floats(1 << 20), "it leads to byte"),

@@ -21,6 +21,9 @@ _VERSION = 1  # TensorFlow's kTensorBundleVersion
 LARGEST = 256 << 20
 """The most bytes of an index. That of a million tensors with keys of 100 bytes has 140 MB."""
 
+LONGEST_KEY = 1 << 17
+"""The most bytes of a table key."""
+
 _MOST_DIMENSIONS = 254  # TensorFlow's TensorShape::MaxDimensions
 _LARGEST_NUMBER = (1 << 63) - 1
 
@@ -183,6 +186,8 @@ def _assemble(
     entries: dict[bytes, TensorEntry] = {}
     owners: dict[bytes, tuple[bytes, Extents]] = {}  # of each slice's key: the key of its tensor, and the slice
     for table_key in sorted(records):
+        if len(table_key) > LONGEST_KEY:
+            raise InvalidIndex(f"a tensor has a name of {len(table_key):,} bytes")
         # No message is kept: it takes several times the memory of what is used of it.
         entry = _parse_entry(table_key, records[table_key])
         key, shape = decode_name(table_key), tuple([dim.size for dim in entry.shape.dim])
@@ -325,4 +330,5 @@ def _invalid(table_key: bytes, what: str) -> InvalidIndex:
         key, extents = parse_key(table_key)
     except ValueError:
         key, extents = decode_name(table_key), None
-    return InvalidIndex(f"{key if extents is None else f'slice {extents} of {key}'} {what}", object=key)
+    told = key if len(key) <= 200 else f"{key[:200]}..."
+    return InvalidIndex(f"{told if extents is None else f'slice {extents} of {told}'} {what}", object=key)
