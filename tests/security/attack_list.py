@@ -13,6 +13,8 @@ ELSEWHERE = (
     "storage/test_hostile_folders.py",
     "service/test_hostile_run.py",
     "processes/test_two_users.py",
+    "processes/test_other_users.py",
+    "processes/test_floods.py",
     "storage/test_hostile_fields.py",
     "service/test_hostile_fields.py",
     "proof/test_fuzzing.py",

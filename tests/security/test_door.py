@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
 
+from holdfast_coordinator.embedded import Embedded
 from holdfast_protos import proofs
 from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -24,6 +25,8 @@ from support.attackers import DATA, END_HEADERS, HEADERS, PATH, call_headers, fr
 from support.coordinators import Coordinator, StartCoordinator, channel_to
 from support.joining import join_request
 from support.light_worker import LightWorker, World, all_join, committed, log_kinds, outcomes, until
+
+T = TypeVar("T")
 
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["Coordinator"].methods if method.name != "Hello"]
 
@@ -70,13 +73,31 @@ URLS = [
 """Run directories of strangers: by every scheme, by every way to leave a root."""
 
 
-@pytest.fixture
-def workers(world: World, coordinator: Coordinator) -> list[LightWorker]:
-    """A living job with one save."""
-    made = world(2, coordinator)
-    all_join(made)
-    assert outcomes([worker.save(1) for worker in made]) == [None, None]
+class InChief(Coordinator):
+    """The coordinator that is embedded in a job's chief."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.server, self._embedded = embedded.server, embedded
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
+        return self._embedded.run(coroutine, timeout)
+
+
+@pytest.fixture(params=["standalone", "embedded"])
+def coordinator(request: pytest.FixtureRequest, world: World, start: StartCoordinator) -> Coordinator:
+    """The coordinator of a living job with one save, for the runs below a root or for that of its own process alone."""
+    alone = start() if request.param == "standalone" else None
+    workers = world(2, alone or "")
+    all_join(workers)
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    made = alone or InChief(workers[0].session._embedded)  # type: ignore[arg-type]
+    made.workers = workers
     return made
+
+
+@pytest.fixture
+def workers(coordinator: Coordinator) -> list[LightWorker]:
+    return coordinator.workers
 
 
 @contextmanager
@@ -173,18 +194,18 @@ def test_proofs_of_something_else(
             assert said.startswith("UNAUTHENTICATED: the proof is not made with the key"), name
 
 
-def test_a_proof_that_was_overheard_is_none_after_a_restart(
-    coordinator: Coordinator, workers: list[LightWorker], start: StartCoordinator
-) -> None:
+def test_a_proof_that_was_overheard_is_none_after_a_restart(world: World, start: StartCoordinator) -> None:
     """What a worker has shown is worth nothing at the next coordinator process. Guards against replays."""
+    before = start()
+    workers = world(2, before)
+    all_join(workers)
     metadata, leave = tuple(shown(workers[1]).items()), as_member(workers[1], "Leave")
-    address = coordinator.address
-    coordinator.stop()
-    again = start(address)
-    said = called(again, "Leave", *metadata, data=leave)
+    before.stop()
+    after = start(before.address)
+    said = called(after, "Leave", *metadata, data=leave)
     assert said.startswith("UNAUTHENTICATED: the proof is not made")
-    assert outcomes([worker.save(2) for worker in workers]) == [None, None]
-    until(lambda: again.attended_by(workers[0].store.url, 2))
+    assert outcomes([worker.save(1) for worker in workers]) == [None, None]
+    until(lambda: after.attended_by(workers[0].store.url, 2))
 
 
 def test_a_proof_for_one_run_with_messages_of_another(
@@ -193,10 +214,10 @@ def test_a_proof_for_one_run_with_messages_of_another(
     """A call for another run than the one that its proof is for is refused. Guards against a tenant of a coordinator
     who calls for all."""
     own = open_store(tmp_path / "own")
-    key = ensure_key(own)
+    coordinator.server.runs.adopt(own)
     metadata = (
         (RUN_HEADER, own.url.encode()),
-        (PROOF_HEADER, proofs.of_worker(key, coordinator.id)),
+        (PROOF_HEADER, proofs.of_worker(ensure_key(own), coordinator.id)),
         (SECRET_HEADER, shown(workers[1])[SECRET_HEADER]),
     )
     with nothing_changes(coordinator, workers):
@@ -265,9 +286,8 @@ def test_run_directories_of_strangers(
         for each in URLS:
             url = each.format(root=root)
             request = pb.HelloRequest(run=url, nonce=bytes(16), key_id=bytes(16)).SerializeToString()
-            refused = "UNAVAILABLE: the coordinator sees no" if url.startswith(root) else "INVALID_ARGUMENT"
-            if ".." in url or not url:
-                refused = "INVALID_ARGUMENT"
+            below = url.startswith(root) and ".." not in url and not isinstance(coordinator, InChief)
+            refused = "UNAVAILABLE: the coordinator sees no" if below else "INVALID_ARGUMENT"
             assert called(coordinator, "Hello", (HELLO_HEADER, request)).startswith(refused), url
             said = called(coordinator, "Status", (RUN_HEADER, url.encode()), (PROOF_HEADER, bytes(32)))
             assert said.startswith((refused, "UNAUTHENTICATED")), url
@@ -277,21 +297,25 @@ def test_run_directories_of_strangers(
 def test_a_hello_for_a_run_that_is_not_there(coordinator: Coordinator, tmp_path: Path) -> None:
     """Greeting a directory below a root that is none leaves nothing behind: no folder, no run, no key. Guards against
     strangers' names that cost something for as long as the coordinator lives."""
+    runs = coordinator.server.runs
+    before, there = runs.urls, os.listdir(tmp_path)
     for number in range(3):
         request = pb.HelloRequest(run=f"{tmp_path}/{number}", nonce=bytes(16)).SerializeToString()
-        assert called(coordinator, "Hello", (HELLO_HEADER, request)).startswith("UNAVAILABLE: the coordinator sees no")
-    assert os.listdir(tmp_path) == []
-    runs = coordinator.server.runs
-    assert (runs.urls, runs._opening, runs._directories) == ([], {}, {})
+        said = called(coordinator, "Hello", (HELLO_HEADER, request))
+        assert said.startswith(("UNAVAILABLE: the coordinator sees no", "INVALID_ARGUMENT: the coordinator serves")), (
+            said
+        )
+    assert os.listdir(tmp_path) == there
+    assert (runs.urls, runs._opening, list(runs._directories.values())) == (before, {}, before)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "Hello", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
-def test_nothing_is_read_of_a_stranger(coordinator: Coordinator, method: str, compressed: bool) -> None:
+def test_nothing_is_read_of_a_stranger(start: StartCoordinator, method: str, compressed: bool) -> None:
     """Whoever has proven nothing has the answer while his message is still on the way. Guards against gRPC keeping in
     memory, for anybody, what a call claims to be long: 256 MiB each; and against what is inflated to more."""
     request = pb.HelloRequest(run="/nowhere", nonce=bytes(16)).SerializeToString()
-    with channel_to(coordinator.address) as channel:
+    with channel_to(start().address) as channel:
         call = channel.stream_stream(method if method.startswith("/") else PATH + method)
         endless = (bytes(1 << 20) for _ in iter(int, 1))
         compression = grpc.Compression.Gzip if compressed else None
