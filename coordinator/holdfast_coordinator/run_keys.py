@@ -6,10 +6,12 @@ import time
 from collections import OrderedDict
 
 from holdfast_protos import proofs
-from holdfast_storage.errors import HoldfastError
+from holdfast_storage.errors import HoldfastError, InvalidRequest
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import KEY
 from holdfast_storage.run_key import read_key
 
+from .driver import Refused
 from .refusals import NotNow
 from .served_runs import ServedRuns
 
@@ -27,7 +29,7 @@ class RunKeys:
         self._urls: dict[bytes, str] = {}  # by key id
 
     async def get(self, url: str) -> bytes:
-        """Return the key of a run. Raises Refused if it is not served here, and NotNow."""
+        """Return the key of a run. Raises Refused if it is not served here or may not be read, and NotNow."""
         if url not in self._read:
             self._remember(url, await self._now(url))
         self._read.move_to_end(url)
@@ -65,6 +67,8 @@ class RunKeys:
         store = await self._runs.open(url)
         try:
             key = await self._runs.threaded(lambda: read_key(store))
+        except InvalidRequest as error:
+            raise Refused(Failure.of(error, phase="join")) from None
         except HoldfastError as error:
             raise NotNow(f"the coordinator cannot read the run's key: {error}") from None
         if key is None:

@@ -79,9 +79,9 @@ def test_two_users_without_a_common_folder_are_told(start: Start, root: Path) ->
     root.chmod(0o777)
     _, address = coordinated(start, root, 0o022)
     store = open_store(root / "run")
-    workers = [worker(user(start, WORKERS, 0o022), store, index, 2, address, join_timeout=5.0) for index in range(2)]
+    workers = [worker(user(start, WORKERS, 0o022), store, index, 2, address) for index in range(2)]
     for each in workers:
-        line = each.expect("Unavailable: worker-")
+        line = each.expect("InvalidRequest: ")
         assert f"{KEY} belongs to user {WORKERS} and group {WORKERS}, with mode 600" in line
         assert f"this is user {COORDINATOR} of groups" in line
         assert "a common group, and a run directory of that group that has mode 2770 or 2775" in line

@@ -17,7 +17,7 @@ from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Access, Link, Refusal, Unreachable
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, describe, digest
-from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, Kind, StorageError
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, InvalidRequest, Kind, StorageError
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
 from holdfast_storage.layout import HINT
@@ -202,9 +202,11 @@ class Session:
             return self._link
 
     def _key(self) -> bytes:
-        """Return the run's key. Raises Unreachable if it cannot be read or made: nobody can be asked without it."""
+        """Return the run's key. Raises Unreachable if it cannot be read or made now, InvalidRequest if it may not be."""
         try:
             return ensure_key(self._store)
+        except InvalidRequest:
+            raise
         except HoldfastError as error:
             raise Unreachable(f"the run's key cannot be used: {error}") from None
 
