@@ -202,7 +202,7 @@ class Session:
             return self._link
 
     def _key(self) -> bytes:
-        """Return the run's key. Raises Unreachable if it cannot be read or made now, InvalidRequest if it may not be."""
+        """Return the run's key. Raises Unreachable if it cannot be read or made, or InvalidRequest if it may not."""
         try:
             return ensure_key(self._store)
         except InvalidRequest:
