@@ -25,7 +25,7 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
 
 from .driver import Refused
-from .refusals import Context, NotAdmitted, NotNow, abort, answer
+from .refusals import Context, NotAdmitted, NotNow, abort, answer, quietly
 from .run_keys import RunKeys
 
 HELLO = "/holdfast_protos.v1.Coordinator/Hello"
@@ -126,8 +126,10 @@ class Door(grpc.aio.ServerInterceptor):
 def _from_metadata(reply: Callable[[Context], Awaitable[Any]], serialise: Callable[[Any], bytes]) -> Any:
     """Return a handler that answers a call without reading it."""
 
-    async def handle(_: object, context: Context) -> AsyncIterator[Any]:
-        yield await answer(reply(context), context)
+    async def handle(_: object, context: Context) -> None:
+        answered = await answer(reply(context), context)
+        with quietly():
+            await context.write(answered)
 
     return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialise)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+import grpc.aio
 
 from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_storage.errors import HoldfastError
@@ -33,17 +36,28 @@ class NotNow(Exception):
     """The coordinator cannot read the run's key yet, or is too busy. A worker asks again."""
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Answer a call that gRPC may have ended itself, for example since it is compressed: it would log a traceback."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+
+
 async def abort(error: Exception, context: Context) -> NoReturn:
     match error:
         case NotAdmitted():
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, printable(str(error), 1000), ())
+            code, words, trailer = grpc.StatusCode.UNAUTHENTICATED, str(error), None
         case NotNow():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, printable(str(error), 1000), ())
+            code, words, trailer = grpc.StatusCode.UNAVAILABLE, str(error), None
         case _:
             failure = error.failure if isinstance(error, Refused) else Failure.of(error)
-            code = STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
             told = encode(failure)
-            await context.abort(code, printable(told.message, 1000), ((FAILURE_TRAILER, told.SerializeToString()),))
+            code = STATUS_OF_KIND.get(failure.kind, grpc.StatusCode.UNKNOWN)
+            words, trailer = told.message, told.SerializeToString()
+    with quietly():
+        await context.abort(code, printable(words, 1000), ((FAILURE_TRAILER, trailer),) if trailer else ())
     raise AssertionError("abort raises")
 
 

@@ -311,7 +311,9 @@ def test_a_hello_for_a_run_that_is_not_there(coordinator: Coordinator, tmp_path:
 
 @pytest.mark.parametrize("method", [*METHODS, "Hello", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
-def test_nothing_is_read_of_a_stranger(start: StartCoordinator, method: str, compressed: bool) -> None:
+def test_nothing_is_read_of_a_stranger(
+    start: StartCoordinator, method: str, compressed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever has proven nothing has the answer while his message is still on the way. Guards against gRPC keeping in
     memory, for anybody, what a call claims to be long: 256 MiB each; and against what is inflated to more."""
     request = pb.HelloRequest(run="/nowhere", nonce=bytes(16)).SerializeToString()
@@ -327,6 +329,7 @@ def test_nothing_is_read_of_a_stranger(start: StartCoordinator, method: str, com
                 next(answered)
             refused = {"UNAUTHENTICATED", "INVALID_ARGUMENT", "UNIMPLEMENTED" if compressed else ""}
             assert caught.value.code().name in refused
+    assert "Traceback" not in caplog.text
 
 
 def test_a_stranger_who_says_half_of_everything(coordinator: Coordinator, workers: list[LightWorker]) -> None:
