@@ -12,10 +12,11 @@ import pytest
 import holdfast_coordinator.calls
 from holdfast_protos.conventions import LARGEST_MESSAGE, LARGEST_REQUEST
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator
 from support.joining import join_request
-from support.light_worker import until
+from support.light_worker import cluster_of, until
 
 PATH = "/holdfast_protos.v1.Coordinator/"
 EMPTY_ENTRIES = b"\x1a\x00"
@@ -166,3 +167,39 @@ def joined(channel: grpc.Channel, store: Store) -> pb.Caller:
     reply = raw(channel, "Join")(join_request(caller).SerializeToString(), timeout=30)
     caller.generation = pb.JoinReply.FromString(reply).generation
     return caller
+
+
+def test_calls_give_way_to_newer_ones(channel: grpc.Channel, insecure: Coordinator, store: Store) -> None:
+    """Of a worker's calls of one kind four wait; an older one is refused, and forgotten by the state machine. Guards
+    against one worker that repeats a call for ever, each of which is kept until the save is over."""
+    stub = rpc.CoordinatorStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+    callers = [pb.Caller(run=store.url, task=f"worker-{n}", incarnation=f"p{n}.1") for n in range(2)]
+    chief, other = (stub.Join.future(join_request(caller, cluster_of(2)), timeout=30) for caller in callers)
+    callers[0].generation = chief.result().generation
+    vote = pb.VoteRequest(
+        caller=callers[0],
+        ordinal=1,
+        step=1,
+        checkpoint_name="ckpt",
+        spec_digest=b"digest",
+        crcs=bytes(4),
+        guarded=b"\1",
+        on_divergence="refuse",
+        timeout_s=60.0,
+    )
+    votes = [stub.Vote.future(vote, timeout=30) for _ in range(6)]
+    until(lambda: sum(each.done() for each in votes) == 2)
+    driver = insecure.server.runs.find(store.url)
+    assert driver is not None
+    (world,) = driver.machine.worlds.values()
+    assert world.attempt is not None
+    assert len(world.attempt.voters) == 4
+    for each in votes:
+        if each.done():
+            assert (each.code(), each.details()) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "newer calls than this one wait (4)",
+            )
+    for call in (*votes, other):
+        call.cancel()
+    until(lambda: not driver._waiting and not driver._calls and not world.attempt.voters)  # type: ignore[union-attr]
