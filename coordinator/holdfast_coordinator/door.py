@@ -1,6 +1,7 @@
 """Who may call: an interceptor that admits a call by its metadata, before anything of it is read.
 
-Whoever can read a run directory may take part in the run, and proves it by the run's key; nobody else may. What the
+Whoever can read a run directory may take part in the run, and proves it by the run's key; nobody else may. With a
+--token-file, whoever has a token may take part instead, and who can read the directory may ask for the status. What the
 caller has proven is in `ADMITTED` while the call is answered. With --insecure, a coordinator admits all.
 
 What anybody may ask, a Hello and how the coordinator is, the door answers itself by the metadata alone. A message may
@@ -20,16 +21,19 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from holdfast_protos import proofs
-from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER, UNIX
+from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER, TOKEN_HEADER, UNIX
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
 
 from .driver import Refused
 from .refusals import Context, NotAdmitted, NotNow, abort, answer, quietly
 from .run_keys import RunKeys
+from .tokens import EVERY_RUN, Tokens
 
 HELLO = "/holdfast_protos.v1.Coordinator/Hello"
 HEALTH = "/grpc.health.v1.Health/Check"
+
+STATUS = "/holdfast_protos.v1.Coordinator/Status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +67,17 @@ class Door(grpc.aio.ServerInterceptor):
 
     Attributes:
         keys: the keys of its runs. Set before the first call comes.
-        certificate: the fingerprint of the certificate that its TLS listener shows.
+        shows: returns whether its TLS listener shows the certificate with a fingerprint.
         serving: what those are told who ask how it is, for whichever service. Nobody can wait for a change.
     """
 
     keys: RunKeys
 
-    def __init__(self, coordinator: str, *, insecure: bool) -> None:
+    def __init__(self, coordinator: str, tokens: Tokens | None, *, insecure: bool) -> None:
         self._coordinator = coordinator
+        self._tokens = tokens
         self._insecure = insecure
-        self.certificate = b""
+        self.shows: Callable[[bytes], bool] = lambda fingerprint: False
         self.serving = False
         self._open_to_all = {
             HELLO: _from_metadata(self._hello, pb.HelloReply.SerializeToString),
@@ -83,7 +88,7 @@ class Door(grpc.aio.ServerInterceptor):
         if open_to_all := self._open_to_all.get(details.method):
             return open_to_all
         try:
-            ADMITTED.set(await self._admit(dict(details.invocation_metadata)))
+            ADMITTED.set(await self._admit(details.method, dict(details.invocation_metadata)))
         except (Refused, NotAdmitted, NotNow) as refusal:
             return _refusing(refusal)
         return await continuation(details)
@@ -101,23 +106,46 @@ class Door(grpc.aio.ServerInterceptor):
         run, peer = request.run, context.peer()
         if request.key_id and not self.keys.is_open(run):
             run = self.keys.find(request.key_id) or run
-        key = await self.keys.get_anew(run)
-        certificate = b"" if peer.startswith(UNIX) else self.certificate
-        proof = proofs.of_coordinator(key, self._coordinator, certificate, request.nonce)
-        return pb.HelloReply(coordinator=self._coordinator, proof=proof, run=run)
+        reply = pb.HelloReply(coordinator=self._coordinator, run=run, token_wanted=self._tokens is not None)
+        if request.nonce:
+            # A proof for a certificate of somebody else's would be for who stands in between.
+            own = not request.certificate if peer.startswith(UNIX) else self.shows(request.certificate)
+            if not own:
+                raise NotNow("the caller has seen another certificate than this coordinator shows now: ask again")
+            key = await self.keys.get_anew(run)
+            reply.proof = proofs.of_coordinator(key, self._coordinator, request.certificate, request.nonce)
+        return reply
 
-    async def _admit(self, metadata: dict[str, Any]) -> Admitted:
+    async def _admit(self, method: str, metadata: dict[str, Any]) -> Admitted:
         if self._insecure:
             return Admitted()
         try:
-            run, proof, secret = metadata[RUN_HEADER].decode(), metadata[PROOF_HEADER], metadata.get(SECRET_HEADER, b"")
+            run, secret = metadata[RUN_HEADER].decode(), metadata.get(SECRET_HEADER, b"")
         except (KeyError, UnicodeDecodeError):
             raise NotAdmitted("the call carries no proof that its caller may take part in a run") from None
+        if self._tokens is None or (method == STATUS and TOKEN_HEADER not in metadata):
+            await self._check_proof(run, metadata.get(PROOF_HEADER, b""))
+        else:
+            await self._check_token(self._tokens, run, metadata.get(TOKEN_HEADER, b""))
+        return Admitted(run, proofs.process_of(secret) if secret else "nobody")
+
+    async def _check_proof(self, run: str, proof: bytes) -> None:
         if not self._is_right(await self.keys.get(run), proof) and not self._is_right(
             await self.keys.get_anew(run), proof
         ):
             raise NotAdmitted(f"the proof is not made with the key that this coordinator process reads in {run}")
-        return Admitted(run, proofs.process_of(secret) if secret else "nobody")
+
+    async def _check_token(self, tokens: Tokens, run: str, token: bytes) -> None:
+        prefixes = tokens.prefixes(token)
+        if not prefixes:
+            raise NotAdmitted("the token is not one of those in the coordinator's --token-file")
+        if EVERY_RUN in prefixes:
+            return
+        if not run:
+            raise NotAdmitted(f"only a token for {EVERY_RUN} admits to the list of all runs")
+        directory = await self.keys.directory(run)
+        if not any(f"{directory}/".startswith(f"{prefix}/") for prefix in prefixes):
+            raise NotAdmitted(f"the token is for other runs than {run}")
 
     def _is_right(self, key: bytes, proof: bytes) -> bool:
         return proofs.same(proof, proofs.of_worker(key, self._coordinator))

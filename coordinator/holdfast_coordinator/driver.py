@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from holdfast_protos.client import Access, ask, is_of_another_host
 from holdfast_protos.conventions import LARGEST_REPORT
+from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, Kind
@@ -321,7 +322,8 @@ class Driver:
             status = pb.StatusReply()
             if not is_of_another_host(effect.address, effect.host):
                 try:
-                    access = Access(self.store.url, lambda: ensure_key(self.store))
+                    settings = Settings.of().for_anybody()
+                    access = Access(self.store.url, lambda: ensure_key(self.store), settings=settings)
                     status = await self._threaded(lambda: ask(effect.address, access), self._threads)
                 except Exception as error:  # for example for an invalid address
                     log.info("%s: nobody answers at %s: %s", self._here, effect.address, error)

@@ -35,6 +35,10 @@ class RunKeys:
         self._read.move_to_end(url)
         return self._read[url][0]
 
+    async def directory(self, url: str) -> str:
+        """Return the directory that a run's URL leads to. Raises as `get`."""
+        return (await self._runs.open(url)).url
+
     def is_open(self, url: str) -> bool:
         """Return whether somebody takes part in a run."""
         return self._runs.find(url) is not None

@@ -7,8 +7,9 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import CoroutineType
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -26,6 +27,10 @@ from .grpc_servicer import GrpcServicer
 from .request_sizes import RequestSizes
 from .run_keys import RunKeys
 from .served_runs import ServedRuns
+from .tokens import Tokens
+
+if TYPE_CHECKING:  # what it needs is needed only with files
+    from .tls_files import TlsFiles
 
 log = logger("holdfast.coordinator")
 
@@ -59,11 +64,22 @@ class Server:
     """A gRPC server on the running asyncio loop.
 
     roots: the URLs at or below which runs are served, in addition to the directories that this process has open itself.
+    tls: the certificate to show; None: one that is made at the start.
+    tokens: those that workers show; None: they prove that they read the run's key.
     insecure: whether to speak without TLS, and to admit everybody.
     """
 
-    def __init__(self, roots: Sequence[str] = (), *, insecure: bool = False) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str] = (),
+        *,
+        tls: TlsFiles | None = None,
+        tokens: Tokens | None = None,
+        insecure: bool = False,
+    ) -> None:
         self._roots = roots
+        self._tls = tls
+        self._tokens = tokens
         self._insecure = insecure
         self._server: grpc.aio.Server | None = None
         self._door: Door | None = None
@@ -80,7 +96,7 @@ class Server:
         connections = min(LARGEST_CLUSTER + SPARE_CONNECTIONS, files - min(256, files // 4))
         most = ("grpc.max_allowed_incoming_connections", connections)
         leader_id = secrets.token_hex(8)
-        door = self._door = Door(leader_id, insecure=self._insecure)
+        door = self._door = Door(leader_id, self._tokens, insecure=self._insecure)
         server = self._server = grpc.aio.server(interceptors=[door, RequestSizes()], options=[*OPTIONS, most])
         if socket_path:
             self.address = self.private_address = f"{UNIX}{socket_path}"
@@ -102,9 +118,7 @@ class Server:
             if self._insecure:
                 port = server.add_insecure_port(listen)
             else:
-                certificate = self_made()
-                door.certificate = certificate.fingerprint
-                credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+                credentials, door.shows = self._credentials()
                 port = server.add_secure_port(listen, credentials)
         except RuntimeError as error:
             raise InvalidRequest(
@@ -112,6 +126,16 @@ class Server:
             ) from error
         wildcard = host in ("", "0.0.0.0", "[::]", "::")
         return f"{socket.gethostname() if wildcard else host}:{port}"
+
+    def _credentials(self) -> tuple[grpc.ServerCredentials, Callable[[bytes], bool]]:
+        """Return what the listener shows, and a function that tells whether it shows the certificate with a
+        fingerprint."""
+        if self._tls:
+            return self._tls.credentials, self._tls.shows
+        made = self_made()
+        return grpc.ssl_server_credentials(
+            [(made.key, made.chain)]
+        ), lambda fingerprint: fingerprint == made.fingerprint
 
     async def stop(self, patience: float = CLOSE_PATIENCE) -> None:
         """Wait for up to `patience` seconds for what is going on, then end."""
@@ -128,20 +152,20 @@ class Server:
             await asyncio.wait(rest, timeout=LINGER)
 
 
-def serve(roots: Sequence[str], listen: str, *, advertise: str = "", insecure: bool = False) -> None:
-    """Run a coordinator until SIGTERM or SIGINT. See `Server`."""
-    asyncio.run(_serve(roots, listen, advertise, insecure))
+def serve(roots: Sequence[str], listen: str, *, advertise: str = "", **options: Any) -> None:
+    """Run a coordinator until SIGTERM or SIGINT. options: those of `Server`."""
+    asyncio.run(_serve(roots, listen, advertise, options))
 
 
-async def _serve(roots: Sequence[str], listen: str, advertise: str, insecure: bool) -> None:
+async def _serve(roots: Sequence[str], listen: str, advertise: str, options: dict[str, Any]) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    server = Server(roots, insecure=insecure)
+    server = Server(roots, **options)
     await server.start(listen, advertise=advertise)
     log.info("coordinator of the runs below %s listens on %s", ", ".join(roots), server.address)
-    if insecure:
+    if options.get("insecure"):
         log.warning("without TLS, and for everybody who reaches the port (--insecure)")
     await stopped.wait()
     log.info("ending")

@@ -7,12 +7,12 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import grpc
 
-from holdfast_protos import proofs, tls
+from holdfast_protos import credential_files, proofs, tls
 from holdfast_protos.conventions import (
     CONNECTION,
     FAILURE_TRAILER,
@@ -21,8 +21,11 @@ from holdfast_protos.conventions import (
     PROOF_HEADER,
     RUN_HEADER,
     SECRET_HEADER,
+    TOKEN_HEADER,
     UNIX,
 )
+from holdfast_protos.credential_files import UnusableFile
+from holdfast_protos.settings import TOKEN_FILE, Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
@@ -68,6 +71,18 @@ class NoTLS(Unreachable):
     """What listens there does not speak TLS: it is no coordinator, or one that was started with --insecure."""
 
 
+class Distrusted(Unreachable):
+    """One side does not believe the other, and a person has to do something about it. The message says what.
+
+    Attributes:
+        final: whether waiting does not help. Otherwise files may be about to be replaced, at this end or the other.
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 class Refusal(Exception):
     """The coordinator refused the call."""
 
@@ -83,7 +98,7 @@ class Access:
     run: str  # URL of the run directory
     key: Callable[[], bytes]  # returns the run's key, which is read only if it is needed
     secret: bytes = b""  # of this process; empty for who only asks
-    insecure: bool = False  # speak without TLS, prove nothing, and believe whoever answers
+    settings: Settings = field(default_factory=Settings)
 
 
 class Link:
@@ -99,27 +114,30 @@ class Link:
     def __init__(self, address: str, access: Access) -> None:
         self.address = address
         self.broken = False
-        self._channel, certificate = self._connect(access)
+        self._token = b""  # what is shown in place of a proof
+        self._channel, certificate = self._connect(access.settings)
         # No fork uses it. Under GRPC_ENABLE_FORK_SUPPORT, gRPC would cancel its calls in each, and can hang for ever.
         # An older gRPC, which has no `_postfork_child`, closes channels instead, and ends a fork that keeps one open.
         if fork_unregister_channel and hasattr(self._channel, "_postfork_child"):
             fork_unregister_channel(self._channel)
         self._stub = rpc.CoordinatorStub(self._channel)
-        self.run, proof = access.run, b""
-        if not access.insecure:
+        self.run, shown = access.run, (PROOF_HEADER, b"")
+        if not access.settings.insecure:
             try:
-                self.run, proof = self._introduced(access, certificate)
+                self.run, shown = self._introduced(access, certificate)
             except BaseException:
                 self.close()
                 raise
-        self._metadata = ((RUN_HEADER, self.run.encode()), (PROOF_HEADER, proof), (SECRET_HEADER, access.secret))
+        self._metadata = ((RUN_HEADER, self.run.encode()), shown, (SECRET_HEADER, access.secret))
 
-    def _connect(self, access: Access) -> tuple[grpc.Channel, bytes]:
+    def _connect(self, settings: Settings) -> tuple[grpc.Channel, bytes]:
         """Return a channel, and the fingerprint of the one certificate that it accepts: empty if there is none."""
-        if access.insecure or self.address.startswith(UNIX):
+        if settings.insecure or self.address.startswith(UNIX):
             return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS), b""
         try:
-            peer = tls.fetch(self.address, PATIENCE)
+            peer = tls.meet(self.address, settings, PATIENCE)
+        except tls.Distrust as error:
+            raise Distrusted(str(error)) from None
         except TimeoutError as error:
             raise self._unreachable("DEADLINE_EXCEEDED", str(error)) from None
         except ssl.SSLError as error:
@@ -127,21 +145,51 @@ class Link:
             raise NoTLS(why, "UNKNOWN", str(error)) from None
         except (OSError, ValueError) as error:
             raise self._unreachable("UNAVAILABLE", str(error)) from None
-        options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", peer.name)]
-        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(peer.pem), options), peer.fingerprint
+        options = [*CHANNEL_OPTIONS, *([("grpc.ssl_target_name_override", peer.name)] if peer.name else [])]
+        return grpc.secure_channel(self.address, peer.credentials, options), peer.fingerprint
 
-    def _introduced(self, access: Access, certificate: bytes) -> tuple[str, bytes]:
-        """Let the coordinator prove that it reads the run's key. Return its name of the run, and our proof."""
-        key, nonce = access.key(), secrets.token_bytes(16)
-        request = pb.HelloRequest(run=access.run, nonce=nonce, key_id=b"" if access.secret else proofs.key_id(key))
+    def _introduced(self, access: Access, certificate: bytes) -> tuple[str, tuple[str, bytes]]:
+        """Let the coordinator prove that it reads the run's key, unless a CA vouches for it.
+
+        Return its name of the run, and what we show it with each call.
+        """
+        vouched = bool(access.settings.ca) and not self.address.startswith(UNIX)
+        request = pb.HelloRequest(run=access.run, certificate=certificate)
+        key = b""
+        if not vouched or not (access.secret or access.settings.token_file):
+            key = access.key()
+        if not vouched:
+            request.nonce = secrets.token_bytes(16)
+        if key and not access.secret:
+            request.key_id = proofs.key_id(key)
         metadata = ((HELLO_HEADER, request.SerializeToString()),)
         reply = self._call(lambda: self._stub.Hello(pb.Nothing(), timeout=PATIENCE, metadata=metadata))
-        if not proofs.same(reply.proof, proofs.of_coordinator(key, reply.coordinator, certificate, nonce)):
-            raise Unreachable(
-                f"what answers at {self.address} does not prove that it reads the key of {access.run}: it sees another "
-                "directory there, or is not a coordinator of this run"
+        if not vouched:
+            proof = proofs.of_coordinator(key, reply.coordinator, certificate, request.nonce)
+            if not proofs.same(reply.proof, proof):
+                raise Unreachable(
+                    f"what answers at {self.address} does not prove that it reads the key of {access.run}: it sees "
+                    "another directory there, or is not a coordinator of this run"
+                )
+        if reply.token_wanted and (access.secret or access.settings.token_file):
+            self._token = self._read_token(access.settings.token_file)
+            return reply.run, (TOKEN_HEADER, self._token)
+        return reply.run, (PROOF_HEADER, proofs.of_worker(access.key(), reply.coordinator))
+
+    def _read_token(self, path: str) -> bytes:
+        """Return the token in a file. Raises Distrusted."""
+        if not path:
+            why = (
+                f"the coordinator at {self.address} wants a token: set {TOKEN_FILE} to the path of a file that holds it"
             )
-        return reply.run, proofs.of_worker(key, reply.coordinator)
+            raise Distrusted(why, final=True)
+        try:
+            token = credential_files.read(path, secret=True).strip()
+        except UnusableFile as error:
+            raise Distrusted(f"{TOKEN_FILE}: {error}", final=True) from None
+        if not token:
+            raise Distrusted(f"{TOKEN_FILE}: {path} is empty", final=True)
+        return token
 
     def join(self, request: pb.JoinRequest, timeout: float) -> pb.JoinReply:
         return self._call(lambda: self._stub.Join(request, timeout=timeout, metadata=self._metadata))
@@ -196,6 +244,9 @@ class Link:
                 return Refusal(pb.Failure.FromString(value if isinstance(value, bytes) else value.encode("latin-1")))
         code, details = error.code().name, error.details() or "no answer"
         self.broken |= code in ("UNAVAILABLE", "UNAUTHENTICATED")
+        if code == "UNAUTHENTICATED" and self._token:
+            why = f"the coordinator at {self.address} does not accept our token: {details}"
+            return Distrusted(f"{why}. Check the file that {TOKEN_FILE} names", final=True)
         return self._unreachable(code, details)
 
     def _unreachable(self, code: str, details: str) -> Unreachable:
@@ -214,7 +265,9 @@ def ask(address: str, access: Access) -> pb.StatusReply:
     try:
         made = Link(address, access)
     except NoTLS:
-        made = Link(address, replace(access, insecure=True))
+        if access.settings.ca or access.settings.token_file:
+            raise  # who has these means no other
+        made = Link(address, replace(access, settings=Settings(insecure=True)))
     with closing(made) as link:
         return link.status(pb.StatusRequest(run=link.run), PATIENCE)
 

@@ -17,6 +17,9 @@ PROOF_HEADER = "holdfast-proof-bin"
 SECRET_HEADER = "holdfast-secret-bin"
 """The key of a call's metadata with the secret of the worker's process."""
 
+TOKEN_HEADER = "holdfast-token-bin"
+"""The key of a call's metadata with the caller's token, for a coordinator that wants one."""
+
 UNIX = "unix:"
 """How the address of a socket begins that only this host's own user reaches. Any other is HOST:PORT."""
 

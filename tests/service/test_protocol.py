@@ -18,13 +18,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdfast.saving.report import report_chunks
-from holdfast.session.session import INSECURE
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.messages import Now
 from holdfast_protos.client import Access, Link, Refusal, Unreachable, ask
 from holdfast_protos.conventions import MOST_TENSORS
+from holdfast_protos.settings import INSECURE, Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.bundle.crc import crc32c, mask
@@ -50,7 +50,7 @@ DESCRIPTION = json.dumps(
 )
 
 
-ANYBODY = Access("", lambda: b"", insecure=True)
+ANYBODY = Access("", lambda: b"", settings=Settings(insecure=True))
 
 
 @pytest.fixture
@@ -458,7 +458,7 @@ def test_status_tells_who_is_there(coordinator: Coordinator, store: Store, world
 def test_status_of_a_run_that_nobody_has_called_for(insecure: Coordinator, store: Store) -> None:
     """Asking about an unknown run does not open it. Guards against a question that opens a run."""
     with pytest.raises(Refusal, match="has called here") as caught:
-        ask(insecure.address, Access(store.url, lambda: b"", insecure=True))
+        ask(insecure.address, Access(store.url, lambda: b"", settings=Settings(insecure=True)))
     assert caught.value.failure.kind == "invalid_request"
     assert insecure.server.runs.find(store.url) is None
 

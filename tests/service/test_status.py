@@ -17,9 +17,9 @@ import holdfast.session.session
 from holdfast.cli import main
 from holdfast.errors import SaveFailed
 from holdfast.session.hint import Hint
-from holdfast.session.session import INSECURE
 from holdfast_coordinator.core import membership
 from holdfast_coordinator.status import STUCK_AFTER
+from holdfast_protos.settings import INSECURE
 from holdfast_storage.layout import HINT
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from holdfast_protos.conventions import FAILURE_TRAILER, UNIX
-from holdfast_protos.tls import PeerCertificate
+from holdfast_protos.tls import Peer
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
@@ -118,15 +118,15 @@ class Network:
             return Broken(grpc.StatusCode.UNAVAILABLE, f"nobody listens at {address}")
         return Connection(self, client, server, address)
 
-    def certificate(self, address: str, timeout: float) -> PeerCertificate:
-        """Stands for `tls.fetch`."""
+    def meet(self, address: str) -> Peer:
+        """Stands for `tls.meet`."""
         delay = self.world.policy.connects(here(), address)
         self.world.scheduler.pause(0.2 if delay is None else delay, ("the certificate of", address))
         made = self.connect(here(), address) if delay is not None else None
         if not isinstance(made, Connection):
             raise ConnectionRefusedError(f"nobody listens at {address}")
         made.cut("its certificate was seen")
-        return PeerCertificate(made.server.chain, made.server.chain, "holdfast")
+        return Peer(made.server.chain, made.server.chain, "holdfast")  # type: ignore[arg-type]
 
 
 class Connection:
@@ -585,7 +585,6 @@ def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
     return SimpleNamespace(
         insecure_channel=lambda address, options=None: Channel(network(), address),
         secure_channel=lambda address, chain, options=None: Channel(network(), address, chain),
-        ssl_channel_credentials=lambda chain: chain,
         ssl_server_credentials=lambda pairs: pairs[0][1],
         stream_stream_rpc_method_handler=grpc.stream_stream_rpc_method_handler,
         RpcError=grpc.RpcError,

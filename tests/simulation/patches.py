@@ -166,7 +166,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     yield holdfast.session.open_sessions, "_open", {}
     yield holdfast.session.identity, "_of_kernel", lambda: fakes.here().name
     yield holdfast.session.identity, "_secrets", Secrets()
-    yield holdfast_protos.tls, "fetch", lambda address, timeout: training.network().certificate(address, timeout)
+    yield holdfast_protos.tls, "meet", lambda address, settings, timeout: training.network().meet(address)
     yield holdfast_coordinator.server, "self_made", _certificate
     yield holdfast.session.session, "_incarnations", _Managers()
     yield holdfast.saving.save, "versions", lambda: {"holdfast": "simulated"}

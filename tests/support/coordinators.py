@@ -17,6 +17,7 @@ from holdfast_coordinator.door import ADMITTED, Admitted
 from holdfast_coordinator.server import Server
 from holdfast_protos import tls
 from holdfast_protos.client import CHANNEL_OPTIONS
+from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
@@ -26,16 +27,16 @@ ROOTS = (os.path.realpath(tempfile.gettempdir()), "/dev/shm", "memory://tests")
 
 
 class Coordinator:
-    """A server that is up until `stop()`."""
+    """A server that is up until `stop()`. options: those of a `Server`."""
 
-    def __init__(self, listen: str = "127.0.0.1:0", roots: Sequence[str] = ROOTS, *, insecure: bool = False) -> None:
+    def __init__(self, listen: str = "127.0.0.1:0", roots: Sequence[str] = ROOTS, **options: Any) -> None:
         begun: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._live(begun),), name="holdfast-test-coordinator", daemon=True
         )
         self._thread.start()
         self._loop = begun.result(10.0)
-        self.server = Server(roots, insecure=insecure)
+        self.server = Server(roots, **options)
         self.running = True
         try:
             self.run(self.server.start(listen))
@@ -93,9 +94,8 @@ class Coordinator:
 
 def channel_to(address: str) -> grpc.Channel:
     """A channel to whoever listens by TLS at an address, without any proof."""
-    peer = tls.fetch(address, 10.0)
-    options = [("grpc.ssl_target_name_override", peer.name)]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(peer.pem), options)
+    peer = tls.meet(address, Settings(), 10.0)
+    return grpc.secure_channel(address, peer.credentials, [("grpc.ssl_target_name_override", peer.name)])
 
 
 StartCoordinator = Callable[..., Coordinator]

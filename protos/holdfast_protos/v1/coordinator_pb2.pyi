@@ -6,8 +6,8 @@ The protocol between the workers of a training run and its coordinator.
 Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
 trailing metadata carries a Failure under "holdfast-failure-bin".
 
-But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-proof-bin" and
-"holdfast-secret-bin" (see proofs.py).
+But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-secret-bin",
+and "holdfast-proof-bin" (see proofs.py) or "holdfast-token-bin".
 
 A task of the cluster is given by its name everywhere: "worker-2".
 """
@@ -52,22 +52,26 @@ class HelloRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """as in Caller"""
     nonce: _builtins.bytes
-    """16 bytes that the caller has drawn"""
+    """16 bytes that the caller has drawn; empty: a certificate's issuer vouches for the coordinator"""
     key_id: _builtins.bytes
     """of the run's key, from who only asks: it may reach the run by another path"""
+    certificate: _builtins.bytes
+    """SHA-256 of the one that the listener showed, in DER form"""
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         nonce: _builtins.bytes = ...,
         key_id: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "nonce", b"nonce", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "key_id", b"key_id", "nonce", b"nonce", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -80,21 +84,26 @@ class HelloReply(_message.Message):
     COORDINATOR_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    TOKEN_WANTED_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """id of its process"""
     proof: _builtins.bytes
+    """empty without a nonce"""
     run: _builtins.str
     """URL of the run directory: the caller's, or that of the open run with this key"""
+    token_wanted: _builtins.bool
+    """from workers, in place of a proof"""
     def __init__(
         self,
         *,
         coordinator: _builtins.str = ...,
         proof: _builtins.bytes = ...,
         run: _builtins.str = ...,
+        token_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "proof", b"proof", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "proof", b"proof", "run", b"run", "token_wanted", b"token_wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,8 @@ The protocol between the workers of a training run and its coordinator.
 Every call may be repeated: it has the effect of one call and gets the same answer. A refusal is a gRPC status whose
 trailing metadata carries a Failure under "holdfast-failure-bin".
 
-But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-proof-bin" and
-"holdfast-secret-bin" (see proofs.py).
+But for Hello, a call is admitted by its metadata, before any of it is read: "holdfast-run-bin", "holdfast-secret-bin",
+and "holdfast-proof-bin" (see proofs.py) or "holdfast-token-bin".
 
 A task of the cluster is given by its name everywhere: "worker-2".
 """

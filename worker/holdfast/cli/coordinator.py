@@ -32,24 +32,70 @@ from holdfast_storage.errors import InvalidRequest
     help="Where others reach it, if not at --listen, for example behind a Kubernetes Service.",
 )
 @click.option(
+    "--tls-cert",
+    "certificate",
+    default="",
+    metavar="FILE",
+    help="The certificate to show, with its chain, in PEM form. Without it, one is made at the start.",
+)
+@click.option("--tls-key", "key", default="", metavar="FILE", help="The private key of --tls-cert, without a password.")
+@click.option(
+    "--tls-client-ca",
+    "client_ca",
+    default="",
+    metavar="FILE",
+    help="Let only clients connect that show a certificate of these authorities, in addition to all else.",
+)
+@click.option(
+    "--token-file",
+    default="",
+    metavar="FILE",
+    help="Let workers show a token in place of the run's key. A line is PREFIX TOKEN; PREFIX is a run, a folder above "
+    "runs, or * for all.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     help="Speak without TLS, and let all who reach the port commit to all runs. Workers need HOLDFAST_INSECURE=1.",
 )
-def command(roots: tuple[str, ...], listen: str, advertise: str, insecure: bool) -> None:
+def command(
+    *,
+    roots: tuple[str, ...],
+    listen: str,
+    advertise: str,
+    certificate: str,
+    key: str,
+    client_ca: str,
+    token_file: str,
+    insecure: bool,
+) -> None:
     """Run a coordinator until SIGTERM or Ctrl-C, and log to stderr.
 
     Tell workers about it with `CheckpointManager(..., coordinator="HOST:PORT")` or the environment variable
-    HOLDFAST_COORDINATOR. Whoever can read a run directory below URL can take part in that run, and nobody else.
+    HOLDFAST_COORDINATOR. Whoever can read a run directory below URL can take part in that run, and nobody else, or,
+    with --token-file, whoever has a token for it.
+
+    All files are read again when they change. Workers name theirs in HOLDFAST_TLS_CA, HOLDFAST_TLS_CERT,
+    HOLDFAST_TLS_KEY and HOLDFAST_TOKEN_FILE.
     """
+    if insecure and (certificate or key or client_ca or token_file):
+        raise InvalidRequest("--insecure is without TLS and for everybody: leave out all --tls-... and --token-file")
+    if bool(certificate) != bool(key):
+        raise InvalidRequest("--tls-cert and --tls-key belong together: give both, or none")
+    if client_ca and not certificate:
+        raise InvalidRequest("--tls-client-ca needs --tls-cert and --tls-key")
     address, directories = _checked_address(listen, "--listen"), [_checked_root(root) for root in roots]
     if advertise:
         _checked_address(advertise, "--advertise")
     from holdfast_coordinator.server import serve
+    from holdfast_coordinator.tls_files import TlsFiles
+    from holdfast_coordinator.tokens import Tokens
     from holdfast_storage.logger import log_to_stderr
 
+    tls = TlsFiles(certificate, key, client_ca) if certificate else None
+    tokens = Tokens(token_file) if token_file else None
     log_to_stderr()
-    serve(directories, address, advertise=advertise, insecure=insecure)
+    serve(directories, address, advertise=advertise, tls=tls, tokens=tokens, insecure=insecure)
 
 
 def _checked_address(address: str, option: str) -> str:

@@ -11,6 +11,7 @@ from holdfast.cli.target import no_run, open_directory
 from holdfast.session.hint import read_hint
 from holdfast_coordinator.status import log_status
 from holdfast_protos.client import PATIENCE, Access, Refusal, Unreachable, ask, is_listening, is_of_another_host
+from holdfast_protos.settings import CA, TOKEN_FILE, Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, InvalidRequest
 from holdfast_storage.layout import HINT, KEY
@@ -23,6 +24,8 @@ from holdfast_storage.store import Store
 UNJOINED_FOR = 60.0
 """Seconds after which it is a finding that a worker has not joined while others wait for it."""
 
+_NAMED = "HOLDFAST_COORDINATOR"
+
 OVERDUE_FOR = 5.0
 """Seconds for which a save may outlast its deadline: the coordinator checks its clock only now and then."""
 
@@ -30,8 +33,9 @@ OVERDUE_FOR = 5.0
 def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
     """Return the id of the coordinator at HOST:PORT, and all its runs. CoordinatorUnavailable if none answers."""
     try:
-        listed = ask(address, Access("", _keyless))
-        runs = [ask(address, Access(url, _keyless)).run for url in listed.runs]
+        settings = _settings()
+        listed = ask(address, Access("", _keyless, settings=settings))
+        runs = [ask(address, Access(url, _keyless, settings=settings)).run for url in listed.runs]
     except Refusal as error:
         raise CoordinatorUnavailable(str(error)) from None
     except Unreachable as error:
@@ -51,10 +55,14 @@ def of_run(target: str) -> pb.RunStatus:
     places = list(_places(state, hint.address if hint else ""))
     if state is None and not places:
         raise no_run(store)
+    settings = _settings()
     asked: list[pb.CoordinatorStatus.Asked] = []
     found: list[pb.RunStatus] = []
     for source, address, host in places:
-        told, answer, hangs = _ask(address, host, store, state.run_id if state else "")
+        access = Access(
+            store.url, lambda: _key(store), settings=settings if source == _NAMED else settings.for_anybody()
+        )
+        told, answer, hangs = _ask(address, host, access, state.run_id if state else "")
         asked.append(pb.CoordinatorStatus.Asked(address=address, from_=source, answer=answer, hangs=hangs))
         if told:
             told.coordinator.address = address
@@ -75,7 +83,7 @@ def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str
     """Yield possible addresses of a coordinator: who names it, the address, and its host if that is known."""
     leader = state.leader if state else None
     places = [
-        ("HOLDFAST_COORDINATOR", os.environ.get("HOLDFAST_COORDINATOR", ""), ""),
+        (_NAMED, os.environ.get(_NAMED, ""), ""),
         (HINT, hinted, leader.host if leader and leader.address == hinted else ""),
         ("the log", leader.address if leader else "", leader.host if leader else ""),
     ]
@@ -86,12 +94,12 @@ def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str
             yield source, address, host
 
 
-def _ask(address: str, host: str, store: Store, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:
+def _ask(address: str, host: str, access: Access, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:
     """Ask at an address. Return the status if it is this run's, the answer in words, and whether it hangs."""
     if host and is_of_another_host(address, host):
         return None, f"it can be asked only on {host}", False
     try:
-        reply = ask(address, Access(store.url, lambda: _key(store)))
+        reply = ask(address, access)
     except Refusal as error:
         return None, f"the coordinator there does not serve the run ({error})", False
     except Unreachable as error:
@@ -99,6 +107,13 @@ def _ask(address: str, host: str, store: Store, run_id: str) -> tuple[pb.RunStat
     if run_id and reply.run_id and reply.run_id != run_id:
         return None, "the coordinator there serves another run at this path", False
     return reply.run, "answers", False
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.of()
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def _key(store: Store) -> bytes:
@@ -113,7 +128,8 @@ def _key(store: Store) -> bytes:
 
 def _keyless() -> bytes:
     raise InvalidRequest(
-        "a coordinator tells of a run only who can read it: give the run directory instead of HOST:PORT"
+        "a coordinator tells of a run only who can read it: give the run directory instead of HOST:PORT, or set "
+        f"{CA} and {TOKEN_FILE} for a coordinator with tokens"
     )
 
 

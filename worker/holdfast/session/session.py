@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id, process_secret
 from holdfast.session.lane import closed
 from holdfast.session.this_task import ThisTask
-from holdfast_protos.client import Access, Link, Refusal, Unreachable
+from holdfast_protos.client import Access, Distrusted, Link, Refusal, Unreachable
+from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, describe, digest
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, InvalidRequest, Kind, StorageError
@@ -47,9 +47,6 @@ AWAIT_UPKEEP = 40.0
 NOTICED = 1_000
 """The number of saves whose failure a worker is told of before it asks: far more than the others can be ahead."""
 
-INSECURE = "HOLDFAST_INSECURE"
-"""The environment variable that says that the coordinator which the program names was started with --insecure."""
-
 _incarnations = itertools.count(1)
 
 
@@ -76,8 +73,7 @@ class Session:
         self._join_timeout = join_timeout
         self.process = process_id()
         self._incarnation = f"{self.process}.{next(_incarnations)}"
-        insecure = bool(coordinator) and os.environ.get(INSECURE, "") not in ("", "0")
-        self._access = Access(store.url, self._key, process_secret(), insecure)
+        self._access = Access(store.url, self._key, process_secret(), _settings(coordinator))
         self._link: Link | None = None
         self._embedded: Embedded | None = None
         self._membership: pb.JoinReply | None = None
@@ -86,6 +82,7 @@ class Session:
         self._joining = threading.RLock()
         self._connecting = threading.Lock()
         self._joining_waits_for = "its coordinator's answer"
+        self._distrust = ""  # that was logged last
         self._beat = pb.Heartbeat()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -128,7 +125,7 @@ class Session:
         """Wait until all workers have joined. Does nothing if they have.
 
         Raises CoordinatorUnavailable after `join_timeout`, naming the address or the missing workers, and
-        InvalidRequest if the workers do not agree on the cluster.
+        InvalidRequest if the workers do not agree on the cluster, or the coordinator does not accept the token.
         """
         if self._membership is not None:
             return  # no wait for the lock: the coordinator may be away, and training goes on
@@ -144,7 +141,7 @@ class Session:
 
     def _join(self, timeout: float, rejoin: pb.JoinReply | None) -> pb.JoinReply:
         end = time.monotonic() + timeout
-        reason, told, described = "", False, False
+        reason, told, described, denied = "", False, False, False
         for pause in _pauses():
             remaining = end - time.monotonic()
             if self._closed.is_set():
@@ -166,6 +163,11 @@ class Session:
                 link = self._connect()
                 reply = link.join(request, min(remaining, JOIN_CALL))
             except Unreachable as error:
+                self._lament(error)
+                final = isinstance(error, Distrusted) and error.final
+                if final and denied and rejoin is None:  # not the first time: the files were read anew
+                    raise InvalidRequest(str(error)) from None
+                denied = final
                 if remaining >= JOIN_CALL or not told:  # otherwise it says less than the answer before
                     reason = str(error)
             except Refusal as refusal:
@@ -200,6 +202,12 @@ class Session:
                     before.close()
             assert self._link is not None
             return self._link
+
+    def _lament(self, error: Unreachable) -> None:
+        """Log once what a person has to do: waiting alone does not help."""
+        if isinstance(error, Distrusted) and str(error) != self._distrust:
+            self._distrust = str(error)
+            log.warning("%s: %s", self.this_task.task, error)
 
     def _key(self) -> bytes:
         """Return the run's key. Raises Unreachable if it cannot be read or made, or InvalidRequest if it may not."""
@@ -295,8 +303,8 @@ class Session:
                     link = self._connect()
                 for notice in link.attend(self._beats()):
                     self._hear(notice)
-            except Unreachable:
-                pass
+            except Unreachable as error:
+                self._lament(error)
             except Refusal as refusal:
                 if not self._outlives(decode(refusal.failure)):
                     return
@@ -378,6 +386,7 @@ class Session:
                 self.unreachable_since = None
                 return answer
             except Unreachable as error:
+                self._lament(error)
                 reason, lost = str(error), True
                 self.unreachable_since = self.unreachable_since or time.monotonic()
             except Refusal as refusal:
@@ -428,6 +437,14 @@ class Session:
                 self._link.leave(pb.LeaveRequest(caller=self.caller(), wait_for_others_s=wait), wait + 5.0)
             except (Unreachable, Refusal) as error:
                 log.info("%s: left without telling the coordinator: %s", self.this_task.task, error)
+
+
+def _settings(coordinator: str) -> Settings:
+    """Return what the environment says of the coordinator that the program names. Of any other it says nothing."""
+    try:
+        return Settings.of() if coordinator else Settings()
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def beat_every(workers: int) -> float:
