@@ -46,6 +46,27 @@ def test_refuses_a_root_that_cannot_be_written(holdfast: Holdfast) -> None:
     assert "cannot be written" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--tls-cert", "c"], "--tls-cert and --tls-key belong together"),
+        (["--tls-key", "k"], "--tls-cert and --tls-key belong together"),
+        (["--tls-client-ca", "a"], "--tls-client-ca needs --tls-cert and --tls-key"),
+        (["--insecure", "--token-file", "t"], "--insecure is without TLS and for everybody"),
+        (["--insecure", "--tls-cert", "c", "--tls-key", "k"], "--insecure is without TLS and for everybody"),
+        (["--tls-cert", "/no/c", "--tls-key", "k"], "/no/c cannot be read: No such file or directory"),
+        (["--token-file", "/no/t"], "/no/t cannot be read: No such file or directory"),
+    ],
+)
+def test_refuses_options_that_cannot_be_meant(holdfast: Holdfast, tmp_path: Path, options: list[str], why: str) -> None:
+    """Options that contradict each other, and files that cannot be used, are refused with a sentence. Guards against a
+    coordinator that seems to be protected, and against a traceback."""
+    result = holdfast("coordinator", "--root", tmp_path, "--listen", "127.0.0.1:0", *options)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.processes
 def test_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
     """A taken port is refused. Guards against two coordinators on one port that divide the workers between them, so
