@@ -2,7 +2,7 @@
 
 For health checks that are commands. What gRPC probes of Kubernetes speak is no TLS, which a coordinator listens by. It
 tells everybody about its health, and nothing else to somebody who proves nothing, as this does. So this believes the
-certificate that it meets.
+certificate that it meets. Where clients need one, this shows that of HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY.
 """
 
 import ssl
@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from holdfast_protos import tls
+from holdfast_protos.settings import Settings
 
 SERVICE = "holdfast_protos.v1.Coordinator"
 TIMEOUT_S = 3
@@ -23,7 +24,7 @@ def main(address: str) -> int:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_S
             )
-    except OSError as error:
+    except (OSError, tls.Distrust) as error:
         print(f"{address}: {error}")
         return 1
     except grpc.RpcError as error:
@@ -34,13 +35,12 @@ def main(address: str) -> int:
 
 
 def connect(address: str) -> grpc.Channel:
-    """Return a channel to whoever listens there. Raises OSError if nobody does."""
+    """Return a channel to whoever listens there. Raises OSError if nobody does, and tls.Distrust."""
     try:
-        peer = tls.fetch(address, TIMEOUT_S)
+        peer = tls.meet(address, Settings.of().for_anybody(), TIMEOUT_S)
     except ssl.SSLError:  # started with --insecure
         return grpc.insecure_channel(address)
-    options = [("grpc.ssl_target_name_override", peer.name)]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(peer.pem), options)
+    return grpc.secure_channel(address, peer.credentials, [("grpc.ssl_target_name_override", peer.name)])
 
 
 if __name__ == "__main__":

@@ -108,11 +108,11 @@ class Door(grpc.aio.ServerInterceptor):
             run = self.keys.find(request.key_id) or run
         reply = pb.HelloReply(coordinator=self._coordinator, run=run, token_wanted=self._tokens is not None)
         if request.nonce:
+            key = await self.keys.get_anew(run)
             # A proof for a certificate of somebody else's would be for who stands in between.
             own = not request.certificate if peer.startswith(UNIX) else self.shows(request.certificate)
             if not own:
                 raise NotNow("the caller has seen another certificate than this coordinator shows now: ask again")
-            key = await self.keys.get_anew(run)
             reply.proof = proofs.of_coordinator(key, self._coordinator, request.certificate, request.nonce)
         return reply
 

@@ -16,8 +16,9 @@ import grpc
 import pytest
 
 from holdfast_coordinator.embedded import Embedded
-from holdfast_protos import proofs
+from holdfast_protos import proofs, tls
 from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER
+from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.run_key import ensure_key, read_key
 from holdfast_storage.store import open_store
@@ -173,7 +174,8 @@ def test_proofs_of_something_else(
     assert key is not None
     with channel_to(coordinator.address) as channel:
         hello = channel.unary_unary(f"{PATH}Hello", response_deserializer=pb.HelloReply.FromString)
-        request = pb.HelloRequest(run=run.url, nonce=nonce).SerializeToString()
+        certificate = tls.meet(coordinator.address, Settings(), 30.0).fingerprint
+        request = pb.HelloRequest(run=run.url, nonce=nonce, certificate=certificate).SerializeToString()
         own = hello(b"", metadata=((HELLO_HEADER, request),), timeout=30.0).proof
     wrong = {
         "none": b"",

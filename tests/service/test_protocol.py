@@ -496,12 +496,12 @@ def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(
     coordinator = start(insecure=True)
     came, attend = threading.Semaphore(0), coordinator.server.calls.attend
     monkeypatch.setattr(coordinator.server.calls, "attend", lambda beats: (came.release(), attend(beats))[1])
-    beats = queue.SimpleQueue[pb.Heartbeat | None]()
+    beats, calls = queue.SimpleQueue[pb.Heartbeat | None](), list[object]()
     with ExitStack() as stack:
         for _ in range(8):
             stack.callback(beats.put, None)
             channel = stack.enter_context(grpc.insecure_channel(coordinator.address))
-            rpc.CoordinatorStub(channel).Attend(iter(beats.get, None))
+            calls.append(rpc.CoordinatorStub(channel).Attend(iter(beats.get, None)))  # one that is dropped is cancelled
             assert came.acquire(timeout=30.0)
 
         async def stop() -> list[str]:

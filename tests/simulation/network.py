@@ -460,12 +460,16 @@ class Aborted(Exception):
 class Context:
     """The context of a call that the servicer answers."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metadata: Metadata) -> None:
         self.error: Broken | None = None
         self._address = address
+        self._metadata = metadata
 
     def peer(self) -> str:
         return self._address
+
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
 
     async def abort(self, code: grpc.StatusCode, details: str, trailer: tuple[tuple[str, bytes], ...]) -> None:
         self.error = Broken(code, details, trailer)
@@ -531,14 +535,15 @@ class Server:
         rpc.task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _answer(self, rpc: Rpc, handler: Any, payload: bytes) -> None:
-        context = Context(rpc.connection.address)
+        context = Context(rpc.connection.address, rpc.metadata)
         reply: Any = None
         try:
             details = SimpleNamespace(method=f"/{SERVICE}/{rpc.method}", invocation_metadata=rpc.metadata)
             admitted = await self._interceptor.intercept_service(partial(_itself, handler), details)
-            if admitted is not handler:
-                async for _ in admitted.stream_stream(None, context):
-                    pass
+            if admitted is not handler:  # the door answers it by itself
+                async for reply in admitted.stream_stream(None, context):
+                    rpc.answer(admitted.response_serializer(reply), last=True)
+                return
             if handler.response_streaming:
                 async for reply in handler.stream_stream(_heard(rpc, handler.request_deserializer), context):
                     rpc.answer(handler.response_serializer(reply), last=False)
