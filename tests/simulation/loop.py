@@ -7,6 +7,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any
 
 from simulation.processes import Process
@@ -30,7 +31,8 @@ class Loop(asyncio.AbstractEventLoop):
         return self._process.monotonic()
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        item = Item(self._process, callback, args, 0.0)
+        # A task's callbacks come with its own context: what one call has proven is no other's.
+        item = Item(self._process, (context or copy_context()).run, (callback, *args), 0.0)
         if self._process.alive:
             self._callbacks.append(item)
             if len(self._callbacks) == 1:
@@ -40,10 +42,11 @@ class Loop(asyncio.AbstractEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        return self._scheduler.later(self._process, delay, self._due, callback, args)
+        run = (context or copy_context()).run
+        return self._scheduler.later(self._process, delay, self.call_soon, run, callback, *args)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        return self.call_later(when - self.time(), callback, *args)
+        return self.call_later(when - self.time(), callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -72,9 +75,6 @@ class Loop(asyncio.AbstractEventLoop):
             self._broken(f"{self._process}: {context.get('message')}: {context.get('exception')!r}")
 
     # -- running --
-
-    def _due(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.call_soon(callback, *args)
 
     def _run(self) -> None:
         """One turn, on a thread that can be preempted if others can."""

@@ -479,10 +479,10 @@ class Context:
 class Server:
     """Stands for `grpc.aio.server()`."""
 
-    def __init__(self, network: Network, interceptor: Any) -> None:
+    def __init__(self, network: Network, interceptors: list[Any]) -> None:
         self.network = network
         self.chain = b""
-        self._interceptor = interceptor
+        self._interceptors = interceptors
         self.process = here()
         self._handlers: Mapping[str, Any] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -539,17 +539,19 @@ class Server:
         reply: Any = None
         try:
             details = SimpleNamespace(method=f"/{SERVICE}/{rpc.method}", invocation_metadata=rpc.metadata)
-            admitted = await self._interceptor.intercept_service(partial(_itself, handler), details)
-            if admitted is not handler:  # the door answers it by itself
-                async for reply in admitted.stream_stream(None, context):
-                    rpc.answer(admitted.response_serializer(reply), last=True)
+            streaming = handler.response_streaming
+            find = partial(_itself, handler)
+            for interceptor in reversed(self._interceptors):
+                find = partial(interceptor.intercept_service, find)
+            handler = await find(details)
+            deserialize = handler.request_deserializer or bytes
+            if handler.response_streaming:  # the door's own answer streams as well
+                async for reply in handler.stream_stream(_heard(rpc, deserialize), context):
+                    rpc.answer(handler.response_serializer(reply), last=not streaming)
+                if streaming:
+                    rpc.answer(None, last=True)
                 return
-            if handler.response_streaming:
-                async for reply in handler.stream_stream(_heard(rpc, handler.request_deserializer), context):
-                    rpc.answer(handler.response_serializer(reply), last=False)
-                rpc.answer(None, last=True)
-                return
-            requests = [handler.request_deserializer(each) for each in _split(payload)]
+            requests = [deserialize(each) for each in _split(payload)]
             if handler.request_streaming:
                 reply = await handler.stream_unary(_each(requests), context)
             else:
@@ -591,9 +593,11 @@ def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
         insecure_channel=lambda address, options=None: Channel(network(), address),
         secure_channel=lambda address, chain, options=None: Channel(network(), address, chain),
         ssl_server_credentials=lambda pairs: pairs[0][1],
+        unary_unary_rpc_method_handler=grpc.unary_unary_rpc_method_handler,
+        stream_unary_rpc_method_handler=grpc.stream_unary_rpc_method_handler,
         stream_stream_rpc_method_handler=grpc.stream_stream_rpc_method_handler,
         RpcError=grpc.RpcError,
         Call=grpc.Call,
         StatusCode=grpc.StatusCode,
-        aio=SimpleNamespace(server=lambda interceptors, options=None: Server(network(), *interceptors)),
+        aio=SimpleNamespace(server=lambda interceptors, options=None: Server(network(), interceptors)),
     )
