@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from holdfast.cli.coordinator import command
+from holdfast_protos import settings
 from holdfast_protos.v1 import coordinator_pb2
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -149,6 +151,52 @@ def test_only_workers_reach_the_coordinator_and_each_other() -> None:
     (port,) = container("Deployment", "holdfast-coordinator")["ports"]
     (rule,) = resource("NetworkPolicy", "holdfast-coordinator")["spec"]["ingress"]
     assert rule["ports"] == [{"port": port["name"], "protocol": "TCP"}]
+
+
+def with_tls(kind: str, name: str) -> dict[str, Any]:
+    """The pod of kubernetes-tls: its patches do nothing but add to lists."""
+    patched = resource(kind, name)
+    overlay = yaml.safe_load((DEPLOY / "kubernetes-tls" / "kustomization.yaml").read_text())
+    assert overlay["resources"] == ["../kubernetes"]
+    (patch,) = [patch["patch"] for patch in overlay["patches"] if patch["target"] == {"kind": kind, "name": name}]
+    for step in yaml.safe_load(patch):
+        assert step.keys() == {"op", "path", "value"}
+        assert step["op"] == "add"
+        *way, last = step["path"].split("/")[1:]
+        assert last == "-"
+        at: Any = patched
+        for part in way:
+            at = at[int(part) if part.isdigit() else part]
+        at.append(step["value"])
+    return dict(patched["spec"]["template"]["spec"])
+
+
+def test_certificates_and_tokens_are_where_they_are_looked_for() -> None:
+    """With certificates and tokens, each path lies in a Secret that the pod has, read-only and not for others. Guards
+    against pods that never start, a worker that is given the coordinator's private key, and a file that the kubelet does
+    not replace when its Secret changes."""
+    secrets = {}
+    for kind, name in [("Deployment", "holdfast-coordinator"), ("Job", "holdfast-worker")]:
+        spec = with_tls(kind, name)
+        (only,) = spec["containers"]
+        words = [*only["args"], *(variable["value"] for variable in only.get("env", []))]
+        paths = [PurePosixPath(word) for word in words if word.startswith("/etc/")]
+        volumes = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+        mounts = {mount["name"]: mount for mount in only["volumeMounts"] if mount["name"] in volumes}
+        assert {PurePosixPath(mount["mountPath"]) for mount in mounts.values()} == {path.parent for path in paths}
+        assert all(mount["readOnly"] and "subPath" not in mount for mount in mounts.values())
+        assert volumes.keys() == mounts.keys()
+        assert {secret["defaultMode"] for secret in volumes.values()} == {0o440}
+        secrets[name] = {secret["secretName"] for secret in volumes.values()}
+    assert secrets["holdfast-coordinator"].isdisjoint(secrets["holdfast-worker"])
+    page = (DEPLOY / "README.md").read_text()
+    assert all(f"secret generic {name} " in page for names in secrets.values() for name in names)
+
+    shown = {variable["name"] for variable in with_tls("Job", "holdfast-worker")["containers"][0]["env"]}
+    assert {settings.CA, settings.TOKEN_FILE} <= shown
+    (coordinator,) = with_tls("Deployment", "holdfast-coordinator")["containers"]
+    options = [word for word in coordinator["args"] if word.startswith("--")]
+    assert set(options) <= {option for parameter in command.params for option in parameter.opts}
 
 
 def test_status_in_the_coordinators_container_asks_it() -> None:

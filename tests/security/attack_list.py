@@ -24,6 +24,8 @@ ELSEWHERE = (
     "service/test_lies.py",
     "storage/test_run_key.py",
     "service/test_run_keys.py",
+    "service/test_certificates.py",
+    "service/test_tokens.py",
     "service/test_proofs.py",
     "service/test_private_socket.py",
     "service/test_without_cryptography.py",

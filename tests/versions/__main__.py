@@ -40,8 +40,9 @@ TESTS = (
     "tests/worker/test_manager.py",
     "tests/bundle/test_against_tensorflow.py",
     "--deselect=tests/bundle/test_against_tensorflow.py::test_how_many_dimensions_tensorflow_joins",
-    # What depends on protobuf and gRPC, and on the libraries of the object stores.
+    # What depends on protobuf, gRPC and cryptography, and on the libraries of the object stores.
     "tests/service/test_protocol.py",
+    "tests/service/test_certificates.py",
     "tests/storage/test_internals.py",
     "tests/storage/test_object_clients.py",
     "tests/storage/test_s3_wire.py",
