@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from holdfast.cli.coordinator import command
+from holdfast.cli.coordinator import command as coordinator_command
 from holdfast_protos import settings
 from holdfast_protos.v1 import coordinator_pb2
 
@@ -172,9 +172,9 @@ def with_tls(kind: str, name: str) -> dict[str, Any]:
 
 
 def test_certificates_and_tokens_are_where_they_are_looked_for() -> None:
-    """With certificates and tokens, each path lies in a Secret that the pod has, read-only and not for others. Guards
-    against pods that never start, a worker that is given the coordinator's private key, and a file that the kubelet does
-    not replace when its Secret changes."""
+    """With certificates and tokens, each path lies in a Secret that the pod has, read-only, not for others. Guards
+    against pods that never start, a worker that is given the coordinator's private key, and a file that the kubelet
+    does not replace when its Secret changes."""
     secrets = {}
     for kind, name in [("Deployment", "holdfast-coordinator"), ("Job", "holdfast-worker")]:
         spec = with_tls(kind, name)
@@ -196,7 +196,7 @@ def test_certificates_and_tokens_are_where_they_are_looked_for() -> None:
     assert {settings.CA, settings.TOKEN_FILE} <= shown
     (coordinator,) = with_tls("Deployment", "holdfast-coordinator")["containers"]
     options = [word for word in coordinator["args"] if word.startswith("--")]
-    assert set(options) <= {option for parameter in command.params for option in parameter.opts}
+    assert set(options) <= {option for parameter in coordinator_command.params for option in parameter.opts}
 
 
 def test_status_in_the_coordinators_container_asks_it() -> None:
