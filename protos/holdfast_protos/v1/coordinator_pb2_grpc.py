@@ -153,7 +153,7 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Tells who is there and what is going on. Anybody may ask; it changes nothing.
+        """Tells members who is there and what is going on. It changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
