@@ -40,6 +40,8 @@ def check_join(request: pb.JoinRequest) -> None:
         _check_cluster(who, request)
     if request.restores < 0:
         raise _wrong(who, "restores", f"is {request.restores}")
+    for field, text in (("fork_point", request.fork_point), ("restored", request.restored)):
+        _check_length(who, field, text, _LONGEST_URL)
 
 
 def check_members(request: pb.JoinRequest, cluster: Cluster) -> None:

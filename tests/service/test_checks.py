@@ -121,6 +121,7 @@ def test_a_first_join_has_no_members() -> None:
         ("report", "num_shards", -1),
         ("restore", "verdict", "fine"),
         ("join", "restores", -1),
+        *(("join", field, "x" * 5_000) for field in ("fork_point", "restored")),
         *((call, "caller.run", value) for call in CHECKS for value in ("", "runs/7", "../runs/7", "~/runs")),
         *((call, "caller.generation", value) for call in CHECKS for value in ("../..", "0BADCAFE", "0badcafe0")),
         *((call, "caller.incarnation", value) for call in CHECKS for value in ("", "x" * 300)),
