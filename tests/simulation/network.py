@@ -8,6 +8,7 @@ Messages are bytes. Each request and each reply is a point that the policy is as
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -462,6 +463,7 @@ class Context:
 
     def __init__(self, address: str, metadata: Metadata) -> None:
         self.error: Broken | None = None
+        self.written: Any = None
         self._address = address
         self._metadata = metadata
 
@@ -470,6 +472,9 @@ class Context:
 
     def invocation_metadata(self) -> Metadata:
         return self._metadata
+
+    async def write(self, reply: Any) -> None:
+        self.written = reply
 
     async def abort(self, code: grpc.StatusCode, details: str, trailer: tuple[tuple[str, bytes], ...]) -> None:
         self.error = Broken(code, details, trailer)
@@ -536,27 +541,28 @@ class Server:
 
     async def _answer(self, rpc: Rpc, handler: Any, payload: bytes) -> None:
         context = Context(rpc.connection.address, rpc.metadata)
-        reply: Any = None
         try:
             details = SimpleNamespace(method=f"/{SERVICE}/{rpc.method}", invocation_metadata=rpc.metadata)
-            streaming = handler.response_streaming
             find = partial(_itself, handler)
             for interceptor in reversed(self._interceptors):
                 find = partial(interceptor.intercept_service, find)
             handler = await find(details)
-            deserialize = handler.request_deserializer or bytes
-            if handler.response_streaming:  # the door's own answer streams as well
-                async for reply in handler.stream_stream(_heard(rpc, deserialize), context):
-                    rpc.answer(handler.response_serializer(reply), last=not streaming)
-                if streaming:
-                    rpc.answer(None, last=True)
+            parsed, written = handler.request_deserializer or bytes, handler.response_serializer or bytes
+            if rpc.inbox is not None:
+                async for reply in handler.stream_stream(_heard(rpc, parsed), context):
+                    rpc.answer(written(reply), last=False)
+                rpc.answer(None, last=True)
                 return
-            requests = [deserialize(each) for each in _split(payload)]
-            if handler.request_streaming:
+            requests = [parsed(each) for each in _split(payload)]
+            if handler.stream_stream:  # it answers without reading
+                answering = handler.stream_stream(_each(requests), context)
+                await (answering if inspect.iscoroutine(answering) else anext(answering))
+                reply = context.written
+            elif handler.request_streaming:
                 reply = await handler.stream_unary(_each(requests), context)
             else:
                 reply = await handler.unary_unary(requests[0], context)
-            rpc.answer(handler.response_serializer(reply), last=True)
+            rpc.answer(written(reply), last=True)
         except Aborted:
             rpc.answer(context.error, last=True)
         except asyncio.CancelledError:
@@ -599,5 +605,8 @@ def fake_grpc(network: Callable[[], Network]) -> SimpleNamespace:
         RpcError=grpc.RpcError,
         Call=grpc.Call,
         StatusCode=grpc.StatusCode,
-        aio=SimpleNamespace(server=lambda interceptors, options=None: Server(network(), interceptors)),
+        aio=SimpleNamespace(
+            server=lambda interceptors, options=None: Server(network(), interceptors),
+            InternalError=grpc.aio.InternalError,
+        ),
     )
