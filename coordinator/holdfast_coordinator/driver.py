@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from holdfast_protos.client import Access, ask, is_of_another_host
@@ -97,12 +98,23 @@ class Driver:
     number: the number of this driver in the process. An earlier driver of the same run counts as somebody else, whose
         log entries are not this one's own.
     deserted: is called, repeatedly, when nobody has been there for so long that the driver should be closed.
+    insecure: whether another leader is believed that proves nothing. Otherwise whoever has its port could keep a job
+        from the lead for ever.
     """
 
-    def __init__(self, store: Store, process: Leader, number: int, deserted: Callable[[Driver], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        process: Leader,
+        number: int,
+        deserted: Callable[[Driver], None],
+        *,
+        insecure: bool = False,
+    ) -> None:
         self.store = store
         self._process = process.id
         self._deserted = deserted
+        self._insecure = insecure
         self.machine = Machine(replace(process, id=f"{process.id}-{number}"))
         self._log = Log(store)
         # Each run has its own threads, since its storage may hang while others do not. They are separate, since
@@ -324,7 +336,8 @@ class Driver:
                 try:
                     settings = Settings.of().for_anybody()
                     access = Access(self.store.url, lambda: ensure_key(self.store), settings=settings)
-                    status = await self._threaded(lambda: ask(effect.address, access), self._threads)
+                    asking = partial(ask, effect.address, access, anybody=self._insecure)
+                    status = await self._threaded(asking, self._threads)
                 except Exception as error:  # for example for an invalid address
                     log.info("%s: nobody answers at %s: %s", self._here, effect.address, error)
             # It may be serving another world by now, which does not lead.

@@ -37,10 +37,13 @@ class ServedRuns:
 
     Only directories at or below a root are served, and those of stores that this process has open itself. No other is
     looked at. A run that everybody has left is closed after a while, and opened anew when somebody joins it.
+
+    insecure: as for a driver.
     """
 
-    def __init__(self, leader: Leader, roots: Sequence[str] = ()) -> None:
+    def __init__(self, leader: Leader, roots: Sequence[str] = (), *, insecure: bool = False) -> None:
         self.leader = leader
+        self._insecure = insecure
         self._roots = tuple(map(normalise, roots))
         self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # the store of this process, by the URL of a worker
@@ -71,7 +74,9 @@ class ServedRuns:
             driver = self._drivers.get(store.url)
             if driver is None:
                 self._make_room()
-                driver = self._drivers[store.url] = Driver(store, self.leader, next(self._numbers), self._deserted)
+                driver = self._drivers[store.url] = Driver(
+                    store, self.leader, next(self._numbers), self._deserted, insecure=self._insecure
+                )
             # Workers that reach the directory by different paths are in one run.
             self._directories[url] = store.url
         return driver

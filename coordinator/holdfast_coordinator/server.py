@@ -104,7 +104,8 @@ class Server:
         if listen:
             self.address = advertise or self._listen(server, door, listen)
             self.private_address = self.private_address or self.address
-        self.runs = ServedRuns(Leader(leader_id, self.address, socket.gethostname()), self._roots)
+        leader = Leader(leader_id, self.address, socket.gethostname())
+        self.runs = ServedRuns(leader, self._roots, insecure=self._insecure)
         self.calls = Calls(self.runs)
         door.keys = RunKeys(self.runs)
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(GrpcServicer(self.calls), server)

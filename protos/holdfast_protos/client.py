@@ -255,17 +255,18 @@ class Link:
         return Unreachable(f"no coordinator answers at {self.address}{late} ({code}: {details})", code, details)
 
 
-def ask(address: str, access: Access) -> pb.StatusReply:
+def ask(address: str, access: Access, *, anybody: bool = False) -> pb.StatusReply:
     """Ask the coordinator at an address for the status of a run.
 
-    One that was started with --insecure is asked as well, and may be anybody: what it says is for a person, or a reason
-    to leave the run to others. Raises Unreachable if none answers within a few seconds, and Refusal if it does not know
-    the run.
+    anybody: whether one that was started with --insecure is asked as well, who may be anybody. What it says is for a
+        person.
+
+    Raises Unreachable if none answers within a few seconds, and Refusal if it does not know the run.
     """
     try:
         made = Link(address, access)
     except NoTLS:
-        if access.settings.ca or access.settings.token_file:
+        if not anybody or access.settings.ca or access.settings.token_file:
             raise  # who has these means no other
         made = Link(address, replace(access, settings=Settings(insecure=True)))
     with closing(made) as link:

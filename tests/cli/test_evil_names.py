@@ -146,7 +146,7 @@ def test_whatever_a_coordinator_says(
     an address that others wrote, that takes over an operator's terminal."""
     fill(reply := pb.StatusReply())
     reply.run_id = "run-id"
-    monkeypatch.setattr(run_status, "ask", lambda address, run="": reply)
+    monkeypatch.setattr(run_status, "ask", lambda address, access, anybody: reply)
     monkeypatch.setenv("HOLDFAST_COORDINATOR", "127.0.0.1:7")
     told = said("status", saved.path if target == "run" else target, *as_json)
     assert "OWNED" in told

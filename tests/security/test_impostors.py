@@ -8,10 +8,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,10 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import holdfast_protos.client
 from holdfast_coordinator.certificate import Certificate, self_made
 from holdfast_protos.client import Access, Link, NoTLS, Unreachable, ask
+from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.run_key import ensure_key
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import World, all_join, outcomes
+from support.light_worker import World, all_join, committed, outcomes
 
 Serve = Callable[[socket.socket], None]
 Listen = Callable[..., str]
@@ -223,6 +227,38 @@ def test_odd_certificates(listen: Listen, access: Access, name: bytes) -> None:
     private = key.private_bytes(pem, pkcs, serialization.NoEncryption())
     with pytest.raises(Unreachable):
         Link(listen(silent, Certificate(private, odd.public_bytes(pem))), access)
+
+
+class Living(rpc.CoordinatorServicer):
+    """Says of a generation, whose name stands in the names of folders, that a worker of it lives."""
+
+    def __init__(self, generation: str) -> None:
+        self.run = pb.RunStatus(generation=generation, workers=[pb.WorkerStatus(worker="worker-0", alive=True)])
+
+    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
+        return pb.StatusReply(coordinator="0123456789abcdef", run=self.run)
+
+
+def test_the_port_of_a_leader_that_has_died(world: World, store: Store) -> None:
+    """A job takes the lead although somebody else has the port of the last leader by now, and says there without any
+    proof that the last job lives. Guards against a neighbour who keeps every next job from saving."""
+    before = world(2)
+    all_join(before)
+    assert outcomes([worker.save(1) for worker in before]) == [None, None]
+    assert before[0].session._embedded
+    address, generation = before[0].session._embedded.server.address, before[0].session.generation
+    for worker in reversed(before):
+        worker.close(0.0)
+    with futures.ThreadPoolExecutor(2) as pool:
+        liar = grpc.server(pool)
+        rpc.add_CoordinatorServicer_to_server(Living(generation), liar)
+        assert liar.add_insecure_port(address)
+        liar.start()
+        after = world(2)
+        all_join(after)
+        assert outcomes([worker.save(2) for worker in after]) == [None, None]
+        liar.stop(None).wait()
+    assert [record.step for record in committed(store)] == [1, 2]
 
 
 def test_a_key_that_is_replaced_under_a_job(coordinator: Coordinator, world: World, store: Store) -> None:

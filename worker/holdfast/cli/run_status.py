@@ -34,8 +34,8 @@ def of_coordinator(address: str) -> tuple[str, list[pb.RunStatus]]:
     """Return the id of the coordinator at HOST:PORT, and all its runs. CoordinatorUnavailable if none answers."""
     try:
         settings = _settings()
-        listed = ask(address, Access("", _keyless, settings=settings))
-        runs = [ask(address, Access(url, _keyless, settings=settings)).run for url in listed.runs]
+        listed = ask(address, Access("", _keyless, settings=settings), anybody=True)
+        runs = [ask(address, Access(url, _keyless, settings=settings), anybody=True).run for url in listed.runs]
     except Refusal as error:
         raise CoordinatorUnavailable(str(error)) from None
     except Unreachable as error:
@@ -99,7 +99,7 @@ def _ask(address: str, host: str, access: Access, run_id: str) -> tuple[pb.RunSt
     if host and is_of_another_host(address, host):
         return None, f"it can be asked only on {host}", False
     try:
-        reply = ask(address, access)
+        reply = ask(address, access, anybody=True)
     except Refusal as error:
         return None, f"the coordinator there does not serve the run ({error})", False
     except Unreachable as error:
