@@ -19,6 +19,9 @@ from .watched_files import WatchedFiles
 
 log = logger("holdfast.coordinator")
 
+SETTLE = 0.1
+"""Seconds for other handshakes to get past a point. See `_look`."""
+
 SHOWN_FOR = 60.0
 """Seconds for which a certificate that was replaced counts as this coordinator's own: for those who saw it last."""
 
@@ -51,7 +54,9 @@ class TlsFiles:
     def credentials(self) -> grpc.ServerCredentials:
         """For a port that shows what the files say at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
-            self._current.configuration, self.look, require_client_authentication=bool(self._client_ca)
+            self._current.configuration,
+            self._look,  # type: ignore[arg-type]  # it may return None
+            require_client_authentication=bool(self._client_ca),
         )
 
     def shows(self, fingerprint: bytes) -> bool:
@@ -59,16 +64,24 @@ class TlsFiles:
         before, until = self._before
         return fingerprint == self._current.fingerprint or (fingerprint == before and time.monotonic() < until)
 
-    def look(self) -> grpc.ServerCertificateConfiguration:
-        """Return what the next client sees. gRPC calls this, on threads of its own."""
+    def _look(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what clients see from now on; None: what they saw before.
+
+        gRPC calls this for each handshake, one after the other, on threads of its own.
+        """
         found = self._files.get()
-        if found.fingerprint != self._current.fingerprint:
-            self._before = self._current.fingerprint, time.monotonic() + SHOWN_FOR
-        self._current = found
         expired = found.ends < datetime.datetime.now(datetime.timezone.utc)
         if expired and not self._expired:
             log.error("%s has expired on %s: replace it, and its key", self._certificate, found.ends)
         self._expired = expired
+        if found is self._current:
+            return None
+        # gRPC holds a lock while we are called, and frees then what it made of the configuration before. A handshake
+        # that has been here and has not yet taken hold of that would use it all the same, and the process would end.
+        time.sleep(SETTLE)
+        if found.fingerprint != self._current.fingerprint:
+            self._before = self._current.fingerprint, time.monotonic() + SHOWN_FOR
+        self._current = found
         return found.configuration
 
     def _parse(self, contents: list[bytes]) -> _Shown:
