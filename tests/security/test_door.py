@@ -136,9 +136,10 @@ def shown(worker: LightWorker) -> dict[str, bytes]:
     return {name: bytes(value) for name, value in worker.session._link._metadata}
 
 
-def as_member(worker: LightWorker, method: str) -> bytes:
+def as_member(worker: LightWorker, method: str, generation: str = "") -> bytes:
     """A call's first message in the name of a worker."""
     caller = worker.session.caller()
+    caller.generation = generation or caller.generation
     fields: dict[str, Any] = {"caller": caller, "ordinal": 2, "step": 2, "checkpoint_name": "ckpt", "timeout_s": 5}
     request: Any = {
         "Join": join_request(caller, worker.session.this_task.cluster),
@@ -228,6 +229,18 @@ def test_a_proof_for_one_run_with_messages_of_another(
             assert f"INVALID_ARGUMENT: a call for {workers[1].store.url} came with the proof for" in said, method
         every = called(coordinator, "Status", *metadata, data=pb.StatusRequest().SerializeToString())
         assert "a call for all runs came with the proof for" in every
+
+
+def test_calls_of_an_old_generation(coordinator: Coordinator, workers: list[LightWorker]) -> None:
+    """A call for another generation than the living one changes nothing, although its caller proves all that there is
+    to prove. Guards against calls that were held up, and come when others have taken over."""
+    metadata = shown(workers[1])
+    with nothing_changes(coordinator, workers):
+        for method in set(METHODS) - {"Status", "Join"}:
+            request = as_member(workers[1], method, generation="00000000")
+            said = called(coordinator, method, *metadata.items(), data=request)
+            if method != "Leave":  # who leaves a world that is not there has left it
+                assert "generation 00000000" in said, method
 
 
 def test_another_members_name(coordinator: Coordinator, workers: list[LightWorker]) -> None:
