@@ -47,6 +47,7 @@ class Calls:
         checks.check_join(request)
         ADMITTED.get().check(request.caller)
         run = await self._runs.get(request.caller.run)
+        ADMITTED.get().check_directory(run.store.url)
         with run.visited():
             return await self._joined(run, request)
 
@@ -178,6 +179,7 @@ class Calls:
         run = self._runs.find(caller.run)
         if run is None:
             raise Refused(Failure(Kind.UNKNOWN_GENERATION, f"no worker of {caller.run} has joined here"))
+        ADMITTED.get().check_directory(run.store.url)
         return run
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
@@ -187,6 +189,7 @@ class Calls:
         run = self._runs.find(request.run)
         if run is None:
             raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
+        ADMITTED.get().check_directory(run.store.url)
         told = status(run.machine, run.store.url, self._runs.leader, time.monotonic())
         if request.reason_only:
             told.ClearField("run")

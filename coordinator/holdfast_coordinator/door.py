@@ -42,11 +42,18 @@ class Admitted:
 
     run: str = ""  # the URL of the run, as the caller names it
     process: str = ""  # the name of its process
+    directory: str = ""  # where the run was when it was proven
 
     def check_run(self, run: str) -> None:
         """Raise InvalidRequest if a call is for another run."""
         if self.run and run != self.run:
             raise InvalidRequest(f"a call for {run or 'all runs'} came with the proof for {self.run}", object="run")
+
+    def check_directory(self, directory: str) -> None:
+        """Raise NotNow if a call would reach another directory than the one that its proof is for: a link on the way to
+        it has changed in between."""
+        if self.directory and directory != self.directory:
+            raise NotNow(f"{self.run} has just become another directory: ask again")
 
     def check(self, caller: pb.Caller) -> None:
         """Raise InvalidRequest if a call is for another run, or made in another's name."""
@@ -108,7 +115,7 @@ class Door(grpc.aio.ServerInterceptor):
             run = self.keys.find(request.key_id) or run
         reply = pb.HelloReply(coordinator=self._coordinator, run=run, token_wanted=self._tokens is not None)
         if request.nonce:
-            key = await self.keys.get_anew(run)
+            key = await self.keys.get_anew(await self.keys.open(run))
             # A proof for a certificate of somebody else's would be for who stands in between.
             own = not request.certificate if peer.startswith(UNIX) else self.shows(request.certificate)
             if not own:
@@ -124,28 +131,33 @@ class Door(grpc.aio.ServerInterceptor):
         except (KeyError, UnicodeDecodeError):
             raise NotAdmitted("the call carries no proof that its caller may take part in a run") from None
         if self._tokens is None or (method == STATUS and TOKEN_HEADER not in metadata):
-            await self._check_proof(run, metadata.get(PROOF_HEADER, b""))
+            directory = await self._proven(run, metadata.get(PROOF_HEADER, b""))
         else:
-            await self._check_token(self._tokens, run, metadata.get(TOKEN_HEADER, b""))
-        return Admitted(run, proofs.process_of(secret) if secret else "nobody")
+            directory = await self._entitled(self._tokens, run, metadata.get(TOKEN_HEADER, b""))
+        return Admitted(run, proofs.process_of(secret) if secret else "nobody", directory)
 
-    async def _check_proof(self, run: str, proof: bytes) -> None:
-        if not self._is_right(await self.keys.get(run), proof) and not self._is_right(
-            await self.keys.get_anew(run), proof
+    async def _proven(self, run: str, proof: bytes) -> str:
+        """Return the directory whose key a proof is made with."""
+        store = await self.keys.open(run)
+        if not self._is_right(await self.keys.get(store), proof) and not self._is_right(
+            await self.keys.get_anew(store), proof
         ):
             raise NotAdmitted(f"the proof is not made with the key that this coordinator process reads in {run}")
+        return store.url
 
-    async def _check_token(self, tokens: Tokens, run: str, token: bytes) -> None:
+    async def _entitled(self, tokens: Tokens, run: str, token: bytes) -> str:
+        """Return the directory that a token is for; empty for all."""
         prefixes = tokens.prefixes(token)
         if not prefixes:
             raise NotAdmitted("the token is not one of those in the coordinator's --token-file")
         if EVERY_RUN in prefixes:
-            return
+            return ""
         if not run:
             raise NotAdmitted(f"only a token for {EVERY_RUN} admits to the list of all runs")
-        directory = await self.keys.directory(run)
+        directory = (await self.keys.open(run)).url
         if not any(f"{directory}/".startswith(f"{prefix}/") for prefix in prefixes):
             raise NotAdmitted(f"the token is for other runs than {run}")
+        return directory
 
     def _is_right(self, key: bytes, proof: bytes) -> bool:
         return proofs.same(proof, proofs.of_worker(key, self._coordinator))

@@ -12,7 +12,7 @@ from holdfast_storage.errors import HoldfastError
 
 from .calls import Calls
 from .driver import Refused
-from .refusals import Context, abort, answer
+from .refusals import Context, NotNow, abort, answer
 
 
 class GrpcServicer(rpc.CoordinatorServicer):
@@ -32,7 +32,7 @@ class GrpcServicer(rpc.CoordinatorServicer):
             async with aclosing(self._calls.attend(request_iterator)) as notices:
                 async for notice in notices:
                     yield notice
-        except (Refused, HoldfastError) as refusal:
+        except (Refused, NotNow, HoldfastError) as refusal:
             await abort(refusal, context)
 
     async def Vote(self, request: pb.VoteRequest, context: Context) -> pb.VoteReply:

@@ -10,6 +10,7 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import KEY
 from holdfast_storage.run_key import read_key
+from holdfast_storage.store.base import Store
 
 from .driver import Refused
 from .refusals import NotNow
@@ -25,19 +26,19 @@ ANEW_AFTER = 1.0
 class RunKeys:
     def __init__(self, runs: ServedRuns) -> None:
         self._runs = runs
-        self._read: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by URL: the key, and when it was read
+        self._read: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by directory: the key, and when it was read
         self._urls: dict[bytes, str] = {}  # by key id
 
-    async def get(self, url: str) -> bytes:
-        """Return the key of a run. Raises Refused if it is not served here or may not be read, and NotNow."""
-        if url not in self._read:
-            self._remember(url, await self._now(url))
-        self._read.move_to_end(url)
-        return self._read[url][0]
+    async def open(self, url: str) -> Store:
+        """Return the directory that a run's URL leads to now. Raises Refused if it is not served here, and NotNow."""
+        return await self._runs.open(url)
 
-    async def directory(self, url: str) -> str:
-        """Return the directory that a run's URL leads to. Raises as `get`."""
-        return (await self._runs.open(url)).url
+    async def get(self, store: Store) -> bytes:
+        """Return the key of a run. Raises Refused if it may not be read, and NotNow."""
+        if store.url not in self._read:
+            self._remember(store.url, await self._now(store))
+        self._read.move_to_end(store.url)
+        return self._read[store.url][0]
 
     def is_open(self, url: str) -> bool:
         """Return whether somebody takes part in a run."""
@@ -48,13 +49,13 @@ class RunKeys:
         url = self._urls.get(key_id, "")
         return url if self.is_open(url) else ""
 
-    async def get_anew(self, url: str) -> bytes:
+    async def get_anew(self, store: Store) -> bytes:
         """Return the key as it stands on storage now, as far as it was not just read: the run may have been deleted and
         made again. While it is read, all others have the one that is known. Raises as `get`."""
-        if (known := self._read.get(url)) and time.monotonic() - known[1] >= ANEW_AFTER:
-            self._read[url] = known[0], time.monotonic()
-            self._remember(url, await self._now(url))
-        return await self.get(url)
+        if (known := self._read.get(store.url)) and time.monotonic() - known[1] >= ANEW_AFTER:
+            self._read[store.url] = known[0], time.monotonic()
+            self._remember(store.url, await self._now(store))
+        return await self.get(store)
 
     def _remember(self, url: str, key: bytes) -> None:
         if url in self._read:
@@ -67,8 +68,7 @@ class RunKeys:
         key, _ = self._read.pop(url)
         self._urls.pop(proofs.key_id(key), None)
 
-    async def _now(self, url: str) -> bytes:
-        store = await self._runs.open(url)
+    async def _now(self, store: Store) -> bytes:
         try:
             key = await self._runs.threaded(lambda: read_key(store))
         except InvalidRequest as error:
@@ -76,5 +76,7 @@ class RunKeys:
         except HoldfastError as error:
             raise NotNow(f"the coordinator cannot read the run's key: {error}") from None
         if key is None:
-            raise NotNow(f"the coordinator sees no {KEY} in {url}: check that it has the same storage mounted there")
+            raise NotNow(
+                f"the coordinator sees no {KEY} in {store.url}: check that it has the same storage mounted there"
+            )
         return key

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from holdfast_coordinator import run_keys
+from holdfast_coordinator.door import Admitted
+from holdfast_coordinator.refusals import NotNow
 from holdfast_coordinator.run_keys import RunKeys
 from holdfast_protos.client import Access, Link, Unreachable
+from holdfast_protos.proofs import process_of
+from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.layout import KEY
 from holdfast_storage.run_key import ensure_key
-from holdfast_storage.store import Store
+from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import World, all_join, outcomes, together
+from support.joining import join_request
+from support.light_worker import World, all_join, cluster_of, outcomes, together
 from support.passing_time import PassingTime
 
 
@@ -64,7 +71,7 @@ def test_a_key_that_is_read_anew_is_there_for_the_others(
     stranger whose wrong proofs make all of them wait for the storage."""
     key = ensure_key(store)
     keys = RunKeys(coordinator.server.runs)
-    assert coordinator.run(keys.get(store.url)) == key
+    assert coordinator.run(keys.get(store)) == key
     asked, answer = threading.Event(), threading.Event()
 
     def slow(store: Store) -> bytes:
@@ -73,12 +80,34 @@ def test_a_key_that_is_read_anew_is_there_for_the_others(
         return key
 
     monkeypatch.setattr(run_keys, "read_key", slow)
-    stranger = threading.Thread(target=lambda: coordinator.run(keys.get_anew(store.url)))
+    stranger = threading.Thread(target=lambda: coordinator.run(keys.get_anew(store)))
     stranger.start()
     try:
         assert asked.wait(60.0)
-        assert coordinator.run(keys.get(store.url), 30.0) == key
+        assert coordinator.run(keys.get(store), 30.0) == key
     finally:
         answer.set()
         stranger.join(60.0)
-    assert coordinator.run(keys.get(store.url)) == key
+    assert coordinator.run(keys.get(store)) == key
+
+
+def test_a_link_that_comes_to_lead_elsewhere(
+    coordinator: Coordinator, store: Store, world: World, tmp_path: Path
+) -> None:
+    """A proof is for the directory whose key it is made with, and not for the path by which that was reached. Guards
+    against a link of one's own that leads to one's own run first, and to somebody else's once that is proven."""
+    all_join(world(1, coordinator))
+    own, way = open_store(tmp_path / "own"), tmp_path / "way"
+    ensure_key(own)
+    way.symlink_to(own.url)
+    with closing(Link(coordinator.address, Access(str(way), lambda: ensure_key(own), b"secret"))) as link:
+        way.unlink()
+        way.symlink_to(store.url)
+        caller = pb.Caller(run=str(way), task="worker-0", incarnation=f"{process_of(b'secret')}.1")
+        with pytest.raises(Unreachable, match="UNAUTHENTICATED"):
+            link.join(join_request(caller, cluster_of(1), timeout=1.0), 10.0)
+        with pytest.raises(Unreachable, match="UNAUTHENTICATED"):
+            link.status(pb.StatusRequest(run=str(way)), 10.0)
+    with pytest.raises(NotNow, match="has just become another directory"):
+        Admitted(str(way), "", own.url).check_directory(store.url)
+    assert coordinator.server.runs.urls == [store.url]
