@@ -14,10 +14,12 @@ import pytest
 
 import holdfast_coordinator.driver
 import holdfast_storage.parallel
-from holdfast_protos.client import Link, Refusal, Unreachable
+from holdfast_protos.client import Access, Link, Refusal, Unreachable
+from holdfast_protos.proofs import process_of
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import log_entry
+from holdfast_storage.run_key import ensure_key
 from holdfast_storage.store.base import NotCreated
 from simulation import fakes, patches
 from simulation.policy import MessageEffect, MessageFate, Point, Policy, StorageEffect, StorageFate
@@ -345,6 +347,14 @@ def test_what_is_committed_is_guarded(world: World, how: str) -> None:
 # -- network --
 
 
+SECRET = b"of the worker's process"
+
+
+def linked(process: Process) -> Link:
+    """Connect a process to the coordinator of the run."""
+    return Link(ADDRESS, Access("memory://run", lambda: ensure_key(process.store), SECRET))
+
+
 def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -> Any:
     """Return the result of a worker's join of a world of one, with something going wrong."""
     coordinator(world, ADDRESS, "coordinator")
@@ -352,9 +362,9 @@ def called(world: World, policy: Policy | None = None, seconds: float = 100.0) -
     if policy is not None:
         world.policy = policy
     process = world.process("worker", "host")
-    caller = pb.Caller(run="memory://run", task="worker-0", incarnation="p.1")
+    caller = pb.Caller(run="memory://run", task="worker-0", incarnation=f"{process_of(SECRET)}.1")
     request = join_request(caller, timeout=10.0)
-    return done(world, process, lambda: Link(ADDRESS).join(request, 10.0), seconds)
+    return done(world, process, lambda: linked(process).join(request, 10.0), seconds)
 
 
 def handled(world: World) -> bool:
@@ -365,7 +375,7 @@ def handled(world: World) -> bool:
 def test_a_call_is_answered(world: World) -> None:
     """A call is answered. Guards against faults below that would find nothing else."""
     reply = called(world)
-    assert reply.members[0].incarnation == "p.1"
+    assert reply.members[0].incarnation == f"{process_of(SECRET)}.1"
 
 
 @pytest.mark.parametrize(
@@ -386,7 +396,7 @@ def test_a_call_is_lost(world: World, effect: str, kind: str, arrives: bool) -> 
 def test_a_call_arrives_twice(world: World) -> None:
     """A call can arrive twice. Guards against a service that is never tried with doubled requests."""
     reply = called(world, Chosen("Join", "doubled", delay=0.1))
-    assert reply.members[0].incarnation == "p.1"
+    assert reply.members[0].incarnation == f"{process_of(SECRET)}.1"
     assert sum("reply Join" in line for line in world.story()) == 2
 
 
@@ -400,7 +410,7 @@ def test_a_refusal_carries_its_failure(world: World) -> None:
 def test_nobody_listens(world: World) -> None:
     """A call to an address where nobody listens fails at once. Guards against a caller that waits for its deadline."""
     process = world.process("worker", "host")
-    error = done(world, process, lambda: Link(ADDRESS).leave(pb.LeaveRequest(), 60.0), 5.0)
+    error = done(world, process, lambda: linked(process).leave(pb.LeaveRequest(), 60.0), 5.0)
     assert isinstance(error, Unreachable)
     assert "UNAVAILABLE" in str(error)
 
@@ -413,12 +423,11 @@ def test_a_stopped_peer_is_noticed(world: World) -> None:
     link: list[Link] = []
 
     def call() -> Any:
-        link.append(Link(ADDRESS))
-        request = pb.StatusRequest(run="memory://run")
+        link.append(linked(process))
         with pytest.raises(Refusal):
-            link[0]._call(lambda: link[0]._stub.Leave(pb.LeaveRequest(), timeout=5.0))
+            link[0].leave(pb.LeaveRequest(), 5.0)
         world.stop(server)
-        return link[0]._call(lambda: link[0]._stub.Status(request, timeout=300.0))
+        return link[0].status(pb.StatusRequest(run="memory://run"), 300.0)
 
     error = done(world, process, call, 50.0)
     assert isinstance(error, Unreachable)
@@ -434,7 +443,7 @@ def test_a_name_leads_to_its_new_owner_once_the_connection_breaks(world: World) 
     links: list[Link] = []
 
     def call() -> str:
-        links[:] = links or [Link(ADDRESS)]
+        links[:] = [link for link in links if not link.broken] or [linked(process)]
         with pytest.raises((Unreachable, Refusal)):
             links[0].leave(pb.LeaveRequest(), 5.0)
         return [line.split()[1] for line in world.story() if "reply Leave" in line][-1]
@@ -445,4 +454,6 @@ def test_a_name_leads_to_its_new_owner_once_the_connection_breaks(world: World) 
     assert done(world, process, call, 2.0) == "first"
     world.kill(first)
     world.run(lambda: False, 1.0)
+    done(world, process, call, 2.0)
+    assert links[0].broken, "it accepts the first one's certificate, and no other"
     assert done(world, process, call, 2.0) == "second"

@@ -69,7 +69,7 @@ class World:
     def launcher(self, host: str) -> Memory:
         """The memory of a process that forks workers, which has the product imported, and in use."""
         if host not in self._launchers:
-            self._launchers[host] = Memory({f"launcher on {host}": self.scheduler.random.randbytes(6).hex()})
+            self._launchers[host] = Memory({f"launcher on {host}": self.scheduler.random.randbytes(16)})
         return self._launchers[host]
 
     def kill(self, process: Process, *, host: bool = False) -> None:
