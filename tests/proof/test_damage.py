@@ -102,12 +102,13 @@ async def _agree(store: Store, world: Sequence[Task]) -> Apply | Failure:
 
     async def restore(task: Task) -> Answer:
         incarnation = f"process{task.index}.1"
-        joined = await driver.ask(lambda r: ev.Join(r, task, incarnation, cluster, "0000beef", 60.0))
+        joiner = Caller("", task, incarnation)
+        joined = await driver.ask(joiner, lambda r: ev.Join(r, task, incarnation, cluster, "0000beef", 60.0))
         assert isinstance(joined, Joined)
         caller = Caller(joined.generation, task, incarnation)
 
         def say(prefix: str, verdict: str, reason: str) -> Awaitable[Answer]:
-            return driver.ask(lambda r: ev.Restore(r, caller, 1, "", prefix, verdict, reason, 60.0))
+            return driver.ask(caller, lambda r: ev.Restore(r, caller, 1, "", prefix, verdict, reason, 60.0))
 
         answer = await say("", "", "")
         while isinstance(answer, Read):
