@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -22,18 +24,25 @@ LONGEST = 100
 
 @contextmanager
 def private_socket() -> Iterator[str]:
-    """Yield the path for a socket, which is removed afterwards, as is first what killed processes have left."""
-    above = tempfile.gettempdir()
-    if len(os.fsencode(above)) + len(_PREFIX) + len(_NAME) + 10 > LONGEST:
+    """Yield the path for a socket, which is removed afterwards, as is first what this host's killed processes have
+    left."""
+    above, prefix = tempfile.gettempdir(), prefix_here()
+    if len(os.fsencode(above)) + len(prefix) + len(_NAME) + 10 > LONGEST:
         above = "/tmp"
-    for folder in glob.glob(f"{glob.escape(above)}/{_PREFIX}*"):
+    for folder in glob.glob(f"{glob.escape(above)}/{prefix}*"):
         with suppress(OSError):
             _remove_if_left(folder)
-    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=above)
+    folder = tempfile.mkdtemp(prefix=prefix, dir=above)
     try:
         yield f"{folder}/{_NAME}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def prefix_here() -> str:
+    """Return how the names of this host's folders begin. A folder for temporary files may be on a network file system,
+    and nobody reaches another host's sockets in it, although their processes live."""
+    return _PREFIX + hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
 
 
 def _remove_if_left(folder: str) -> None:

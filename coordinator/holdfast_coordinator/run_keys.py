@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 
@@ -28,6 +29,7 @@ class RunKeys:
         self._runs = runs
         self._read: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # by directory: the key, and when it was read
         self._urls: dict[bytes, str] = {}  # by key id
+        self._reading: dict[str, asyncio.Future[bytes | None]] = {}  # by directory: each once, whoever asks
 
     async def open(self, url: str) -> Store:
         """Return the directory that a run's URL leads to now. Raises Refused if it is not served here, and NotNow."""
@@ -52,7 +54,8 @@ class RunKeys:
     async def get_anew(self, store: Store) -> bytes:
         """Return the key as it stands on storage now, as far as it was not just read: the run may have been deleted and
         made again. While it is read, all others have the one that is known. Raises as `get`."""
-        if (known := self._read.get(store.url)) and time.monotonic() - known[1] >= ANEW_AFTER:
+        known, reading = self._read.get(store.url), store.url in self._reading
+        if known and not reading and time.monotonic() - known[1] >= ANEW_AFTER:
             self._read[store.url] = known[0], time.monotonic()
             self._remember(store.url, await self._now(store))
         return await self.get(store)
@@ -70,7 +73,7 @@ class RunKeys:
 
     async def _now(self, store: Store) -> bytes:
         try:
-            key = await self._runs.threaded(lambda: read_key(store))
+            key = await self._once(store)
         except InvalidRequest as error:
             raise Refused(Failure.of(error, phase="join")) from None
         except HoldfastError as error:
@@ -80,3 +83,18 @@ class RunKeys:
                 f"the coordinator sees no {KEY} in {store.url}: check that it has the same storage mounted there"
             )
         return key
+
+    async def _once(self, store: Store) -> bytes | None:
+        """Read the key, in one thread however many ask: a storage that hangs must not keep the threads from others."""
+        reading = self._reading.get(store.url)
+        if reading is None:
+
+            def ended(reading: asyncio.Future[bytes | None]) -> None:
+                del self._reading[store.url]
+                if not reading.cancelled():
+                    reading.exception()  # those who wait get the error, if any are left
+
+            reading = asyncio.ensure_future(self._runs.threaded(lambda: read_key(store)))
+            self._reading[store.url] = reading
+            reading.add_done_callback(ended)
+        return await asyncio.shield(reading)

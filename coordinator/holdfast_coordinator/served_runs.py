@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -13,6 +14,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.logger import logger
 from holdfast_storage.records import Leader
 from holdfast_storage.store import Store, normalise, open_store
+from holdfast_storage.store.url import led_to, split
 
 from .driver import Driver, Refused
 from .refusals import NotNow
@@ -27,6 +29,9 @@ OPENING_THREADS = 64
 MOST_OPENING = 1024
 """Run directories that are being opened at once. Their storage hangs, or somebody asks for ever new ones."""
 
+
+MOST_NAMES = 100
+"""The URLs by which workers reach one run: each host may have it elsewhere."""
 
 MOST_RUNS = 2_000
 """The runs that are open at once. Each takes memory, and those in which something goes on take threads."""
@@ -45,6 +50,9 @@ class ServedRuns:
         self.leader = leader
         self._insecure = insecure
         self._roots = tuple(map(normalise, roots))
+        # A root that is written with links in it is found by that name as well.
+        as_written = {os.path.abspath(path) for protocol, path in map(split, roots) if protocol == "file"}
+        self._ways = as_written.union(self._roots)
         self._adopted: dict[str, Store] = {}  # by URL
         self._directories: dict[str, str] = {}  # the store of this process, by the URL of a worker
         self._drivers: dict[str, Driver] = {}  # by directory
@@ -78,6 +86,8 @@ class ServedRuns:
                     store, self.leader, next(self._numbers), self._deserted, insecure=self._insecure
                 )
             # Workers that reach the directory by different paths are in one run.
+            if list(self._directories.values()).count(store.url) >= MOST_NAMES:
+                raise NotNow(f"the workers of {store.url} reach it by {MOST_NAMES} other paths already")
             self._directories[url] = store.url
         return driver
 
@@ -135,7 +145,9 @@ class ServedRuns:
         return self._adopted.get(directory) or open_store(directory)
 
     def _check(self, url: str) -> str:
-        directory = normalise(url)
+        # Not even a look at what else there is on this host: it may mount something, or never return.
+        way = led_to(url, {*self._ways, *self._adopted})
+        directory = normalise(way) if way else ""
         below = any(f"{directory}/".startswith(f"{root.rstrip('/')}/") for root in self._roots)
         if not below and directory not in self._adopted:
             where = "below its --root" if self._roots else "of the training job that it is a part of"

@@ -21,6 +21,8 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.messages import Now
 from holdfast_coordinator.driver import DESERTED_FOR
+from holdfast_coordinator.refusals import NotNow
+from holdfast_coordinator.served_runs import MOST_NAMES
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
@@ -172,3 +174,15 @@ def test_a_run_in_which_nothing_happens_costs_nothing(
         more = [pb.Caller(run=f"{store.url}-{n}", task="worker-0", incarnation="p.1") for n in range(20, 26)]
         with pytest.raises(grpc.RpcError, match="5 other runs"):
             _ = [stub.Join(join_request(caller), timeout=30.0) for caller in more]
+
+
+def test_a_run_by_ever_new_names(coordinator: Coordinator, store: Store) -> None:
+    """A run is reached by so many paths and no more; those that are known go on. Guards against a member who has a
+    coordinator that serves others as well remember names without end."""
+    runs = coordinator.server.runs
+    for number in range(MOST_NAMES):
+        coordinator.run(runs.get(store.url + "/." * number))
+    with pytest.raises(NotNow, match="by 100 other paths"):
+        coordinator.run(runs.get(store.url + "/." * MOST_NAMES))
+    assert coordinator.run(runs.get(store.url)) is coordinator.run(runs.get(f"{store.url}/."))
+    assert len(runs._directories) == MOST_NAMES

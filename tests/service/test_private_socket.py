@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_coordinator.private_socket import LONGEST, private_socket
+from holdfast_coordinator.private_socket import LONGEST, prefix_here, private_socket
 
 
 @pytest.fixture
@@ -43,19 +43,22 @@ def test_its_folder_is_its_users_alone_and_goes_with_it(temporary: Path) -> None
 
 def test_what_killed_processes_have_left_is_removed(temporary: Path) -> None:
     """A socket at which nobody listens is removed, and nothing else. Guards against folders that pile up after kills,
-    and against a living process that loses its socket."""
-    left(temporary / "holdfast-dead").close()
-    listening = left(temporary / "holdfast-alive")
-    (temporary / "holdfast-starting").mkdir(0o700)
-    left(temporary / "holdfast-shared", mode=0o755).close()
-    (temporary / "holdfast-more").mkdir(0o700)
-    (temporary / "holdfast-more" / "thesis").touch()
-    (temporary / "holdfast-link").symlink_to(temporary / "holdfast-alive")
+    and against a living process that loses its socket, also one on another host with the same TMPDIR."""
+    here = prefix_here()
+    left(temporary / f"{here}dead").close()
+    left(temporary / "holdfast-elsewhere").close()
+    listening = left(temporary / f"{here}alive")
+    (temporary / f"{here}starting").mkdir(0o700)
+    left(temporary / f"{here}shared", mode=0o755).close()
+    (temporary / f"{here}more").mkdir(0o700)
+    (temporary / f"{here}more" / "thesis").touch()
+    (temporary / f"{here}link").symlink_to(temporary / f"{here}alive")
     with private_socket() as path:
         there = {each.name for each in temporary.iterdir()} - {Path(path).parent.name}
     listening.close()
-    assert there == {"holdfast-alive", "holdfast-starting", "holdfast-shared", "holdfast-more", "holdfast-link"}
-    assert (temporary / "holdfast-alive" / "socket").exists()
+    kept = ["holdfast-elsewhere", *(f"{here}{name}" for name in ("alive", "starting", "shared", "more", "link"))]
+    assert there == set(kept)
+    assert (temporary / f"{here}alive" / "socket").exists()
 
 
 def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

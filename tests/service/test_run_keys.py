@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ from holdfast_coordinator import run_keys
 from holdfast_coordinator.door import Admitted
 from holdfast_coordinator.refusals import NotNow
 from holdfast_coordinator.run_keys import RunKeys
+from holdfast_coordinator.served_runs import OPENING_THREADS
 from holdfast_protos.client import Access, Link, Unreachable
 from holdfast_protos.proofs import process_of
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -89,6 +91,38 @@ def test_a_key_that_is_read_anew_is_there_for_the_others(
         answer.set()
         stranger.join(60.0)
     assert coordinator.run(keys.get(store)) == key
+
+
+def test_a_storage_that_hangs_takes_one_thread(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the storage of one run does not answer, whoever asks for its key, however often, the keys of others are
+    read. Guards against one run, or a stranger who greets it, that keeps all others from starting."""
+    hanging, other = open_store(tmp_path / "hanging"), open_store(tmp_path / "other")
+    answer, read = threading.Event(), run_keys.read_key
+    asked: list[str] = []
+
+    def slow(store: Store) -> bytes | None:
+        asked.append(store.url)
+        assert store.url == other.url or answer.wait(60.0)
+        return read(store)
+
+    for store in (hanging, other):
+        ensure_key(store)
+    keys = RunKeys(coordinator.server.runs)
+    monkeypatch.setattr(run_keys, "read_key", slow)
+
+    async def greet() -> None:
+        greetings = [asyncio.ensure_future(keys.get_anew(hanging)) for _ in range(2 * OPENING_THREADS)]
+        try:
+            await asyncio.wait(greetings, timeout=0.2)
+            assert await asyncio.wait_for(keys.get_anew(other), 30.0) == ensure_key(other)
+        finally:
+            answer.set()
+        assert set(await asyncio.gather(*greetings)) == {ensure_key(hanging)}
+
+    coordinator.run(greet())
+    assert asked == [hanging.url, other.url]
 
 
 def test_a_link_that_comes_to_lead_elsewhere(

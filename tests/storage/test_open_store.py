@@ -12,6 +12,7 @@ import pytest
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store import normalise, open_store
+from holdfast_storage.store.url import led_to
 
 
 def test_local_directories_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +27,41 @@ def test_local_directories_have_one_name(tmp_path: Path, monkeypatch: pytest.Mon
         assert normalise(name) == expected
         assert open_store(name).url == expected
     assert normalise(expected) == expected
+
+
+def test_links_of_a_path_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links on the way to a known folder are followed, and nothing else of the host is looked at. Guards against a
+    stranger's path at which something is mounted, such as /net/HOST/x, or which a dead server never lets go."""
+    here = Path(os.path.realpath(tmp_path))
+    known, elsewhere = here / "known", here / "elsewhere"
+    for folder in (known, elsewhere):
+        folder.mkdir()
+    (here / "link").symlink_to("known")
+    (here / "loop").symlink_to("loop")
+    (known / "within").symlink_to("../link/run")
+    (known / "out").symlink_to(elsewhere / "secret")
+    (elsewhere / "back").symlink_to(known)
+    looked: list[str] = []
+
+    def readlink(path: str) -> str:
+        looked.append(path)
+        return os.fsdecode(read(path))
+
+    read = os.readlink
+    monkeypatch.setattr(os, "readlink", readlink)
+    for path in (
+        known / "run",
+        f"{known}//./run/",
+        here / "link/run",
+        known / "within",
+        f"file://{here}/link/x/../run",
+    ):
+        assert led_to(str(path), [str(known)]) == f"{known}/run"
+    assert led_to(str(known / "run"), [str(known / "run" / "deeper")]) == f"{known}/run"
+    for path in (known / "out", elsewhere / "back" / "run", here / "loop", "known", "", f"{known}/\0", "/net/host/x"):
+        assert led_to(str(path), [str(known)]) == ""
+    assert not [path for path in looked if path.startswith((f"{elsewhere}/", "/net/"))]
+    assert led_to("s3://bucket/a/../b", [str(known)]) == "s3://bucket/a/../b"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,18 @@ TIMES = st.floats(0, 1e11)
 TASKS = st.builds(Task, st.sampled_from(CHECKPOINTING_JOBS), st.integers(0, MOST_TASKS - 1))
 GENERATIONS = st.from_regex("[0-9a-f]{8}", fullmatch=True)
 IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20)
-ADDRESSES = st.sampled_from(["", "host:1", "127.0.0.1:7070", "[::1]:7070", "[fe80::1%eth0]:1", "a_b.c-d.example:65535"])
+ADDRESSES = st.sampled_from(
+    [
+        "",
+        "host:1",
+        "127.0.0.1:7070",
+        "[::1]:7070",
+        "[fe80::1%eth0]:1",
+        "[fe80::1%br-lan.100]:1",
+        "a_b.c-d.example:65535",
+    ]
+    + [f"unix:/tmp/x/holdfast-{name}/socket" for name in ("abc_1234", "0f3aabc_1234")]
+)
 NAMES = st.text(min_size=1, max_size=20)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Collection
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import PATTERN_CHARACTERS
@@ -12,6 +13,8 @@ from holdfast_storage.layout import PATTERN_CHARACTERS
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 _HALF = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/.*", re.DOTALL)  # what pathlib makes of a URL
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+_MOST_LINKS = 40  # on one path, as in Linux
+
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
 """Protocols of object stores, and what they call the container of objects."""
 
@@ -80,3 +83,37 @@ def normalise(url: str | os.PathLike[str]) -> str:
             object=seen,
         )
     return path if protocol == "file" else f"{protocol}://{path}"
+
+
+def led_to(url: str, known: Collection[str]) -> str:
+    """Return the URL without links, looking only at folders above, at and below the known ones, and at links there.
+
+    For who does not trust the author of the URL: a look into a folder may mount what is named in it, or never return.
+    Empty if the path leaves those folders. A URL of another protocol is returned as it is: nothing is looked at.
+    """
+    protocol, path = split(url)
+    if protocol != "file":
+        return url
+    if not path.startswith("/") or "\0" in path:
+        return ""
+    at, rest, links = "", path.split("/")[::-1], 0  # what is behind us, without a final slash, and what is to come
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            at = at.rpartition("/")[0]
+            continue
+        if not any(f"{each}/".startswith(f"{at}/") or f"{at}/".startswith(f"{each}/") for each in known):
+            return ""
+        try:
+            target = os.readlink(f"{at}/{part}")
+        except OSError:  # it is no link, or is not there
+            at = f"{at}/{part}"
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return ""
+        rest += target.split("/")[::-1]
+        at = "" if target.startswith("/") else at
+    return at
