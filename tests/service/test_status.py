@@ -61,6 +61,10 @@ def standing(told: dict[str, Any]) -> dict[str, str]:
     return {worker["worker"]: worker["standing"] for worker in told["workers"]}
 
 
+def phases(told: dict[str, Any]) -> list[str]:
+    return [worker["phase"] for worker in told["workers"]]
+
+
 def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) -> None:
     """The status shows for whom a save waits, since when and until when. Guards against searching a thousand workers
     for the slow one."""
@@ -104,7 +108,7 @@ def test_a_worker_that_is_stuck_in_writing_is_named(
     workers, gate = held
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
-    until(lambda: status(store.url)["workers"][2]["phase"] == "commit")
+    until(lambda: phases(status(store.url)) == ["commit", "write", "commit"])
     passing.by(STUCK_AFTER)
     expected = {"worker-0": "present", "worker-1": "stuck", "worker-2": "present"}
     until(lambda: standing(status(store.url, None)) == expected)
@@ -131,6 +135,7 @@ def test_a_worker_that_does_not_come_to_the_save_is_named(
     assert outcomes([worker.save(1) for worker in workers]) == [None, None]
     save = workers[0].save(2)
     until(lambda: (status(store.url)["activity"] or {}).get("kind") == "save")
+    until(lambda: phases(status(store.url)) == ["vote", "train"])
     passing.by(STUCK_AFTER)
     until(lambda: standing(status(store.url, None)) == {"worker-0": "present", "worker-1": "stuck"})
     told = status(store.url, 1)
@@ -152,6 +157,7 @@ def test_the_error_of_a_late_save_tells_what_the_worker_did(
     saves = [worker.save(1) for worker in workers]
     assert gate.reached.wait(60.0)
     until(lambda: status(store.url)["activity"]["waiting_for"] == ["worker-1"])
+    until(lambda: phases(status(store.url)) == ["commit", "write"])
     passing.by(60.0)
     (error,) = outcomes(saves[:1])
     assert isinstance(error, SaveFailed)

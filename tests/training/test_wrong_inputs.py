@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast_storage.layout import HINT, log_entry, parse_folder
+from holdfast_storage.layout import HINT, KEY, OWN_FOLDER, parse_folder
 from support.coordinator_process import coordinator
 from support.ports import free_address
 from support.small_disk import not_permitted
@@ -104,15 +104,14 @@ def test_storage_that_the_coordinator_does_not_see(worlds: Any, tmp_path: Path) 
     learn of it when the save has failed."""
     root = "memory://shared"
     with coordinator(tmp_path, root=root) as address:
-        told = worlds.get(2).run("wrong.another_storage", directory=f"{root}/run", coordinator=address)
+        told = worlds.get(2).run("wrong.another_storage", directory=f"{root}/run", coordinator=address, **PATIENT)
     for each in told:
         failure = each["failure"]
-        assert failure["call"] == "save"
-        assert failure["object"] == log_entry(1)
-        assert f"{root}/run/{log_entry(1)}" in failure["message"]
-        assert "have the same storage mounted" in failure["message"]
+        assert failure["call"] == "restore"
+        assert f"the coordinator sees no {KEY} in {root}/run" in failure["message"]
+        assert "the same storage mounted" in failure["message"]
         assert failure["seconds"] < WITHIN
-        assert each["written"] == []
+        assert each["written"] == [f"{OWN_FOLDER}/"]
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["embedded", "coordinator apart"])
@@ -125,11 +124,14 @@ def test_one_worker_has_another_file_system_mounted(worlds: Any, tmp_path: Path,
         failures = worlds.get(2).run("wrong.another_mount", directory=str(run), coordinator=address, **PATIENT)
     if failures[1]["call"] == "not permitted":
         not_permitted("to mount a file system")
-    name = log_entry(1) if apart else HINT
-    assert str(run / name) in failures[1]["message"]
-    assert "have the same storage mounted" in failures[1]["message"]
+    if apart:
+        assert f"does not prove that it reads the key of {run}" in failures[1]["message"]
+        assert "it sees another directory there" in failures[1]["message"]
+    else:
+        assert str(run / HINT) in failures[1]["message"]
+        assert "have the same storage mounted" in failures[1]["message"]
     for failure in failures:
-        assert failure["call"] == ("save" if apart else "restore")
+        assert failure["call"] == "restore"
         assert "worker-1" in failure["message"]
         assert failure["seconds"] < WITHIN
     assert not [f for name in attempts(run) for f in (run / name).rglob("*.index")]

@@ -63,10 +63,10 @@ def impatient() -> Iterator[None]:
         lag.LAG = patience
 
 
-def another_storage(world: Any, *, directory: str, coordinator: str) -> dict[str, Any]:
+def another_storage(world: Any, *, directory: str, **arguments: Any) -> dict[str, Any]:
     """With a `memory://` directory, of which every process has its own."""
     with impatient():
-        failure = job(world, directory=directory, coordinator=coordinator)
+        failure = job(world, directory=directory, **arguments)
     return {"failure": failure, "written": open_store(directory).list()}
 
 
