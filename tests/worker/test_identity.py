@@ -8,12 +8,13 @@ import pytest
 
 import holdfast.session.identity
 from holdfast.session.identity import process_id
+from holdfast_protos.proofs import PROCESS_DIGITS
 
 
 def test_it_stays_as_long_as_the_process() -> None:
     """The id stays the same in one process. Guards against two managers of one process that are taken for two jobs."""
     assert process_id() == process_id()
-    assert len(process_id()) == 12
+    assert len(process_id()) == PROCESS_DIGITS
 
 
 def test_a_fork_has_another() -> None:
