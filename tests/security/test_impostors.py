@@ -20,14 +20,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import holdfast_protos.client
+from holdfast.session.hint import Hint
 from holdfast_coordinator.certificate import Certificate, self_made
 from holdfast_protos.client import Access, Link, NoTLS, Unreachable, ask
+from holdfast_protos.conventions import FAILURE_TRAILER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
+from holdfast_storage.failure_message import encode
 from holdfast_storage.run_key import ensure_key
 from holdfast_storage.store import Store, open_store
 from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import World, all_join, committed, outcomes
+from support.light_worker import World, all_join, committed, outcomes, until
 
 Serve = Callable[[socket.socket], None]
 Listen = Callable[..., str]
@@ -259,6 +264,57 @@ def test_the_port_of_a_leader_that_has_died(world: World, store: Store) -> None:
         assert outcomes([worker.save(2) for worker in after]) == [None, None]
         liar.stop(None).wait()
     assert [record.step for record in committed(store)] == [1, 2]
+
+
+class Refusing(rpc.CoordinatorServicer):
+    """Ends whatever job asks it."""
+
+    def Hello(self, request: pb.Nothing, context: grpc.ServicerContext) -> pb.HelloReply:
+        failure = encode(Failure(Kind.SUPERSEDED, "the run has been taken over"))
+        context.set_trailing_metadata(((FAILURE_TRAILER, failure.SerializeToString()),))
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
+
+
+def test_a_hint_to_another_jobs_coordinator(start: StartCoordinator, world: World, store: Store) -> None:
+    """A worker waits for its own chief where another job's coordinator has the port that the last chief had, and does
+    not serve this run. Guards against a job that ends since it looked too early."""
+    other = start(roots=["memory://of-another-job"])
+    chief, worker = world(2)
+    Hint(other.address, chief.session.this_task.cluster).write(store)
+    refused = threading.Event()
+
+    def lament(error: Exception) -> None:
+        refused.set()
+
+    worker.session._lament = lament  # type: ignore[method-assign]
+    joining = threading.Thread(target=worker.join)
+    joining.start()
+    assert refused.wait(60.0)
+    chief.join()
+    joining.join(60.0)
+    assert outcomes([each.save(1) for each in (chief, worker)]) == [None, None]
+
+
+def test_a_refusal_of_somebody_who_has_the_port(start: StartCoordinator, world: World) -> None:
+    """Who takes the port while a coordinator is being restarted cannot end the job: it goes on with the true one.
+    Guards against a refusal that is believed although nothing was proven."""
+    coordinator = start()
+    workers = world(2, coordinator)
+    all_join(workers)
+    coordinator.stop()
+    certificate = self_made()
+    with futures.ThreadPoolExecutor(2) as pool:
+        liar = grpc.server(pool)
+        rpc.add_CoordinatorServicer_to_server(Refusing(), liar)
+        credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+        assert liar.add_secure_port(coordinator.address, credentials)
+        liar.start()
+        saves = [worker.save(1) for worker in workers]
+        until(lambda: all("taken over" in worker.session._distrust for worker in workers))
+        liar.stop(None).wait()
+    start(coordinator.address)
+    assert outcomes(saves) == [None, None]
+    assert not [worker.session.superseded for worker in workers if worker.session.superseded]
 
 
 def test_a_key_that_is_replaced_under_a_job(coordinator: Coordinator, world: World, store: Store) -> None:

@@ -200,3 +200,10 @@ def test_of_very_many_the_newest_are_named() -> None:
     assert written.startswith(b'model_checkpoint_path: "ckpt-2999.')
     assert b"/ckpt-2000" in written
     assert b"/ckpt-1999" not in written
+
+
+def test_files_that_are_named_like_an_index_of_nothing(tmp_path: Path) -> None:
+    """A file `.index` is no checkpoint's. Guards against a log that can never be begun, since no entry can name it."""
+    for name in (".index", "ckpt-5.index"):
+        (tmp_path / name).touch()
+    assert [record.prefix for record in stock_checkpoints(open_store(tmp_path))] == ["ckpt-5"]

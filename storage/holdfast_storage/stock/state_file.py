@@ -110,7 +110,8 @@ def stock_checkpoints(store: Store) -> tuple[CheckpointRecord, ...]:
             times.pop(prefix, None)
             times[prefix] = max(time, *times.values(), 0.0)  # they never decrease: the order of the file counts
     if not times:
-        prefixes = (name.removesuffix(".index") for name in names if name.endswith(".index"))
+        files = (name.removesuffix(".index") for name in names if name.endswith(".index"))
+        prefixes = [name for name in files if stock_prefix(store, name) is not None]
         times = dict.fromkeys(sorted(prefixes, key=lambda prefix: (_number(prefix), prefix)), 0.0)
     return tuple(stock_record(prefix, time) for prefix, time in times.items())
 

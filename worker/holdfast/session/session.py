@@ -197,15 +197,29 @@ class Session:
             address = self._coordinator or (self._embed() if self.this_task.is_chief else self._hinted())
             before = self._link
             if before is None or before.address != address or before.broken:
-                self._link = Link(address, self._access)
+                self._link = self._introduced(address)
                 if before is not None:
                     before.close()
             assert self._link is not None
             return self._link
 
-    def _lament(self, error: Unreachable) -> None:
+    def _introduced(self, address: str) -> Link:
+        """Return a link to the coordinator at an address.
+
+        Who refuses it has not proven anything: where a hint leads, another job's coordinator may have the port by now.
+        So that ends no job, unless the program has named the address, and not after the job has begun.
+        """
+        try:
+            return Link(address, self._access)
+        except Refusal as refusal:
+            if self._embedded is not None:  # our own
+                raise
+            why = f"the coordinator at {address} refuses this worker: {refusal}"
+            raise Distrusted(why, final=bool(self._coordinator)) from None
+
+    def _lament(self, error: Unreachable | HoldfastError) -> None:
         """Log once what a person has to do: waiting alone does not help."""
-        if isinstance(error, Distrusted) and str(error) != self._distrust:
+        if isinstance(error, Distrusted | HoldfastError) and str(error) != self._distrust:
             self._distrust = str(error)
             log.warning("%s: %s", self.this_task.task, error)
 
@@ -308,6 +322,8 @@ class Session:
             except Refusal as refusal:
                 if not self._outlives(decode(refusal.failure)):
                     return
+            except HoldfastError as error:  # such as a key that may not be read any more
+                self._lament(error)
             except Exception:
                 if not self._closed.is_set():
                     log.exception("%s: attendance broke", self.this_task.task)
