@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from holdfast_protos.client import is_listening
 from holdfast_protos.conventions import UNIX
+from holdfast_storage.errors import InvalidRequest
 
 _PREFIX = "holdfast-"
 _NAME = "socket"
@@ -21,18 +23,30 @@ _NAME = "socket"
 LONGEST = 100
 """The bytes of a socket's path: the kernel takes 107."""
 
+_PLAIN = re.compile(r"[\w./:=@+~ -]+")
+"""What means itself in an address of gRPC's, where a comma, "%", "#" and "?" do not, and in an entry of the log."""
+
 
 @contextmanager
 def private_socket() -> Iterator[str]:
-    """Yield the path for a socket, which is removed afterwards, as is first what this host's killed processes have
-    left."""
-    above, prefix = tempfile.gettempdir(), prefix_here()
-    if len(os.fsencode(above)) + len(prefix) + len(_NAME) + 10 > LONGEST:
-        above = "/tmp"
-    for folder in glob.glob(f"{glob.escape(above)}/{prefix}*"):
-        with suppress(OSError):
-            _remove_if_left(folder)
-    folder = tempfile.mkdtemp(prefix=prefix, dir=above)
+    """Yield the path for a socket, which is removed afterwards, as is first what this host's killed processes
+    have left.
+
+    Raises InvalidRequest if there is no folder for it.
+    """
+    try:
+        above, prefix = tempfile.gettempdir(), prefix_here()
+        if len(os.fsencode(above)) + len(prefix) + len(_NAME) + 10 > LONGEST or not _PLAIN.fullmatch(above):
+            above = "/tmp"
+        for folder in glob.glob(f"{glob.escape(above)}/{prefix}*"):
+            with suppress(OSError):
+                _remove_if_left(folder)
+        folder = tempfile.mkdtemp(prefix=prefix, dir=above)
+    except OSError as error:
+        raise InvalidRequest(
+            "a job makes a socket for itself, and no folder for temporary files can be written: set TMPDIR to one with "
+            f"a short path ({error})"
+        ) from error
     try:
         yield f"{folder}/{_NAME}"
     finally:

@@ -100,7 +100,13 @@ class Server:
         server = self._server = grpc.aio.server(interceptors=[door, RequestSizes()], options=[*OPTIONS, most])
         if socket_path:
             self.address = self.private_address = f"{UNIX}{socket_path}"
-            server.add_insecure_port(self.address)
+            try:
+                server.add_insecure_port(self.address)
+            except RuntimeError as error:
+                raise InvalidRequest(
+                    f"cannot make the socket {socket_path}: set TMPDIR to a folder on a disk of this machine",
+                    object=socket_path,
+                ) from error
         if listen:
             self.address = advertise or self._listen(server, door, listen)
             self.private_address = self.private_address or self.address

@@ -25,7 +25,7 @@ from holdfast_protos.conventions import (
     UNIX,
 )
 from holdfast_protos.credential_files import UnusableFile
-from holdfast_protos.settings import TOKEN_FILE, Settings
+from holdfast_protos.settings import INSECURE, TOKEN_FILE, Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 
@@ -114,6 +114,7 @@ class Link:
     def __init__(self, address: str, access: Access) -> None:
         self.address = address
         self.broken = False
+        self._insecure = access.settings.insecure
         self._token = b""  # what is shown in place of a proof
         self._channel, certificate = self._connect(access.settings)
         # No fork uses it. Under GRPC_ENABLE_FORK_SUPPORT, gRPC would cancel its calls in each, and can hang for ever.
@@ -141,7 +142,10 @@ class Link:
         except TimeoutError as error:
             raise self._unreachable("DEADLINE_EXCEEDED", str(error)) from None
         except ssl.SSLError as error:
-            why = f"no coordinator answers at {self.address}: no TLS is spoken there"
+            why = (
+                f"no coordinator answers at {self.address}: no TLS is spoken there. It may be another program, an "
+                f"older Holdfast, or a coordinator with --insecure, which is spoken to only if {INSECURE}=1"
+            )
             raise NoTLS(why, "UNKNOWN", str(error)) from None
         except (OSError, ValueError) as error:
             raise self._unreachable("UNAVAILABLE", str(error)) from None
@@ -252,7 +256,9 @@ class Link:
     def _unreachable(self, code: str, details: str) -> Unreachable:
         # Where a call only took too long, the coordinator may be there, and wait for its storage itself.
         late = ", or its storage does not answer it" if code == "DEADLINE_EXCEEDED" else ""
-        return Unreachable(f"no coordinator answers at {self.address}{late} ({code}: {details})", code, details)
+        plain = f". {INSECURE} is set, so one that speaks TLS is not understood" if self._insecure else ""
+        why = f"no coordinator answers at {self.address}{late} ({code}: {details}){plain}"
+        return Unreachable(why, code, details)
 
 
 def ask(address: str, access: Access, *, anybody: bool = False) -> pb.StatusReply:

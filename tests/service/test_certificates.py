@@ -366,3 +366,12 @@ def test_who_names_an_authority_asks_nobody_else(store: Store, site: Site, start
     coordinator = start(insecure=True)
     with pytest.raises(Unreachable, match="no TLS is spoken there"):
         ask(coordinator.address, Access(store.url, lambda: ensure_key(store), settings=Settings(site.ca)))
+
+
+def test_one_side_without_tls(store: Store, start: StartCoordinator) -> None:
+    """Where one side speaks TLS and the other does not, the error names the variable. Guards against a job that finds
+    "no coordinator" at an address where one listens."""
+    with pytest.raises(Unreachable, match="spoken to only if HOLDFAST_INSECURE=1"):
+        Link(start(insecure=True).address, Access(store.url, lambda: ensure_key(store), b"secret"))
+    with pytest.raises(Unreachable, match="HOLDFAST_INSECURE is set, so one that speaks TLS is not understood"):
+        ask(start().address, Access(store.url, lambda: ensure_key(store), b"secret", Settings(insecure=True)))

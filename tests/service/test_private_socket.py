@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from holdfast_coordinator.private_socket import LONGEST, prefix_here, private_socket
+from holdfast_coordinator.server import Server
+from holdfast_storage.errors import InvalidRequest
 
 
 @pytest.fixture
@@ -70,3 +73,53 @@ def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytes
         assert len(os.fsencode(path)) < LONGEST
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
+
+
+@pytest.mark.parametrize("name", ["50%20", "a,b", "#1", "why?", "two\nlines", "\udcff"])
+def test_a_folder_whose_name_means_something_else_in_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The socket is elsewhere. Guards against a job that cannot start, or cannot read its own log, since its folder for
+    temporary files has such a name."""
+    odd = tmp_path / name
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with private_socket() as path:
+        assert Path(path).parents[1] == Path("/tmp")
+
+
+@pytest.mark.parametrize("name", ["two words", "Über-größe", "1234.tmpdir", "a:b=c@d+e~f"])
+def test_a_folder_with_an_ordinary_name(temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A coordinator listens there. Guards against a rule that is stricter, or less so, than gRPC is."""
+    (temporary / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / name))
+
+    async def listens(path: str) -> bool:
+        server = Server()
+        await server.start(socket_path=path)
+        there = stat.S_ISSOCK(os.stat(path).st_mode)
+        await server.stop(0.0)
+        return there
+
+    with private_socket() as path:
+        assert Path(path).parents[1] == temporary / name
+        assert asyncio.run(listens(path))
+
+
+def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to set. Guards against a container with a read-only file system in which a job ends with a
+    bare error of Python's."""
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(InvalidRequest, match="set TMPDIR"), private_socket():
+        pass
+
+
+def test_a_folder_that_takes_no_sockets(tmp_path: Path) -> None:
+    """The error names the socket and says what to set. Guards against gRPC's words, which name its own variable."""
+    path = tmp_path / "there is none" / "socket"
+    with pytest.raises(InvalidRequest, match="there is none/socket: set TMPDIR"):
+        asyncio.run(Server().start(socket_path=str(path)))

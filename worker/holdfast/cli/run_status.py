@@ -122,7 +122,7 @@ def _key(store: Store) -> bytes:
     except HoldfastError as error:
         raise Unreachable(f"the run's key cannot be read: {error}") from None
     if key is None:
-        raise Unreachable(f"the run has no {KEY}: no job of this version has joined it")
+        raise Unreachable(f"the run has no {KEY}: it was deleted, or no job of this version has joined")
     return key
 
 
