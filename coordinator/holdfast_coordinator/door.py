@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from holdfast_protos import proofs
-from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER, TOKEN_HEADER, UNIX
+from holdfast_protos.conventions import HELLO_HEADER, PROOF_HEADER, RUN_HEADER, SECRET_HEADER, TOKEN_HEADER
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.errors import InvalidRequest
 
@@ -75,6 +75,7 @@ class Door(grpc.aio.ServerInterceptor):
     Attributes:
         keys: the keys of its runs. Set before the first call comes.
         shows: returns whether its TLS listener shows the certificate with a fingerprint.
+        socket: the fingerprint of the address of its socket, which stands for a certificate there.
         serving: what those are told who ask how it is, for whichever service. Nobody can wait for a change.
     """
 
@@ -85,6 +86,7 @@ class Door(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._insecure = insecure
         self.shows: Callable[[bytes], bool] = lambda fingerprint: False
+        self.socket = b""
         self.serving = False
         self._open_to_all = {
             HELLO: _from_metadata(self._hello, pb.HelloReply.SerializeToString),
@@ -117,7 +119,7 @@ class Door(grpc.aio.ServerInterceptor):
         if request.nonce:
             key = await self.keys.get_anew(await self.keys.open(run))
             # A proof for a certificate of somebody else's would be for who stands in between.
-            own = not request.certificate if peer.startswith(UNIX) else self.shows(request.certificate)
+            own = request.certificate == self.socket if peer.startswith("unix") else self.shows(request.certificate)
             if not own:
                 raise NotNow("the caller has seen another certificate than this coordinator shows now: ask again")
             reply.proof = proofs.of_coordinator(key, self._coordinator, request.certificate, request.nonce)

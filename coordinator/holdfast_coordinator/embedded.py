@@ -7,13 +7,11 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from typing import Any, ClassVar, TypeVar
 
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 
-from .private_socket import private_socket
 from .server import Server
 
 log = logger("holdfast.coordinator")
@@ -40,18 +38,16 @@ class Embedded:
         self._thread.start()
         self._loop = begun.result(START_WITHIN)
         self.server = Server()
-        self._files = ExitStack()
         try:
-            path = self._files.enter_context(private_socket())
-            self.run(self.server.start(f"{host}:0" if host else "", socket_path=path), START_WITHIN)
+            self.run(self.server.start(f"{host}:0" if host else "", embedded=True), START_WITHIN)
         except BaseException:
             self._end()
             raise
 
     @classmethod
     def acquire(cls, host: str) -> Embedded:
-        """Return the coordinator of this process, which listens on `host`. Start it if there is none. Without a host it
-        listens to this host's own user alone.
+        """Return the coordinator of this process, which listens on `host`. Start it if there is none. Without a host,
+        only processes of this host reach it.
 
         Raises InvalidRequest in a fork of a process with a running coordinator: gRPC's server works on threads that a
         fork does not have.
@@ -99,7 +95,6 @@ class Embedded:
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(5.0)
-        self._files.close()
 
 
 def _start_anew() -> None:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from holdfast_protos.conventions import CONNECTION, LARGEST_CLUSTER, UNIX
+from holdfast_protos.tls import fingerprint
 from holdfast_protos.v1 import coordinator_pb2_grpc
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
@@ -85,8 +86,8 @@ class Server:
         self._door: Door | None = None
         self.address = self.private_address = ""  # for other processes, and for this one
 
-    async def start(self, listen: str = "", *, advertise: str = "", socket_path: str = "") -> None:
-        """Listen on HOST:PORT, on a socket in the file system, or on both. Port 0 takes a free port.
+    async def start(self, listen: str = "", *, advertise: str = "", embedded: bool = False) -> None:
+        """Listen on HOST:PORT; port 0 takes a free port. If embedded, listen on a socket of this host too, or alone.
 
         advertise: the HOST:PORT at which others reach it. Empty: where it listens, or this host's name for all hosts.
         Raises InvalidRequest if it cannot listen there.
@@ -98,15 +99,10 @@ class Server:
         leader_id = secrets.token_hex(8)
         door = self._door = Door(leader_id, self._tokens, insecure=self._insecure)
         server = self._server = grpc.aio.server(interceptors=[door, RequestSizes()], options=[*OPTIONS, most])
-        if socket_path:
-            self.address = self.private_address = f"{UNIX}{socket_path}"
-            try:
-                server.add_insecure_port(self.address)
-            except RuntimeError as error:
-                raise InvalidRequest(
-                    f"cannot make the socket {socket_path}: set TMPDIR to a folder on a disk of this machine",
-                    object=socket_path,
-                ) from error
+        if embedded:
+            self.address = self.private_address = f"{UNIX}holdfast-{secrets.token_hex(16)}"
+            door.socket = fingerprint(self.address.encode())
+            server.add_insecure_port(self.address)
         if listen:
             self.address = advertise or self._listen(server, door, listen)
             self.private_address = self.private_address or self.address

@@ -132,9 +132,11 @@ class Link:
         self._metadata = ((RUN_HEADER, self.run.encode()), shown, (SECRET_HEADER, access.secret))
 
     def _connect(self, settings: Settings) -> tuple[grpc.Channel, bytes]:
-        """Return a channel, and the fingerprint of the one certificate that it accepts: empty if there is none."""
+        """Return a channel, and the fingerprint of the one certificate that it accepts: empty if there is none. That of
+        a socket is made of its address, which nobody else can listen at."""
         if settings.insecure or self.address.startswith(UNIX):
-            return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS), b""
+            certificate = tls.fingerprint(self.address.encode())
+            return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS), certificate
         try:
             peer = tls.meet(self.address, settings, PATIENCE)
         except tls.Distrust as error:
@@ -290,7 +292,7 @@ def is_listening(address: str, patience: float) -> bool:
         if address.startswith(UNIX):
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(patience)
-                connection.connect(address.removeprefix(UNIX))
+                connection.connect("\0" + address.removeprefix(UNIX))
         else:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), patience).close()

@@ -20,8 +20,8 @@ SECRET_HEADER = "holdfast-secret-bin"
 TOKEN_HEADER = "holdfast-token-bin"
 """The key of a call's metadata with the caller's token, for a coordinator that wants one."""
 
-UNIX = "unix:"
-"""How the address of a socket begins that only this host's own user reaches. Any other is HOST:PORT."""
+UNIX = "unix-abstract:"
+"""How the address of an abstract Unix socket begins, which only this host's processes reach. Others are HOST:PORT."""
 
 LARGEST_MESSAGE = 16 << 20
 """The largest message in bytes. The largest is the answer to a vote about a million tensors that all differ."""

@@ -27,10 +27,9 @@ TIME = number(LATEST)
 GENERATION = matching("[0-9a-f]{8}", "the id of a generation, eight hexadecimal digits")
 ID = matching(f"{_PRINTABLE}{{1,256}}", "an id of at most 256 printable characters")
 HOST = matching(f"{_PRINTABLE}{{0,256}}", "a host of at most 256 printable characters")
-_SOCKET = f"unix:/{_PRINTABLE}{{0,90}}holdfast-[a-z0-9_]{{8,12}}/socket"
 ADDRESS = matching(
-    rf"((\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{{1,255}}):[0-9]{{1,5}}|{_SOCKET})?",
-    "an address such as host:7070, [::1]:7070, the socket that a coordinator makes for itself, or none",
+    r"((\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{1,255}):[0-9]{1,5}|unix-abstract:holdfast-[0-9a-f]{32})?",
+    "an address such as host:7070, [::1]:7070, the socket of an embedded coordinator, or none",
 )
 CLUSTER = mapped(
     matching(f"{_PRINTABLE}{{1,256}}", "a type of tasks, in printable characters"),

@@ -27,7 +27,6 @@ ELSEWHERE = (
     "service/test_certificates.py",
     "service/test_tokens.py",
     "service/test_proofs.py",
-    "service/test_private_socket.py",
     "service/test_without_cryptography.py",
     "cli/test_odd_files.py",
     "cli/test_evil_names.py",

@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,8 @@ import holdfast_protos.client
 from holdfast.session.hint import Hint
 from holdfast_coordinator.certificate import Certificate, self_made
 from holdfast_protos.client import Access, Link, NoTLS, Unreachable, ask
-from holdfast_protos.conventions import FAILURE_TRAILER
+from holdfast_protos.conventions import FAILURE_TRAILER, HELLO_HEADER, UNIX
+from holdfast_protos.tls import fingerprint
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.errors import Kind
@@ -145,6 +146,27 @@ def test_one_in_the_middle(coordinator: Coordinator, access: Access, listen: Lis
     assert b"holdfast-hello-bin" in heard
     assert b"holdfast-proof" not in heard
     assert b"holdfast-secret" not in heard
+
+
+def test_one_who_listens_at_another_socket(world: World, store: Store) -> None:
+    """A socket's proof is for its own address. Guards against a process of the host that takes the socket of a job that
+    has ended, and passes on the proof of one that lives, to learn what a worker shows."""
+    (worker,) = world(1)
+    worker.join()
+    living = worker.session._link
+    assert living is not None
+    assert living.address.startswith(UNIX)
+    key = ensure_key(store)
+    channel = grpc.insecure_channel(living.address)
+    for seen in (b"", fingerprint(b"unix-abstract:holdfast-" + b"0" * 32)):
+        request = pb.HelloRequest(run=store.url, nonce=bytes(16), certificate=seen)
+        with pytest.raises(grpc.RpcError, match="another certificate"):
+            rpc.CoordinatorStub(channel).Hello(
+                pb.Nothing(), timeout=10.0, metadata=((HELLO_HEADER, request.SerializeToString()),)
+            )
+    channel.close()
+    with closing(Link(living.address, Access(store.url, lambda: key))) as link:
+        assert link.status(pb.StatusRequest(run=store.url), 10.0).run.run == store.url
 
 
 def test_a_coordinator_of_another_directory(start: StartCoordinator, access: Access, tmp_path: Path) -> None:

@@ -24,8 +24,7 @@ class Embedded:
         self._holders = 0
         self._process = here()
         self.server = Server()
-        path = f"/tmp/holdfast-{Now.scheduler.random.randbytes(4).hex()}/socket"
-        self.run(self.server.start(f"{host}:0" if host else "", socket_path=path), 30.0)
+        self.run(self.server.start(f"{host}:0" if host else "", embedded=True), 30.0)
 
     @classmethod
     def acquire(cls, host: str) -> Embedded:

@@ -42,8 +42,8 @@ ADDRESSES = st.sampled_from(
         "[fe80::1%eth0]:1",
         "[fe80::1%br-lan.100]:1",
         "a_b.c-d.example:65535",
+        f"unix-abstract:holdfast-{'0123456789abcdef' * 2}",
     ]
-    + [f"unix:/tmp/x/holdfast-{name}/socket" for name in ("abc_1234", "0f3aabc_1234")]
 )
 NAMES = st.text(min_size=1, max_size=20)
 

@@ -10,6 +10,7 @@ import sys
 from contextlib import closing, suppress
 
 from holdfast_protos.client import Access, Link, Unreachable
+from holdfast_protos.conventions import UNIX
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.run_key import read_key
 from holdfast_storage.store import open_store
@@ -25,9 +26,10 @@ def main(user: str, directory: str) -> None:
     reached = 0
     with open("/proc/net/unix") as lines:
         names = {line.split()[7] for line in lines if len(line.split()) > 7}
-    for name in {name for name in names if "/holdfast-" in name}:
+    sockets = {name for name in names if name.startswith("@holdfast-")}
+    for name in sockets:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as one:
-            one.connect(name)
+            one.connect(name.replace("@", "\0", 1))
             reached += 1
     print(f"{reached} sockets", flush=True)
     store = open_store(directory)
@@ -35,10 +37,10 @@ def main(user: str, directory: str) -> None:
         print("the key is", read_key(store), flush=True)
     except HoldfastError as error:
         print(f"no key: {error}", flush=True)
-    for port in ports:
+    for address in [*(f"127.0.0.1:{port}" for port in ports), *(f"{UNIX}{name[1:]}" for name in sockets)]:
         try:
-            with closing(Link(f"127.0.0.1:{port}", Access(store.url, lambda: bytes(32), b"neighbour"))):
-                print(f"taken in at {port}", flush=True)
+            with closing(Link(address, Access(store.url, lambda: bytes(32), b"neighbour"))):
+                print(f"taken in at {address}", flush=True)
         except Unreachable as error:
             print(f"refused: {error}", flush=True)
     print("done", flush=True)
