@@ -4,6 +4,7 @@ given up, at a name that has moved. The worker's one error names the address. It
 from __future__ import annotations
 
 import datetime
+import select
 import socket
 import ssl
 import threading
@@ -116,21 +117,17 @@ def relay(address: str, heard: bytearray) -> Serve:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         with context.wrap_socket(socket.create_connection((host, int(port)))) as there:
-
-            def back() -> None:
-                with suppress(OSError):
-                    while data := there.recv(65536):
-                        worker.sendall(data)
-
-            answers = threading.Thread(target=back)
-            answers.start()
-            try:
-                while data := worker.recv(65536):
-                    heard.extend(data)
-                    there.sendall(data)
-            finally:
-                there.shutdown(socket.SHUT_RDWR)
-                answers.join()
+            other = {worker: there, there: worker}
+            while True:
+                # One thread for both ways: Python's TLS sockets do not stand two at a time.
+                ready = [side for side in other if side.pending()] or select.select(list(other), [], [])[0]  # type: ignore[attr-defined]
+                for side in ready:
+                    data = side.recv(65536)
+                    if not data:
+                        return
+                    if side is worker:
+                        heard.extend(data)
+                    other[side].sendall(data)
 
     return serve
 
