@@ -328,6 +328,15 @@ class Driver:
                     return ev.Appended(entry, unknown=self._named(reason))
 
         self._in_thread(publish, lambda error: ev.Appended(entry, unknown=self._named(error)))
+        if entry.kind == "lead":
+            self._start(self._make_key())
+
+    async def _make_key(self) -> None:
+        """Let others ask who leads. A world of one calls without the run's key, and may lead where there is none."""
+        try:
+            await self._threaded(lambda: ensure_key(self.store), self._upkeep_threads)
+        except HoldfastError as error:
+            log.info("%s: nobody can ask this coordinator: %s", self._here, error)
 
     def _probe(self, effect: fx.Probe) -> None:
         async def probe() -> None:

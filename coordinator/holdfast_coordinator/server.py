@@ -85,6 +85,7 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._door: Door | None = None
         self.address = self.private_address = ""  # for other processes, and for this one
+        self.own_key = b""  # with which this process itself calls, in the place of a run's key
 
     async def start(self, listen: str = "", *, advertise: str = "", embedded: bool = False) -> None:
         """Listen on HOST:PORT; port 0 takes a free port. If embedded, listen on a socket of this host too, or alone.
@@ -102,6 +103,7 @@ class Server:
         if embedded:
             self.address = self.private_address = f"{UNIX}holdfast-{secrets.token_hex(16)}"
             door.socket = fingerprint(self.address.encode())
+            door.own_key = self.own_key = secrets.token_bytes(32)
             server.add_insecure_port(self.address)
         if listen:
             self.address = advertise or self._listen(server, door, listen)

@@ -166,7 +166,7 @@ class Link:
             key = access.key()
         if not vouched:
             request.nonce = secrets.token_bytes(16)
-        if key and not access.secret:
+        if key and (not access.secret or self.address.startswith(UNIX)):
             request.key_id = proofs.key_id(key)
         metadata = ((HELLO_HEADER, request.SerializeToString()),)
         reply = self._call(lambda: self._stub.Hello(pb.Nothing(), timeout=PATIENCE, metadata=metadata))

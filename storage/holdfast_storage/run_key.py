@@ -11,6 +11,11 @@ from holdfast_storage.store.base import Store
 
 SIZE = 32
 
+
+class KeyLate(StorageError):
+    """The key is there, and this host's mount does not show it yet."""
+
+
 _TEXT = re.compile(rb"[0-9a-f]{64}\n")
 
 
@@ -40,9 +45,12 @@ def ensure_key(store: Store) -> bytes:
     """Return the run's key, which is made if there is none, readable for its owner alone or, in a folder whose group
     sticks, for the group. Raises as `read_key`."""
     key = read_key(store)
+    if key is not None:
+        return key
+    mine = secrets.token_bytes(SIZE)
+    if store.create(KEY, mine.hex().encode() + b"\n", private=True):
+        return mine
+    key = read_key(store)  # that of whoever was faster
     if key is None:
-        store.create(KEY, secrets.token_bytes(SIZE).hex().encode() + b"\n", private=True)
-        key = read_key(store)  # that of whoever was faster
-    if key is None:
-        raise StorageError(f"{store.url}/{KEY} was made and cannot be seen yet", object=KEY)
+        raise KeyLate(f"{store.url}/{KEY} was made by another process and cannot be seen here yet", object=KEY)
     return key

@@ -137,7 +137,7 @@ def _never_together_again() -> Any:
 
 BROKEN = (
     Broken("log entries are created exclusively", ("overwritten",), 51, _overwritten),
-    Broken("the data comes before the commit entry", ("incomplete",), 3, _commit_first),
+    Broken("the data comes before the commit entry", ("incomplete",), 2, _commit_first),
     Broken("a folder is deleted after the entry that retires it", ("mutated",), 3, _deleted_first),
     Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
     Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),

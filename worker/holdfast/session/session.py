@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.session.answers import check_joined, check_outcome, check_restore, check_vote
@@ -22,7 +23,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import decode
 from holdfast_storage.layout import HINT
 from holdfast_storage.logger import logger
-from holdfast_storage.run_key import ensure_key
+from holdfast_storage.run_key import KeyLate, ensure_key
 from holdfast_storage.store.base import Store
 
 if TYPE_CHECKING:
@@ -209,7 +210,10 @@ class Session:
         Who refuses it has not proven anything: where a hint leads, another job's coordinator may have the port by now.
         So that ends no job, unless the program has named the address, and not after the job has begun.
         """
+        own_key = self._embedded.server.own_key if self._embedded is not None else b""
         try:
+            if own_key:
+                return Link(address, replace(self._access, key=lambda: own_key))
             return Link(address, self._access)
         except Refusal as refusal:
             if self._embedded is not None:  # our own
@@ -224,13 +228,14 @@ class Session:
             log.warning("%s: %s", self.this_task.task, error)
 
     def _key(self) -> bytes:
-        """Return the run's key. Raises Unreachable if it cannot be read or made, or InvalidRequest if it may not."""
+        """Return the run's key. Raises StorageError and InvalidRequest, but Unreachable if it may be there soon, and after
+        the join: a storage that fails for a while ends no job."""
         try:
             return ensure_key(self._store)
-        except InvalidRequest:
+        except StorageError as error:
+            if self.has_joined or isinstance(error, KeyLate):
+                raise Unreachable(f"the run's key cannot be used: {error}") from None
             raise
-        except HoldfastError as error:
-            raise Unreachable(f"the run's key cannot be used: {error}") from None
 
     def _hinted(self) -> str:
         """Return the address that the chief has left in the run directory."""
@@ -263,6 +268,7 @@ class Session:
             self._embedded.server.runs.adopt(self._store)
         server = self._embedded.server
         if self._link is None and not self.this_task.alone:
+            self._key()
             Hint(server.address, self.this_task.cluster).write(self._store)
         return server.private_address
 
