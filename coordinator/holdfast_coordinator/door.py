@@ -119,7 +119,12 @@ class Door(grpc.aio.ServerInterceptor):
         reply = pb.HelloReply(coordinator=self._coordinator, run=run, token_wanted=self._tokens is not None)
         if request.nonce:
             own = bool(self.own_key) and request.key_id == proofs.key_id(self.own_key)
-            key = self.own_key if own else await self.keys.get_anew(await self.keys.open(run))
+            try:
+                key = self.own_key if own else await self.keys.get_anew(await self.keys.open(run))
+            except NotNow as error:
+                if error.failure:
+                    raise Refused(error.failure) from None
+                raise
             # A proof for a certificate of somebody else's would be for who stands in between.
             known = request.certificate == self.socket if peer.startswith("unix") else self.shows(request.certificate)
             if not known:

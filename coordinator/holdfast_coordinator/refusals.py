@@ -33,7 +33,15 @@ class NotAdmitted(Exception):
 
 
 class NotNow(Exception):
-    """The coordinator cannot read the run's key yet, or is too busy. A worker asks again."""
+    """The coordinator cannot read the run's key yet, or is too busy. A worker asks again.
+
+    Attributes:
+        failure: that of the storage. A worker that has not joined yet is told at once.
+    """
+
+    def __init__(self, message: str, failure: Failure | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from dataclasses import replace
 
 from holdfast_protos import proofs
 from holdfast_storage.errors import HoldfastError, InvalidRequest
@@ -77,7 +78,9 @@ class RunKeys:
         except InvalidRequest as error:
             raise Refused(Failure.of(error, phase="join")) from None
         except HoldfastError as error:
-            raise NotNow(f"the coordinator cannot read the run's key: {error}") from None
+            failure = Failure.of(error, phase="join")
+            why = f"the coordinator at {self._runs.leader.address} cannot read the run's key: {failure.message}"
+            raise NotNow(why, replace(failure, message=why)) from None
         if key is None:
             raise NotNow(
                 f"the coordinator sees no {KEY} in {store.url}: check that it has the same storage mounted there"

@@ -67,7 +67,7 @@ class Job:
 
 @contextmanager
 def new_job(store: Store) -> Iterator[Job]:
-    coordinator = Coordinator()
+    coordinator = Coordinator(roots=[store.url])
     try:
         job = Job(store, coordinator)
         try:
@@ -206,7 +206,7 @@ def test_uploads_of_a_killed_worker_are_removed(object_store: ObjectStore, proxi
         return Stall(600.0)
 
     proxy.plan = plan
-    coordinator = Coordinator()
+    coordinator = Coordinator(roots=[location.url])
     killed = Child(["-c", PROGRAM, json.dumps([location.url, location.storage_options, coordinator.address])])
     try:
         assert arrived.wait(60.0)

@@ -11,6 +11,7 @@ import pytest
 
 import holdfast
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError
+from holdfast_storage.layout import KEY
 from holdfast_storage.store import open_store
 from servers.base import Location, Server
 from servers.ceph import Ceph
@@ -127,12 +128,13 @@ def test_read_only_bucket(
     proxy.plan = lambda call: Answer(403) if call.writes else None
     location = server.location()
     tell(location)
-    coordinator = Coordinator()
+    coordinator = Coordinator(roots=[location.url])
     try:
         error = told(location.url, server.options(proxy.endpoint), coordinator.address)
     finally:
         coordinator.stop()
-    match(error, SaveFailed, f"worker-0: Could not write {location.url}", CREDENTIALS)
+    match(error, StorageError, f"Could not create {location.url}/{KEY}", CREDENTIALS)
+    assert "coordinator" not in str(error)
 
 
 @pytest.mark.parametrize("kind", ["s3", "azure"])
@@ -147,7 +149,7 @@ def test_wrong_credentials_of_the_coordinator(
         for secret in (Ceph.secret, "AccountKey=aG9s"):
             if secret in value:
                 monkeypatch.setenv(name, value.replace(secret, secret[:-4] + "aaaa"))
-    coordinator = Coordinator()
+    coordinator = Coordinator(roots=[location.url])
     try:
         error = told(location.url, location.storage_options, coordinator.address)
     finally:

@@ -142,5 +142,5 @@ BROKEN = (
     Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
     Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),
     Broken("who has missed a save call counts it", ("liveness",), 669, _never_together_again),
-    Broken("a thread that could not be started is not counted", ("liveness",), 50, _counted_for_ever),
+    Broken("a thread that could not be started is not counted", ("liveness", "left over"), 50, _counted_for_ever),
 )

@@ -218,6 +218,8 @@ class Session:
         except Refusal as refusal:
             if self._embedded is not None:  # our own
                 raise
+            if refusal.failure.kind == Kind.STORAGE.value and self._coordinator and not self.has_joined:
+                raise decode(refusal.failure).to_error() from None
             why = f"the coordinator at {address} refuses this worker: {refusal}"
             raise Distrusted(why, final=bool(self._coordinator)) from None
 
@@ -228,8 +230,8 @@ class Session:
             log.warning("%s: %s", self.this_task.task, error)
 
     def _key(self) -> bytes:
-        """Return the run's key. Raises StorageError and InvalidRequest, but Unreachable if it may be there soon, and after
-        the join: a storage that fails for a while ends no job."""
+        """Return the run's key. Raises StorageError and InvalidRequest, but Unreachable if it may be there soon, and
+        after the join: a storage that fails for a while ends no job."""
         try:
             return ensure_key(self._store)
         except StorageError as error:
