@@ -5,11 +5,12 @@ Arguments: the user's number, and its run directory.
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from contextlib import closing, suppress
 
-from holdfast_protos.client import Access, Link, Unreachable
+from holdfast_protos.client import Access, Link, Refusal, Unreachable
 from holdfast_protos.conventions import UNIX
 from holdfast_storage.errors import HoldfastError
 from holdfast_storage.run_key import read_key
@@ -26,7 +27,7 @@ def main(user: str, directory: str) -> None:
     reached = 0
     with open("/proc/net/unix") as lines:
         names = {line.split()[7] for line in lines if len(line.split()) > 7}
-    sockets = {name for name in names if name.startswith("@holdfast-")}
+    sockets = {name for name in names if re.fullmatch("@holdfast-[0-9a-f]{32}", name)}
     for name in sockets:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as one:
             one.connect(name.replace("@", "\0", 1))
@@ -41,7 +42,7 @@ def main(user: str, directory: str) -> None:
         try:
             with closing(Link(address, Access(store.url, lambda: bytes(32), b"neighbour"))):
                 print(f"taken in at {address}", flush=True)
-        except Unreachable as error:
+        except (Unreachable, Refusal) as error:  # the latter from another job on this host
             print(f"refused: {error}", flush=True)
     print("done", flush=True)
 
