@@ -101,6 +101,8 @@ class Door(grpc.aio.ServerInterceptor):
             ADMITTED.set(await self._admit(details.method, dict(details.invocation_metadata)))
         except (Refused, NotAdmitted, NotNow) as refusal:
             return _refusing(refusal)
+        except RuntimeError as error:  # a host that can start no thread now
+            return _refusing(NotNow(f"the coordinator cannot look at the run's key: {error}"))
         return await continuation(details)
 
     async def _check(self, _: Context) -> health_pb2.HealthCheckResponse:
