@@ -180,7 +180,7 @@ class Link:
         if reply.token_wanted and (access.secret or access.settings.token_file):
             self._token = self._read_token(access.settings.token_file)
             return reply.run, (TOKEN_HEADER, self._token)
-        return reply.run, (PROOF_HEADER, proofs.of_worker(access.key(), reply.coordinator))
+        return reply.run, (PROOF_HEADER, proofs.of_worker(key or access.key(), reply.coordinator))
 
     def _read_token(self, path: str) -> bytes:
         """Return the token in a file. Raises Distrusted."""
