@@ -1,4 +1,4 @@
-"""The door to TensorFlow's and Keras's internals: what a release takes away is refused before anything is changed."""
+"""The doors to TensorFlow's and Keras's internals: what a release takes away is refused before anything is changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.internals import ROOT, defined_names, foreign_names, leaf, rename
 pytestmark = pytest.mark.tensorflow
 
 WORKER = ROOT / "worker" / "holdfast"
-DOOR = WORKER / "tensorflow_internals.py"
+DOORS = {WORKER / "tensorflow_internals.py", WORKER / "keras_internals.py"}
 NAMES = [name for table in door.TABLES for name in table.names]
 
 
@@ -184,14 +184,14 @@ def test_a_check_leaves_nothing_behind() -> None:
 
 
 def test_no_private_name_is_used_elsewhere() -> None:
-    """No private name is used outside of the door. Guards against a name that nobody checks, found missing in the
+    """No private name is used outside of the doors. Guards against a name that nobody checks, found missing in the
     middle of a restore."""
     ours = defined_names(WORKER)
-    for path in set(WORKER.rglob("*.py")) - {DOOR}:
+    for path in set(WORKER.rglob("*.py")) - DOORS:
         found = [
             (line, name) for line, name in foreign_names(path, ours, set(map(leaf, NAMES))) if name not in OF_PYTHON
         ]
-        assert not found, f"{path} uses {found}: that is for tensorflow_internals.py"
+        assert not found, f"{path} uses {found}: that is for tensorflow_internals.py and keras_internals.py"
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
@@ -241,18 +241,19 @@ PUBLIC = {
 
 
 def test_every_name_that_is_used_is_looked_for() -> None:
-    """Every name that the door uses is in its tables. Guards against a new name that nobody checks."""
+    """Every name that the doors use is in the tables. Guards against a new name that nobody checks."""
     listed = {part for name in NAMES for part in re.findall(r"\w+", name)}
     known = listed | defined_names(WORKER) | PUBLIC
-    used = {node.attr for node in ast.walk(ast.parse(DOOR.read_text())) if isinstance(node, ast.Attribute)}
-    assert used <= known, f"list {used - known} in one of the tables, or here, if it is documented"
-    assert {name for _, name in foreign_names(DOOR, defined_names(WORKER), set())} <= listed
+    for path in DOORS:
+        used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert used <= known, f"list {used - known} in one of the tables, or here, if it is documented"
+        assert {name for _, name in foreign_names(path, defined_names(WORKER), set())} <= listed
 
 
 def test_each_name_is_used() -> None:
     """Each checked name is used. Guards against a version that is refused because of something that nobody needs any
     more."""
-    uses = DOOR.read_text().rpartition("TABLES = ")[2]
+    uses = "".join(path.read_text().rpartition("TABLES = ")[2] for path in DOORS)
     assert [name for name in NAMES if leaf(name) not in uses] == []
 
 

@@ -1,4 +1,4 @@
-"""The one door to TensorFlow's and Keras's internals. It holds every use of what they do not document.
+"""The door to TensorFlow's internals. With `keras_internals`, it holds every use of what they do not document.
 
 Any release may drop such a name. `check` looks for all of them, and tries out the restore that is built on them, before
 anything changes. See docs/design/012-tensorflow-internals.md.
@@ -7,9 +7,8 @@ anything changes. See docs/design/012-tensorflow-internals.md.
 - `serve` makes TensorFlow's restore take tensors from memory instead of files.
 - Keras 3 variables that are made after a restore are restored as soon as they are initialized, and show themselves to
   TensorFlow as they are, in whatever precision Keras computes. docs/design/004-restore.md says why.
-- What the layers of both Keras versions hold, and TensorFlow does not find, is shown to it.
 
-This module is longer than others: one table and one check cover all of it.
+This module is longer than others: its tables and its check cover Keras's internals, too.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def check() -> None:
     Raises InvalidRequest, which says what is missing and which versions work, before anything has changed.
     """
     for table in TABLES:
-        if _imported(table.library):
+        if imported(table.library):
             table.check()
     if _is_tried.is_set():
         return
@@ -120,7 +119,7 @@ def check() -> None:
             _is_tried.set()
 
 
-def _imported(library: str) -> Any:
+def imported(library: str) -> Any:
     """Return a library if the program has imported it, and not another module that goes by its name."""
     module = sys.modules.get(library)
     return module if getattr(module, "__name__", "") == library and hasattr(module, "__path__") else None
@@ -413,7 +412,7 @@ _originals: dict[str, Callable[..., Any]] = {}
 
 def has_value(trackable: Any) -> bool:
     """Return False for a Keras 3 variable that is still to be initialized, True for anything else."""
-    keras = _imported("keras")
+    keras = imported("keras")
     return keras is None or not isinstance(trackable, keras.Variable) or trackable._value is not None
 
 
@@ -457,99 +456,9 @@ def _restore_with_value(position: Any) -> Any:
 def _restore_uncast(position: Any, reader: Any = None) -> Any:
     """Replaces the method that restores an object and what is below it."""
     _called.add("_restore_descendants")
-    keras = _imported("keras")
+    keras = imported("keras")
     with keras.src.backend.AutocastScope(None) if keras else nullcontext():
         return _originals["_restore_descendants"](position, reader)
 
 
 _STAND_INS = {"_single_restore": _restore_with_value, "_restore_descendants": _restore_uncast}
-
-
-# -- layers of both Keras --
-
-
-def is_layer(found: Any) -> bool:
-    """Return whether an object is a layer or model of Keras 3, with its TensorFlow backend, or of tf_keras."""
-    from tensorflow.python.trackable.base import Trackable
-
-    kinds = [keras.layers.Layer for keras in map(_imported, ("keras", "tf_keras")) if keras]
-    return isinstance(found, Trackable) and isinstance(found, tuple(kinds))
-
-
-def is_of_tf_keras(layer: Any) -> bool:
-    return isinstance(layer, tf.Module)  # which no layer of Keras 3 is
-
-
-def layers_in(model: Any) -> list[Any]:
-    """Return a model and all layers below it."""
-    return [model, *model._flatten_layers(include_self=False)]
-
-
-def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
-    """Return by kind what a layer keeps in lists that TensorFlow does not search, in order of creation."""
-    if is_of_tf_keras(layer):
-        random = isinstance(layer, sys.modules["tf_keras"].src.engine.base_layer.BaseRandomLayer)
-        return {"random_generator": [layer._random_generator] if random else []}
-    return {
-        "weight": layer._trainable_variables,
-        "state": layer._non_trainable_variables,
-        "layer": layer._layers,
-        "seed_generator": [generator.state for generator in layer._seed_generators],
-        "metric": layer._metrics,
-    }
-
-
-def draws_from_stateful_ops(layer: Any) -> bool:
-    """Return whether a layer draws random numbers by operations whose state no checkpoint can hold."""
-    generators = owned_by(layer).get("random_generator", ())
-    return any(each._rng_type == each.RNG_LEGACY_STATEFUL for each in generators)
-
-
-def metrics_by_container(model: Any) -> list[Sequence[Any]]:
-    """Return the metrics of `compile` that exist: those of the loss, and others."""
-    metrics = [[] if each is None else each.metrics or [] for each in containers_of(model)]
-    if is_of_tf_keras(model):
-        return metrics
-    tracker = model._loss_tracker if _is_model(model) else None
-    return [[] if tracker is None else [tracker], *metrics]
-
-
-def containers_of(model: Any) -> tuple[Any, Any]:
-    """Return the objects that make a compiled model's metrics on its first batch, of losses and others; None if
-    none."""
-    if not _is_model(model):
-        return None, None
-    if is_of_tf_keras(model):
-        return _like_keras(model.compiled_loss), _like_keras(model.compiled_metrics)
-    return _like_keras(model._compile_loss), _like_keras(model._compile_metrics)
-
-
-def _like_keras(container: Any) -> Any:
-    """Return None for a container of a program's own that does not make metrics as Keras's do."""
-    return container if all(hasattr(container, name) for name in ("build", "built", "metrics")) else None
-
-
-def _is_model(layer: Any) -> bool:
-    return isinstance(layer, sys.modules["tf_keras" if is_of_tf_keras(layer) else "keras"].Model)
-
-
-def on_built(container: Any, then: Callable[[], None]) -> None:
-    """Call `then` once such a container has made its metrics, unless it already has."""
-    if container.built or "build" in vars(container):
-        return
-    build = container.build
-
-    def build_and_tell(*args: Any, **kwargs: Any) -> None:
-        build(*args, **kwargs)
-        del container.build
-        then()
-
-    container.build = build_and_tell
-
-
-def make_child(layer: Any, name: str, value: Any) -> None:
-    """Make an object a child of a layer for TensorFlow, not for Keras. It is restored if a value waits for it."""
-    # Keras 3 takes what TensorFlow notes down on a layer for new state of the layer, unless told otherwise.
-    scope = nullcontext() if is_of_tf_keras(layer) else sys.modules["keras"].src.utils.tracking.DotNotTrackScope()
-    with scope:
-        layer._track_trackable(value, name, overwrite=True)

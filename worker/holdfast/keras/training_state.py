@@ -19,8 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast import tensorflow_internals as internals
-from holdfast.tensorflow_internals import Load
+from holdfast import keras_internals as internals
+from holdfast.tensorflow_internals import AskedCheckpoint, Load, check, mark_as_changed, waiting_at
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 
@@ -45,7 +45,7 @@ def training_state(model: Any) -> Any:
     Raises InvalidRequest for anything but a Keras model on TensorFlow. Warns of tf_keras layers that draw from
     TensorFlow's stateful random ops, whose state no checkpoint can hold.
     """
-    internals.check()
+    check()
     if not internals.is_layer(model):
         raise InvalidRequest(
             f"training_state() takes a model of Keras 3 (with its TensorFlow backend) or of tf_keras, not {model!r}"
@@ -61,7 +61,7 @@ def training_state(model: Any) -> Any:
     return TrainingState(model)
 
 
-class TrainingState(internals.AskedCheckpoint):
+class TrainingState(AskedCheckpoint):
     """A checkpoint that searches its model anew at each save and restore."""
 
     def __init__(self, model: Any) -> None:
@@ -74,7 +74,7 @@ class TrainingState(internals.AskedCheckpoint):
 
     def read(self, save_path: Any, options: Any = None) -> Any:
         """Read like TensorFlow's `Checkpoint.read`. `restore` calls this, too."""
-        internals.check()
+        check()
         status = super().read(save_path, options)
         if load := Load.of(status):
             load.on_restored(self.late_attacher())
@@ -90,7 +90,7 @@ class TrainingState(internals.AskedCheckpoint):
         def attach(restored: Iterable[Any]) -> None:
             expecting.extend(each for each in restored if internals.is_layer(each) and _expects(each))
             for layer in list(expecting):
-                waiting = internals.waiting_at(layer)
+                waiting = waiting_at(layer)
                 for name, value in _extras(layer):
                     if name in waiting:
                         internals.make_child(layer, name, value)
@@ -139,24 +139,24 @@ def _attach_compiled(layer: Any) -> None:
 
     They keep their zeros: `fit` starts them anew in each epoch, and has just done so.
     """
-    waiting = internals.waiting_at(layer)
+    waiting = waiting_at(layer)
     made = list(_compiled(layer))
     for name, value in made:  # list all before attaching any, which may attach others
         for position in waiting.get(name, ()):
             for variable in (value, *getattr(value, "variables", ())):
-                internals.mark_as_changed(variable, position)
+                mark_as_changed(variable, position)
     for name, value in made:
         internals.make_child(layer, name, value)
 
 
 def _expects(layer: Any) -> bool:
     """Return whether a value waits for something that only this module makes a child of the layer."""
-    return any(map(_OURS.fullmatch, internals.waiting_at(layer)))
+    return any(map(_OURS.fullmatch, waiting_at(layer)))
 
 
 def _forget_missed(layer: Any) -> None:
     """Give up values whose owner was created unnoticed: it has gone on since, and they are outdated."""
-    waiting = internals.waiting_at(layer)
+    waiting = waiting_at(layer)
     missed = [name for name, _ in _extras(layer) if name in waiting] if waiting else []
     for name in missed:
         del waiting[name]
