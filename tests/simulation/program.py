@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.manager import CheckpointManager
+from holdfast.manager import Manager
 from holdfast.saving.save import SLACK
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
 from simulation.fakes import Now
@@ -44,7 +44,7 @@ class Program:
         self.model = process.model
         self.goal = goal
         self.options: dict[str, Any] = {**OPTIONS, **job.options}
-        self.manager: CheckpointManager | None = None
+        self.manager: Manager | None = None
         self.returned: list[tuple[str, int]] = []
         self._closes_after = closes_after
         self._raised: list[BaseException] = []
@@ -90,7 +90,7 @@ class Program:
 
     def _train(self) -> None:
         job, model = self.job, self.model
-        self.manager = CheckpointManager(model, URL, coordinator=job.coordinator, **self.options)
+        self.manager = Manager(model, URL, coordinator=job.coordinator, **self.options)
         if self._closes_after:
             self.process.spawn("closer", self._close_apart)
         self._restore("")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.manager import CheckpointManager
+from holdfast.manager import Manager
 from holdfast_storage.errors import InvalidRequest
 
 
@@ -36,9 +36,9 @@ class Counter:
         return 3
 
 
-def make(tmp_path: Path, **arguments: Any) -> CheckpointManager:
+def make(tmp_path: Path, **arguments: Any) -> Manager:
     defaults: dict[str, Any] = {"checkpoint": Checkpoint(), "directory": tmp_path / "run"}
-    return CheckpointManager(**{**defaults, **arguments})
+    return Manager(**{**defaults, **arguments})
 
 
 WRONG: list[tuple[str, Any]] = [

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast import errors, keras
-    from holdfast.manager import CheckpointManager
+    from holdfast.checkpoint_manager import CheckpointManager
 
 __all__ = ["CheckpointManager", "errors", "keras"]
 
@@ -30,7 +30,7 @@ __version__ = version("holdfast")
 
 def __getattr__(name: str) -> Any:
     if name == "CheckpointManager":
-        return import_module("holdfast.manager").CheckpointManager
+        return import_module("holdfast.checkpoint_manager").CheckpointManager
     if name in ("errors", "keras"):
         return import_module(f"holdfast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

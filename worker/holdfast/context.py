@@ -23,11 +23,12 @@ NO_PARAMETER_SERVERS = (
 
 
 def eager(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a method so that it refuses, before it does anything, to run inside a traced function or a graph."""
+    """Decorate a manager's method so that it refuses, before it does anything, to run inside a traced function or a
+    graph."""
 
     @wraps(method)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_eager(method.__qualname__)
+        check_eager(f"CheckpointManager.{method.__name__}")
         return method(*args, **kwargs)
 
     # AutoGraph looks for this before it converts what a traced function calls. TensorFlow's `do_not_convert` sets it,

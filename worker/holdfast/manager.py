@@ -1,6 +1,6 @@
-"""The public class, `CheckpointManager`, with the arguments and the behaviour of `tf.train.CheckpointManager`.
+"""All of `holdfast.CheckpointManager` but its base class: this module does not import TensorFlow.
 
-This module is longer than others: users read one class, and half of it is documentation for them.
+It is longer than others: users read one class, and half of it is documentation for them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
 log = logger("holdfast")
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="Manager")
 
 PATIENCE = 30.0
 """Seconds for which a save waits for an unreachable coordinator before training goes on without it."""
 
 
-class CheckpointManager:
+class Manager:
     """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
 
     `save`, `restore` and `restore_or_initialize` are collective: all workers must call them at the same points of their
@@ -113,6 +114,7 @@ class CheckpointManager:
         self._collective = True  # assumed before the first snapshot
         self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
+        self._made: Pending[None] | None = None  # the last save that was handed over to the lane
         # State of the lane.
         self._saves = 0
         self._restores = 0
@@ -186,7 +188,7 @@ class CheckpointManager:
                     self._forget(failed)
             self._describe(save, metadata, metrics)
             begun: Pending[bool] = Pending()
-            made = self._lane.submit(partial(self._make, save, step, begun))
+            made = self._made = self._lane.submit(partial(self._make, save, step, begun))
             self._wait(begun, "the save before to end", lambda _: made.is_known)
             if not begun.is_known:
                 made.result()  # a signal handler has closed this manager
@@ -211,6 +213,10 @@ class CheckpointManager:
             self._raise(self._untold())
             if not self._closed:
                 self._wait(self._lane.submit(self._session.await_upkeep), "what the last save replaces to be removed")
+
+    def sync(self) -> None:
+        """Do what `wait` does. TensorFlow's name for it."""
+        self.wait()
 
     def _is_due(self, step: int | None, check_interval: bool) -> bool:
         last = self._last_checkpoint_step
@@ -487,13 +493,19 @@ class CheckpointManager:
 
     @property
     def checkpoints(self) -> list[str]:
-        """The prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage."""
+        """The prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage.
+
+        First waits for the outcome of this manager's save in flight, so that a program finds what it has just saved. If
+        that save fails, its error is still raised where it would be otherwise.
+        """
+        if self._made is not None and not self._is_inherited:
+            self._wait(self._made, "the save in flight")
         state = read_run(self._store)
         return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
 
     @property
     def latest_checkpoint(self) -> str | None:
-        """The prefix of the newest committed checkpoint, read from storage; None if there is none."""
+        """The last of `checkpoints`; None if there is none."""
         checkpoints = self.checkpoints
         return checkpoints[-1] if checkpoints else None
 
@@ -534,7 +546,7 @@ class CheckpointManager:
                 self._closed = True
             self._raise(self._untold())
 
-    def __enter__(self) -> CheckpointManager:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(
