@@ -71,6 +71,4 @@ def install() -> None:
 def make(directory: object, **arguments: Any) -> tuple[Any, LightCheckpoint]:
     """A manager, and the state that it saves."""
     checkpoint = LightCheckpoint()
-    return holdfast.manager.Manager(
-        checkpoint, str(directory), **{"save_timeout": 20.0, **arguments}
-    ), checkpoint
+    return holdfast.manager.Manager(checkpoint, str(directory), **{"save_timeout": 20.0, **arguments}), checkpoint

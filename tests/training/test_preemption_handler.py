@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
 
 def test_all_workers_save_the_step_that_the_handler_names(tmp_path: Path) -> None:
-    """SIGTERM on one of two workers: both save the same step, once, and both go on from it. Guards against a manager that
-    the handler takes for something else, fails with, and ends without a save."""
+    """SIGTERM on one of two workers: both save the same step, once, and both go on from it. Guards against a manager
+    that the handler takes for something else, and an end without a save."""
     lives = []
     for number, preempted_at in enumerate((5, 0)):
         world = TrainingWorld(2, tmp_path / f"logs-{number}")

@@ -31,8 +31,8 @@ def test_it_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("manager_class", MANAGERS, ids=["tensorflow", "holdfast"])
 @pytest.mark.parametrize("prefix", ["latest_checkpoint", "checkpoints"])
 def test_a_program_reads_what_it_has_just_saved(tmp_path: Path, manager_class: Any, prefix: str) -> None:
-    """`latest_checkpoint` and `checkpoints` know the save that has just returned, as TensorFlow's do. Guards against the
-    idiom of TensorFlow's guide that would restore the save before, or nothing, in silence."""
+    """`latest_checkpoint` and `checkpoints` know the save that has just returned, as TensorFlow's do. Guards against
+    the idiom of TensorFlow's guide that would restore the save before, or nothing, in silence."""
     value, much = tf.Variable(0.0), tf.Variable(tf.zeros([1_000_000]))
     checkpoint = tf.train.Checkpoint(value=value, much=much)
     manager = manager_class(checkpoint, str(tmp_path), max_to_keep=3)

@@ -38,7 +38,9 @@ def train(world: Any, *, directory: str, steps: int, preempted_at: int) -> dict[
             while value.numpy() < steps:
                 if world.index == world.size - 1 and value.numpy() + 1 == preempted_at:
                     os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.02)  # the handler hears of a signal beside the steps, and takes them to be slower than that
+                time.sleep(
+                    0.02
+                )  # the handler hears of a signal beside the steps, and takes them to be slower than that
                 handler.run(step)
         except Ended:
             manager.wait()
