@@ -39,6 +39,7 @@ CLUSTER = mapped(
 WORD = text(1024)
 KEY = text(65_536)  # of a tensor; a program's names may hold anything
 NOTE = text(4 << 20)
+REASON = matching(f"{_PRINTABLE}{{0,256}}", "at most 256 printable characters")
 
 
 @lru_cache(8192)  # a manifest names each of thousands several times

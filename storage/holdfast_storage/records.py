@@ -12,10 +12,19 @@ from typing import Literal
 
 from holdfast_storage.cluster import Task
 
-EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort"]
+Holding = Literal["pin", "unpin", "lease", "release"]
+"""The kinds of entries that anybody who can write to the run may add. They change `pinned` and `leases` alone."""
+
+EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort", Holding]
 
 REIGNS = 64
 """The number of earlier generations that a state remembers: far more than can still have a living process."""
+
+MOST_PINS, MOST_LEASES = 1_000, 64
+"""The most of them at a time: each entry holds them all."""
+
+LONGEST_LEASE = 86_400.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,25 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """Keeps a checkpoint until somebody takes the pin away."""
+
+    prefix: str
+    time: float  # wall clock, seconds since the epoch
+    reason: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Keeps a checkpoint for a reader that is at work on it: until it is released, or for some time."""
+
+    prefix: str
+    reader: str  # a random id; a reader has one lease at a time
+    seconds: float  # counted by each coordinator from when it first meets the lease
+    taken: int  # number of the entry that took it: no two leases are equal
+
+
+@dataclass(frozen=True, slots=True)
 class LogState:
     """The state of a run after some log entry."""
 
@@ -64,6 +92,8 @@ class LogState:
     damaged: tuple[str, ...] = ()  # prefixes of live checkpoints that two readers found damaged
     last_preserved: float | None = None  # TensorFlow's last_preserved_timestamp
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
+    pinned: tuple[Pin, ...] = ()  # of live checkpoints of Holdfast's, each at most once
+    leases: tuple[Lease, ...] = ()  # of such as well; a reader has one, and a checkpoint may have several
 
     def find(self, prefix: str) -> CheckpointRecord | None:
         return next((c for c in reversed(self.checkpoints) if c.prefix == prefix), None)
@@ -119,6 +149,8 @@ class LogState:
             retired=(*self.retired, *(c.folder for c in gone if not c.stock)),
             damaged=tuple(p for p in self.damaged if p not in prefixes),
             last_preserved=last_preserved,
+            pinned=tuple(pin for pin in self.pinned if pin.prefix not in prefixes),
+            leases=tuple(lease for lease in self.leases if lease.prefix not in prefixes),
         )
 
     def discard(self, folders: Collection[str]) -> LogState:
@@ -143,6 +175,23 @@ class LogState:
         """Make the checkpoint that the world went back to the newest. What came after it is an abandoned branch."""
         chosen = tuple(c for c in self.checkpoints if c.prefix == prefix)
         return replace(self, checkpoints=(*(c for c in self.checkpoints if c.prefix != prefix), *chosen))
+
+    def pin(self, pin: Pin) -> LogState:
+        """Pin a live checkpoint, or give its pin another reason."""
+        return replace(self, pinned=(*self.unpin(pin.prefix).pinned, pin))
+
+    def unpin(self, prefix: str) -> LogState:
+        return replace(self, pinned=tuple(pin for pin in self.pinned if pin.prefix != prefix))
+
+    def lease(self, lease: Lease) -> LogState:
+        """Lease a live checkpoint, in place of what its reader has leased before."""
+        return replace(self, leases=(*self.release(lease.reader).leases, lease))
+
+    def release(self, reader: str) -> LogState:
+        return replace(self, leases=tuple(lease for lease in self.leases if lease.reader != reader))
+
+    def expire(self, leases: Collection[Lease]) -> LogState:
+        return replace(self, leases=tuple(lease for lease in self.leases if lease not in leases)) if leases else self
 
 
 @dataclass(frozen=True, slots=True)

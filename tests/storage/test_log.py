@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.layout import LOG_FOLDER, log_entry
-from holdfast_storage.log.entries import decode, encode
+from holdfast_storage.log.entries import FORMAT, decode, encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.base import Store
@@ -101,7 +101,7 @@ def test_a_newer_format_is_refused() -> None:
     """A newer format is refused by name. Guards against a newer log that is half understood, and checkpoints that are
     deleted because of it."""
     with pytest.raises(InvalidRequest, match="newer Holdfast"):
-        decode(resealed(format=3), "entry")
+        decode(resealed(format=FORMAT + 1), "entry")
 
 
 @pytest.mark.parametrize("changes", [{"kind": "other"}, {"checkpoints": 1}, {"leader": {"id": "x"}}, {"format": "x"}])

@@ -150,6 +150,33 @@ ENTRIES: dict[str, tuple[Change, str]] = {
 }
 
 
+def _held(name: str, *changes: dict[str, Any]) -> Change:
+    sound = {
+        "pinned": {"prefix": PREFIX, "time": 0.0, "reason": ""},
+        "leases": {"prefix": PREFIX, "reader": "r", "seconds": 1.0, "taken": 0},
+    }
+    return lambda f: f | {"format": 3, name: [sound[name] | each for each in changes]}
+
+
+ENTRIES |= {
+    "pinned ..": (_held("pinned", {"prefix": "../x"}), r"pinned\[0\].prefix is"),
+    "pinned TensorFlow's": (_held("pinned", {"prefix": "ckpt-7"}), r"pinned\[0\].prefix is"),
+    "pinned what is not there": (_held("pinned", {"prefix": "ckpt-2.0badcafe.2/ckpt-2"}), "pinned names what is not"),
+    "pinned twice": (_held("pinned", {}, {"reason": "again"}), "pinned holds one twice"),
+    "pinned 1,001 times": (_held("pinned", *[{}] * 1001), "pinned is"),
+    "a reason of two lines": (_held("pinned", {"reason": "a\nb"}), r"pinned\[0\].reason is"),
+    "a reason of ESC": (_held("pinned", {"reason": "\x1b[2J"}), r"pinned\[0\].reason is"),
+    "a reason without end": (_held("pinned", {"reason": "a" * 300}), r"pinned\[0\].reason is"),
+    "a lease for ever": (_held("leases", {"seconds": 1e9}), r"leases\[0\].seconds is"),
+    "a lease of NaN": (_held("leases", {"seconds": float("nan")}), "NaN"),
+    "a lease of -1": (_held("leases", {"seconds": -1}), r"leases\[0\].seconds is"),
+    "a lease of nobody": (_held("leases", {"reader": ""}), r"leases\[0\].reader is"),
+    "a lease of what is not there": (_held("leases", {"prefix": "ckpt-2.0badcafe.2/ckpt-2"}), "leases names what is"),
+    "two leases of one reader": (_held("leases", {}, {"taken": 1}), "leases holds one twice"),
+    "65 leases": (_held("leases", *({"reader": str(n)} for n in range(65))), "leases is"),
+}
+
+
 def _top(**changes: Any) -> Change:
     return lambda f: f | changes
 

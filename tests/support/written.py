@@ -19,7 +19,17 @@ from holdfast_storage.layout import (
     index_object,
     local_prefix,
 )
-from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
+from holdfast_storage.records import (
+    LONGEST_LEASE,
+    CheckpointRecord,
+    Entry,
+    EntryKind,
+    Generation,
+    Leader,
+    Lease,
+    LogState,
+    Pin,
+)
 
 T = TypeVar("T")
 
@@ -80,6 +90,10 @@ def states(draw: st.DrawFn) -> LogState:
     gone = draw(st.lists(ATTEMPTS.map(lambda each: each.folder), max_size=3))
     generation = draw(st.none() | st.builds(Generation, GENERATIONS, _members()))
     before = draw(st.lists(GENERATIONS, max_size=4))
+    own = st.sampled_from([each.prefix for each in live if not each.stock] or [""])
+    pins = st.builds(Pin, own, TIMES, st.just("") | IDS)
+    leases = st.builds(Lease, own, IDS, st.floats(0, LONGEST_LEASE), STEPS)
+    holds = not all(each.stock for each in live)
     return LogState(
         run_id=draw(IDS),
         leader=draw(st.none() | st.builds(Leader, IDS, ADDRESSES, IDS)),
@@ -89,6 +103,8 @@ def states(draw: st.DrawFn) -> LogState:
         damaged=tuple(draw(st.lists(st.sampled_from([each.prefix for each in live]), unique=True)) if live else ()),
         last_preserved=draw(st.none() | TIMES),
         superseded=tuple(each for each in before if generation is None or each != generation.id),
+        pinned=tuple(draw(st.lists(pins, unique_by=lambda pin: pin.prefix, max_size=2)) if holds else ()),
+        leases=tuple(draw(st.lists(leases, unique_by=lambda lease: lease.reader, max_size=2)) if holds else ()),
     )
 
 

@@ -157,11 +157,15 @@ class Ledger:
                     self.made.append((lost, Failure(Kind.SUPERSEDED, "a newer leader has taken the run")))
                 self.queue.clear()
                 return
-            if not creation.given_up:
-                # Somebody who gave up taking the run has filled the slot and changed nothing, so take the next slot.
-                self._learn(stands)
+            # Somebody who gave up taking the run has filled the slot and changed nothing, or somebody who does not lead
+            # has pinned or leased a checkpoint. So decide anew, for the next slot.
+            self._learn(stands)
+            if creation.given_up:
+                late = Failure(Kind.SAVE_FAILED, f"the {creation.intent.kind} entry could not be created in time")
+                self.made.append((creation.intent, late))
+            else:
                 self.queue.appendleft(creation.intent)
-                return
+            return
         self._learn(stands)
         self.deleted &= set(stands.state.retired)
         self.made.append((creation.intent, stands))

@@ -50,6 +50,7 @@ class Machine:
         """Take one event. Return its effects, in the order in which they must be begun."""
         self._run.begin(now)
         self._HANDLERS[type(event)](self, event)
+        self._run.meet_leases()
         self._go_on()
         self._upkeep.watch()
         return self._run.effects

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, Leader, LogState
+from holdfast_storage.records import Entry, Leader, Lease, LogState
 
 from .attempt import Phase, SaveAttempt
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
@@ -15,7 +15,7 @@ from .intents import Commit, Discard, GoBack, Intent, Lead, Mark, Retire
 from .ledger import Ledger
 from .membership import Forming, World
 from .messages import Answer, Caller, Left, Now, RequestId, RetentionPolicy, SaveOutcome
-from .retention import sweep
+from .retention import Sweep, sweep
 from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
@@ -40,6 +40,7 @@ class RunState:
     condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
     rereading: set[str] = field(default_factory=set)  # prefixes that the second reader is reading
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
+    leases: dict[Lease, float] = field(default_factory=dict)  # those of the log: monotonic, when each was first met
     now: Now = field(default=Now(0.0, 0.0), compare=False)
     effects: list[Effect] = field(default_factory=list, compare=False)
 
@@ -113,8 +114,24 @@ class RunState:
         """The fork point of the state last read: see `LogState.fork_point`."""
         return self.ledger.state.fork_point if self.ledger.state else ""
 
+    def meet_leases(self) -> None:
+        """Let the time of new leases begin. No wall clock counts, and a restart only makes a lease longer."""
+        leases = self.ledger.state.leases if self.ledger.state else ()
+        if leases or self.leases:
+            self.leases = {lease: self.leases.get(lease, self.now.monotonic) for lease in leases}
+
+    def _is_over(self, lease: Lease) -> bool:
+        met = self.leases.get(lease, self.now.monotonic)
+        return self.now.monotonic - met >= lease.seconds
+
+    def sweep(self, state: LogState, verified: str) -> Sweep:
+        """Return what may go now: see `retention.sweep`."""
+        leased = {lease.prefix for lease in state.leases if not self._is_over(lease)}
+        return sweep(state, self.retention, verified, leased)
+
     def change(self, intent: Intent, state: LogState) -> LogState:
         """Return the state that an entry records if `state` is that of the last entry."""
+        state = state.expire([lease for lease in state.leases if self._is_over(lease)])
         match intent:
             case Lead():
                 # As in TensorFlow: after a clock was set back, a preserved time in its future does not count.
@@ -130,7 +147,7 @@ class RunState:
                 back = found[1].went_back_to if found else ""
                 return (state.restored(back) if back and state.find(back) else state).commit(intent.record)
             case Retire():
-                plan = sweep(state, self.retention, intent.verified)
+                plan = self.sweep(state, intent.verified)
                 return state.retire(plan.retire, plan.preserve, plan.last_preserved)
             case Discard():
                 return state.discard(intent.folders)

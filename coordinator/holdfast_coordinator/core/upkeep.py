@@ -14,7 +14,6 @@ from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
 from .intents import Discard, Retire
 from .messages import RequestId, UpkeepOver
-from .retention import sweep
 from .run import RunState
 
 AWAITED_FOR = 30.0
@@ -83,7 +82,7 @@ class Upkeep:
         if self._reading_back or self._retiring:
             return  # what is in flight is not in the state yet; this is considered again when it is
         newest = state.checkpoints[-1]
-        if not newest.stock and newest.prefix == self._shown and sweep(state, run.retention, newest.prefix):
+        if not newest.stock and newest.prefix == self._shown and run.sweep(state, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest, run.now.monotonic))
 
@@ -97,7 +96,7 @@ class Upkeep:
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
         replaces = state and e.verdict == "good" and run.leading and not self._goes_back
-        if not state or not replaces or not sweep(state, run.retention, e.prefix):
+        if not state or not replaces or not run.sweep(state, e.prefix):
             if state and state.checkpoints and state.checkpoints[-1].prefix != e.prefix:
                 self.consider()  # what was committed meanwhile is next
             return

@@ -2,8 +2,9 @@
 
 An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the checksum is that of the bytes of the
 inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
-of records. In format 2, the name of a page may stand in place of the records that the page holds. A page is one line of
-JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes.
+of records. From format 2 on, the name of a page may stand in place of the records that the page holds. A page is one
+line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins and leases, which an earlier
+version would drop. An entry has the lowest format that says all of it.
 
 `_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
 fields must be together, which the transitions of `records` keep.
@@ -15,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 from holdfast_storage import kinds
@@ -22,12 +24,28 @@ from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import PAGE_DIGITS, parse_folder, parse_prefix
-from holdfast_storage.records import REIGNS, CheckpointRecord, Entry, EntryKind, Generation, Leader, LogState
-from holdfast_storage.spec import Unexpected, fields, flag, listed, load, mapped, matching, maybe, one_of
+from holdfast_storage.records import (
+    LONGEST_LEASE,
+    MOST_LEASES,
+    MOST_PINS,
+    REIGNS,
+    CheckpointRecord,
+    Entry,
+    EntryKind,
+    Generation,
+    Holding,
+    Leader,
+    Lease,
+    LogState,
+    Pin,
+)
+from holdfast_storage.spec import Unexpected, fields, flag, listed, load, mapped, matching, maybe, number, one_of
 
-FORMAT = 2
-WHOLE_FORMAT = 1
-"""The format of an entry without pages. Versions of Holdfast that do not know pages read it as well."""
+FORMAT = 3
+WHOLE_FORMAT, PAGED_FORMAT = 1, 2
+"""The formats of entries without pins and leases: those without pages are read by all versions of Holdfast."""
+
+_HOLDINGS = get_args(Holding)
 
 LARGEST_ENTRY = 32 << 20
 """The most bytes of an entry. One of format 1 with 100,000 checkpoints has 12 MB, and 4,000 workers have 300 KB."""
@@ -63,6 +81,10 @@ def _record_or_page(value: Any) -> None:
 
 
 _PAGE = fields({"checkpoints": listed(_record, _MANY, 1)})
+_PIN = fields({"prefix": kinds.PREFIX, "time": kinds.TIME, "reason": kinds.REASON})
+_LEASE = fields(
+    {"prefix": kinds.PREFIX, "reader": kinds.ID, "seconds": number(LONGEST_LEASE), "taken": kinds.NUMBER},
+)
 _FORMATTED = fields({"format": kinds.FORMAT})
 _ENTRY = fields(
     {
@@ -82,7 +104,11 @@ _ENTRY = fields(
         "damaged": listed(kinds.WORD, _MANY),
         "last_preserved": maybe(kinds.TIME),
     },
-    {"superseded": listed(kinds.GENERATION, REIGNS)},
+    {
+        "superseded": listed(kinds.GENERATION, REIGNS),
+        "pinned": listed(_PIN, MOST_PINS),
+        "leases": listed(_LEASE, MOST_LEASES),
+    },
 )
 
 
@@ -97,6 +123,14 @@ def _check_state(state: LogState) -> None:
         raise Unexpected("names the folder of a live checkpoint", "retired")
     if state.generation is not None and state.generation.id in state.superseded:
         raise Unexpected("is superseded", "generation")
+    for name, held, own in (
+        ("pinned", [pin.prefix for pin in state.pinned], [pin.prefix for pin in state.pinned]),
+        ("leases", [lease.prefix for lease in state.leases], [lease.reader for lease in state.leases]),
+    ):
+        if not live.issuperset(held):
+            raise Unexpected("names what is not among the checkpoints", name)
+        if len(set(own)) < len(own):
+            raise Unexpected("holds one twice", name)
 
 
 def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = None) -> bytes:
@@ -106,8 +140,10 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     """
     state = entry.state
     shown = state.checkpoints if checkpoints is None else checkpoints
-    content = {
-        "format": FORMAT if any(isinstance(each, str) for each in shown) else WHOLE_FORMAT,
+    holds = entry.kind in _HOLDINGS or state.pinned or state.leases
+    paged = any(isinstance(each, str) for each in shown)
+    content: dict[str, Any] = {
+        "format": FORMAT if holds else PAGED_FORMAT if paged else WHOLE_FORMAT,
         "number": entry.number,
         "kind": entry.kind,
         "write_id": entry.write_id,
@@ -126,6 +162,8 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
         "last_preserved": state.last_preserved,
         "superseded": list(state.superseded),
     }
+    if holds:
+        content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
     _ENTRY(content)
     inner = _compact(content).encode()
     return _sized(b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner), LARGEST_ENTRY)
@@ -223,6 +261,10 @@ def _entry(content: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Re
         damaged=tuple(content["damaged"]),
         last_preserved=content["last_preserved"],
         superseded=tuple(content.get("superseded", ())),
+        pinned=tuple(Pin(each["prefix"], each["time"], each["reason"]) for each in content.get("pinned", ())),
+        leases=tuple(
+            Lease(each["prefix"], each["reader"], each["seconds"], each["taken"]) for each in content.get("leases", ())
+        ),
     )
     return Entry(content["number"], content["kind"], content["write_id"], content["time"], state, content["note"])
 

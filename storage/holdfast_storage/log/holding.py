@@ -1,0 +1,49 @@
+"""Entries of those who do not lead a run: they pin and lease checkpoints. See docs/design/023-pins-and-leases.md."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+from holdfast_storage.errors import StorageError
+from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
+from holdfast_storage.records import Entry, Holding, LogState
+
+PUBLISH_FOR = 10.0
+"""Seconds for which creating one entry is tried."""
+
+TRIES = 100
+"""Races that may be lost: others have changed the run each time."""
+
+Change = Callable[[LogState, int], LogState | None]
+"""Makes the state that an entry of this number records from that of the last one. None: there is nothing to record."""
+
+
+class NotHeld(StorageError):
+    """The log cannot be added to: no permission, no space, or no answer. It is unchanged, or changes later."""
+
+
+def hold(log: Log, kind: Holding, change: Change, note: str, hint: int = -1) -> Entry | None:
+    """Add an entry to a log, as anybody may who can write to the run. Returns the entry; None if there is no log.
+
+    If `change` makes nothing of the last entry's state, that entry is returned. It decides anew after each entry of
+    others that came in between. So what it has seen is what its entry builds on.
+
+    hint: the number of an entry that is known to exist.
+
+    Raises NotHeld, and what `Log.tail` raises.
+    """
+    entry = log.tail(hint)
+    for _ in range(TRIES):
+        if entry is None or (state := change(entry.state, entry.number + 1)) is None:
+            return entry
+        mine = Entry(entry.number + 1, kind, secrets.token_hex(16), time.time(), state, note)
+        match log.publish(mine, PUBLISH_FOR):
+            case Published():
+                return mine
+            case LostRace(stands):
+                entry = log.tail(stands.number)
+            case NotPublished(reason) | Unknown(reason):
+                raise NotHeld(reason)
+    raise NotHeld("others add to the log all the time")
