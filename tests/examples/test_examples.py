@@ -1,0 +1,95 @@
+"""The programs of `examples/`, as a reader would run them: each is killed in the middle, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.child import TESTS, Child
+from support.ports import free_address
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
+
+EXAMPLES = TESTS.parent / "examples"
+QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """Start an example: `start("name.py", argument, ..., workers=1)`; the processes end with the test."""
+    with ExitStack() as children:
+
+        def begin(name: str, *arguments: object, workers: int = 1) -> list[Child]:
+            cluster = {"worker": [free_address() for _ in range(workers)]}
+            started = []
+            for index in range(workers):
+                config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                environment = QUIET | ({"TF_CONFIG": json.dumps(config)} if workers > 1 else {})
+                child = Child([str(EXAMPLES / name), *map(str, arguments)], environment, patience=120.0)
+                children.callback(child.end)
+                started.append(child)
+            return started
+
+        yield begin
+
+
+def finish(children: Sequence[Child]) -> list[str]:
+    """Wait until all have ended well; what the first has printed."""
+    for child in children:
+        assert child.wait() == 0, "\n".join(child.output)
+    return children[0].output
+
+
+def kill(children: Sequence[Child], when: str) -> None:
+    """SIGKILL all as soon as the first one prints a text."""
+    children[0].expect(when)
+    for child in children:
+        child.kill()
+
+
+def steps(output: Sequence[str]) -> dict[int, str]:
+    """What an example has printed of each step."""
+    found = (re.search(r"step:? +(\d+)\b(.*)", line) for line in output)
+    return {int(each[1]): each[2] for each in found if each}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_custom_loop(start: Any, tmp_path: Path, workers: int) -> None:
+    """The custom loop, killed and started again, has the losses of an uninterrupted run, to the last digit that it
+    prints. Guards against an example that loses its place, or its input's."""
+    whole = steps(finish(start("custom_loop.py", tmp_path / "whole", "--steps", 100, workers=workers)))
+    kill(start("custom_loop.py", tmp_path / "run", "--steps", 100, workers=workers), "step 70:")
+    resumed = finish(start("custom_loop.py", tmp_path / "run", "--steps", 100, workers=workers))
+    (begun,) = [int(line.split()[-1]) for line in resumed if line.startswith("starts at step")]
+    assert begun in {40, 60}  # the save of step 60 has begun, so that of step 40 is committed
+    again = steps([line for line in resumed if line.startswith("step")])
+    assert again == {step: loss for step, loss in whole.items() if step > begun}
+    assert len(again) == 100 - begun
+
+
+def test_orbit(start: Any, tmp_path: Path) -> None:
+    """orbit's Controller, killed and started again, goes on from a step that was saved. Guards against a manager that it
+    does not take."""
+    kill(start("orbit_controller.py", tmp_path / "run", "--steps", 200), "step:    110 ")
+    resumed = finish(start("orbit_controller.py", tmp_path / "run", "--steps", 200))
+    (begun,) = [int(step) for line in resumed for step in re.findall(r"ckpt-(\d+)$", line) if "restored" in line]
+    assert begun >= 70
+    assert list(steps(resumed))[-1] == 200
+
+
+def test_warm_start(start: Any, tmp_path: Path) -> None:
+    """The larger model begins with the smaller one's layers, once. Guards against an `init_fn` that is called again and
+    throws away what the larger one has learnt."""
+    arguments = (tmp_path / "five", tmp_path / "six")
+    kill(start("warm_start.py", *arguments), "six: starts anew")
+    kill(start("warm_start.py", *arguments), "six: ends")
+    resumed = finish(start("warm_start.py", *arguments))
+    (line,) = [line for line in resumed if "six: starts" in line]
+    assert float(line.split()[-1]) > 0.9
+    assert "ckpt-" in line
