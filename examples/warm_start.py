@@ -1,4 +1,4 @@
-"""A warm start: a model of six layers begins with the five that another run has trained, and goes on as a run of its own.
+"""A warm start: a model of six layers begins with those that another run has trained, and goes on as its own run.
 
 python examples/warm_start.py /tmp/five /tmp/six
 """

@@ -74,8 +74,8 @@ def test_custom_loop(start: Any, tmp_path: Path, workers: int) -> None:
 
 
 def test_orbit(start: Any, tmp_path: Path) -> None:
-    """orbit's Controller, killed and started again, goes on from a step that was saved. Guards against a manager that it
-    does not take."""
+    """orbit's Controller, killed and started again, goes on from a step that was saved. Guards against a manager that
+    it does not take."""
     kill(start("orbit_controller.py", tmp_path / "run", "--steps", 200), "step:    110 ")
     resumed = finish(start("orbit_controller.py", tmp_path / "run", "--steps", 200))
     (begun,) = [int(step) for line in resumed for step in re.findall(r"ckpt-(\d+)$", line) if "restored" in line]
