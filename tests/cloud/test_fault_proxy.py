@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,7 +20,7 @@ from holdfast_storage.store import open_store
 from holdfast_storage.store.objects.client import FailureKind, RequestFailed
 from holdfast_storage.store.objects.store import ObjectStore
 from servers.base import Server
-from servers.fault_proxy import ERRORS, FaultProxy
+from servers.fault_proxy import ERRORS, SHUTDOWN, FaultProxy
 from servers.faults import (
     Answer,
     Call,
@@ -66,7 +68,7 @@ def echo() -> Iterator[Echo]:
     async def live() -> None:
         application = web.Application(client_max_size=1 << 30)
         application.router.add_route("*", "/{path:.*}", server.handle)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.0)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         server.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -196,6 +198,34 @@ def test_a_random_plan_is_the_same_again() -> None:
     assert drawn != [at_random(8, rates)(call) for call in calls]
     assert 400 < drawn.count(Answer(503)) < 600
     assert 900 < drawn.count(LoseReply()) < 1100
+
+
+def test_it_stops_while_it_is_called(echo: Echo) -> None:
+    """A proxy stops soon, also in the middle of calls and of connections that are being made. Guards against a client
+    whose calls outlive its test, after which the proxy waits for a request that nobody reads any more."""
+    ended = threading.Event()
+
+    def call(host: str, port: int) -> None:
+        while not ended.is_set():
+            with suppress(OSError), socket.create_connection((host, port), timeout=5.0) as connection:
+                connection.sendall(b"DELETE /x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                connection.recv(1)
+
+    for _ in range(20):
+        ended.clear()
+        front = FaultProxy(echo.endpoint, "s3", always(Answer(403)))
+        host, port = front.endpoint.removeprefix("http://").split(":")
+        clients = [threading.Thread(target=call, args=(host, int(port))) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            while len(front.calls) < 20:
+                time.sleep(0.001)
+            front.stop()
+        finally:
+            ended.set()
+            for client in clients:
+                client.join(30.0)
 
 
 @pytest.fixture(params=KINDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
@@ -56,6 +57,12 @@ ERRORS = {
 }
 CHUNK = 1 << 16
 
+SHUTDOWN = 0.1
+"""Seconds that connections have to end. Zero would mean no limit to aiohttp."""
+
+TURNS = 10
+"""Turns of the loop, more than it takes asyncio to make a connection of what was accepted, or to close one."""
+
 
 class Cut(Exception):
     """This connection is to end now."""
@@ -101,17 +108,26 @@ class FaultProxy:
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         application = web.Application(client_max_size=sys.maxsize)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, auto_decompress=False, access_log=None, shutdown_timeout=0.0)
+        self._runner = web.AppRunner(application, auto_decompress=False, access_log=None, shutdown_timeout=SHUTDOWN)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(self._runner, self._listener).start()
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
+        # A client may still be calling: some stop at the first error, and their other calls go on without them.
+        # Whoever was accepted must be known to the server before it closes: else nobody ever closes that connection.
+        self._loop.remove_reader(self._listener)
+        await self._turn()
         for call in self._in_flight:
             call.cancel()
         await self._runner.cleanup()
         await self._session.close()
+        await self._turn()
+
+    async def _turn(self) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = Call(len(self.calls), request.method, request.raw_path, request.headers)
