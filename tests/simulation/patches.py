@@ -160,7 +160,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     for module in (holdfast.manager, holdfast.restoring.agree, holdfast_coordinator.served_runs):
         yield module, "open_store", _open_store
     manager = holdfast.manager
-    yield manager, "find_this_task", lambda: fakes.here().this_task
+    yield manager, "find_this_task", lambda *_: fakes.here().this_task
     yield manager, "Save", training.WatchedSave
     yield manager, "strategy_name", lambda checkpoint: "simulated"
     yield holdfast.session.open_sessions, "_open", {}

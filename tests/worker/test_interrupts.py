@@ -24,7 +24,10 @@ pytestmark = pytest.mark.skipif(
 
 FILES = tuple(
     f"holdfast/{name}.py"
-    for name in ("manager", "session/lane", "session/open_sessions", "session/session", "saving/save")
+    for name in (
+        *("manager", "session/lane", "session/open_sessions", "session/session", "session/waiting"),
+        "saving/save",
+    )
 )
 
 

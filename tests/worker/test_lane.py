@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-import holdfast.session.lane
-from holdfast.session.lane import Lane, Pending, wait_for
+from holdfast.session.lane import Lane, Pending
 from holdfast_storage.errors import InvalidRequest, StorageError
 from support.light_worker import until
 
@@ -75,28 +74,6 @@ def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lane.submit(lambda: done.append(2)).wait(10.0)
     assert done == [2]
     lane.end()
-
-
-def test_waits_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long wait is reported. Guards against ten silent minutes for a worker that never came."""
-    clock = [0.0]
-
-    class Slow(Pending[int]):
-        def wait(self, timeout: float | None = None) -> bool:
-            assert timeout is not None
-            clock[0] += timeout
-            return clock[0] > 50.0
-
-    class Clock:
-        monotonic = staticmethod(lambda: clock[0])
-
-    monkeypatch.setattr(holdfast.session.lane, "time", Clock)
-    told: list[int] = []
-    assert wait_for(Slow(), lambda seconds: told.append(round(seconds)))
-    assert told == [5, 10, 20, 40]
-    clock[0], told[:] = 0.0, []
-    assert not wait_for(Slow(), lambda seconds: told.append(round(seconds)), given_up=lambda seconds: seconds >= 7.0)
-    assert told == [5]
 
 
 def test_many_wait_for_one_thing() -> None:

@@ -67,6 +67,12 @@ def _object(name: str, value: Any, *members: str, also: str = "") -> Any:
     return value
 
 
+def _resolver(name: str, value: Any, also: str = "") -> Any:
+    if isinstance(value, type) or not hasattr(value, "cluster_spec"):
+        raise _wrong(name, value, "a tf.distribute.cluster_resolver.ClusterResolver" + also)
+    return value
+
+
 def _function(name: str, value: Any, also: str = "") -> Any:
     if not callable(value):
         raise _wrong(name, value, "a function" + also)
@@ -193,6 +199,7 @@ class Arguments:
     init_fn: Callable[[], Any] | None = field(metadata=_by(_or_none, _function))
     last_checkpoint_step: int | None = field(metadata=_by(_or_none, _whole, 0, 2**63 - 1))
     per_worker: Any = field(metadata=_by(_or_none, _object, "write", "read"))
+    cluster_resolver: Any = field(metadata=_by(_or_none, _resolver))
     coordinator: str = field(metadata=_by(_address))  # empty: none was named
     storage_options: Mapping[str, Any] | None = field(metadata=_by(_options))
     blocking: bool = field(metadata=_by(_flag))

@@ -22,9 +22,13 @@ from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
 from holdfast.session import open_sessions
 from holdfast.session.identity import process_id
-from holdfast.session.lane import Lane, Pending, closed, wait_for
-from holdfast.session.session import ASK_WITHIN, Session
-from holdfast.session.this_task import find_this_task
+from holdfast.session.lane import Pending, closed
+from holdfast.session.launcher import warn_of_launcher
+from holdfast.session.own_folder import check_folder
+from holdfast.session.session import Session
+from holdfast.session.this_task import ALONE, ThisTask, find_this_task
+from holdfast.session.waiting import wait_for
+from holdfast_storage.cluster import describe
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
@@ -43,7 +47,7 @@ class Manager:
     """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
 
     `save`, `restore` and `restore_or_initialize` are collective: all workers must call them at the same points of their
-    programs. A single process without TF_CONFIG is a world of one worker.
+    programs. A single process, for which nothing names a cluster, is a world of one worker.
 
     Args:
         checkpoint: the `tf.train.Checkpoint` to save. It has the same objects on all workers.
@@ -57,6 +61,8 @@ class Manager:
         init_fn: a function that `restore_or_initialize` calls if there is nothing to restore.
         last_checkpoint_step: the step of the last save, if it is known from elsewhere.
         per_worker: a `tf.train.Checkpoint` of what each worker keeps for itself, such as its input iterator.
+        cluster_resolver: a `tf.distribute.cluster_resolver.ClusterResolver` that says which task of which cluster this
+            process is. It is needed only where neither TF_CONFIG nor the strategy of the variables says so.
         coordinator: "host:port" of a coordinator that runs on its own. Default: the environment's
             HOLDFAST_COORDINATOR, else a coordinator embedded in the chief.
         storage_options: options for the fsspec file system.
@@ -84,6 +90,7 @@ class Manager:
         last_checkpoint_step: int | None = None,
         *,
         per_worker: Any = None,
+        cluster_resolver: Any = None,
         coordinator: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
         blocking: bool = False,
@@ -103,7 +110,9 @@ class Manager:
         self._store = open_store(given.directory, given.storage_options, write_buffer=given.write_buffer)
         self._terms = Terms(**{each.name: getattr(given, each.name) for each in fields(Terms)})
         self._last_checkpoint_step = given.last_checkpoint_step
-        here = find_this_task()
+        here = self._find_task()
+        if here == ALONE:
+            warn_of_launcher()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
         self._lane = open_sessions.enter(self._session)
@@ -237,6 +246,22 @@ class Manager:
             counter.assign_add(1)
         return self._counted[1] if number is None else number
 
+    def _find_task(self) -> ThisTask:
+        here = find_this_task(self._given.cluster_resolver, self._checkpoint, self._per_worker)
+        check_folder(here, self._store.url)
+        return here
+
+    def _check_alone(self) -> None:
+        """Raise InvalidRequest if this is a world of one, and variables made since it joined are of several workers."""
+        found = self._find_task() if self._session.this_task == ALONE else ALONE
+        if found != ALONE:
+            raise InvalidRequest(
+                f"this CheckpointManager has joined as a job of one worker. Its variables, which were made later, are "
+                f"those of {found.task} of {describe(found.cluster)}: make the CheckpointManager in the scope of their "
+                "strategy, or pass cluster_resolver=strategy.cluster_resolver",
+                object="cluster_resolver",
+            )
+
     def _snapshot(self, number: int) -> Save:
         from holdfast.saving.capture import Snapshotter
 
@@ -244,6 +269,7 @@ class Manager:
         try:
             check_internals(self._checkpoint)  # again: a Keras may have been imported since the join
             if self._snapshotters is None:
+                self._check_alone()
                 own = Snapshotter(self._per_worker) if self._per_worker is not None else None
                 self._snapshotters = (Snapshotter(self._checkpoint), own)
             main, own = self._snapshotters
@@ -282,23 +308,7 @@ class Manager:
         return self._wait(self._lane.submit(lambda: None), "the save in flight", given_up)
 
     def _wait(self, pending: Pending[T], what: str, given_up: Callable[[float], bool] = lambda seconds: False) -> bool:
-        """Wait for something on the lane, and log a warning if it takes long."""
-
-        def tell(seconds: float) -> None:
-            asking = Lane("holdfast-ask")
-            try:
-                answer = asking.submit(self._session.waits_for)
-                reason = answer.result() if answer.wait(2 * ASK_WITHIN) else "the coordinator does not say for whom"
-            except Exception as error:  # whoever was asked has failed, which changes nothing for the wait
-                reason = str(error) or repr(error)
-            finally:
-                asking.end()  # otherwise an interrupt would leave its thread, which waits for a job for ever
-            if not pending.is_known:
-                log.warning(
-                    "%s has been waiting %.0f s for %s: %s", self._session.this_task.task, seconds, what, reason
-                )
-
-        return wait_for(pending, tell, given_up)
+        return wait_for(self._session, pending, what, given_up)
 
     def _untold(self) -> Save | None:
         """Return a failed save whose error has not been raised yet.
@@ -450,6 +460,8 @@ class Manager:
         if self._session.has_joined:
             return  # nothing is handed over: the coordinator may be away, and training goes on
         check_internals(self._checkpoint)
+        if self._session.this_task == ALONE:  # the variables may have been made since
+            self._session.this_task = self._find_task()
         if self._per_worker is not None and not self._session.this_task.reader:
             from holdfast.saving.iterators import check_iterators
 
@@ -539,7 +551,7 @@ class Manager:
         with self._calls:
             if not self._closed:
                 left = open_sessions.leave(self._session)
-                self._wait(left, "the save in flight, and for the other workers to end")
+                self._wait(left, open_sessions.CLOSING)
                 left.result()
                 for staged in self._staged:
                     staged.close()

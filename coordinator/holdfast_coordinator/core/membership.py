@@ -28,8 +28,8 @@ LEAP = 1_000_000
 """The number of calls that a world may have made while its coordinator was away. A call beyond that is none: all others
 would be behind it for ever."""
 
-POLL = 5.0
-"""Seconds after which a waiting join is told for whom it waits, if it has as many left."""
+POLL = 4.0
+"""Seconds after which a waiting join is told for whom it waits, if it has as many left: before it tells it, after 5."""
 
 BACK_WITHIN = 3.0
 """Seconds after which a worker that was told so and has not asked again counts as gone."""

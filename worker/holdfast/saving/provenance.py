@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from holdfast.trackables import variable_of
+from holdfast.trackables import kind_of, strategies_of
 
 PACKAGES = (
     *("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "grpcio", "protobuf"),
@@ -48,12 +48,4 @@ def git_commit() -> str:
 
 def strategy_name(checkpoint: Any) -> str:
     """Return the distribution strategy of a checkpoint's variables; empty if there is none."""
-    import tensorflow as tf
-
-    for trackable in tf.train.TrackableView(checkpoint).descendants():
-        variable = variable_of(trackable)
-        if isinstance(variable, tf.distribute.DistributedValues):
-            name = type(variable.distribute_strategy).__name__
-            # The name under which tf.distribute exports the class.
-            return {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
-    return ""
+    return next(map(kind_of, strategies_of(checkpoint)), "")

@@ -11,7 +11,6 @@ two of their lines leaves them wrong: CPython 3.11's `Thread.join` marks a runni
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -135,21 +134,3 @@ class Lane:
 
 def closed() -> InvalidRequest:
     return InvalidRequest("this CheckpointManager is closed")
-
-
-def wait_for(
-    pending: Pending[T], tell: Callable[[float], None], given_up: Callable[[float], bool] = lambda seconds: False
-) -> bool:
-    """Wait until the value is known or `given_up(seconds so far)` is true, and return whether it is known.
-
-    After 5 seconds, and again whenever as many have passed, `tell(seconds so far)` is called, to say who is waited for.
-    """
-    begun, patience = time.monotonic(), 5.0
-    while not pending.wait(0.2):
-        waited = time.monotonic() - begun
-        if given_up(waited):
-            return False
-        if waited >= patience:
-            tell(waited)
-            patience *= 2
-    return True

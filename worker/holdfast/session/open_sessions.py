@@ -14,12 +14,16 @@ from functools import partial
 
 from holdfast.session.lane import Lane, Pending
 from holdfast.session.session import Session
+from holdfast.session.waiting import wait_for
 from holdfast_storage.logger import logger
 
 log = logger("holdfast")
 
 CLOSE_PATIENCE = 60.0
 """Seconds for which closing waits for the other workers."""
+
+CLOSING = "the save in flight, and for the other workers to end"
+"""What closing waits for, in words."""
 
 
 @dataclass(slots=True)
@@ -79,7 +83,7 @@ def _close_all(*, last: bool = False) -> None:
         if not last and caller in pools and caller is not None and caller.is_alive():
             continue  # it ends with its pool, which waits for the session's work
         try:
-            leave(session).wait()
+            wait_for(session, leave(session), CLOSING)
         except Exception as error:
             log.warning("%s: did not leave in good order: %s", session.this_task.task, error)
 
