@@ -1,6 +1,6 @@
-"""A process's place in its training world: TF_CONFIG says which.
+"""A process's place in its training world: TF_CONFIG says which, or Slurm does.
 
-Without one it is a world of its own, with two logical devices for those who want a MirroredStrategy.
+Without either it is a world of its own, with two logical devices for those who want a MirroredStrategy.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def enter() -> World:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
     config = json.loads(os.environ["TF_CONFIG"])
+    if "SLURM_PROCID" in os.environ:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            port_base=int(os.environ["PORT_BASE"]), gpus_per_node=2, gpus_per_task=1, auto_set_gpu=False
+        )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return World(resolver.task_id, int(os.environ["SLURM_STEP_NUM_TASKS"]), strategy)
     if not config:
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)

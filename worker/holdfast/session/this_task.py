@@ -69,12 +69,12 @@ def find_this_task(resolver: Any = None, *checkpoints: Any) -> ThisTask:
     if said:
         return said[0][1]
     for strategy in strategies:
-        others = strategy.num_replicas_in_sync - len(strategy.extended.worker_devices)
-        if others > 0:
+        elsewhere = strategy.num_replicas_in_sync - len(strategy.extended.worker_devices)
+        if elsewhere > 0:
             raise InvalidRequest(
-                f"{kind_of(strategy)} trains with {others} replicas in other processes, and nothing names its cluster "
-                "any more: leave TF_CONFIG in the environment until the CheckpointManager is made, or pass "
-                "cluster_resolver",
+                f"{kind_of(strategy)} has {elsewhere} of its {strategy.num_replicas_in_sync} replicas in other processes, "
+                "and nothing names its cluster any more: leave TF_CONFIG in the environment until the "
+                "CheckpointManager is made, or pass cluster_resolver",
                 object="cluster_resolver",
             )
     return ALONE
