@@ -72,8 +72,8 @@ def find_this_task(resolver: Any = None, *checkpoints: Any) -> ThisTask:
         elsewhere = strategy.num_replicas_in_sync - len(strategy.extended.worker_devices)
         if elsewhere > 0:
             raise InvalidRequest(
-                f"{kind_of(strategy)} has {elsewhere} of its {strategy.num_replicas_in_sync} replicas in other processes, "
-                "and nothing names its cluster any more: leave TF_CONFIG in the environment until the "
+                f"{kind_of(strategy)} has {elsewhere} of its {strategy.num_replicas_in_sync} replicas in other "
+                "processes, and nothing names its cluster any more: leave TF_CONFIG in the environment until the "
                 "CheckpointManager is made, or pass cluster_resolver",
                 object="cluster_resolver",
             )
