@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.child import TESTS, Child
-from support.ports import free_address
+from support.ports import free_address, free_port
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
@@ -22,21 +22,31 @@ QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_O
 
 @pytest.fixture
 def start() -> Iterator[Any]:
-    """Start an example: `start("name.py", argument, ..., workers=1)`; the processes end with the test."""
+    """Start an example: `start("name.py", argument, ...)`, a process for each environment. They end with the test."""
     with ExitStack() as children:
 
-        def begin(name: str, *arguments: object, workers: int = 1) -> list[Child]:
-            cluster = {"worker": [free_address() for _ in range(workers)]}
+        def begin(name: str, *arguments: object, environments: Sequence[Mapping[str, str]] = ({},)) -> list[Child]:
             started = []
-            for index in range(workers):
-                config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                environment = QUIET | ({"TF_CONFIG": json.dumps(config)} if workers > 1 else {})
-                child = Child([str(EXAMPLES / name), *map(str, arguments)], environment, patience=120.0)
+            for environment in environments:
+                child = Child([str(EXAMPLES / name), *map(str, arguments)], {**QUIET, **environment}, patience=120.0)
                 children.callback(child.end)
                 started.append(child)
             return started
 
         yield begin
+
+
+def cluster(workers: int) -> list[dict[str, str]]:
+    """The environments of the workers of a cluster; that of one worker names none."""
+    addresses = {"worker": [free_address() for _ in range(workers)]}
+    tasks = [{"type": "worker", "index": index} for index in range(workers)]
+    return [{"TF_CONFIG": json.dumps({"cluster": addresses, "task": task})} for task in tasks] if workers > 1 else [{}]
+
+
+def slurm() -> list[dict[str, str]]:
+    """The environments of two tasks of a job step on one node."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    return [step | {"SLURM_PROCID": str(rank), "CUDA_VISIBLE_DEVICES": "-1,-1"} for rank in range(2)]
 
 
 def finish(children: Sequence[Child]) -> list[str]:
@@ -63,14 +73,27 @@ def steps(output: Sequence[str]) -> dict[int, str]:
 def test_custom_loop(start: Any, tmp_path: Path, workers: int) -> None:
     """The custom loop, killed and started again, has the losses of an uninterrupted run, to the last digit that it
     prints. Guards against an example that loses its place, or its input's."""
-    whole = steps(finish(start("custom_loop.py", tmp_path / "whole", "--steps", 100, workers=workers)))
-    kill(start("custom_loop.py", tmp_path / "run", "--steps", 100, workers=workers), "step 70:")
-    resumed = finish(start("custom_loop.py", tmp_path / "run", "--steps", 100, workers=workers))
+    whole = steps(finish(start("custom_loop.py", tmp_path / "whole", "--steps", 100, environments=cluster(workers))))
+    kill(start("custom_loop.py", tmp_path / "run", "--steps", 100, environments=cluster(workers)), "step 70:")
+    resumed = finish(start("custom_loop.py", tmp_path / "run", "--steps", 100, environments=cluster(workers)))
     (begun,) = [int(line.split()[-1]) for line in resumed if line.startswith("starts at step")]
     assert begun in {40, 60}  # the save of step 60 has begun, so that of step 40 is committed
     again = steps([line for line in resumed if line.startswith("step")])
     assert again == {step: loss for step, loss in whole.items() if step > begun}
     assert len(again) == 100 - begun
+
+
+def test_slurm(start: Any, tmp_path: Path) -> None:
+    """A Slurm job, killed and requeued, goes on as one world. Guards against tasks that each take themselves for a job
+    of their own."""
+    arguments = (tmp_path / "run", "--steps", 60, "--port")
+    kill(start("slurm.py", *arguments, free_port(2), environments=slurm()), "step 50:")
+    tasks = start("slurm.py", *arguments, free_port(2), environments=slurm())
+    resumed = finish(tasks)
+    begun = [line for task in tasks for line in task.output if " starts at step " in line]
+    assert begun in [[f"worker-{rank} starts at step {step}" for rank in (0, 1)] for step in (20, 40)]
+    assert list(steps(resumed))[-1] == 60
+    assert len(list((tmp_path / "run").glob("ckpt-60.*/*.index"))) == 1
 
 
 def test_orbit(start: Any, tmp_path: Path) -> None:
