@@ -15,6 +15,7 @@ from holdfast_protos.conventions import (
     LONGEST_WAIT,
     MOST_ENTRIES,
     MOST_OBJECTS,
+    MOST_RULES,
     MOST_TENSORS,
 )
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -29,6 +30,7 @@ _DIGEST_SIZE = 32
 _ROLES = ("data", "local", "asset")
 _VERDICTS = ("good", "damaged", "absent", "missing", "unreadable")
 _DIVERGENCE = ("refuse", "warn")
+_MODES = ("min", "max")
 
 
 def check_join(request: pb.JoinRequest) -> None:
@@ -167,10 +169,30 @@ def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
         check_checkpoint_name(message.checkpoint_name)
     except InvalidRequest as error:
         raise _wrong(who, "checkpoint_name", f"cannot be used: {error}") from error
-    if message.retention.max_to_keep < 0:
-        raise _wrong(who, "max_to_keep", f"is {message.retention.max_to_keep}")
-    _check_seconds(who, "keep_every_n_hours", message.retention.keep_every_n_hours)
+    _check_retention(who, message.retention)
     return who
+
+
+def _check_retention(who: str, retention: pb.Retention) -> None:
+    if len(retention.any_of) > MOST_RULES:
+        raise _wrong(who, "retention", f"has {len(retention.any_of):,} rules; at most {MOST_RULES} are possible")
+    for rule in retention.any_of:
+        match rule.WhichOneof("rule"):
+            case "newest" | "every_steps" as name:
+                _check_count(who, name, getattr(rule, name))
+            case "best":
+                _check_count(who, "best", rule.best.count)
+                if not 0 < len(rule.best.metric) <= _LONGEST_NAME or rule.best.mode not in _MODES:
+                    raise _wrong(who, "best", f"is of {rule.best.metric!r:.80} in mode {rule.best.mode!r:.80}")
+            case "newer_than_s" | "every_s" as name:
+                _check_seconds(who, name, getattr(rule, name))
+            case _:
+                raise _wrong(who, "retention", "has a rule that is not known here")
+
+
+def _check_count(who: str, field: str, count: int) -> None:
+    if count < 1:
+        raise _wrong(who, field, f"is {count}: it must be positive")
 
 
 def _check_ordinal(who: str, ordinal: int) -> None:

@@ -13,7 +13,7 @@ from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
-from holdfast_storage.checkpoint.manifest import DESCRIPTION, Manifest, ObjectRecord
+from holdfast_storage.checkpoint.manifest import DESCRIPTION, Manifest, ObjectRecord, numbers
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait, holds
@@ -78,13 +78,14 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
             cluster=dict(effect.cluster),
             objects=tuple(sorted(objects, key=lambda o: o.name)),
             **description,
-        ).to_bytes()
+        )
+        data = manifest.to_bytes()
     except ValueError as error:
         raise shares.wrong(chief, f"describes its save by what no manifest can hold: {error}") from error
     _create(store, layout.index_object(prefix), index)
-    _create(store, layout.manifest_object(folder), manifest)
+    _create(store, layout.manifest_object(folder), data)
     _see(store, folder, objects, wait or Wait())
-    return Finalized(effect.generation.id, effect.ordinal, prefix, manifest_crc32c=crc32c(manifest))
+    return Finalized(effect.generation.id, effect.ordinal, prefix, crc32c(data), numbers(manifest.metrics))
 
 
 def _shards(objects: list[ObjectRecord], chief: Task, count: int, index: str) -> list[int]:

@@ -16,6 +16,8 @@ from holdfast_storage.failure_message import encode
 
 from .core import events as ev
 from .core import messages as v
+from .core import rules
+from .core.rules import Policy, Rule
 
 LONGEST_PHASE = 32
 LONGEST_OBJECT = 4_096
@@ -66,11 +68,22 @@ def restore(request: v.RequestId, caller: v.Caller, message: pb.RestoreRequest) 
     return ev.Restore(request, caller, m.ordinal, m.target, m.prefix, m.verdict, reason, m.timeout_s, m.entries)
 
 
-def retention(message: pb.Retention) -> v.RetentionPolicy:
-    return v.RetentionPolicy(
-        message.max_to_keep if message.HasField("max_to_keep") else None,
-        message.keep_every_n_hours if message.HasField("keep_every_n_hours") else None,
-    )
+def policy(message: pb.Retention) -> Policy:
+    return tuple(map(_rule, message.any_of))
+
+
+def _rule(message: pb.Retention.Rule) -> Rule:
+    match message.WhichOneof("rule"):
+        case "newest":
+            return rules.Newest(message.newest)
+        case "best":
+            return rules.Best(message.best.count, message.best.metric, "max" if message.best.mode == "max" else "min")
+        case "newer_than_s":
+            return rules.NewerThan(message.newer_than_s)
+        case "every_s":
+            return rules.Every(message.every_s)
+        case _:
+            return rules.EverySteps(message.every_steps)
 
 
 def ballot(message: pb.VoteRequest) -> v.Ballot:
@@ -83,7 +96,7 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
         on_divergence=message.on_divergence,
         takeover=message.takeover,
         timeout=message.timeout_s,
-        retention=retention(message.retention),
+        retention=policy(message.retention),
         specs=specs(message.specs),
     )
 
@@ -102,7 +115,7 @@ def specs(message: bytes) -> tuple[v.TensorSpec, ...]:
 
 
 def report(head: pb.ReportHead, payload: object) -> v.SaveReport:
-    terms = head.timeout_s, retention(head.retention)
+    terms = head.timeout_s, policy(head.retention)
     return v.SaveReport(head.step, head.checkpoint_name, tuple(head.worker_local), payload, *terms)
 
 

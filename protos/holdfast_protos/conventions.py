@@ -72,3 +72,6 @@ LONGEST_REASON = 128 << 10
 
 LONGEST_WAIT = 366 * 86_400.0
 """The longest deadline in seconds. One that never comes is none."""
+
+MOST_RULES = 16
+"""The rules of retention that a save may have."""

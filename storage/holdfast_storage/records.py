@@ -52,8 +52,9 @@ class CheckpointRecord:
     step: int
     time: float  # wall clock, seconds since the epoch
     stock: bool = False  # written by TensorFlow itself: restored without a manifest, never deleted
-    preserved: bool = False  # kept for ever by keep_checkpoint_every_n_hours
+    preserved: bool = False  # kept for ever, as a rule of retention has decided once
     manifest_crc32c: int = 0  # of manifest.json, so that the log vouches for every byte
+    metrics: tuple[tuple[str, float | None], ...] = ()  # those that retention needs; None: it was looked for in vain
 
     @property
     def folder(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
@@ -23,6 +24,8 @@ LONGEST_NAME = 4096
 
 DEEPEST = 100
 """How deep free JSON may nest. Who reads it has a limited stack."""
+
+_LARGEST = sys.float_info.max
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
@@ -72,6 +75,12 @@ def number(most: float, least: float = 0.0) -> Check:
             raise _wrong(value, f"a number from {least:g} to {most:g}")
 
     return check
+
+
+def finite(value: Any) -> None:
+    """Any finite number."""
+    if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:
+        raise _wrong(value, "a finite number")
 
 
 def flag(value: Any) -> None:

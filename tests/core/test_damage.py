@@ -10,6 +10,7 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, LogState
@@ -69,7 +70,7 @@ def say(
 def save_until(coordinator: Coordinator, workers: list[Worker], reached: Callable[[fx.Effect], bool]) -> None:
     """Have workers that keep one checkpoint make their first save, until such an effect waits to be carried out."""
     for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
+        worker.terms = {"retention": (Newest(1),)}
         coordinator.call(worker.vote(1))
     coordinator.run()
     for worker in workers:
@@ -136,7 +137,7 @@ def test_the_log_is_read_once_more_before_anybody_goes_back() -> None:
     restore(cluster, running, job)
     coordinator, workers = asked(cluster)
     for worker in job:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
+        worker.terms = {"retention": (Newest(1),)}
     cluster.save(running, job, 1)
     newest = cluster.storage.state.checkpoints[-1]
     assert cluster.storage.state.find(gone.prefix) is None
@@ -434,7 +435,7 @@ def test_its_life_under_retention() -> None:
     cluster, (_, _, bad) = start()
     coordinator, workers = restart(cluster, bad)
     for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(2)}
+        worker.terms = {"retention": (Newest(2),)}
     cluster.save(coordinator, workers, 1)
     assert [c.step for c in cluster.storage.state.checkpoints] == [20, 30, 10]
     assert cluster.storage.state.damaged == (bad.prefix,)
@@ -488,7 +489,7 @@ def test_what_was_condemned_before_is_no_reason_to_skip_the_log() -> None:
     job = cluster.world(job_coordinator, 1)
     cluster.restore(job_coordinator, job)
     for worker in job:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
+        worker.terms = {"retention": (Newest(1),)}
     coordinator = cluster.coordinator()
     first, second = cluster.world(coordinator, 2)
     assert [coordinator.ask(worker.restore(1)) for worker in (first, second)] == [v.Read(candidate)] * 2
@@ -521,7 +522,7 @@ def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
     cluster, _ = start(1)
     coordinator, workers = restart(cluster)
     for worker in workers:
-        worker.terms = {"retention": v.RetentionPolicy(1)}
+        worker.terms = {"retention": (Newest(1),)}
     held: list[fx.Effect] = []
     for ordinal in (1, 2):
         for worker in workers:

@@ -9,6 +9,7 @@ import pytest
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.attempt import Phase
+from holdfast_coordinator.core.rules import Newest, Policy
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import LogState
@@ -102,7 +103,7 @@ def restart(cluster: Cluster, workers: list[Worker]) -> Coordinator:
     return coordinator
 
 
-def keep(workers: list[Worker], policy: v.RetentionPolicy) -> None:
+def keep(workers: list[Worker], policy: Policy) -> None:
     for worker in workers:
         worker.terms = {"retention": policy}
 
@@ -124,7 +125,7 @@ def test_busy() -> None:
     """A machine is busy exactly while an orderly end should wait. Guards against a coordinator that ends in the middle
     of a commit, or never."""
     cluster, coordinator, workers = start()
-    keep(workers, v.RetentionPolicy(1))
+    keep(workers, (Newest(1),))
     assert not coordinator.machine.busy
     cluster.save(coordinator, workers, 1)
     assert not coordinator.machine.busy

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdfast_coordinator.core import events as ev
-from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.rules import Newest
 from support.cluster import Client, Cluster, Coordinator, Fate, Worker
 
 SAVES = 4
@@ -37,7 +37,11 @@ class Histories(RuleBasedStateMachine):
 
     def _job(self, workers: list[Worker], *, takeover: bool = False) -> None:
         for worker in workers:
-            worker.terms = {"retention": v.RetentionPolicy(self.keep), "takeover": takeover, "timeout": 60.0}
+            worker.terms = {
+                "retention": (Newest(self.keep),) if self.keep else (),
+                "takeover": takeover,
+                "timeout": 60.0,
+            }
             self.cluster.clients.append(Client(self.cluster, worker, self.newest, SAVES))
 
     @property
@@ -113,7 +117,7 @@ def test_long_histories(seed: int) -> None:
     in doubt that is given up and lands after all."""
     chance = random.Random(seed)
     cluster = Cluster()
-    policy = v.RetentionPolicy(chance.choice([None, 1, 2]))
+    policy = chance.choice([(), (Newest(1),), (Newest(2),)])
     jobs = [cluster.workers(chance.randint(1, 3))]
     for number in range(400):
         if number == 0 or (len(jobs) < 3 and chance.random() < 0.004):

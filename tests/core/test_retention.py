@@ -12,8 +12,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast_coordinator.core.messages import RetentionPolicy
 from holdfast_coordinator.core.retention import Sweep, sweep
+from holdfast_coordinator.core.rules import Every, Newest, Policy
 from holdfast_storage.records import CheckpointRecord, LogState
 from support.cluster import WALL, checkpoint
 
@@ -40,6 +40,12 @@ class Stock:
             self.deleted.append(filename)
 
 
+def short(max_to_keep: int | None, every_n_hours: float | None) -> Policy:
+    """The policy of the manager's two arguments."""
+    rules: Policy = () if max_to_keep is None else (Newest(max_to_keep),)
+    return (*rules, Every(every_n_hours * 3600.0)) if rules and every_n_hours else rules
+
+
 @given(
     st.lists(st.floats(0, 4 * 3600.0), min_size=1, max_size=30),
     st.none() | st.integers(1, 4),
@@ -48,7 +54,7 @@ class Stock:
 def test_as_tensorflow(pauses: list[float], max_to_keep: int | None, every_n_hours: float | None) -> None:
     """Retention keeps what TensorFlow's manager keeps. Guards against another choice in either direction."""
     stock = Stock(WALL, max_to_keep, every_n_hours)
-    policy = RetentionPolicy(max_to_keep, every_n_hours)
+    policy = short(max_to_keep, every_n_hours)
     state = LogState("run", last_preserved=WALL)
     deleted: list[str] = []
     now = WALL
@@ -77,7 +83,7 @@ def test_a_clock_that_is_wrong_for_a_while(ahead: float, wrong: int, keep: int, 
     """A wrong clock costs at most one interval. Guards against a clock that is a year ahead for two seconds, after
     which nothing, or everything, is kept for ever."""
     state = LogState("run", last_preserved=WALL)
-    policy = RetentionPolicy(keep, 1.0)
+    policy = (Newest(keep), Every(3600.0))
     since: list[int] = []  # steps that were kept, of those at the right time again
     first = before + wrong + keep
     for step in range(first + 120):  # one in ten minutes
@@ -100,23 +106,23 @@ def of(*records: CheckpointRecord, last_preserved: float | None = WALL) -> LogSt
 def test_stock_checkpoints_stay() -> None:
     """Stock checkpoints stay. Guards against deleting files of a directory that was taken over."""
     state = of(checkpoint(1, stock=True), checkpoint(2, stock=True), checkpoint(3), checkpoint(4))
-    plan = sweep(state, RetentionPolicy(1), checkpoint(4).prefix)
+    plan = sweep(state, (Newest(1),), checkpoint(4).prefix)
     assert plan.retire == (checkpoint(3).prefix,)
 
 
 def test_what_is_preserved_stays() -> None:
     """What is kept for ever stays. Guards against another policy that deletes it."""
     state = of(checkpoint(1, preserved=True), checkpoint(2), checkpoint(3))
-    assert sweep(state, RetentionPolicy(1), checkpoint(3).prefix).retire == (checkpoint(2).prefix,)
+    assert sweep(state, (Newest(1),), checkpoint(3).prefix).retire == (checkpoint(2).prefix,)
 
 
 def test_nothing_goes_for_what_was_not_read_back() -> None:
     """Nothing goes in favour of what was not read back. Guards against deleting the last good checkpoint for newer ones
     that nobody can read."""
     state = of(*(checkpoint(step) for step in range(1, 6)))
-    assert sweep(state, RetentionPolicy(1), checkpoint(3).prefix).retire == tuple(checkpoint(i).prefix for i in (1, 2))
-    assert not sweep(state, RetentionPolicy(1), checkpoint(1).prefix)
-    assert not sweep(state, RetentionPolicy(1), "not there any more")
+    assert sweep(state, (Newest(1),), checkpoint(3).prefix).retire == tuple(checkpoint(i).prefix for i in (1, 2))
+    assert not sweep(state, (Newest(1),), checkpoint(1).prefix)
+    assert not sweep(state, (Newest(1),), "not there any more")
 
 
 def test_what_was_read_back_stays() -> None:
@@ -124,23 +130,20 @@ def test_what_was_read_back_stays() -> None:
     state = of(*(checkpoint(step) for step in range(1, 6)))
     for keep in range(1, 6):
         for verified in range(1, 6):
-            assert (
-                checkpoint(verified).prefix
-                not in sweep(state, RetentionPolicy(keep), checkpoint(verified).prefix).retire
-            )
+            assert checkpoint(verified).prefix not in sweep(state, (Newest(keep),), checkpoint(verified).prefix).retire
 
 
 def test_order_is_that_of_commit() -> None:
     """The order is that of commits. Guards against deleting a checkpoint after a rollback because its step is the
     smallest."""
     state = of(checkpoint(1), checkpoint(2), checkpoint(3)).restored(checkpoint(1).prefix).commit(checkpoint(4))
-    assert sweep(state, RetentionPolicy(2), checkpoint(4).prefix).retire == (checkpoint(2).prefix, checkpoint(3).prefix)
+    assert sweep(state, (Newest(2),), checkpoint(4).prefix).retire == (checkpoint(2).prefix, checkpoint(3).prefix)
 
 
 def test_without_a_last_preserved_time() -> None:
     """An imported log has no last preserved time. Guards against an error in an import."""
     state = of(checkpoint(1), checkpoint(2), last_preserved=None)
-    assert sweep(state, RetentionPolicy(1, 1.0), checkpoint(2).prefix) == Sweep(
+    assert sweep(state, (Newest(1), Every(3600.0)), checkpoint(2).prefix) == Sweep(
         preserve=(checkpoint(1).prefix,), last_preserved=checkpoint(1).time
     )
 
@@ -149,15 +152,15 @@ def test_a_damaged_one_does_not_count() -> None:
     """A damaged checkpoint does not count. Guards against deleting a good one because a damaged one takes its place."""
     state = of(*(checkpoint(step) for step in range(1, 6))).condemn((checkpoint(4).prefix,))
     newest = checkpoint(5).prefix
-    assert sweep(state, RetentionPolicy(2), newest).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
-    assert sweep(state, RetentionPolicy(3), newest).retire == (checkpoint(1).prefix,)
+    assert sweep(state, (Newest(2),), newest).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
+    assert sweep(state, (Newest(3),), newest).retire == (checkpoint(1).prefix,)
 
 
 def test_a_damaged_one_goes_when_it_would_have_gone() -> None:
     """A damaged checkpoint goes when it would have gone. Guards against keeping it for ever, or removing it before
     anybody could look."""
     state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(2).prefix,))
-    policy = RetentionPolicy(2)
+    policy = (Newest(2),)
     assert not sweep(state, policy, checkpoint(3).prefix), "one newer good one is not two"
     state = state.commit(checkpoint(4))
     assert sweep(state, policy, checkpoint(4).prefix).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
@@ -168,7 +171,7 @@ def test_a_damaged_one_is_not_kept_for_ever() -> None:
     state = of(checkpoint(1, time=WALL + 7200), checkpoint(2, time=WALL + 7201), checkpoint(3, preserved=True))
     newest = checkpoint(4, time=WALL + 7204)
     state = state.commit(newest).condemn((checkpoint(1).prefix, checkpoint(3).prefix))
-    assert sweep(state, RetentionPolicy(1, 1.0), newest.prefix) == Sweep(
+    assert sweep(state, (Newest(1), Every(3600.0)), newest.prefix) == Sweep(
         (checkpoint(1).prefix, checkpoint(3).prefix), (checkpoint(2).prefix,), WALL + 7201
     )
 
@@ -177,7 +180,7 @@ def test_nothing_goes_for_a_damaged_one() -> None:
     """Nothing goes in favour of a damaged checkpoint. Guards against replacing good ones by what was found damaged
     after its read-back."""
     state = of(*(checkpoint(step) for step in range(1, 4))).condemn((checkpoint(3).prefix,))
-    assert not sweep(state, RetentionPolicy(1), checkpoint(3).prefix)
+    assert not sweep(state, (Newest(1),), checkpoint(3).prefix)
 
 
 @given(
@@ -192,10 +195,10 @@ def test_the_good_ones_that_are_to_be_kept_are_kept(kinds: list[str], keep: int,
     ]
     state = of(*records).condemn([r.prefix for r, kind in zip(records, kinds, strict=True) if "damaged" in kind])
     newest = checkpoint(verified).prefix
-    plan = sweep(state, RetentionPolicy(keep), newest)
+    plan = sweep(state, (Newest(keep),), newest)
     after = state.retire(plan.retire, plan.preserve, plan.last_preserved)
     good = [r for r, kind in zip(records, kinds, strict=True) if kind == "good"]
     assert [r for r in good if r in after.checkpoints][-keep:] == good[-keep:]
     assert {r for r in state.restorable if r.stock or r.preserved} <= set(after.checkpoints)
     assert not plan or state.find(newest) in after.restorable
-    assert not sweep(after, RetentionPolicy(keep), newest), "a sweep that does not come to an end"
+    assert not sweep(after, (Newest(keep),), newest), "a sweep that does not come to an end"

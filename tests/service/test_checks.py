@@ -111,11 +111,9 @@ def test_a_first_join_has_no_members() -> None:
         *(("report", "timeout_s", value) for value in NO_TIMES),
         *(("restore", "timeout_s", value) for value in NO_TIMES),
         *(("leave", "wait_for_others_s", value) for value in NO_TIMES),
-        *(("vote", "retention.keep_every_n_hours", value) for value in NO_TIMES),
         *((call, "ordinal", value) for call in ("vote", "report", "fail", "restore") for value in (0, -1, -(2**63))),
         *((call, "step", value) for call in ("vote", "report") for value in (-1, -(2**63))),
         *((call, "checkpoint_name", value) for call in ("vote", "report") for value in ("", "a/b", "..", "[a]", "\n")),
-        *((call, "retention.max_to_keep", -1) for call in ("vote", "report")),
         ("vote", "on_divergence", "ignore"),
         ("report", "num_shards", 0),
         ("report", "num_shards", -1),
@@ -204,3 +202,39 @@ def test_a_negative_position() -> None:
     message.worker_local.append(-1)
     with pytest.raises(InvalidRequest, match="worker_local holds a negative position"):
         checks.check_report(message)
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        (pb.Retention.Rule(newest=0), "newest"),
+        (pb.Retention.Rule(newest=-1), "newest"),
+        (pb.Retention.Rule(every_steps=0), "every_steps"),
+        (pb.Retention.Rule(best=pb.Retention.Best(count=0, metric="loss", mode="min")), "best"),
+        (pb.Retention.Rule(best=pb.Retention.Best(count=1, metric="", mode="min")), "best"),
+        (pb.Retention.Rule(best=pb.Retention.Best(count=1, metric="x" * 300, mode="min")), "best"),
+        (pb.Retention.Rule(best=pb.Retention.Best(count=1, metric="loss", mode="least")), "best"),
+        *((pb.Retention.Rule(every_s=value), "every_s") for value in NO_TIMES),
+        *((pb.Retention.Rule(newer_than_s=value), "newer_than_s") for value in NO_TIMES),
+        (pb.Retention.Rule(), "retention"),
+    ],
+)
+@pytest.mark.parametrize("call", ["vote", "report"])
+def test_rules_that_no_worker_sends(call: str, rule: pb.Retention.Rule, field: str) -> None:
+    """Rules that mean nothing are refused. Guards against checkpoints that are deleted by one: above all by a rule of a
+    newer version, without which others keep less."""
+    make, check = CHECKS[call]
+    message: Any = make()
+    message.retention.any_of.extend([pb.Retention.Rule(newest=1), rule])
+    with pytest.raises(InvalidRequest) as caught:
+        check(message)
+    assert caught.value.object == field
+
+
+def test_more_rules_than_any_worker_has() -> None:
+    """The number of rules is bounded. Guards against a decision that takes a minute."""
+    make, check = CHECKS["report"]
+    message: Any = make()
+    message.retention.any_of.extend([pb.Retention.Rule(newest=1)] * 17)
+    with pytest.raises(InvalidRequest, match="17 rules"):
+        check(message)

@@ -271,8 +271,8 @@ class Worker:
         return lambda r: ev.Vote(r, self.caller, ordinal, ballot)
 
     def report(self, ordinal: int, step: int | None = None, worker_local: tuple[int, ...] = ()) -> Build:
-        retention = self.terms.get("retention", v.RetentionPolicy())
-        assert isinstance(retention, v.RetentionPolicy)
+        retention = self.terms.get("retention", ())
+        assert isinstance(retention, tuple)
         report = v.SaveReport(
             ordinal * 10 if step is None else step,
             self.checkpoint_name,
@@ -762,8 +762,11 @@ def check_invariants(machine: Machine) -> None:
 
 
 def checkpoint(
-    step: int, *, stock: bool = False, preserved: bool = False, time: float | None = None
+    step: int, *, stock: bool = False, preserved: bool = False, time: float | None = None, **metrics: float | None
 ) -> CheckpointRecord:
     """A record of a checkpoint of an earlier generation."""
     prefix = f"ckpt-{step}" if stock else f"ckpt-{step}.0000000a.{step}/ckpt-{step}"
-    return CheckpointRecord(prefix, step, WALL + step if time is None else time, stock=stock, preserved=preserved)
+    when = WALL + step if time is None else time
+    return CheckpointRecord(
+        prefix, step, when, stock=stock, preserved=preserved, metrics=tuple(sorted(metrics.items()))
+    )

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from holdfast.keep import shorthand
 from holdfast.restoring.agree import agree
 from holdfast.restoring.staging import Staged
 from holdfast.saving.save import Save, Terms
@@ -113,7 +114,7 @@ class LightWorker:
         secret = self.process.encode()
         self.session._incarnation = f"{process_of(secret)}.{number}"
         self.session._access = replace(self.session._access, secret=secret)
-        self.terms = Terms("ckpt", save_timeout, max_to_keep, None, on_divergence, False, takeover)
+        self.terms = Terms("ckpt", save_timeout, shorthand(max_to_keep, None), on_divergence, False, takeover)
         self._saves = self._restores = 0
 
     def __repr__(self) -> str:

@@ -34,6 +34,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
+from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import HoldfastError, Kind, StorageError
 from holdfast_storage.failure import Failure
@@ -346,7 +347,7 @@ class Search:
         cluster: v.Cluster = (("worker", tuple(f"{hand.job}-{i}:1" for i in range(self.bounds.workers))),)
         worker = Worker(Task("worker", hand.index), cluster, f"{hand.job}{hand.index}.1")
         worker.world, worker.restored, worker.restores = hand.world, hand.restored or "", int(hand.restored is not None)
-        worker.terms = {"retention": v.RetentionPolicy(1), "takeover": True, "timeout": TIMEOUT}
+        worker.terms = {"retention": (Newest(1),), "takeover": True, "timeout": TIMEOUT}
         return worker
 
     def _calls(self, s: State, number: int, hand: Hand) -> tuple[str, State]:

@@ -80,7 +80,9 @@ def records(draw: st.DrawFn) -> CheckpointRecord:
     if draw(st.booleans()):
         return CheckpointRecord(draw(STOCK_PREFIXES), draw(STEPS), draw(TIMES), True, draw(st.booleans()))
     attempt, crc = draw(ATTEMPTS), draw(st.integers(0, 2**32 - 1))
-    return CheckpointRecord(attempt.prefix, attempt.number, draw(TIMES), False, draw(st.booleans()), crc)
+    metrics = draw(st.dictionaries(NAMES, st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=2))
+    given = tuple(metrics.items())
+    return CheckpointRecord(attempt.prefix, attempt.number, draw(TIMES), False, draw(st.booleans()), crc, given)
 
 
 @st.composite

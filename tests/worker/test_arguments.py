@@ -88,8 +88,8 @@ def test_whole_numbers_are_taken(tmp_path: Path, value: Any) -> None:
         write_buffer=value * (1 << 25),
         blocking=np.bool_(True),
     )
-    kept = made._terms.retention()
-    assert (kept.max_to_keep, kept.keep_every_n_hours, made._terms.save_timeout) == (2, 2.0, 2.0)
+    assert repr(made._terms.keep) == "holdfast.keep.newest(2) | holdfast.keep.every(hours=2)"
+    assert made._terms.save_timeout == 2.0
     assert (made.checkpoint_interval, made.last_checkpoint_step) == (2, 2)
     made.close()
 

@@ -20,10 +20,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast import errors, keras
+    from holdfast import errors, keep, keras
     from holdfast.checkpoint_manager import CheckpointManager
 
-__all__ = ["CheckpointManager", "errors", "keras"]
+__all__ = ["CheckpointManager", "errors", "keep", "keras"]
 
 __version__ = version("holdfast")
 
@@ -31,6 +31,6 @@ __version__ = version("holdfast")
 def __getattr__(name: str) -> Any:
     if name == "CheckpointManager":
         return import_module("holdfast.checkpoint_manager").CheckpointManager
-    if name in ("errors", "keras"):
+    if name in ("errors", "keep", "keras"):
         return import_module(f"holdfast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

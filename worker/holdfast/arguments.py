@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import operator
 import os
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from holdfast.keep import Policy, shorthand
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import check_checkpoint_name
 from holdfast_storage.store import normalise
 
 _T = TypeVar("_T")
+
+
+class _Default(int):
+    """A number that nobody has given: it can be told from an equal one that somebody has."""
+
+
+MAX_TO_KEEP = _Default(5)
+
+_SHORT = (("max_to_keep", MAX_TO_KEEP, "newest(...)"), ("keep_checkpoint_every_n_hours", None, "every(hours=...)"))
+"""The arguments that stand for rules, with their defaults."""
 
 
 def value_of(counter: Any) -> int:
@@ -54,6 +66,18 @@ def as_json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{name} must be a mapping that JSON can hold: {error}", object=name) from error
     return copy
+
+
+def as_metrics(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy, as `as_json` does. A number may be of any kind, such as a tensor; NaN and infinity become None."""
+    return as_json("metrics", {name: _metric(each) for name, each in dict(value or {}).items()})
+
+
+def _metric(value: Any) -> Any:
+    number = _number(value)
+    if number is None:
+        return value
+    return number if isinstance(number, int) or math.isfinite(number) else None
 
 
 def _wrong(name: str, value: Any, what: str) -> InvalidRequest:
@@ -167,6 +191,12 @@ def _options(name: str, value: Any) -> Mapping[str, Any] | None:
     return value
 
 
+def _keep(name: str, value: Any, also: str = "") -> Policy:
+    if not isinstance(value, Policy):
+        raise _wrong(name, value, "made of the rules in holdfast.keep, such as holdfast.keep.newest(5)" + also)
+    return value
+
+
 def _address(name: str, value: Any) -> str:
     """Return HOST:PORT from the argument, else from the environment, else an empty string."""
     address = value
@@ -209,9 +239,20 @@ class Arguments:
     require_finite: bool = field(metadata=_by(_flag))
     takeover: bool = field(metadata=_by(_flag))
     write_buffer: int = field(metadata=_by(_whole, 1, 2**63 - 1))
+    keep: Policy = field(metadata=_by(_or_none, _keep))
 
     @classmethod
     def checked(cls, **given: Any) -> Arguments:
         """Check all arguments of `CheckpointManager`. Raises InvalidRequest for what cannot work."""
         _check_steps(given["step_counter"], given["checkpoint_interval"])
-        return cls(**{each.name: each.metadata["check"](each.name, given[each.name]) for each in fields(cls)})
+        checked = cls(**{each.name: each.metadata["check"](each.name, given[each.name]) for each in fields(cls)})
+        if given["keep"] is None:
+            return replace(checked, keep=shorthand(checked.max_to_keep, checked.keep_checkpoint_every_n_hours))
+        for name, default, rule in _SHORT:
+            if given[name] is not default:
+                raise InvalidRequest(
+                    f"keep and {name} are both given: leave {name} out, and say it in keep: "
+                    f"keep=holdfast.keep.{rule} | ...",
+                    object="keep",
+                )
+        return checked

@@ -15,8 +15,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from holdfast.arguments import Arguments, as_json, check_options, integer_in, value_of
+from holdfast.arguments import MAX_TO_KEEP, Arguments, as_json, as_metrics, check_options, integer_in, value_of
 from holdfast.context import check_internals, check_variables, eager
+from holdfast.keep import Policy
 from holdfast.restoring.agree import agree
 from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
@@ -73,6 +74,8 @@ class Manager:
         require_finite: whether to refuse to commit a state that holds NaN or infinity.
         takeover: whether to lead the run even if another job seems to be using it.
         write_buffer: the bytes that may be on their way to an object store at a time; at least 20 MiB.
+        keep: which checkpoints to keep, by the rules in `holdfast.keep`, in place of `max_to_keep` and
+            `keep_checkpoint_every_n_hours`, which are short for `newest` and `every`.
 
     Raises InvalidRequest for arguments that cannot work.
     """
@@ -81,7 +84,7 @@ class Manager:
         self,
         checkpoint: Any,
         directory: str | os.PathLike[str],
-        max_to_keep: int | None = 5,
+        max_to_keep: int | None = MAX_TO_KEEP,
         keep_checkpoint_every_n_hours: float | None = None,
         checkpoint_name: str = "ckpt",
         step_counter: Any = None,
@@ -100,6 +103,7 @@ class Manager:
         require_finite: bool = False,
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
+        keep: Policy | None = None,
     ) -> None:
         arguments = dict(locals())  # first, while nothing else has a name here
         del arguments["self"]
@@ -154,7 +158,7 @@ class Manager:
             check_interval: whether `checkpoint_interval` applies. If there is one, no step is saved twice in any case.
             options: a `tf.train.CheckpointOptions`. A sharding callback or an I/O device is refused.
             metadata: a mapping that JSON can hold, to keep in the manifest. Only the chief's counts, as it is now.
-            metrics: likewise.
+            metrics: likewise. `holdfast.keep.best` looks at those that are numbers. NaN and infinity are kept as None.
             blocking: overrides the manager's `blocking`. A blocking save ends with `wait()`.
 
         Returns:
@@ -287,7 +291,7 @@ class Manager:
         if not self._session.this_task.is_chief:
             return
         try:
-            save.metadata, save.metrics = as_json("metadata", metadata), as_json("metrics", metrics)
+            save.metadata, save.metrics = as_json("metadata", metadata), as_metrics(metrics)
             save.strategy = strategy_name(self._checkpoint)
         except Exception as error:
             save.local_error = save.local_error or error

@@ -14,7 +14,7 @@ The first layer is state, and what each piece can decide by itself:
   complete yet.
 - `attempt`: one save in flight. `vote`: whether it may be written.
 - `restore_round`: how a world agrees on what to restore.
-- `retention`: what may go.
+- `retention`: what may go, by `rules`.
 - `ledger`: the log as last read, and the entries to create, one at a time. `intents`: what each entry changes. `waits`:
   who waits for the log.
 

@@ -10,7 +10,8 @@ from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry
 
-from .messages import Ballot, Go, RequestId, RetentionPolicy, SaveReport
+from .messages import Ballot, Go, RequestId, SaveReport
+from .rules import Policy
 from .waits import SaveId
 
 
@@ -94,7 +95,7 @@ class SaveAttempt:
         return self.members[0]
 
     @property
-    def retention(self) -> RetentionPolicy:
+    def retention(self) -> Policy:
         """What may go once this save is committed. All have reported then."""
         return self.reports[self.chief].retention
 

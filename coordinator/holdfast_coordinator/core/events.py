@@ -156,6 +156,7 @@ class Finalized:
     ordinal: int
     prefix: str = ""
     manifest_crc32c: int = 0
+    metrics: tuple[tuple[str, float], ...] = ()  # the chief's finite numbers
     failure: Failure | None = None
 
 

@@ -16,7 +16,7 @@ from .attempt import Phase, SaveAttempt
 from .effects import Probe, Remark
 from .intents import Import, Lead
 from .membership import World
-from .messages import RetentionPolicy, SaveOutcome
+from .messages import SaveOutcome
 from .run import RunState, generation_of, superseded, unknown
 from .upkeep import Upkeep
 from .waits import ForALeader, Seek
@@ -177,7 +177,7 @@ class Leading:
             if run.leading == other.generation.id != generation.id:
                 self._fence(other, superseded(_why_over(other, generation)))
         if run.leading != generation.id:
-            run.retention = RetentionPolicy()
+            run.retention = ()
         run.leading, run.led_since = generation.id, made.number
         run.published(made)
         self._upkeep.delete(made.state)

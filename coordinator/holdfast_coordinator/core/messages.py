@@ -8,6 +8,8 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord
 
+from .rules import Policy
+
 RequestId = int
 
 
@@ -45,14 +47,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class RetentionPolicy:
-    """The arguments of `tf.train.CheckpointManager`. None keeps all, or keeps none for ever."""
-
-    max_to_keep: int | None = None
-    keep_every_n_hours: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Ballot:
     """One worker's description of its state before a byte of a save is written."""
 
@@ -64,7 +58,7 @@ class Ballot:
     on_divergence: str = "refuse"
     takeover: bool = False
     timeout: float = 600.0
-    retention: RetentionPolicy = RetentionPolicy()
+    retention: Policy = ()
     specs: tuple[TensorSpec, ...] = ()
 
 
@@ -94,7 +88,7 @@ class SaveReport:
     worker_local: tuple[int, ...]
     payload: object = field(compare=False)
     timeout: float = 600.0
-    retention: RetentionPolicy = RetentionPolicy()
+    retention: Policy = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
-"""Retention: `max_to_keep` and `keep_checkpoint_every_n_hours`, as in `tf.train.CheckpointManager`.
+"""Retention: which checkpoints go, by the rules of a policy (`rules`), and which are kept for ever from now on.
 
-Retention is a function of the log's state; the last preserved time is in the log. Stock checkpoints are not ours: they
+This is a function of the log's state, of the policy, and of what readers hold. Stock checkpoints are not ours: they
 stay, and do not count. Damaged checkpoints do not count, are not kept for ever, and go when they would have gone.
 Pinned ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for now.
 
-Clocks can be wrong. The newest commit's time counts as the present. A later time in the log was written while a clock
-was ahead, and counts as now, so a short error costs at most one interval. TensorFlow's manager does the same when it is
-made.
+What a rule keeps for ever is marked in the log as soon as nothing else keeps it, or something later that is kept for
+ever. From then on it stays, whatever policy follows. TensorFlow's manager does the same with its
+`keep_checkpoint_every_n_hours`. See docs/design/022-what-to-keep.md.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.records import LogState
 
-from .messages import RetentionPolicy
+from .rules import Every, History, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +31,44 @@ class Sweep:
         return bool(self.retire or self.preserve)
 
 
-def sweep(state: LogState, policy: RetentionPolicy, verified: str, leased: Collection[str] = ()) -> Sweep:
+def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str] = ()) -> Sweep:
     """Return what may go now that the checkpoint `verified` has been committed and read back.
 
-    leased: the prefixes of checkpoints that readers are at work on.
-
-    A checkpoint goes if it has `max_to_keep` newer good ones and is older than `verified` in commit order: a newer one
-    that nobody has read back replaces nothing.
+    Only what is older than `verified` in commit order may go, and the rules see nothing that is newer: what nobody has
+    read back replaces nothing. leased: the prefixes of checkpoints that readers are at work on.
     """
-    newest = state.find(verified) if policy.max_to_keep else None
-    if not policy.max_to_keep or newest is None or verified in state.damaged:
+    newest = state.find(verified)
+    if not policy or newest is None or newest.stock or verified in state.damaged:
         return Sweep(last_preserved=state.last_preserved)
     condemned, pinned = set(state.damaged), {pin.prefix for pin in state.pinned}
-    apart = condemned | pinned
+    newer = next(number for number, record in enumerate(reversed(state.checkpoints)) if record is newest)
+    records = tuple(record for record in state.checkpoints[: len(state.checkpoints) - newer] if not record.stock)
+    good = tuple(record for record in records if record.prefix not in condemned) if condemned else records
+    last = None if state.last_preserved is None else min(state.last_preserved, newest.time)
+    history = History(records, good, pinned, last)
+
+    kept = {verified, *pinned, *leased}
+    for_ever: dict[str, bool] = {}  # by prefix: whether it moves the last preserved time
+    for rule in policy:
+        found = [record.prefix for record in rule.keeps(history)]
+        if not rule.for_ever:
+            kept.update(found)
+        else:
+            timed = isinstance(rule, Every)
+            for_ever.update((prefix, timed or for_ever.get(prefix, False)) for prefix in found)
+
     retire: list[str] = []
     preserve: list[str] = []
-    last = None if state.last_preserved is None else min(state.last_preserved, newest.time)
-    hours = policy.keep_every_n_hours
-    newer = sum(_counts(c, apart) for c in state.checkpoints)
-    for record in state.checkpoints:
-        damaged = record.prefix in condemned
-        newer -= _counts(record, apart)
-        if record.prefix == verified or newer < policy.max_to_keep:
-            break
-        if record.stock or record.prefix in pinned or (record.preserved and not damaged):
-            continue
-        time = min(record.time, newest.time)
-        if not damaged and hours and (last is None or time - hours * 3600.0 >= last):
-            preserve.append(record.prefix)
-            last = time
-        elif record.prefix not in leased:
-            retire.append(record.prefix)
-    return Sweep(tuple(retire), tuple(preserve), last)
-
-
-def _counts(record: CheckpointRecord, apart: Collection[str]) -> bool:
-    """Return whether a checkpoint counts as one of the `max_to_keep`. apart: those that are damaged or pinned."""
-    return not (record.stock or record.preserved or record.prefix in apart)
+    undecided: list[str] = []  # kept for ever by a rule, and by something else for now
+    for record in records:
+        prefix = record.prefix
+        if prefix in for_ever and not record.preserved:
+            undecided.append(prefix)
+            if prefix not in kept:
+                preserve += undecided
+                undecided.clear()
+        elif prefix not in kept and (not record.preserved or prefix in condemned):
+            retire.append(prefix)
+    marked = set(preserve)
+    times = [min(r.time, newest.time) for r in records if r.prefix in marked and for_ever[r.prefix]] if marked else ()
+    return Sweep(tuple(retire), tuple(preserve), max(times, default=last))

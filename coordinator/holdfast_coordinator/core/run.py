@@ -14,8 +14,9 @@ from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
 from .intents import Commit, Discard, GoBack, Intent, Lead, Mark, Retire
 from .ledger import Ledger
 from .membership import Forming, World
-from .messages import Answer, Caller, Left, Now, RequestId, RetentionPolicy, SaveOutcome
+from .messages import Answer, Caller, Left, Now, RequestId, SaveOutcome
 from .retention import Sweep, sweep
+from .rules import Policy
 from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
@@ -36,7 +37,7 @@ class RunState:
     saves: int = 0  # attempts that were ever begun
     leading: str = ""  # the generation with which this coordinator leads the run
     led_since: int = -1  # number of the entry that took the lead
-    retention: RetentionPolicy = field(default_factory=RetentionPolicy)  # that of the leading world's last commit
+    retention: Policy = ()  # that of the leading world's last commit
     condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
     rereading: set[str] = field(default_factory=set)  # prefixes that the second reader is reading
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it

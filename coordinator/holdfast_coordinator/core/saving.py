@@ -16,6 +16,7 @@ from .intents import Commit, GoBack, Lead, Mark
 from .leading import Leading
 from .membership import LEAP, LOST_AFTER, World, last_seen
 from .messages import Ballot, Go, SaveOutcome, SaveReport, SpecsWanted
+from .rules import metrics_of
 from .run import RunState
 from .vote import NeedSpecs, judge
 from .waits import Fail, Nobody, SaveId, Seek, Settle
@@ -296,8 +297,14 @@ class Saving:
             self._fail(attempt, e.failure)
             return
         attempt.advance(Phase.COMMITTING)
-        record = CheckpointRecord(e.prefix, attempt.step, run.now.wall, manifest_crc32c=e.manifest_crc32c)
-
+        given = dict(e.metrics)
+        record = CheckpointRecord(
+            e.prefix,
+            attempt.step,
+            run.now.wall,
+            manifest_crc32c=e.manifest_crc32c,
+            metrics=tuple((name, given.get(name)) for name in metrics_of(attempt.retention)),
+        )
         run.ledger.append(Commit(generation=e.generation, note=record.prefix, save=attempt.id, record=record))
 
     def committed(self, intent: Commit, made: Entry | Failure) -> None:

@@ -469,30 +469,83 @@ Global___TensorSpec: _TypeAlias = TensorSpec  # noqa: Y015
 
 @_typing.final
 class Retention(_message.Message):
+    """What to keep: the checkpoints that any of the rules keeps. Without rules, all."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    MAX_TO_KEEP_FIELD_NUMBER: _builtins.int
-    KEEP_EVERY_N_HOURS_FIELD_NUMBER: _builtins.int
-    max_to_keep: _builtins.int
-    keep_every_n_hours: _builtins.float
+    @_typing.final
+    class Rule(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NEWEST_FIELD_NUMBER: _builtins.int
+        BEST_FIELD_NUMBER: _builtins.int
+        NEWER_THAN_S_FIELD_NUMBER: _builtins.int
+        EVERY_S_FIELD_NUMBER: _builtins.int
+        EVERY_STEPS_FIELD_NUMBER: _builtins.int
+        newest: _builtins.int
+        """so many"""
+        newer_than_s: _builtins.float
+        """than the newest"""
+        every_s: _builtins.float
+        """one, for ever"""
+        every_steps: _builtins.int
+        """one, for ever"""
+        @_builtins.property
+        def best(self) -> Global___Retention.Best: ...
+        def __init__(
+            self,
+            *,
+            newest: _builtins.int = ...,
+            best: Global___Retention.Best | None = ...,
+            newer_than_s: _builtins.float = ...,
+            every_s: _builtins.float = ...,
+            every_steps: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "every_s", b"every_s", "every_steps", b"every_steps", "newer_than_s", b"newer_than_s", "newest", b"newest", "rule", b"rule"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "every_s", b"every_s", "every_steps", b"every_steps", "newer_than_s", b"newer_than_s", "newest", b"newest", "rule", b"rule"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["newest", "best", "newer_than_s", "every_s", "every_steps"]  # noqa: Y015
+        _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
+
+    @_typing.final
+    class Best(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        COUNT_FIELD_NUMBER: _builtins.int
+        METRIC_FIELD_NUMBER: _builtins.int
+        MODE_FIELD_NUMBER: _builtins.int
+        count: _builtins.int
+        metric: _builtins.str
+        mode: _builtins.str
+        """"min" or "max" """
+        def __init__(
+            self,
+            *,
+            count: _builtins.int = ...,
+            metric: _builtins.str = ...,
+            mode: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "metric", b"metric", "mode", b"mode"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Retention.Rule]: ...
     def __init__(
         self,
         *,
-        max_to_keep: _builtins.int | None = ...,
-        keep_every_n_hours: _builtins.float | None = ...,
+        any_of: _abc.Iterable[Global___Retention.Rule] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_every_n_hours", b"_keep_every_n_hours", "_max_to_keep", b"_max_to_keep", "keep_every_n_hours", b"keep_every_n_hours", "max_to_keep", b"max_to_keep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_every_n_hours", b"_keep_every_n_hours", "_max_to_keep", b"_max_to_keep", "keep_every_n_hours", b"keep_every_n_hours", "max_to_keep", b"max_to_keep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__keep_every_n_hours: _TypeAlias = _typing.Literal["keep_every_n_hours"]  # noqa: Y015
-    _WhichOneofArgType__keep_every_n_hours: _TypeAlias = _typing.Literal["_keep_every_n_hours", b"_keep_every_n_hours"]  # noqa: Y015
-    _WhichOneofReturnType__max_to_keep: _TypeAlias = _typing.Literal["max_to_keep"]  # noqa: Y015
-    _WhichOneofArgType__max_to_keep: _TypeAlias = _typing.Literal["_max_to_keep", b"_max_to_keep"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_every_n_hours) -> _WhichOneofReturnType__keep_every_n_hours | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_to_keep) -> _WhichOneofReturnType__max_to_keep | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Retention: _TypeAlias = Retention  # noqa: Y015
 

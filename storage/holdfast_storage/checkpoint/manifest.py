@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,6 +161,12 @@ class Manifest:
             cluster={job: tuple(addresses) for job, addresses in content["cluster"].items()},
             local_keys=tuple(content["local_keys"]),
         )
+
+
+def numbers(metrics: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the metrics that are finite numbers, by which checkpoints can be compared."""
+    found = ((name, value) for name, value in metrics.items() if type(value) in (int, float))
+    return tuple((name, float(value)) for name, value in found if -sys.float_info.max <= value <= sys.float_info.max)
 
 
 def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:

@@ -39,7 +39,7 @@ from holdfast_storage.records import (
     LogState,
     Pin,
 )
-from holdfast_storage.spec import Unexpected, fields, flag, listed, load, mapped, matching, maybe, number, one_of
+from holdfast_storage.spec import Unexpected, fields, finite, flag, listed, load, mapped, matching, maybe, number, one_of
 
 FORMAT = 3
 WHOLE_FORMAT, PAGED_FORMAT = 1, 2
@@ -61,7 +61,7 @@ _MANY = 1_000_000  # checkpoints, or folders to be deleted
 
 _CHECKPOINT = fields(
     {"prefix": kinds.WORD, "step": kinds.STEP, "time": kinds.TIME},
-    {"stock": flag, "preserved": flag, "manifest_crc32c": kinds.CRC},
+    {"stock": flag, "preserved": flag, "manifest_crc32c": kinds.CRC, "metrics": mapped(kinds.WORD, maybe(finite), 64)},
 )
 _PAGE_NAME = matching(f"[0-9a-f]{{{PAGE_DIGITS}}}", "the name of a page")
 
@@ -232,6 +232,8 @@ def _shown(record: CheckpointRecord) -> dict[str, Any]:
         shown["manifest_crc32c"] = record.manifest_crc32c
     if record.preserved:
         shown["preserved"] = True
+    if record.metrics:
+        shown["metrics"] = dict(record.metrics)
     return shown
 
 
@@ -243,6 +245,7 @@ def _checkpoint(content: dict[str, Any]) -> CheckpointRecord:
         stock=content.get("stock", False),
         preserved=content.get("preserved", False),
         manifest_crc32c=content.get("manifest_crc32c", 0),
+        metrics=tuple(content.get("metrics", {}).items()),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, astuple, fields
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.machine import Machine
+from holdfast_coordinator.core.rules import Best, Every, EverySteps, NewerThan, Newest
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.failure import Failure
@@ -192,8 +193,8 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return id_
         case Task():
             return str(value)
-        case v.RetentionPolicy():
-            return f"keep({value.max_to_keep}, {value.keep_every_n_hours})"
+        case Newest() | Best() | NewerThan() | Every() | EverySteps():
+            return f"{type(value).__name__}({', '.join(map(str, astuple(value)))})"
         case Failure():
             return f"({value.kind.value}{_fields(value, 'kind', 'message')}: {value.message})"
         case v.SaveOutcome() | v.Divergence():

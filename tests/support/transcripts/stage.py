@@ -50,6 +50,7 @@ from typing import get_args
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Leader, LogState
@@ -213,7 +214,7 @@ class Stage:
             named = [each.partition(":") for each in specs.split(",")]
             terms["specs"] = tuple(v.TensorSpec(key, 1, (int(size),)) for key, _, size in named)
         if keep := words.option("keep"):
-            terms["retention"] = v.RetentionPolicy(int(keep))
+            terms["retention"] = (Newest(int(keep)),)
         if words.flag("takeover"):
             terms["takeover"] = True
         return terms

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from holdfast.keep import Policy
 from holdfast.saving.digest import pack, spec_digest, tensor_crcs
 from holdfast.saving.outcome import Claim, failed, in_doubt
 from holdfast.saving.plan import Plan, plan
@@ -54,14 +55,10 @@ class Terms:
 
     checkpoint_name: str
     save_timeout: float
-    max_to_keep: int | None
-    keep_checkpoint_every_n_hours: float | None
+    keep: Policy
     on_divergence: str
     require_finite: bool
     takeover: bool
-
-    def retention(self) -> pb.Retention:
-        return pb.Retention(max_to_keep=self.max_to_keep, keep_every_n_hours=self.keep_checkpoint_every_n_hours)
 
 
 @dataclass(slots=True, eq=False)
@@ -249,7 +246,7 @@ class Save:
             on_divergence=self.terms.on_divergence,
             takeover=self.terms.takeover,
             timeout_s=self.terms.save_timeout,
-            retention=self.terms.retention(),
+            retention=self.terms.keep.message(),
         )
         reply = self.session.vote(request, self.terms.save_timeout + SLACK)
         if reply.HasField("specs_wanted"):
@@ -298,7 +295,7 @@ class Save:
             step=self.step,
             checkpoint_name=self.terms.checkpoint_name,
             num_shards=whole.num_shards,
-            retention=self.terms.retention(),
+            retention=self.terms.keep.message(),
             timeout_s=self.terms.save_timeout,
             worker_local=worker_local,
         )
