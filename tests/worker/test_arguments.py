@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from holdfast import keep
 from holdfast.manager import Manager
 from holdfast_storage.errors import InvalidRequest
 
@@ -115,3 +116,24 @@ def test_an_interval_needs_its_counter(tmp_path: Path) -> None:
     """`checkpoint_interval` needs `step_counter`. Guards against an interval in which no step is ever counted."""
     with pytest.raises(InvalidRequest, match="pass step_counter"):
         make(tmp_path, checkpoint_interval=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({"max_to_keep": 5}, "newest"),
+        ({"max_to_keep": None}, "newest"),
+        ({"keep_checkpoint_every_n_hours": 1.0}, "every"),
+    ],
+)
+def test_one_way_to_say_what_to_keep(tmp_path: Path, arguments: dict[str, Any], rule: str) -> None:
+    """`keep` beside an argument that stands for one of its rules is refused, even with its default, and the error names
+    the rule. Guards against a limit that is silently not heeded."""
+    kept = keep.best(1, "loss")
+    with pytest.raises(InvalidRequest, match=rf"leave {next(iter(arguments))} out, .*holdfast\.keep\.{rule}\("):
+        make(tmp_path, keep=kept, **arguments)
+    with pytest.raises(InvalidRequest, match=r"keep is 5: it must be made of the rules in holdfast\.keep"):
+        make(tmp_path, keep=5)
+    made = make(tmp_path, keep=kept)
+    assert made._terms.keep == kept
+    made.close()

@@ -171,14 +171,35 @@ def test_metadata_is_that_of_the_moment(managers: Managers, monkeypatch: pytest.
 
 
 def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> None:
-    """Metrics that are not JSON fail only the save. Guards against a loss of NaN that ends the chief's training while
-    the others go on."""
+    """Metrics that are not JSON fail only the save. Guards against an object among them that ends the chief's training
+    while the others go on."""
     manager = managers.make()
-    manager.save(metrics={"loss": float("nan")})
+    manager.save(metrics={"loss": object()})
     with pytest.raises(SaveFailed, match="metrics must be a mapping that JSON can hold"):
         manager.save()
     manager.wait()
     assert len(manager.checkpoints) == 1
+
+
+def test_the_best_are_kept(managers: Managers) -> None:
+    """The best checkpoints stay beside the newest, over jobs. Guards against a best one that is forgotten when the
+    program starts again, or that a value of NaN takes the place of."""
+    keep = holdfast.keep.newest(1) | holdfast.keep.best(1, "loss", mode="min")
+    first = managers.make(keep=keep)
+    for number, loss in enumerate([0.5, tf.constant(0.25), np.float32(0.75), float("nan")], 1):
+        first.save(number, metrics={"loss": loss})
+    first.wait()
+    assert [tf.train.load_variable(each, "save_counter/.ATTRIBUTES/VARIABLE_VALUE") for each in first.checkpoints] == [
+        2, 4,
+    ]  # fmt: skip
+    first.close()
+    second = managers.make(keep=keep)
+    second.restore_or_initialize()
+    second.save(5, metrics={"loss": 0.5})
+    second.save(6, metrics={"loss": 0.125})
+    second.save(7)
+    second.wait()
+    assert [int(each.rpartition("-")[2]) for each in second.checkpoints] == [6, 7]
 
 
 def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(
