@@ -21,7 +21,7 @@ from holdfast_coordinator.core.rules import (
     Rule,
     metrics_of,
 )
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.records import CheckpointRecord, LogState, Pin
 from support.cluster import WALL, checkpoint
 
 HOUR = 3600.0
@@ -62,6 +62,8 @@ def any_states(draw: st.DrawFn) -> tuple[LogState, str]:
     damaged = draw(st.lists(st.sampled_from(prefixes), unique=True, max_size=3))
     preserved = draw(st.none() | st.floats(WALL - 60 * HOUR, WALL + 60 * HOUR))
     state = LogState("run", checkpoints=tuple(records), damaged=tuple(damaged), last_preserved=preserved)
+    for pinned in draw(st.lists(st.sampled_from(prefixes), max_size=2)):
+        state = state.pin(Pin(pinned, WALL, ""))
     return state, draw(st.sampled_from(prefixes))
 
 
@@ -74,18 +76,18 @@ def test_what_never_goes(found: tuple[LogState, str], policy: Policy, data: st.D
     """What was read back, all that is newer, stock checkpoints and what somebody holds never go; nor do good ones that
     are kept for ever, whatever the rules are now. Guards against losing the last good one to an odd history."""
     state, verified = found
-    held = set(data.draw(st.lists(st.sampled_from([record.prefix for record in state.checkpoints]))))
-    plan = sweep(state, policy, verified, held)
-    prefixes = [record.prefix for record in state.checkpoints]
+    leased = set(data.draw(st.lists(st.sampled_from([record.prefix for record in state.checkpoints]))))
+    plan = sweep(state, policy, verified, leased)
+    prefixes, pinned = [record.prefix for record in state.checkpoints], {pin.prefix for pin in state.pinned}
     gone = set(plan.retire)
-    assert not gone & {*prefixes[prefixes.index(verified) :], *held, *plan.preserve}
+    assert not gone & {*prefixes[prefixes.index(verified) :], *leased, *plan.preserve, *pinned}
     assert not [r for r in state.restorable if r.prefix in gone and (r.stock or r.preserved)]
     assert not set(plan.preserve) & set(state.damaged)
     assert len(gone) == len(plan.retire)
-    assert gone == set(sweep(state, policy, verified).retire) - held
+    assert gone == set(sweep(state, policy, verified).retire) - leased
     if plan:
         assert state.find(verified) in after(state, plan).restorable
-        assert not sweep(after(state, plan), policy, verified, held), "a sweep that does not come to an end"
+        assert not sweep(after(state, plan), policy, verified, leased), "a sweep that does not come to an end"
 
 
 @given(any_states(), POLICIES, POLICIES)
@@ -109,12 +111,14 @@ def test_a_rule_does_not_need_what_it_does_not_keep(
     assume(ours)
     good = tuple(record for record in ours if record in state.restorable)
     last = None if state.last_preserved is None else min(state.last_preserved, ours[-1].time)
-    history = History(ours, good, last)
+    pinned = {pin.prefix for pin in state.pinned}
+    history = History(ours, good, pinned, last)
     kept = list(rule.keeps(history))
     gone = data.draw(st.sets(st.sampled_from(ours))) - {*kept, ours[-1]}
     left = History(
         tuple(record for record in ours if record not in gone),
         tuple(record for record in good if record not in gone),
+        pinned,
         last,
     )
     assert set(rule.keeps(left)) == set(kept)

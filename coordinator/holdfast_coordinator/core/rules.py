@@ -34,7 +34,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """So many of the newest ones. Among them stay, and do not count, those that are damaged, pinned or kept for ever."""
+    """So many of the newest ones. Those among them that are damaged, pinned or kept for ever stay, and do not count."""
 
     for_ever: ClassVar[bool] = False
     count: int

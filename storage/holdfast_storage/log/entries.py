@@ -3,8 +3,8 @@
 An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the checksum is that of the bytes of the
 inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
 of records. From format 2 on, the name of a page may stand in place of the records that the page holds. A page is one
-line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins and leases, which an earlier
-version would drop. An entry has the lowest format that says all of it.
+line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins, leases and metrics, which
+an earlier version would drop. An entry has the lowest format that says all of it.
 
 `_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
 fields must be together, which the transitions of `records` keep.
@@ -39,11 +39,23 @@ from holdfast_storage.records import (
     LogState,
     Pin,
 )
-from holdfast_storage.spec import Unexpected, fields, finite, flag, listed, load, mapped, matching, maybe, number, one_of
+from holdfast_storage.spec import (
+    Unexpected,
+    fields,
+    finite,
+    flag,
+    listed,
+    load,
+    mapped,
+    matching,
+    maybe,
+    number,
+    one_of,
+)
 
 FORMAT = 3
 WHOLE_FORMAT, PAGED_FORMAT = 1, 2
-"""The formats of entries without pins and leases: those without pages are read by all versions of Holdfast."""
+"""The formats of entries without those: without pages, they are read by all versions of Holdfast."""
 
 _HOLDINGS = get_args(Holding)
 
@@ -142,8 +154,9 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     shown = state.checkpoints if checkpoints is None else checkpoints
     holds = entry.kind in _HOLDINGS or state.pinned or state.leases
     paged = any(isinstance(each, str) for each in shown)
+    measured = any(record.metrics for record in state.checkpoints)
     content: dict[str, Any] = {
-        "format": FORMAT if holds else PAGED_FORMAT if paged else WHOLE_FORMAT,
+        "format": FORMAT if holds or measured else PAGED_FORMAT if paged else WHOLE_FORMAT,
         "number": entry.number,
         "kind": entry.kind,
         "write_id": entry.write_id,
