@@ -1,5 +1,6 @@
 """Support for Keras models, of Keras 3 and of tf_keras."""
 
+from holdfast.keras.strategy import MultiWorkerMirroredStrategy
 from holdfast.keras.training_state import training_state
 
-__all__ = ["training_state"]
+__all__ = ["MultiWorkerMirroredStrategy", "training_state"]
