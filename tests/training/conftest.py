@@ -16,14 +16,21 @@ class Worlds:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._worlds: dict[int, TrainingWorld] = {}
+        self._ours: dict[int, bool] = {}
         self._started = 0
 
-    def get(self, size: int) -> TrainingWorld:
-        if size in self._worlds and self._worlds[size].failed:
+    def get(self, size: int, ours: bool = False) -> TrainingWorld:
+        """Return a world of this size, and start it first if there is none.
+
+        ours: with the strategy of `holdfast.keras`. A process cannot have two: their collectives would meet.
+        """
+        if size in self._worlds and (self._worlds[size].failed or self._ours[size] != ours):
             self.end(size)
         if size not in self._worlds:
             self._started += 1
-            self._worlds[size] = TrainingWorld(size, self._logs / f"{self._started}-world-of-{size}")
+            environments = [{"STRATEGY": "holdfast" if ours else "tensorflow"}] * size
+            self._worlds[size] = TrainingWorld(size, self._logs / f"{self._started}-world-of-{size}", environments)
+            self._ours[size] = ours
         return self._worlds[size]
 
     def end(self, size: int) -> None:

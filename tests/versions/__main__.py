@@ -32,6 +32,7 @@ TESTS = (
     # format is left out, which starts a process for each number of dimensions.
     "tests/training/test_resume.py::test_a_killed_run_ends_bit_equal[2 workers, the chief in mid-save]",
     "tests/training/test_fitting.py",
+    "tests/training/test_keras_on_several_workers.py",
     *(
         f"tests/worker/test_{name}.py"
         for name in ("tensorflow_internals", "training_state", "apply", "large_tensors", "staging", "capture", "fit")

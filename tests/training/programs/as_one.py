@@ -13,20 +13,18 @@ import numpy as np
 import tensorflow as tf
 from values import digests
 
-import holdfast.keras
-
 X = np.random.RandomState(0).rand(160, 8).astype("float32")
 Y = (X.sum(1) * 3 / 8).astype("int32") % 3
 LAYERS = keras.layers
 EPOCHS = 2
 
 
-def train(world: Any, *, way: str) -> dict[str, Any]:
+def train(world: Any, *, way: str, mirrored: bool = False) -> dict[str, Any]:
     """Train one of the ways: what Keras told, the trained values, and digests of them, which are equal on all workers.
 
-    The strategy is made here: that of the world is TensorFlow's own.
+    mirrored: with a MirroredStrategy in this process.
     """
-    strategy = holdfast.keras.MultiWorkerMirroredStrategy() if world.strategy else None
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mirrored else world.strategy
     keras.utils.set_random_seed(3)
     with strategy.scope() if strategy else contextlib.nullcontext():
         told, model = WAYS[way]()
@@ -47,16 +45,16 @@ def batches(*parts: Any, count: int = 160, size: int = 16) -> Any:
     return tf.data.Dataset.from_tensor_slices(parts).batch(size).with_options(options)
 
 
-def dense(optimizer: Any = "sgd", **arguments: Any) -> Any:
-    model = keras.Sequential([keras.Input((8,)), LAYERS.Dense(16, activation="relu"), LAYERS.Dense(3)])
+def dense(optimizer: Any = "sgd", kind: Any = keras.Sequential, **arguments: Any) -> Any:
+    model = kind([keras.Input((8,)), LAYERS.Dense(16, activation="relu"), LAYERS.Dense(3)])
     arguments = {"metrics": ["accuracy"], **arguments}
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **arguments)
     return model
 
 
 def dataset() -> Any:
-    """Clipped gradients, averaged weights, class weights, a smaller last batch; validation, evaluate and predict."""
-    model = dense(keras.optimizers.Adam(0.01, clipnorm=1.0, use_ema=True))
+    """Averaged weights, class weights, a smaller last batch; validation, evaluate and predict."""
+    model = dense(keras.optimizers.Adam(0.01, use_ema=True))
     weights = {0: 1.0, 1: 2.0, 2: 0.5}
     told = model.fit(
         batches(count=150), validation_data=batches(count=70), class_weight=weights, epochs=EPOCHS, verbose=0
@@ -126,11 +124,16 @@ class OwnStep(keras.Model):  # type: ignore[misc]
             loss = self.compute_loss(x, y, self(x, training=True))
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return {"loss": loss, "half": 0.5, "sums": tf.reduce_sum(x, axis=1)}
+        return {
+            "loss": loss * tf.distribute.get_strategy().num_replicas_in_sync,
+            "half": 0.5,
+            "sums": tf.reduce_sum(x, axis=1),
+        }
 
 
 def own_step() -> Any:
-    """A step of the model's own; its vector is averaged over the examples, which one process does not do."""
+    """A step of the model's own. Its vector is averaged over the examples, which one process does not do; and its loss
+    is half of that of one process, as Keras scales it for two replicas."""
     model = OwnStep()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     told = model.fit(batches(), epochs=EPOCHS, verbose=0).history
@@ -152,12 +155,18 @@ def sequence() -> Any:
     return model.fit(Pieces(), shuffle=False, epochs=EPOCHS, verbose=0).history, model
 
 
-WAYS = {each.__name__: each for each in (dataset, arrays, curves, dictionaries, own_step, sequence)}
+def clipped() -> Any:
+    """Clipped gradients, and a last batch with one example."""
+    model = dense(keras.optimizers.SGD(0.5, clipnorm=0.2))
+    return model.fit(batches(count=145), epochs=EPOCHS, verbose=0).history, model
+
+
+WAYS = {each.__name__: each for each in (dataset, arrays, curves, dictionaries, own_step, sequence, clipped)}
 
 
 def uneven(world: Any) -> dict[str, Any]:
     """Train on batches that no two workers can divide evenly."""
-    with holdfast.keras.MultiWorkerMirroredStrategy().scope():
+    with world.scope():
         model = dense()
     losses = model.fit(batches(size=15), epochs=EPOCHS, verbose=0).history["loss"]
     return {"losses": losses, "predicted": model.predict(batches(size=15), verbose=0).shape}
@@ -165,21 +174,25 @@ def uneven(world: Any) -> dict[str, Any]:
 
 def refused(world: Any) -> dict[str, str]:
     """What is said to each call that cannot work; a good one comes last."""
-    strategy = holdfast.keras.MultiWorkerMirroredStrategy()
 
     def generator() -> Any:
         yield from ((X[i : i + 16], Y[i : i + 16]) for i in range(0, 160, 16))
+
+    class Compiled(keras.Sequential):  # type: ignore[misc]
+        """Where everything is deterministic, as in these worlds, Keras compiles nothing, whatever it is told."""
+
+        jit_compile = property(lambda self: True, lambda self, value: None)
 
     accumulating = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     said = {}
     for name, call, arguments, data in (
         ("steps_per_execution", "fit", {"steps_per_execution": 2}, batches()),
-        ("jit_compile", "evaluate", {"jit_compile": True}, batches()),
+        ("jit_compile", "evaluate", {"kind": Compiled}, batches()),
         ("gradient_accumulation_steps", "fit", {"optimizer": accumulating}, batches()),
         ("generator", "fit", {}, generator()),
         ("nothing", "fit", {}, batches()),
     ):
-        with strategy.scope():
+        with world.scope():
             model = dense(**arguments)
         try:
             getattr(model, call)(data, verbose=0)
@@ -192,10 +205,10 @@ def refused(world: Any) -> dict[str, str]:
 
 def in_a_function(world: Any) -> list[float]:
     """A loop of one's own in a `tf.function`, with conditions and loops that TensorFlow translates."""
-    strategy = holdfast.keras.MultiWorkerMirroredStrategy()
+    strategy = world.strategy
 
     def step(x: Any) -> Any:
-        y = x * 2.0 if tf.reduce_sum(x) > 10.0 else x  # noqa: SIM108
+        y = x * 2.0 if tf.reduce_sum(x) > 10.0 else x
         for _ in tf.range(2):
             y += 1.0
         return y

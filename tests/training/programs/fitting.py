@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from values import digests
@@ -22,17 +25,17 @@ def fit(world: Any, *, directory: str, framework: str, mirrored: bool) -> dict[s
     framework: "keras" or "tf_keras".
     mirrored: with a MirroredStrategy in this process, instead of the world's.
     """
-    keras = importlib.import_module(framework)
+    library = importlib.import_module(framework)
     if framework == "tf_keras":
-        keras.backend.experimental.enable_tf_random_generator()
+        library.backend.experimental.enable_tf_random_generator()
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mirrored else world.strategy
-    first = _model(keras, strategy)
+    first = _model(library, strategy)
     with holdfast.CheckpointManager(holdfast.keras.training_state(first), directory, join_timeout=60.0) as manager:
-        save = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: manager.save())
+        save = library.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: manager.save())
         _train(first, 0, EPOCHS, [save])
         manager.wait()
         saved = _state(first)
-    second = _model(keras, strategy)
+    second = _model(library, strategy)
     with holdfast.CheckpointManager(holdfast.keras.training_state(second), directory, join_timeout=60.0) as manager:
         prefix = manager.restore_or_initialize()
         restored = _state(second)
@@ -41,11 +44,39 @@ def fit(world: Any, *, directory: str, framework: str, mirrored: bool) -> dict[s
     return {"prefix": prefix, "saved": saved, "restored": restored, "resumed": resumed, "went_on": went_on}
 
 
-def _model(keras: Any, strategy: Any) -> Any:
-    keras.utils.set_random_seed(11)
+def go_on(world: Any, *, directory: str, epochs: int, killed: int | None = None) -> dict[str, Any]:
+    """Train a Keras 3 model up to `epochs`, from the newest checkpoint if there is one, and save each epoch.
+
+    killed: the worker that kills itself in the middle of its last epoch.
+    """
+    model = _model(keras, world.strategy)
+    with holdfast.CheckpointManager(holdfast.keras.training_state(model), directory, join_timeout=60.0) as manager:
+        manager.restore_or_initialize()
+        first, told = int(model.optimizer.iterations.numpy()) // STEPS, []
+        for epoch in range(first, epochs):
+            callbacks = [Dies(epoch * STEPS + 2)] if killed == world.index and epoch == epochs - 1 else []
+            told.append(_train(model, epoch, 1, callbacks))
+            manager.save()
+        return {"first": first, "told": told, "state": _state(model)}
+
+
+class Dies(keras.callbacks.Callback):  # type: ignore[misc]
+    """Kills its process after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.model.optimizer.iterations.numpy() == self._steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _model(library: Any, strategy: Any) -> Any:
+    library.utils.set_random_seed(11)
     with strategy.scope():
-        layers = keras.layers
-        model = keras.Sequential(
+        layers = library.layers
+        model = library.Sequential(
             [
                 layers.InputLayer((4,)),
                 layers.Dense(16),
@@ -55,7 +86,7 @@ def _model(keras: Any, strategy: Any) -> Any:
                 layers.Dense(1),
             ]
         )
-        model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse", metrics=["mae"])
+        model.compile(optimizer=library.optimizers.Adam(0.01), loss="mse", metrics=["mae"])
         model.optimizer.build(model.trainable_variables)
     return model
 

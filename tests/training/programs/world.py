@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+import holdfast.keras
+
 
 @dataclass(frozen=True)
 class World:
@@ -56,4 +58,5 @@ def enter() -> World:
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
         return World(0, 1, None)
     size = len(config["cluster"]["worker"])
-    return World(config["task"]["index"], size, tf.distribute.MultiWorkerMirroredStrategy())
+    library = holdfast.keras if os.environ.get("STRATEGY") == "holdfast" else tf.distribute
+    return World(config["task"]["index"], size, library.MultiWorkerMirroredStrategy())

@@ -19,16 +19,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast import tensorflow_internals as internals
+from holdfast import keras_internals
 from holdfast_storage.errors import InvalidRequest
 
 
 class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):  # type: ignore[misc]
     """TensorFlow's class of this name, with the same arguments, under which Keras 3 models train as well.
 
-    `fit`, `evaluate` and `predict` give what one process gives on the same global batches. The global batch should be
-    a multiple of the number of replicas: Keras averages the losses of the replicas, and if one of them has fewer
-    examples of a batch, these count more. So use `drop_remainder=True` where the last batch is smaller.
+    `fit`, `evaluate` and `predict` give what one process gives on the same global batches, with two exceptions of Keras
+    itself, under any strategy. It averages the losses of the replicas, so the examples of a replica that has fewer of
+    a batch count more, and a replica that has none counts as a loss of 0: use `drop_remainder=True` where the last
+    batch is not a multiple of the number of replicas. And it clips each replica's gradients before it adds them.
 
     Raises InvalidRequest at the start of `fit` and `evaluate` for what Keras 3 cannot do with several replicas:
     `steps_per_execution` other than 1, `jit_compile=True`, a Python generator as input, and, in `fit`, an optimizer
@@ -62,7 +63,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):  #
 def _reasons_against() -> Iterator[str]:
     """Yield why the Keras 3 call that is going on cannot work, and what to do instead."""
     call, model, x = _keras_call()
-    if call not in ("fit", "evaluate") or internals.is_of_tf_keras(model):
+    if call not in ("fit", "evaluate") or keras_internals.is_of_tf_keras(model):
         return
     if model.steps_per_execution != 1:
         yield f"steps_per_execution={model.steps_per_execution}: compile the model without it"
@@ -83,7 +84,7 @@ def _keras_call() -> tuple[str, Any, Any]:
     frame = inspect.currentframe()
     while frame is not None:
         call = frame.f_code.co_name
-        if call in ("fit", "evaluate", "predict") and internals.is_layer(model := frame.f_locals.get("self")):
+        if call in ("fit", "evaluate", "predict") and keras_internals.is_layer(model := frame.f_locals.get("self")):
             return call, model, frame.f_locals.get("x")
         frame = frame.f_back
     return "", None, None
