@@ -1,12 +1,12 @@
 """The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
 
-About 450,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
+About 500,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
 coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads back,
-retires, removes what others left behind, deletes, and goes back to an older checkpoint; creates fail, lose their reply,
-land late or never. In none of them is an acknowledged commit lost or passed over by who starts then, a live folder
-deleted or incomplete, or one that may still be committed, an entry changed, an outcome told both ways, an entry of
-somebody superseded in the log, a generation back that had lost the lead, nothing good live, or a worker of a world of
-one left waiting.
+retires, removes what others left behind, deletes, and goes back to an older checkpoint; a reader leases or pins one;
+creates fail, lose their reply, land late or never. In none of them is an acknowledged commit lost or passed over by who
+starts then, a live folder or one with a reader deleted or incomplete, or one that may still be committed, an entry
+changed, an outcome told both ways, an entry of somebody superseded in the log, a generation back that had lost the
+lead, nothing good live, or a worker of a world of one left waiting.
 
 A search that finds nothing proves something only if it would find it: the product with one of its rules broken, in the
 place where it keeps it, is found.
@@ -26,14 +26,18 @@ import pytest
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.attempt import Phase, SaveAttempt
+from holdfast_coordinator.core.intents import Intent, Retire
 from holdfast_coordinator.core.leading import Leading
+from holdfast_coordinator.core.ledger import Ledger
 from holdfast_coordinator.core.membership import World
-from holdfast_coordinator.core.retention import sweep
+from holdfast_coordinator.core.retention import Sweep, sweep
+from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.saving import Saving
 from holdfast_coordinator.core.upkeep import Upkeep
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import page_object, prefix
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
-from holdfast_storage.records import Entry
+from holdfast_storage.records import Entry, LogState
 from support.log_search import Bounds, Search, Violation
 from support.overwriting_store import OverwritingStore
 
@@ -64,6 +68,13 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, workers=2, left_behind=1, crashes=1, lapses=1),
         Bounds(jobs=1, pages=True, unknown=1),
         Bounds(jobs=1, pages=True, left_behind=1),
+        Bounds(jobs=2, pin=True),
+        Bounds(jobs=1, saves=2, lease=True),
+        Bounds(jobs=1, lease=True, kills=1, lapses=1),
+        Bounds(jobs=1, lease=True, unknown=1, lapses=1),
+        Bounds(jobs=1, lease=True, left_behind=1),
+        Bounds(jobs=1, pin=True, unknown=1, kills=1),
+        Bounds(jobs=1, lease=True, pages=True),
     ],
     ids=named,
 )
@@ -76,6 +87,7 @@ def test_no_history_ends_badly(bounds: Bounds) -> None:
     print(f"\n{bounds}: {states:,} states, {search.endings:,} endings, {time.perf_counter() - begun:.1f} s")
     # It went where it was to go: all kinds of entries, and every save both committed and failed somewhere.
     assert search.kinds >= {"lead", "commit", "retire"}
+    assert search.kinds >= ({"lease", "release"} if bounds.lease else {"pin"} if bounds.pin else set())
     assert ("restored" in search.kinds) == bounds.rollback
     assert ("abort" in search.kinds) == bool(bounds.unknown and bounds.lapses)
     assert {(ordinal, True) for ordinal in range(1, bounds.saves + 1)} <= search.outcomes
@@ -234,6 +246,44 @@ def pages_go() -> AbstractContextManager[Any]:
     return publishing(careless)
 
 
+def takes_a_lease_for_its_own() -> AbstractContextManager[Any]:
+    was_appended = Ledger.was_appended
+
+    def careless(self: Ledger, event: ev.Appended) -> None:
+        before, given_up = len(self.made), bool(self.current and self.current.given_up)
+        was_appended(self, event)
+        if given_up and event.taken_by and len(self.made) > before and isinstance(self.made[-1][1], Failure):
+            self.made[-1] = self.made[-1][0], event.taken_by
+
+    return mock.patch.object(Ledger, "was_appended", careless)
+
+
+def heeds_no_lease() -> AbstractContextManager[Any]:
+    return mock.patch.object(RunState, "sweep", lambda self, state, verified: sweep(state, self.retention, verified))
+
+
+def retires_what_it_had_decided() -> AbstractContextManager[Any]:
+    decided: dict[Retire, Sweep] = {}
+    change, sweep_now = RunState.change, RunState.sweep
+
+    def careless(self: RunState, intent: Intent, state: LogState) -> LogState:
+        if not isinstance(intent, Retire):
+            return change(self, intent, state)
+        plan = decided.setdefault(intent, sweep_now(self, state, intent.verified))
+        return state.retire(plan.retire, plan.preserve, plan.last_preserved)
+
+    return mock.patch.object(RunState, "change", careless)
+
+
+def builds_on_an_older_entry() -> AbstractContextManager[Any]:
+    def careless(self: Log, entry: Entry, deadline_s: float) -> Outcome:
+        while isinstance(outcome := publish(self, entry, deadline_s), LostRace) and entry.write_id[:6] == "reader":
+            entry = replace(entry, number=entry.number + 1)
+        return outcome
+
+    return publishing(careless)
+
+
 BROKEN = {
     "entries are overwritten": (overwritten, Bounds(jobs=2), "does not lead|overwritten"),
     "the commit entry comes before the data": (commit_first, Bounds(jobs=1), "its data is not there"),
@@ -271,6 +321,22 @@ BROKEN = {
         pages_go,
         Bounds(jobs=1, pages=True),
         "which the log needs",
+    ),
+    "a commit that is given up takes a lease in its slot for its own": (
+        takes_a_lease_for_its_own,
+        Bounds(jobs=1, lease=True, unknown=1, lapses=1),
+        "told committed=True, the log says otherwise",
+    ),
+    "retention does not heed a lease": (heeds_no_lease, Bounds(jobs=1, lease=True), "a reader is at work on"),
+    "what goes is not decided anew after a pin": (
+        retires_what_it_had_decided,
+        Bounds(jobs=1, pin=True),
+        "a pinned checkpoint retired",
+    ),
+    "who takes a lease builds on what it has read, wherever it comes to stand": (
+        builds_on_an_older_entry,
+        Bounds(jobs=1, lease=True),
+        "changed more than what is held|names the folder of a live",
     ),
 }
 

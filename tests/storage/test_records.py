@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast_storage.cluster import Task
-from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, LogState
+from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, Lease, LogState, Pin
 
 
 def ours(number: int) -> CheckpointRecord:
@@ -112,3 +112,29 @@ def test_a_rollback_makes_its_checkpoint_the_newest() -> None:
     state = LogState("run").commit(ours(1)).commit(ours(2)).commit(ours(3)).restored(ours(2).prefix)
     assert [c.step for c in state.checkpoints] == [1, 3, 2]
     assert state.restored("other") == state
+
+
+def test_a_pin_lasts_until_it_is_taken_away() -> None:
+    """A pin is there once, with its last reason, and goes with its checkpoint. Guards against a second pin that
+    outlives the first, and one on what is not there, which nobody reads."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)))
+    pinned = (
+        state.pin(Pin(ours(1).prefix, 1.0, "a")).pin(Pin(ours(2).prefix, 1.0, "")).pin(Pin(ours(1).prefix, 2.0, "b"))
+    )
+    assert [(pin.prefix, pin.reason) for pin in pinned.pinned] == [(ours(2).prefix, ""), (ours(1).prefix, "b")]
+    assert pinned.unpin(ours(1).prefix).unpin(ours(2).prefix) == state
+    assert pinned.retire((ours(1).prefix,), (), None).pinned == (Pin(ours(2).prefix, 1.0, ""),)
+
+
+def test_a_reader_has_one_lease() -> None:
+    """A reader's lease replaces its earlier one, and no other's. Guards against leases of a reader that add up, and one
+    that ends another reader's."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)))
+    first, second = Lease(ours(1).prefix, "a", 60.0, 1), Lease(ours(1).prefix, "b", 60.0, 2)
+    third = Lease(ours(2).prefix, "a", 60.0, 3)
+    leased = state.lease(first).lease(second).lease(third)
+    assert leased.leases == (second, third)
+    assert leased.release("a").leases == (second,)
+    assert leased.expire([second]).leases == (third,)
+    assert leased.expire([first]) == leased
+    assert leased.retire((ours(1).prefix,), (), None).leases == (third,)

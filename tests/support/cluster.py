@@ -18,7 +18,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
@@ -31,7 +31,7 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Holding, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
 Fate = Literal[
@@ -689,6 +689,10 @@ def check_log(entries: list[Entry]) -> None:
         if entry.kind == "abort":
             # Who gives up taking the lead does not have it.
             assert before is None or state == before.state, "an abort changed something"
+        elif entry.kind in get_args(Holding):
+            assert before is not None
+            held = replace(before.state, pinned=state.pinned, leases=state.leases)
+            assert state == held, "somebody who does not lead changed more than what is held"
         elif entry.kind not in ("import", "lead"):
             assert before is not None
             assert before.state.leader is not None
@@ -699,6 +703,9 @@ def check_log(entries: list[Entry]) -> None:
             assert f".{state.generation.id}." in state.checkpoints[-1].folder, "a world that does not lead committed"
         if before is not None:
             assert state.checkpoints or not before.state.checkpoints, "the last checkpoint was given up"
+            if entry.kind not in get_args(Holding):
+                assert state.pinned == before.state.pinned, "a pin was dropped, or a pinned checkpoint retired"
+                assert set(state.leases) <= set(before.state.leases), "a lease came back"
             freed = set(before.state.damaged) - set(state.damaged)
             assert not freed & set(prefixes), "what was condemned is restored again"
             dead = set(state.retired) - set(before.state.retired) - {c.folder for c in before.state.checkpoints}

@@ -10,8 +10,9 @@ In each state anything that can happen next may: a worker makes its next call; a
 out; the create of an entry or a page succeeds, fails for certain, loses its reply, or is to land at any later time or
 never; an unknown one is tried again; a deadline passes, for one coordinator alone; one is killed and a successor
 started, or it is left behind alive while its workers turn to a successor; a checkpoint turns out not to hold what was
-written. `Log.publish` is played operation by operation, again and again from its start with the answers that it has
-had, so that others may act between any two. Storage is a set of faultless names.
+written; a process that has no part in any job, and whose mount may be late, leases the newest checkpoint or pins the
+oldest. `Log.publish` is played operation by operation, again and again from its start with the answers that it has had,
+so that others may act between any two. Storage is a set of faultless names.
 
 A state holds numbers of what is kept once: storages, seats (a machine, its clock, what it wants) and workers. What a
 seat does with an event is computed once. Whoever can do nothing any more is left out. TensorFlow's `checkpoint` file is
@@ -24,6 +25,7 @@ import pickle
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from unittest import mock
@@ -41,7 +43,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log.entries import encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Holding, Leader, Lease, LogState, Pin
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
 from support.cluster import Worker, check_invariants, check_log
@@ -51,6 +53,7 @@ T = TypeVar("T")
 
 BEGIN = "0000000d"  # the generation of the checkpoints that are there at the start; of four, some make pages
 TIMEOUT = 100.0  # seconds that a save may take
+LONGER = 10_000.0  # seconds of a lease, which passes for nobody
 WHOLE, ROTTEN, BEGUN = b"whole", b"rotten", b"begun"
 
 
@@ -72,6 +75,8 @@ class Bounds:
     rollback: bool = False  # the last job goes back to the older of two checkpoints
     pages: bool = False  # there are four checkpoints at the start, and entries have pages from two on
     files: bool = False  # TensorFlow's file is written at any time
+    lease: bool = False  # a reader leases the newest checkpoint, and releases it
+    pin: bool = False  # somebody pins the oldest checkpoint
 
 
 class Violation(AssertionError):
@@ -116,6 +121,14 @@ class Hand(NamedTuple):
     acknowledged: int = 0  # number of the log's last entry of a commit that somebody was told of before it restored
 
 
+class Reader(NamedTuple):
+    """A process that has no part in any job, and changes what is held."""
+
+    does: Holding | None = None  # what it is about to add to the log, or has begun to
+    want: Want | None = None
+    holds: str = ""  # prefix of the checkpoint that it believes to be held
+
+
 class Left(NamedTuple):
     """How much may still happen: see `Bounds`."""
 
@@ -137,6 +150,7 @@ class State(NamedTuple):
     seats: tuple[int, ...]  # of the jobs, and then those that were left behind
     hands: tuple[int, ...]
     left: Left
+    reader: Reader = Reader()
 
 
 class Numbers(Generic[T]):
@@ -259,6 +273,7 @@ class Search:
             tuple(self._process(f"c{job}-0") for job in range(b.jobs)),
             tuple(map(self._hands.of, hands)),
             Left(b.kills, b.left_behind, b.crashes, b.lapses, b.rotten, b.refusals, b.unknown),
+            Reader("lease" if b.lease else "pin" if b.pin else None),
         )
         for job in range(b.jobs - b.late_jobs):
             while any(
@@ -287,6 +302,8 @@ class Search:
         for number in s.late:
             landed = s._replace(disk=self._operate(s.disk, number)[0], late=s.late - {number})
             yield f"{self._operations[number][1]} lands", landed
+        if s.reader.does:
+            yield from self._holds(s, s.reader, s.reader.does)
         for place, number in enumerate(s.seats):
             seat = self.seats[number]
             if seat is INERT:
@@ -496,7 +513,9 @@ class Search:
             case fx.ReadLog():
                 yield f"{who} reads the log", self._tell(s, place, self._read(s, seat), number)
             case fx.Append(entry):
-                for story, after in self._appends(s, place, number, want, entry):
+                wait = partial(self._want, place=place, number=number)
+                tell_event = partial(self._tell, place=place, done=number)
+                for story, after in self._appends(s, want, entry, wait, tell_event):
                     yield f"{who} {story}", after
             case fx.Finalize() as effect:
                 where = prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
@@ -552,7 +571,56 @@ class Search:
 
     # -- the log --
 
-    def _appends(self, s: State, place: int, number: int, want: Want, entry: Entry) -> Iterator[tuple[str, State]]:
+    def _want(self, s: State, want: Want, place: int, number: int) -> State:
+        seat = self.seats[s.seats[place]]
+        return self._put(s, place, seat._replace(wants=_with(seat.wants, number, want)))
+
+    def _holds(self, s: State, reader: Reader, kind: Holding) -> Iterator[tuple[str, State]]:
+        """What a reader does next. It sees the log as it is, or without its last entry."""
+        if reader.want:
+            append = self._effects[reader.want.effect]
+            assert isinstance(append, fx.Append)
+            wait, tell = partial(self._reads_on, reader), partial(self._held, reader)
+            for story, after in self._appends(s, reader.want, append.entry, wait, tell):
+                yield f"the reader {story}", after
+            return
+        for last in self._log(s.disk)[-2:]:
+            number, state = last.number + 1, last.state
+            match kind:
+                case "lease":
+                    state = state.lease(Lease(state.checkpoints[-1].prefix, "reader", LONGER, number))
+                case "pin":
+                    state = state.pin(Pin(state.checkpoints[0].prefix, 0.0, ""))
+                case _:
+                    state = state.release("reader")
+            append = fx.Append(Entry(number, kind, f"reader.{kind}-{number}", 0.0, state))
+            begun = Reader(kind, Want(self._effects.of(append)))
+            yield f"the reader sees entry {last.number}", s._replace(reader=begun)
+
+    @staticmethod
+    def _reads_on(reader: Reader, s: State, want: Want) -> State:
+        return s._replace(reader=reader._replace(want=want))
+
+    def _held(self, reader: Reader, s: State, event: int) -> State:
+        """A reader hears what became of its entry."""
+        done = self._events[event]
+        assert isinstance(done, ev.Appended)
+        if done.taken_by:
+            return s._replace(reader=reader._replace(want=None))
+        if done.unknown or done.refused or reader.does == "release":
+            return s._replace(reader=Reader())
+        newest, oldest = done.entry.state.checkpoints[-1], done.entry.state.checkpoints[0]
+        after = Reader("release", None, newest.prefix) if reader.does == "lease" else Reader(holds=oldest.prefix)
+        return s._replace(reader=after)
+
+    def _appends(
+        self,
+        s: State,
+        want: Want,
+        entry: Entry,
+        wait: Callable[[State, Want], State],
+        tell: Callable[..., State],
+    ) -> Iterator[tuple[str, State]]:
         """Each way in which the next operation of a create can go."""
         operation = self._play(want.effect, want.answers)
         assert isinstance(operation, tuple)
@@ -565,9 +633,8 @@ class Search:
             while isinstance(following := self._play(want.effect, answers), tuple) and following[0] == "read":
                 answers = (*answers, self.disks[s.disk].objects.get(following[1]))
             if isinstance(following, int):
-                return self._tell(s, place, following, number)
-            seat = self.seats[s.seats[place]]
-            return self._put(s, place, seat._replace(wants=_with(seat.wants, number, Want(want.effect, answers))))
+                return tell(s, event=following)
+            return wait(s, Want(want.effect, answers))
 
         operated = self._operations.of(operation)
         disk, done = self._operate(s.disk, operated)
@@ -623,6 +690,9 @@ class Search:
         if (s.disk, s.told) not in self._checked:
             self._check_told(self._log(s.disk), s.told)
             self._checked.add((s.disk, s.told))
+        if held := s.reader.holds:
+            there = manifest_object(held.partition("/")[0]) in self.disks[s.disk].objects
+            assert there, f"a reader is at work on {held}, and its data is not there"
 
     def _check_disk(self, before: int, after: int) -> None:
         was, log, objects = self._log(before), self._log(after), self.disks[after].objects

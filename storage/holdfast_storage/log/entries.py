@@ -135,8 +135,17 @@ def _check_state(state: LogState) -> None:
         raise Unexpected("names the folder of a live checkpoint", "retired")
     if state.generation is not None and state.generation.id in state.superseded:
         raise Unexpected("is superseded", "generation")
+    _check_held(state)
+
+
+def _check_held(state: LogState) -> None:
+    """Check pins and leases, for what is written as well: their checkpoints are chosen by others than the leader."""
+    if not state.pinned and not state.leases:
+        return
+    live = {record.prefix for record in state.checkpoints}
+    pinned = [pin.prefix for pin in state.pinned]
     for name, held, own in (
-        ("pinned", [pin.prefix for pin in state.pinned], [pin.prefix for pin in state.pinned]),
+        ("pinned", pinned, pinned),
         ("leases", [lease.prefix for lease in state.leases], [lease.reader for lease in state.leases]),
     ):
         if not live.issuperset(held):
@@ -178,6 +187,7 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     if holds:
         content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
     _ENTRY(content)
+    _check_held(state)
     inner = _compact(content).encode()
     return _sized(b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner), LARGEST_ENTRY)
 
