@@ -63,6 +63,8 @@ def log_status(state: LogState, entry: int) -> pb.LogStatus:
         generation=state.generation.id if state.generation else None,
         live=len(state.checkpoints),
         damaged=len(state.checkpoints) - len(state.restorable),
+        pinned=len(state.pinned),
+        leased=len({lease.prefix for lease in state.leases}),
         newest=pb.LogStatus.Newest(prefix=newest.prefix, step=newest.step, time=newest.time) if newest else None,
     )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from holdfast_coordinator.core.retention import Sweep, sweep
 from holdfast_coordinator.core.rules import Every, Newest, Policy
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.records import CheckpointRecord, LogState, Pin
 from support.cluster import WALL, checkpoint
 
 
@@ -202,3 +202,29 @@ def test_the_good_ones_that_are_to_be_kept_are_kept(kinds: list[str], keep: int,
     assert {r for r in state.restorable if r.stock or r.preserved} <= set(after.checkpoints)
     assert not plan or state.find(newest) in after.restorable
     assert not sweep(after, (Newest(keep),), newest), "a sweep that does not come to an end"
+
+
+def test_pinned_ones_stay_and_do_not_count() -> None:
+    """A pinned checkpoint never goes, damaged or not, and as many others stay as without it. Guards against a pin that
+    is forgotten, and one that costs a checkpoint that retention should keep."""
+    state = LogState("run", checkpoints=tuple(map(checkpoint, range(1, 6))), damaged=(checkpoint(2).prefix,))
+    for number in (1, 2, 4):
+        state = state.pin(Pin(checkpoint(number).prefix, 0.0, ""))
+    newest = checkpoint(5).prefix
+    assert sweep(state, (Newest(1),), newest).retire == (checkpoint(3).prefix,)
+    assert not sweep(state, (Newest(2),), newest)
+    unpinned = state.unpin(checkpoint(4).prefix)
+    assert sweep(unpinned, (Newest(2),), newest).retire == (checkpoint(3).prefix,)
+
+
+def test_leased_ones_count_and_stay() -> None:
+    """A leased checkpoint stays while it is leased, and counts as it would otherwise. Guards against a folder that goes
+    while somebody reads it, and a reader of the newest who makes one more stay."""
+    state = LogState("run", checkpoints=tuple(map(checkpoint, range(1, 5))))
+    newest = checkpoint(4).prefix
+    assert sweep(state, (Newest(1),), newest, {checkpoint(2).prefix}).retire == (
+        checkpoint(1).prefix,
+        checkpoint(3).prefix,
+    )
+    assert sweep(state, (Newest(1),), newest, {newest}) == sweep(state, (Newest(1),), newest)
+    assert sweep(state, (Newest(1),), newest, set()).retire[1] == checkpoint(2).prefix, "and goes afterwards"

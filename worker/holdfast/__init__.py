@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast import errors, keep, keras
     from holdfast.checkpoint_manager import CheckpointManager
+    from holdfast.reading import checkpoints_iterator
 
-__all__ = ["CheckpointManager", "errors", "keep", "keras"]
+__all__ = ["CheckpointManager", "checkpoints_iterator", "errors", "keep", "keras"]
 
 __version__ = version("holdfast")
 
@@ -31,6 +32,8 @@ __version__ = version("holdfast")
 def __getattr__(name: str) -> Any:
     if name == "CheckpointManager":
         return import_module("holdfast.checkpoint_manager").CheckpointManager
+    if name == "checkpoints_iterator":
+        return import_module("holdfast.reading").checkpoints_iterator
     if name in ("errors", "keep", "keras"):
         return import_module(f"holdfast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

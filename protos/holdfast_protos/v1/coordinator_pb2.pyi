@@ -1261,6 +1261,8 @@ class LogStatus(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
     NEWEST_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
     entry: _builtins.int
     generation: _builtins.str
     """that leads"""
@@ -1268,6 +1270,10 @@ class LogStatus(_message.Message):
     """checkpoints"""
     damaged: _builtins.int
     """of these"""
+    pinned: _builtins.int
+    """kept until they are unpinned"""
+    leased: _builtins.int
+    """kept while somebody reads them"""
     @_builtins.property
     def leader(self) -> Global___LogStatus.Leader: ...
     @_builtins.property
@@ -1283,10 +1289,12 @@ class LogStatus(_message.Message):
         live: _builtins.int = ...,
         damaged: _builtins.int = ...,
         newest: Global___LogStatus.Newest | None = ...,
+        pinned: _builtins.int = ...,
+        leased: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "entry", b"entry", "generation", b"generation", "leader", b"leader", "newest", b"newest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "live", b"live", "newest", b"newest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "leased", b"leased", "live", b"live", "newest", b"newest", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__entry: _TypeAlias = _typing.Literal["entry"]  # noqa: Y015
     _WhichOneofArgType__entry: _TypeAlias = _typing.Literal["_entry", b"_entry"]  # noqa: Y015

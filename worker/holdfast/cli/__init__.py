@@ -15,8 +15,8 @@ import click
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.printable import printable
 
-# In the order of `holdfast --help`: first those that look, then the service, then the demo.
-_COMMANDS = ("ls", "show", "verify", "status", "doctor", "coordinator", "demo")
+# In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
+_COMMANDS = ("ls", "show", "verify", "status", "pin", "unpin", "doctor", "coordinator", "demo")
 
 
 class _Commands(click.Group):

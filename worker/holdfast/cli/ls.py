@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.holds import NO_HOLDS, holds, holds_in_words
 from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import RUN, Run, open_run
 
@@ -37,6 +38,8 @@ def command(run: str, as_json: bool) -> None:
     with ThreadPoolExecutor(8) as threads:  # a small object each, so on a cloud store the waiting counts
         seen = list(threads.map(lambda record: _look(opened, record, damaged), newest))
     checkpoints = [*(_describe(record, damaged) for record in older), *seen]
+    held = holds(opened.state)
+    checkpoints = [{**c, **held.get(c["prefix"], NO_HOLDS)} for c in checkpoints]
     if any(c["damaged"] for c in seen):
         # A running job's retention may have removed it meanwhile.
         live = opened.live_now()
@@ -105,4 +108,4 @@ def _notes(checkpoint: dict[str, Any]) -> str:
         notes.append("written by TensorFlow")
     if checkpoint["preserved"]:
         notes.append("kept for ever")
-    return ", ".join(notes)
+    return ", ".join([*notes, *holds_in_words(checkpoint)])

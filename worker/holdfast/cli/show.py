@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.holds import NO_HOLDS, holds, holds_in_words
 from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import TARGET, Run, open_run, parse_target
 
@@ -39,6 +40,7 @@ def command(target: str, as_json: bool) -> None:
 
 def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     document = {"run": run.store.url, **as_document(record), "damaged": record.prefix in run.state.damaged}
+    document |= holds(run.state).get(record.prefix, NO_HOLDS)
     # What the log says of a checkpoint, above all its time, goes before what its manifest says.
     return (_describe_stock(run, record) if record.stock else _describe_ours(run, record)) | document
 
@@ -143,8 +145,8 @@ def _print(out: Output, document: dict[str, Any]) -> None:
             "versions": ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
         }
         origin |= {name: _inline(document[name]) for name in ("metadata", "metrics") if document[name]}
-    if document["preserved"]:
-        origin["kept"] = "for ever"
+    if kept := [*["for ever"] * document["preserved"], *holds_in_words(document)]:
+        origin["kept"] = ", ".join(kept)
     if document["damaged"]:
         origin["DAMAGED"] = "two readers found it damaged; it is kept for inspection and never restored"
     width = max(map(len, origin))

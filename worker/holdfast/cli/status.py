@@ -103,7 +103,9 @@ def _checkpoints(log: pb.LogStatus) -> str:
     if not log.live:
         return "none committed yet"
     damaged = f", {log.damaged} DAMAGED" if log.damaged else ""
-    live = f"{log.live} live{damaged}"
+    pinned = f", {log.pinned} pinned" if log.pinned else ""
+    leased = f", {log.leased} leased" if log.leased else ""
+    live = f"{log.live} live{damaged}{pinned}{leased}"
     if not log.HasField("newest"):
         return live
     return f"{live}; newest {log.newest.prefix}, saved {human_duration(time.time() - log.newest.time)} ago"
