@@ -81,6 +81,11 @@ class Lease:
     taken: int  # number of the entry that took it: no two leases are equal
 
 
+def newest_of(fork_point: str) -> str:
+    """Return the prefix of what was the newest checkpoint at a `LogState.fork_point`; empty: there was none."""
+    return fork_point.partition("/")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class LogState:
     """The state of a run after some log entry."""

@@ -10,7 +10,7 @@ import math
 from holdfast_storage.cluster import Task, chief_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Generation
+from holdfast_storage.records import Generation, newest_of
 
 from . import events as ev
 from .membership import BACK_WITHIN, LEAP, POLL, Claim, Forming, Joiner, World, disagreement
@@ -120,7 +120,7 @@ class Joining:
             what = f"says that it restored {claim.restored or 'nothing'!r}, and another {known.restored or 'nothing'!r}"
         elif claim.ordinal and world.back is not None and not has_led and claim.fork_point != world.fork_point:
             what = "builds on another state of the run than the others"
-        elif claim.ordinal and not claim.restored and claim.fork_point.partition("/")[2]:
+        elif claim.ordinal and not claim.restored and newest_of(claim.fork_point):
             what = "says that it restored nothing, where there was a checkpoint"
         elif claim.ordinal > max(world.rounds, default=0) + LEAP:
             what = f"speaks of restore {claim.ordinal}"

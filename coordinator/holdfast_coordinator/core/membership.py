@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from holdfast_storage.cluster import Cluster, Task, describe, first_difference, names, tasks_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Generation, LogState
+from holdfast_storage.records import Generation, LogState, newest_of
 
 from .attempt import SaveAttempt
 from .events import SaveCall
@@ -245,6 +245,8 @@ class World:
         last = state.last_committed(self.generation.id)
         if last > self.committed:
             self.remember(SaveOutcome(last, True))
+            if newest_of(state.fork_point) != newest_of(self.fork_point):
+                self.went_back_to = ""  # that save has gone on from there
 
     def alive(self, task: Task, now: float) -> bool:
         p = self.presence[task]

@@ -8,9 +8,10 @@ from dataclasses import replace
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord
+from holdfast_storage.records import CheckpointRecord, newest_of
 
 from . import events as ev
+from .attempt import Phase
 from .damage import Damage
 from .membership import LEAP, World
 from .messages import Apply, Caller, Read
@@ -211,9 +212,12 @@ class Restoring:
             state = self._run.ledger.state
             ours = state.find(decision.record.prefix) if state and decision.record else None
             newest = state.checkpoints[-1].prefix if state and state.checkpoints else ""
-            nothing_since = round_.fork_point.partition("/")[2] == newest
+            nothing_since = newest_of(round_.fork_point) == newest
             world.fork_point = round_.fork_point
             world.went_back_to = ours.prefix if ours and ours.prefix != newest and nothing_since else ""
+            if round_.recalled and world.attempt and world.attempt.phase is Phase.WRITING:
+                # The one who came last says what the save in flight goes on from: its commit records that.
+                world.attempt.went_back_to, world.went_back_to = world.went_back_to, ""
             if ours:
                 self._run.condemned.discard(ours.prefix)  # all have just verified it
         self._announce(round_, decision)
