@@ -23,17 +23,23 @@ if TYPE_CHECKING:
     from holdfast import errors, keep, keras
     from holdfast.checkpoint_manager import CheckpointManager
     from holdfast.reading import checkpoints_iterator
+    from holdfast.worker_input import per_worker_iterator
 
-__all__ = ["CheckpointManager", "checkpoints_iterator", "errors", "keep", "keras"]
+__all__ = ["CheckpointManager", "checkpoints_iterator", "errors", "keep", "keras", "per_worker_iterator"]
 
 __version__ = version("holdfast")
 
+_MODULES = {
+    "CheckpointManager": "checkpoint_manager",
+    "checkpoints_iterator": "reading",
+    "per_worker_iterator": "worker_input",
+}
+"""The modules of what is imported when it is asked for. A module with the name itself would take its place."""
+
 
 def __getattr__(name: str) -> Any:
-    if name == "CheckpointManager":
-        return import_module("holdfast.checkpoint_manager").CheckpointManager
-    if name == "checkpoints_iterator":
-        return import_module("holdfast.reading").checkpoints_iterator
+    if name in _MODULES:
+        return getattr(import_module(f"holdfast.{_MODULES[name]}"), name)
     if name in ("errors", "keep", "keras"):
         return import_module(f"holdfast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
