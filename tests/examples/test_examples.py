@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from holdfast_storage.run_directory import read_run
+from holdfast_storage.store import open_store
 from support.child import TESTS, Child
 from support.ports import free_address, free_port
 
@@ -116,3 +118,17 @@ def test_warm_start(start: Any, tmp_path: Path) -> None:
     (line,) = [line for line in resumed if "six: starts" in line]
     assert float(line.split()[-1]) > 0.9
     assert "ckpt-" in line
+
+
+def test_evaluator(start: Any, tmp_path: Path) -> None:
+    """The evaluator reads what another job trains, the last checkpoint included, and ends. Guards against an evaluator
+    that meets a half, or leaves a lease behind that keeps an old checkpoint."""
+    (evaluator,) = start("evaluator.py", tmp_path / "run", "--timeout", 45)
+    finish(start("custom_loop.py", tmp_path / "run", "--steps", 200))
+    found = steps(finish([evaluator]))
+    assert list(found)[-1] == 200
+    assert list(found) == sorted(found)
+    assert float(found[200].split()[-1]) > 0.9
+    state = read_run(open_store(str(tmp_path / "run")))
+    assert state is not None
+    assert not state.leases
