@@ -30,10 +30,13 @@ def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.St
     elif doing:
         waiting_for = doing.missing if doing.waits_for_workers else ()
     forming, state = machine.forming, machine.ledger.state
+    ending = set(world.presence) - world.gone(now) if world and world.lingering else ()
     if doing:
         reason = doing.reason()
     elif forming:
         reason = f"waiting for {names(forming.missing)} to join"
+    elif ending and not machine.upkeep:
+        reason = f"waiting for {names(ending)} to end"
     else:
         reason = machine.upkeep or ("no save is in flight" if world else "no worker has joined")
     told = pb.RunStatus(

@@ -448,6 +448,17 @@ def test_status() -> None:
     assert status().reason == "waiting for worker-0 to call save()"
     doing = status().run.activity
     assert (doing.phase, doing.step, status().run_id) == ("vote", 20, "run")
+
+
+def test_the_status_of_a_job_that_ends() -> None:
+    """The status names those who have not ended. Guards against a chief that stays, and nobody knows for whom."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    workers = cluster.world(coordinator, 3)
+    coordinator.call(workers[0].leave(30.0))
+    coordinator.call(workers[2].leave())
+    coordinator.run()
+    assert coordinator.status().reason == "waiting for worker-1 to end"
     assert [worker.alive for worker in status().run.workers] == [True, True]
 
 

@@ -34,6 +34,24 @@ def test_who_is_waited_for_is_told(start: Start, tmp_path: Path) -> None:
         assert child.wait() == 0
 
 
+def test_who_has_not_ended_is_told(start: Start, tmp_path: Path) -> None:
+    """A chief whose program has ended says for whom its process stays. Guards against a silent minute at the end of a
+    job."""
+    cluster = {"worker": [free_address(), free_address()]}
+    chief, other = (
+        start(
+            *(PROGRAMS / "waiting.py", tmp_path / "run", "stay" if index else "end"),
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    )
+    other.expect("went on")
+    line = chief.expect("has been waiting")
+    assert "5 s for the save in flight, and for the other workers to end: waiting for worker-1 to end" in line
+    other.say("")
+    assert chief.wait() == other.wait() == 0
+
+
 def test_a_task_that_knows_no_cluster_is_told(start: Start, tmp_path: Path) -> None:
     """The second task of a Slurm step that nothing tells its cluster says so. Guards against tasks that each save alone
     in silence."""
