@@ -448,6 +448,7 @@ def test_status() -> None:
     assert status().reason == "waiting for worker-0 to call save()"
     doing = status().run.activity
     assert (doing.phase, doing.step, status().run_id) == ("vote", 20, "run")
+    assert [worker.alive for worker in status().run.workers] == [True, True]
 
 
 def test_the_status_of_a_job_that_ends() -> None:
@@ -459,7 +460,6 @@ def test_the_status_of_a_job_that_ends() -> None:
     coordinator.call(workers[2].leave())
     coordinator.run()
     assert coordinator.status().reason == "waiting for worker-1 to end"
-    assert [worker.alive for worker in status().run.workers] == [True, True]
 
 
 def test_status_of_the_world_that_lives() -> None:
