@@ -63,6 +63,15 @@ def check_internals(checkpoint: Any) -> None:
         check()
 
 
+def check_layers(checkpoint: Any) -> None:
+    """Raise InvalidRequest if a checkpoint leaves out parts of a Keras model. The snapshot checks what comes later."""
+    tf = sys.modules.get("tensorflow")
+    if tf is not None and isinstance(checkpoint, tf.train.Checkpoint):
+        from holdfast.layers.unseen import check_unseen
+
+        check_unseen(checkpoint)
+
+
 def check_variables(*checkpoints: Any) -> None:
     """Raise InvalidRequest if one of these holds a variable of a kind that Holdfast cannot save.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast.tensorflow_internals import imported
+from holdfast.tensorflow_internals import after_next, imported
 
 
 def is_layer(found: Any) -> bool:
@@ -36,7 +36,7 @@ def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
     """Return by kind what a layer keeps in lists that TensorFlow does not search, in order of creation."""
     if is_of_tf_keras(layer):
         random = isinstance(layer, sys.modules["tf_keras"].src.engine.base_layer.BaseRandomLayer)
-        return {"random_generator": [layer._random_generator] if random else []}
+        return {"random_generator": [layer._random_generator] if random else [], "state": states_of(layer)}
     return {
         "weight": layer._trainable_variables,
         "state": layer._non_trainable_variables,
@@ -44,6 +44,41 @@ def owned_by(layer: Any) -> dict[str, Sequence[Any]]:
         "seed_generator": [generator.state for generator in layer._seed_generators],
         "metric": layer._metrics,
     }
+
+
+def states_of(layer: Any) -> list[Any]:
+    """Return the variables in which a tf_keras layer carries its state from batch to batch, as far as they exist."""
+    return [each for each in tf.nest.flatten(layer.states) if each is not None] if _carries_states(layer) else []
+
+
+def makes_states(layer: Any) -> bool:
+    """Return whether such a layer will make these variables by its next `reset_states`."""
+    return is_of_tf_keras(layer) and _carries_states(layer) and not states_of(layer)
+
+
+def _carries_states(layer: Any) -> bool:
+    return isinstance(layer, _layers_like(layer).RNN) and layer.stateful
+
+
+def looks_up(layer: Any) -> bool:
+    """Return whether a layer finds tokens in a vocabulary that is not one of its arguments."""
+    layers = _layers_like(layer)
+    return isinstance(layer, layers.StringLookup | layers.IntegerLookup) and not layer._has_input_vocabulary
+
+
+def discretizes(layer: Any) -> bool:
+    """Return whether a layer of Keras 3 is a Discretization. That of tf_keras has variables."""
+    return not is_of_tf_keras(layer) and isinstance(layer, sys.modules["keras"].layers.Discretization)
+
+
+def has_own(layer: Any, *methods: str) -> bool:
+    """Return whether a method of a layer is neither Keras's own nor that of one of Keras's layers."""
+    kinds = (next((kind for kind in type(layer).__mro__ if name in vars(kind)), object) for name in methods)
+    return any(kind.__module__.partition(".")[0] not in ("keras", "tf_keras", "builtins") for kind in kinds)
+
+
+def _layers_like(layer: Any) -> Any:
+    return sys.modules["tf_keras" if is_of_tf_keras(layer) else "keras"].layers
 
 
 def draws_from_stateful_ops(layer: Any) -> bool:
@@ -82,16 +117,8 @@ def _is_model(layer: Any) -> bool:
 
 def on_built(container: Any, then: Callable[[], None]) -> None:
     """Call `then` once such a container has made its metrics, unless it already has."""
-    if container.built or "build" in vars(container):
-        return
-    build = container.build
-
-    def build_and_tell(*args: Any, **kwargs: Any) -> None:
-        build(*args, **kwargs)
-        del container.build
-        then()
-
-    container.build = build_and_tell
+    if not container.built:
+        after_next(container, "build", then)
 
 
 def make_child(layer: Any, name: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from holdfast.arguments import MAX_TO_KEEP, Arguments, as_json, as_metrics, check_options, integer_in, value_of
-from holdfast.context import check_internals, check_variables, eager
+from holdfast.context import check_internals, check_layers, check_variables, eager
 from holdfast.keep import Policy
 from holdfast.restoring.agree import agree
 from holdfast.saving.provenance import strategy_name
@@ -466,11 +466,13 @@ class Manager:
         check_internals(self._checkpoint)
         if self._session.this_task == ALONE:  # the variables may have been made since
             self._session.this_task = self._find_task()
-        if self._per_worker is not None and not self._session.this_task.reader:
-            from holdfast.saving.iterators import check_iterators
-
+        if not self._session.this_task.reader:
             # This comes before the join: the others hear, within its timeout, that this worker has not come.
-            check_iterators(self._per_worker, "per_worker.")
+            check_layers(self._checkpoint)
+            if self._per_worker is not None:
+                from holdfast.saving.iterators import check_iterators
+
+                check_iterators(self._per_worker, "per_worker.")
         joined = self._lane.submit(self._session.join)
         self._wait(joined, "all workers to join")
         joined.result()

@@ -5,6 +5,7 @@ anything changes. See docs/design/012-tensorflow-internals.md.
 
 - `Load` asks TensorFlow's load status which values of a checkpoint have found their object, and which have not yet.
 - `serve` makes TensorFlow's restore take tensors from memory instead of files.
+- What layers compute from their restored values follows them.
 - Keras 3 variables that are made after a restore are restored as soon as they are initialized, and show themselves to
   TensorFlow as they are, in whatever precision Keras computes. docs/design/004-restore.md says why.
 
@@ -20,13 +21,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial, wraps
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import tensorflow as tf
 
 from holdfast.trackables import can_be_trained
+from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.internals import Internals
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
 from holdfast_storage.logger import logger
@@ -45,7 +48,7 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator dtype_map expect_partial restore_uid
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
     tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
-    tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
+    tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore() object_proto
     tensorflow.python.ops.io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
     tensorflow.python.trackable.base:Trackable _deferred_dependencies _maybe_initialize_trackable() _update_uid
     tensorflow.python.trackable.base:Trackable _track_trackable(trackable,name,overwrite)
@@ -62,6 +65,8 @@ KERAS = Internals(
     keras.src.backend.common.variables:Variable _deferred_initialize() _value
     keras.src.layers.layer:Layer _flatten_layers(include_self) _layers _metrics _seed_generators
     keras.src.layers.layer:Layer _non_trainable_variables _trainable_variables
+    keras.src.layers.preprocessing.index_lookup:IndexLookup _has_input_vocabulary
+    keras.src.layers.preprocessing.normalization:Normalization finalize_state()
     keras.src.random.seed_generator:SeedGenerator state
     keras.src.trainers.compile_utils:CompileLoss build built metrics
     keras.src.trainers.compile_utils:CompileMetrics build built metrics
@@ -75,10 +80,11 @@ TF_KERAS = Internals(
     """
     tf_keras.src.backend:RandomGenerator RNG_LEGACY_STATEFUL _rng_type
     tf_keras.src.engine.base_layer:BaseRandomLayer _random_generator
-    tf_keras.src.engine.base_layer:Layer _flatten_layers(recursive,include_self)
+    tf_keras.src.engine.base_layer:Layer _flatten_layers(recursive,include_self) finalize_state()
     tf_keras.src.engine.compile_utils:LossesContainer build built metrics
     tf_keras.src.engine.compile_utils:MetricsContainer build built metrics
     tf_keras.src.engine.training:Model compiled_loss compiled_metrics
+    tf_keras.src.layers.preprocessing.index_lookup:IndexLookup _has_input_vocabulary
     """,
 )
 TABLES = (TENSORFLOW, KERAS, TF_KERAS)
@@ -442,9 +448,7 @@ def _restore_with_value(position: Any) -> Any:
             with tf.init_scope():
                 position._restore_descendants()
         except BaseException as error:
-            failure = f"{trackable.path}: {str(error) or repr(error)}"
-            _failures.setdefault(position.checkpoint, []).append(failure)
-            _log.error("could not be restored: %s", failure)
+            _note_failure(position.checkpoint, trackable.path, error)
             # Keras would take it for an error of the model, and leave the variables that come after without values.
             if not isinstance(error, Exception):
                 raise
@@ -458,7 +462,120 @@ def _restore_uncast(position: Any, reader: Any = None) -> Any:
     _called.add("_restore_descendants")
     keras = imported("keras")
     with keras.src.backend.AutocastScope(None) if keras else nullcontext():
-        return _originals["_restore_descendants"](position, reader)
+        operations = _originals["_restore_descendants"](position, reader)
+    if tf.executing_eagerly():
+        _settle(position)
+    return operations
+
+
+def _note_failure(load: Any, what: str, error: BaseException) -> None:
+    failure = f"{what}: {str(error) or repr(error)}"
+    _failures.setdefault(load, []).append(failure)
+    _log.error("could not be restored: %s", failure)
 
 
 _STAND_INS = {"_single_restore": _restore_with_value, "_restore_descendants": _restore_uncast}
+
+
+# -- what follows from restored values --
+
+_unsettled: WeakKeyDictionary[Any, WeakSet[Any]] = (
+    WeakKeyDictionary()
+)  # by restore: what each of its values may concern
+
+
+class Held(tf.Module):  # type: ignore[misc]
+    """Something that is no variable, in a checkpoint, as tensors.
+
+    `tensors` returns them; they always have the same names and dtypes. What is restored is in `restored`. After that,
+    and again whenever something else of the same checkpoint has been restored, `settle` is called. What these raise
+    becomes an error of the save, or keeps the checkpoint from being saved over (`Load.failures`).
+    """
+
+    restored: Mapping[str, Any] | None = None
+
+    def __init__(self, what: str) -> None:
+        """what: the name for it in messages."""
+        super().__init__()
+        self.what = what
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # TensorFlow would save what is set, as a part of this
+
+    def tensors(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        raise NotImplementedError
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        try:
+            return self.tensors()
+        except Exception as error:
+            raise InvalidRequest(f"{self.what} cannot be saved: {str(error) or repr(error)}") from error
+
+    def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> None:
+        self.restored = dict(restored_tensors)
+
+
+def _settle(position: Any) -> None:
+    """Have objects follow what has just been restored at a position, and below it."""
+    load = position.checkpoint
+    unsettled = _unsettled.setdefault(load, WeakSet())
+    found = load.object_by_proto_id.values() if position.object_proto.children else [position.trackable]
+    for each in list(found):
+        if _settles(each) and each not in unsettled:
+            if getattr(each, "built", True):
+                unsettled.add(each)
+            else:  # in the midst of its `build`, it need not expect this
+                after_next(each, "build", partial(_settle_built, load, each))
+    for each in list(unsettled):
+        _try_to_settle(load, each)
+
+
+def _settle_built(load: Any, layer: Any) -> None:
+    _unsettled[load].add(layer)
+    _try_to_settle(load, layer)
+
+
+def _try_to_settle(load: Any, found: Any) -> None:
+    try:
+        if settle := _settles(found):
+            settle()
+    except Exception as error:
+        _note_failure(load, found.what if isinstance(found, Held) else found.name, error)
+
+
+def _settles(found: Any) -> Callable[[], Any] | None:
+    """Return what to call when something of a checkpoint has been restored; None for most objects."""
+    keras, tf_keras = imported("keras"), imported("tf_keras")
+    settle: Callable[[], Any] | None = None
+    if isinstance(found, Held):
+        settle = found.settle
+    elif tf_keras and isinstance(found, tf_keras.layers.Layer):
+        if type(found).finalize_state is not tf_keras.layers.Layer.finalize_state:
+            settle = found.finalize_state  # tf_keras documents that it is called when weights were loaded
+    elif keras and isinstance(found, keras.layers.Normalization):
+        settle = found.finalize_state
+    return settle
+
+
+def after_next(owner: Any, name: str, then: Callable[[], None]) -> None:
+    """Call `then` once, after the next call of a method of an object. Only one such call waits for each method."""
+    attributes, method = vars(owner), getattr(owner, name)
+    before = attributes.get(name)  # Keras 3 gives each layer a `build` of its own
+    if hasattr(before, "then"):
+        return
+
+    @wraps(method)
+    def call_and_tell(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        if before is None:
+            del attributes[name]
+        else:
+            attributes[name] = before
+        then()
+        return result
+
+    attributes[name] = call_and_tell
+    vars(call_and_tell)["then"] = then

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -20,6 +20,12 @@ def walk(root: Any, past: Callable[[str, Any], bool] = lambda name, found: False
                 # With Checkpoint(root=...), that object is the root.
                 queue.append((path if found is root and name == "root" else f"{path}{name}/", child))
         yield path.removesuffix("/"), found
+
+
+def few(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first of some names, as words; the names may be keys of variables."""
+    shown = ", ".join(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown or "none"
 
 
 def children(found: Any) -> dict[str, Any]:

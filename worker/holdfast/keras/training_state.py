@@ -2,31 +2,29 @@
 
 TensorFlow saves what it finds by walking from object to object along attributes. In a Keras 3 model it misses the state
 of seed generators (dropout, random layers) and of metrics, and every layer or variable in a list, tuple, dictionary or
-set. In a tf_keras model it misses the random generators and the metrics of `compile`. This module gives TensorFlow each
-such object as one more child of the layer that owns it. The child's name has a hyphen, which no attribute can have:
-`layer-2`, `weight-0`, `state-0`, `seed_generator-0`, `metric-0-1`. So the object is saved below the key of its owner
+set. In a tf_keras model it misses the random generators, the metrics of `compile`, and what stateful RNNs carry from
+batch to batch. In both it misses what is in no variable, such as a vocabulary. This module gives TensorFlow each such
+object as one more child of the layer that owns it (`layers/owned.py`). So it is saved below the key of its owner
 (`model/layer-2/seed_generator-0/...`), and if it is created after a restore, TensorFlow's own deferred restore brings
-it back. See docs/design/004-restore.md.
+it back. See docs/design/004-restore.md and docs/design/025-state-beside-variables.md.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
 from holdfast import keras_internals as internals
-from holdfast.tensorflow_internals import AskedCheckpoint, Load, check, mark_as_changed, waiting_at
+from holdfast.layers.owned import METRIC, OURS, compiled, owned
+from holdfast.tensorflow_internals import AskedCheckpoint, Load, after_next, check, mark_as_changed, waiting_at
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 
 _log = logger(__name__)
-_OURS = re.compile(r"(weight|state|layer|seed_generator|random_generator|(compiled_)?metric)-\d+(-\d+)?")
-_METRIC = re.compile(r"(compiled_)?metric-\d+-\d+")
 
 
 def training_state(model: Any) -> Any:
@@ -90,48 +88,30 @@ class TrainingState(AskedCheckpoint):
         def attach(restored: Iterable[Any]) -> None:
             expecting.extend(each for each in restored if internals.is_layer(each) and _expects(each))
             for layer in list(expecting):
-                waiting = waiting_at(layer)
-                for name, value in _extras(layer):
-                    if name in waiting:
-                        internals.make_child(layer, name, value)
+                _attach_waited_for(layer)
             expecting[:] = filter(_expects, expecting)
 
         return attach
 
 
-def _extras(layer: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a layer owns itself, as far as it exists, under names that are the same in every equal model.
-
-    Names count within the owner, in order of creation, which does not change when more is built.
-    """
-    for kind, values in internals.owned_by(layer).items():
-        if kind == "metric":
-            for i, metric in enumerate(values):
-                yield from ((f"metric-{i}-{j}", variable) for j, variable in enumerate(metric.variables))
-        else:
-            # When it is built, a Sequential model gets an input layer, without state, in front of the others.
-            counted = [each for each in values if type(each).__name__ != "InputLayer"]
-            yield from ((f"{kind}-{i}", value) for i, value in enumerate(counted))
-    yield from _compiled(layer)
-
-
-def _compiled(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the metrics of `compile` that exist: in tf_keras the metrics, in Keras 3 their variables."""
-    for i, metrics in enumerate(internals.metrics_by_container(model)):
-        of_variables = [variable for metric in metrics for variable in metric.variables]
-        values = metrics if internals.is_of_tf_keras(model) else of_variables
-        yield from ((f"compiled_metric-{i}-{j}", value) for j, value in enumerate(values))
-
-
 def _attach(layer: Any) -> None:
     """Make what TensorFlow does not see a child of its layer. It is then restored if a value waits for it."""
     present = {id(child) for child in tf.train.TrackableView.children(layer).values()}
-    for name, value in _extras(layer):
+    for name, value in owned(layer):
         if id(value) not in present:
             internals.make_child(layer, name, value)
     for container in internals.containers_of(layer):
         if container is not None:
             internals.on_built(container, partial(_attach_compiled, layer))
+    if internals.makes_states(layer):
+        after_next(layer, "reset_states", partial(_attach_waited_for, layer))
+
+
+def _attach_waited_for(layer: Any) -> None:
+    waiting = waiting_at(layer)
+    for name, value in owned(layer):
+        if name in waiting:
+            internals.make_child(layer, name, value)
 
 
 def _attach_compiled(layer: Any) -> None:
@@ -140,7 +120,7 @@ def _attach_compiled(layer: Any) -> None:
     They keep their zeros: `fit` starts them anew in each epoch, and has just done so.
     """
     waiting = waiting_at(layer)
-    made = list(_compiled(layer))
+    made = list(compiled(layer))
     for name, value in made:  # list all before attaching any, which may attach others
         for position in waiting.get(name, ()):
             for variable in (value, *getattr(value, "variables", ())):
@@ -151,14 +131,14 @@ def _attach_compiled(layer: Any) -> None:
 
 def _expects(layer: Any) -> bool:
     """Return whether a value waits for something that only this module makes a child of the layer."""
-    return any(map(_OURS.fullmatch, waiting_at(layer)))
+    return any(map(OURS.fullmatch, waiting_at(layer)))
 
 
 def _forget_missed(layer: Any) -> None:
     """Give up values whose owner was created unnoticed: it has gone on since, and they are outdated."""
     waiting = waiting_at(layer)
-    missed = [name for name, _ in _extras(layer) if name in waiting] if waiting else []
+    missed = [name for name, _ in owned(layer) if name in waiting] if waiting else []
     for name in missed:
         del waiting[name]
-        if not _METRIC.fullmatch(name):
+        if not METRIC.fullmatch(name):
             _log.warning("%s of layer %s was created after the restore and not restored", name, layer.name)

@@ -9,13 +9,12 @@ intended. If some variables have got values, what is left over is logged once. S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from holdfast.tensorflow_internals import Load, has_values
-from holdfast.trackables import can_be_trained, children, is_trained, variable_of, walk
+from holdfast.trackables import can_be_trained, children, few, is_trained, variable_of, walk
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 
@@ -65,7 +64,7 @@ class Fit:
             return None
         if weights and not trained and to_come:
             return InvalidRequest(
-                f"{self._prefix} has {len(weights)} values ({_few(weights)}) for objects of {self._what} that are "
+                f"{self._prefix} has {len(weights)} values ({few(weights)}) for objects of {self._what} that are "
                 "still to be built: a save would lose them. Build the model, for example by calling it, and then "
                 "save. If this is intended, say so with manager.restore().expect_partial()",
                 phase="restore",
@@ -78,8 +77,8 @@ class Fit:
             return None
         return InvalidRequest(
             f"nothing of {self._prefix} fits {self._what}: {len(left)} of its values found no object "
-            f"({_few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
-            f"value ({_few(list(here))}). Has something been renamed since the save? Give it its old name, or use "
+            f"({few(left)}), and none of the {len(here)} {'trained variables' if trained else 'objects'} here got a "
+            f"value ({few(list(here))}). Has something been renamed since the save? Give it its old name, or use "
             "another directory: nothing is saved over this checkpoint. If this is intended, say so with "
             "manager.restore().expect_partial()",
             phase="restore",
@@ -103,9 +102,9 @@ class Fit:
                 self._prefix,
                 self._what,
                 len(left),
-                _few(left),
+                few(left),
                 len(lacking),
-                _few(lacking),
+                few(lacking),
             )
 
     def _is_to_come(self, without_optimizers: bool = False) -> bool:
@@ -148,8 +147,3 @@ def _has_no_weights(name: str, found: Any) -> bool:
 def _is_trained(found: Any) -> bool:
     variable = variable_of(found)
     return variable is not None and is_trained(found, variable.dtype)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for name in names[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown or "none"

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from holdfast.context import NO_PARAMETER_SERVERS, why_not
+from holdfast.layers.unseen import check_unseen, warn_of_unseen
 from holdfast.saving.iterators import check_iterators
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.tensorflow_internals import object_graph
@@ -53,6 +54,7 @@ class Snapshotter:
     def __init__(self, checkpoint: Any) -> None:
         self._checkpoint = checkpoint
         self._direct: _DirectReads | None = None
+        self._warned = False
 
     def capture(self) -> Snapshot:
         """Return the values of this moment. Only one thread may call this at a time.
@@ -60,7 +62,8 @@ class Snapshotter:
         If the snapshot is `collective`, all workers must call this at the same point of their programs.
 
         Raises InvalidRequest if the checkpoint holds what cannot be saved: variables on parameter servers, iterators
-        that TensorFlow cannot save, or what a registered saver writes to files of its own.
+        that TensorFlow cannot save, or what a registered saver writes to files of its own; or if it leaves out a part
+        of a Keras model.
         """
         if self._direct is not None:
             snapshot = self._direct.capture()
@@ -82,6 +85,11 @@ class Snapshotter:
         finally:
             with suppress(tf.errors.NotFoundError):
                 tf.io.gfile.rmtree(folder)
+        # Not before: who raises alone must not be missing in a collective.
+        others = check_unseen(self._checkpoint)
+        if not self._warned:
+            self._warned = True
+            warn_of_unseen(others)
         object_graph = encoded.pop(OBJECT_GRAPH_KEY)
         graph = _Graph.of(self._checkpoint, object_graph.data)
 
