@@ -116,9 +116,7 @@ def test_a_vocabulary_that_is_an_argument_is_not_saved(k: Any, tmp_path: Path) -
         manager.save(blocking=True)
     with CheckpointManager(training_state(given), tmp_path / "run") as manager:
         assert manager.restore_or_initialize() is not None
-        with pytest.raises(
-            SaveFailed, match="nothing of .* fits this program: .*model/vocabulary-0/.ATTRIBUTES/tokens"
-        ):
+        with pytest.raises(SaveFailed, match=r"nothing of ckpt-1\S+ fits this program: .*model/vocabulary-0"):
             manager.save(blocking=True)
     assert given.get_vocabulary() == ["[UNK]", "c", "b"]
 
