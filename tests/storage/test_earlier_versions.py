@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
 from holdfast_storage.log.entries import Records, decode, decode_page
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Pin
 
 WORKERS = Task("worker", 0), Task("worker", 1)
 RECORDS = (
@@ -60,6 +61,20 @@ PAGED = (
     b'00001.0,"manifest_crc32c":1}],"retired":["ckpt-990.7f3a2c1b.11"],"damaged":["ckpt-7"],"last_pre'
     b'served":1750000000.25,"superseded":["00000000"]}}\n'
 )
+HELD = (
+    b'{"crc32c":"85ea6e95","entry":{"format":3,"number":43,"kind":"lease","write_id":"0123","time":175'
+    b'0000004.0,"note":"note","run_id":"a1b2c3d4e5f60718","leader":{"id":"0123456789abcdef-2","address'
+    b'":"trainer-0.trainers:40123","host":"trainer-0"},"generation":{"id":"7f3a2c1b","members":{"worke'
+    b'r-0":"0123456789ab.1","worker-1":"ba9876543210.3"}},"checkpoints":[{"prefix":"ckpt-7","step":7,"'
+    b'time":0.0,"stock":true},{"prefix":"ckpt-1000.7f3a2c1b.12/ckpt-1000","step":1000,"time":175000000'
+    b'0.25,"manifest_crc32c":4000000000,"preserved":true},{"prefix":"my ckpt-v2-9223372036854775807.00'
+    b'000000.1/my ckpt-v2-9223372036854775807","step":9223372036854775807,"time":1750000001.0,"manifes'
+    b't_crc32c":1}],"retired":["ckpt-990.7f3a2c1b.11"],"damaged":["ckpt-7"],"last_preserved":175000000'
+    b'0.25,"superseded":["00000000"],"pinned":[{"prefix":"ckpt-1000.7f3a2c1b.12/ckpt-1000","time":1750'
+    b'000003.0,"reason":"for the paper"}],"leases":[{"prefix":"ckpt-1000.7f3a2c1b.12/ckpt-1000","reade'
+    b'r":"r1","seconds":3600.0,"taken":43},{"prefix":"my ckpt-v2-9223372036854775807.00000000.1/my ckp'
+    b't-v2-9223372036854775807","reader":"r2","seconds":60.0,"taken":41}]}}\n'
+)
 FIRST = (
     b'{"crc32c":"ebb49ba4","entry":{"format":1,"number":0,"kind":"import","write_id":"x.1","time":1.0'
     b',"note":"first entry","run_id":"r","leader":null,"generation":null,"checkpoints":[],"retired":['
@@ -86,10 +101,16 @@ def pages(names: Sequence[str]) -> Sequence[Records]:
 
 
 def test_entries() -> None:
-    """Entries of both formats are read, and one of before there were superseded generations. Guards against a new check
+    """Entries of all formats are read, and one of before there were superseded generations. Guards against a new check
     with which a run of last year does not start."""
     assert decode(ENTRY, "entry") == SAID
     assert decode(PAGED, "entry", pages) == SAID
+    held = replace(
+        STATE,
+        pinned=(Pin(RECORDS[1].prefix, 1750000003.0, "for the paper"),),
+        leases=(Lease(RECORDS[1].prefix, "r1", 3600.0, 43), Lease(RECORDS[2].prefix, "r2", 60.0, 41)),
+    )
+    assert decode(HELD, "entry") == Entry(43, "lease", "0123", 1750000004.0, held, "note")
     assert decode(FIRST, "entry") == Entry(0, "import", "x.1", 1.0, LogState("r"), "first entry")
 
 

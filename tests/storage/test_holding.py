@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import log_entry
 from holdfast_storage.log import entries
 from holdfast_storage.log.entries import decode, encode
 from holdfast_storage.log.holding import NotHeld, hold
 from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, Lease, LogState, Pin
 from holdfast_storage.store import Store
+from holdfast_storage.store.objects.store import ObjectStore
 from support.faulty_store import FaultyStore
+from support.jumping_loop import JumpingLoop, running
+from support.scripted_client import ScriptedClient
 from support.stores import new_store
 
 RECORD = CheckpointRecord("ckpt-1.00000000.1/ckpt-1", 1, 1.0, manifest_crc32c=1)
@@ -91,7 +95,7 @@ def test_who_may_not_write_is_told(store: Store) -> None:
 def test_a_lost_reply_is_not_a_lost_lease(store: Store) -> None:
     """An entry whose reply was lost is found to stand there. Guards against a lease that is taken for none, and kept by
     nobody who would release it."""
-    losing = FaultyStore(store, {("create", 0): "lose"})
+    losing = FaultyStore(store, {("create", 1): "lose"})  # after the trial
     made = hold(Log(losing), "lease", lambda state, number: state.lease(lease("r", number)), "")
     assert made is not None
     assert made == Log(store).tail()
@@ -103,6 +107,24 @@ def test_a_lease_that_breaks_the_bounds_is_not_written(store: Store) -> None:
         hold(Log(store), "lease", lambda state, number: state.lease(replace(lease("r", number), seconds=1e9)), "")
     with pytest.raises(NotHeld, match="nobody reads"):
         hold(Log(store), "pin", lambda state, number: state.pin(Pin("gone-1.00000000.1/gone-1", 1.0, "")), "")
+
+
+@pytest.mark.parametrize("conditions", ["kept", "ignored", "unsupported"])
+def test_without_an_atomic_create_nothing_is_added(conditions: str) -> None:
+    """On a storage that only looks as if it had one, no entry is added, and none is overwritten, however it finds out.
+    Guards against an evaluator that takes back a commit."""
+    with running(JumpingLoop()) as loop:
+        client = ScriptedClient(loop, conditions=conditions)
+        data = encode(Entry(0, "import", "a", 1.0, STATE))
+        client.objects[f"run/{log_entry(0)}"] = data
+        log = Log(ObjectStore("s3://bucket/run", client, "run", 32 << 20))
+        if conditions == "kept":
+            made = hold(log, "lease", lambda state, number: state.lease(lease("r", number)), "")
+            assert made == log.tail()
+        else:
+            with pytest.raises(NotHeld, match="no atomic create"):
+                hold(log, "lease", lambda state, number: state.lease(lease("r", number)), "")
+            assert client.objects == {f"run/{log_entry(0)}": data}
 
 
 def test_entries_that_hold_something_are_refused_by_earlier_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,12 @@ def hold(log: Log, kind: Holding, change: Change, note: str, hint: int = -1) -> 
     for _ in range(TRIES):
         if entry is None or (state := change(entry.state, entry.number + 1)) is None:
             return entry
+        try:
+            protected = log.is_protected(entry.number)
+        except (StorageError, FileNotFoundError) as error:
+            raise NotHeld(str(error)) from error
+        if not protected:
+            raise NotHeld("this storage has no atomic create, so an entry could overwrite one of the training job")
         mine = Entry(entry.number + 1, kind, secrets.token_hex(16), time.time(), state, note)
         match log.publish(mine, PUBLISH_FOR):
             case Published():

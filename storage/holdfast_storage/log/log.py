@@ -65,6 +65,7 @@ class Log:
         self._clock = clock
         self._sleep = sleep
         self._pages = Pages(store)
+        self._is_tried = False
 
     def read(self, number: int) -> Entry | None:
         """Read the entry in a slot. Returns None if there is none, or only one that was never finished.
@@ -128,6 +129,17 @@ class Log:
         start = log_entry(first).removeprefix(f"{LOG_FOLDER}/").removesuffix(".json")[:-BLOCK_DIGITS]
         listed = [parse_log_entry(name) for name in self._store.list(LOG_FOLDER, start)]
         return max((number for number in listed if number is not None), default=first)
+
+    def is_protected(self, number: int) -> bool:
+        """Return whether nobody can overwrite an entry, given the number of one: then not only the leader may add some.
+
+        What a server does with conditions shows at a create. So the entry is created again, with its own bytes.
+        """
+        if not self._is_tried and not self._store.local and self._store.exclusive:
+            name = log_entry(number)
+            self._store.create(name, read_whole(self._store, name, LARGEST_ENTRY))
+            self._is_tried = True
+        return self._store.exclusive
 
     def publish(self, entry: Entry, deadline_s: float) -> Outcome:
         """Create an entry in the slot of its number.

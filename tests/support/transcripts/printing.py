@@ -21,7 +21,7 @@ from holdfast_coordinator.core.rules import Best, Every, EverySteps, NewerThan, 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Pin
 from support.cluster import WALL, Storage
 
 
@@ -193,6 +193,10 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return id_
         case Task():
             return str(value)
+        case Pin():
+            return _name(value.prefix)
+        case Lease():
+            return f"{_name(value.prefix)} by {value.reader} for {value.seconds:g} s"
         case Newest() | Best() | NewerThan() | Every() | EverySteps():
             return f"{type(value).__name__}({', '.join(map(str, astuple(value)))})"
         case Failure():

@@ -28,6 +28,7 @@ the effects that the state machine had at once; those that a driver carries out 
     run [until=EFFECT[:KIND]] [EFFECT=FATE] step, until nothing waits or the first that does is such a one
     hold EFFECT, release                    it is not begun until it is released
     land                                    what was sent to the storage and never answered arrives there
+    others pin|unpin|lease|release FOLDER [seconds=S]   somebody who does not lead adds an entry
 
     WHO begin N [TERMS]                     all vote, and are told to go
     WHO save N, WHO go-back N [target=T]    a whole save, or restore; all are told the same
@@ -53,7 +54,7 @@ from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Leader, LogState
+from holdfast_storage.records import Entry, Leader, Lease, LogState, Pin
 from support.cluster import WALL, Build, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 from .printing import Printer, caller_name
@@ -402,6 +403,25 @@ class Stage:
         self.cluster.storage.land()
 
     # -- more than one step --
+
+    def _do_others(self, words: Words) -> None:
+        storage, kind, folder = self.cluster.storage, words.next(), words.next()
+        number, state = len(storage.entries), storage.state
+        prefix = next(record.prefix for record in state.checkpoints if record.folder == folder)
+        match kind:
+            case "pin":
+                state = state.pin(Pin(prefix, WALL, ""))
+            case "unpin":
+                state = state.unpin(prefix)
+            case "lease":
+                state = state.lease(Lease(prefix, "reader", float(words.option("seconds", "60")), number))
+            case "release":
+                state = state.release("reader")
+            case _:
+                raise Unknown(f"nobody can {kind}")
+        entry = Entry(number, kind, f"others.{number}", WALL, state)  # type: ignore[arg-type]
+        self._printed.append(f"  {self._printer.entry(entry)}")
+        storage.create(entry)
 
     def _all_begin(self, workers: list[Worker], words: Words) -> None:
         ordinal, terms, coordinator = int(words.next()), self._terms(words), self._together(workers)
