@@ -15,6 +15,7 @@ import holdfast_coordinator.driver
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCheckpoint
 from holdfast_coordinator.core.retention import sweep
+from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.log.log import Log
@@ -106,6 +107,11 @@ def _not_read_back() -> Any:
     return mock.patch.object(Upkeep, "consider", careless)
 
 
+def _heeds_no_lease() -> Any:
+    """What somebody has leased is retired."""
+    return mock.patch.object(RunState, "sweep", lambda self, state, verified: sweep(state, self.retention, verified))
+
+
 def _inherited() -> Any:
     """A fork has its parent's identity."""
 
@@ -140,6 +146,7 @@ BROKEN = (
     Broken("the data comes before the commit entry", ("incomplete",), 2, _commit_first),
     Broken("a folder is deleted after the entry that retires it", ("mutated",), 3, _deleted_first),
     Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
+    Broken("what somebody has leased stays", ("incomplete",), 3, _heeds_no_lease),
     Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),
     Broken("who has missed a save call counts it", ("liveness",), 669, _never_together_again),
     Broken("a thread that could not be started is not counted", ("liveness", "left over"), 50, _counted_for_ever),

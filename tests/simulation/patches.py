@@ -27,6 +27,7 @@ from typing import Any
 import grpc
 
 import holdfast.manager
+import holdfast.reading
 import holdfast.restoring.agree
 import holdfast.restoring.staging
 import holdfast.saving.digest
@@ -46,6 +47,7 @@ import holdfast_coordinator.server
 import holdfast_coordinator.threads
 import holdfast_protos.tls
 import holdfast_storage.checkpoint.verify
+import holdfast_storage.log.holding
 import holdfast_storage.log.log
 import holdfast_storage.log.pages
 import holdfast_storage.parallel
@@ -74,6 +76,7 @@ SIZES = {
     (holdfast_coordinator.threads, "IDLE_FOR"): 0.5,
     # A create that is given up so soon may land long afterwards.
     (holdfast_coordinator.driver, "PUBLISH_FOR"): 1.0,
+    (holdfast_storage.log.holding, "PUBLISH_FOR"): 1.0,
     (holdfast_coordinator.driver, "DESERTED_FOR"): 2.0,
     (holdfast_coordinator.driver, "IDLE_TICK"): 0.5,
 }
@@ -157,7 +160,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
                 yield module, name, fakes.ModuleLock()
     for (module, name), value in SIZES.items():
         yield module, name, value
-    for module in (holdfast.manager, holdfast.restoring.agree, holdfast_coordinator.served_runs):
+    for module in (holdfast.manager, holdfast.reading, holdfast.restoring.agree, holdfast_coordinator.served_runs):
         yield module, "open_store", _open_store
     manager = holdfast.manager
     yield manager, "find_this_task", lambda *_: fakes.here().this_task

@@ -10,6 +10,7 @@ from simulation.policy import Point
 from simulation.preemption import Preemption
 from simulation.processes import Process
 from simulation.program import EVERY
+from simulation.reader import reader
 from simulation.storage import Violation
 from simulation.training import Job, coordinator, fresh
 from simulation.world import LEFT_WITHIN, World
@@ -43,6 +44,7 @@ class Story:
         }
         self._jobs = [self._job("job", options)]
         self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
+        self._reads = random.Random(f"reader {seed}")
         incidents = [
             self._kill, self._kill, self._kill_coordinator, self._kill_coordinator, self._stop, self._stop_coordinator,
             self._stop_coordinator, self._jump, self._vanish, self._cut_off, self._no_storage,
@@ -82,6 +84,8 @@ class Story:
             if not self._embedded:
                 self._start_coordinator()
             self._start(self._jobs[0])
+            if self._reads.random() < 0.3:
+                reader(world, self._reads)
             if self._second is not None:
                 world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
             self._look()
