@@ -53,6 +53,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("init_fn", value) for value in ("initialise", 3, [])),
     *(("last_checkpoint_step", value) for value in ("7", -1, 0.5, 1 << 63)),
     *(("per_worker", value) for value in ("iterator", {"iterator": 1}, ..., Checkpoint)),
+    *(("cluster_resolver", value) for value in ("slurm", {"worker": ["a:1"]}, Checkpoint())),
     *(("coordinator", value) for value in (7070, "host", "host:", ":7070", "host:x", "host:70707", "host:²", b"h:1")),
     *(("storage_options", value) for value in ("key=secret", [("key", "secret")], {1: "secret"})),
     *((name, value) for name in ("blocking", "require_finite", "takeover") for value in ("false", 0, 1, None, [])),
