@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
+from support.keras_release import needs_right_metrics
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.processes, needs_right_metrics]
 
 ALIKE = 1e-6
 """How far one process and two may be apart, for numbers of the order of 1: they add in another order."""
@@ -53,6 +55,7 @@ def test_what_keras_cannot_do_is_refused_by_name(worlds: Any) -> None:
     chief, other = worlds.get(2, ours=True).run("as_one.refused")
     assert chief == other
     assert chief.pop("nothing") == " (10 steps)"
+    assert len(chief) == 5
     for name, said in chief.items():
         assert said.startswith("InvalidRequest: Keras 3 cannot train or evaluate on several replicas with ")
         assert name in said

@@ -1,6 +1,7 @@
 """Support for Keras models, of Keras 3 and of tf_keras."""
 
+from holdfast.keras.model_checkpoint import ModelCheckpoint
 from holdfast.keras.strategy import MultiWorkerMirroredStrategy
 from holdfast.keras.training_state import training_state
 
-__all__ = ["MultiWorkerMirroredStrategy", "training_state"]
+__all__ = ["ModelCheckpoint", "MultiWorkerMirroredStrategy", "training_state"]

@@ -14,6 +14,7 @@ All of this uses documented names alone.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ import tensorflow as tf
 
 from holdfast import keras_internals
 from holdfast_storage.errors import InvalidRequest
+
+_RIGHT_METRICS = (3, 10)
+"""The release of Keras since which metrics are sums over the replicas. Before, some of their parts counted twice."""
 
 
 class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):  # type: ignore[misc]
@@ -33,7 +37,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):  #
 
     Raises InvalidRequest at the start of `fit` and `evaluate` for what Keras 3 cannot do with several replicas:
     `steps_per_execution` other than 1, `jit_compile=True`, a Python generator as input, and, in `fit`, an optimizer
-    with `gradient_accumulation_steps`.
+    with `gradient_accumulation_steps`. Keras 3.8 and 3.9 are refused, since their metrics are wrong there.
     """
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -65,6 +69,9 @@ def _reasons_against() -> Iterator[str]:
     call, model, x = _keras_call()
     if call not in ("fit", "evaluate") or keras_internals.is_of_tf_keras(model):
         return
+    version = sys.modules["keras"].__version__
+    if tuple(map(int, version.split(".")[:2])) < _RIGHT_METRICS:
+        yield f"its release {version}, whose metrics are wrong there: install keras>=3.10"
     if model.steps_per_execution != 1:
         yield f"steps_per_execution={model.steps_per_execution}: compile the model without it"
     if model.jit_compile:

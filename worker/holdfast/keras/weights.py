@@ -1,0 +1,47 @@
+"""A Keras model without what `compile` made, as a `tf.train.Checkpoint`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from holdfast import tensorflow_internals as internals
+from holdfast.keras.training_state import training_state
+from holdfast.trackables import children
+
+
+class WeightsState(internals.AskedCheckpoint):
+    """What `training_state` holds, but for optimizer and metrics.
+
+    TensorFlow restores by the names of children. Here the model's children are found twice: below `model`, as in a
+    `training_state(model)` and in a `tf.train.Checkpoint(model=model)`, and at the root, as in a
+    `tf.train.Checkpoint(model)` and in `load_weights` of tf_keras. So all of these can restore it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model=tf.train.Checkpoint())
+        # TensorFlow does not follow functions: the model itself is no part of this.
+        self._attach = training_state(model).before_it_is_looked_at
+        self._children = partial(children, model)
+
+    def before_it_is_looked_at(self) -> None:
+        self._attach()
+        found = {
+            name: child
+            for name, child in self._children().items()
+            if not (_is_optimizer(child) or _is_metric(child) or "metric-" in name)
+        }
+        for name, child in found.items():
+            setattr(self.model, name, child)
+            if "model" not in found:
+                setattr(self, name, child)
+
+
+def _is_optimizer(child: Any) -> bool:
+    return callable(getattr(child, "apply_gradients", None))
+
+
+def _is_metric(child: Any) -> bool:
+    return all(callable(getattr(child, name, None)) for name in ("update_state", "result"))
