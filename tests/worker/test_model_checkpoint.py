@@ -45,7 +45,10 @@ def made(*args: Any, **kwargs: Any) -> ModelCheckpoint:
 def a_model(library: Any = keras, rate: float = 0.01) -> Any:
     library.utils.set_random_seed(7)
     layers = library.layers
-    model = library.Sequential([layers.InputLayer((4,)), layers.Dense(8), layers.BatchNormalization(), layers.Dense(1)])
+    (scaled := layers.Normalization()).adapt(X)
+    model = library.Sequential(
+        [layers.InputLayer((4,)), scaled, layers.Dense(8), layers.BatchNormalization(), layers.Dense(1)]
+    )
     model.compile(library.optimizers.SGD(rate), "mse", metrics=["mae"])
     return model
 

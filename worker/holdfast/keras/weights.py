@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from holdfast import tensorflow_internals as internals
 from holdfast.keras.training_state import training_state
+from holdfast.layers.owned import METRIC
 from holdfast.trackables import children
 
 
@@ -31,7 +32,7 @@ class WeightsState(internals.AskedCheckpoint):
         found = {
             name: child
             for name, child in self._children().items()
-            if not (_is_optimizer(child) or _is_metric(child) or "metric-" in name)
+            if not (_is_optimizer(child) or _is_metric(child) or METRIC.fullmatch(name))
         }
         for name, child in found.items():
             setattr(self.model, name, child)
