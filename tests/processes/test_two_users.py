@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_storage.cluster import Task
 from holdfast_storage.layout import KEY, OWN_FOLDER
 from holdfast_storage.store import open_store
 from support.child import Child
+from support.committed import commit_run
 from support.light_job import Start, expect, joined, tell, worker
 from support.light_worker import committed, until
 from support.other_user import as_user
@@ -86,3 +90,19 @@ def test_two_users_without_a_common_folder_are_told(start: Start, root: Path) ->
         assert f"this is user {COORDINATOR} of groups" in line
         assert "a common group, and a run directory of that group that has mode 2770 or 2775" in line
     assert store.list() == [f"{OWN_FOLDER}/"]
+
+
+def test_who_may_only_read_reads_without_a_lease(root: Path) -> None:
+    """An evaluator of a user who may not write gets the checkpoints, one warning, and changes nothing. Guards against
+    an exporter that needs a right which it should not have, and one that ends at the first checkpoint."""
+    root.chmod(0o755)
+    run = commit_run(open_store(root / "run"), [1], [Task("worker", 0)])
+    before = sorted(root.rglob("*"))
+    program = f"import holdfast; print(list(holdfast.checkpoints_iterator({str(root / 'run')!r}, timeout=0)))"
+    command = [*as_user(WORKERS, [WORKERS], 0o022), sys.executable, "-c", program]
+    environment = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"['{root}/run/{run.checkpoints[0].prefix}']\n"
+    assert done.stderr.count("without a lease") == 1
+    assert "Permission denied" in done.stderr
+    assert sorted(root.rglob("*")) == before
