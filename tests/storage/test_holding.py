@@ -20,15 +20,15 @@ from holdfast_storage.store.objects.store import ObjectStore
 from support.faulty_store import FaultyStore
 from support.jumping_loop import JumpingLoop, running
 from support.scripted_client import ScriptedClient
-from support.stores import new_store
+from support.stores import KINDS, new_store
 
 RECORD = CheckpointRecord("ckpt-1.00000000.1/ckpt-1", 1, 1.0, manifest_crc32c=1)
 STATE = LogState("run", checkpoints=(RECORD,))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = new_store("posix", tmp_path)
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    store = new_store(request.param, tmp_path)
     Log(store).publish(Entry(0, "import", "a", 1.0, STATE), 0.0)
     return store
 
