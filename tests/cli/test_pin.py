@@ -24,7 +24,7 @@ def _last(run: Any) -> Entry:
 def test_a_pin_is_recorded_and_shown(saved: Any, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
     """A pinned checkpoint is shown as such, with its reason. Guards against a pin that nobody remembers."""
     result = holdfast("pin", f"{saved.path}@10", "--reason", "for the paper")
-    assert (result.exit_code, result.stdout) == (0, f"{saved.path}/ckpt-10.0a1b2c3d.1/ckpt-10 is pinned\n")
+    assert (result.exit_code, result.stdout) == (0, f"{saved.path}@10 is pinned\n")
     assert [pin.reason for pin in _last(saved).state.pinned] == ["for the paper"]
     first, second = holdfast_json("ls", saved.path)["checkpoints"]
     assert first["pinned"]["reason"] == "for the paper"
@@ -53,6 +53,16 @@ def test_unpinning_takes_it_back(saved: Any, holdfast: Holdfast) -> None:
         assert holdfast("unpin", f"{saved.path}@10").stdout.strip().endswith(said)
     assert _last(saved).state == before
     assert [_last(saved).number, _last(saved).kind] == [2, "unpin"]
+
+
+def test_all_pins_of_a_step_are_taken_back(saved: Any, holdfast: Holdfast) -> None:
+    """A step that was saved again after it was pinned can be unpinned. Guards against a pin that no command reaches."""
+    holdfast("pin", f"{saved.path}@10")
+    last = _last(saved)
+    entry = Entry(2, "commit", "leader.2", 0.0, last.state.commit(saved.save(10, 3)))
+    assert Log(saved.store).publish(entry, 5.0) == Published()
+    assert holdfast("unpin", f"{saved.path}@10").exit_code == 0
+    assert _last(saved).state.pinned == ()
 
 
 def test_leases_are_shown(saved: Any, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:

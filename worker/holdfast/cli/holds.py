@@ -47,9 +47,9 @@ def change_pins(
     done: str,
     same: str,
 ) -> None:
-    """Let the log record what `change` makes of its state for the checkpoint RUN@STEP, and print what is true now.
+    """Let the log record what `change` makes of its state and of the checkpoint RUN@STEP, and print what is true now.
 
-    done, same: what is said of the checkpoint if there was something to record, and if there was not.
+    done, same: what is said of it if there was something to record, and if there was not.
     """
     from holdfast.cli.output import Output
 
@@ -70,4 +70,4 @@ def change_pins(
     hold(Log(store), kind, changed, note)
     if found is None:
         raise InvalidRequest(f"{store.url} has no log of Holdfast's: nothing is removed there, and nothing is pinned")
-    Output().say(f"{store.url}/{found.prefix} {said}")
+    Output().say(f"{store.url}@{step} {said}")

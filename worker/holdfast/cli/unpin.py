@@ -11,13 +11,15 @@ from holdfast_storage.records import CheckpointRecord, LogState
 @click.command(name="unpin")
 @PINNED
 def command(target: str) -> None:
-    """Take back what `holdfast pin` did.
+    """Take back what `holdfast pin` did, for all checkpoints of that step.
 
-    If retention would have removed the checkpoint before, it does so after the next save.
+    What retention would have removed before, it removes after the next save.
     """
 
     def unpin(state: LogState, record: CheckpointRecord) -> LogState | None:
-        after = state.unpin(record.prefix)
+        after = state
+        for each in state.checkpoints:
+            after = after.unpin(each.prefix) if each.step == record.step else after
         return None if after == state else after
 
     change_pins(target, "unpin", unpin, done="is not pinned any more", same="is not pinned")
