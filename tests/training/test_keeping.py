@@ -23,3 +23,11 @@ def test_the_chief_decides_what_is_the_best(worlds: Any, tmp_path: Path, framewo
         assert told == {"kept": ["1", "3"], "best": 0.6}
     for told in world.run("keeping.keep_best", scores=[[0.5, 0.9], [0.7, 0.1]], **arguments):
         assert told == {"kept": ["1", "3", "2"], "best": 0.7}
+
+
+def test_the_chief_tells_the_time(worlds: Any, tmp_path: Path) -> None:
+    """All workers save when the chief's clock says so. Guards against a worker that saves alone, by its own."""
+    # When training begins, after each batch, and at the save.
+    times = [[0.0, 4.0, 10.0, 10.0, 15.0, 19.0], [0.0, 0.0]]
+    arguments = {"directory": str(tmp_path), "framework": "tf_keras", "times": times}
+    assert worlds.get(2).run("keeping.keep_by_time", **arguments) == [["2"], ["2"]]

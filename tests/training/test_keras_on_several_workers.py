@@ -55,7 +55,7 @@ def test_what_keras_cannot_do_is_refused_by_name(worlds: Any) -> None:
     chief, other = worlds.get(2, ours=True).run("as_one.refused")
     assert chief == other
     assert chief.pop("nothing") == " (10 steps)"
-    assert len(chief) == 5
+    assert len(chief) == 6
     for name, said in chief.items():
         assert said.startswith("InvalidRequest: Keras 3 cannot train or evaluate on several replicas with ")
         assert name in said

@@ -35,7 +35,16 @@ TESTS = (
     "tests/training/test_keras_on_several_workers.py",
     *(
         f"tests/worker/test_{name}.py"
-        for name in ("tensorflow_internals", "training_state", "apply", "large_tensors", "staging", "capture", "fit")
+        for name in (
+            "tensorflow_internals",
+            "training_state",
+            "model_checkpoint",
+            "apply",
+            "large_tensors",
+            "staging",
+            "capture",
+            "fit",
+        )
     ),
     "tests/worker/test_iterators.py",
     "tests/worker/test_manager.py",

@@ -19,6 +19,7 @@ from holdfast_storage.checkpoint.manifest import Manifest, read_manifest
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
+from support.two_cpus import DEVICES
 
 pytestmark = pytest.mark.tensorflow
 
@@ -163,6 +164,17 @@ def test_only_what_is_better_is_saved(tmp_path: Path, options: Any, values: Any,
     callback = begun(made(tmp_path, save_best_only=True, max_to_keep=None, **options))
     epochs(callback, *values, monitor=options.get("monitor", "val_loss"))
     assert [each.step for each in manifests(tmp_path)] == saved
+
+
+def test_two_replicas_decide_as_one(tmp_path: Path) -> None:
+    """Under MirroredStrategy, a value that is not a number, a best that is infinite, and all digits of a value come
+    through. Guards against a sum over the replicas that makes another number of them."""
+    with tf.distribute.MirroredStrategy(DEVICES).scope():
+        model = a_model()
+    callback = begun(made(tmp_path, save_best_only=True, max_to_keep=None), model)
+    epochs(callback, float("nan"), float("inf"), 1 / 3, 1 / 3)
+    assert callback.best == 1 / 3
+    assert [each.step for each in manifests(tmp_path)] == [2, 3]
 
 
 def test_without_the_metric_nothing_is_saved(tmp_path: Path) -> None:

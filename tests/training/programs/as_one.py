@@ -185,10 +185,12 @@ def refused(world: Any) -> dict[str, str]:
 
     accumulating = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     said = {}
+    distributed = world.strategy.experimental_distribute_dataset(batches())
     release = keras.__version__
     for name, call, arguments, data in (
         ("3.9.2", "fit", {}, batches()),
         ("steps_per_execution", "fit", {"steps_per_execution": 2}, batches()),
+        ("steps_per_execution=3", "fit", {"steps_per_execution": 3}, distributed),
         ("jit_compile", "evaluate", {"kind": Compiled}, batches()),
         ("gradient_accumulation_steps", "fit", {"optimizer": accumulating}, batches()),
         ("generator", "fit", {}, generator()),

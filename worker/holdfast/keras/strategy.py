@@ -56,12 +56,12 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):  #
         local = self.experimental_local_results(value)[0]
         return tf.TensorSpec(local.shape, local.dtype) if tf.is_tensor(local) else local
 
-    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
-        """Distribute as TensorFlow does. Keras calls this first in `fit`, `evaluate` and `predict`."""
+    def scope(self) -> Any:
+        """Enter the strategy's scope. Keras does this in each `fit` and `evaluate`, before the first step."""
         if self.num_replicas_in_sync > 1:
             for reason in _reasons_against():
                 raise InvalidRequest(f"Keras 3 cannot train or evaluate on several replicas with {reason}")
-        return super().experimental_distribute_dataset(dataset, options)
+        return super().scope()
 
 
 def _reasons_against() -> Iterator[str]:
