@@ -239,6 +239,18 @@ def test_work_that_outlives_its_lease_is_told(run: Run, clock: Clock, caplog: py
     assert "raise lease_secs" in caplog.text
 
 
+def test_a_fork_does_not_end_the_lease(run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a fork, which has a copy of the iterator, does not end the lease. Guards against a data loader whose
+    end takes the checkpoint from the evaluator."""
+    prefix = run.commit(1)
+    iterator = holdfast.checkpoints_iterator(run.path)
+    next(iterator)
+    with monkeypatch.context() as fork:
+        fork.setattr(reading.os, "getpid", lambda: -1)
+        iterator.close()
+    assert run.leased() == [prefix]
+
+
 def test_no_lease_is_asked_for(run: Run, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """`lease_secs=0` takes none, and says nothing. Guards against a warning that nobody can silence."""
     run.commit(1)

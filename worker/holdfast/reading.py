@@ -116,7 +116,8 @@ class _Reader:
         self._id = secrets.token_hex(16)
         self._lease_secs = lease_secs
         self._leased: float | None = None  # monotonic, when what may be a lease was asked for
-        self._told = False
+        self._told = False  # that there is no lease
+        self._process = os.getpid()
 
     def take(self) -> str | None:
         """Lease the newest checkpoint. Return its full prefix; None if there is no other than was taken last."""
@@ -171,10 +172,10 @@ class _Reader:
 
     def release(self) -> None:
         """Give the lease back. If that fails, it ends by itself."""
-        if self._leased is None:
+        if self._leased is None or self._process != os.getpid():  # a fork comes to its end with a copy of the iterator
             return
         held, self._leased = time.monotonic() - self._leased, None
-        if held > self._lease_secs:
+        if held > self._lease_secs and not self._told:
             log.warning(
                 "%s: the work on %s has taken %.0f s and its lease ended after %.0f s: raise lease_secs",
                 self.url,
