@@ -7,8 +7,8 @@ import math
 import os
 import string
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -175,11 +175,12 @@ class ModelCheckpoint(Hooks):
 
     def _consider(self, logs: Any, number: int | None, batch: int | None = None) -> None:
         """Save, if this is worth it. `number` is the checkpoint's."""
-        metrics = {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
+        metrics = dict(_numbers(logs or {}))
         why = ""
         if self.save_best_only:
             if self.monitor not in metrics:
-                warnings.warn(f"Can save best model only with {self.monitor} available, skipping.", stacklevel=2)
+                known = ", ".join(metrics)
+                _log.warning("only the best is saved, by %s, and the logs do not have it: %s", self.monitor, known)
             before = self.best
             better, value = self._ask_chief(lambda: self._judge(metrics), 2)
             if not better:
@@ -203,9 +204,9 @@ class ModelCheckpoint(Hooks):
         try:
             return self.filepath.format(**values)
         except (KeyError, ValueError, IndexError) as error:
-            raise InvalidRequest(
-                f"filepath {self.filepath!r} cannot be filled in with {', '.join(values)}: {error}", object="filepath"
-            ) from None
+            # No error, which this worker might raise alone: the name is for people.
+            _log.warning("filepath %r cannot be filled in with %s: %r", self.filepath, ", ".join(values), error)
+            return self.filepath
 
     def _tell(self, what: str) -> None:
         if self.verbose > 0:
@@ -227,13 +228,10 @@ class ModelCheckpoint(Hooks):
             store = open_store(self.manager.directory, self._options.get("storage_options"))
             state = read_run(store)
             for record in state.restorable if state else ():
-                try:
+                with suppress(CheckpointDamaged):  # which a restore would tell
                     value = None if record.stock else read_manifest(store, record).metrics.get(self.monitor)
-                except CheckpointDamaged as error:
-                    _log.warning("%s", error)
-                    continue
-                if isinstance(value, int | float):
-                    found.append(float(value))
+                    if isinstance(value, int | float):
+                        found.append(float(value))
         except HoldfastError as error:
             _log.warning("%s", error)
             return True, math.nan
@@ -256,6 +254,13 @@ class ModelCheckpoint(Hooks):
         values = strategy.experimental_distribute_values_from_function(value)
         told: list[float] = strategy.reduce("SUM", values, axis=None).numpy().tolist()
         return told
+
+
+def _numbers(logs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in logs.items():
+        with suppress(TypeError, ValueError):
+            if np.ndim(value) == 0:
+                yield name, float(value)
 
 
 def _run_of(filepath: str) -> tuple[str, str, bool]:
