@@ -1,4 +1,4 @@
-"""Which Keras is here."""
+"""What the Keras that is installed can do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from importlib.metadata import version
 
 import pytest
 
+_RELEASE = tuple(map(int, version("keras").split(".")[:2]))
+
 needs_right_metrics = pytest.mark.skipif(
-    tuple(map(int, version("keras").split(".")[:2])) < (3, 10),
-    reason="on several replicas, the metrics of this Keras are wrong, and the strategy refuses it",
+    _RELEASE < (3, 10), reason="on several replicas, the metrics of this Keras are wrong, and the strategy refuses it"
+)
+needs_last_batch = pytest.mark.skipif(
+    _RELEASE < (3, 11),
+    reason="of several batches at a time, this Keras tells the first, as if it had trained only that",
 )
