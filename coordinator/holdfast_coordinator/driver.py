@@ -20,14 +20,16 @@ from holdfast_protos.client import Access, ask, is_of_another_host
 from holdfast_protos.conventions import LARGEST_REPORT
 from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage.checkpoint.manifest import numbers, read_manifest
 from holdfast_storage.checkpoint.verify import verify_checkpoint
-from holdfast_storage.errors import HoldfastError, Kind
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE, check_attempt_folder
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.logger import logger
-from holdfast_storage.records import Entry, Leader, LogState
+from holdfast_storage.parallel import in_parallel
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, LogState
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.run_key import ensure_key
 from holdfast_storage.stock import state_file
@@ -412,6 +414,26 @@ class Driver:
 
         self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._verify_threads)
 
+    def _read_metrics(self, effect: fx.ReadMetrics) -> None:
+        wait = Wait()
+
+        def read(record: CheckpointRecord) -> tuple[str, tuple[tuple[str, float], ...]] | None:
+            while True:
+                try:
+                    return record.prefix, numbers(read_manifest(self.store, record).metrics)
+                except CheckpointDamaged as error:
+                    if not (isinstance(error, CheckpointAbsent) and wait.again(str(error))):
+                        log.warning("%s: %s has no metrics: %s", self._here, record.prefix, error)
+                        return record.prefix, ()
+                except HoldfastError as error:
+                    log.warning("%s: the metrics of %s cannot be read: %s", self._here, record.prefix, error)
+                    return None
+
+        def read_all() -> ev.MetricsRead:
+            return ev.MetricsRead(tuple(filter(None, in_parallel(read, effect.records, self.store.parallel))))
+
+        self._in_thread(read_all, lambda error: ev.MetricsRead(()), self._upkeep_threads)
+
     def _find_orphans(self, effect: fx.FindOrphans) -> None:
         def find() -> ev.OrphansFound:
             for folder in ("", OWN_FOLDER, LOG_FOLDER, PAGE_FOLDER):
@@ -485,6 +507,7 @@ class Driver:
         fx.Finalize: _finalize,
         fx.WriteStateFile: _write_state_file,
         fx.ReadBackCheckpoint: _read_back,
+        fx.ReadMetrics: _read_metrics,
         fx.FindOrphans: _find_orphans,
         fx.DeleteFolder: _delete_folder,
     }

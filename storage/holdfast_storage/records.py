@@ -6,7 +6,7 @@ values, the log stores them, and the search over interleavings drives the same t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,10 @@ MOST_PINS, MOST_LEASES = 1_000, 64
 
 LONGEST_LEASE = 86_400.0
 """Seconds."""
+
+
+Metrics = tuple[tuple[str, float | None], ...]
+"""Names and values. None: it was looked for, and there is none. A name that is not there was never looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class CheckpointRecord:
     stock: bool = False  # written by TensorFlow itself: restored without a manifest, never deleted
     preserved: bool = False  # kept for ever, as a rule of retention has decided once
     manifest_crc32c: int = 0  # of manifest.json, so that the log vouches for every byte
-    metrics: tuple[tuple[str, float | None], ...] = ()  # those that retention needs; None: it was looked for in vain
+    metrics: Metrics = ()  # those that retention needs
 
     @property
     def folder(self) -> str:
@@ -168,6 +172,16 @@ class LogState:
         """Drop retired folders that have been deleted."""
         folders = set(folders)
         return replace(self, retired=tuple(f for f in self.retired if f not in folders))
+
+    def measure(self, found: Mapping[str, Metrics]) -> LogState:
+        """Add metrics of live checkpoints, by prefix, that nobody needed when they were committed."""
+
+        def added(record: CheckpointRecord) -> CheckpointRecord:
+            return replace(record, metrics=tuple((dict(record.metrics) | dict(found[record.prefix])).items()))
+
+        if not found:
+            return self
+        return replace(self, checkpoints=tuple(added(c) if c.prefix in found else c for c in self.checkpoints))
 
     def condemn(self, prefixes: Collection[str]) -> LogState:
         """Mark live checkpoints as damaged, for ever. They are kept until retention would have removed them."""

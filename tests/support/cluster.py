@@ -51,6 +51,7 @@ class Storage:
         self.entries: list[Entry] = []
         self.folders: set[str] = set()
         self.damaged: set[str] = set()  # prefixes that do not read back
+        self.metrics: dict[str, tuple[tuple[str, float], ...]] = {}  # by prefix, in its manifest
         self.state_file: fx.WriteStateFile | None = None  # what it was written last with
         self._imported = imported or LogState("run")
         self._late: list[Entry] = []
@@ -206,7 +207,8 @@ class Coordinator:
                     gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
                     return ev.Finalized(effect.generation.id, effect.ordinal, failure=gone)
                 crc = zlib.crc32(folder.encode())
-                return ev.Finalized(effect.generation.id, effect.ordinal, f"{folder}/{name}", crc)
+                prefix = f"{folder}/{name}"
+                return ev.Finalized(effect.generation.id, effect.ordinal, prefix, crc, storage.metrics.get(prefix, ()))
             case fx.WriteStateFile(number):
                 if not bad and (storage.state_file is None or storage.state_file.number <= number):
                     storage.state_file = effect
@@ -214,6 +216,10 @@ class Coordinator:
                 return ev.StateFileWritten(number, shown[-1].prefix if shown else "")
             case fx.ReadBackCheckpoint(record):
                 return ev.ReadBack(record.prefix, "unreadable" if bad else storage.verdict(record))
+            case fx.ReadMetrics(records):
+                return ev.MetricsRead(
+                    () if bad else tuple((r.prefix, storage.metrics.get(r.prefix, ())) for r in records)
+                )
             case fx.FindOrphans(entry):
                 return ev.OrphansFound(() if bad else storage.orphans(entry))
             case fx.DeleteFolder(folder):

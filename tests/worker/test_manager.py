@@ -182,24 +182,24 @@ def test_metrics_that_are_no_json_fail_the_save_alone(managers: Managers) -> Non
 
 
 def test_the_best_are_kept(managers: Managers) -> None:
-    """The best checkpoints stay beside the newest, over jobs. Guards against a best one that is forgotten when the
-    program starts again, or that a value of NaN takes the place of."""
-    keep = holdfast.keep.newest(1) | holdfast.keep.best(1, "loss", mode="min")
-    first = managers.make(keep=keep)
+    """The best checkpoints stay beside the newest, also those of a job that had no such rule. Guards against a best one
+    that is forgotten when the program starts again, or that a loss of NaN takes the place of."""
+
+    def kept() -> list[int]:
+        return [int(each.rpartition("-")[2]) for each in manager.checkpoints]
+
+    manager = managers.make(max_to_keep=None)
     for number, loss in enumerate([0.5, tf.constant(0.25), np.float32(0.75), float("nan")], 1):
-        first.save(number, metrics={"loss": loss})
-    first.wait()
-    assert [tf.train.load_variable(each, "save_counter/.ATTRIBUTES/VARIABLE_VALUE") for each in first.checkpoints] == [
-        2, 4,
-    ]  # fmt: skip
-    first.close()
-    second = managers.make(keep=keep)
-    second.restore_or_initialize()
-    second.save(5, metrics={"loss": 0.5})
-    second.save(6, metrics={"loss": 0.125})
-    second.save(7)
-    second.wait()
-    assert [int(each.rpartition("-")[2]) for each in second.checkpoints] == [6, 7]
+        manager.save(number, metrics={"loss": loss})
+    manager.close()
+    manager = managers.make(keep=holdfast.keep.newest(1) | holdfast.keep.best(1, "loss", mode="min"))
+    manager.restore_or_initialize()
+    manager.save(5, metrics={"loss": 0.5}, blocking=True)
+    assert kept() == [2, 5]
+    manager.save(6, metrics={"loss": 0.125}, blocking=True)
+    assert kept() == [6]
+    manager.save(7, blocking=True)
+    assert kept() == [6, 7]
 
 
 def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(

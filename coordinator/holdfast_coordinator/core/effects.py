@@ -83,6 +83,13 @@ class ReadBackCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadMetrics:
+    """Read what checkpoints were saved with. -> MetricsRead"""
+
+    records: tuple[CheckpointRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FindOrphans:
     """Look for folders of attempts that were never committed and never can be after an entry. -> OrphansFound"""
 
@@ -113,6 +120,7 @@ Effect = (
     | Finalize
     | WriteStateFile
     | ReadBackCheckpoint
+    | ReadMetrics
     | FindOrphans
     | DeleteFolder
     | Remark

@@ -177,6 +177,13 @@ class ReadBack:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsRead:
+    """The finite numbers among the metrics of checkpoints, by prefix. Those that could not be read are not there."""
+
+    found: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OrphansFound:
     folders: tuple[str, ...]
 
@@ -197,5 +204,6 @@ SaveCall = Vote | Reported | GaveUp
 Event = (
     Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | Cancelled
     | Attached | Heartbeat | Detached
-    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | OrphansFound | Deleted | Tick
+    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | MetricsRead | OrphansFound | Deleted
+    | Tick
 )  # fmt: skip

@@ -227,6 +227,7 @@ class Machine:
         ev.StateFileWritten: _state_file_written,
         ev.Probed: _probed,
         ev.ReadBack: _read_back,
+        ev.MetricsRead: lambda m, e: m._upkeep.measured(e),
         ev.OrphansFound: lambda m, e: m._upkeep.orphans_found(e),
         ev.Deleted: lambda m, e: m._upkeep.deleted(e),
         ev.LogRead: _log_read,

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from holdfast_storage.records import LogState
+from holdfast_storage.records import CheckpointRecord, LogState
 
-from .rules import Every, History, Policy
+from .rules import Every, History, Policy, metrics_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,16 @@ class Sweep:
 
     def __bool__(self) -> bool:
         return bool(self.retire or self.preserve)
+
+
+def unmeasured(state: LogState, policy: Policy) -> tuple[CheckpointRecord, ...]:
+    """Return the good checkpoints of which the log does not say the metrics that a policy needs.
+
+    They are of a job with another policy, or were imported. Their manifests say it.
+    """
+    if not (needed := metrics_of(policy)):
+        return ()
+    return tuple(c for c in state.restorable if not c.stock and any(all(n != m for m, _ in c.metrics) for n in needed))
 
 
 def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str] = ()) -> Sweep:

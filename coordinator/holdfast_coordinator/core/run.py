@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, Leader, Lease, LogState
+from holdfast_storage.records import Entry, Leader, Lease, LogState, Metrics
 
 from .attempt import Phase, SaveAttempt
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
@@ -15,7 +15,7 @@ from .intents import Commit, Discard, GoBack, Intent, Lead, Mark, Retire
 from .ledger import Ledger
 from .membership import Forming, World
 from .messages import Answer, Caller, Left, Now, RequestId, SaveOutcome
-from .retention import Sweep, sweep
+from .retention import Sweep, sweep, unmeasured
 from .rules import Policy
 from .waits import ForALeader, SaveId
 
@@ -41,6 +41,7 @@ class RunState:
     condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
     rereading: set[str] = field(default_factory=set)  # prefixes that the second reader is reading
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
+    measured: dict[str, Metrics] = field(default_factory=dict)  # by prefix, until an entry holds them
     leases: dict[Lease, float] = field(default_factory=dict)  # those of the log: monotonic, when each was first met
     now: Now = field(default=Now(0.0, 0.0), compare=False)
     effects: list[Effect] = field(default_factory=list, compare=False)
@@ -126,9 +127,11 @@ class RunState:
         return self.now.monotonic - met >= lease.seconds
 
     def sweep(self, state: LogState, verified: str) -> Sweep:
-        """Return what may go now: see `retention.sweep`."""
+        """Return what may go now: see `retention.sweep`. What is not known to be bad stays for now, too."""
+        state = state.measure(self.measured)
         leased = {lease.prefix for lease in state.leases if not self._is_over(lease)}
-        return sweep(state, self.retention, verified, leased)
+        unknown = {record.prefix for record in unmeasured(state, self.retention)}
+        return sweep(state, self.retention, verified, leased | unknown)
 
     def change(self, intent: Intent, state: LogState) -> LogState:
         """Return the state that an entry records if `state` is that of the last entry."""
@@ -149,7 +152,7 @@ class RunState:
                 return (state.restored(back) if back and state.find(back) else state).commit(intent.record)
             case Retire():
                 plan = self.sweep(state, intent.verified)
-                return state.retire(plan.retire, plan.preserve, plan.last_preserved)
+                return state.measure(self.measured).retire(plan.retire, plan.preserve, plan.last_preserved)
             case Discard():
                 return state.discard(intent.folders)
             case _:

@@ -11,9 +11,11 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
 from . import events as ev
-from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, Remark
+from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, ReadMetrics, Remark
 from .intents import Discard, Retire
 from .messages import RequestId, UpkeepOver
+from .retention import unmeasured
+from .rules import metrics_of
 from .run import RunState
 
 AWAITED_FOR = 30.0
@@ -27,6 +29,8 @@ class Upkeep:
     _run: RunState = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
     _reading_back: str = ""
+    _measuring: bool = False
+    _measured_for: str = ""  # the newest checkpoint when metrics were last asked for
     _looking: bool = False  # for orphans
     _retiring: int = 0  # entries that are being created
     _naming: int = -1  # the last entry after which TensorFlow's file is still to be written
@@ -36,12 +40,15 @@ class Upkeep:
 
     @property
     def busy(self) -> bool:
-        return bool(self._reading_back or self._looking or self._retiring or self._naming >= 0 or self._deleting)
+        doing = self._reading_back or self._measuring or self._looking or self._retiring or self._deleting
+        return bool(doing) or self._naming >= 0
 
     def reason(self) -> str:
         """What upkeep is doing, in a few words; empty if nothing."""
         if self._reading_back:
             return f"reading {self._reading_back} back, before what it replaces is removed"
+        if self._measuring:
+            return "reading the metrics of earlier checkpoints, to know the best"
         if self._deleting:
             return f"deleting {len(self._deleting)} folder(s), such as {min(self._deleting)}"
         if self._retiring or self._naming >= 0:
@@ -82,9 +89,24 @@ class Upkeep:
         if self._reading_back or self._retiring:
             return  # what is in flight is not in the state yet; this is considered again when it is
         newest = state.checkpoints[-1]
+        if newest.prefix != self._measured_for and not self._measuring:
+            self._measured_for = newest.prefix
+            if unknown := unmeasured(state.measure(run.measured), run.retention):
+                self._measuring = True
+                run.emit(ReadMetrics(unknown))
+        if self._measuring:
+            return
         if not newest.stock and newest.prefix == self._shown and run.sweep(state, newest.prefix):
             self._reading_back = newest.prefix
             run.emit(ReadBackCheckpoint(newest, run.now.monotonic))
+
+    def measured(self, e: ev.MetricsRead) -> None:
+        self._measuring = False
+        run, needed = self._run, metrics_of(self._run.retention)
+        for prefix, metrics in e.found:
+            given = dict(metrics)
+            run.measured[prefix] = tuple((name, given.get(name)) for name in needed)
+        self.consider()
 
     def read_back(self, e: ev.ReadBack) -> None:
         if e.prefix != self._reading_back:
@@ -108,6 +130,7 @@ class Upkeep:
         self._retiring -= 1
         if isinstance(made, Entry):
             self._naming = made.number
+            self._run.measured.clear()
             self._run.published(made)
             self.consider()
 
