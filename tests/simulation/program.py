@@ -44,6 +44,8 @@ class Program:
         self.model = process.model
         self.goal = goal
         self.options: dict[str, Any] = {**OPTIONS, **job.options}
+        if "keep" in self.options:
+            del self.options["max_to_keep"]
         self.manager: Manager | None = None
         self.returned: list[tuple[str, int]] = []
         self._closes_after = closes_after
@@ -114,7 +116,7 @@ class Program:
         try:
             with self.world.bounded("save()", 2 * patience):  # a signal handler may make another
                 self._saving = True
-                path = self.manager.save(step)
+                path = self.manager.save(step, metrics={"loss": step * 7 % 11})
                 self._saving = False
         except (SaveFailed, CoordinatorUnavailable) as error:
             self._tell("save()", error)

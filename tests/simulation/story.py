@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 
+from holdfast import keep
 from simulation.faults import Calm, Faults
 from simulation.policy import Point
 from simulation.preemption import Preemption
@@ -42,6 +43,10 @@ class Story:
             "keep_checkpoint_every_n_hours": draw.choice([None, None, None, 0.001]),
             "on_divergence": draw.choice(["refuse", "refuse", "warn"]),
         }
+        rules = random.Random(f"rules {seed}")
+        if rules.random() < 0.4:
+            del options["max_to_keep"], options["keep_checkpoint_every_n_hours"]
+            options["keep"] = _policy(rules)
         self._jobs = [self._job("job", options)]
         self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
         self._reads = random.Random(f"reader {seed}")
@@ -316,3 +321,16 @@ class Story:
     def _broken(self, job: Job) -> bool:
         """Return whether a worker of a job is gone for good, so that the others cannot go on."""
         return any(not worker.alive and job.ended.get(worker) != "done" for worker in job.workers)
+
+
+def _policy(draw: random.Random) -> keep.Policy:
+    """Two rules of what to keep, for histories of some saves within some minutes."""
+    rules = [
+        keep.newest(draw.randrange(1, 3)),
+        keep.best(draw.randrange(1, 3), "loss", mode=draw.choice(["min", "max"])),
+        keep.newer_than(seconds=draw.choice([5.0, 60.0])),
+        keep.every(seconds=draw.choice([10.0, 100.0])),
+        keep.every_steps(draw.choice([20, 40])),
+    ]
+    one, other = draw.sample(rules, 2)
+    return one | other
