@@ -81,6 +81,7 @@ def check_report(head: pb.ReportHead) -> None:
     ):
         if not 0 <= count <= most:
             raise _wrong(who, field, f"says that {count:,} follow, of {most:,} that are possible")
+    _check_seconds(who, "cost_before_s", head.cost_before_s)
     if head.num_shards < 1:
         raise _wrong(who, "num_shards", f"is {head.num_shards}")
     if len(head.worker_local) > MOST_TENSORS:

@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.records import Leader, LogState
+from holdfast_storage.records import Leader, LogState, Past
 
 from .core.attempt import SaveAttempt
 from .core.machine import Machine
 from .core.membership import World
 from .core.messages import Presence
 from .core.restore_round import RestoreRound
+from .core.young_daly import advise
 from .wire import outcome_message
 
 STUCK_AFTER = 60.0
@@ -50,11 +51,31 @@ def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.St
         told.workers.extend(worker_statuses(world, now, waiting_for, doing.begun if doing else now))
         if world.outcomes:
             told.last_save.CopyFrom(outcome_message(world.outcomes[max(world.outcomes)]))
+    advice = _advice(machine) if told.leads else None
+    if advice:
+        told.interval.CopyFrom(advice)
     if forming:
         told.forming.joined.extend(map(str, sorted(forming.joiners)))
         told.forming.missing.extend(map(str, forming.missing))
         told.forming.seconds = now - forming.begun
     return pb.StatusReply(coordinator=coordinator.id, run_id=state.run_id if state else "", reason=reason, run=told)
+
+
+def _advice(machine: Machine) -> pb.Interval | None:
+    state = machine.ledger.state
+    past = state.past if state else Past()
+    trained = past.seconds + (state.led_for if state else 0.0)
+    found = advise(*machine.costs, past.generations, trained)
+    if found is None:
+        return None
+    return pb.Interval(
+        cost_s=found.cost,
+        failures=found.failures,
+        trained_s=found.trained,
+        best_s=found.interval,
+        least_s=found.least,
+        most_s=found.most,
+    )
 
 
 def log_status(state: LogState, entry: int) -> pb.LogStatus:

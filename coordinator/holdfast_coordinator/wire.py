@@ -115,7 +115,8 @@ def specs(message: bytes) -> tuple[v.TensorSpec, ...]:
 
 
 def report(head: pb.ReportHead, payload: object) -> v.SaveReport:
-    terms = head.timeout_s, policy(head.retention)
+    cost = head.cost_before_s if head.HasField("cost_before_s") else None
+    terms = head.timeout_s, policy(head.retention), cost
     return v.SaveReport(head.step, head.checkpoint_name, tuple(head.worker_local), payload, *terms)
 
 

@@ -91,6 +91,14 @@ def newest_of(fork_point: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """The generations that led before: how many, and for how long they saved."""
+
+    generations: int = 0
+    seconds: float = 0.0  # from the lead of each to its last commit, together
+
+
+@dataclass(frozen=True, slots=True)
 class LogState:
     """The state of a run after some log entry."""
 
@@ -101,6 +109,8 @@ class LogState:
     retired: tuple[str, ...] = ()  # folders to delete, if they have not been deleted yet
     damaged: tuple[str, ...] = ()  # prefixes of live checkpoints that two readers found damaged
     last_preserved: float | None = None  # TensorFlow's last_preserved_timestamp
+    led: float | None = None  # wall clock, when the generation took the lead
+    past: Past = Past()
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
     pinned: tuple[Pin, ...] = ()  # of live checkpoints of Holdfast's, each at most once
     leases: tuple[Lease, ...] = ()  # of such as well; a reader has one, and a checkpoint may have several
@@ -130,12 +140,21 @@ class LogState:
         owners = (record.folder.rsplit(".", 2)[-2:] for record in self.checkpoints if mark in record.prefix)
         return max((int(owner[1]) for owner in owners if owner[0] == generation and owner[-1].isdigit()), default=0)
 
-    def lead(self, leader: Leader, generation: Generation) -> LogState:
+    @property
+    def led_for(self) -> float:
+        """The seconds from when the generation took the lead to its last commit."""
+        return max(0.0, self.checkpoints[-1].time - self.led) if self.checkpoints and self.led is not None else 0.0
+
+    def lead(self, leader: Leader, generation: Generation, time: float | None = None) -> LogState:
         """A coordinator takes the lead. If it is for another generation, the one before never leads again."""
         before = self.generation
-        ended = () if before is None or before.id == generation.id else (before.id,)
-        superseded = (*self.superseded, *ended)[-REIGNS:]
-        return replace(self, leader=leader, generation=generation, superseded=superseded)
+        if before is not None and before.id == generation.id:
+            return replace(self, leader=leader)
+        led = replace(self, leader=leader, generation=generation, led=time)
+        if before is None:
+            return led
+        past = Past(self.past.generations + 1, self.past.seconds + self.led_for)
+        return replace(led, past=past, superseded=(*self.superseded, before.id)[-REIGNS:])
 
     def commit(self, record: CheckpointRecord) -> LogState:
         # In one copy, not two: they may be very many.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from holdfast_storage.cluster import Task
-from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, Lease, LogState, Pin
+from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, Lease, LogState, Past, Pin
 
 
 def ours(number: int) -> CheckpointRecord:
@@ -61,6 +63,22 @@ def test_a_lead_by_another_generation_ends_the_reign() -> None:
         state = state.lead(leader, Generation(f"{number:08x}", members))
     assert len(state.superseded) == REIGNS, "entries that grow for ever"
     assert state.superseded[-1] == f"{1 + 2 * REIGNS:08x}"
+
+
+def test_how_long_generations_have_saved() -> None:
+    """The log counts the generations that came before and how long they saved, whatever becomes of their checkpoints.
+    Guards against an advice that counts a restart of the coordinator as a failure, or the time between two jobs."""
+    leader, other = Leader("id", "host:1", "host"), Leader("other", "host:2", "host")
+    state = LogState("run").commit(ours(1)).lead(leader, Generation("00000001", ()), 100.0)
+    assert state.led_for == 0.0, "what is older does not count"
+    state = state.commit(replace(ours(2), time=150.0)).commit(replace(ours(3), time=400.0))
+    assert state.lead(other, Generation("00000001", ()), 500.0) == replace(state, leader=other)
+    state = state.lead(leader, Generation("00000002", ()), 1000.0)
+    assert (state.past, state.led_for) == (Past(1, 300.0), 0.0)
+    state = state.lead(leader, Generation("00000003", ()), 900.0)  # it has committed nothing, and the clock went back
+    assert state.past == Past(2, 300.0)
+    state = state.commit(replace(ours(4), time=910.0)).retire([ours(3).prefix], (), None)
+    assert state.led_for == 10.0
 
 
 def test_what_is_discarded_is_never_live() -> None:

@@ -28,6 +28,7 @@ from holdfast_storage.records import (
     Leader,
     Lease,
     LogState,
+    Past,
     Pin,
 )
 
@@ -105,6 +106,8 @@ def states(draw: st.DrawFn) -> LogState:
         damaged=tuple(draw(st.lists(st.sampled_from([each.prefix for each in live]), unique=True)) if live else ()),
         last_preserved=draw(st.none() | TIMES),
         superseded=tuple(each for each in before if generation is None or each != generation.id),
+        led=draw(st.none() | TIMES),
+        past=draw(st.builds(Past, STEPS, TIMES)),
         pinned=tuple(draw(st.lists(pins, unique_by=lambda pin: pin.prefix, max_size=2)) if holds else ()),
         leases=tuple(draw(st.lists(leases, unique_by=lambda lease: lease.reader, max_size=2)) if holds else ()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -200,6 +201,31 @@ def test_the_best_are_kept(managers: Managers) -> None:
     assert kept() == [6]
     manager.save(7, blocking=True)
     assert kept() == [6, 7]
+
+
+def test_what_a_save_costs_is_told_with_the_next(managers: Managers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each save the chief tells how long the one before has kept the program, its wait for the commit included.
+    Guards against an advice that counts the background writing, or forgets what blocks."""
+    told = []
+    report = Session.report
+
+    def noted(self: Session, chunks: Any, *arguments: Any, **named: Any) -> Any:
+        chunks = list(chunks)
+        told.append(chunks[0].head.cost_before_s if chunks[0].head.HasField("cost_before_s") else None)
+        return report(self, chunks, *arguments, **named)
+
+    monkeypatch.setattr(Session, "report", noted)
+    manager = managers.make()
+    before = time.monotonic()
+    manager.save(blocking=True)
+    manager.save()
+    manager.wait()
+    manager.save(blocking=True)
+    after = time.monotonic()
+    first, second, third = told
+    assert first is None
+    assert 0.0 < third < second, "a blocking save costs more"
+    assert second + third < after - before
 
 
 def test_the_snapshot_is_taken_whoever_has_heard_of_a_newer_job(

@@ -127,6 +127,7 @@ class Manager:
         self._collective = True  # assumed before the first snapshot
         self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
+        self._cost: float | None = None  # seconds for which the last save call has kept the program
         self._made: Pending[None] | None = None  # the last save that was handed over to the lane
         # State of the lane.
         self._saves = 0
@@ -180,6 +181,7 @@ class Manager:
             if not self._is_due(step, check_interval):
                 return None
             self._join()
+            called = time.monotonic()
             for staged in self._staged:
                 staged.tidy()
             settled = self._settle()
@@ -210,6 +212,7 @@ class Manager:
                 return None
             if self._given.blocking if blocking is None else blocking:
                 self.wait()
+            self._cost = time.monotonic() - called
             return f"{self.directory}/{save.prefix}"
 
     @eager
@@ -292,7 +295,7 @@ class Manager:
             return
         try:
             save.metadata, save.metrics = as_json("metadata", metadata), as_metrics(metrics)
-            save.strategy = strategy_name(self._checkpoint)
+            save.strategy, save.cost_before = strategy_name(self._checkpoint), self._cost
         except Exception as error:
             save.local_error = save.local_error or error
 

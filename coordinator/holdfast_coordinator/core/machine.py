@@ -99,6 +99,11 @@ class Machine:
         return self._run.forming
 
     @property
+    def costs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """For how long the last saves of the leading world kept the program, and how long they took, in seconds."""
+        return tuple(self._run.costs), tuple(self._run.durations)
+
+    @property
     def upkeep(self) -> str:
         """What is being removed, in words; empty if nothing is."""
         return self._upkeep.reason()

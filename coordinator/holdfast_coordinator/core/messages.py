@@ -89,6 +89,7 @@ class SaveReport:
     payload: object = field(compare=False)
     timeout: float = 600.0
     retention: Policy = ()
+    cost_before: float | None = None  # seconds for which the save call before this one has kept the program
 
 
 @dataclass(frozen=True, slots=True)

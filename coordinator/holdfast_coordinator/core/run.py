@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 from holdfast_storage.cluster import Task
@@ -21,6 +22,14 @@ from .waits import ForALeader, SaveId
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
 """The kinds with which a save may fail. Any other failure becomes `save_failed`."""
+
+
+SAVES = 8
+"""The number of the last saves by which the cost of the next is judged."""
+
+
+def _last_saves() -> deque[float]:
+    return deque(maxlen=SAVES)
 
 
 @dataclass
@@ -43,6 +52,8 @@ class RunState:
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
     measured: dict[str, Metrics] = field(default_factory=dict)  # by prefix, until an entry holds them
     leases: dict[Lease, float] = field(default_factory=dict)  # those of the log: monotonic, when each was first met
+    costs: deque[float] = field(default_factory=_last_saves, compare=False)  # seconds that they have kept the program
+    durations: deque[float] = field(default_factory=_last_saves, compare=False)  # seconds from first ballot to commit
     now: Now = field(default=Now(0.0, 0.0), compare=False)
     effects: list[Effect] = field(default_factory=list, compare=False)
 
@@ -140,7 +151,7 @@ class RunState:
             case Lead():
                 # As in TensorFlow: after a clock was set back, a preserved time in its future does not count.
                 preserved = min(self.now.wall, self.now.wall if state.last_preserved is None else state.last_preserved)
-                return replace(state.lead(self.leader, intent.world), last_preserved=preserved)
+                return replace(state.lead(self.leader, intent.world, self.now.wall), last_preserved=preserved)
             case Mark():
                 return state.condemn(self.condemned)
             case GoBack():

@@ -803,6 +803,7 @@ class ReportHead(_message.Message):
     OBJECTS_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    COST_BEFORE_S_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     step: _builtins.int
     checkpoint_name: _builtins.str
@@ -815,6 +816,8 @@ class ReportHead(_message.Message):
     entries: _builtins.int
     bytes: _builtins.int
     """of all chunks but the first"""
+    cost_before_s: _builtins.float
+    """from the chief: for how long its save call before this one kept the program"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -838,12 +841,15 @@ class ReportHead(_message.Message):
         objects: _builtins.int = ...,
         entries: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        cost_before_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s", "caller", b"caller", "cost_before_s", b"cost_before_s", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "description_json", b"description_json", "entries", b"entries", "num_shards", b"num_shards", "objects", b"objects", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s", "bytes", b"bytes", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "cost_before_s", b"cost_before_s", "description_json", b"description_json", "entries", b"entries", "num_shards", b"num_shards", "objects", b"objects", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost_before_s: _TypeAlias = _typing.Literal["cost_before_s"]  # noqa: Y015
+    _WhichOneofArgType__cost_before_s: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_before_s) -> _WhichOneofReturnType__cost_before_s | None: ...
 
 Global___ReportHead: _TypeAlias = ReportHead  # noqa: Y015
 
@@ -1159,6 +1165,7 @@ class RunStatus(_message.Message):
     ACTIVITY_FIELD_NUMBER: _builtins.int
     LAST_SAVE_FIELD_NUMBER: _builtins.int
     FORMING_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     BAD_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """URL"""
@@ -1178,6 +1185,8 @@ class RunStatus(_message.Message):
     @_builtins.property
     def forming(self) -> Global___Forming: ...
     @_builtins.property
+    def interval(self) -> Global___Interval: ...
+    @_builtins.property
     def bad(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """sentences on which an operator should act; the one who asks fills them in"""
 
@@ -1193,17 +1202,65 @@ class RunStatus(_message.Message):
         activity: Global___Activity | None = ...,
         last_save: Global___SaveOutcome | None = ...,
         forming: Global___Forming | None = ...,
+        interval: Global___Interval | None = ...,
         bad: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "log", b"log"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "interval", b"interval", "last_save", b"last_save", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "bad", b"bad", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "last_save", b"last_save", "leads", b"leads", "log", b"log", "run", b"run", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "activity", b"activity", "bad", b"bad", "coordinator", b"coordinator", "forming", b"forming", "generation", b"generation", "interval", b"interval", "last_save", b"last_save", "leads", b"leads", "log", b"log", "run", b"run", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
     _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
 
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    """How often to save, by Young and Daly. Intervals are from the end of a save to the beginning of the next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_S_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    TRAINED_S_FIELD_NUMBER: _builtins.int
+    BEST_S_FIELD_NUMBER: _builtins.int
+    LEAST_S_FIELD_NUMBER: _builtins.int
+    MOST_S_FIELD_NUMBER: _builtins.int
+    cost_s: _builtins.float
+    """of a save: for how long it keeps the program"""
+    failures: _builtins.int
+    """jobs that were followed by another, whatever ended them"""
+    trained_s: _builtins.float
+    """in which they happened"""
+    best_s: _builtins.float
+    least_s: _builtins.float
+    """of the range in which the best is likely to be"""
+    most_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        cost_s: _builtins.float = ...,
+        failures: _builtins.int = ...,
+        trained_s: _builtins.float = ...,
+        best_s: _builtins.float | None = ...,
+        least_s: _builtins.float = ...,
+        most_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_s", b"_best_s", "_most_s", b"_most_s", "best_s", b"best_s", "most_s", b"most_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_s", b"_best_s", "_most_s", b"_most_s", "best_s", b"best_s", "cost_s", b"cost_s", "failures", b"failures", "least_s", b"least_s", "most_s", b"most_s", "trained_s", b"trained_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_s: _TypeAlias = _typing.Literal["best_s"]  # noqa: Y015
+    _WhichOneofArgType__best_s: _TypeAlias = _typing.Literal["_best_s", b"_best_s"]  # noqa: Y015
+    _WhichOneofReturnType__most_s: _TypeAlias = _typing.Literal["most_s"]  # noqa: Y015
+    _WhichOneofArgType__most_s: _TypeAlias = _typing.Literal["_most_s", b"_most_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_s) -> _WhichOneofReturnType__best_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_s) -> _WhichOneofReturnType__most_s | None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class LogStatus(_message.Message):

@@ -37,6 +37,7 @@ from holdfast_storage.records import (
     Leader,
     Lease,
     LogState,
+    Past,
     Pin,
 )
 from holdfast_storage.spec import (
@@ -118,6 +119,8 @@ _ENTRY = fields(
     },
     {
         "superseded": listed(kinds.GENERATION, REIGNS),
+        "led": maybe(kinds.TIME),
+        "past": fields({"generations": kinds.NUMBER, "seconds": kinds.TIME}),
         "pinned": listed(_PIN, MOST_PINS),
         "leases": listed(_LEASE, MOST_LEASES),
     },
@@ -183,6 +186,8 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
         "damaged": list(state.damaged),
         "last_preserved": state.last_preserved,
         "superseded": list(state.superseded),
+        "led": state.led,
+        "past": asdict(state.past),
     }
     if holds:
         content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
@@ -287,6 +292,8 @@ def _entry(content: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Re
         damaged=tuple(content["damaged"]),
         last_preserved=content["last_preserved"],
         superseded=tuple(content.get("superseded", ())),
+        led=content.get("led"),
+        past=Past(content["past"]["generations"], content["past"]["seconds"]) if "past" in content else Past(),
         pinned=tuple(Pin(each["prefix"], each["time"], each["reason"]) for each in content.get("pinned", ())),
         leases=tuple(
             Lease(each["prefix"], each["reader"], each["seconds"], each["taken"]) for each in content.get("leases", ())

@@ -21,7 +21,7 @@ from holdfast_coordinator.core.rules import Best, Every, EverySteps, NewerThan, 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Pin
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Past, Pin
 from support.cluster import WALL, Storage
 
 
@@ -199,6 +199,8 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return f"{_name(value.prefix)} by {value.reader} for {value.seconds:g} s"
         case Newest() | Best() | NewerThan() | Every() | EverySteps():
             return f"{type(value).__name__}({', '.join(map(str, astuple(value)))})"
+        case Past(generations, seconds):
+            return f"{generations} in {seconds:g} s"
         case Failure():
             return f"({value.kind.value}{_fields(value, 'kind', 'message')}: {value.message})"
         case v.SaveOutcome() | v.Divergence():
@@ -211,7 +213,7 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return _name(value) or "none"
         case str():
             return value if re.fullmatch(r"[\w.:-]+", value) else repr(value)
-        case float() if name in ("time", "last_preserved"):
+        case float() if name in ("time", "last_preserved", "led"):
             return _time(value)
         case None | bool() | int() | float():
             return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.output import JSON, human_duration, human_size
+from holdfast.cli.output import JSON, count, human_duration, human_size
 
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
@@ -97,6 +97,21 @@ def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
     if run.HasField("last_save"):
         failed = run.last_save.HasField("failure")
         yield "last save", f"FAILED: {run.last_save.failure.message}" if failed else "committed"
+    if run.HasField("interval"):
+        yield "interval", _interval(run.interval)
+
+
+def _interval(interval: pb.Interval) -> str:
+    """Return how often to save, and what that rests on."""
+    short = f"{1000 * interval.cost_s:.0f} ms" if interval.cost_s < 1 else human_duration(interval.cost_s)
+    cost = f"a save costs the training {short}"
+    seen = f"{count(interval.failures, 'failure')} in {human_duration(interval.trained_s)}"
+    least = human_duration(interval.least_s)
+    if not interval.HasField("best_s"):
+        return f"{cost}, {seen}: the interval of Young and Daly is {least} or more"
+    most = human_duration(interval.most_s)
+    best = human_duration(interval.best_s)
+    return f"{cost}, {seen}: the interval of Young and Daly is {best} (likely from {least} to {most})"
 
 
 def _checkpoints(log: pb.LogStatus) -> str:

@@ -25,6 +25,7 @@ from holdfast.saving.write import Written, worker_local_tensors, write_objects, 
 from holdfast.session.answers import Disbelieved
 from holdfast.session.lane import Pending
 from holdfast.session.session import Session
+from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import layout
 from holdfast_storage.errors import (
@@ -77,6 +78,7 @@ class Save:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     local_error: Exception | None = None  # this worker could not take its snapshot
     error: HoldfastError | None = None
+    cost_before: float | None = None  # seconds for which the save call before this one has kept the program
     taken: float = field(default_factory=time.time)
     outcome: Pending[None] = field(default_factory=Pending)
     _ended: Pending[None] = field(default_factory=Pending)  # when its thread has ended
@@ -301,6 +303,8 @@ class Save:
         )
         if self.session.this_task.is_chief:
             head.description_json = self._description(local_keys)
+            if self.cost_before is not None:
+                head.cost_before_s = min(self.cost_before, LONGEST_WAIT)
         entries = (pb.IndexEntry(key=key, record=entry.SerializeToString()) for key, entry in written.entries)
         return report_chunks(head, written.objects, entries)
 
