@@ -230,6 +230,7 @@ def _why_over(before: World, after: Generation) -> str:
     if before.same_processes(after):
         return (
             "another manager of this program has saved into the same directory since, and leads the run now; a run is "
-            "saved by one manager at a time: give each a directory of its own, such as RUN/latest and RUN/best"
+            "saved by one manager at a time: give each a directory of its own, such as RUN/latest and RUN/best, or let "
+            "one manager keep both: keep=holdfast.keep.newest(...) | holdfast.keep.best(...)"
         )
     return f"generation {after.id} leads the run now"

@@ -4,9 +4,9 @@ This is a function of the log's state, of the policy, and of what readers hold. 
 stay, and do not count. Damaged checkpoints do not count, are not kept for ever, and go when they would have gone.
 Pinned ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for now.
 
-What a rule keeps for ever is marked in the log as soon as nothing else keeps it, or something later that is kept for
-ever. From then on it stays, whatever policy follows. TensorFlow's manager does the same with its
-`keep_checkpoint_every_n_hours`. See docs/design/022-what-to-keep.md.
+What a rule keeps for ever is marked in the log once nothing else keeps it, or once a later one is marked. From then on
+it stays, whatever policy follows. TensorFlow's manager does the same with its `keep_checkpoint_every_n_hours`. See
+docs/design/022-what-to-keep.md.
 """
 
 from __future__ import annotations
@@ -58,14 +58,13 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
     history = History(records, good, pinned, last)
 
     kept = {verified, *pinned, *leased}
-    for_ever: dict[str, bool] = {}  # by prefix: whether it moves the last preserved time
+    for_ever: set[str] = set()
+    timed: set[str] = set()  # of these, what moves the last preserved time
     for rule in policy:
-        found = [record.prefix for record in rule.keeps(history)]
-        if not rule.for_ever:
-            kept.update(found)
-        else:
-            timed = isinstance(rule, Every)
-            for_ever.update((prefix, timed or for_ever.get(prefix, False)) for prefix in found)
+        found = {record.prefix for record in rule.keeps(history)}
+        (for_ever if rule.for_ever else kept).update(found)
+        if isinstance(rule, Every):
+            timed |= found
 
     retire: list[str] = []
     preserve: list[str] = []
@@ -79,6 +78,6 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
                 undecided.clear()
         elif prefix not in kept and (not record.preserved or prefix in condemned):
             retire.append(prefix)
-    marked = set(preserve)
-    times = [min(r.time, newest.time) for r in records if r.prefix in marked and for_ever[r.prefix]] if marked else ()
+    marked = timed.intersection(preserve)
+    times = [min(record.time, newest.time) for record in records if record.prefix in marked] if marked else ()
     return Sweep(tuple(retire), tuple(preserve), max(times, default=last))
