@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import TypeVar
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Cluster, chief_of
+from holdfast_storage.cluster import Cluster, Task, chief_of
 from holdfast_storage.errors import InvalidRequest, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
@@ -18,7 +18,7 @@ from . import checks, wire
 from .core import effects as fx
 from .core import events as ev
 from .core.membership import POLL
-from .core.messages import Answer, Caller, Joined, RequestId, Waiting
+from .core.messages import Agreed, Answer, Caller, Joined, RequestId, Waiting
 from .door import ADMITTED
 from .driver import Driver, Notices, Refused
 from .reports import received
@@ -30,6 +30,9 @@ FIRST_WORD = 10.0
 
 BEATS_APART = 0.02
 """Seconds between two heartbeats of a stream that are listened to."""
+
+OPERATOR = Caller("", Task("operator", 0), "")
+"""Who calls and is no worker."""
 
 REPORT_WITHIN = 120.0
 """Seconds within which a report has been sent."""
@@ -109,12 +112,12 @@ class Calls:
                     if (early := heard + BEATS_APART - time.monotonic()) > 0:
                         await asyncio.sleep(early)  # what comes faster waits in the stream, or at the sender
                     heard = time.monotonic()
-                    run.tell(wire.heartbeat(caller, beat))
+                    run.tell(wire.heartbeat(caller, beat, heard))
             finally:
                 notices.put_nowait(None)
 
         with run.attended(caller, notices):
-            run.tell(wire.heartbeat(caller, first))
+            run.tell(wire.heartbeat(caller, first, time.monotonic()))
             if run.machine.is_chief(caller):
                 run.chief_came()
             listener = asyncio.create_task(listen())
@@ -182,6 +185,18 @@ class Calls:
         ADMITTED.get().check_directory(run.store.url)
         return run
 
+    async def request_save(self, request: pb.SaveRequest) -> pb.Decision:
+        """Have all workers save. An operator asks, who is no worker: nobody ends, and there is no hurry."""
+        checks.check_save_request(request)
+        ADMITTED.get().check_run(request.run)
+        run = self._runs.find(request.run)
+        if run is None:
+            raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
+        ADMITTED.get().check_directory(run.store.url)
+        answer = await run.ask(OPERATOR, lambda r: ev.AskSave(r, request.timeout_s))
+        assert isinstance(answer, Agreed)
+        return wire.decision_message(answer.decision)
+
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
         ADMITTED.get().check_run(request.run)
         if not request.run:
@@ -207,7 +222,11 @@ async def _within(seconds: float, awaited: Awaitable[T]) -> T:
         task.cancel()
 
 
-def _notice(notify: fx.Notify) -> pb.Notice:
+def _notice(notify: fx.Notify | fx.Post) -> pb.Notice:
+    if isinstance(notify, fx.Post):
+        if isinstance(notify.what, int):
+            return pb.Notice(prepare=notify.what)
+        return pb.Notice(decision=wire.decision_message(notify.what))
     failure = encode(notify.failure)
     if notify.ordinal is None:
         return pb.Notice(superseded=failure)

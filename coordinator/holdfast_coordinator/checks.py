@@ -119,6 +119,11 @@ def check_leave(request: pb.LeaveRequest) -> None:
     _check_seconds(check_caller(request.caller), "wait_for_others_s", request.wait_for_others_s)
 
 
+def check_save_request(request: pb.SaveRequest) -> None:
+    _check_length("an operator", "run", request.run, _LONGEST_URL)
+    _check_seconds("an operator", "timeout_s", request.timeout_s)
+
+
 def check_caller(caller: pb.Caller) -> str:
     """Check the caller, and return the worker's name."""
     who = str(_task(caller.task))

@@ -22,6 +22,7 @@ from holdfast_protos.settings import Settings
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.checkpoint.manifest import numbers, read_manifest
 from holdfast_storage.checkpoint.verify import verify_checkpoint
+from holdfast_storage.deciding import decide, remove_decisions
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
@@ -63,7 +64,7 @@ PUBLISH_FOR = 10.0
 """Seconds for which creating one log entry is tried before the machine is asked what to do."""
 
 
-Notices = asyncio.Queue["fx.Notify | None"]
+Notices = asyncio.Queue["fx.Notify | fx.Post | None"]
 """The notices for one stream of a worker; None: it ends."""
 
 AT_ONCE = 4
@@ -292,9 +293,15 @@ class Driver:
         if future and not future.done():
             future.set_exception(Refused(effect.failure))
 
-    def _notify(self, effect: fx.Notify) -> None:
+    def _notify(self, effect: fx.Notify | fx.Post) -> None:
         for notices in self._listeners.get(effect.caller, ()):
             notices.put_nowait(effect)
+
+    def _create_decision(self, effect: fx.CreateDecision) -> None:
+        def create() -> ev.Decided:
+            return ev.Decided(effect.generation, decide(self.store, effect.generation, effect.decision))
+
+        self._in_thread(create, lambda error: ev.Decided(effect.generation, None))
 
     def _remark(self, effect: fx.Remark) -> None:
         log.warning("%s: %s", self._here, effect.text)
@@ -441,6 +448,10 @@ class Driver:
                     self.store.remove_leftovers(folder)
                 except HoldfastError as error:
                     log.warning("%s: leftovers of killed processes could not be removed: %s", self._here, error)
+            try:
+                remove_decisions(self.store, effect.entry.state.superseded)
+            except HoldfastError as error:
+                log.warning("%s: decisions of earlier generations could not be removed: %s", self._here, error)
             return ev.OrphansFound(orphans(self.store, effect.entry))
 
         self._in_thread(find, lambda error: ev.OrphansFound(()), self._upkeep_threads)
@@ -500,6 +511,8 @@ class Driver:
         fx.Reply: _reply,
         fx.Refuse: _refuse,
         fx.Notify: _notify,
+        fx.Post: _notify,
+        fx.CreateDecision: _create_decision,
         fx.Remark: _remark,
         fx.ReadLog: _read_log,
         fx.Append: _append,

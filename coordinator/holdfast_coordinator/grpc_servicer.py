@@ -53,5 +53,8 @@ class GrpcServicer(rpc.CoordinatorServicer):
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
         return await answer(self._calls.leave(request), context)
 
+    async def RequestSave(self, request: pb.SaveRequest, context: Context) -> pb.Decision:
+        return await answer(self._calls.request_save(request), context)
+
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         return await answer(self._calls.status(request), context)

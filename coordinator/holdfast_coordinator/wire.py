@@ -10,10 +10,13 @@ from google.protobuf.message import DecodeError
 from holdfast_protos.conventions import LARGEST_SPECS, LONGEST_REASON, MOST_SPECS
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import LISTED, Cluster, Task
+from holdfast_storage.decision import LONGEST_GRACE, Decision
+from holdfast_storage.decision import LONGEST_REASON as LONGEST_WISH
 from holdfast_storage.errors import InvalidRequest, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
+from .core import agreement as ag
 from .core import events as ev
 from .core import messages as v
 from .core import rules
@@ -21,6 +24,9 @@ from .core.rules import Policy, Rule
 
 LONGEST_PHASE = 32
 LONGEST_OBJECT = 4_096
+
+MOST = 1 << 62
+"""The largest number of a request or a boundary that is believed."""
 
 LONGEST_VERDICT = 12_000
 """The characters of a worker's reason for its verdict on a checkpoint. An error tells those of several workers."""
@@ -56,10 +62,31 @@ def failure(message: pb.Failure) -> Failure:
     return Failure(kind, message.message[:LONGEST_REASON], message.phase[:LONGEST_PHASE], object=object_)
 
 
-def heartbeat(caller: v.Caller, message: pb.Heartbeat) -> ev.Heartbeat:
-    """Decode a heartbeat, which is only shown to people. The caller is the stream's, not the message's."""
+def heartbeat(caller: v.Caller, message: pb.Heartbeat, now: float) -> ev.Heartbeat:
+    """Decode a heartbeat. Most of it is only shown to people. The caller is the stream's, not the message's.
+
+    now: monotonic.
+    """
     step, done, total = (max(0, number) for number in (message.step, message.bytes_done, message.bytes_total))
-    return ev.Heartbeat(caller, message.phase[:LONGEST_PHASE], step, done, total)
+    decided, promised, limit = (min(max(0, n), MOST) for n in (message.decided, message.promised, message.limit))
+    word = ag.Word(decided, promised, limit, wish(message.wish, now) if message.HasField("wish") else None)
+    phase, every = message.phase[:LONGEST_PHASE], _seconds(message.save_every_s)
+    return ev.Heartbeat(caller, phase, step, done, total, word, every)
+
+
+def wish(message: pb.Wish, now: float) -> ag.Wish:
+    seconds = _seconds(message.seconds)
+    return ag.Wish(message.reason[:LONGEST_WISH], message.exits, now + seconds if seconds else None)
+
+
+def decision_message(d: Decision) -> pb.Decision:
+    message = pb.Decision(number=d.number, verb=d.verb, boundary=d.boundary, exits=d.exits)
+    message.reason, message.seconds = d.reason, d.seconds
+    return message
+
+
+def _seconds(value: float) -> float:
+    return min(value, LONGEST_GRACE) if value > 0 else 0.0  # which NaN is not
 
 
 def restore(request: v.RequestId, caller: v.Caller, message: pb.RestoreRequest) -> ev.Restore:

@@ -218,6 +218,9 @@ class Link:
     def leave(self, request: pb.LeaveRequest, timeout: float) -> pb.LeaveReply:
         return self._call(lambda: self._stub.Leave(request, timeout=timeout, metadata=self._metadata))
 
+    def request_save(self, request: pb.SaveRequest, timeout: float) -> pb.Decision:
+        return self._call(lambda: self._stub.RequestSave(request, timeout=timeout, metadata=self._metadata))
+
     def status(self, request: pb.StatusRequest, timeout: float) -> pb.StatusReply:
         return self._call(lambda: self._stub.Status(request, timeout=timeout, metadata=self._metadata))
 

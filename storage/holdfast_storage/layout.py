@@ -8,6 +8,7 @@ ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation
   manifest.json
 _holdfast/log/000000000042.json              the log
 _holdfast/pages/<32 hex digits>.json         parts of long lists of checkpoints, for entries to refer to
+_holdfast/agreed/7f3a2c1b/3.json             at which boundary generation 7f3a2c1b answers its third request for a save
 _holdfast/coordinator.json                   the hint: where an embedded coordinator listens
 _holdfast/key                                the run's key, for its members alone
 """
@@ -25,6 +26,7 @@ OWN_FOLDER = "_holdfast"
 LOG_FOLDER = f"{OWN_FOLDER}/log"
 PAGE_FOLDER = f"{OWN_FOLDER}/pages"
 PAGE_DIGITS = 32
+AGREED_FOLDER = f"{OWN_FOLDER}/agreed"
 HINT = f"{OWN_FOLDER}/coordinator.json"
 KEY = f"{OWN_FOLDER}/key"
 STATE_FILE = "checkpoint"
@@ -152,6 +154,16 @@ def parse_log_entry(name: str) -> int | None:
 def page_object(page: str) -> str:
     """Return the name of a page's object."""
     return f"{PAGE_FOLDER}/{page}.json"
+
+
+def agreed_folder(generation: str) -> str:
+    """Return the folder of a generation's decisions."""
+    return f"{AGREED_FOLDER}/{generation}"
+
+
+def decision_object(generation: str, number: int) -> str:
+    """Return the name of the decision on one request of a generation."""
+    return f"{agreed_folder(generation)}/{number}.json"
 
 
 def check_checkpoint_name(name: str) -> str:

@@ -92,6 +92,7 @@ PURE = (
     "holdfast_protos.conventions",
     "holdfast_storage.bundle.dtypes",
     "holdfast_storage.cluster",
+    "holdfast_storage.decision",
     "holdfast_storage.errors",
     "holdfast_storage.failure",
     "holdfast_storage.printable",

@@ -185,8 +185,8 @@ def test_a_worker_that_falls_silent_is_named(
     silenced, silent = threading.Event(), threading.Event()
     await_change = workers[2].session._await_change
 
-    def fall_silent(phase: str) -> None:
-        await_change(phase)
+    def fall_silent(phase: str, told: tuple[object, ...]) -> None:
+        await_change(phase, told)
         silenced.set()
         silent.wait(60.0)
 

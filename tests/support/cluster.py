@@ -23,12 +23,14 @@ from typing import Literal, get_args
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.agreement import NOTHING, Word
 from holdfast_coordinator.core.attempt import Phase
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_coordinator.status import status
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task
+from holdfast_storage.decision import Decision
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Holding, Leader, LogState
@@ -52,6 +54,7 @@ class Storage:
         self.folders: set[str] = set()
         self.damaged: set[str] = set()  # prefixes that do not read back
         self.metrics: dict[str, tuple[tuple[str, float], ...]] = {}  # by prefix, in its manifest
+        self.decisions: dict[tuple[str, int], Decision] = {}  # by generation and number
         self.state_file: fx.WriteStateFile | None = None  # what it was written last with
         self._imported = imported or LogState("run")
         self._late: list[Entry] = []
@@ -142,6 +145,8 @@ class Coordinator:
                     self._cluster.noticed(self, effect)
                 case fx.Remark(text):
                     self.remarks.append(text)
+                case fx.Post():
+                    pass
                 case _:
                     self.pending.append(effect)
         return effects
@@ -222,6 +227,11 @@ class Coordinator:
                 )
             case fx.FindOrphans(entry):
                 return ev.OrphansFound(() if bad else storage.orphans(entry))
+            case fx.CreateDecision(generation, decision):
+                if bad:
+                    return ev.Decided(generation, None)
+                stands = storage.decisions.setdefault((generation, decision.number), decision)
+                return ev.Decided(generation, None if fate == "lost" else stands)
             case fx.DeleteFolder(folder):
                 assert folder, "the run directory itself"
                 assert all(record.folder != folder for record in storage.state.checkpoints), "a live one is deleted"
@@ -313,8 +323,8 @@ class Worker:
     def detached(self) -> ev.Detached:
         return ev.Detached(self.caller)
 
-    def heartbeat(self) -> ev.Heartbeat:
-        return ev.Heartbeat(self.caller, "train", 0, 0, 0)
+    def heartbeat(self, word: Word = NOTHING, save_every: float = 0.0) -> ev.Heartbeat:
+        return ev.Heartbeat(self.caller, "train", 0, 0, 0, word, save_every)
 
     def train(self, saves: int) -> Generator[Build, v.Answer | Failure, None]:
         """Join, restore the newest, save so many times, perhaps going back once. Ends when it is superseded."""

@@ -22,15 +22,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast import errors, keep, keras
     from holdfast.checkpoint_manager import CheckpointManager
+    from holdfast.preemption import Preempted, Preemption
     from holdfast.reading import checkpoints_iterator
     from holdfast.worker_input import per_worker_iterator
 
-__all__ = ["CheckpointManager", "checkpoints_iterator", "errors", "keep", "keras", "per_worker_iterator"]
+__all__ = [
+    "CheckpointManager",
+    "Preempted",
+    "Preemption",
+    "checkpoints_iterator",
+    "errors",
+    "keep",
+    "keras",
+    "per_worker_iterator",
+]
 
 __version__ = version("holdfast")
 
 _MODULES = {
     "CheckpointManager": "checkpoint_manager",
+    "Preempted": "preemption",
+    "Preemption": "preemption",
     "checkpoints_iterator": "reading",
     "per_worker_iterator": "worker_input",
 }

@@ -15,9 +15,11 @@ import os
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from holdfast.keep import Policy, shorthand
+from holdfast.preemption import Preemption
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import check_checkpoint_name
@@ -210,6 +212,18 @@ def _address(name: str, value: Any) -> str:
     return address
 
 
+def _interval(name: str, value: Any, also: str = "") -> timedelta:
+    if not isinstance(value, timedelta) or not 0 < value.total_seconds() <= LONGEST_WAIT:
+        raise _wrong(name, value, "a datetime.timedelta of more than nothing, and at most a year" + also)
+    return value
+
+
+def _preemption(name: str, value: Any, also: str = "") -> Preemption:
+    if not isinstance(value, Preemption):
+        raise _wrong(name, value, "a holdfast.Preemption" + also)
+    return value
+
+
 def _by(check: Callable[..., Any], *limits: Any) -> Mapping[str, Any]:
     """Return the metadata of a field whose value is `check(argument's name, value given, *limits)`."""
     return {"check": lambda name, value: check(name, value, *limits)}
@@ -240,6 +254,8 @@ class Arguments:
     takeover: bool = field(metadata=_by(_flag))
     write_buffer: int = field(metadata=_by(_whole, 1, 2**63 - 1))
     keep: Policy = field(metadata=_by(_or_none, _keep))
+    preemption: Preemption | None = field(metadata=_by(_or_none, _preemption))
+    save_every: timedelta | None = field(metadata=_by(_or_none, _interval))
 
     @classmethod
     def checked(cls, **given: Any) -> Arguments:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 from holdfast.arguments import MAX_TO_KEEP, Arguments, as_json, as_metrics, check_options, integer_in, value_of
 from holdfast.context import check_internals, check_layers, check_variables, eager
 from holdfast.keep import Policy
+from holdfast.preemption import Preempted, Preemption
+from holdfast.requested import Requested
 from holdfast.restoring.agree import agree
 from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
@@ -73,6 +76,10 @@ class Manager:
         on_divergence: "refuse" to save, or "warn", if a variable that must be equal on all workers is not.
         require_finite: whether to refuse to commit a state that holds NaN or infinity.
         takeover: whether to lead the run even if another job seems to be using it.
+        preemption: a `Preemption`: what is notice that this host is to go away. All workers save then, at the next call
+            of `save_if_requested` that they agree on. The signals are taken when the manager is made, which must be
+            after the strategy.
+        save_every: a `timedelta`: if the last save began as long ago, `save_if_requested` saves. The chief's counts.
         write_buffer: the bytes that may be on their way to an object store at a time; at least 20 MiB.
         keep: which checkpoints to keep, by the rules in `holdfast.keep`, in place of `max_to_keep` and
             `keep_checkpoint_every_n_hours`, which are short for `newest` and `every`.
@@ -104,6 +111,8 @@ class Manager:
         takeover: bool = False,
         write_buffer: int = WRITE_BUFFER,
         keep: Policy | None = None,
+        preemption: Preemption | None = None,
+        save_every: timedelta | None = None,
     ) -> None:
         arguments = dict(locals())  # first, while nothing else has a name here
         del arguments["self"]
@@ -119,6 +128,9 @@ class Manager:
             warn_of_launcher()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
+        self._session.requests.save_every = given.save_every.total_seconds() if given.save_every else 0.0
+        self._gate = self._session.requests.gate
+        self._requested = Requested(self._session, given.preemption, given.save_timeout)
         self._lane = open_sessions.enter(self._session)
         self._calls = threading.RLock()  # one call at a time; calls from within a call, as from a signal handler, pass
         self._closed = False
@@ -171,9 +183,7 @@ class Manager:
             CoordinatorUnavailable: not all workers joined in time (only at the first collective call).
         """
         check_options(options)
-        reader = self._session.this_task.reader
-        if reader:
-            raise InvalidRequest(f"{reader} has no part in saves: only chief and workers save; it can only restore")
+        self._check_saves()
         self._check_inherited()
         with self._calls:
             self._check_open()
@@ -215,6 +225,39 @@ class Manager:
             self._cost = time.monotonic() - called
             return f"{self.directory}/{save.prefix}"
 
+    def save_if_requested(
+        self,
+        checkpoint_number: Any = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        before: Callable[[], Any] | None = None,
+    ) -> str | None:
+        """Save if that was asked for, and all workers have agreed on this very call. To be called after each step.
+
+        All workers must call it equally often, as they call `save`. If nothing is asked for, which is nearly always,
+        it does nothing, and takes less than a microsecond. Saves are asked for by a `Preemption`, by `save_every`, and
+        by `holdfast save-now`.
+
+        A program that does something long between two steps, such as an evaluation, calls it there, too: notice of a
+        preemption is kept, but nothing is done about it before the next call.
+
+        Args:
+            checkpoint_number: as in `save`, like the next two.
+            before: is called just before the save, and only then: to note where the program is.
+
+        Returns:
+            What `save` returns, or None.
+
+        Raises:
+            Preempted: a worker's host goes away, and all workers end. What could be saved in time is saved. It is a
+                `SystemExit`, so a program that does not catch it ends with the `exit_code` of its `Preemption`.
+            CoordinatorUnavailable: whether to save here could not be learnt.
+        """
+        if not self._gate.cross():
+            return None
+        return self._at_boundary(checkpoint_number, metadata, metrics, before)
+
     @eager
     def wait(self) -> None:
         """Wait until no save is in flight. Raises the error of a failed save, once.
@@ -233,6 +276,49 @@ class Manager:
     def sync(self) -> None:
         """Do what `wait` does. TensorFlow's name for it."""
         self.wait()
+
+    @eager
+    def _at_boundary(
+        self,
+        number: Any,
+        metadata: Mapping[str, Any] | None,
+        metrics: Mapping[str, Any] | None,
+        before: Callable[[], Any] | None,
+    ) -> str | None:
+        self._check_saves()
+        self._check_inherited()
+        with self._calls:
+            self._check_open()
+            self._join()
+            due = self._requested.due()
+            if due is None:
+                return None
+            prefix: str | None = None
+            failure: HoldfastError | None = None
+            try:
+                if due.saves:
+                    if before is not None:
+                        before()
+                    prefix = self.save(number, check_interval=False, metadata=metadata, metrics=metrics)
+                if due.exits:
+                    self._finish(due.until)
+            except HoldfastError as error:
+                if not due.exits:
+                    raise
+                failure = error
+                log.warning("%s: before the end: %s", self._session.this_task.task, error)
+            if due.exits:
+                raise Preempted(self._requested.exit_code, due.reason) from failure
+            return prefix
+
+    def _finish(self, until: float | None) -> None:
+        """Wait for the save in flight, but not beyond a moment (monotonic), and raise its error."""
+        if until is not None:
+            open_sessions.hurry(self._session, until)
+        over = self._lane.submit(lambda: None)
+        if not self._wait(over, "the last save", lambda _: until is not None and time.monotonic() >= until):
+            raise SaveFailed("the time is up, and the last save has no outcome yet", phase="commit")
+        self._raise(self._untold())
 
     def _is_due(self, step: int | None, check_interval: bool) -> bool:
         last = self._last_checkpoint_step
@@ -477,8 +563,10 @@ class Manager:
 
                 check_iterators(self._per_worker, "per_worker.")
         joined = self._lane.submit(self._session.join)
-        self._wait(joined, "all workers to join")
+        if not self._wait(joined, "all workers to join", lambda _: bool(self._requested.ends_early)):
+            raise Preempted(self._requested.exit_code, f"{self._requested.ends_early}, before all workers had joined")
         joined.result()
+        self._requested.take_signals()
 
     def _misfit(self, *, so_far: bool = False, in_part: bool = True) -> InvalidRequest | None:
         """Return an error if nothing of what was restored last fits: then it must not be saved over.
@@ -560,8 +648,9 @@ class Manager:
         with self._calls:
             if not self._closed:
                 left = open_sessions.leave(self._session)
-                self._wait(left, open_sessions.CLOSING)
-                left.result()
+                self._requested.close()
+                if open_sessions.await_end(self._session, left):
+                    left.result()
                 for staged in self._staged:
                     staged.close()
                 self._closed = True
@@ -591,6 +680,11 @@ class Manager:
                 "this CheckpointManager belongs to the process from which this one was forked or restored: make a new "
                 "one here"
             )
+
+    def _check_saves(self) -> None:
+        reader = self._session.this_task.reader
+        if reader:
+            raise InvalidRequest(f"{reader} has no part in saves: only chief and workers save; it can only restore")
 
     def _check_open(self) -> None:
         if self._closed:

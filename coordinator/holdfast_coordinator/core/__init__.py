@@ -14,6 +14,7 @@ The first layer is state, and what each piece can decide by itself:
   complete yet.
 - `attempt`: one save in flight. `vote`: whether it may be written.
 - `restore_round`: how a world agrees on what to restore.
+- `agreement`: at which boundary all save if somebody asks for it. `requests`: what else a world knows of that.
 - `retention`: what may go, by `rules`.
 - `ledger`: the log as last read, and the entries to create, one at a time. `intents`: what each entry changes. `waits`:
   who waits for the log.
@@ -24,6 +25,7 @@ ledger, who leads, the time of the event, and the effects so far.
 - `joining`: worlds form, or come back to a restarted coordinator.
 - `attendance`: who is there, and who leaves.
 - `saving`: vote, reports, and the commit. `leading`: the first save of a world takes the lead.
+- `asking`: saves that are asked for.
 - `restoring`: the rounds. `damage`: what a worker found damaged is read once more, and condemned.
 - `upkeep`: after a commit, reading back, retiring and deleting; and what earlier generations left.
 

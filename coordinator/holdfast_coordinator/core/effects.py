@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.decision import Decision
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, LogState
 
@@ -30,6 +31,22 @@ class Notify:
     caller: Caller
     failure: Failure
     ordinal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Tell an attending worker of a request for a save (its number), or of the decision on one."""
+
+    caller: Caller
+    what: int | Decision
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDecision:
+    """Create this decision exclusively. -> Decided"""
+
+    generation: str
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +131,8 @@ Effect = (
     Reply
     | Refuse
     | Notify
+    | Post
+    | CreateDecision
     | ReadLog
     | Append
     | Probe

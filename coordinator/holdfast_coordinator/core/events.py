@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast_storage.cluster import Cluster, Task
+from holdfast_storage.decision import Decision
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
+from .agreement import NOTHING, Word
 from .messages import Ballot, Caller, RequestId, SaveReport
 
 # -- calls: each is answered once by an Answer or a Refuse with the same request id --
@@ -90,6 +92,14 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class AskSave:
+    """An operator wants all workers to save, at one boundary of their training loops."""
+
+    request: RequestId
+    timeout: float  # seconds for which the answer is waited for
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The caller of a request has gone away or will ask again."""
 
@@ -111,6 +121,8 @@ class Heartbeat:
     step: int
     bytes_done: int
     bytes_total: int
+    word: Word = NOTHING
+    save_every: float = 0.0  # seconds; 0: not by the clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +201,14 @@ class OrphansFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What stands as the decision on a request of a generation; None if that is not known."""
+
+    generation: str
+    decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     folder: str
     done: bool
@@ -202,8 +222,8 @@ class Tick:
 SaveCall = Vote | Reported | GaveUp
 
 Event = (
-    Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | Cancelled
+    Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | AskSave | Cancelled
     | Attached | Heartbeat | Detached
     | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | MetricsRead | OrphansFound | Deleted
-    | Tick
+    | Decided | Tick
 )  # fmt: skip

@@ -222,6 +222,8 @@ class Leading:
             waiting, round_.waiting = round_.waiting, {}
             for request in waiting:
                 run.refuse(request, unknown(world.generation.id))
+        for request in world.requests.waiting:
+            run.refuse(request, unknown(world.generation.id))
         run.release(world)
 
 

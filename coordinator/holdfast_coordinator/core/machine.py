@@ -11,6 +11,7 @@ from holdfast_storage.records import Entry, Leader
 
 from . import events as ev
 from . import intents, waits
+from .asking import Asking
 from .attempt import Phase
 from .attendance import Attendance
 from .damage import Damage
@@ -45,6 +46,7 @@ class Machine:
         self._joining = Joining(run, self._restoring)
         self._attendance = Attendance(run)
         self._saving = Saving(run, self._leading)
+        self._asking = Asking(run)
 
     def handle(self, event: ev.Event, now: Now) -> list[Effect]:
         """Take one event. Return its effects, in the order in which they must be begun."""
@@ -160,6 +162,10 @@ class Machine:
 
     # -- what concerns more than one part --
 
+    def _heartbeat(self, e: ev.Heartbeat) -> None:
+        self._attendance.heartbeat(e)
+        self._asking.heartbeat(e)
+
     def _log_read(self, e: ev.LogRead) -> None:
         if e.entry:
             self._leading.meet(e.entry)
@@ -176,7 +182,11 @@ class Machine:
         """Forget a call: what it said stands, and nobody waits for its answer any more."""
         self._joining.cancelled(e)
         for world in self._run.worlds.values():
-            waiting: list[dict[int, Any]] = [world.lingering, *(round_.waiting for round_ in world.rounds.values())]
+            waiting: list[dict[int, Any]] = [
+                world.lingering,
+                world.requests.waiting,
+                *(round_.waiting for round_ in world.rounds.values()),
+            ]
             if world.attempt:
                 waiting += [world.attempt.voters, world.attempt.reporters]
             for calls in waiting:
@@ -207,9 +217,11 @@ class Machine:
             all_gone = len(gone) == len(world.presence)
             self._saving.watch(world, gone)
             self._restoring.watch(world, gone)
+            self._asking.watch(world, gone)
             self._attendance.watch(world, all_gone=all_gone)
             over = world.fenced or world.generation.id != run.leading
-            asked = world.attempt or world.unsettled or any(each.waiting for each in world.rounds.values())
+            restores = any(each.waiting for each in world.rounds.values())
+            asked = world.attempt or world.unsettled or world.requests.waiting or restores
             if over and all_gone and not asked and world.joining is None:
                 del run.worlds[world.generation.id]
         if again := run.ledger.retry(run.now):
@@ -220,10 +232,12 @@ class Machine:
         ev.Rejoin: lambda m, e: m._joining.rejoin(e),
         ev.Cancelled: _cancelled,
         ev.Attached: lambda m, e: m._attendance.attached(e),
-        ev.Heartbeat: lambda m, e: m._attendance.heartbeat(e),
+        ev.Heartbeat: _heartbeat,
         ev.Detached: lambda m, e: m._attendance.detached(e),
         ev.AwaitUpkeep: lambda m, e: m._upkeep.await_over(e),
         ev.Leave: lambda m, e: m._attendance.leave(e),
+        ev.AskSave: lambda m, e: m._asking.ask(e),
+        ev.Decided: lambda m, e: m._asking.decided(e),
         ev.Restore: lambda m, e: m._restoring.restore(e),
         ev.Vote: lambda m, e: m._saving.vote(e),
         ev.Reported: lambda m, e: m._saving.reported(e),

@@ -10,9 +10,12 @@ from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState, newest_of
 
+from .agreement import Agreement
 from .attempt import SaveAttempt
 from .events import SaveCall
+from .last_calls import LastCalls
 from .messages import Caller, Joined, Presence, RequestId, SaveOutcome, process_of
+from .requests import SaveRequests
 from .restore_round import RestoreRound
 
 ALIVE_FOR = 15.0
@@ -126,32 +129,6 @@ class Claim:
 
 
 @dataclass(slots=True)
-class LastCalls:
-    """The last call of each member, by its ordinal: it asks for no earlier one any more.
-
-    All that happens once for each call of each member must not look at all members.
-    """
-
-    counts: dict[int, int] = field(compare=False)  # how many members are at an ordinal
-    at: dict[Task, int] = field(default_factory=dict)  # 0 for those that have not called
-
-    def note(self, task: Task, ordinal: int) -> None:
-        before = self.at.get(task, 0)
-        if ordinal <= before:
-            return
-        self.at[task] = ordinal
-        self.counts[before] -= 1
-        if not self.counts[before]:
-            del self.counts[before]
-        self.counts[ordinal] = self.counts.get(ordinal, 0) + 1
-
-    @property
-    def earliest(self) -> int:
-        """The ordinal before which no member asks for anything any more."""
-        return min(self.counts)
-
-
-@dataclass(slots=True)
 class World:
     """One generation of workers."""
 
@@ -177,11 +154,13 @@ class World:
     left: set[Task] = field(default_factory=set)
     lingering: dict[RequestId, float] = field(default_factory=dict)  # leave calls that wait for others, until when
     fenced: Failure | None = None
+    requests: SaveRequests = field(init=False)
     tasks: tuple[Task, ...] = field(init=False, compare=False)  # those of the generation
 
     def __post_init__(self) -> None:
         self.tasks = tuple(task for task, _ in self.generation.members)
         self.saves_at, self.restores_at = LastCalls({0: len(self.tasks)}), LastCalls({0: len(self.tasks)})
+        self.requests = SaveRequests(Agreement(self.tasks))
         self.presence = {task: Presence(task, incarnation) for task, incarnation in self.generation.members}
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import Task
+from holdfast_storage.decision import Decision
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord
 
@@ -143,6 +144,13 @@ class UpkeepOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed:
+    """The decision on the request that an operator waits for."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     pass
 
@@ -168,4 +176,4 @@ class Presence:
         return self.connections > 0
 
 
-Answer = Joined | Waiting | Go | SpecsWanted | SaveOutcome | Read | Apply | UpkeepOver | Left
+Answer = Joined | Waiting | Go | SpecsWanted | SaveOutcome | Read | Apply | UpkeepOver | Agreed | Left

@@ -190,6 +190,8 @@ class RunState:
         """Remember the outcome of a save, and tell all workers, whether or not they wait for it."""
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None
+        if outcome.committed:
+            world.requests.saved(attempt.begun, self.now.monotonic - attempt.begun)
         world.remember(outcome)
         if not outcome.committed:
             world.went_back_to = world.went_back_to or attempt.went_back_to

@@ -351,12 +351,29 @@ class Heartbeat(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     BYTES_DONE_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
+    SAVE_EVERY_S_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     step: _builtins.int
     bytes_done: _builtins.int
     bytes_total: _builtins.int
+    decided: _builtins.int
+    """number of the last decision on a request for a save that this worker knows"""
+    promised: _builtins.int
+    """number of the request for which it has a promise open; 0: none"""
+    limit: _builtins.int
+    """the boundary of its loop that it does not pass before it knows that decision"""
+    save_every_s: _builtins.float
+    """counts from the chief; 0: not by the clock"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def wish(self) -> Global___Wish:
+        """until a decision fulfils it"""
+
     def __init__(
         self,
         *,
@@ -365,14 +382,108 @@ class Heartbeat(_message.Message):
         step: _builtins.int = ...,
         bytes_done: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
+        decided: _builtins.int = ...,
+        promised: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        wish: Global___Wish | None = ...,
+        save_every_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "wish", b"wish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "caller", b"caller", "phase", b"phase", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "caller", b"caller", "decided", b"decided", "limit", b"limit", "phase", b"phase", "promised", b"promised", "save_every_s", b"save_every_s", "step", b"step", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Wish(_message.Message):
+    """That all workers should save."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    EXITS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    exits: _builtins.bool
+    """all workers should end then"""
+    seconds: _builtins.float
+    """until a host is gone; 0: there is no hurry"""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        exits: _builtins.bool = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exits", b"exits", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Wish: _TypeAlias = Wish  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """What all workers of a generation do about one request for a save. It is the same for all, for ever."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    BOUNDARY_FIELD_NUMBER: _builtins.int
+    EXITS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    verb: _builtins.str
+    """"save", "finish" (the save in flight, and no new one) or "cancel" """
+    boundary: _builtins.int
+    exits: _builtins.bool
+    reason: _builtins.str
+    seconds: _builtins.float
+    """as in Wish, when it was taken"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        verb: _builtins.str = ...,
+        boundary: _builtins.int = ...,
+        exits: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "exits", b"exits", "number", b"number", "reason", b"reason", "seconds", b"seconds", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class SaveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    timeout_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        timeout_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveRequest: _TypeAlias = SaveRequest  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
@@ -401,21 +512,29 @@ class Notice(_message.Message):
 
     ABORTED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    PREPARE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    prepare: _builtins.int
+    """number of a request for a save: promise a boundary"""
     @_builtins.property
     def aborted(self) -> Global___Notice.Aborted: ...
     @_builtins.property
     def superseded(self) -> Global___Failure: ...
+    @_builtins.property
+    def decision(self) -> Global___Decision: ...
     def __init__(
         self,
         *,
         aborted: Global___Notice.Aborted | None = ...,
         superseded: Global___Failure | None = ...,
+        prepare: _builtins.int = ...,
+        decision: Global___Decision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "notice", b"notice", "superseded", b"superseded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "superseded", b"superseded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "notice", b"notice", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["aborted", "superseded"]  # noqa: Y015
+    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["aborted", "superseded", "prepare", "decision"]  # noqa: Y015
     _WhichOneofArgType_notice: _TypeAlias = _typing.Literal["notice", b"notice"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_notice) -> _WhichOneofReturnType_notice | None: ...
 

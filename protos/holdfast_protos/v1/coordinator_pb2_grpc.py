@@ -79,6 +79,11 @@ class CoordinatorStub(object):
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveReply.FromString,
                 _registered_method=True)
+        self.RequestSave = channel.unary_unary(
+                '/holdfast_protos.v1.Coordinator/RequestSave',
+                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.SaveRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.Decision.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/holdfast_protos.v1.Coordinator/Status',
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.StatusRequest.SerializeToString,
@@ -152,6 +157,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestSave(self, request, context):
+        """Has all workers save at one boundary of their training loops, and tells at which. Waits for their agreement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Tells members who is there and what is going on. It changes nothing.
         """
@@ -206,6 +218,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveReply.SerializeToString,
+            ),
+            'RequestSave': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestSave,
+                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.SaveRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.Decision.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -456,6 +473,33 @@ class Coordinator(object):
             '/holdfast_protos.v1.Coordinator/Leave',
             holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_coordinator__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestSave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast_protos.v1.Coordinator/RequestSave',
+            holdfast__protos_dot_v1_dot_coordinator__pb2.SaveRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_coordinator__pb2.Decision.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class CoordinatorStub:
     """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]
     """The worker ends in good order."""
+    RequestSave: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SaveRequest, _coordinator_pb2.Decision]
+    """Has all workers save at one boundary of their training loops, and tells at which. Waits for their agreement."""
     Status: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]
     """Tells members who is there and what is going on. It changes nothing."""
 
@@ -82,6 +84,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]  # type: ignore[assignment]
     """The worker ends in good order."""
+    RequestSave: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SaveRequest, _coordinator_pb2.Decision]  # type: ignore[assignment]
+    """Has all workers save at one boundary of their training loops, and tells at which. Waits for their agreement."""
     Status: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.StatusRequest, _coordinator_pb2.StatusReply]  # type: ignore[assignment]
     """Tells members who is there and what is going on. It changes nothing."""
 
@@ -157,6 +161,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.LeaveReply, _abc.Awaitable[_coordinator_pb2.LeaveReply]]:
         """The worker ends in good order."""
+
+    @_abc_1.abstractmethod
+    def RequestSave(
+        self,
+        request: _coordinator_pb2.SaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.Decision, _abc.Awaitable[_coordinator_pb2.Decision]]:
+        """Has all workers save at one boundary of their training loops, and tells at which. Waits for their agreement."""
 
     @_abc_1.abstractmethod
     def Status(

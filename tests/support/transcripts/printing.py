@@ -20,6 +20,7 @@ from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.rules import Best, Every, EverySteps, NewerThan, Newest
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
+from holdfast_storage.decision import Decision
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Past, Pin
 from support.cluster import WALL, Storage
@@ -50,6 +51,10 @@ class Printer:
                 return kind, self.answer(answer), self.calls[request]
             case fx.Refuse(request, failure):
                 return kind, self.answer(failure), self.calls[request]
+            case fx.Post(caller, int(number)):
+                return kind, f"prepare {number}", caller_name(caller)
+            case fx.Post(caller, Decision() as decision):
+                return kind, self.decision(decision), caller_name(caller)
             case fx.Notify(caller, failure, ordinal):
                 about = "for good" if ordinal is None else f"of save {ordinal}"
                 return kind, f"{about}: {self.answer(failure)}", caller_name(caller)
@@ -73,6 +78,8 @@ class Printer:
                 return str(entry.number)
             case fx.Remark(text):
                 return text
+            case fx.CreateDecision(generation, decision):
+                return f"{generation} {self.decision(decision)}"
             case _:
                 return _fields(effect).strip()
 
@@ -91,6 +98,8 @@ class Printer:
                 return f"{kind} {_name(event.prefix)}"
             case ev.Finalized(generation, ordinal, failure=failure):
                 return f"{kind} {generation}.{ordinal} {self.answer(failure)}"
+            case ev.Decided(generation, decision):
+                return f"{kind} {generation} {self.decision(decision) if decision else 'not known'}"
             case ev.StateFileWritten(number, newest):
                 return f"{kind} {number} newest={_name(newest) or 'none'}"
             case _:
@@ -102,11 +111,16 @@ class Printer:
         match answer:
             case Failure():
                 return f"{answer.kind.value}{_fields(answer, 'kind', 'message')}: {answer.message}"
+            case v.Agreed(decision):
+                return f"Agreed {self.decision(decision)}"
             case v.SaveOutcome(ordinal, committed, failure):
                 assert committed == (failure is None)
                 return f"Outcome {ordinal} {'committed' if failure is None else self.answer(failure)}"
             case _:
                 return f"{type(answer).__name__}{_fields(answer)}"
+
+    def decision(self, decision: Decision) -> str:
+        return f"{decision.number} {decision.verb}{_fields(decision, 'number', 'verb')}"
 
     def status(self, told: pb.StatusReply) -> str:
         """What `test_status` does not look at."""

@@ -18,7 +18,9 @@ the effects that the state machine had at once; those that a driver carries out 
     WHO await-upkeep, WHO leave, WHO join [at=c1]
     WHO rejoin [at=c1] [restores=N restored=FOLDER]     they say that they have restored this; otherwise the truth
     WHO move at=c1                          what they call next goes to another coordinator
-    WHO attach, WHO detach, WHO heartbeat   presence
+    WHO attach, WHO detach                  presence
+    WHO heartbeat [decided=N] [promised=N limit=N] [wish=REASON] [exits] [grace=S] [every=S]
+    save-now                                an operator asks for a save
     status                                  asks as `holdfast status` does
 
     step [EFFECT] [FATE]                    carry out an effect, the first that waits or the first of a kind, and tell
@@ -51,6 +53,7 @@ from typing import get_args
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.agreement import Wish, Word
 from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
@@ -126,7 +129,7 @@ class Stage:
     def name_call(self, event: ev.Event) -> None:
         """Give a request a name that says who calls for what: the second such call of a scenario is `(2)`."""
         assert hasattr(event, "request")
-        verb = {"Reported": "report", "GaveUp": "give-up", "AwaitUpkeep": "await-upkeep"}.get(
+        verb = {"Reported": "report", "GaveUp": "give-up", "AwaitUpkeep": "await-upkeep", "AskSave": "save-now"}.get(
             type(event).__name__, type(event).__name__.lower()
         )
         ordinal = f" {event.ordinal}" if hasattr(event, "ordinal") else ""
@@ -345,9 +348,17 @@ class Stage:
         for worker in workers:
             self._at[worker].tell(worker.attached())
 
-    def _all_heartbeat(self, workers: list[Worker], _: Words) -> None:
+    def _all_heartbeat(self, workers: list[Worker], words: Words) -> None:
+        reason, exits, grace = words.option("wish"), words.flag("exits"), words.option("grace")
+        deadline = self.cluster.now.monotonic + float(grace) if grace else None
+        numbers = (int(words.option(name, "0")) for name in ("decided", "promised", "limit"))
+        word = Word(*numbers, Wish(reason, exits, deadline) if reason else None)
+        every = float(words.option("every", "0"))
         for worker in workers:
-            self._at[worker].tell(worker.heartbeat())
+            self._at[worker].tell(worker.heartbeat(word, every))
+
+    def _do_save_now(self, words: Words) -> None:
+        self._named(words).call(lambda request: ev.AskSave(request, 30.0))
 
     def _all_detach(self, workers: list[Worker], _: Words) -> None:
         for worker in workers:

@@ -16,7 +16,7 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
-_COMMANDS = ("ls", "show", "verify", "status", "pin", "unpin", "doctor", "coordinator", "demo")
+_COMMANDS = ("ls", "show", "verify", "status", "save-now", "pin", "unpin", "doctor", "coordinator", "demo")
 
 
 class _Commands(click.Group):
@@ -28,7 +28,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

@@ -52,16 +52,13 @@ def of_run(target: str) -> pb.RunStatus:
     entry = Log(store).tail()
     state = entry.state if entry else read_run(store)
     hint = read_hint(store)
-    places = list(_places(state, hint.address if hint else ""))
+    places = list(places_of(state, hint.address if hint else ""))
     if state is None and not places:
         raise no_run(store)
-    settings = _settings()
     asked: list[pb.CoordinatorStatus.Asked] = []
     found: list[pb.RunStatus] = []
     for source, address, host in places:
-        access = Access(
-            store.url, lambda: _key(store), settings=settings if source == _NAMED else settings.for_anybody()
-        )
+        access = access_to(store, source)
         told, answer, hangs = _ask(address, host, access, state.run_id if state else "")
         asked.append(pb.CoordinatorStatus.Asked(address=address, from_=source, answer=answer, hangs=hangs))
         if told:
@@ -79,7 +76,7 @@ def of_run(target: str) -> pb.RunStatus:
     return run
 
 
-def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str]]:
+def places_of(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str]]:
     """Yield possible addresses of a coordinator: who names it, the address, and its host if that is known."""
     leader = state.leader if state else None
     places = [
@@ -92,6 +89,13 @@ def _places(state: LogState | None, hinted: str) -> Iterator[tuple[str, str, str
         if address not in seen:
             seen.add(address)
             yield source, address, host
+
+
+def access_to(store: Store, source: str) -> Access:
+    """Return what is shown to a coordinator that `source` names."""
+    settings = _settings()
+    ours = settings if source == _NAMED else settings.for_anybody()
+    return Access(store.url, lambda: _key(store), settings=ours)
 
 
 def _ask(address: str, host: str, access: Access, run_id: str) -> tuple[pb.RunStatus | None, str, bool]:

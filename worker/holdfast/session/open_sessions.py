@@ -9,6 +9,7 @@ import atexit
 import concurrent.futures.thread
 import os
 import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +31,11 @@ CLOSING = "the save in flight, and for the other workers to end"
 class _Opened:
     lane: Lane
     ending: Pending[None] | None = None  # set by whoever ends it first
+    until: float | None = None  # monotonic: the host is gone then, so nobody waits for longer
+
+    @property
+    def is_late(self) -> bool:
+        return self.until is not None and time.monotonic() >= self.until
 
 
 _open: dict[Session, _Opened] = {}
@@ -42,6 +48,12 @@ def enter(session: Session) -> Lane:
     """Register a session, to be ended when the program ends. Return the lane for all its work."""
     opened = _open[session] = _Opened(Lane("holdfast-calls"))
     return opened.lane
+
+
+def hurry(session: Session, until: float) -> None:
+    """Let nobody wait for the end of a session for longer than until a moment (monotonic)."""
+    if (opened := _open.get(session)) is not None:
+        opened.until = until
 
 
 def leave(session: Session) -> Pending[None]:
@@ -61,14 +73,27 @@ def leave(session: Session) -> Pending[None]:
     return opened.ending
 
 
+def await_end(session: Session, left: Pending[None]) -> bool:
+    """Wait until a session has ended, or is to be waited for no longer. Return whether it has."""
+    opened = _open.get(session)
+    return wait_for(session, left, CLOSING, lambda _: opened is not None and opened.is_late)
+
+
 def is_ours(thread: threading.Thread) -> bool:
     """Return whether a thread works for some session. What runs there must not wait for a session."""
     return thread.name.startswith("holdfast-")
 
 
 def _close(session: Session) -> None:
-    session.close(CLOSE_PATIENCE)
+    session.close(_patience(_open.get(session)))
     _open.pop(session, None)
+
+
+def _patience(opened: _Opened | None) -> float:
+    """Return the seconds for which the end of a session may wait."""
+    if opened is None or opened.until is None:
+        return CLOSE_PATIENCE
+    return min(CLOSE_PATIENCE, max(0.0, opened.until - time.monotonic()))
 
 
 def _close_all(*, last: bool = False) -> None:
@@ -83,7 +108,7 @@ def _close_all(*, last: bool = False) -> None:
         if not last and caller in pools and caller is not None and caller.is_alive():
             continue  # it ends with its pool, which waits for the session's work
         try:
-            wait_for(session, leave(session), CLOSING)
+            await_end(session, leave(session))
         except Exception as error:
             log.warning("%s: did not leave in good order: %s", session.this_task.task, error)
 

@@ -13,6 +13,7 @@ from holdfast.session.answers import check_joined, check_outcome, check_restore,
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id, process_secret
 from holdfast.session.lane import closed
+from holdfast.session.requests import Requests, Wish
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Access, Distrusted, Link, Refusal, Unreachable
 from holdfast_protos.settings import Settings
@@ -91,6 +92,7 @@ class Session:
         self.unreachable_since: float | None = None
         self.superseded: HoldfastError | None = None
         self.aborted: dict[int, Failure] = {}
+        self.requests = Requests()
 
     # -- membership --
 
@@ -99,6 +101,11 @@ class Session:
         """The generation of the world that this worker has joined."""
         assert self._membership is not None
         return self._membership.generation
+
+    @property
+    def url(self) -> str:
+        """The run directory."""
+        return self._store.url
 
     @property
     def has_joined(self) -> bool:
@@ -298,22 +305,41 @@ class Session:
         changed = phase != self._beat.phase
         self._beat = pb.Heartbeat(phase=phase, step=step, bytes_done=done, bytes_total=total)
         if changed:
-            with self._changed:
-                self._changed.notify_all()
+            self._tell()
+
+    def ask(self, wish: Wish) -> None:
+        """Wish that all workers save."""
+        self.requests.ask(wish)
+        self._tell()
+
+    def settle(self, timeout: float) -> None:
+        """End the wait for a decision on a save that does not come, for up to `timeout` seconds."""
+        self.requests.settle(self._store, self.generation, self.this_task.task, timeout)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the next heartbeat come at once."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _beats(self) -> Iterator[pb.Heartbeat]:
         while not self._closed.is_set():
             beat = pb.Heartbeat()
             beat.CopyFrom(self._beat)
             beat.caller.CopyFrom(self.caller())
+            told = self.requests.state()
+            self.requests.describe(beat)
             yield beat
-            self._await_change(beat.phase)
+            self._await_change(beat.phase, told)
 
-    def _await_change(self, phase: str) -> None:
-        """Wait until the next heartbeat is due: a new phase has begun, the session has ended, or it is time."""
-        workers = len(self.this_task.tasks)
+    def _await_change(self, phase: str, told: tuple[object, ...]) -> None:
+        """Wait until the next heartbeat is due: there is news, the session has ended, or it is time."""
+
+        def has_news() -> bool:
+            return self._closed.is_set() or self._beat.phase != phase or self.requests.state() != told
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closed.is_set() or self._beat.phase != phase, beat_every(workers))
+            self._changed.wait_for(has_news, beat_every(len(self.this_task.tasks)))
 
     def _attend(self) -> None:
         for pause in _pauses():
@@ -353,6 +379,12 @@ class Session:
     def _hear(self, notice: pb.Notice) -> None:
         if notice.HasField("superseded"):
             self.superseded = decode(notice.superseded).to_error()
+        elif notice.HasField("prepare"):
+            self.requests.prepare(notice.prepare)
+            self._tell()
+        elif notice.HasField("decision"):
+            self.requests.hear(notice.decision)
+            self._tell()
         elif len(self.aborted) < NOTICED:
             self.aborted[notice.aborted.ordinal] = decode(notice.aborted.failure)
 
@@ -423,7 +455,7 @@ class Session:
                 break
         raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s ({reason})")
 
-    def await_upkeep(self) -> None:
+    def await_upkeep(self, patience: float = AWAIT_UPKEEP) -> None:
         """Wait, for about half a minute at most, until what the last commit replaces has been removed.
 
         If the coordinator does not answer, do not wait: one checkpoint too many does no harm.
@@ -431,7 +463,7 @@ class Session:
         if self._membership is None or self._link is None or self.unreachable_since or self.superseded:
             return
         try:
-            self._link.await_upkeep(pb.AwaitUpkeepRequest(caller=self.caller()), AWAIT_UPKEEP)
+            self._link.await_upkeep(pb.AwaitUpkeepRequest(caller=self.caller()), min(patience, AWAIT_UPKEEP))
         except (Unreachable, Refusal) as error:
             log.info("%s: not waited for what is being removed: %s", self.this_task.task, error)
 
@@ -440,10 +472,9 @@ class Session:
         if not self._closed.is_set():
             self._leave(patience)
         self._closed.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._tell()
         if self._attendance:
-            self._attendance.join(5.0)
+            self._attendance.join(min(5.0, patience))
         with self._connecting:  # a join in progress elsewhere makes nothing any more
             link, self._link = self._link, None
             embedded, self._embedded = self._embedded, None
@@ -454,7 +485,7 @@ class Session:
 
     def _leave(self, patience: float) -> None:
         if self._embedded is None:  # otherwise the coordinator waits for it at its end
-            self.await_upkeep()
+            self.await_upkeep(patience)
         if self._membership is not None and self._link is not None and self.superseded is None:
             wait = patience if self._embedded else 0.0
             try:

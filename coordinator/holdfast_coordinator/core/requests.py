@@ -1,0 +1,28 @@
+"""What a world knows of saves that are asked for, beside what its workers agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .agreement import Agreement
+from .messages import RequestId
+
+PACES = 3
+"""The number of saves by which the time of the next is judged."""
+
+
+@dataclass(slots=True)
+class SaveRequests:
+    agreement: Agreement
+    opened: tuple[int, float] = (0, 0.0)  # the request that was opened last, and when (monotonic)
+    tried: bool = False  # the decision that is to be created is on its way
+    # Operators' calls: the request that each waits for, and until when.
+    waiting: dict[RequestId, tuple[int, float]] = field(default_factory=dict)
+    every: float = 0.0  # seconds between saves that nobody asks for; 0: there are none
+    last: float | None = None  # monotonic, when the last save began or a request was decided
+    paces: tuple[float, ...] = ()  # seconds that the last saves took
+
+    def saved(self, begun: float, seconds: float) -> None:
+        """Note how long a committed save has taken."""
+        self.last = max(begun, self.last or begun)
+        self.paces = (*self.paces, seconds)[-PACES:]
