@@ -46,6 +46,8 @@ TESTS = (
             "fit",
         )
     ),
+    "tests/worker/test_beside_variables.py",
+    "tests/worker/test_every_layer.py",
     "tests/worker/test_iterators.py",
     "tests/worker/test_manager.py",
     "tests/bundle/test_against_tensorflow.py",

@@ -142,6 +142,46 @@ def test_what_is_meant_is_not_told(manager: Make, caplog: pytest.LogCaptureFixtu
     assert warnings(caplog) == []
 
 
+def test_a_reader_is_told_when_it_lets_go_of_the_status(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """After `restore()`, both lists are logged as soon as the program has had its say. Guards against an evaluator,
+    which never saves, that goes on with half of its model."""
+    manager(net=module(body=1.0, old=2.0)).save(blocking=True)
+    new = manager(net=module(body=0.0, new=0.0))
+    status = new.restore()
+    assert warnings(caplog) == []
+    del status
+    assert warnings(caplog) == ["net/old", "net/new"]
+    new.close()
+    assert warnings(caplog) == ["net/old", "net/new"]
+
+
+def test_what_is_built_after_the_restore_is_told_at_the_end(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit in a model that is built after the restore is logged at `close`. Guards against silence in a
+    program that never saves."""
+    first = Net("a", "b")
+    first(X)
+    manager(model=first).save(blocking=True)
+    again = Net("a", "c")
+    new = manager(model=again)
+    new.restore()
+    again(X)
+    assert warnings(caplog) == []
+    new.close()
+    [left, lacking] = warnings(caplog)
+    assert set(left.split(", ")) == {"model/b/_kernel", "model/b/bias"}
+    assert set(lacking.split(", ")) == {"model/c/_kernel", "model/c/bias"}
+
+
+def test_many_names(manager: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names twenty on each side, and counts the others. Guards against a line of a megabyte."""
+    manager(net=module(body=1.0, **{f"old{i:04}": float(i) for i in range(1000)})).save(blocking=True)
+    new = manager(net=module(body=0.0))
+    new.restore_or_initialize()
+    [left] = warnings(caplog)
+    assert left.startswith("net/old0000, net/old0001, ")
+    assert left.endswith("net/old0019 and 980 more")
+
+
 def test_what_is_frozen_now(manager: Make) -> None:
     """Restored layers that are frozen now count as restored. Guards against refusing a program in which only new layers
     are trained."""

@@ -10,7 +10,7 @@
 
 The packages: `saving` (snapshot, digest, vote, plan, write, report), `restoring` (agree on a checkpoint, read and
 verify it, give it to TensorFlow), `session` (who this worker is, its coordinator, the thread that makes all calls in
-order), `keras`, `cli`, `demo`. Importing `holdfast` does not import TensorFlow.
+order), `layers` (what Keras layers hold), `keras`, `cli`, `demo`. Importing `holdfast` does not import TensorFlow.
 """
 
 from __future__ import annotations

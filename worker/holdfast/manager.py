@@ -505,8 +505,9 @@ class Manager:
         """Restore one checkpoint, by default the newest, and return TensorFlow's load status. This call is collective.
 
         If it is older than the newest, it becomes the newest with the next save. Variables that are created later are
-        restored when they are created. If no trained variable has got a value by the next save, that save fails, unless
-        `expect_partial()` was called on the status.
+        restored when they are created. If no trained variable has got a value by the next save, that save fails. Values
+        and objects without a counterpart are logged by name, when the program lets go of the status if all objects
+        exist by then, otherwise at the next save or `close`. If it has called `expect_partial()`, none of this happens.
 
         Raises:
             InvalidRequest: there is no such checkpoint, or the workers ask for different ones.
@@ -514,9 +515,8 @@ class Manager:
             StorageError: some worker cannot read the checkpoint. Nothing was restored anywhere.
         """
         status = self._restore(self._target(path_or_step))[1]
-        misfit = self._misfit(so_far=True, in_part=False)
-        if misfit is not None:  # no error yet: only now can the program say that this is intended
-            log.warning("%s", misfit)
+        for fit in self._staged[-1].fits if self._staged else ():
+            fit.judge_when_let_go(status)
         return status
 
     def _restore(self, target: str) -> tuple[str | None, Any]:
@@ -568,19 +568,18 @@ class Manager:
         joined.result()
         self._requested.take_signals()
 
-    def _misfit(self, *, so_far: bool = False, in_part: bool = True) -> InvalidRequest | None:
+    def _misfit(self, so_far: bool = False) -> InvalidRequest | None:
         """Return an error if nothing of what was restored last fits: then it must not be saved over.
 
+        If it fits in part, what is left over is logged, once.
         so_far: wait with the judgement if objects may still come.
-        in_part: log what is left over if it fits in part, once.
         """
         # All of them count if several could not be applied: the objects hold a part of each.
         for fit in [fit for staged in self._staged for fit in staged.fits]:
             complaint: InvalidRequest | None = fit.complaint(so_far)
             if complaint is not None:
                 return complaint
-            if in_part:
-                fit.warn(so_far)
+            fit.warn(so_far)
         return None
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
@@ -654,6 +653,8 @@ class Manager:
                 for staged in self._staged:
                     staged.close()
                 self._closed = True
+                for fit in [fit for staged in self._staged for fit in staged.fits]:
+                    fit.tell()  # to a program that has not saved since
             self._raise(self._untold())
 
     def __enter__(self: Self) -> Self:

@@ -31,11 +31,15 @@ def training_state(model: Any) -> Any:
     """Return a `tf.train.Checkpoint` of all that a Keras 3 or tf_keras model needs to go on as if it had never stopped.
 
     It holds, below the key `model`, the weights, what `compile` makes (above all the optimizer), the state of the seed
-    generators, and the metrics. You can add more as attributes, such as the optimizer of a custom training loop. It
-    works with `holdfast.CheckpointManager` and with TensorFlow's own. The model may be compiled, and its layers and
-    optimizer built, after this call and even after a restore: what is created later is restored when it is created.
-    Only metrics that the first step of `fit` makes start from zero, as in each epoch. The added children belong to the
-    model's own objects, so a plain `tf.train.Checkpoint(model=model)` that is made later has them as well.
+    generators, the metrics, what stateful RNNs carry from batch to batch, what layers have learnt by `adapt` (the
+    statistics of Normalization, vocabularies, boundaries), and what layers of your own save by `save_own_variables` and
+    `save_assets`. What a layer has by its arguments, such as `StringLookup(vocabulary=...)`, is not in it.
+
+    You can add more as attributes, such as the optimizer of a custom training loop. It works with
+    `holdfast.CheckpointManager` and with TensorFlow's own. The model may be compiled, and its layers and optimizer
+    built, after this call and even after a restore: what is created later is restored when it is created. Only metrics
+    that the first step of `fit` makes start from zero, as in each epoch. The added children belong to the model's own
+    objects, so a plain `tf.train.Checkpoint(model=model)` that is made later has them as well.
 
     The checkpoint does not hold what is no state of the model: Keras's global seed generator (used by `keras.random`
     functions without `seed`), callbacks, and the position in the input data.

@@ -4,11 +4,13 @@ TensorFlow gives each value of a checkpoint to the object of the same name, at o
 nothing about values and objects without a counterpart. A warm start wants that. But it also happens if an attribute was
 renamed between two runs: nothing is restored, training starts from scratch, and soon the last real checkpoint is gone.
 So it is an error if no trained variable has got a value, and nothing is saved, unless the program says that this is
-intended. If some variables have got values, what is left over is logged once. See docs/design/010-fit.md.
+intended. If some variables have got values, what is left over is logged once, by name, on both sides. See
+docs/design/010-fit.md.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import tensorflow as tf
@@ -21,7 +23,8 @@ from holdfast_storage.logger import logger
 _log = logger("holdfast")
 
 _COUNTER = "save_counter"
-_NAMED = 5
+_NAMED, _LISTED = 5, 20
+"""How many names an error and a warning have."""
 
 
 class Fit:
@@ -42,12 +45,31 @@ class Fit:
         self._prefix = prefix
         self._what = what
         self._told = False
+        self._complained = False
+
+    def judge_when_let_go(self, status: Any) -> None:
+        """Tell what does not fit when the program lets go of a load status: until then it may say what is intended."""
+        weakref.finalize(status, self.tell, so_far=True).atexit = False
+
+    def tell(self, so_far: bool = False) -> None:
+        """Log what does not fit, once: that nothing does, or what is left over."""
+        known = self._complained
+        complaint = self.complaint(so_far)
+        if complaint is None:
+            self.warn(so_far)
+        elif not known:
+            _log.warning("%s", complaint)
 
     def complaint(self, so_far: bool = False) -> InvalidRequest | None:
         """Return an error if nothing fits and the program has not said that this is intended.
 
         so_far: do not judge yet if trained variables may still be created.
         """
+        complaint = self._judge(so_far)
+        self._complained = self._complained or complaint is not None
+        return complaint
+
+    def _judge(self, so_far: bool) -> InvalidRequest | None:
         if self._load.failures:
             return InvalidRequest(
                 f"{self._prefix} was not restored: {'; '.join(self._load.failures[:_NAMED])}",
@@ -102,9 +124,9 @@ class Fit:
                 self._prefix,
                 self._what,
                 len(left),
-                few(left),
+                few(left, _LISTED),
                 len(lacking),
-                few(lacking),
+                few(lacking, _LISTED),
             )
 
     def _is_to_come(self, without_optimizers: bool = False) -> bool:
