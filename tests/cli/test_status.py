@@ -169,5 +169,6 @@ def test_json_has_every_field_without_a_coordinator(saved: Any, holdfast: Holdfa
     """Without a coordinator the JSON has every field. Guards against programs that must guess which fields exist."""
     told = json.loads(holdfast("status", saved.path, "--json").stdout)
     assert set(told) == {
-        "run", "log", "coordinator", "generation", "leads", "workers", "activity", "last_save", "forming", "interval", "bad",
+        "run", "log", "coordinator", "generation", "leads", "workers", "activity", "last_save", "forming", "interval",
+        "bad",
     }  # fmt: skip
