@@ -121,6 +121,26 @@ def test_weights_alone_are_read_by_tensorflow(tmp_path: Path, library: Any) -> N
         np.testing.assert_array_equal(fresh.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+def test_weights_of_any_name_are_saved(tmp_path: Path) -> None:
+    """Layers may go by the names of a checkpoint's own methods. Guards against a layer that is called to write."""
+
+    class Named(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.write = self.model = keras.layers.Dense(1)
+
+        def call(self, x: Any) -> Any:
+            return self.write(x)
+
+    model, fresh = Named(), Named()
+    for each in (model, fresh):
+        each.compile("sgd", "mse")
+        each(X)
+    model.fit(X, Y, callbacks=[made(tmp_path, save_weights_only=True)], verbose=0)
+    tf.train.Checkpoint(model=fresh).restore(tf.train.latest_checkpoint(str(tmp_path))).expect_partial()
+    np.testing.assert_array_equal(fresh.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
 def test_placeholders_name_the_checkpoints(tmp_path: Path) -> None:
     """The folder is the run, the start of the last part the name, and all checkpoints are kept, each with the name that
     Keras would have given it. Guards against a run for each epoch, and against the loss of all but the last."""

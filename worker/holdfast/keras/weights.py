@@ -18,7 +18,8 @@ class WeightsState(internals.AskedCheckpoint):
 
     TensorFlow restores by the names of children. Here the model's children are found twice: below `model`, as in a
     `training_state(model)` and in a `tf.train.Checkpoint(model=model)`, and at the root, as in a
-    `tf.train.Checkpoint(model)` and in `load_weights` of tf_keras. So all of these can restore it.
+    `tf.train.Checkpoint(model)` and in `load_weights` of tf_keras. So all of these can restore it. At the root they are
+    left out if a checkpoint has something else by one of the names, such as `read`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,9 +35,10 @@ class WeightsState(internals.AskedCheckpoint):
             for name, child in self._children().items()
             if not (_is_optimizer(child) or _is_metric(child) or METRIC.fullmatch(name))
         }
+        names_are_free = not any(hasattr(type(self), name) for name in found) and "model" not in found
         for name, child in found.items():
             setattr(self.model, name, child)
-            if "model" not in found:
+            if names_are_free:
                 setattr(self, name, child)
 
 
