@@ -13,8 +13,11 @@ import tensorflow as tf
 
 import holdfast.keras
 
-EXAMPLES, BATCH = 100, 10
+EXAMPLES, BATCH = 50, 10
 STEPS = EXAMPLES // BATCH
+
+
+ARGUMENTS = ("save_freq", "delete_checkpoint")
 
 
 class Killed(Exception):
@@ -66,16 +69,18 @@ class Program:
         if self.library == "tf_keras":
             keras.backend.experimental.enable_tf_random_generator()
         with self.options.get("scope", contextlib.nullcontext)():
-            model = self._model(keras)
+            model = self.options.get("model", self._model)(keras)
         recorder = _recorder(keras, model, seen, kill_at, in_validation)
         others = self._others(keras)
-        backup = holdfast.keras.BackupAndRestore(self.directory / "run", save_freq=self.options.get("save_freq", 3))
+        arguments = {"save_freq": 3, **{name: self.options[name] for name in ARGUMENTS if name in self.options}}
+        backup = holdfast.keras.BackupAndRestore(self.directory / "run", **arguments)
         history = model.fit(
             self._input(),
             epochs=self.options.get("epochs", 3),
             steps_per_epoch=self.options.get("steps_per_epoch"),
             validation_data=self.options.get("validation", _validation()),
-            callbacks=[backup, *others, recorder, *self.options.get("callbacks", ())],
+            callbacks=[backup, *others, recorder],
+            shuffle=False,  # Keras warns of it with a dataset
             verbose=0,
         )
         weights = [np.asarray(each) for each in model.get_weights()]
@@ -101,11 +106,12 @@ class Program:
                 pass
         return self.run(seen), seen
 
+    def model(self) -> Any:
+        return self._model(importlib.import_module(self.library))
+
     def _input(self) -> Any:
         values = np.random.RandomState(0).rand(EXAMPLES, 6).astype(np.float32)
         labels = (values.sum(1) * 3).astype(np.int32) % 4
-        if self.options.get("arrays"):
-            raise NotImplementedError
         found = tf.data.Dataset.from_tensor_slices((values, labels)).shuffle(64, seed=5).batch(BATCH)
         return self.options.get("input", lambda each: each)(found)
 
@@ -128,13 +134,25 @@ class Program:
         return model
 
     def _others(self, keras: Any) -> list[Any]:
+        monitor = self.options.get("monitor", "val_loss")
+        plateau = keras.callbacks.ReduceLROnPlateau(monitor, factor=0.5, patience=1, min_delta=0.05)
         return [
-            keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True),
-            keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05)
-            if "rate" not in self.options
-            else keras.callbacks.Callback(),
+            keras.callbacks.EarlyStopping(monitor, patience=2, restore_best_weights=True),
+            *([] if "rate" in self.options else [plateau]),
             *(make(keras) for make in self.options.get("others", ())),
         ]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return what differs between the results of two runs, in any bit."""
+    different = []
+    for name, value in one.items():
+        if name in ("weights", "optimizer"):
+            equal = len(value) == len(other[name]) and all(map(np.array_equal, value, other[name]))
+        else:
+            equal = value == other[name]
+        different += [] if equal else [f"{name}: {value} and {other[name]}"]
+    return different
 
 
 def _validation() -> Any:
@@ -144,7 +162,9 @@ def _validation() -> Any:
 
 def _public(callback: Any) -> dict[str, Any]:
     kinds = (int, float, bool, str, type(None))
-    return {name: value for name, value in vars(callback).items() if isinstance(value, kinds)}
+    found = {name: value for name, value in vars(callback).items() if isinstance(value, kinds)}
+    found.pop("min_delta", None)  # whose sign Keras 3 sets at an epoch's end
+    return found
 
 
 def _recorder(keras: Any, model: Any, seen: Seen, kill_at: int, in_validation: bool) -> Any:

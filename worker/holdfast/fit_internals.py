@@ -28,7 +28,7 @@ FIT_OF_KERAS = Internals(
     keras.callbacks:History epoch history
     keras.callbacks:ModelCheckpoint best _batches_seen_since_last_saving _last_batch_seen
     keras.callbacks:ReduceLROnPlateau best cooldown_counter wait
-    keras.src.backend.tensorflow.trainer:TFEpochIterator _distributed_dataset _enumerate_iterator() _get_iterator()
+    keras.src.backend.tensorflow.trainer:TFEpochIterator _distributed_dataset _enumerate_iterator()
     keras.src.backend.tensorflow.trainer:TFEpochIterator _num_batches data_adapter num_batches
     keras.src.backend.tensorflow.trainer:TFEpochIterator steps_per_epoch steps_per_execution
     keras.src.backend.tensorflow.trainer:TensorFlowTrainer _initial_epoch fit train_function

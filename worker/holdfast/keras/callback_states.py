@@ -14,8 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast.keras.outside import outside_of_strategies
 from holdfast.fit_internals import STATE_OF_CALLBACKS
+from holdfast.keras.outside import outside_of_strategies
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
 

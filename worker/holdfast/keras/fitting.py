@@ -7,10 +7,10 @@ import os
 from typing import Any
 
 import holdfast
+from holdfast.fit_internals import running_fit
 from holdfast.keras.callback_states import CallbackStates, as_plain
 from holdfast.keras.fit_state import FitState, Place
 from holdfast.keras.hooks import Hooks
-from holdfast.fit_internals import running_fit
 from holdfast.trackables import local_components, variable_of
 from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.logger import logger

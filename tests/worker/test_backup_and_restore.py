@@ -1,0 +1,305 @@
+"""A `fit` that is ended anywhere and begun again goes on at the next batch, and ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import holdfast
+from holdfast import fit_internals
+from holdfast.keras import BackupAndRestore
+from holdfast_storage import internals
+from holdfast_storage.errors import InvalidRequest
+from support.fits import STEPS, Killed, Program, Seen, same
+from support.internals import rename
+from support.two_cpus import DEVICES
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore"),  # Keras warns of what its own `fit` does
+]
+
+LIBRARIES = ("keras", "tf_keras")
+
+
+def endless(dataset: Any) -> Any:
+    return dataset.repeat()
+
+
+def uncounted(dataset: Any) -> Any:
+    return dataset.filter(lambda *_: True)
+
+
+def constant(_: Any) -> float:
+    return 0.01
+
+
+def schedule(library: Any) -> Any:
+    return library.optimizers.schedules.ExponentialDecay(3e-3, 7, 0.9)
+
+
+def multiplied(library: Any) -> Any:
+    return library.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.8)
+
+
+def mirrored() -> Any:
+    return tf.distribute.MirroredStrategy(DEVICES, tf.distribute.ReductionToOneDevice()).scope()
+
+
+CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
+    "in mid-epoch, twice": ({}, [STEPS + 3, 2], False),
+    "saved by epoch": ({"save_freq": "epoch"}, [STEPS + 3], False),
+    "in validation, saved at the last batch": ({"save_freq": STEPS}, [2 * STEPS], True),
+    "of unknown length, in validation": ({"save_freq": STEPS, "input": uncounted}, [STEPS, STEPS], True),
+    "one iterator for all epochs": ({"input": endless, "steps_per_epoch": 4}, [7], False),
+    "several batches at a time": ({"steps_per_execution": 2, "save_freq": 2}, [4], False),
+    "a schedule": ({"rate": schedule}, [STEPS + 3], False),
+    "a multiplied rate": ({"rate": constant, "others": [multiplied]}, [STEPS + 3], False),
+    "two devices": ({"scope": mirrored}, [STEPS + 3], False),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _deterministic() -> Any:
+    tf.config.experimental.enable_op_determinism()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_it_ends_as_if_it_had_never_stopped(library: str, case: str, tmp_path: Path) -> None:
+    """Weights, optimizer, history, callbacks and the loss after each batch are equal, bit for bit. Guards against
+    batches that are trained twice or left out, another shuffling, metrics that begin anew, and rates applied twice."""
+    options, kills, in_validation = CASES[case]
+    expected, whole = Program(library, tmp_path / "whole", options).run_until_done([])
+    found, seen = Program(library, tmp_path / "cut", options).run_until_done(kills, in_validation=in_validation)
+    assert same(expected, found) == []
+    assert seen.epochs == whole.epochs
+    assert whole.kept().items() <= seen.kept().items()
+    # Of input whose end is not known, the end is met once more: see RunningFit.begin_at.
+    ends = {(epoch, STEPS) for epoch in range(3)} if "unknown" in case else set()
+    assert seen.kept().keys() - whole.kept().keys() <= ends
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_next_fit_begins_anew(library: str, tmp_path: Path) -> None:
+    """After a fit that came to its end the next one begins anew, and the checkpoints are gone. Guards against a program
+    that is run again and trains nothing, and against folders that grow."""
+    program = Program(library, tmp_path, {"epochs": 1})
+    expected, _ = program.run_until_done([])
+    [finished] = (tmp_path / "run").glob("ckpt-*")
+    assert sum(each.stat().st_size for each in finished.rglob("*")) < 200_000
+    again, seen = program.run_until_done([])
+    assert len(seen.batches) == STEPS
+    assert same(expected, again) == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_checkpoint_that_is_kept(library: str, tmp_path: Path) -> None:
+    """With delete_checkpoint=False, the next fit goes on with the epochs that it has more. Guards against a finished
+    training that is thrown away."""
+    program = Program(library, tmp_path, {"epochs": 1, "save_freq": "epoch", "delete_checkpoint": False})
+    program.run_until_done([])
+    _, seen = program.run_until_done([])
+    assert seen.batches == []
+    longer, seen = program.but(epochs=2).run_until_done([])
+    assert {epoch for epoch, _, _ in seen.batches} == {1}
+    assert longer["epochs"] == [0, 1]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_training_that_was_stopped(library: str, tmp_path: Path) -> None:
+    """A training that EarlyStopping has ended, and that is killed before `fit` ends, is not taken up again, and ends
+    with the best weights. Guards against a restart that trains on from the worst."""
+
+    class Killer(keras.callbacks.Callback if library == "keras" else tf_keras.callbacks.Callback):  # type: ignore[misc]
+        alive = False
+
+        def on_train_end(self, logs: Any = None) -> None:
+            if not self.alive:
+                raise Killed
+
+    def stopping(module: Any) -> Any:
+        return module.callbacks.EarlyStopping("loss", min_delta=100, restore_best_weights=True)
+
+    killer = Killer()
+    program = Program(library, tmp_path, {"save_freq": "epoch", "others": [stopping, lambda _: killer]})
+    with pytest.raises(Killed):
+        program.run(Seen())
+    killer.alive = True
+    found, seen = program.run_until_done([])
+    assert seen.batches == []
+    assert found["epochs"] == [0, 1]
+    expected, _ = Program(library, tmp_path / "whole", {**program.options}).run_until_done([])
+    assert same(expected, found) == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_rows_of_a_csv_file(library: str, tmp_path: Path) -> None:
+    """A CSVLogger that appends has one row for each epoch, whatever was killed. Guards against rows that are there
+    twice."""
+    rows = {}
+    for name, kills in (("whole", []), ("cut", [2 * STEPS + 1, 3])):
+        file = tmp_path / f"{name}.csv"
+        options = {"save_freq": 7, "others": [lambda module, file=file: module.callbacks.CSVLogger(file, append=True)]}
+        Program(library, tmp_path / name, options).run_until_done(kills)
+        rows[name] = list(csv.reader(file.read_text().splitlines()))
+    assert rows["cut"] == rows["whole"]
+
+
+def test_a_csv_file_that_is_begun_anew_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A CSVLogger that does not append is named. Guards against rows that are lost in silence."""
+    options = {"epochs": 1, "others": [lambda module: module.callbacks.CSVLogger(tmp_path / "rows.csv")]}
+    Program("keras", tmp_path, options).run_until_done([])
+    assert "rows.csv" in caplog.text
+    assert "append=True" in caplog.text
+
+
+class Counting(keras.callbacks.Callback):  # type: ignore[misc]
+    """A callback of a program's own, with a state."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.state = state
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.state = type(self.state)()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.state += 1
+
+    def get_state(self) -> Any:
+        return self.state
+
+    def set_state(self, state: Any) -> None:
+        self.state = state
+
+
+def test_states_of_other_callbacks(tmp_path: Path) -> None:
+    """A callback with get_state and set_state goes on. Guards against counters of a program's own that begin anew."""
+    counter = Counting(0)
+    Program("keras", tmp_path, {"others": [lambda _: counter]}).run_until_done([STEPS + 2])
+    assert counter.state == 3 * STEPS
+
+
+def test_a_state_that_cannot_be_saved(tmp_path: Path) -> None:
+    """A state that JSON cannot hold is refused by the callback's name. Guards against an error that names nothing."""
+
+    class Odd(Counting):
+        def get_state(self) -> Any:
+            return object()
+
+    with pytest.raises(InvalidRequest, match="Odd-1"):
+        Program("keras", tmp_path, {"others": [lambda _: Odd(0)]}).run_until_done([])
+
+
+def test_what_another_program_saved_is_refused(tmp_path: Path) -> None:
+    """Checkpoints without a place are refused. Guards against weights that are restored, and epochs that begin anew."""
+    model = Program("keras", tmp_path).model()
+    with holdfast.CheckpointManager(holdfast.keras.training_state(model), tmp_path / "run") as manager:
+        manager.save(blocking=True)
+    with pytest.raises(InvalidRequest, match="saved by another program"):
+        Program("keras", tmp_path).run_until_done([])
+
+
+class WithoutCall(keras.Model):  # type: ignore[misc]
+    """A model as in adversarial training: no `call`, an optimizer of its own, and a `train_step`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = keras.layers.Dense(4)
+        self.mine = keras.optimizers.Adam(0.01)
+        self.mean = keras.metrics.Mean("loss")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.mean]
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.layer(data[0]) ** 2)
+        weights = self.layer.trainable_variables
+        self.mine.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.mean.update_state(loss)
+        return {"loss": self.mean.result()}
+
+
+def test_a_model_that_nobody_can_build(tmp_path: Path) -> None:
+    """A model whose train_step makes its variables goes on, too. Guards against weights that silently stay random."""
+
+    def make(_: Any) -> Any:
+        model = WithoutCall()
+        model.compile()
+        return model
+
+    options = {"model": make, "validation": None, "monitor": "loss"}
+    expected, _ = Program("keras", tmp_path / "whole", options).run_until_done([])
+    found, _ = Program("keras", tmp_path / "cut", options).run_until_done([STEPS + 3])
+    assert same(expected, found) == []
+
+
+def test_metrics_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    """Metrics that only the first batch can make are refused at the start. Guards against an epoch whose logs begin
+    anew in the middle."""
+
+    class Odd(keras.Model):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            raise NotImplementedError
+
+    def make(_: Any) -> Any:
+        model = Odd()
+        model.compile("sgd", "mse", metrics=["mae"])
+        return model
+
+    with pytest.raises(InvalidRequest, match=r"metrics of Odd .* call model.evaluate on one batch before fit"):
+        Program("keras", tmp_path, {"model": make}).run_until_done([])
+
+
+def test_a_fit_of_the_programs_own_is_refused(tmp_path: Path) -> None:
+    """Outside of Keras's own fit it is refused. Guards against a place that nobody knows."""
+    callback = BackupAndRestore(tmp_path)
+    callback.set_model(Program("keras", tmp_path).model())
+    with pytest.raises(InvalidRequest, match=r"within Keras's own Model\.fit"):
+        callback.on_train_begin()
+
+
+@pytest.mark.parametrize("name", [name for table in fit_internals.TABLES for name in table.names])
+def test_a_name_that_is_gone_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing name is refused before anything changes. Guards against a fit that goes on anywhere, after an
+    upgrade."""
+    monkeypatch.setattr(internals, "_sound", set())
+    table = next(each for each in fit_internals.TABLES if name in each.names)
+    with pytest.raises(InvalidRequest, match=rf"\b{rename(monkeypatch, name)}\b"):
+        table.check()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_local_variable_that_is_gone_is_refused(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same holds for the local variables of fit. Guards against a KeyError, or another iterator of that name."""
+    monkeypatch.setattr(fit_internals, f"LOCALS_OF_{library.upper()}", ("callbacks", "nowhere"))
+    with pytest.raises(InvalidRequest, match=r"Model\.fit has no local variables nowhere"):
+        Program(library, tmp_path).run_until_done([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"backup_dir": ""}, InvalidRequest, "backup_dir is empty"),
+        ({"backup_dir": "run", "save_freq": "batch"}, InvalidRequest, "save_freq is 'batch'"),
+        ({"backup_dir": "run", "save_freq": -1}, InvalidRequest, "save_freq is -1"),
+        ({"backup_dir": "run", "max_to_keep": 5}, TypeError, "max_to_keep"),
+        ({"backup_dir": "run", "save_weights_only": True}, TypeError, "save_weights_only"),
+    ],
+)
+def test_arguments_that_cannot_work(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+    """Arguments that cannot work are refused when the callback is made. Guards against a job that fails after its first
+    epoch."""
+    with pytest.raises(error, match=match):
+        BackupAndRestore(**arguments)
