@@ -49,7 +49,7 @@ class Program:
     Attributes:
         library: "keras" or "tf_keras".
         directory: for its checkpoints and files.
-        options: what differs between tests: see the uses.
+        options: what differs from test to test, by names that say what.
     """
 
     library: str
@@ -162,9 +162,7 @@ def _validation() -> Any:
 
 def _public(callback: Any) -> dict[str, Any]:
     kinds = (int, float, bool, str, type(None))
-    found = {name: value for name, value in vars(callback).items() if isinstance(value, kinds)}
-    found.pop("min_delta", None)  # whose sign Keras 3 sets at an epoch's end
-    return found
+    return {name: value for name, value in vars(callback).items() if isinstance(value, kinds)}
 
 
 def _recorder(keras: Any, model: Any, seen: Seen, kill_at: int, in_validation: bool) -> Any:

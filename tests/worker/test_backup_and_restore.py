@@ -36,10 +36,6 @@ def uncounted(dataset: Any) -> Any:
     return dataset.filter(lambda *_: True)
 
 
-def constant(_: Any) -> float:
-    return 0.01
-
-
 def schedule(library: Any) -> Any:
     return library.optimizers.schedules.ExponentialDecay(3e-3, 7, 0.9)
 
@@ -53,16 +49,17 @@ def mirrored() -> Any:
 
 
 CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
-    "in mid-epoch, twice": ({}, [STEPS + 3, 2], False),
-    "saved by epoch": ({"save_freq": "epoch"}, [STEPS + 3], False),
+    "in mid-epoch, twice": ({"others": [multiplied]}, [STEPS + 3, 2], False),
     "in validation, saved at the last batch": ({"save_freq": STEPS}, [2 * STEPS], True),
-    "of unknown length, in validation": ({"save_freq": STEPS, "input": uncounted}, [STEPS, STEPS], True),
-    "one iterator for all epochs": ({"input": endless, "steps_per_epoch": 4}, [7], False),
-    "several batches at a time": ({"steps_per_execution": 2, "save_freq": 2}, [4], False),
-    "a schedule": ({"rate": schedule}, [STEPS + 3], False),
-    "a multiplied rate": ({"rate": constant, "others": [multiplied]}, [STEPS + 3], False),
+    "of unknown length, in validation": ({"save_freq": STEPS, "input": uncounted, "rate": schedule}, [STEPS] * 2, True),
+    "one iterator, several batches at a time": (
+        {"input": endless, "steps_per_epoch": 4, "steps_per_execution": 2, "save_freq": 2},
+        [3],
+        False,
+    ),
     "two devices": ({"scope": mirrored}, [STEPS + 3], False),
 }
+"""Options of a program, after how many batches it is killed in each of its lives, and whether that is in validation."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -135,7 +132,9 @@ def test_a_training_that_was_stopped(library: str, tmp_path: Path) -> None:
     found, seen = program.run_until_done([])
     assert seen.batches == []
     assert found["epochs"] == [0, 1]
-    expected, _ = Program(library, tmp_path / "whole", {**program.options}).run_until_done([])
+    expected, _ = Program(library, tmp_path / "whole", program.options).run_until_done([])
+    for each in (expected, found):
+        del each["callbacks"]  # some come to know what they need at an epoch's end
     assert same(expected, found) == []
 
 
