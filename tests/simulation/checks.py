@@ -39,6 +39,7 @@ class Checks:
         self.told: dict[tuple[str, int], dict[Task, bool]] = {}
         self.contents: dict[tuple[str, Task], str] = {}
         self.restores: dict[tuple[str, int], str] = {}
+        self.boundaries: dict[tuple[str, int], dict[Task, bool]] = {}  # who has saved there, who has not
         self.truth = Truth(world.bucket)
         self.targets: set[str] = set()  # prefixes of what workers have asked for
         self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
@@ -143,6 +144,20 @@ class Checks:
             self.world.violate("told", f"{task} was told that {save} is committed, and it is not")
         if not committed and stands:
             self.world.violate("told", f"{task} was told that {save} has failed, and it is committed")
+
+    def saved_on_request(self, generation: str, boundary: int, task: Task) -> None:
+        """A worker saves at a boundary of its loop."""
+        self._at_boundary(generation, boundary, task, saved=True)
+
+    def passed(self, generation: str, boundary: int, task: Task) -> None:
+        """A worker passes a boundary without a save."""
+        self._at_boundary(generation, boundary, task, saved=False)
+
+    def _at_boundary(self, generation: str, boundary: int, task: Task, *, saved: bool) -> None:
+        told = self.boundaries.setdefault((generation, boundary), {})
+        told[task] = saved
+        if len(set(told.values())) > 1:
+            self.world.violate("lone", f"at boundary {boundary} of generation {generation} some save: {told}")
 
     def restored(self, generation: str, ordinal: int, task: Task, prefix: str, *, began: float, targeted: bool) -> None:
         """A worker has applied a checkpoint; empty: there was none.

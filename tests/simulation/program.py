@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holdfast.manager import Manager
+from holdfast.preemption import Preempted
+from holdfast.requested import SETTLES_AFTER
 from holdfast.saving.save import SLACK
 from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed, Superseded
 from simulation.fakes import Now
@@ -58,6 +60,9 @@ class Program:
         """Raises what ends it early."""
         try:
             self._train()
+        except Preempted:
+            self._close(late=True)
+            raise
         except Interrupted:
             self.process.masks_signals = True
             self.world.counts["programs interrupted"] += 1
@@ -104,10 +109,44 @@ class Program:
             if saves and saves == job.goes_back:
                 self._restore(job.older())
             saves += 1
+            self._pass_boundaries()
             model.step += EVERY
             model.diverges = saves == job.diverges and self.process is job.workers[-1] and len(job.workers) > 1
             self._save()
         self._close()
+
+    def notice(self) -> None:
+        """This host is to go away, as a thread of the process hears."""
+        if self.manager is not None and not self.manager._closed:
+            self.world.counts["notices"] += 1
+            self.world.tell(self.process, "has notice")
+            self.manager._requested._noticed("notice")
+
+    def _pass_boundaries(self) -> None:
+        """Some steps of which each asks whether all are to save."""
+        manager, world, task = self.manager, self.world, self.process.this_task.task
+        assert manager is not None
+        for _ in range(self.job.boundaries):
+            Now.scheduler.pause(0.3 * self.job.step_time * Now.scheduler.random.random(), "its next boundary")
+            self.model.step += 1
+            saved: list[int] = []
+            patience = 6 * (self.options["save_timeout"] + SLACK) + 2 * MARGIN + SETTLES_AFTER
+            try:
+                with world.bounded("save_if_requested()", patience):
+                    path = manager.save_if_requested(self.model.step, before=lambda: saved.append(self.model.step))  # noqa: B023
+            except (SaveFailed, CoordinatorUnavailable) as error:
+                self._tell("save_if_requested()", error)
+                if not saved:
+                    raise
+                path = None
+            finally:
+                if saved:
+                    world.counts["saves on request"] += 1
+                    world.checks.saved_on_request(manager._session.generation, manager._gate.count, task)
+            if not saved and not self.process.signalled:
+                world.checks.passed(manager._session.generation, manager._gate.count, task)
+            if path is not None:
+                self.returned.append((path.removeprefix(f"{URL}/"), self.model.step))
 
     def _save(self) -> None:
         patience = 3 * (self.options["save_timeout"] + SLACK) + 2 * MARGIN + self.options["join_timeout"]
@@ -146,8 +185,8 @@ class Program:
         task = self.process.this_task.task
         world.checks.restored(generation, ordinal, task, prefix, began=began, targeted=bool(target))
 
-    def _close(self) -> None:
-        """Close as often as there is an error to raise."""
+    def _close(self, *, late: bool = False) -> None:
+        """Close as often as there is an error to raise. late: a deadline may have passed meanwhile."""
         assert self.manager is not None
         self._closing = True
         for _ in range(FAILURES):
@@ -163,6 +202,8 @@ class Program:
                 raise
             else:
                 break
+        if late:
+            return
         self._check_promises()
         if self.world.calm and not self.process.stopped_for:
             Now.scheduler.pause(LEFT_WITHIN, "what its manager has left to end")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
+from datetime import timedelta
 
-from holdfast import keep
+from holdfast import keep, preemption
 from simulation.faults import Calm, Faults
 from simulation.policy import Point
 from simulation.preemption import Preemption
@@ -47,6 +48,11 @@ class Story:
         if rules.random() < 0.4:
             del options["max_to_keep"], options["keep_checkpoint_every_n_hours"]
             options["keep"] = _policy(rules)
+        self._requests = random.Random(f"requests {seed}")
+        self._asks = self._requests.random() < 0.4
+        if self._asks:
+            options["preemption"] = preemption.Preemption(grace=40.0, signals=(), exits=self._requests.random() < 0.7)
+            options["save_every"] = timedelta(seconds=4) if self._requests.random() < 0.5 else None
         self._jobs = [self._job("job", options)]
         self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
         self._reads = random.Random(f"reader {seed}")
@@ -74,6 +80,7 @@ class Story:
             collective=draw.random() < 0.5,
             forked=self._apart.random() < 0.4,
             handler=self._apart.choice(["interrupt", "interrupt", "save_and_end"]),
+            boundaries=3 if self._asks else 0,
             closes_after=30.0 * self._apart.random() if self._apart.random() < 0.1 else 0.0,
         )
 
@@ -93,6 +100,8 @@ class Story:
                 reader(world, self._reads)
             if self._second is not None:
                 world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
+            for _ in range(self._requests.randrange(4) if self._asks else 0):
+                world.scheduler.later(None, STORM * self._requests.random(), self._notice)
             self._look()
             world.run(lambda: False, STORM)
             self._calm()
@@ -243,6 +252,21 @@ class Story:
             worker.signal(getattr(worker.program, job.handler))
             if self._preemption is not None:
                 self._preemption.soon()
+
+    def _notice(self) -> None:
+        """A host is to go away; perhaps the coordinator is killed while the workers agree on what to do."""
+        draw = self._requests
+        living = [worker for job in self._jobs for worker in job.workers if worker.alive and worker.program is not None]
+        if not living or not self._storm:
+            return
+        worker = draw.choice(living)
+        worker.spawn("notice", worker.program.notice)
+        if draw.random() < 0.4:
+            self.world.scheduler.later(None, draw.choice([0.05, 0.5, 3.0]) * draw.random(), self._lose_coordinator)
+
+    def _lose_coordinator(self) -> None:
+        if self._storm:
+            self._end_one(self._some_coordinator(), host=False)
 
     def _no_threads(self, point: Point) -> None:
         process = self._draw.choice([point.process, self._some_coordinator()]) or point.process

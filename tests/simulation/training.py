@@ -11,6 +11,7 @@ from typing import Any
 
 import holdfast.session.open_sessions
 import holdfast.session.session
+from holdfast.preemption import Preempted
 from holdfast.restoring.staging import Staged
 from holdfast.saving.save import SLACK, Save
 from holdfast.saving.snapshot import Snapshot
@@ -168,6 +169,7 @@ class Job:
         handler: str = "",
         closes_after: float = 0.0,
         goes_on: bool = False,
+        boundaries: int = 0,
     ) -> None:
         self.world = world
         self.name = name
@@ -181,6 +183,7 @@ class Job:
         self.forked = forked  # by a launcher on each host, with all that it has in its memory, again and again
         self.handler = handler  # of signals: "interrupt" or "save_and_end"
         self.goes_on = goes_on  # where a signal has interrupted a save
+        self.boundaries = boundaries  # between two saves
         self._closes_after = closes_after  # seconds after which another thread closes the manager
         self.lives = 0
         self.started_at = 0.0
@@ -229,6 +232,8 @@ class Job:
             world.tell(process, f"ends: {error}")
         except Interrupted:
             how = "interrupted"
+        except Preempted:
+            how = "preempted"
         except RuntimeError as error:
             if "start new thread" not in str(error):
                 raise

@@ -98,7 +98,7 @@ class Watch:
     def start(self) -> None:
         """Raises InvalidRequest if signals are notice and this is not the main thread."""
         if self._terms.signals:
-            if threading.current_thread() is not threading.main_thread():
+            if not self._can_take:
                 raise InvalidRequest(
                     "only the main thread can watch for signals: make the CheckpointManager there, or pass "
                     "preemption=Preemption(signals=())",
@@ -113,7 +113,7 @@ class Watch:
     def take_signals(self) -> None:
         """Take the signals, also again: `MultiWorkerMirroredStrategy` takes SIGTERM at C level when it is made, and
         nobody is told. Does nothing in other threads than the main one."""
-        if threading.current_thread() is threading.main_thread() and not self._closed.is_set():
+        if self._can_take and not self._closed.is_set():
             for number in self._terms.signals:
                 before = signal.signal(number, self._handle)
                 if before != self._handle:
@@ -126,10 +126,15 @@ class Watch:
             return
         self._closed.set()
         _watching.discard(self)
-        if threading.current_thread() is threading.main_thread():
+        if self._can_take:
             self._give_back()
             if self._listens:
                 os.close(signal.set_wakeup_fd(-1))  # the thread that reads from it ends
+
+    @property
+    def _can_take(self) -> bool:
+        """Whether there are signals to take, and this is the thread that may."""
+        return bool(self._terms.signals) and threading.current_thread() is threading.main_thread()
 
     def _listen(self) -> None:
         read, write = os.pipe()
