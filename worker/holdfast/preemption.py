@@ -166,18 +166,18 @@ class Watch:
             self._noticed(signal.Signals(number).name)
 
     def _poll(self) -> None:
-        before = failure = ""
+        before, failing = "", False
         while not self._closed.wait(self._terms.poll_every):
             try:
                 found = self._look()
             except (OSError, ValueError) as error:
-                if str(error) != failure:
-                    failure = str(error)
-                    log.warning("whether this host is to go away is not known: %s", failure)
+                if not failing:
+                    log.warning("whether this host is to go away is not known: %s", error)
+                failing = True
                 continue
             if found and not before:
                 self._noticed(found)
-            before = found
+            before, failing = found, False
 
     def _look(self) -> str:
         """Return what is notice now; empty if nothing is."""
