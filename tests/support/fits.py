@@ -56,8 +56,8 @@ class Program:
     directory: Path
     options: dict[str, Any] = field(default_factory=dict)
 
-    def but(self, **options: Any) -> Program:
-        return replace(self, options={**self.options, **options})
+    def but(self, directory: Path | None = None, **options: Any) -> Program:
+        return replace(self, directory=directory or self.directory, options={**self.options, **options})
 
     def run(self, seen: Seen, kill_at: int = 0, in_validation: bool = False) -> dict[str, Any]:
         """Build all anew, and fit. Raises Killed after so many batches.

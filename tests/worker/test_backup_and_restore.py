@@ -83,6 +83,38 @@ def test_it_ends_as_if_it_had_never_stopped(library: str, case: str, tmp_path: P
     assert seen.kept().keys() - whole.kept().keys() <= ends
 
 
+@pytest.mark.parametrize("boundary", [3, STEPS + 2, STEPS + 4 + 1], ids=["mid-epoch", "validation", "epoch's end"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_save_that_was_asked_for(
+    library: str, boundary: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save is made wherever all workers agree on it, and the fit goes on from there, without a batch twice. Guards
+    against a preemption that nobody looks at in validation, and validation's metrics for those of the training."""
+    passed = 0
+
+    def save_if_requested(manager: Any, number: Any, before: Any) -> Any:
+        nonlocal passed
+        passed += 1
+        if passed != boundary:
+            return None
+        before()
+        manager.save(number, blocking=True)
+        raise holdfast.Preempted(143, "this host goes away")
+
+    program = Program(library, tmp_path / "whole", {"epochs": 2, "save_freq": False})
+    expected, whole = program.run_until_done([])
+    monkeypatch.setattr(holdfast.CheckpointManager, "save_if_requested", save_if_requested)
+    seen = Seen()
+    program = program.but(directory=tmp_path / "cut")
+    with pytest.raises(holdfast.Preempted):
+        program.run(seen)
+    found = program.run(seen)
+    assert same(expected, found) == []
+    assert seen.epochs == whole.epochs
+    passed_by = boundary == STEPS + 2  # the epoch's last batch, from where `fit` takes its logs
+    assert len(seen.batches) == len(whole.batches) + passed_by
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_next_fit_begins_anew(library: str, tmp_path: Path) -> None:
     """After a fit that came to its end the next one begins anew, and the checkpoints are gone. Guards against a program

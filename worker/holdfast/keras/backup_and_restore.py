@@ -28,7 +28,9 @@ class BackupAndRestore(Hooks):
         double_checkpoint: whether to keep the last two checkpoints, not only the last one.
         delete_checkpoint: whether the next `fit` begins anew after one that came to its end. The checkpoints are then
             removed, and one of a few bytes says that the run is finished.
-        manager: keyword arguments of `holdfast.CheckpointManager`, such as `coordinator` or `save_timeout`.
+        preemption: what counts as notice that this host is to go away, such as SIGTERM. All workers then save after the
+            same batch, in validation too, and end. `holdfast save-now` and `save_every` have them save there as well.
+        manager: other keyword arguments of `holdfast.CheckpointManager`, such as `coordinator` or `save_timeout`.
 
     Raises InvalidRequest for arguments that cannot work, and at the start of `fit` for what it cannot resume. Whatever
     `CheckpointManager` raises ends the `fit`.
@@ -40,6 +42,8 @@ class BackupAndRestore(Hooks):
         save_freq: Any = "epoch",
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
+        *,
+        preemption: holdfast.Preemption | None = None,
         **manager: Any,
     ) -> None:
         if not backup_dir:
@@ -54,7 +58,7 @@ class BackupAndRestore(Hooks):
             raise TypeError(f"BackupAndRestore has no arguments {', '.join(sorted(unknown))}")
         self.backup_dir, self.save_freq = backup_dir, save_freq
         self.double_checkpoint, self.delete_checkpoint = double_checkpoint, delete_checkpoint
-        self._options = manager
+        self._options = {"preemption": preemption, **manager}
         self._fitting: Fitting | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:

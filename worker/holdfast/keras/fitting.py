@@ -55,8 +55,8 @@ class Fitting(Hooks):
             return
         self._place = self._resumed = place
         self._last_save = place.count
-        self._metrics = [_read(each) for each in _metric_variables(model)]
-        self._rates = [_read(each) for each in _learning_rates(model)]
+        self._metrics = _read_all(_metric_variables(model))
+        self._rates = _read_all(_learning_rates(model))
         if place.stopped:
             _log.warning("a callback had ended the training of %s: it does not go on", restored)
             fit.begin_at(fit.epochs, 0, trained=False, steps=place.steps, logs={})
@@ -103,12 +103,29 @@ class Fitting(Hooks):
         self._logs = logs
         if self._every and place.count - self._last_save >= self._every:
             self._save(logs)
+        self._manager.save_if_requested(place.count, before=self._note)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._place.trained = True
+        self._metrics = _read_all(_metric_variables(self.model))  # before validation begins them anew
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        variables, now = _metric_variables(self.model), list[Any]()
+
+        def note() -> None:
+            now.extend(_read_all(variables))
+            _write_all(variables, self._metrics)
+            self._note()
+
+        if self._manager.save_if_requested(self._place.count, before=note):
+            _write_all(variables, now)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._place.epoch, self._place.batch, self._place.trained, self._logs = epoch + 1, 0, False, None
         self._place.stopped = bool(self.model.stop_training)
         if self._by_epoch:
             self._save(logs)
+        self._manager.save_if_requested(self._place.count, before=self._note)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._fit.callbacks.remove(self)
@@ -148,8 +165,9 @@ def _learning_rates(model: Any) -> list[Any]:
     return [each for each in rates if hasattr(each, "assign")]
 
 
-def _read(variable: Any) -> list[Any]:
-    return [each.numpy() for each in local_components(variable_of(variable))]
+def _read_all(variables: list[Any]) -> list[list[Any]]:
+    """Return the values of all local replicas."""
+    return [[each.numpy() for each in local_components(variable_of(variable))] for variable in variables]
 
 
 def _write_all(variables: list[Any], values: list[list[Any]]) -> None:
