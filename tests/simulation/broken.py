@@ -21,6 +21,8 @@ from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.log.log import Log
 from simulation import patches
 from simulation.fakes import here
+from simulation.interruptions import Interruption
+from simulation.story import Story
 from support.overwriting_store import OverwritingStore
 
 
@@ -29,12 +31,12 @@ class Broken:
     """A rule that is not kept.
 
     kinds: of the violations that show it.
-    seed: of a story in which it is noticed.
+    wants: whether a story has what it takes to show it. Of those that have, one in a few does.
     """
 
     rule: str
     kinds: tuple[str, ...]
-    seed: int
+    wants: Callable[[Story | Interruption], bool]
     change: Callable[[], Any]
 
 
@@ -141,13 +143,52 @@ def _never_together_again() -> Any:
     return mock.patch.object(holdfast_coordinator.core.vote, "_ahead", return_value=())
 
 
+def any_story(story: Story | Interruption) -> bool:
+    return isinstance(story, Story)
+
+
+def loses_a_commit(story: Story | Interruption) -> bool:
+    """Whether the answer to a commit entry is lost, and its writer has no storage after that."""
+    return isinstance(story, Story) and story.faults.commit_outage in ("late", "lose")
+
+
+def rots(story: Story | Interruption) -> bool:
+    return isinstance(story, Story) and story.faults.rot > 0.1
+
+
+def has_a_reader(story: Story | Interruption) -> bool:
+    return isinstance(story, Story) and story.has_reader
+
+
+def forks(story: Story | Interruption) -> bool:
+    return isinstance(story, Story) and story.jobs[0].forked
+
+
+def lacks_threads(story: Story | Interruption) -> bool:
+    if not isinstance(story, Story):
+        return False
+    return story.faults.incidents_left > 0 and any(i.__name__ == "_no_threads" for i in story.faults.incidents)
+
+
+def interrupts_saves(story: Story | Interruption) -> bool:
+    """Whether a worker of several may have a signal in a save, and goes on."""
+    if not isinstance(story, Interruption):
+        return False
+    return story.interrupts_saves and story.job.size > 1
+
+
 BROKEN = (
-    Broken("log entries are created exclusively", ("overwritten",), 51, _overwritten),
-    Broken("the data comes before the commit entry", ("incomplete",), 2, _commit_first),
-    Broken("a folder is deleted after the entry that retires it", ("mutated",), 3, _deleted_first),
-    Broken("nothing is retired before its successor was read back", ("forgotten",), 21, _not_read_back),
-    Broken("what somebody has leased stays", ("incomplete",), 3, _heeds_no_lease),
-    Broken("a fork has an identity of its own", ("restore", "liveness"), 86, _inherited),
-    Broken("who has missed a save call counts it", ("liveness",), 669, _never_together_again),
-    Broken("a thread that could not be started is not counted", ("liveness", "left over"), 50, _counted_for_ever),
+    Broken("log entries are created exclusively", ("overwritten",), loses_a_commit, _overwritten),
+    Broken("the data comes before the commit entry", ("incomplete",), any_story, _commit_first),
+    Broken("a folder is deleted after the entry that retires it", ("mutated",), any_story, _deleted_first),
+    Broken("nothing is retired before its successor was read back", ("forgotten",), rots, _not_read_back),
+    Broken("what somebody has leased stays", ("incomplete",), has_a_reader, _heeds_no_lease),
+    Broken("a fork has an identity of its own", ("restore", "liveness"), forks, _inherited),
+    Broken("who has missed a save call counts it", ("liveness",), interrupts_saves, _never_together_again),
+    Broken(
+        "a thread that could not be started is not counted",
+        ("liveness", "left over"),
+        lacks_threads,
+        _counted_for_ever,
+    ),
 )

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
+from holdfast_storage.layout import LOG_FOLDER, MANIFEST
 from simulation.policy import MessageEffect, MessageFate, Point, Policy, StorageEffect, StorageFate
 from simulation.processes import Process
 from simulation.world import World
@@ -18,6 +19,9 @@ Incident = Callable[[Point], None]
 T = TypeVar("T")
 
 CHANGES = ("create", "write", "replace", "delete_folder")
+OUTLASTS = 15.0
+"""Seconds: longer than the shortest timeout of a save, and over before a storm is, so that what follows is seen."""
+
 LONGEST = 8.0
 """Seconds that a slow call takes."""
 
@@ -31,7 +35,10 @@ MESSAGES: tuple[MessageEffect, ...] = ("cut", "passed_and_cut", "doubled", "sile
 class Faults(Policy):
     """Draws what goes wrong.
 
-    incidents: what may happen to processes, as often as `incidents_left` says.
+    Attributes:
+        incidents: what may happen to processes, as often as `incidents_left` says.
+        rot: share of the objects that are not as they were written.
+        commit_outage: how the storage fails whoever makes a certain commit entry, from then on; None: it does not.
     """
 
     def __init__(self, world: World, draw: random.Random) -> None:
@@ -44,7 +51,7 @@ class Faults(Policy):
         self._storage = {effect: draw.choice(shares) for effect in STORAGE}
         self._messages = {effect: draw.choice(shares) for effect in MESSAGES}
         self._messages["silence"] /= 4
-        self._rot = draw.choice([0, 0, 0.03, 0.15])
+        self.rot = draw.choice([0, 0, 0.03, 0.15])
         self._slow = draw.choice([0, 0, 0.01, 0.05])
         self._latency = draw.choice([0.0, 0.002, 0.02, 0.2])
         self._late_by = draw.choice([2.0, 12.0, 40.0])
@@ -54,15 +61,23 @@ class Faults(Policy):
         rare = random.Random(draw.random())
         self._behind = rare.choice([0.0, 0.0, 0.0, 0.0, 3.0, 10.0])
         self._behind_at: dict[str, float] = {}  # host: seconds
+        self.commit_outage: StorageEffect | None = None
+        self._commits_left = rare.choice([0, 0, 0, 1])  # before it
+        self._finalized: set[str] = set()  # hosts that have written a manifest, and no log entry since
+        if rare.random() < 0.1:
+            # And nothing else: few saves come so far in a storm, and few coordinators live to see what follows.
+            self.commit_outage = rare.choice(["fail", "fail", "fail", "late", "lose"])
+            self._storage, self._messages = dict.fromkeys(STORAGE, 0), dict.fromkeys(MESSAGES, 0)
+            self.incidents_left = self.rot = self._slow = self._unreachable = 0
         self._no_threads: dict[Process, float] = {}  # until when
         self._out: dict[str, tuple[float, StorageEffect]] = {}  # host: until when, and how
         self._apart: dict[Process, float] = {}  # until when
 
     # -- what lasts for a while --
 
-    def storage_out(self, host: str, seconds: float) -> None:
+    def storage_out(self, host: str, seconds: float, effect: StorageEffect | None = None) -> None:
         """A host's calls of the storage fail, all in one way."""
-        effect = self._draw.choice(STORAGE)
+        effect = effect or self._draw.choice(STORAGE)
         self._out[host] = self._world.scheduler.now + seconds, effect
         self._world.counts["storage outages"] += 1
         self._world.tell(host, f"has no storage for {seconds:.0f} s: {effect}")
@@ -94,6 +109,8 @@ class Faults(Policy):
 
     def storage(self, point: Point) -> StorageFate:
         self._happen(point)
+        if self.commit_outage:
+            self._look_for_a_commit(point)
         effect = self._storage_effect(point)
         if effect != "done":
             self._counted(f"storage {effect}", point)
@@ -110,6 +127,16 @@ class Faults(Policy):
         late_by = self._late_by * draw()
         return StorageFate(effect, before, after, late_by=late_by, unseen=unseen, behind=behind, lag=lag)
 
+    def _look_for_a_commit(self, point: Point) -> None:
+        host, made = point.process.host, point.verb in ("create", "replace")
+        if made and point.what.endswith(f"/{MANIFEST}"):
+            self._finalized.add(host)
+        elif made and point.what.startswith(LOG_FOLDER) and host in self._finalized:
+            self._finalized.discard(host)
+            if self._commits_left == 0:
+                self.storage_out(host, OUTLASTS, self.commit_outage)
+            self._commits_left -= 1
+
     def _storage_effect(self, point: Point) -> StorageEffect:
         until, effect = self._out.get(point.process.host, (0.0, "done"))
         changes = point.verb in CHANGES
@@ -118,7 +145,7 @@ class Faults(Policy):
             if effect != "done" and not changes and self._draw.random() < 0.8:
                 return "done"  # a restore reads much, and one error ends it
         if effect == "done":
-            rots = point.verb == "write" and self._world.checks.good and self._draw.random() < self._rot
+            rots = point.verb == "write" and self._world.checks.good and self._draw.random() < self.rot
             return "rot" if rots else "done"
         if not changes or (effect == "refuse" and point.verb != "create"):
             return "fail"

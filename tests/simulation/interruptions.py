@@ -38,30 +38,37 @@ class Interruption:
         self.world.calm = True
         self._preemption = Preemption(self.world, draw)
         self._preemption.calm()
-        self._embedded = draw.random() < 0.5
+        self.embedded = draw.random() < 0.5
         workers = draw.choice([1, 2, 2, 3])
-        self._sleeps = workers > 1 and draw.random() < 0.1
-        self._job = Job(
+        self._sleeps = workers > 1 and draw.random() < 0.25
+        self.job = Job(
             self.world,
             "job",
             workers,
-            coordinator="" if self._embedded else ADDRESS,
+            coordinator="" if self.embedded else ADDRESS,
             goal=(LONG if self._sleeps else SAVES) * EVERY,
             options={"max_to_keep": None, "save_timeout": 0.5 if self._sleeps else 20.0},
             step_time=STEP,
             forked=draw.random() < 0.3,
             handler=draw.choice(["interrupt", "interrupt", "save_and_end"]),
-            goes_on=draw.random() < 0.6,
+            goes_on=draw.random() < 0.7,
+            begins_save=self._saves,
         )
+        self._awaiting: set[Process] = set()  # workers that have a signal in their next save
         self._signals = draw.choice([1, 1, 2])
+
+    @property
+    def interrupts_saves(self) -> bool:
+        """Whether signals come in saves, and the program goes on. Elsewhere it ignores them."""
+        return self.job.goes_on and self.job.handler == "interrupt"
 
     def run(self) -> World:
         """Raises Violation."""
-        world, job = self.world, self._job
+        world, job = self.world, self.job
         try:
             with self._preemption.on():
                 world.scheduler.preempts = True
-                if not self._embedded:
+                if not self.embedded:
                     coordinator(world, ADDRESS, "coordinator")
                 job.start()
                 if self._sleeps:
@@ -81,14 +88,25 @@ class Interruption:
         return world
 
     def _signal(self) -> None:
-        workers = self._job.workers
+        workers = self.job.workers
         for worker in workers if self._draw.random() < 0.5 else [self._draw.choice(workers)]:
             if self._may_have_one(worker):
-                worker.signal(getattr(worker.program, self._job.handler))
-                self._preemption.soon(200)
+                if self.interrupts_saves:
+                    self._awaiting.add(worker)
+                else:
+                    self._signal_one(worker)
+
+    def _saves(self, worker: Process) -> None:
+        if worker in self._awaiting:
+            self._awaiting.remove(worker)
+            self._signal_one(worker)
+
+    def _signal_one(self, worker: Process) -> None:
+        worker.signal(getattr(worker.program, self.job.handler))
+        self._preemption.soon(200)
 
     def _sleep(self) -> None:
-        worker = self._job.workers[-1]
+        worker = self.job.workers[-1]
         self.world.counts["laggards"] += 1
         self.world.stop(worker)
         self.world.scheduler.later(None, SLEEP, self.world.resume, worker)
@@ -98,7 +116,7 @@ class Interruption:
         return worker.alive and program is not None and bool(program.returned) and program.model.step <= LATEST * EVERY
 
     def _check(self) -> None:
-        world, job = self.world, self._job
+        world, job = self.world, self.job
         goes_on = job.goes_on and job.handler == "interrupt"
         if len(job.workers) == 1 or (goes_on and not self._sleeps):
             state = world.checks.state

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,6 +63,19 @@ def little_collecting() -> Iterator[None]:
 
 def story_of(seed: int) -> Story | Interruption:
     return Interruption(seed) if seed % INTERRUPTED_EVERY == INTERRUPTED_EVERY - 1 else Story(seed)
+
+
+def seeds_of(wants: Callable[[Story | Interruption], bool], first: int = 0) -> Iterator[int]:
+    """Yield the seeds from `first` on whose stories are wanted, by what is known of one before it is told.
+
+    Inside `patches.installed()`.
+    """
+    for seed in itertools.count(first):
+        story = story_of(seed)
+        wanted = wants(story)
+        story.world.forget()
+        if wanted:
+            yield seed
 
 
 def tell(seeds: Iterable[int]) -> Told:

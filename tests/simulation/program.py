@@ -155,6 +155,7 @@ class Program:
         try:
             with self.world.bounded("save()", 2 * patience):  # a signal handler may make another
                 self._saving = True
+                self.job.begins_save(self.process)
                 path = self.manager.save(step, metrics={"loss": step * 7 % 11})
                 self._saving = False
         except (SaveFailed, CoordinatorUnavailable) as error:

@@ -30,9 +30,9 @@ class Story:
         draw = self._draw = random.Random(f"story {seed}")
         self._apart = random.Random(f"threads {seed}")  # of what happens within processes
         self.world = fresh(World(seed, in_parts=draw.random() < 0.5))
-        self._faults = Faults(self.world, random.Random(f"faults {seed}"))
-        self.world.policy = self._faults
-        self._embedded = draw.random() < 0.4
+        self.faults = Faults(self.world, random.Random(f"faults {seed}"))
+        self.world.policy = self.faults
+        self.embedded = draw.random() < 0.4
         self._coordinators: list[Process] = []
         self._storm = True
         self._pending: set[str] = set()
@@ -53,17 +53,18 @@ class Story:
         if self._asks:
             options["preemption"] = preemption.Preemption(grace=40.0, signals=(), exits=self._requests.random() < 0.7)
             options["save_every"] = timedelta(seconds=4) if self._requests.random() < 0.5 else None
-        self._jobs = [self._job("job", options)]
-        self._second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
+        self.jobs = [self._job("job", options)]
+        self.second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
         self._reads = random.Random(f"reader {seed}")
+        self.has_reader = self._reads.random() < 0.3
         incidents = [
             self._kill, self._kill, self._kill_coordinator, self._kill_coordinator, self._stop, self._stop_coordinator,
             self._stop_coordinator, self._jump, self._vanish, self._cut_off, self._no_storage,
         ]  # fmt: skip
         incidents += [self._signal] * 3 + [self._no_threads]
-        if not self._embedded:
+        if not self.embedded:
             incidents += [self._take_address] * 2
-        self._faults.incidents = draw.choices(incidents, k=draw.randrange(1, 5))
+        self.faults.incidents = draw.choices(incidents, k=draw.randrange(1, 5))
 
     def _job(self, name: str, options: dict[str, object]) -> Job:
         draw = self._draw
@@ -71,11 +72,11 @@ class Story:
             self.world,
             name,
             draw.choice([1, 2, 2, 3]),
-            coordinator="" if self._embedded else ADDRESS,
+            coordinator="" if self.embedded else ADDRESS,
             goal=EVERY * draw.randrange(2, 5),
             options=options,
             step_time=draw.choice([0.5, 2.0, 6.0]),
-            goes_back=draw.choice([0, 0, 1, 2, 2]),
+            goes_back=draw.choice([0, 1, 2, 2, 2]),
             diverges=draw.choice([0, 0, 0, 1, 2]),
             collective=draw.random() < 0.5,
             forked=self._apart.random() < 0.4,
@@ -93,12 +94,12 @@ class Story:
         world = self.world
         world.scheduler.preempts = self._preemption is not None
         try:
-            if not self._embedded:
+            if not self.embedded:
                 self._start_coordinator()
-            self._start(self._jobs[0])
-            if self._reads.random() < 0.3:
+            self._start(self.jobs[0])
+            if self.has_reader:
                 reader(world, self._reads)
-            if self._second is not None:
+            if self.second is not None:
                 world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
             for _ in range(self._requests.randrange(4) if self._asks else 0):
                 world.scheduler.later(None, STORM * self._requests.random(), self._notice)
@@ -117,7 +118,7 @@ class Story:
 
     def _look(self) -> None:
         """Restart what has ended, after a while."""
-        for job in self._jobs:
+        for job in self.jobs:
             if job.name in self._pending:
                 continue
             dead = [worker for worker in job.workers if not worker.alive and worker not in job.ended]
@@ -128,7 +129,7 @@ class Story:
                 self._soon(job, self._draw.choice([1.0, 12.0]))
             elif dead or failed or (stuck and self._draw.random() < 0.1):
                 self._soon(job, self._draw.choice([0.5, 4.0, 10.0]))
-        missing = not self._embedded and not any(process.alive for process in self._coordinators)
+        missing = not self.embedded and not any(process.alive for process in self._coordinators)
         if missing and self._storm and "coordinator" not in self._pending:
             self._pending.add("coordinator")
             self.world.scheduler.later(None, self._draw.choice([0.2, 2.0, 15.0]), self._start_coordinator)
@@ -142,7 +143,7 @@ class Story:
     def _restart(self, job: Job) -> None:
         """End what is left of a job's life, but for what is stopped: that may be woken later; and begin another."""
         self._pending.discard(job.name)
-        if job not in self._jobs:
+        if job not in self.jobs:
             return
         for worker in job.workers:
             if worker.stopped and self._storm:
@@ -164,9 +165,9 @@ class Story:
         self.world.tell(job.name, f"begins life {job.lives} with {len(job.workers)} workers, up to step {job.goal}")
 
     def _join_second(self) -> None:
-        if self._storm and self._second is not None:
-            self._jobs.append(self._second)
-            self._start(self._second)
+        if self._storm and self.second is not None:
+            self.jobs.append(self.second)
+            self._start(self.second)
 
     def _start_coordinator(self) -> None:
         self._pending.discard("coordinator")
@@ -183,12 +184,12 @@ class Story:
     # -- what befalls them --
 
     def _some_worker(self) -> Process | None:
-        living = [worker for job in self._jobs for worker in job.workers if worker.alive]
+        living = [worker for job in self.jobs for worker in job.workers if worker.alive]
         return self._draw.choice(living) if living else None
 
     def _some_coordinator(self) -> Process | None:
-        if self._embedded:
-            living = [job.workers[0] for job in self._jobs if job.workers and job.workers[0].alive]
+        if self.embedded:
+            living = [job.workers[0] for job in self.jobs if job.workers and job.workers[0].alive]
         else:
             living = [process for process in self._coordinators if process.alive]
         return self._draw.choice(living) if living else None
@@ -234,15 +235,15 @@ class Story:
     def _cut_off(self, point: Point) -> None:
         process = self._draw.choice([point.process, self._some_worker(), self._some_coordinator()])
         if process is not None:
-            self._faults.part(process, self._draw.choice([3.0, 15.0, 40.0]))
+            self.faults.part(process, self._draw.choice([3.0, 15.0, 40.0]))
 
     def _no_storage(self, point: Point) -> None:
         process = self._draw.choice([point.process, self._some_coordinator()]) or point.process
-        self._faults.storage_out(process.host, self._draw.choice([2.0, 15.0, 30.0]))
+        self.faults.storage_out(process.host, self._draw.choice([2.0, 15.0, 30.0]))
 
     def _signal(self, point: Point) -> None:
         """Signal all workers of a job, as whoever runs the cluster does, or one of them."""
-        job = self._draw.choice(self._jobs)
+        job = self._draw.choice(self.jobs)
         everybody = self._draw.random() < 0.6
         for worker in job.workers if everybody else [self._draw.choice(job.workers)]:
             self.world.scheduler.later(None, 0.4 * self._draw.random(), self._signal_one, job, worker)
@@ -256,7 +257,7 @@ class Story:
     def _notice(self) -> None:
         """A host is to go away; perhaps the coordinator is killed while the workers agree on what to do."""
         draw = self._requests
-        living = [worker for job in self._jobs for worker in job.workers if worker.alive and worker.program is not None]
+        living = [worker for job in self.jobs for worker in job.workers if worker.alive and worker.program is not None]
         if not living or not self._storm:
             return
         worker = draw.choice(living)
@@ -270,7 +271,7 @@ class Story:
 
     def _no_threads(self, point: Point) -> None:
         process = self._draw.choice([point.process, self._some_coordinator()]) or point.process
-        self._faults.no_threads(process, self._draw.choice([0.5, 3.0, 10.0]))
+        self.faults.no_threads(process, self._draw.choice([0.5, 3.0, 10.0]))
 
     def _jump(self, point: Point) -> None:
         """A wall clock is set."""
@@ -290,22 +291,22 @@ class Story:
         world.calm = True
         if self._preemption is not None:
             self._preemption.calm()
-        for job in self._jobs[1:] if self._draw.random() < 0.5 else self._jobs[:-1]:
+        for job in self.jobs[1:] if self._draw.random() < 0.5 else self.jobs[:-1]:
             for worker in job.workers:
                 world.kill(worker)
-            self._jobs.remove(job)
-        living = {worker for job in self._jobs for worker in job.workers}
+            self.jobs.remove(job)
+        living = {worker for job in self.jobs for worker in job.workers}
         for process in world.processes:
             if process.program is not None and process not in living:
                 world.kill(process)  # what is left of earlier lives, which whoever runs the cluster would not leave
             self._wake(process)
-        if not self._embedded:
+        if not self.embedded:
             listening = world.network.listeners.get(ADDRESS)
             if listening is None or not listening.process.alive:
                 self._start_coordinator()
 
     def _end(self) -> None:
-        world, job = self.world, self._jobs[0]
+        world, job = self.world, self.jobs[0]
         job.goes_back = job.diverges = 0
         # What is on its way to the storage arrives before the last save.
         world.run(lambda: False, max(5.0, world.bucket.landed + 1.0 - world.scheduler.now))

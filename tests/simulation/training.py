@@ -6,6 +6,7 @@ and the storage is the product's. What a checkpoint must hold follows from the j
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -170,6 +171,7 @@ class Job:
         closes_after: float = 0.0,
         goes_on: bool = False,
         boundaries: int = 0,
+        begins_save: Callable[[Process], None] = lambda process: None,
     ) -> None:
         self.world = world
         self.name = name
@@ -184,6 +186,7 @@ class Job:
         self.handler = handler  # of signals: "interrupt" or "save_and_end"
         self.goes_on = goes_on  # where a signal has interrupted a save
         self.boundaries = boundaries  # between two saves
+        self.begins_save = begins_save
         self._closes_after = closes_after  # seconds after which another thread closes the manager
         self.lives = 0
         self.started_at = 0.0
@@ -191,18 +194,18 @@ class Job:
         self.ended: dict[Process, str] = {}
         self.last_save: dict[Process, str] = {}
         self._target = ""
-        self._size = workers
+        self.size = workers
 
     def start(self, workers: int = 0) -> None:
         """New processes for all its workers."""
         self.lives += 1
         self.started_at = self.world.scheduler.now
-        self._size = workers or self._size
+        self.size = workers or self.size
         self._target = ""
         life = f"{self.name}{self.lives}"
-        cluster: Cluster = (("worker", tuple(f"{self.name}-host-{i}:1000" for i in range(self._size))),)
+        cluster: Cluster = (("worker", tuple(f"{self.name}-host-{i}:1000" for i in range(self.size))),)
         self.workers = []
-        for index in range(self._size):
+        for index in range(self.size):
             process = self.world.process(f"{life}/{index}", f"{self.name}-host-{index}")
             process.this_task = ThisTask(Task("worker", index), cluster)
             process.model = Model(process.this_task.task, life, self.collective)
