@@ -6,6 +6,7 @@ Each is as small a change as breaks the rule, made where the product keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,6 +19,7 @@ from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
+from holdfast_storage.errors import StorageError
 from holdfast_storage.log.log import Log
 from simulation import patches
 from simulation.fakes import here
@@ -69,6 +71,10 @@ def _commit_first() -> Any:
             self.created[name] = bytes(data)
             return True
 
+        def make(self, name: str, data: bytes) -> None:
+            with suppress(StorageError):
+                self._store.create(name, data)
+
         def size(self, name: str) -> int | None:
             return len(self.created[name]) if name in self.created else self._store.size(name)
 
@@ -76,7 +82,7 @@ def _commit_first() -> Any:
         late = Late(store)
         done = finalize(late, effect)  # type: ignore[arg-type]
         for name, data in late.created.items():
-            store._process.spawn("late", store.create, name, data)
+            store._process.spawn("late", late.make, name, data)
         return done
 
     return mock.patch.object(holdfast_coordinator.driver, "finalize", careless)
@@ -161,7 +167,8 @@ def has_a_reader(story: Story | Interruption) -> bool:
 
 
 def forks(story: Story | Interruption) -> bool:
-    return isinstance(story, Story) and story.jobs[0].forked
+    """Whether a coordinator may meet two lives of a worker that was forked."""
+    return isinstance(story, Story) and story.jobs[0].forked and not story.embedded
 
 
 def lacks_threads(story: Story | Interruption) -> bool:

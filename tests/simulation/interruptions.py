@@ -97,7 +97,7 @@ class Interruption:
                     self._signal_one(worker)
 
     def _saves(self, worker: Process) -> None:
-        if worker in self._awaiting:
+        if worker in self._awaiting and self._may_have_one(worker):
             self._awaiting.remove(worker)
             self._signal_one(worker)
 
