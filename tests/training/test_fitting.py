@@ -53,6 +53,7 @@ def test_a_killed_fit_ends_bit_equal(worlds: Any, tmp_path: Path) -> None:
     for before, after in zip(uninterrupted, resumed, strict=True):
         assert after["first"] == 2
         assert after["told"] == before["told"][2:]
-        assert after["state"] == before["state"]
+        # Not by name: in names, Keras counts the models of a process.
+        assert list(after["state"].values()) == list(before["state"].values())
     # What must be every worker's own is, or the test proves nothing.
     assert resumed[0]["state"] != resumed[1]["state"]
