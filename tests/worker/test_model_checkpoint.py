@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 import holdfast
-from holdfast.keras import ModelCheckpoint, training_state
+from holdfast.keras import BackupAndRestore, ModelCheckpoint, training_state
 from holdfast_storage.checkpoint.manifest import Manifest, read_manifest
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.run_directory import read_run
@@ -245,16 +246,32 @@ def test_batches_are_counted_over_epochs(tmp_path: Path, executed: int) -> None:
     assert [(each.metadata["epoch"], each.metadata["batch"]) for each in found] == [(2, 2), (3, 4)]
 
 
-def test_the_count_goes_on_in_the_next_process(tmp_path: Path) -> None:
-    """What BackupAndRestore asks for lets the count go on. Guards against saves at other batches after a restart."""
-    first = begun(made(tmp_path / "a", save_freq=3))
-    first.on_train_batch_end(0, {})
-    first.on_train_batch_end(1, {})
-    second = begun(made(tmp_path / "b", save_freq=3))
-    second.set_state(first.get_state())
-    second.on_train_batch_end(2, {"loss": 1.0})
-    second.on_train_end()
-    assert len(manifests(tmp_path / "b")) == 1
+def test_another_fit_is_counted_as_well(tmp_path: Path) -> None:
+    """The count goes over the ends of `fit` too. Guards against a second `fit` of the same epochs that counts back."""
+    callback = made(tmp_path, save_freq=3, max_to_keep=None)
+    model = a_model()
+    for _ in range(3):
+        model.fit(X, Y, batch_size=16, epochs=1, callbacks=[callback], verbose=0)
+    assert [each.step for each in manifests(tmp_path)] == [3, 6]
+
+
+def test_the_count_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """With BackupAndRestore beside it, the saves after a restart come where they would have come. Guards against a
+    count that begins anew, and against one that takes a batch twice of which Keras tells twice."""
+
+    class Fails(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations.numpy() == 5:
+                raise ArithmeticError
+
+    for restarted in (False, True):
+        # The last backup is at the end of the first epoch, whose last batch is told once more.
+        keeper = made(tmp_path / "kept", save_freq=3, max_to_keep=None)
+        backup = BackupAndRestore(tmp_path / "backup", save_freq=2)
+        others = [] if restarted else [Fails()]
+        with nullcontext() if restarted else pytest.raises(ArithmeticError):
+            a_model().fit(X, Y, batch_size=8, epochs=3, callbacks=[keeper, backup, *others], verbose=0)
+    assert [each.step for each in manifests(tmp_path / "kept")] == [3, 6, 9, 12]
 
 
 def test_a_time_is_looked_at_after_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +304,7 @@ def test_what_is_decided_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"save_freq": 0}, "save_freq is 0"),
         ({"save_freq": True}, "save_freq is True"),
         ({"save_freq": timedelta(0)}, "save_freq is datetime"),
+        ({"save_every": timedelta(minutes=1)}, "give save_every to BackupAndRestore"),
         ({"mode": "least"}, "mode is 'least'"),
         ({"monitor": "val_score", "save_best_only": True}, "does not say which values are better"),
     ],

@@ -115,18 +115,23 @@ class ModelCheckpoint(Hooks):
         kept = {} if {"max_to_keep", "keep"} & manager.keys() else {"max_to_keep": None if keeps_all else 1}
         self._options = {"directory": directory, "checkpoint_name": name, **kept, **manager}
         inspect.signature(holdfast.CheckpointManager).bind(None, **self._options)
+        for each in {"preemption", "save_every"} & manager.keys():
+            raise InvalidRequest(
+                f"ModelCheckpoint saves by its save_freq: give {each} to BackupAndRestore", object=each
+            )
         self._saves: Any = None  # the model that the manager saves
         self._epoch = 0
-        self._batches, self._last_batch = 0, -1  # since the last save; the last one of this epoch
+        self._batches = 0  # since the last save
+        self._last: Sequence[int] = (-1, -1)  # the last batch, and before it its epoch
         self._saved_at = 0.0
 
     def get_state(self) -> dict[str, Any]:
         """Return what BackupAndRestore saves of this callback, beside what its own run knows."""
-        return {"batches": self._batches, "last_batch": self._last_batch}
+        return {"batches": self._batches, "last": self._last}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on counting where a `get_state` was."""
-        self._batches, self._last_batch = state["batches"], state["last_batch"]
+        self._batches, self._last = state["batches"], state["last"]
 
     # -- what Keras calls --
 
@@ -134,7 +139,7 @@ class ModelCheckpoint(Hooks):
         return bool(self.save_freq != "epoch")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._saved_at = time.monotonic()
+        self._saved_at, self._last = time.monotonic(), (-1, -1)
         if self._saves is not self.model:
             if self.manager is not None:
                 self.manager.close()
@@ -153,9 +158,10 @@ class ModelCheckpoint(Hooks):
             self._consider(logs, number=epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras tells of every batch, or of the last of several.
-        self._batches += batch + 1 if batch <= self._last_batch else batch - self._last_batch
-        self._last_batch = batch
+        # Keras tells of every batch, or of the last of several; where a fit goes on, perhaps of the last one once more.
+        epoch, last = self._last
+        self._batches += batch - last if epoch == self._epoch else batch + 1
+        self._last = (self._epoch, batch)
         if self._is_due():
             self._batches, self._saved_at = 0, time.monotonic()
             iterations = getattr(self.model.optimizer, "iterations", None)
