@@ -14,6 +14,7 @@ from unittest import mock
 import holdfast_coordinator.core.vote
 import holdfast_coordinator.driver
 from holdfast_coordinator.core import events as ev
+from holdfast_coordinator.core.agreement import Agreement
 from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCheckpoint
 from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.run import RunState
@@ -149,6 +150,11 @@ def _never_together_again() -> Any:
     return mock.patch.object(holdfast_coordinator.core.vote, "_ahead", return_value=())
 
 
+def _smallest_promise() -> Any:
+    """All save at the smallest promise, which somebody may have passed."""
+    return mock.patch.object(Agreement, "boundary", property(lambda self: min(self.promises.values())))
+
+
 def any_story(story: Story | Interruption) -> bool:
     return isinstance(story, Story)
 
@@ -184,6 +190,11 @@ def interrupts_saves(story: Story | Interruption) -> bool:
     return story.interrupts_saves and story.job.size > 1
 
 
+def asks_for_saves(story: Story | Interruption) -> bool:
+    """Whether workers that are apart may be asked to save."""
+    return isinstance(story, Story) and story.asks and story.jobs[0].size > 1
+
+
 BROKEN = (
     Broken("log entries are created exclusively", ("overwritten",), loses_a_commit, _overwritten),
     Broken("the data comes before the commit entry", ("incomplete",), any_story, _commit_first),
@@ -198,4 +209,5 @@ BROKEN = (
         lacks_threads,
         _counted_for_ever,
     ),
+    Broken("all save at the largest promise", ("lone",), asks_for_saves, _smallest_promise),
 )

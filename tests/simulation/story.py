@@ -49,8 +49,8 @@ class Story:
             del options["max_to_keep"], options["keep_checkpoint_every_n_hours"]
             options["keep"] = _policy(rules)
         self._requests = random.Random(f"requests {seed}")
-        self._asks = self._requests.random() < 0.4
-        if self._asks:
+        self.asks = self._requests.random() < 0.4
+        if self.asks:
             options["preemption"] = preemption.Preemption(grace=40.0, signals=(), exits=self._requests.random() < 0.7)
             options["save_every"] = timedelta(seconds=4) if self._requests.random() < 0.5 else None
         self.jobs = [self._job("job", options)]
@@ -81,7 +81,7 @@ class Story:
             collective=draw.random() < 0.5,
             forked=self._apart.random() < 0.4,
             handler=self._apart.choice(["interrupt", "interrupt", "save_and_end"]),
-            boundaries=3 if self._asks else 0,
+            boundaries=3 if self.asks else 0,
             closes_after=30.0 * self._apart.random() if self._apart.random() < 0.1 else 0.0,
         )
 
@@ -101,7 +101,7 @@ class Story:
                 reader(world, self._reads)
             if self.second is not None:
                 world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
-            for _ in range(self._requests.randrange(4) if self._asks else 0):
+            for _ in range(self._requests.randrange(4) if self.asks else 0):
                 world.scheduler.later(None, STORM * self._requests.random(), self._notice)
             self._look()
             world.run(lambda: False, STORM)

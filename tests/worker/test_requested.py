@@ -1,0 +1,200 @@
+"""`save_if_requested`, without TensorFlow and in a world of one: when it saves, what it raises, how long it waits."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import holdfast.manager
+import holdfast.requested
+from holdfast.preemption import Preempted, Preemption
+from holdfast.session.requests import Requests
+from holdfast_storage.errors import InvalidRequest, StorageError, Superseded
+from holdfast_storage.run_directory import read_run
+from holdfast_storage.store.posix import PosixStore
+from support import light_manager
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
+    """Makes a manager."""
+    monkeypatch.setenv("TF_CONFIG", light_manager.ALONE)
+    for name, module in light_manager.stand_ins().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(holdfast.manager, "strategy_name", lambda checkpoint: "")
+    made: list[Any] = []
+
+    def make(**arguments: Any) -> Any:
+        arguments = {"preemption": Preemption(signals=(), grace=30.0), **arguments}
+        made.append(light_manager.make(tmp_path / "run", **arguments)[0])
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+def notice(manager: Any) -> None:
+    manager._requested._noticed("notice")
+
+
+def train(manager: Any, **arguments: Any) -> str:
+    """Call it step after step until it saves. What it returned."""
+    end = time.monotonic() + 30.0
+    step = 0
+    while time.monotonic() < end:
+        step += 1
+        manager.checkpoint.step = step
+        if prefix := manager.save_if_requested(step, **arguments):
+            return str(prefix)
+        time.sleep(0.002)
+    raise AssertionError("it never saved")
+
+
+def steps(manager: Any) -> list[int]:
+    state = read_run(manager._store)
+    return [record.step for record in state.checkpoints] if state else []
+
+
+def test_notice_ends_the_program(make: Make) -> None:
+    """It saves, waits for the commit, and exits with the status that restarts. Guards against an end before the
+    commit."""
+    manager = make()
+    noted: list[int] = []
+    assert manager.save_if_requested(0) is None
+    notice(manager)
+    with pytest.raises(Preempted, match="notice on worker-0") as end:
+        train(manager, before=lambda: noted.append(manager.checkpoint.step))
+    assert end.value.code == 143
+    assert steps(manager) == noted
+    assert len(noted) == 1
+
+
+def test_notice_before_the_first_step(make: Make) -> None:
+    """It is kept until the first call. Guards against notice that is lost while a model compiles."""
+    manager = make()
+    manager.restore_or_initialize()
+    notice(manager)
+    time.sleep(0.3)
+    with pytest.raises(Preempted):
+        manager.save_if_requested(1)
+    assert steps(manager) == [1]
+
+
+def test_training_goes_on(make: Make) -> None:
+    """With `exits=False` each notice saves, and nothing ends. Guards against a signal that works once."""
+    manager = make(preemption=Preemption(signals=(), exits=False))
+    for _ in range(2):
+        notice(manager)
+        assert train(manager)
+    manager.wait()
+    assert len(steps(manager)) == 2
+
+
+def test_by_time(make: Make) -> None:
+    """It saves by time, again and again. Guards against a clock that stops after the first save."""
+    manager = make(preemption=None, save_every=timedelta(seconds=0.2))
+    assert train(manager) != train(manager)
+
+
+def test_a_save_that_fails(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program ends all the same, and says why nothing was saved. Guards against a worker that goes on without the
+    others."""
+
+    def full(self: Any, name: str, chunks: Any) -> int:
+        raise StorageError("the disk is full")
+
+    manager = make()
+    manager.save_if_requested(0)
+    monkeypatch.setattr(PosixStore, "write", full)
+    notice(manager)
+    with pytest.raises(Preempted) as end:
+        train(manager)
+    assert "the disk is full" in str(end.value.__cause__)
+
+
+def test_the_deadline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the wait for the commit nor `close` goes beyond the deadline. Guards against a process that is killed in
+    the middle of a wait, and whose last words nobody hears."""
+    go_on = threading.Event()
+    write = PosixStore.write
+
+    def hang(self: Any, name: str, chunks: Any) -> int:
+        go_on.wait(60.0)
+        return write(self, name, chunks)
+
+    manager = make(preemption=Preemption(signals=(), grace=2.0))
+    manager.save_if_requested(0)
+    monkeypatch.setattr(PosixStore, "write", hang)
+    notice(manager)
+    begun = time.monotonic()
+    with pytest.raises(Preempted) as end:
+        train(manager)
+    assert "the time is up" in str(end.value.__cause__)
+    manager.close()
+    assert time.monotonic() - begun < 10.0
+    go_on.set()
+
+
+def test_a_decision_that_is_not_heard(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while the storage is asked, and what stands there counts. Guards against a loop that waits for a
+    coordinator that is dead."""
+    monkeypatch.setattr(holdfast.requested, "SETTLES_AFTER", 0.3)
+    monkeypatch.setattr(Requests, "hear", lambda self, message: None)
+    manager = make()
+    manager.save_if_requested(0)
+    notice(manager)
+    with pytest.raises(Preempted):
+        train(manager)
+    assert len(steps(manager)) == 1
+
+
+def test_nothing_can_be_saved_any_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that waits is told. Guards against a loop that waits in a world that has lost the run."""
+    monkeypatch.setattr(Requests, "hear", lambda self, message: None)
+    manager = make()
+    manager.save_if_requested(0)
+    notice(manager)
+    threading.Timer(0.5, setattr, (manager._session, "superseded", Superseded("somebody else leads"))).start()
+    with pytest.raises(Superseded, match="somebody else leads"):
+        train(manager)
+    manager._session.superseded = None
+
+
+def test_notice_while_the_others_are_awaited(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its world has formed, the program ends at once: there is nothing to save. Guards against ten minutes of
+    waiting, and an end by SIGKILL."""
+    cluster = {"worker": ["127.0.0.1:1000", "127.0.0.1:1001"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    manager = make(preemption=Preemption(signals=(), exit_code=7))
+    threading.Timer(0.3, notice, (manager,)).start()
+    with pytest.raises(Preempted, match="before all workers had joined") as end:
+        manager.restore_or_initialize()
+    assert end.value.code == 7
+
+
+def test_an_evaluator(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no part in saves. Guards against an evaluator that believes that it saves."""
+    cluster = {"worker": ["127.0.0.1:1000"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "evaluator", "index": 0}}))
+    with pytest.raises(InvalidRequest, match="evaluator-0 has no part in saves"):
+        make(preemption=None).save_if_requested(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("preemption", 30.0), ("save_every", 600), ("save_every", timedelta(0)), ("preemption", True)]
+)
+def test_wrong_arguments(make: Make, name: str, value: Any) -> None:
+    """They are refused by name. Guards against a mistake that is found when the host goes away."""
+    with pytest.raises(InvalidRequest, match=name):
+        make(**{name: value})
