@@ -36,6 +36,8 @@ def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.St
         reason = doing.reason()
     elif forming:
         reason = f"waiting for {names(forming.missing)} to join"
+    elif world and (silent := world.requests.agreement.missing):
+        reason = f"a save was asked for: waiting for {names(silent)} to say from which step on"
     elif ending and not machine.upkeep:
         reason = f"waiting for {names(ending)} to end"
     else:

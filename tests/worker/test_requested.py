@@ -191,6 +191,16 @@ def test_an_evaluator(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         make(preemption=None).save_if_requested(1)
 
 
+def test_after_the_end(make: Make) -> None:
+    """A closed manager is told as closed. Guards against a program that believes that it is saved by request."""
+    manager = make()
+    for step in range(3):
+        manager.save_if_requested(step)
+    manager.close()
+    with pytest.raises(InvalidRequest, match="closed"):
+        manager.save_if_requested(3)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("preemption", 30.0), ("save_every", 600), ("save_every", timedelta(0)), ("preemption", True)]
 )

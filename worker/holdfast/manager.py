@@ -648,6 +648,7 @@ class Manager:
             if not self._closed:
                 left = open_sessions.leave(self._session)
                 self._requested.close()
+                self._gate.seen = None  # the next call of save_if_requested is refused
                 if open_sessions.await_end(self._session, left):
                     left.result()
                 for staged in self._staged:
