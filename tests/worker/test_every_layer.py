@@ -140,9 +140,9 @@ def classes(k: Any) -> dict[str, Any]:
     found = {
         name: kind
         for name, kind in vars(k.layers).items()
-        if inspect.isclass(kind) and issubclass(kind, k.layers.Layer) and not name.endswith(("V1", "V2"))
+        if inspect.isclass(kind) and issubclass(kind, k.layers.Layer)
     }
-    return dict(sorted(found.items()))
+    return {name: kind for name, kind in sorted(found.items()) if name == kind.__name__ or kind.__name__ not in found}
 
 
 def made(k: Any, kind: Any) -> Any:

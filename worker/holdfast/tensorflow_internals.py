@@ -48,7 +48,7 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator dtype_map expect_partial restore_uid
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
     tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
-    tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore() object_proto
+    tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
     tensorflow.python.ops.io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
     tensorflow.python.trackable.base:Trackable _deferred_dependencies _maybe_initialize_trackable() _update_uid
     tensorflow.python.trackable.base:Trackable _track_trackable(trackable,name,overwrite)
@@ -464,7 +464,7 @@ def _restore_uncast(position: Any, reader: Any = None) -> Any:
     with keras.src.backend.AutocastScope(None) if keras else nullcontext():
         operations = _originals["_restore_descendants"](position, reader)
     if tf.executing_eagerly():
-        _settle(position)
+        _settle(position.checkpoint)
     return operations
 
 
@@ -478,10 +478,6 @@ _STAND_INS = {"_single_restore": _restore_with_value, "_restore_descendants": _r
 
 
 # -- what follows from restored values --
-
-_unsettled: WeakKeyDictionary[Any, WeakSet[Any]] = (
-    WeakKeyDictionary()
-)  # by restore: what each of its values may concern
 
 
 class Held(tf.Module):  # type: ignore[misc]
@@ -518,23 +514,35 @@ class Held(tf.Module):  # type: ignore[misc]
         self.restored = dict(restored_tensors)
 
 
-def _settle(position: Any) -> None:
-    """Have objects follow what has just been restored at a position, and below it."""
-    load = position.checkpoint
-    unsettled = _unsettled.setdefault(load, WeakSet())
-    found = load.object_by_proto_id.values() if position.object_proto.children else [position.trackable]
-    for each in list(found):
-        if _settles(each) and each not in unsettled:
-            if getattr(each, "built", True):
-                unsettled.add(each)
-            else:  # in the midst of its `build`, it need not expect this
-                after_next(each, "build", partial(_settle_built, load, each))
-    for each in list(unsettled):
-        _try_to_settle(load, each)
+class _Following:
+    """What follows the values of one restore."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()  # nodes of its object graph
+        self.objects: WeakSet[Any] = WeakSet()
+
+
+_following: WeakKeyDictionary[Any, _Following] = WeakKeyDictionary()  # by restore
+
+
+def _settle(load: Any) -> None:
+    """Have objects follow what a restore has just given to some of them."""
+    following = _following.setdefault(load, _Following())
+    new = load.matched_proto_ids - following.seen
+    following.seen |= new
+    for found in [load.object_by_proto_id.get(node) for node in new]:
+        if not _settles(found):
+            continue
+        if getattr(found, "built", True):
+            following.objects.add(found)
+        else:  # in the midst of its `build`, it need not expect this
+            after_next(found, "build", partial(_settle_built, load, found))
+    for found in list(following.objects):
+        _try_to_settle(load, found)
 
 
 def _settle_built(load: Any, layer: Any) -> None:
-    _unsettled[load].add(layer)
+    _following[load].objects.add(layer)
     _try_to_settle(load, layer)
 
 
