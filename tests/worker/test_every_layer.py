@@ -96,6 +96,7 @@ OTHERS = {
         ("AbstractRNNCell", "GRUCell", "LSTMCell", "SimpleRNNCell", "StackedRNNCells"), "is part of an RNN"
     ),
     "AugMix": "draws from Python's own generator, which belongs to the process",
+    "RandAugment": "draws from Python's own generator, in some versions",
     "DenseFeatures": "takes feature columns",
     "FlaxLayer": "needs another library",
     "JaxLayer": "needs another library",
