@@ -6,14 +6,14 @@ from collections.abc import Collection
 
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
-from holdfast_storage.records import Leader, LogState, Past
+from holdfast_storage.records import Leader, LogState
 
 from .core.attempt import SaveAttempt
 from .core.machine import Machine
 from .core.membership import World
 from .core.messages import Presence
 from .core.restore_round import RestoreRound
-from .core.young_daly import advise
+from .core.young_daly import Advice
 from .wire import outcome_message
 
 STUCK_AFTER = 60.0
@@ -53,9 +53,9 @@ def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.St
         told.workers.extend(worker_statuses(world, now, waiting_for, doing.begun if doing else now))
         if world.outcomes:
             told.last_save.CopyFrom(outcome_message(world.outcomes[max(world.outcomes)]))
-    advice = _advice(machine) if told.leads else None
+    advice = machine.advice(world) if world else None
     if advice:
-        told.interval.CopyFrom(advice)
+        told.interval.CopyFrom(_interval(advice))
     if forming:
         told.forming.joined.extend(map(str, sorted(forming.joiners)))
         told.forming.missing.extend(map(str, forming.missing))
@@ -63,20 +63,14 @@ def status(machine: Machine, run: str, coordinator: Leader, now: float) -> pb.St
     return pb.StatusReply(coordinator=coordinator.id, run_id=state.run_id if state else "", reason=reason, run=told)
 
 
-def _advice(machine: Machine) -> pb.Interval | None:
-    state = machine.ledger.state
-    past = state.past if state else Past()
-    trained = past.seconds + (state.led_for if state else 0.0)
-    found = advise(*machine.costs, past.generations, trained)
-    if found is None:
-        return None
+def _interval(advice: Advice) -> pb.Interval:
     return pb.Interval(
-        cost_s=found.cost,
-        failures=found.failures,
-        trained_s=found.trained,
-        best_s=found.interval,
-        least_s=found.least,
-        most_s=found.most,
+        cost_s=advice.cost,
+        failures=advice.failures,
+        trained_s=advice.trained,
+        best_s=advice.interval,
+        least_s=advice.least,
+        most_s=advice.most,
     )
 
 

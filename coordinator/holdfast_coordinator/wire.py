@@ -71,7 +71,7 @@ def heartbeat(caller: v.Caller, message: pb.Heartbeat, now: float) -> ev.Heartbe
     decided, promised, limit = (min(max(0, n), MOST) for n in (message.decided, message.promised, message.limit))
     word = ag.Word(decided, promised, limit, wish(message.wish, now) if message.HasField("wish") else None)
     phase, every = message.phase[:LONGEST_PHASE], _seconds(message.save_every_s)
-    return ev.Heartbeat(caller, phase, step, done, total, word, every)
+    return ev.Heartbeat(caller, phase, step, done, total, word, every, message.young_daly)
 
 
 def wish(message: pb.Wish, now: float) -> ag.Wish:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_coordinator.core.young_daly import Advice, advise, daly
+from support.cluster import Cluster, Coordinator, Worker
 
 
 def loss(interval: float, cost: float, between: float) -> float:
@@ -80,3 +81,44 @@ def test_whatever_was_measured(costs: list[float], failures: int, trained: float
     if found.interval is not None:
         assert found.most is not None
         assert found.least <= found.interval <= found.most < math.inf
+
+
+def job(cluster: Cluster) -> tuple[Coordinator, Worker]:
+    """The next job, with a coordinator of its own."""
+    for before in cluster.coordinators:
+        before.alive = False
+    coordinator = cluster.coordinator()
+    (worker,) = cluster.world(coordinator, 1)
+    return coordinator, worker
+
+
+def waited(cluster: Cluster, coordinator: Coordinator, worker: Worker) -> float:
+    """Seconds until the workers are asked to save, by the clock."""
+    requests = coordinator.machine.worlds[worker.caller.generation].requests
+    seconds = 0.0
+    while not requests.agreement.open:
+        coordinator.tell(worker.heartbeat(save_every=600.0, by_advice=True))
+        cluster.tick(1.0)
+        seconds += 1.0
+    return seconds
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_saves_by_the_advice(failures: int) -> None:
+    """Saves by the advice come as often as status says, and as often as at first until that is known. Guards against a
+    program that asks for the best interval and gets another, or no saves at all."""
+    cluster = Cluster()
+    assert waited(cluster, *job(cluster)) == 600.0
+    for _ in range(failures + 1):
+        coordinator, worker = job(cluster)
+        cluster.save(coordinator, [worker], 1)
+        coordinator.tell(worker.heartbeat(save_every=600.0, by_advice=True))
+        cluster.tick(300.0)
+        worker.cost_before = 2.0
+        cluster.save(coordinator, [worker], 2)
+    advice = coordinator.machine.advice(coordinator.machine.worlds[worker.caller.generation])
+    assert advice
+    assert (advice.cost, advice.failures, advice.trained) == (2.0, failures, 300.0 * (failures + 1))
+    interval = advice.interval if failures else advice.least
+    assert interval
+    assert waited(cluster, coordinator, worker) == math.ceil(2.0 + interval)

@@ -254,6 +254,7 @@ class Worker:
         self.restores = 0
         self.goes_back = 0  # the save before which it restores its first one
         self.checkpoint_name = "ckpt"
+        self.cost_before: float | None = None  # what it says that its save before has cost
         self.crcs: tuple[int, ...] = (1, 2, 3)
         self.guarded = b"\1\1\0"
         self.terms: dict[str, object] = {}  # fields of its ballots that are not the usual
@@ -295,6 +296,7 @@ class Worker:
             worker_local,
             payload=self.task,
             retention=retention,
+            cost_before=self.cost_before,
         )
         return lambda r: ev.Reported(r, self.caller, ordinal, report)
 
@@ -323,8 +325,8 @@ class Worker:
     def detached(self) -> ev.Detached:
         return ev.Detached(self.caller)
 
-    def heartbeat(self, word: Word = NOTHING, save_every: float = 0.0) -> ev.Heartbeat:
-        return ev.Heartbeat(self.caller, "train", 0, 0, 0, word, save_every)
+    def heartbeat(self, word: Word = NOTHING, save_every: float = 0.0, *, by_advice: bool = False) -> ev.Heartbeat:
+        return ev.Heartbeat(self.caller, "train", 0, 0, 0, word, save_every, by_advice)
 
     def train(self, saves: int) -> Generator[Build, v.Answer | Failure, None]:
         """Join, restore the newest, save so many times, perhaps going back once. Ends when it is superseded."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.checkpoint_manager import CheckpointManager
     from holdfast.preemption import Preempted, Preemption
     from holdfast.reading import checkpoints_iterator
+    from holdfast.save_interval import young_daly
     from holdfast.worker_input import per_worker_iterator
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "keep",
     "keras",
     "per_worker_iterator",
+    "young_daly",
 ]
 
 __version__ = version("holdfast")
@@ -45,6 +47,7 @@ _MODULES = {
     "Preemption": "preemption",
     "checkpoints_iterator": "reading",
     "per_worker_iterator": "worker_input",
+    "young_daly": "save_interval",
 }
 """The modules of what is imported when it is asked for. A module with the name itself would take its place."""
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from holdfast.keep import Policy, shorthand
 from holdfast.preemption import Preemption
+from holdfast.save_interval import YoungDaly
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import check_checkpoint_name
@@ -212,9 +213,15 @@ def _address(name: str, value: Any) -> str:
     return address
 
 
-def _interval(name: str, value: Any, also: str = "") -> timedelta:
+def _interval(name: str, value: Any, also: str = "") -> timedelta | YoungDaly:
+    if isinstance(value, YoungDaly):
+        return value
     if not isinstance(value, timedelta) or not 0 < value.total_seconds() <= LONGEST_WAIT:
-        raise _wrong(name, value, "a datetime.timedelta of more than nothing, and at most a year" + also)
+        raise _wrong(
+            name,
+            value,
+            "a datetime.timedelta of more than nothing, and at most a year, or holdfast.young_daly()" + also,
+        )
     return value
 
 
@@ -255,7 +262,7 @@ class Arguments:
     write_buffer: int = field(metadata=_by(_whole, 1, 2**63 - 1))
     keep: Policy = field(metadata=_by(_or_none, _keep))
     preemption: Preemption | None = field(metadata=_by(_or_none, _preemption))
-    save_every: timedelta | None = field(metadata=_by(_or_none, _interval))
+    save_every: timedelta | YoungDaly | None = field(metadata=_by(_or_none, _interval))
 
     @classmethod
     def checked(cls, **given: Any) -> Arguments:

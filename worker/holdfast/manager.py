@@ -22,6 +22,7 @@ from holdfast.keep import Policy
 from holdfast.preemption import Preempted, Preemption
 from holdfast.requested import Requested
 from holdfast.restoring.agree import agree
+from holdfast.save_interval import YoungDaly, seconds
 from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
 from holdfast.session import open_sessions
@@ -79,7 +80,8 @@ class Manager:
         preemption: a `Preemption`: what is notice that this host is to go away. All workers save then, at the next call
             of `save_if_requested` that they agree on. The signals are taken when the manager is made, which must be
             after the strategy.
-        save_every: a `timedelta`: if the last save began as long ago, `save_if_requested` saves. The chief's counts.
+        save_every: a `timedelta`: if the last save began as long ago, `save_if_requested` saves, or, if that takes
+            longer, as soon as it is done; or `holdfast.young_daly()`. The chief's counts.
         write_buffer: the bytes that may be on their way to an object store at a time; at least 20 MiB.
         keep: which checkpoints to keep, by the rules in `holdfast.keep`, in place of `max_to_keep` and
             `keep_checkpoint_every_n_hours`, which are short for `newest` and `every`.
@@ -112,7 +114,7 @@ class Manager:
         write_buffer: int = WRITE_BUFFER,
         keep: Policy | None = None,
         preemption: Preemption | None = None,
-        save_every: timedelta | None = None,
+        save_every: timedelta | YoungDaly | None = None,
     ) -> None:
         arguments = dict(locals())  # first, while nothing else has a name here
         del arguments["self"]
@@ -128,7 +130,8 @@ class Manager:
             warn_of_launcher()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
-        self._session.requests.save_every = given.save_every.total_seconds() if given.save_every else 0.0
+        self._session.requests.save_every = seconds(given.save_every)
+        self._session.requests.young_daly = isinstance(given.save_every, YoungDaly)
         self._gate = self._session.requests.gate
         self._requested = Requested(self._session, given.preemption, given.save_timeout)
         self._lane = open_sessions.enter(self._session)

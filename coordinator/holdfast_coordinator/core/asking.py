@@ -53,7 +53,7 @@ class Asking:
             return
         requests = world.requests
         if e.caller.task == world.chief:
-            requests.every = e.save_every
+            requests.every, requests.by_advice = e.save_every, e.by_advice
             requests.last = self._run.now.monotonic if requests.last is None else requests.last
         word = e.word
         if word.wish and not self._may_begin(world):
@@ -83,9 +83,10 @@ class Asking:
         """Look whether time is up for something, or has come for a save by the clock."""
         requests, now = world.requests, self._run.now.monotonic
         agreement = requests.agreement
-        due = requests.every and requests.last is not None and now - requests.last >= requests.every
+        every = self._every(world)
+        due = every and requests.last is not None and now - requests.last >= every
         if due and not agreement.open and not world.attempt and self._may_begin(world):
-            self._wish(world, Wish(f"{requests.every:g} s have passed since the last save"))
+            self._wish(world, Wish(f"{every:.3g} s have passed since the last save"))
         if agreement.open and agreement.creating is None:
             missing = [task for task in agreement.missing if task in gone]
             if missing or now - requests.opened[1] >= ANSWERED_WITHIN:
@@ -97,6 +98,16 @@ class Asking:
                 del requests.waiting[request]
                 why = "the workers have not agreed in time on a step to save"
                 self._run.refuse(request, Failure(Kind.SAVE_FAILED, why, phase="ask"))
+
+    def _every(self, world: World) -> float:
+        """Return the seconds from the beginning of a save by the clock to that of the next; 0: there are none.
+
+        Without a failure so far, what is told is the least that the interval may be. It grows with the time.
+        """
+        advice = self._run.advice(world) if world.requests.by_advice else None
+        if advice is None:
+            return world.requests.every
+        return advice.cost + (advice.least if advice.interval is None else advice.interval)
 
     def _may_begin(self, world: World) -> bool:
         """Return whether a request may be begun or joined: all can save."""

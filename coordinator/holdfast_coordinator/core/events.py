@@ -123,6 +123,7 @@ class Heartbeat:
     bytes_total: int
     word: Word = NOTHING
     save_every: float = 0.0  # seconds; 0: not by the clock
+    by_advice: bool = False  # as often as Young and Daly say, once that is known
 
 
 @dataclass(frozen=True, slots=True)

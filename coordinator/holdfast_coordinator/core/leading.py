@@ -178,8 +178,6 @@ class Leading:
                 self._fence(other, superseded(_why_over(other, generation)))
         if run.leading != generation.id:
             run.retention = ()
-            run.costs.clear()
-            run.durations.clear()
         run.leading, run.led_since = generation.id, made.number
         run.published(made)
         self._upkeep.delete(made.state)

@@ -26,6 +26,7 @@ from .run import RunState
 from .saving import Saving
 from .upkeep import Upkeep
 from .waits import Seek
+from .young_daly import Advice
 
 
 class Machine:
@@ -100,10 +101,9 @@ class Machine:
         """The world that is not complete yet."""
         return self._run.forming
 
-    @property
-    def costs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """For how long the last saves of the leading world kept the program, and how long they took, in seconds."""
-        return tuple(self._run.costs), tuple(self._run.durations)
+    def advice(self, world: World) -> Advice | None:
+        """How often a world had better save, as far as that is known."""
+        return self._run.advice(world)
 
     @property
     def upkeep(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 
 from holdfast_storage.cluster import Task
@@ -19,17 +18,10 @@ from .messages import Answer, Caller, Left, Now, RequestId, SaveOutcome
 from .retention import Sweep, sweep, unmeasured
 from .rules import Policy
 from .waits import ForALeader, SaveId
+from .young_daly import Advice, advise
 
 KINDS_OF_FAILED_SAVES = (Kind.SUPERSEDED, Kind.REPLICA_DIVERGENCE, Kind.INVALID_REQUEST, Kind.STORAGE)
 """The kinds with which a save may fail. Any other failure becomes `save_failed`."""
-
-
-SAVES = 8
-"""The number of the last saves by which the cost of the next is judged."""
-
-
-def _last_saves() -> deque[float]:
-    return deque(maxlen=SAVES)
 
 
 @dataclass
@@ -52,8 +44,6 @@ class RunState:
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
     measured: dict[str, Metrics] = field(default_factory=dict)  # by prefix, until an entry holds them
     leases: dict[Lease, float] = field(default_factory=dict)  # those of the log: monotonic, when each was first met
-    costs: deque[float] = field(default_factory=_last_saves, compare=False)  # seconds that they have kept the program
-    durations: deque[float] = field(default_factory=_last_saves, compare=False)  # seconds from first ballot to commit
     now: Now = field(default=Now(0.0, 0.0), compare=False)
     effects: list[Effect] = field(default_factory=list, compare=False)
 
@@ -178,6 +168,14 @@ class RunState:
         """Let stock readers find what the state after an entry holds, except what is known to be damaged."""
         self.emit(WriteStateFile(number, state.condemn(self.condemned)))
 
+    def advice(self, world: World) -> Advice | None:
+        """Return how often to save, as far as that is known of a world that leads."""
+        state = self.ledger.state
+        if state is None or generation_of(state) != world.generation.id:
+            return None
+        past, requests = state.past, world.requests
+        return advise(requests.costs, requests.paces, past.generations, past.seconds + state.led_for)
+
     # -- the end of a save --
 
     def fail_save(self, world: World, attempt: SaveAttempt, failure: Failure) -> None:
@@ -191,7 +189,9 @@ class RunState:
         attempt.advance(Phase.COMMITTED if outcome.committed else Phase.FAILED)
         world.attempt = None
         if outcome.committed:
-            world.requests.saved(attempt.begun, self.now.monotonic - attempt.begun)
+            report = attempt.reports.get(attempt.chief)
+            cost = report.cost_before if report else None
+            world.requests.saved(attempt.begun, self.now.monotonic - attempt.begun, cost)
         world.remember(outcome)
         if not outcome.committed:
             world.went_back_to = world.went_back_to or attempt.went_back_to

@@ -322,9 +322,6 @@ class Saving:
             attempt.advance(Phase.PUBLISHING)
             attempt.entry = made
             run.retention = attempt.retention
-            run.durations.append(run.now.monotonic - attempt.begun)
-            if (cost := attempt.reports[attempt.chief].cost_before) is not None:
-                run.costs.append(cost)
             run.published(made)
 
     def _fail(self, attempt: SaveAttempt, failure: Failure) -> None:

@@ -356,6 +356,7 @@ class Heartbeat(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     WISH_FIELD_NUMBER: _builtins.int
     SAVE_EVERY_S_FIELD_NUMBER: _builtins.int
+    YOUNG_DALY_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     step: _builtins.int
     bytes_done: _builtins.int
@@ -368,6 +369,8 @@ class Heartbeat(_message.Message):
     """the boundary of its loop that it does not pass before it knows that decision"""
     save_every_s: _builtins.float
     """counts from the chief; 0: not by the clock"""
+    young_daly: _builtins.bool
+    """as often as they say, once that is known"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -387,10 +390,11 @@ class Heartbeat(_message.Message):
         limit: _builtins.int = ...,
         wish: Global___Wish | None = ...,
         save_every_s: _builtins.float = ...,
+        young_daly: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "wish", b"wish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "caller", b"caller", "decided", b"decided", "limit", b"limit", "phase", b"phase", "promised", b"promised", "save_every_s", b"save_every_s", "step", b"step", "wish", b"wish"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "caller", b"caller", "decided", b"decided", "limit", b"limit", "phase", b"phase", "promised", b"promised", "save_every_s", b"save_every_s", "step", b"step", "wish", b"wish", "young_daly", b"young_daly"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

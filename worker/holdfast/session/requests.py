@@ -45,6 +45,7 @@ class Requests:
 
     gate: Gate = field(default_factory=Gate)
     save_every: float = 0.0  # seconds; 0: not by the clock
+    young_daly: bool = False  # as often as they say, once that is known
     _wish: Wish | None = None
     _heard: dict[int, float] = field(default_factory=dict)  # when decisions were heard (monotonic), by number
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,7 +73,7 @@ class Requests:
         with self._lock:
             beat.decided = self.gate.decided
             beat.promised, beat.limit = self.gate.promise
-            beat.save_every_s = self.save_every
+            beat.save_every_s, beat.young_daly = self.save_every, self.young_daly
             if self._wish is not None:
                 beat.wish.CopyFrom(self._wish.message())
 
