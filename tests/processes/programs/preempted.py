@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -39,6 +40,14 @@ def say(text: str) -> None:
     print(text + "\n", end="", flush=True)
 
 
+def pass_barrier(barrier: socket.socket) -> None:
+    with suppress(OSError):
+        barrier.sendall(b"x")
+        if barrier.recv(1) == b"g":
+            return
+    os._exit(77)
+
+
 def main(directory: str, index: str, size: str, port: str, text: str) -> None:
     options = json.loads(text)
     cluster = {"worker": [f"127.0.0.1:{9000 + each}" for each in range(int(size))]}
@@ -59,9 +68,7 @@ def main(directory: str, index: str, size: str, port: str, text: str) -> None:
         manager.restore_or_initialize()
         for step in range(state.step + 1, steps + 1):
             if step % every == 0:
-                barrier.sendall(b"x")
-                if barrier.recv(1) != b"g":
-                    os._exit(77)
+                pass_barrier(barrier)
             time.sleep(pause * 2 * random.random())
             state.step = step
             if step == 3:
