@@ -25,17 +25,19 @@ from support.agreement_search import Bounds, Rules, Search, found
 SMALL = [
     Bounds(),
     Bounds(lockstep=False),
-    Bounds(last=1, wishes=2, restarts=1),
+    Bounds(last=1, restarts=1),
     Bounds(last=1, waits=1, give_ups=1),
     Bounds(last=1, lost=1, waits=1),
-    Bounds(last=1, beside=1),
     Bounds(last=1, gone=1, waits=2),
-    Bounds(last=1, deaths=1, restarts=1),
+    Bounds(last=1, deaths=1),
     Bounds(last=1, wishes=0, asks=1, numbers=1, restarts=1),
     Bounds(last=2, lead=1),
     Bounds(workers=3, last=1),
 ]
 LARGE = [
+    Bounds(last=1, wishes=2, restarts=1),
+    Bounds(last=1, beside=1),
+    Bounds(last=1, deaths=1, restarts=1),
     Bounds(last=3, waits=1, give_ups=1),
     Bounds(last=3, restarts=1),
     Bounds(last=3, lost=1),

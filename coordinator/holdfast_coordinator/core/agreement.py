@@ -112,7 +112,7 @@ class Agreement:
         if following in self.known:
             return [Tell(self.known[following], (task,))]
         if decided < self.latest:
-            return self._create(Decision(following, CANCEL))  # others know what stands there, and so will this worker
+            return self.decide(Decision(following, CANCEL))  # others know what stands there, and so will this worker
         if not self.open and word.promised == following:  # to another coordinator process
             self._open(following, word.wish)
             self.promises[task] = word.limit
@@ -140,8 +140,11 @@ class Agreement:
         return tuple(task for task in self.tasks if task not in self.promises) if self.open else ()
 
     def decide(self, decision: Decision) -> list[Output]:
-        """Take the decision on the open request."""
-        return self._create(decision)
+        """Create a decision, unless another one is being created."""
+        if self.creating is not None:
+            return []
+        self.creating = decision
+        return [Create(decision)]
 
     def stands(self, decision: Decision) -> list[Output]:
         """Take what was created, or what was there already."""
@@ -153,12 +156,6 @@ class Agreement:
 
     def _open(self, number: int, wish: Wish | None) -> None:
         self.number, self.open, self.wish, self.promises = number, True, wish, {}
-
-    def _create(self, decision: Decision) -> list[Output]:
-        if self.creating is not None:
-            return []
-        self.creating = decision
-        return [Create(decision)]
 
     def _learn(self, task: Task, decided: int) -> None:
         self.decided.note(task, decided)
