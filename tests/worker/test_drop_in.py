@@ -48,6 +48,26 @@ def test_a_program_reads_what_it_has_just_saved(tmp_path: Path, manager_class: A
 
 
 @pytest.mark.parametrize("manager_class", MANAGERS, ids=["tensorflow", "holdfast"])
+@pytest.mark.parametrize("how", ["latest_checkpoint", "restore_or_initialize"])
+def test_a_new_manager_reads_what_the_one_before_has_just_saved(tmp_path: Path, manager_class: Any, how: str) -> None:
+    """A second manager of the same program, made while the first one's save is in flight, finds that save and goes on
+    from it. Guards against a notebook whose cell runs again, or makes a new model and manager, and which would go on
+    from the save before in silence."""
+    for number in (1.0, 2.0, 3.0):
+        value, much = tf.Variable(0.0), tf.Variable(tf.zeros([1_000_000]))
+        checkpoint = tf.train.Checkpoint(value=value, much=much)
+        manager = manager_class(checkpoint, str(tmp_path), max_to_keep=3)
+        if how == "latest_checkpoint":
+            checkpoint.restore(manager.latest_checkpoint)
+        else:
+            manager.restore_or_initialize()
+        assert value.numpy() == number - 1
+        value.assign(number)
+        manager.save()
+    manager.sync()
+
+
+@pytest.mark.parametrize("manager_class", MANAGERS, ids=["tensorflow", "holdfast"])
 def test_what_save_returns_can_be_restored(tmp_path: Path, manager_class: Any) -> None:
     """TensorFlow restores from a prefix that `save` has returned, after `sync`. Guards against prefixes that only
     Holdfast understands."""

@@ -143,7 +143,6 @@ class Manager:
         self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
         self._cost: float | None = None  # seconds for which the last save call has kept the program
-        self._made: Pending[None] | None = None  # the last save that was handed over to the lane
         # State of the lane.
         self._saves = 0
         self._restores = 0
@@ -216,7 +215,7 @@ class Manager:
                     self._forget(failed)
             self._describe(save, metadata, metrics)
             begun: Pending[bool] = Pending()
-            made = self._made = self._lane.submit(partial(self._make, save, step, begun))
+            made = self._session.made = self._lane.submit(partial(self._make, save, step, begun))
             self._wait(begun, "the save before to end", lambda _: made.is_known)
             if not begun.is_known:
                 made.result()  # a signal handler has closed this manager
@@ -558,6 +557,7 @@ class Manager:
         check_internals(self._checkpoint)
         if self._session.this_task == ALONE:  # the variables may have been made since
             self._session.this_task = self._find_task()
+        self._await_made()
         if not self._session.this_task.reader:
             # This comes before the join: the others hear, within its timeout, that this worker has not come.
             check_layers(self._checkpoint)
@@ -570,6 +570,15 @@ class Manager:
             raise Preempted(self._requested.exit_code, f"{self._requested.ends_early}, before all workers had joined")
         joined.result()
         self._requested.take_signals()
+
+    def _await_made(self) -> None:
+        """Wait until no save of this task is in flight here, whichever manager of this program has begun it.
+
+        A notebook makes a new manager where the one before has just saved, and goes on from that save.
+        """
+        for session in open_sessions.beside(self._session):
+            if session.made is not None:
+                wait_for(session, session.made, "the save in flight")
 
     def _misfit(self, so_far: bool = False) -> InvalidRequest | None:
         """Return an error if nothing of what was restored last fits: then it must not be saved over.
@@ -606,11 +615,10 @@ class Manager:
     def checkpoints(self) -> list[str]:
         """The prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage.
 
-        First waits for the outcome of this manager's save in flight, so that a program finds what it has just saved. If
-        that save fails, its error is still raised where it would be otherwise.
+        First waits for the outcome of the save in flight, so that a program finds what it has just saved, also with
+        another manager. If that save fails, its error is still raised where it would be otherwise.
         """
-        if self._made is not None and not self._is_inherited:
-            self._wait(self._made, "the save in flight")
+        self._await_made()
         state = read_run(self._store)
         return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
 

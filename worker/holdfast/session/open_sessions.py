@@ -79,6 +79,12 @@ def await_end(session: Session, left: Pending[None]) -> bool:
     return wait_for(session, left, CLOSING, lambda _: opened is not None and opened.is_late)
 
 
+def beside(session: Session) -> list[Session]:
+    """Return the open sessions of the same task on the same run, this one included."""
+    here = (session.url, session.this_task.task)
+    return [other for other in list(_open) if (other.url, other.this_task.task) == here]
+
+
 def is_ours(thread: threading.Thread) -> bool:
     """Return whether a thread works for some session. What runs there must not wait for a session."""
     return thread.name.startswith("holdfast-")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from holdfast.session.answers import check_joined, check_outcome, check_restore, check_vote
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id, process_secret
-from holdfast.session.lane import closed
+from holdfast.session.lane import Pending, closed
 from holdfast.session.requests import Requests, Wish
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Access, Distrusted, Link, Refusal, Unreachable
@@ -93,6 +93,7 @@ class Session:
         self.superseded: HoldfastError | None = None
         self.aborted: dict[int, Failure] = {}
         self.requests = Requests()
+        self.made: Pending[None] | None = None  # known when the last save that was begun is over
 
     # -- membership --
 
