@@ -83,6 +83,47 @@ def test_beside_another_descriptor(watch: Callable[[Preemption], list[str]]) -> 
     signal.set_wakeup_fd(-1)
 
 
+def test_an_event_loop_comes_and_goes(watch: Callable[[Preemption], list[str]]) -> None:
+    """An event loop that takes the descriptor later, and leaves none behind, costs no notice. Guards against a signal
+    that is taken, and of which nobody hears; and against an end that closes another's descriptor."""
+    noticed: list[str] = []
+    watched = Watch(Preemption(signals=(signal.SIGUSR1,)), noticed.append)
+    watched.start()
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    until(lambda: noticed == ["SIGUSR1"])
+    assert os.read(read, 1) == bytes([signal.SIGUSR1])
+    assert signal.set_wakeup_fd(-1) == write
+    os.kill(os.getpid(), signal.SIGUSR1)
+    until(lambda: noticed == ["SIGUSR1"] * 2)
+    signal.set_wakeup_fd(write)
+    watched.close()
+    assert signal.set_wakeup_fd(-1) == write
+    os.fstat(write)
+    os.close(read)
+    os.close(write)
+
+
+def test_two_watches(watch: Callable[[Preemption], list[str]]) -> None:
+    """Each has its notice until its own end, whichever ends first. Guards against a manager that is deaf, or a process
+    that no signal ends any more, once another manager is closed."""
+    before = signal.getsignal(signal.SIGUSR1)
+    told: tuple[list[str], list[str]] = [], []
+    first, second = (Watch(Preemption(signals=(signal.SIGUSR1,)), each.append) for each in told)
+    first.start()
+    second.start()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    until(lambda: told == (["SIGUSR1"], ["SIGUSR1"]))
+    first.close()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    until(lambda: told[1] == ["SIGUSR1"] * 2)
+    second.close()
+    assert told[0] == ["SIGUSR1"]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 def test_a_fork_is_left_alone(watch: Callable[[Preemption], list[str]]) -> None:
     """SIGTERM ends a fork, and is no notice for its parent. Guards against a data loader whose end is taken for a
     preemption."""
@@ -166,7 +207,7 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_url(watch: Callable[[Preemption], list[str]], url: str) -> None:
+def test_a_url(url: str, watch: Callable[[Preemption], list[str]]) -> None:
     """An answer is notice, with a token if it is wanted. Guards against instances of AWS that answer nothing without
     one."""
     noticed = watch(Preemption(signals=(), url=url, poll_every=0.1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -21,6 +23,7 @@ from holdfast_storage.errors import InvalidRequest, StorageError, Superseded
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store.posix import PosixStore
 from support import light_manager
+from support.light_worker import until
 
 Make = Callable[..., Any]
 
@@ -121,6 +124,51 @@ def test_a_save_that_fails(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Preempted) as end:
         train(manager)
     assert "the disk is full" in str(end.value.__cause__)
+
+
+def test_the_save_before_has_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error does not end the wait for the new save. Guards against an end before the commit, and beyond the
+    deadline."""
+
+    def full(self: Any, name: str, chunks: Any) -> int:
+        raise StorageError("the disk is full")
+
+    manager = make()
+    with monkeypatch.context() as broken:
+        broken.setattr(PosixStore, "write", full)
+        manager.save(1)
+        assert manager.latest_checkpoint is None  # it has failed
+    write = PosixStore.write
+    monkeypatch.setattr(PosixStore, "write", lambda *arguments: time.sleep(0.3) or write(*arguments))
+    notice(manager)
+    with pytest.raises(Preempted) as end:
+        train(manager)
+    assert len(steps(manager)) == 1
+    assert "the disk is full" in str(end.value.__cause__)
+
+
+def test_a_signal_while_it_closes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The save in flight is finished. Guards against a signal that ends the process in the last wait of a program."""
+    killed: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: killed.append(number))
+    manager = make(preemption=Preemption(signals=(signal.SIGUSR1,)))
+    write = PosixStore.write
+
+    def interrupted(self: Any, name: str, chunks: Any) -> int:
+        until(lambda: manager._gate.seen is None)  # it closes
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.1)
+        return write(self, name, chunks)
+
+    monkeypatch.setattr(PosixStore, "write", interrupted)
+    manager.save_if_requested(0)
+    manager.save(1)
+    manager.close()
+    assert steps(manager) == [1]
+    assert not killed
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert killed  # it is given back
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_deadline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,16 +302,19 @@ class Manager:
                     if before is not None:
                         before()
                     prefix = self.save(number, check_interval=False, metadata=metadata, metrics=metrics)
-                if due.exits:
-                    self._finish(due.until)
-            except HoldfastError as error:
+            except HoldfastError as error:  # of this save, or of the one before, while this one is under way
                 if not due.exits:
                     raise
                 failure = error
-                log.warning("%s: before the end: %s", self._session.this_task.task, error)
-            if due.exits:
-                raise Preempted(self._requested.exit_code, due.reason) from failure
-            return prefix
+            if not due.exits:
+                return prefix
+            try:
+                self._finish(due.until)
+            except HoldfastError as error:
+                failure = error
+            if failure is not None:
+                log.warning("%s: before the end: %s", self._session.this_task.task, failure)
+            raise Preempted(self._requested.exit_code, due.reason) from failure
 
     def _finish(self, until: float | None) -> None:
         """Wait for the save in flight, but not beyond a moment (monotonic), and raise its error."""
@@ -658,10 +661,12 @@ class Manager:
         with self._calls:
             if not self._closed:
                 left = open_sessions.leave(self._session)
-                self._requested.close()
                 self._gate.seen = None  # the next call of save_if_requested is refused
-                if open_sessions.await_end(self._session, left):
-                    left.result()
+                try:
+                    if open_sessions.await_end(self._session, left):
+                        left.result()
+                finally:
+                    self._requested.close()  # not before: a signal would end the process amid the save in flight
                 for staged in self._staged:
                     staged.close()
                 self._closed = True

@@ -1,8 +1,8 @@
 """Notice that this host is to go away: what counts as notice, and the watch for it.
 
 Python runs a signal's handler when the main thread comes back from TensorFlow, which may be a step later. So a thread
-listens at the descriptor that CPython's C handler writes to at once (`signal.set_wakeup_fd`). If that is somebody
-else's, as asyncio's, the handler alone is left.
+listens at the descriptor that CPython's C handler writes to at once (`signal.set_wakeup_fd`). While that is somebody
+else's, as asyncio's, the handler alone is left. An event loop that ends leaves no descriptor at all.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Watch:
         self._noticed = noticed
         self._closed = threading.Event()
         self._before: dict[int, Any] = {}  # the handlers that were there
-        self._listens = False
+        self._pipe = -1  # the end that is written to by signals; -1: there is no thread that listens
 
     def start(self) -> None:
         """Raises InvalidRequest if signals are notice and this is not the main thread."""
@@ -128,8 +128,10 @@ class Watch:
         _watching.discard(self)
         if self._can_take:
             self._give_back()
-            if self._listens:
-                os.close(signal.set_wakeup_fd(-1))  # the thread that reads from it ends
+            if self._pipe != -1:
+                if self._is_listening():
+                    signal.set_wakeup_fd(-1)
+                os.close(self._pipe)  # the thread that reads from it ends
 
     @property
     def _can_take(self) -> bool:
@@ -141,12 +143,22 @@ class Watch:
         os.set_blocking(write, False)
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         if before == -1:
-            self._listens = True
+            self._pipe = write
             self._begin("holdfast-signals", self._read, read)
         else:
             signal.set_wakeup_fd(before)
             os.close(read)
             os.close(write)
+
+    def _is_listening(self) -> bool:
+        """Whether the thread hears of signals now. Python tells the descriptor only to who sets another one."""
+        if self._pipe == -1:
+            return False
+        now = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+        if now != self._pipe:
+            with suppress(ValueError, OSError):  # its owner has closed it
+                signal.set_wakeup_fd(now)
+        return now == self._pipe
 
     def _begin(self, name: str, target: Callable[..., None], *args: Any) -> None:
         threading.Thread(target=target, args=args, name=name, daemon=True).start()
@@ -158,7 +170,7 @@ class Watch:
         os.close(read)
 
     def _handle(self, number: int, frame: object) -> None:
-        if not self._listens:  # otherwise the thread hears of it
+        if not self._is_listening():  # otherwise the thread hears of it
             self._begin("holdfast-signals", self._take, number)
 
     def _take(self, number: int) -> None:
@@ -171,7 +183,7 @@ class Watch:
             try:
                 found = self._look()
             except (OSError, ValueError) as error:
-                if not failing:
+                if not failing and not self._closed.is_set():
                     log.warning("whether this host is to go away is not known: %s", error)
                 failing = True
                 continue
@@ -187,9 +199,16 @@ class Watch:
         return f"the answer of {terms.url}" if terms.url is not None and is_notice(ask(terms.url)) else ""
 
     def _give_back(self) -> None:
-        for number, before in self._before.items():
-            with suppress(ValueError, TypeError):  # one that C code has set, which Python cannot name
-                signal.signal(number, before)
+        for number in self._before:
+            if signal.getsignal(number) == self._handle:  # otherwise somebody has taken it since, and goes on with it
+                with suppress(ValueError, TypeError):  # one that C code has set, which Python cannot name
+                    signal.signal(number, self._handler_before(number))
+
+    def _handler_before(self, number: int) -> Any:
+        """The handler that was there before, and before other watches that have ended since."""
+        before = self._before[number]
+        watch = getattr(before, "__self__", None)
+        return watch._handler_before(number) if isinstance(watch, Watch) and watch._closed.is_set() else before
 
 
 def is_notice(answer: str) -> bool:
