@@ -20,8 +20,8 @@ from holdfast_storage.logger import logger
 
 log = logger("holdfast")
 
-SETTLES_AFTER = 15.0
-"""Seconds for which a loop waits for a decision before it is looked for, or made, on storage."""
+SETTLES_AFTER = 5.0
+"""Seconds after a promise for which a loop waits for the decision before that is looked for, or made, on storage."""
 
 ENDS_WITHIN = 1.0
 """Seconds of a deadline that are left for the end of the process."""
@@ -71,7 +71,10 @@ class Requested:
 
         Raises the error that nothing can be saved any more, and CoordinatorUnavailable if nothing can be learnt.
         """
-        gate, begun, settling = self._session.requests.gate, time.monotonic(), False
+        requests = self._session.requests
+        # What is not decided so long after the promise will not be soon, however late the loop has come to its limit:
+        # otherwise one worker after the other would wait.
+        gate, begun, settling = requests.gate, requests.promised or time.monotonic(), False
         while True:
             changed = gate.changed
             decisions = gate.look()

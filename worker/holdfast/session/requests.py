@@ -47,7 +47,7 @@ class Requests:
     save_every: float = 0.0  # seconds; 0: not by the clock
     young_daly: bool = False  # as often as they say, once that is known
     _wish: Wish | None = None
-    _heard: dict[int, float] = field(default_factory=dict)  # when decisions were heard (monotonic), by number
+    _promised: dict[int, float] = field(default_factory=dict)  # when something was promised (monotonic), by request
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pace: float = 0.0  # boundaries a second
     _paced: tuple[float, int] = (0.0, 0)  # when the count was looked at, and what it was
@@ -56,6 +56,11 @@ class Requests:
     def wish(self) -> Wish | None:
         """What this worker wishes, until a decision fulfils it."""
         return self._wish
+
+    @property
+    def promised(self) -> float | None:
+        """When the promise was made that is open (monotonic); None if there is none."""
+        return self._promised.get(self.gate.promise[0])
 
     def ask(self, wish: Wish) -> None:
         """Wish that all save. It is told with each heartbeat."""
@@ -80,7 +85,8 @@ class Requests:
     def prepare(self, number: int) -> None:
         """Promise a boundary for a request."""
         with self._lock:
-            self.gate.prepare(number, min(LONGEST_LEAD, math.ceil(LEAD * self._pace)))
+            if self.gate.prepare(number, min(LONGEST_LEAD, math.ceil(LEAD * self._pace))):
+                self._promised = {number: time.monotonic(), **dict(list(self._promised.items())[:3])}
 
     def hear(self, message: pb.Decision) -> None:
         """Take a decision that the coordinator tells. One that cannot be right is none."""
@@ -107,15 +113,17 @@ class Requests:
                 self._learn(stands)
 
     def until(self, decision: Decision) -> float | None:
-        """Return when the host for whose sake a decision was taken is gone (monotonic); None if there is no hurry."""
-        heard = self._heard.get(decision.number)
-        return heard + decision.seconds if heard is not None and decision.seconds else None
+        """Return when the host for whose sake a decision was taken is gone (monotonic); None if there is no hurry.
+
+        It was taken after this worker had promised, and may be heard much later.
+        """
+        promised = self._promised.get(decision.number)
+        return promised + decision.seconds if promised is not None and decision.seconds else None
 
     def _learn(self, decision: Decision) -> None:
         with self._lock:
             if decision.number != self.gate.decided + 1:
                 return
-            self._heard = {decision.number: time.monotonic(), **dict(list(self._heard.items())[:3])}
             # Before the gate: a heartbeat that knows the decision must not tell a wish that it fulfils.
             if self._wish and decision.verb != CANCEL and decision.exits >= self._wish.exits:
                 self._wish = None
