@@ -209,6 +209,7 @@ def test_a_decision_that_is_not_heard(make: Make, monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_can_be_saved_any_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that waits is told. Guards against a loop that waits in a world that has lost the run."""
+    monkeypatch.setattr(holdfast.requested, "SETTLES_AFTER", 0.7)
     monkeypatch.setattr(Requests, "hear", lambda self, message: None)
     manager = make()
     manager.save_if_requested(0)
@@ -216,6 +217,23 @@ def test_nothing_can_be_saved_any_more(make: Make, monkeypatch: pytest.MonkeyPat
     threading.Timer(0.5, setattr, (manager._session, "superseded", Superseded("somebody else leads"))).start()
     with pytest.raises(Superseded, match="somebody else leads"):
         train(manager)
+    manager._session.superseded = None
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_the_run_is_lost(make: Make, noticed: bool) -> None:
+    """A job that saves by request alone is told at its next save, and ends by notice as before. Guards against a job
+    that trains on for ever, saves nothing and hears nothing."""
+    manager = make(save_every=None if noticed else timedelta(seconds=0.5))
+    manager.save_if_requested(0)
+    manager.save(1, blocking=True)
+    make(preemption=None, takeover=True).save(2, blocking=True)
+    if noticed:
+        notice(manager)
+    with pytest.raises(Preempted if noticed else Superseded) as end:
+        train(manager)
+    error = end.value.__cause__ if noticed else end.value
+    assert isinstance(error, Superseded)
     manager._session.superseded = None
 
 

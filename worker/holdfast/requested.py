@@ -80,9 +80,9 @@ class Requested:
             decisions = gate.look()
             if decisions is not None:
                 return self._together(decisions) if decisions else None
-            if self._session.superseded is not None:
-                raise self._session.superseded
             waited = time.monotonic() - begun
+            if waited >= SETTLES_AFTER and self._session.superseded is not None:
+                raise self._session.superseded  # not before: the others may end by a decision that is on its way
             if waited >= SETTLES_AFTER + self._timeout:
                 raise CoordinatorUnavailable(
                     f"whether all workers save at this step was not known after {waited:.0f} s: neither the "
@@ -93,14 +93,19 @@ class Requested:
                 settling = True
                 self._settle()
             until = begun + SETTLES_AFTER + (self._timeout if settling else 0.0)
-            wait_for(self._session, changed, "all workers to agree on a step to save", partial(self._is_over, until))
+            wait_for(
+                self._session,
+                changed,
+                "all workers to agree on a step to save",
+                partial(self._is_over, until, settling),
+            )
 
     def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
 
-    def _is_over(self, until: float, _: float) -> bool:
-        return time.monotonic() >= until or self._session.superseded is not None
+    def _is_over(self, until: float, settling: bool, _: float) -> bool:
+        return time.monotonic() >= until or (settling and self._session.superseded is not None)
 
     def _settle(self) -> None:
         """Let the storage decide, by a thread that it may keep."""

@@ -59,8 +59,6 @@ class Asking:
         if word.wish and not self._may_begin(world):
             word = replace(word, wish=None)
         self._do(world, requests.agreement.heard(e.caller.task, word))
-        if world.fenced:
-            self._give_up(world, world.fenced.message)
 
     def decided(self, e: ev.Decided) -> None:
         """Take what stands as a decision, if that is known."""
@@ -110,8 +108,11 @@ class Asking:
         return advice.cost + (advice.least if advice.interval is None else advice.interval)
 
     def _may_begin(self, world: World) -> bool:
-        """Return whether a request may be begun or joined: all can save."""
-        return not world.fenced and (world.requests.agreement.open or not world.gone(self._run.now.monotonic))
+        """Return whether a request may be begun or joined: all are there.
+
+        Also in a fenced world: by the save that fails all hear, at the same boundary, that they can save nothing more.
+        """
+        return world.requests.agreement.open or not world.gone(self._run.now.monotonic)
 
     def _wish(self, world: World, wish: Wish) -> None:
         self._do(world, world.requests.agreement.ask(wish))
@@ -150,8 +151,6 @@ class Asking:
         """Return the decision: with a deadline, a new save, or only the one in flight if there is no time for both."""
         requests, attempt, now = world.requests, world.attempt, self._run.now.monotonic
         agreement = requests.agreement
-        if world.fenced:
-            return _cancelled(agreement, world.fenced.message)
         wish, verb = agreement.wish or Wish(), SAVE
         left = 0.0 if wish.deadline is None else max(0.1, wish.deadline - now)
         pace, reason = max(requests.paces, default=0.0), wish.reason
