@@ -395,9 +395,11 @@ class Play:
     def _settle(self) -> None:
         """One more life, in which nothing goes wrong; then all must be in order."""
         world, job = self.world, self._job
+        self._script.heal()
         for fault in self._script.faults.values():
-            # What is late arrives, and who hears nothing from somebody who has gone learns that he has.
-            world.run(lambda: False, KEEPALIVE + 1.0 if fault.effect == "silence" else fault.late_by)
+            # What is late arrives, who hears nothing from somebody who has gone learns that he has, and who had no
+            # storage ends what he had begun.
+            world.run(lambda: False, KEEPALIVE + 1.0 if fault.effect in ("silence", "stays") else fault.late_by)
         job.goes_back = 0
         lives, lost = job.lives, self._lost
         self._live()

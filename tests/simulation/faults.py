@@ -19,6 +19,9 @@ Incident = Callable[[Point], None]
 T = TypeVar("T")
 
 CHANGES = ("create", "write", "replace", "delete_folder")
+READER = "reader"
+"""The name of an evaluator's process."""
+
 OUTLASTS = 15.0
 """Seconds: longer than the shortest timeout of a save, and over before a storm is, so that what follows is seen."""
 
@@ -51,7 +54,7 @@ class Faults(Policy):
         self._storage = {effect: draw.choice(shares) for effect in STORAGE}
         self._messages = {effect: draw.choice(shares) for effect in MESSAGES}
         self._messages["silence"] /= 4
-        self.rot = draw.choice([0, 0, 0.03, 0.15])
+        self.rot = draw.choice([0, 0.03, 0.15])
         self._slow = draw.choice([0, 0, 0.01, 0.05])
         self._latency = draw.choice([0.0, 0.002, 0.02, 0.2])
         self._late_by = draw.choice([2.0, 12.0, 40.0])
@@ -69,6 +72,7 @@ class Faults(Policy):
             self.commit_outage = rare.choice(["fail", "fail", "fail", "late", "lose"])
             self._storage, self._messages = dict.fromkeys(STORAGE, 0), dict.fromkeys(MESSAGES, 0)
             self.incidents_left = self.rot = self._slow = self._unreachable = 0
+        self._reads_only = rare.random() < 0.25  # an evaluator, by its credentials
         self._no_threads: dict[Process, float] = {}  # until when
         self._out: dict[str, tuple[float, StorageEffect]] = {}  # host: until when, and how
         self._apart: dict[Process, float] = {}  # until when
@@ -140,6 +144,8 @@ class Faults(Policy):
     def _storage_effect(self, point: Point) -> StorageEffect:
         until, effect = self._out.get(point.process.host, (0.0, "done"))
         changes = point.verb in CHANGES
+        if changes and self._reads_only and point.process.name == READER:
+            return "refuse" if point.verb == "create" else "fail"
         if until <= self._world.scheduler.now:
             effect = _drawn(self._storage, self._draw, "done", DECISIVE if point.verb == "create" else 1.0)
             if effect != "done" and not changes and self._draw.random() < 0.8:

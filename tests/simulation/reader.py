@@ -7,6 +7,7 @@ import random
 import holdfast.reading
 from holdfast_storage.errors import HoldfastError
 from simulation.fakes import time
+from simulation.faults import READER
 from simulation.processes import Process
 from simulation.storage import URL
 from simulation.world import World
@@ -16,7 +17,7 @@ LEASE = 30.0  # seconds
 
 def reader(world: World, draw: random.Random) -> Process:
     """Begin one on a host of its own. It goes on to the end of the story, or until something befalls it."""
-    process = world.process("reader", "reader-host")
+    process = world.process(READER, "reader-host")
     process.main = process.spawn("main", _main, world, process, draw)
     return process
 
