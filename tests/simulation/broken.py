@@ -165,7 +165,10 @@ def loses_a_commit(story: Story | Interruption) -> bool:
 
 
 def rots(story: Story | Interruption) -> bool:
-    return isinstance(story, Story) and story.faults.rot > 0.1
+    """Whether the one checkpoint that is kept may be damaged."""
+    if not isinstance(story, Story):
+        return False
+    return story.faults.rot > 0.1 and story.jobs[0].options.get("max_to_keep") == 1
 
 
 def has_a_reader(story: Story | Interruption) -> bool:
