@@ -75,12 +75,12 @@ class Program:
         arguments = {"save_freq": 3, **{name: self.options[name] for name in ARGUMENTS if name in self.options}}
         backup = holdfast.keras.BackupAndRestore(self.directory / "run", **arguments)
         history = model.fit(
-            self._input(),
+            self.options.get("make_input", self._input)(keras),
             epochs=self.options.get("epochs", 3),
             steps_per_epoch=self.options.get("steps_per_epoch"),
             validation_data=self.options.get("validation", _validation()),
             callbacks=[backup, *others, recorder],
-            shuffle=False,  # Keras warns of it with a dataset
+            shuffle=self.options.get("shuffle", False),  # Keras warns of it with a dataset
             verbose=0,
         )
         weights = [np.asarray(each) for each in model.get_weights()]
@@ -109,7 +109,7 @@ class Program:
     def model(self) -> Any:
         return self._model(importlib.import_module(self.library))
 
-    def _input(self) -> Any:
+    def _input(self, keras: Any) -> Any:
         values = np.random.RandomState(0).rand(EXAMPLES, 6).astype(np.float32)
         labels = (values.sum(1) * 3).astype(np.int32) % 4
         found = tf.data.Dataset.from_tensor_slices((values, labels)).shuffle(64, seed=5).batch(BATCH)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -16,7 +18,7 @@ from holdfast import fit_internals
 from holdfast.keras import BackupAndRestore
 from holdfast_storage import internals
 from holdfast_storage.errors import InvalidRequest
-from support.fits import STEPS, Killed, Program, Seen, same
+from support.fits import BATCH, STEPS, Killed, Program, Seen, same
 from support.internals import rename
 from support.two_cpus import DEVICES
 
@@ -48,6 +50,21 @@ def mirrored() -> Any:
     return tf.distribute.MirroredStrategy(DEVICES, tf.distribute.ReductionToOneDevice()).scope()
 
 
+def python_dataset(library: Any) -> Any:
+    base = library.utils.PyDataset if library is keras else library.utils.Sequence
+
+    class Data(base):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return STEPS
+
+        def __getitem__(self, index: int) -> Any:
+            values = np.random.RandomState(index).rand(BATCH, 6).astype(np.float32)
+            return values, (values.sum(1) * 3).astype(np.int32) % 4
+
+    return Data()
+
+
+PYTHON_DATASET = "a Python dataset, which Keras shuffles"
 CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
     "in mid-epoch, twice": ({"others": [multiplied]}, [STEPS + 3, 2], False),
     "in validation, saved at the last batch": ({"save_freq": STEPS}, [2 * STEPS], True),
@@ -57,6 +74,7 @@ CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
         [3],
         False,
     ),
+    PYTHON_DATASET: ({"make_input": python_dataset, "shuffle": True}, [STEPS + 3], False),
     "two devices": ({"scope": mirrored}, [STEPS + 3], False),
 }
 """Options of a program, after how many batches it is killed in each of its lives, and whether that is in validation."""
@@ -67,8 +85,9 @@ def _deterministic() -> Any:
     tf.config.experimental.enable_op_determinism()
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("library", "case"), [each for each in product(LIBRARIES, CASES) if each != ("tf_keras", PYTHON_DATASET)]
+)
 def test_it_ends_as_if_it_had_never_stopped(library: str, case: str, tmp_path: Path) -> None:
     """Weights, optimizer, history, callbacks and the loss after each batch are equal, bit for bit. Guards against
     batches that are trained twice or left out, another shuffling, metrics that begin anew, and rates applied twice."""
@@ -289,6 +308,13 @@ def test_metrics_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidRequest, match=r"metrics of Odd .* call model.evaluate on one batch before fit"):
         Program("keras", tmp_path, {"model": make}).run_until_done([])
+
+
+def test_a_sequence_of_tf_keras_is_refused(tmp_path: Path) -> None:
+    """Input that does not say its shapes is refused where metrics depend on them. Guards against an accuracy of another
+    kind, guessed from labels of one column."""
+    with pytest.raises(InvalidRequest, match=r"call model.evaluate on one batch before fit"):
+        Program("tf_keras", tmp_path, {"make_input": python_dataset}).run_until_done([])
 
 
 def test_a_fit_of_the_programs_own_is_refused(tmp_path: Path) -> None:

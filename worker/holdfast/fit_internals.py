@@ -223,21 +223,22 @@ class FitOfKeras(RunningFit):
 
     def begin_at(self, epoch: int, batch: int, *, trained: bool, steps: int | None, logs: Mapping[str, Any]) -> None:
         self.model._initial_epoch = epoch
-        self._input._enumerate_iterator = lambda: self._enumerate(epoch - self.first_epoch, batch, trained, steps)
+        last, read = self._go_past(epoch - self.first_epoch, trained, steps)
+        self._input._enumerate_iterator = partial(self._enumerate, batch, trained, last, read)
         if batch:
             self._pass_by(logs, once_more=not trained)
 
     def end(self) -> None:
         self.model._initial_epoch = None
 
-    def _enumerate(self, past: int, batch: int, trained: bool, steps: int | None) -> Iterator[tuple[Any, ...]]:
-        """Do what Keras's own generator of this name does for its first epoch, after so many that are past.
+    def _go_past(self, past: int, trained: bool, steps: int | None) -> tuple[tuple[Any, ...], int]:
+        """Go through the epochs that are past, and through this one if it is trained, without reading.
 
-        Keras's generator goes through the past epochs, without reading: it makes their iterators, sometimes two for an
-        epoch, and each moves the shuffling on. Only where one iterator serves all epochs is all of it read.
+        Keras's own generator makes their iterators, sometimes two for an epoch, and each moves the shuffling on.
+        Returns
+        its last item, and how many batches are to be read past because one iterator serves all epochs.
         """
         source = self._input
-        del source._enumerate_iterator
         read = 0
         item: tuple[Any, ...] = ()
         if source._num_batches is None and source.steps_per_epoch is None and (past or trained):
@@ -252,8 +253,12 @@ class FitOfKeras(RunningFit):
             for each in source._enumerate_iterator():
                 item = each
                 read += source.steps_per_execution
-        if source.steps_per_epoch is None:
-            read = 0
+        return item, 0 if source.steps_per_epoch is None else read
+
+    def _enumerate(self, batch: int, trained: bool, item: tuple[Any, ...], read: int) -> Iterator[tuple[Any, ...]]:
+        """Do once what Keras's own generator of this name does: see `_go_past` for the last two arguments."""
+        source = self._input
+        del source._enumerate_iterator
         left = source._enumerate_iterator()
         for _ in range(0, 0 if trained else batch, source.steps_per_execution):
             item = next(left)
@@ -297,21 +302,19 @@ class FitOfTfKeras(RunningFit):
     def build(self) -> None:
         model = self.model
         losses, metrics = model.compiled_loss, model.compiled_metrics
-        batch = tf.nest.map_structure(
-            lambda spec: tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype),
-            self._input._adapter.get_dataset().element_spec,
-        )
-        x, y, *_ = (*batch, None) if isinstance(batch, tuple) else (batch, None)
-        try:
-            predicted = model(x, training=False)
-            if losses is not None and not losses.built:
-                losses.build(predicted)
-            if metrics is not None and not metrics.built:
-                metrics.build(predicted, y)
-        except Exception as error:
-            if any(each is not None and not each.built for each in containers_of(model)):
-                raise _unbuilt(model) from error
-        if hasattr(model.optimizer, "build"):  # no legacy one
+        if any(each is not None and not each.built for each in (losses, metrics)):
+            try:
+                batch = tf.nest.map_structure(_example, self._input._adapter.get_dataset().element_spec)
+                x, y, *_ = (*batch, None) if isinstance(batch, tuple) else (batch, None)
+                predicted = model(x, training=False)
+                if losses is not None and not losses.built:
+                    losses.build(predicted)
+                if metrics is not None and not metrics.built:
+                    metrics.build(predicted, y)
+            except Exception as error:
+                if any(each is not None and not each.built for each in containers_of(model)):
+                    raise _unbuilt(model) from error
+        if model.built and hasattr(model.optimizer, "build"):  # no legacy one
             model.optimizer.build(model.trainable_variables)
 
     def begin_at(self, epoch: int, batch: int, *, trained: bool, steps: int | None, logs: Mapping[str, Any]) -> None:
@@ -361,6 +364,14 @@ def skip(iterator: Any, count: int) -> None:
             iterator.get_next()
 
     read(tf.constant(count))
+
+
+def _example(spec: Any) -> Any:
+    """Return a batch of one example. Raises ValueError if its shape is not known, by which metrics are chosen."""
+    shape = [1, *spec.shape[1:]]
+    if None in shape:
+        raise ValueError(f"{spec} says not all of its shape")
+    return tf.zeros(shape, spec.dtype)
 
 
 def _unbuilt(model: Any) -> InvalidRequest:

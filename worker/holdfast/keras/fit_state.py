@@ -29,6 +29,7 @@ class Place:
         steps: how many batches an epoch has, if Keras knows.
         count: how many batches have been trained in all epochs.
         logs: those of the last batch, in mid-epoch.
+        random: the state of Python's `random` when the epoch began.
         stopped: whether a callback has ended the training.
         finished: whether `fit` has come to its end, and wants the next one to begin anew.
         callbacks: the states of the callbacks.
@@ -40,6 +41,7 @@ class Place:
     steps: int | None = None
     count: int = 0
     logs: dict[str, Any] = field(default_factory=dict)
+    random: Any = None
     stopped: bool = False
     finished: bool = False
     callbacks: States = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 from typing import Any
 
 import holdfast
@@ -32,6 +33,7 @@ class Fitting(Hooks):
         self._fit = running_fit(model)
         self._place = Place(self._fit.first_epoch)
         self._resumed: Place | None = None
+        self._manager: Any = None
         self._last_save = 0
         self._first_of_execution = 0
         self._logs: Any = None
@@ -67,7 +69,8 @@ class Fitting(Hooks):
     def abandon(self) -> None:
         """Close what an exception in `fit` has left open."""
         try:
-            self._manager.close()
+            if self._manager is not None:
+                self._manager.close()
         except HoldfastError as error:
             _log.warning("%s", error)
 
@@ -81,7 +84,11 @@ class Fitting(Hooks):
         self._place.epoch = epoch
         resumed, self._resumed = self._resumed, None
         if resumed is None:
+            self._place.random = random.getstate()
             return
+        # Keras shuffles a PyDataset or Sequence by Python's own generator, when an epoch reads its first batch.
+        version, state, gauss = self._place.random
+        random.setstate((version, tuple(state), gauss))
         self._fit.has_begun()
         if resumed.batch:
             # Within an epoch: `fit` and the callbacks have just begun it anew.
@@ -123,6 +130,7 @@ class Fitting(Hooks):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._place.epoch, self._place.batch, self._place.trained, self._logs = epoch + 1, 0, False, None
         self._place.stopped = bool(self.model.stop_training)
+        self._place.random = random.getstate()
         if self._by_epoch:
             self._save(logs)
         self._manager.save_if_requested(self._place.count, before=self._note)
