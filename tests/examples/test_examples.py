@@ -30,7 +30,7 @@ def start() -> Iterator[Any]:
         def begin(name: str, *arguments: object, environments: Sequence[Mapping[str, str]] = ({},)) -> list[Child]:
             started = []
             for environment in environments:
-                child = Child([str(EXAMPLES / name), *map(str, arguments)], {**QUIET, **environment}, patience=120.0)
+                child = Child([str(EXAMPLES / name), *map(str, arguments)], {**QUIET, **environment}, patience=240.0)
                 children.callback(child.end)
                 started.append(child)
             return started
@@ -83,6 +83,26 @@ def test_custom_loop(start: Any, tmp_path: Path, workers: int) -> None:
     again = steps([line for line in resumed if line.startswith("step")])
     assert again == {step: loss for step, loss in whole.items() if step > begun}
     assert len(again) == 100 - begun
+
+
+@pytest.mark.parametrize(("name", "workers"), [("keras_fit.py", 1), ("keras_fit.py", 2), ("tf_keras_fit.py", 2)])
+def test_fit(start: Any, tmp_path: Path, name: str, workers: int) -> None:
+    """Keras's fit, killed in an epoch and started again, prints the losses of an uninterrupted run. Guards against an
+    example that begins the epoch anew."""
+    whole = epochs(finish(start(name, tmp_path / "whole", environments=cluster(workers))))
+    children = start(name, tmp_path / "run", environments=cluster(workers))
+    kill(children, "Epoch 4/5")
+    again = epochs(finish(start(name, tmp_path / "run", environments=cluster(workers))))
+    assert len(whole) == 5
+    assert again
+    assert whole[-len(again) :] == again
+    assert len(again) < 5
+    assert len(list((tmp_path / "run" / "best").glob("ckpt-*"))) == 1
+
+
+def epochs(output: Sequence[str]) -> list[str]:
+    """What Keras has printed of each epoch, without the times."""
+    return [line.partition("/step - ")[2] for line in output if "/step - " in line]
 
 
 def test_slurm(start: Any, tmp_path: Path) -> None:

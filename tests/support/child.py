@@ -83,7 +83,7 @@ class Child:
 
     def wait(self) -> int:
         """Its exit status, and all of its output is there."""
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(self._patience)
         self._reader.join(PATIENCE)
         return status
 

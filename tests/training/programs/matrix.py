@@ -162,4 +162,24 @@ def controlled(strategy: Any, model: Any, directory: str, steps: int, ended: Cal
     return first
 
 
-PROGRAMS = {"loop": loop, "orbit": controlled}
+def fit(strategy: Any, model: Any, directory: str, steps: int, ended: Callable[[int], None]) -> int:
+    """Keras's own loop, over two epochs of a shuffled input."""
+    keras = importlib.import_module(type(model).__module__.partition(".")[0])
+    data = tf.data.Dataset.from_tensor_slices(examples(steps)).shuffle(40, seed=5).batch(2 * BATCH)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    begun: list[int] = []
+
+    def step() -> int:
+        return int(model.optimizer.iterations.numpy())
+
+    batches = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: begun.append(step()),
+        on_train_batch_end=lambda batch, logs: ended(step()),
+    )
+    backup = holdfast.keras.BackupAndRestore(directory, save_freq=EVERY, **OPTIONS)
+    model.fit(data.with_options(options), epochs=2, callbacks=[batches, backup], verbose=0)
+    return begun[0]
+
+
+PROGRAMS = {"loop": loop, "orbit": controlled, "fit": fit}
