@@ -132,7 +132,10 @@ def _members(data: bytes) -> dict[str, bytes]:
     if not data:
         return {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for each in archive.infolist():
+        members = archive.infolist()
+        for each in members:
             if each.compress_type != zipfile.ZIP_STORED or {"..", ""} & set(each.filename.split("/")):
                 raise ValueError(f"its archive has a member that Holdfast does not write: {each.filename!r:.100}")
-        return {each.filename: archive.read(each) for each in archive.infolist()}
+        if sum(each.file_size for each in members) > len(data):
+            raise ValueError("the members of its archive are larger than the archive")
+        return {each.filename: archive.read(each) for each in members}
