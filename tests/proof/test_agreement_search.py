@@ -32,9 +32,9 @@ SMALL = [
     Bounds(last=1, deaths=1),
     Bounds(last=1, wishes=0, asks=1, numbers=1, restarts=1),
     Bounds(last=2, lead=1),
-    Bounds(workers=3, last=1),
 ]
 LARGE = [
+    Bounds(workers=3, last=1),
     Bounds(last=1, wishes=2, restarts=1),
     Bounds(last=1, beside=1),
     Bounds(last=1, deaths=1, restarts=1),
@@ -147,7 +147,7 @@ BROKEN = [
         "a decision ahead is forgotten with the next one",
         _of(Gate, "decide", _forgets),
         Rules(),
-        Bounds(wishes=1, asks=1, numbers=2, lead=1, last=3),
+        Bounds(wishes=0, asks=2, numbers=2, lead=1),
         LONE,
     ),
     ("the loop promises, not the session", _as_it_is, Rules(session_promises=False), Bounds(), STUCK),
