@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,19 @@ def test_two_managers_of_one_program_are_told_what_to_do(managers: Managers) -> 
     with pytest.raises(Superseded, match=r"another manager of this program.*a directory of its own"):
         latest.save(blocking=True)
     assert best.save(blocking=True) == best.latest_checkpoint
+
+
+def test_nobody_is_warned_of_the_successor_of_a_closed_manager(
+    managers: Managers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A manager that follows a closed one leads the run without a word. Guards against a warning, in every notebook
+    and after every `fit`, that a manager which has ended can save nothing any more."""
+    with holdfast.CheckpointManager(tf.train.Checkpoint(v=tf.Variable(1.0)), tmp_path / "another run") as other:
+        other.save()  # while it is open, the coordinator in this process goes on
+        with managers.make() as first:
+            first.save()
+        managers.make().save(blocking=True)
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def snapshots() -> set[int]:

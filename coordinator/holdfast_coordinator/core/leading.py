@@ -197,7 +197,8 @@ class Leading:
 
     def _fence(self, world: World, failure: Failure) -> None:
         world.fenced = failure
-        self._run.emit(Remark(f"generation {world.generation.id}: {failure.message}"))
+        if len(world.left) < len(world.tasks):  # otherwise nobody is there to save anything any more
+            self._run.emit(Remark(f"generation {world.generation.id}: {failure.message}"))
         if world.attempt and world.attempt.undecided:
             self._run.end_save(world, world.attempt, SaveOutcome(world.attempt.ordinal, False, failure))
         self._run.notify(world, failure)
