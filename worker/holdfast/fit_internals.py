@@ -24,10 +24,12 @@ FIT_OF_KERAS = Internals(
     KERAS.works_with,
     """
     keras.callbacks:CSVLogger append csv_file filename
+    keras.callbacks:CallbackList callbacks
     keras.callbacks:EarlyStopping best best_epoch best_weights restore_best_weights stopped_epoch wait
     keras.callbacks:History epoch history
     keras.callbacks:ModelCheckpoint best _batches_seen_since_last_saving _last_batch_seen
     keras.callbacks:ReduceLROnPlateau best cooldown_counter wait
+    keras.callbacks:SwapEMAWeights _ema_weights_in_model
     keras.src.backend.tensorflow.trainer:TFEpochIterator _distributed_dataset _enumerate_iterator()
     keras.src.backend.tensorflow.trainer:TFEpochIterator _num_batches data_adapter num_batches
     keras.src.backend.tensorflow.trainer:TFEpochIterator steps_per_epoch steps_per_execution
@@ -41,6 +43,7 @@ FIT_OF_TF_KERAS = Internals(
     TF_KERAS.works_with,
     """
     tf_keras.callbacks:CSVLogger append csv_file filename
+    tf_keras.callbacks:CallbackList callbacks
     tf_keras.callbacks:EarlyStopping best best_epoch best_weights restore_best_weights stopped_epoch wait
     tf_keras.callbacks:History epoch history
     tf_keras.callbacks:ModelCheckpoint best _batches_seen_since_last_saving _last_batch_seen epochs_since_last_save
@@ -64,8 +67,10 @@ STATE_OF_CALLBACKS = {
     "History": ("history", "epoch"),
     "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen", "epochs_since_last_save"),
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
 }
-"""What callbacks of either Keras keep from one hook to the next, by class; `epochs_since_last_save` is tf_keras's."""
+"""What callbacks of either Keras keep from one hook to the next, by class. `epochs_since_last_save` is tf_keras's alone,
+`SwapEMAWeights` Keras 3's."""
 
 
 def running_fit(model: Any) -> RunningFit:
@@ -101,7 +106,8 @@ class RunningFit:
     def __init__(self, model: Any) -> None:
         self.model = model
         found = self._locals()
-        self.callbacks: list[Any] = found["callbacks"].callbacks
+        self._told = found["callbacks"]
+        self.callbacks: list[Any] = self._told.callbacks
         self.first_epoch, self.epochs = int(found["initial_epoch"]), int(found["epochs"])
         self._passed_by = False
 
@@ -153,8 +159,12 @@ class RunningFit:
         raise NotImplementedError
 
     def has_passed_by(self) -> bool:
-        """Return whether the batch that `fit` has just gone through was none: see `begin_at`."""
+        """Return whether the batch that `fit` has just gone through was none: see `begin_at`.
+
+        Of such a batch, only the last callback is told.
+        """
         passed_by, self._passed_by = self._passed_by, False
+        self._told.callbacks = self.callbacks
         return passed_by
 
     def _pass_by(self, logs: Mapping[str, Any], once_more: bool) -> None:
@@ -174,6 +184,7 @@ class RunningFit:
                     self.model.train_function = partial(end, error)
                     self._repeat_end()
             self._passed_by = True
+            self._told.callbacks = self.callbacks[-1:]  # the others have seen the end of this batch
             return dict(logs)
 
         def end(error: Exception, iterator: Any) -> Any:

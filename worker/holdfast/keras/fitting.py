@@ -55,6 +55,7 @@ class Fitting(Hooks):
         fit.callbacks.append(self)  # in the list that `fit` is going through: its `on_train_begin` is called as well
         if place is None or place.finished:
             return
+        self._fit_to(place, fit.steps)
         self._place = self._resumed = place
         self._last_save = place.count
         self._metrics = _read_all(_metric_variables(model))
@@ -65,6 +66,22 @@ class Fitting(Hooks):
             return
         _log.info("fit goes on in epoch %d, after %d batches of it", place.epoch, place.batch)
         fit.begin_at(place.epoch, place.batch, trained=place.trained, steps=place.steps, logs=place.logs)
+
+    @staticmethod
+    def _fit_to(place: Place, steps: int | None) -> None:
+        """Warn if epochs now have another number of batches, and go back to the last one if there are fewer."""
+        if not place.batch or steps is None or place.steps in (None, steps):
+            return
+        _log.warning(
+            "epoch %d had %s batches when %d of them were trained, and has %d now: some of its examples are trained twice, "
+            "or not at all. The next epoch is a whole one",
+            place.epoch,
+            place.steps,
+            place.batch,
+            steps,
+        )
+        place.batch = min(place.batch, steps)
+        place.trained = place.trained or place.batch == steps
 
     def abandon(self) -> None:
         """Close what an exception in `fit` has left open."""
