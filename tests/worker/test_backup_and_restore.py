@@ -18,7 +18,7 @@ from holdfast import fit_internals
 from holdfast.keras import BackupAndRestore
 from holdfast_storage import internals
 from holdfast_storage.errors import InvalidRequest
-from support.fits import BATCH, STEPS, Killed, Program, Seen, same
+from support.fits import BATCH, EXAMPLES, STEPS, Killed, Program, Seen, same
 from support.internals import rename
 from support.two_cpus import DEVICES
 
@@ -196,6 +196,23 @@ def test_rows_of_a_csv_file(library: str, tmp_path: Path) -> None:
         Program(library, tmp_path / name, options).run_until_done(kills)
         rows[name] = list(csv.reader(file.read_text().splitlines()))
     assert rows["cut"] == rows["whole"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_another_number_of_batches(library: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An epoch that has fewer batches now than were trained of it is over, and that is told. Guards against a restart
+    with larger batches that ends in an error of Keras's, or leaves out examples in silence."""
+    program = Program(library, tmp_path, {"save_freq": STEPS + 3})
+    with pytest.raises(Killed):
+        program.run(Seen(), 2 * STEPS - 1)
+    seen = Seen()
+    larger = program.but(
+        input=lambda data: data.unbatch().batch(EXAMPLES // 2).apply(tf.data.experimental.assert_cardinality(2))
+    )
+    found = larger.run(seen)
+    assert "epoch 1 had 5 batches when 3 of them were trained, and has 2 now" in caplog.text
+    assert [each[:2] for each in seen.batches] == [(2, 0), (2, 1)]
+    assert found["epochs"] == [0, 1, 2]
 
 
 def test_a_csv_file_that_is_begun_anew_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

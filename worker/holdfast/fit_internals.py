@@ -69,8 +69,10 @@ STATE_OF_CALLBACKS = {
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
     "SwapEMAWeights": ("_ema_weights_in_model",),
 }
-"""What callbacks of either Keras keep from one hook to the next, by class. `epochs_since_last_save` is tf_keras's alone,
-`SwapEMAWeights` Keras 3's."""
+"""What callbacks of either Keras keep from one hook to the next, by class.
+
+`epochs_since_last_save` is tf_keras's alone, `SwapEMAWeights` Keras 3's.
+"""
 
 
 def running_fit(model: Any) -> RunningFit:

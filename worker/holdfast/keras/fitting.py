@@ -73,8 +73,8 @@ class Fitting(Hooks):
         if not place.batch or steps is None or place.steps in (None, steps):
             return
         _log.warning(
-            "epoch %d had %s batches when %d of them were trained, and has %d now: some of its examples are trained twice, "
-            "or not at all. The next epoch is a whole one",
+            "epoch %d had %s batches when %d of them were trained, and has %d now: some of its examples are trained "
+            "twice, or not at all. The next epoch is a whole one",
             place.epoch,
             place.steps,
             place.batch,
