@@ -29,18 +29,18 @@ def fit(world: Any, *, directory: str, framework: str, mirrored: bool) -> dict[s
     if framework == "tf_keras":
         library.backend.experimental.enable_tf_random_generator()
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mirrored else world.strategy
-    first = _model(library, strategy)
+    first = make_model(library, strategy)
     with holdfast.CheckpointManager(holdfast.keras.training_state(first), directory, join_timeout=60.0) as manager:
         save = library.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: manager.save())
         _train(first, 0, EPOCHS, [save])
         manager.wait()
-        saved = _state(first)
-    second = _model(library, strategy)
+        saved = state_of(first)
+    second = make_model(library, strategy)
     with holdfast.CheckpointManager(holdfast.keras.training_state(second), directory, join_timeout=60.0) as manager:
         prefix = manager.restore_or_initialize()
-        restored = _state(second)
-        resumed = [_train(second, EPOCHS, 1, []), _state(second)]
-    went_on = [_train(first, EPOCHS, 1, []), _state(first)]
+        restored = state_of(second)
+        resumed = [_train(second, EPOCHS, 1, []), state_of(second)]
+    went_on = [_train(first, EPOCHS, 1, []), state_of(first)]
     return {"prefix": prefix, "saved": saved, "restored": restored, "resumed": resumed, "went_on": went_on}
 
 
@@ -49,7 +49,7 @@ def go_on(world: Any, *, directory: str, epochs: int, killed: int | None = None)
 
     killed: the worker that kills itself in the middle of its last epoch.
     """
-    model = _model(keras, world.strategy)
+    model = make_model(keras, world.strategy)
     with holdfast.CheckpointManager(holdfast.keras.training_state(model), directory, join_timeout=60.0) as manager:
         manager.restore_or_initialize()
         first, told = int(model.optimizer.iterations.numpy()) // STEPS, []
@@ -57,7 +57,7 @@ def go_on(world: Any, *, directory: str, epochs: int, killed: int | None = None)
             callbacks = [Dies(epoch * STEPS + 2)] if killed == world.index and epoch == epochs - 1 else []
             told.append(_train(model, epoch, 1, callbacks))
             manager.save()
-        return {"first": first, "told": told, "state": _state(model)}
+        return {"first": first, "told": told, "state": state_of(model)}
 
 
 class Dies(keras.callbacks.Callback):  # type: ignore[misc]
@@ -72,7 +72,7 @@ class Dies(keras.callbacks.Callback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _model(library: Any, strategy: Any) -> Any:
+def make_model(library: Any, strategy: Any) -> Any:
     library.utils.set_random_seed(11)
     with strategy.scope():
         layers = library.layers
@@ -107,7 +107,7 @@ def _train(model: Any, first: int, epochs: int, callbacks: list[Any]) -> dict[st
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
-def _state(model: Any) -> dict[str, str]:
+def state_of(model: Any) -> dict[str, str]:
     """Weights, with the statistics of batch normalisation, and optimizer."""
     variables = [*model.weights, *model.optimizer.variables]
     return digests({f"{i} {variable.name}": variable.numpy() for i, variable in enumerate(variables)})
