@@ -207,6 +207,21 @@ def test_a_decision_that_is_not_heard(make: Make, monkeypatch: pytest.MonkeyPatc
     assert len(steps(manager)) == 1
 
 
+def test_a_loop_that_comes_late(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long after the promise the loop comes to its limit, the storage is asked first. Guards against a long
+    evaluation after which a program ends by an error, since a coordinator is gone."""
+    monkeypatch.setattr(holdfast.requested, "SETTLES_AFTER", 0.1)
+    monkeypatch.setattr(Requests, "hear", lambda self, message: None)
+    manager = make(save_timeout=2.0)
+    manager.save_if_requested(0)
+    notice(manager)
+    until(lambda: manager._session.requests.promised is not None)
+    time.sleep(2.2)
+    with pytest.raises(Preempted):
+        train(manager)
+    assert len(steps(manager)) == 1
+
+
 def test_nothing_can_be_saved_any_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that waits is told. Guards against a loop that waits in a world that has lost the run."""
     monkeypatch.setattr(holdfast.requested, "SETTLES_AFTER", 0.7)

@@ -71,33 +71,33 @@ class Requested:
 
         Raises the error that nothing can be saved any more, and CoordinatorUnavailable if nothing can be learnt.
         """
-        requests = self._session.requests
+        requests, arrived = self._session.requests, time.monotonic()
         # What is not decided so long after the promise will not be soon, however late the loop has come to its limit:
         # otherwise one worker after the other would wait.
-        gate, begun, settling = requests.gate, requests.promised or time.monotonic(), False
+        settles = max(arrived, (requests.promised or arrived) + SETTLES_AFTER)
+        gate, ends, settling = requests.gate, settles + self._timeout, False
         while True:
             changed = gate.changed
             decisions = gate.look()
             if decisions is not None:
                 return self._together(decisions) if decisions else None
-            waited = time.monotonic() - begun
-            if waited >= SETTLES_AFTER and self._session.superseded is not None:
+            now = time.monotonic()
+            if now >= settles and self._session.superseded is not None:
                 raise self._session.superseded  # not before: the others may end by a decision that is on its way
-            if waited >= SETTLES_AFTER + self._timeout:
+            if now >= ends:
                 raise CoordinatorUnavailable(
-                    f"whether all workers save at this step was not known after {waited:.0f} s: neither the "
+                    f"whether all workers save at this step was not known after {now - arrived:.0f} s: neither the "
                     f"coordinator nor {self._session.url} said so",
                     phase="ask",
                 )
-            if waited >= SETTLES_AFTER and not settling:
+            if now >= settles and not settling:
                 settling = True
                 self._settle()
-            until = begun + SETTLES_AFTER + (self._timeout if settling else 0.0)
             wait_for(
                 self._session,
                 changed,
                 "all workers to agree on a step to save",
-                partial(self._is_over, until, settling),
+                partial(self._is_over, ends if settling else settles, settling),
             )
 
     def close(self) -> None:
