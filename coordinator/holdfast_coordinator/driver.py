@@ -67,6 +67,9 @@ PUBLISH_FOR = 10.0
 Notices = asyncio.Queue["fx.Notify | fx.Post | None"]
 """The notices for one stream of a worker; None: it ends."""
 
+UNREAD = 16
+"""The number of notices from which a worker that does not read them is told no more of requests for saves."""
+
 AT_ONCE = 4
 """The calls of one kind, and the streams, that a worker may have at once: the oldest of more gives way.
 
@@ -295,7 +298,8 @@ class Driver:
 
     def _notify(self, effect: fx.Notify | fx.Post) -> None:
         for notices in self._listeners.get(effect.caller, ()):
-            notices.put_nowait(effect)
+            if isinstance(effect, fx.Notify) or notices.qsize() < UNREAD:  # the next heartbeat asks for a post again
+                notices.put_nowait(effect)
 
     def _create_decision(self, effect: fx.CreateDecision) -> None:
         def create() -> ev.Decided:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -40,6 +41,11 @@ def decide(store: Store, generation: str, wanted: Decision) -> Decision:
     be on its way.
     """
     name = decision_object(generation, wanted.number)
+    if not store.local:
+        # A server that does not know or keep conditions would let the create replace what stands. (A mount may go on
+        # denying a name that it was asked for too early, so it is not asked first.)
+        with suppress(FileNotFoundError):
+            return _read(store, name, wanted.number)
     try:
         # The write id makes the bytes this call's own.
         if store.create(name, json.dumps({**asdict(wanted), "write_id": secrets.token_hex(8)}).encode() + b"\n"):
@@ -49,10 +55,14 @@ def decide(store: Store, generation: str, wanted: Decision) -> Decision:
     except StorageError:
         pass  # it may stand there all the same
     try:
-        content = spec.load(store.read(name, limit=LARGEST))
-        return checked(content, wanted.number)
+        return _read(store, name, wanted.number)
     except FileNotFoundError:
         raise StorageError(f"{store.url}/{name} may have been made or not", object=name) from None
+
+
+def _read(store: Store, name: str, number: int) -> Decision:
+    try:
+        return checked(spec.load(store.read(name, limit=LARGEST)), number)
     except spec.Unexpected as error:
         raise StorageError(f"{store.url}/{name} is no decision: it {error}", object=name) from None
 

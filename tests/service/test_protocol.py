@@ -21,7 +21,8 @@ from holdfast.saving.report import report_chunks
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.machine import Machine
-from holdfast_coordinator.core.messages import Now
+from holdfast_coordinator.core.messages import Caller, Now
+from holdfast_coordinator.driver import Driver, Notices
 from holdfast_protos.client import Access, Link, Refusal, Unreachable, ask
 from holdfast_protos.conventions import MOST_TENSORS
 from holdfast_protos.settings import INSECURE, Settings
@@ -29,7 +30,11 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_protos.v1 import coordinator_pb2_grpc as rpc
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, full_record
+from holdfast_storage.cluster import Task
+from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import index_object
+from holdfast_storage.records import Leader
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
 from support.coordinators import Coordinator, StartCoordinator
@@ -510,3 +515,22 @@ def test_nothing_of_a_call_is_left_when_the_coordinator_has_ended(
             return [task.get_coro().__qualname__ for task in asyncio.all_tasks() - own]
 
         assert coordinator.run(stop()) == []
+
+
+def test_a_worker_that_reads_no_notices(store: Store) -> None:
+    """Few notices of requests wait for it, and still all that are told once. Guards against a stream whose heartbeats
+    fill the coordinator's memory."""
+    caller, unread = Caller("0123abcd", Task("worker", 0), "process.1"), Notices()
+    last = fx.Notify(caller, Failure(Kind.SAVE_FAILED, "it failed"), 1)
+
+    async def tell() -> None:
+        driver = Driver(store, Leader("id", "", ""), 1, lambda _: None)
+        driver._listeners[caller] = [unread]
+        for number in range(1000):
+            driver._notify(fx.Post(caller, number))
+        driver._notify(last)
+
+    asyncio.run(tell())
+    told = [unread.get_nowait() for _ in range(unread.qsize())]
+    assert len(told) < 100
+    assert told[-1] == last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from holdfast_storage.decision import CANCEL, SAVE, Decision
 from holdfast_storage.errors import StorageError
 from holdfast_storage.layout import decision_object
 from holdfast_storage.store import Store
+from support.overwriting_store import OverwritingStore
 from support.stores import KINDS, new_store
 
 GENERATION = "0123abcd"
@@ -33,7 +35,7 @@ class Lost:
     """A store whose create has no known outcome."""
 
     def __init__(self, store: Store, *, made: bool) -> None:
-        self.url, self.read, self._store, self._made = store.url, store.read, store, made
+        self.url, self.local, self.read, self._store, self._made = store.url, store.local, store.read, store, made
 
     def create(self, name: str, data: bytes) -> bool:
         if self._made:
@@ -47,6 +49,15 @@ def test_a_lost_answer(store: Store) -> None:
     with pytest.raises(StorageError, match="may have been made or not"):
         decide(Lost(store, made=False), GENERATION, SAVED)  # type: ignore[arg-type]
     assert decide(Lost(store, made=True), GENERATION, SAVED) == SAVED  # type: ignore[arg-type]
+
+
+def test_a_server_without_conditions(store: Store) -> None:
+    """What stands there is not replaced, even where a create would. Guards against a worker that has waited for too
+    long, and undoes what the others have heard."""
+    server: Any = OverwritingStore(store)
+    server.local = False
+    assert decide(server, GENERATION, SAVED) == SAVED
+    assert decide(server, GENERATION, Decision(1, CANCEL)) == SAVED
 
 
 @pytest.mark.parametrize(
