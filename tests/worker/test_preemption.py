@@ -249,7 +249,18 @@ def test_answers(answer: str, notice: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("grace", -1), ("grace", "30"), ("poll_every", 0), ("exit_code", 256), ("url", "169.254.169.254/x")],
+    [
+        ("grace", -1),
+        ("grace", "30"),
+        ("poll_every", 0),
+        ("exit_code", 256),
+        ("exit_code", "143"),
+        ("url", "169.254.169.254/x"),
+        ("url", 1),
+        ("signals", (signal.SIGKILL,)),
+        ("signals", signal.SIGTERM),
+        ("signals", "SIGTERM"),
+    ],
 )
 def test_wrong_terms(name: str, value: Any) -> None:
     """They are refused by name. Guards against a mistake that is found when the host is gone."""

@@ -78,11 +78,17 @@ class Preemption:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not least <= value <= 86_400:
                 raise InvalidRequest(f"{name} is {value!r}: it must be seconds, from {least:g} to a day", object=name)
-        if not 0 <= self.exit_code <= 255:
+        if not isinstance(self.exit_code, int) or not 0 <= self.exit_code <= 255:
             raise InvalidRequest(f"exit_code is {self.exit_code!r}: it must be from 0 to 255", object="exit_code")
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
+        if self.url is not None and not str(self.url).startswith(("http://", "https://")):
             raise InvalidRequest(f"url is {self.url!r}: it must begin with http:// or https://", object="url")
-        object.__setattr__(self, "signals", tuple(self.signals))
+        signals = tuple(self.signals) if isinstance(self.signals, Iterable) else None
+        if signals is None or not signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} >= set(signals):
+            raise InvalidRequest(
+                f"signals is {self.signals!r}: it must hold signals that a program can take, such as signal.SIGTERM",
+                object="signals",
+            )
+        object.__setattr__(self, "signals", signals)
 
 
 class Watch:
