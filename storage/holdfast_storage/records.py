@@ -23,6 +23,9 @@ REIGNS = 64
 MOST_PINS, MOST_LEASES = 1_000, 64
 """The most of them at a time: each entry holds them all."""
 
+MOST_METRICS = 64
+"""The most metrics of a record: far more than the rules of one job need."""
+
 LONGEST_LEASE = 86_400.0
 """Seconds."""
 
@@ -193,10 +196,15 @@ class LogState:
         return replace(self, retired=tuple(f for f in self.retired if f not in folders))
 
     def measure(self, found: Mapping[str, Metrics]) -> LogState:
-        """Add metrics of live checkpoints, by prefix, that nobody needed when they were committed."""
+        """Add metrics of live checkpoints, by prefix, that nobody needed when they were committed.
+
+        If they are too many by now, those go that jobs long ago needed.
+        """
 
         def added(record: CheckpointRecord) -> CheckpointRecord:
-            return replace(record, metrics=tuple((dict(record.metrics) | dict(found[record.prefix])).items()))
+            new = dict(found[record.prefix])
+            before = (each for each in record.metrics if each[0] not in new)
+            return replace(record, metrics=(*before, *new.items())[-MOST_METRICS:])
 
         if not found:
             return self

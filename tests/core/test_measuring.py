@@ -60,7 +60,7 @@ def test_another_metric_is_looked_for_as_well() -> None:
     coordinator, workers = job(cluster, (*BEST, Best(1, "accuracy", "max")))
     cluster.save(coordinator, workers, 1, 50)
     assert steps(cluster) == [20, 50]
-    assert cluster.storage.state.checkpoints[0].metrics == (("loss", 0.1), ("accuracy", 0.5))
+    assert dict(cluster.storage.state.checkpoints[0].metrics) == {"loss": 0.1, "accuracy": 0.5}
 
 
 def test_what_cannot_be_read_is_not_judged() -> None:

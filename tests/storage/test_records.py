@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast_storage.cluster import Task
-from holdfast_storage.records import REIGNS, CheckpointRecord, Generation, Leader, Lease, LogState, Past, Pin
+from holdfast_storage.records import (
+    MOST_METRICS,
+    REIGNS,
+    CheckpointRecord,
+    Generation,
+    Leader,
+    Lease,
+    LogState,
+    Past,
+    Pin,
+)
 
 
 def ours(number: int) -> CheckpointRecord:
@@ -156,3 +166,16 @@ def test_a_reader_has_one_lease() -> None:
     assert leased.expire([second]).leases == (third,)
     assert leased.expire([first]) == leased
     assert leased.retire((ours(1).prefix,), (), None).leases == (third,)
+
+
+def test_metrics_of_many_jobs() -> None:
+    """Those that were found last stay, and no more than an entry can hold. Guards against a run whose retention stops
+    for ever, since ever new jobs have asked for other metrics."""
+    state = LogState("run", checkpoints=(ours(1),))
+    for job in range(10):
+        found = tuple((f"metric-{job}-{each}", float(each)) for each in range(16))
+        state = state.measure({ours(1).prefix: (*found, ("loss", float(job)))})
+        metrics = dict(state.checkpoints[0].metrics)
+        assert metrics["loss"] == job
+        assert dict(found).items() <= metrics.items()
+        assert len(state.checkpoints[0].metrics) == len(metrics) <= MOST_METRICS

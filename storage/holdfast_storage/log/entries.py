@@ -27,6 +27,7 @@ from holdfast_storage.layout import PAGE_DIGITS, parse_folder, parse_prefix
 from holdfast_storage.records import (
     LONGEST_LEASE,
     MOST_LEASES,
+    MOST_METRICS,
     MOST_PINS,
     REIGNS,
     CheckpointRecord,
@@ -74,7 +75,12 @@ _MANY = 1_000_000  # checkpoints, or folders to be deleted
 
 _CHECKPOINT = fields(
     {"prefix": kinds.WORD, "step": kinds.STEP, "time": kinds.TIME},
-    {"stock": flag, "preserved": flag, "manifest_crc32c": kinds.CRC, "metrics": mapped(kinds.WORD, maybe(finite), 64)},
+    {
+        "stock": flag,
+        "preserved": flag,
+        "manifest_crc32c": kinds.CRC,
+        "metrics": mapped(kinds.WORD, maybe(finite), MOST_METRICS),
+    },
 )
 _PAGE_NAME = matching(f"[0-9a-f]{{{PAGE_DIGITS}}}", "the name of a page")
 
