@@ -77,11 +77,12 @@ class Program:
         history = model.fit(
             self.options.get("make_input", self._input)(keras),
             epochs=self.options.get("epochs", 3),
+            initial_epoch=self.options.get("initial_epoch", 0),
             steps_per_epoch=self.options.get("steps_per_epoch"),
             validation_data=self.options.get("validation", _validation()),
             callbacks=[backup, *others, recorder],
             shuffle=self.options.get("shuffle", False),  # Keras warns of it with a dataset
-            verbose=0,
+            verbose=self.options.get("verbose", 0),
         )
         weights = [np.asarray(each) for each in model.get_weights()]
         optimizer = model.optimizer.variables

@@ -68,13 +68,22 @@ PYTHON_DATASET = "a Python dataset, which Keras shuffles"
 CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
     "in mid-epoch, twice": ({"others": [multiplied]}, [STEPS + 3, 2], False),
     "in validation, saved at the last batch": ({"save_freq": STEPS}, [2 * STEPS], True),
-    "of unknown length, in validation": ({"save_freq": STEPS, "input": uncounted, "rate": schedule}, [STEPS] * 2, True),
+    "of unknown length, in validation": (
+        {"save_freq": STEPS, "input": uncounted, "rate": schedule, "verbose": 1},
+        [STEPS] * 2,
+        True,
+    ),
     "one iterator, several batches at a time": (
         {"input": endless, "steps_per_epoch": 4, "steps_per_execution": 2, "save_freq": 2},
         [3],
         False,
     ),
     PYTHON_DATASET: ({"make_input": python_dataset, "shuffle": True}, [STEPS + 3], False),
+    f"{PYTHON_DATASET}, in validation": (
+        {"make_input": python_dataset, "shuffle": True, "save_freq": STEPS},
+        [STEPS],
+        True,
+    ),
     "two devices": ({"scope": mirrored}, [STEPS + 3], False),
 }
 """Options of a program, after how many batches it is killed in each of its lives, and whether that is in validation."""
@@ -86,7 +95,8 @@ def _deterministic() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("library", "case"), [each for each in product(LIBRARIES, CASES) if each != ("tf_keras", PYTHON_DATASET)]
+    ("library", "case"),
+    [(library, case) for library, case in product(LIBRARIES, CASES) if library == "keras" or "Python" not in case],
 )
 def test_it_ends_as_if_it_had_never_stopped(library: str, case: str, tmp_path: Path) -> None:
     """Weights, optimizer, history, callbacks and the loss after each batch are equal, bit for bit. Guards against
@@ -198,21 +208,40 @@ def test_rows_of_a_csv_file(library: str, tmp_path: Path) -> None:
     assert rows["cut"] == rows["whole"]
 
 
+def in_whole(dataset: Any) -> Any:
+    return dataset.apply(tf.data.experimental.assert_cardinality(2))
+
+
+def thrice(dataset: Any) -> Any:
+    return dataset.repeat(3)
+
+
+@pytest.mark.parametrize("one_iterator", [False, True])
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_another_number_of_batches(library: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_number_of_batches(
+    library: str, one_iterator: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """An epoch that has fewer batches now than were trained of it is over, and that is told. Guards against a restart
-    with larger batches that ends in an error of Keras's, or leaves out examples in silence."""
-    program = Program(library, tmp_path, {"save_freq": STEPS + 3})
+    with larger batches that ends in an error of Keras's, or reads past the input of the epochs after it."""
+    before = {"input": thrice, "steps_per_epoch": STEPS} if one_iterator else {}
+    program = Program(library, tmp_path, {"save_freq": STEPS + 3, **before})
     with pytest.raises(Killed):
         program.run(Seen(), 2 * STEPS - 1)
-    seen = Seen()
-    larger = program.but(
-        input=lambda data: data.unbatch().batch(EXAMPLES // 2).apply(tf.data.experimental.assert_cardinality(2))
-    )
-    found = larger.run(seen)
+    seen, then = Seen(), thrice if one_iterator else in_whole
+    after = {"steps_per_epoch": 2} if one_iterator else {}
+    found = program.but(input=lambda data: then(data.unbatch().batch(EXAMPLES // 2)), **after).run(seen)
     assert "epoch 1 had 5 batches when 3 of them were trained, and has 2 now" in caplog.text
     assert [each[:2] for each in seen.batches] == [(2, 0), (2, 1)]
     assert found["epochs"] == [0, 1, 2]
+
+
+def test_another_first_epoch_is_refused(tmp_path: Path) -> None:
+    """A fit that is told to begin after the place that was saved is refused. Guards against input that runs out."""
+    program = Program("tf_keras", tmp_path)
+    with pytest.raises(Killed):
+        program.run(Seen(), STEPS + 2)
+    with pytest.raises(InvalidRequest, match="initial_epoch is 2, and the fit that was saved goes on in epoch 1"):
+        program.but(initial_epoch=2).run(Seen())
 
 
 def test_a_csv_file_that_is_begun_anew_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,6 +298,28 @@ def test_a_batch_that_was_seen_is_not_told_again(library: str, tmp_path: Path) -
     whole = saves_of("whole", [])
     assert len(whole) == 2
     assert saves_of("cut", [STEPS]) == whole
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_fit_that_is_interrupted_before_its_first_batch(library: str, tmp_path: Path) -> None:
+    """After an interrupt the same model can be trained on without the callback, and in a notebook often is. Guards
+    against a first batch that is passed by once more."""
+
+    def interrupted(module: Any) -> Any:
+        def interrupt(batch: int, logs: Any) -> None:
+            raise KeyboardInterrupt
+
+        return module.callbacks.LambdaCallback(on_train_batch_begin=interrupt)
+
+    program = Program(library, tmp_path, {"save_freq": STEPS})
+    with pytest.raises(Killed):
+        program.run(Seen(), STEPS, in_validation=True)
+    model = program.model()
+    with pytest.raises(KeyboardInterrupt):
+        program.but(model=lambda _: model, others=[interrupted]).run(Seen())
+    before = model.optimizer.iterations.numpy()
+    model.fit(np.zeros((EXAMPLES, 6)), np.zeros(EXAMPLES), batch_size=BATCH, verbose=0)
+    assert model.optimizer.iterations.numpy() == before + STEPS
 
 
 def test_weights_that_are_swapped(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ FIT_OF_KERAS = Internals(
     KERAS.works_with,
     """
     keras.callbacks:CSVLogger append csv_file filename
-    keras.callbacks:CallbackList callbacks
+    keras.callbacks:CallbackList _progbar callbacks
     keras.callbacks:EarlyStopping best best_epoch best_weights restore_best_weights stopped_epoch wait
     keras.callbacks:History epoch history
     keras.callbacks:ModelCheckpoint best _batches_seen_since_last_saving _last_batch_seen
@@ -43,7 +43,7 @@ FIT_OF_TF_KERAS = Internals(
     TF_KERAS.works_with,
     """
     tf_keras.callbacks:CSVLogger append csv_file filename
-    tf_keras.callbacks:CallbackList callbacks
+    tf_keras.callbacks:CallbackList _progbar callbacks
     tf_keras.callbacks:EarlyStopping best best_epoch best_weights restore_best_weights stopped_epoch wait
     tf_keras.callbacks:History epoch history
     tf_keras.callbacks:ModelCheckpoint best _batches_seen_since_last_saving _last_batch_seen epochs_since_last_save
@@ -114,15 +114,21 @@ class RunningFit:
         self._passed_by = False
 
     def _locals(self) -> Mapping[str, Any]:
+        found = self._locals_if_running()
+        if found is None:
+            raise InvalidRequest(
+                f"this callback works within Keras's own Model.fit, which {type(self.model).__name__} has replaced: "
+                "save with holdfast.CheckpointManager and holdfast.keras.training_state instead"
+            )
+        return found
+
+    def _locals_if_running(self) -> Mapping[str, Any] | None:
         frame = inspect.currentframe()
         while frame is not None:
             if frame.f_code is self.code and frame.f_locals.get("self") is self.model:
                 return frame.f_locals
             frame = frame.f_back
-        raise InvalidRequest(
-            f"this callback works within Keras's own Model.fit, which {type(self.model).__name__} has replaced: save "
-            "with holdfast.CheckpointManager and holdfast.keras.training_state instead"
-        )
+        return None
 
     @property
     def steps(self) -> int | None:
@@ -163,7 +169,7 @@ class RunningFit:
     def has_passed_by(self) -> bool:
         """Return whether the batch that `fit` has just gone through was none: see `begin_at`.
 
-        Of such a batch, only the last callback is told.
+        Of such a batch, only the progress bar and the last callback are told.
         """
         passed_by, self._passed_by = self._passed_by, False
         self._told.callbacks = self.callbacks
@@ -178,6 +184,9 @@ class RunningFit:
 
         def train_or_pass(iterator: Any) -> Any:
             self.model.train_function = train
+            running = self._locals_if_running()
+            if running is None or running["callbacks"] is not self._told:
+                return train(iterator)  # this `fit` was interrupted before its first batch, and is not this one
             if once_more:
                 try:
                     return train(iterator)
@@ -186,7 +195,9 @@ class RunningFit:
                     self.model.train_function = partial(end, error)
                     self._repeat_end()
             self._passed_by = True
-            self._told.callbacks = self.callbacks[-1:]  # the others have seen the end of this batch
+            # The others have seen the end of this batch, and may count. A progress bar fails if it has seen none.
+            told = self._told._progbar, self.callbacks[-1]
+            self._told.callbacks = [each for each in self.callbacks if each in told]
             return dict(logs)
 
         def end(error: Exception, iterator: Any) -> Any:

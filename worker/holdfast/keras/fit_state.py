@@ -29,7 +29,7 @@ class Place:
         steps: how many batches an epoch has, if Keras knows.
         count: how many batches have been trained in all epochs.
         logs: those of the last batch, in mid-epoch.
-        random: the state of Python's `random` when the epoch began.
+        random: the state of Python's `random` when the epoch began, or after it if it is `trained`.
         stopped: whether a callback has ended the training.
         finished: whether `fit` has come to its end, and wants the next one to begin anew.
         callbacks: the states of the callbacks.

@@ -55,6 +55,12 @@ class Fitting(Hooks):
         fit.callbacks.append(self)  # in the list that `fit` is going through: its `on_train_begin` is called as well
         if place is None or place.finished:
             return
+        if place.epoch < fit.first_epoch:
+            raise InvalidRequest(
+                f"initial_epoch is {fit.first_epoch}, and the fit that was saved goes on in epoch {place.epoch}: leave "
+                "initial_epoch as it was, or give the callback another backup_dir",
+                object="initial_epoch",
+            )
         self._fit_to(place, fit.steps)
         self._place = self._resumed = place
         self._last_save = place.count
@@ -80,7 +86,7 @@ class Fitting(Hooks):
             place.batch,
             steps,
         )
-        place.batch = min(place.batch, steps)
+        place.steps, place.batch = steps, min(place.batch, steps)
         place.trained = place.trained or place.batch == steps
 
     def abandon(self) -> None:
@@ -174,6 +180,8 @@ class Fitting(Hooks):
     def _note(self) -> None:
         place = self._place
         place.steps = self._fit.steps
+        if place.trained:
+            place.random = random.getstate()  # the epoch's first batch is not read again
         place.logs = as_plain("the logs of a batch", self._logs or {})
         place.callbacks = self._callbacks.get()
         self._state.place = place

@@ -126,7 +126,12 @@ class ModelCheckpoint(Hooks):
         self._saved_at = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """Return what BackupAndRestore saves of this callback, beside what its own run knows."""
+        """Return what BackupAndRestore saves of this callback, beside what its own run knows.
+
+        This waits for the save in flight. A fit that goes on behind an epoch does not save the best of it once more.
+        """
+        if self.manager is not None:
+            self.manager.wait()
         return {"batches": self._batches, "last": self._last}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -158,7 +163,7 @@ class ModelCheckpoint(Hooks):
             self._consider(logs, number=epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras tells of every batch, or of the last of several; where a fit goes on, perhaps of the last one once more.
+        # Keras tells of every batch, or of the last of several.
         epoch, last = self._last
         self._batches += batch - last if epoch == self._epoch else batch + 1
         self._last = (self._epoch, batch)
