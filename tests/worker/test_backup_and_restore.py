@@ -50,7 +50,7 @@ def mirrored() -> Any:
     return tf.distribute.MirroredStrategy(DEVICES, tf.distribute.ReductionToOneDevice()).scope()
 
 
-def python_dataset(library: Any) -> Any:
+def python_dataset(library: Any, **options: Any) -> Any:
     base = library.utils.PyDataset if library is keras else library.utils.Sequence
 
     class Data(base):  # type: ignore[misc]
@@ -61,10 +61,14 @@ def python_dataset(library: Any) -> Any:
             values = np.random.RandomState(index).rand(BATCH, 6).astype(np.float32)
             return values, (values.sum(1) * 3).astype(np.int32) % 4
 
-    return Data()
+    return Data(**options)
 
 
-PYTHON_DATASET = "a Python dataset, which Keras shuffles"
+def threaded(library: Any) -> Any:
+    return python_dataset(library, workers=2)
+
+
+PYTHON_DATASET = "a Python dataset, which Keras shuffles and reads by threads"
 CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
     "in mid-epoch, twice": ({"others": [multiplied]}, [STEPS + 3, 2], False),
     "in validation, saved at the last batch": ({"save_freq": STEPS}, [2 * STEPS], True),
@@ -78,8 +82,8 @@ CASES: dict[str, tuple[dict[str, Any], list[int], bool]] = {
         [3],
         False,
     ),
-    PYTHON_DATASET: ({"make_input": python_dataset, "shuffle": True}, [STEPS + 3], False),
-    f"{PYTHON_DATASET}, in validation": (
+    PYTHON_DATASET: ({"make_input": threaded, "shuffle": True}, [STEPS + 3], False),
+    "a Python dataset, in validation": (
         {"make_input": python_dataset, "shuffle": True, "save_freq": STEPS},
         [STEPS],
         True,

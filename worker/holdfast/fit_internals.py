@@ -35,6 +35,7 @@ FIT_OF_KERAS = Internals(
     keras.src.backend.tensorflow.trainer:TFEpochIterator steps_per_epoch steps_per_execution
     keras.src.backend.tensorflow.trainer:TensorFlowTrainer _initial_epoch fit train_function
     keras.src.trainers.data_adapters.data_adapter:DataAdapter on_epoch_end()
+    keras.src.trainers.data_adapters.py_dataset_adapter:PyDatasetAdapter enqueuer
     keras.src.trainers.trainer:Trainer _symbolic_build(data_batch)
     """,
 )
@@ -259,10 +260,17 @@ class FitOfKeras(RunningFit):
         """Go through the epochs that are past, and through this one if it is trained, without reading.
 
         Keras's own generator makes their iterators, sometimes two for an epoch, and each moves the shuffling on.
-        Returns
-        its last item, and how many batches are to be read past because one iterator serves all epochs.
+        Returns its last item, and how many batches are to be read past because one iterator serves all epochs.
         """
         source = self._input
+        adapter = source.data_adapter
+        if source.steps_per_epoch is None and getattr(adapter, "enqueuer", None) is not None:
+            # The threads of a PyDataset: what they read ahead in these epochs would be taken for the next one's.
+            enqueuer, adapter.enqueuer = adapter.enqueuer, None
+            try:
+                return self._go_past(past, trained, steps)
+            finally:
+                adapter.enqueuer = enqueuer
         read = 0
         item: tuple[Any, ...] = ()
         if source._num_batches is None and source.steps_per_epoch is None and (past or trained):
