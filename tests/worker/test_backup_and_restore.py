@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import threading
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,10 @@ def python_dataset(library: Any, **options: Any) -> Any:
 
 
 def threaded(library: Any) -> Any:
-    return python_dataset(library, workers=2)
+    data = python_dataset(library, workers=2)
+    # It gives the threads time to read ahead.
+    data.on_epoch_begin = partial(threading.Event().wait, 0.1)
+    return data
 
 
 PYTHON_DATASET = "a Python dataset, which Keras shuffles and reads by threads"
@@ -197,6 +202,25 @@ def test_a_training_that_was_stopped(library: str, tmp_path: Path) -> None:
     for each in (expected, found):
         del each["callbacks"]  # some come to know what they need at an epoch's end
     assert same(expected, found) == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_training_that_was_stopped_in_mid_epoch(library: str, tmp_path: Path) -> None:
+    """A training that a callback has ended at a batch, and that is killed at that epoch's end, has that end after the
+    restart, and then ends. Guards against one that trains on."""
+
+    def stopping(module: Any) -> Any:
+        class Stop(module.callbacks.Callback):  # type: ignore[misc]
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                self.model.stop_training = self.model.optimizer.iterations.numpy() == STEPS + 3
+
+        return Stop()
+
+    options = {"save_freq": STEPS + 3, "others": [stopping]}
+    expected, whole = Program(library, tmp_path / "whole", options).run_until_done([])
+    found, seen = Program(library, tmp_path / "cut", options).run_until_done([STEPS + 3])
+    assert same(expected, found) == []
+    assert seen == whole
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

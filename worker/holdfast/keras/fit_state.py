@@ -25,7 +25,7 @@ class Place:
     Attributes:
         epoch: the one to go on in.
         batch: how many batches of it have been trained.
-        trained: whether that is all of them, so that only validation and the epoch's end are left.
+        trained: whether no more of them will be, so that only validation and the epoch's end are left.
         steps: how many batches an epoch has, if Keras knows.
         count: how many batches have been trained in all epochs.
         logs: those of the last batch, in mid-epoch.

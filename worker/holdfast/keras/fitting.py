@@ -66,7 +66,7 @@ class Fitting(Hooks):
         self._last_save = place.count
         self._metrics = _read_all(_metric_variables(model))
         self._rates = _read_all(_learning_rates(model))
-        if place.stopped:
+        if place.stopped and not place.batch:
             _log.warning("a callback had ended the training of %s: it does not go on", restored)
             fit.begin_at(fit.epochs, 0, trained=False, steps=place.steps, logs={})
             return
@@ -123,13 +123,15 @@ class Fitting(Hooks):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._fit.has_passed_by():
+            self.model.stop_training = self._place.stopped
             return
         # Not by `batch`: before Keras 3.11, this is the first one of an execution, too.
         place, steps = self._place, self._fit.steps
         done = self._first_of_execution + self._fit.per_execution
         done = done if steps is None else min(done, steps)
         place.count += done - place.batch
-        place.batch, place.trained = done, done == steps
+        place.stopped = bool(self.model.stop_training)  # then `fit` takes no more batches of this epoch
+        place.batch, place.trained = done, done == steps or place.stopped
         self._logs = logs
         if self._every and place.count - self._last_save >= self._every:
             self._save(logs)
