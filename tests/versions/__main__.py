@@ -46,6 +46,7 @@ TESTS = (
             "fit",
         )
     ),
+    "tests/worker/test_backup_and_restore.py",
     "tests/worker/test_beside_variables.py",
     "tests/worker/test_every_layer.py",
     "tests/worker/test_iterators.py",
