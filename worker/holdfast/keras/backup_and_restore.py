@@ -1,4 +1,4 @@
-"""Keras's BackupAndRestore, which goes on at the next batch. See docs/design/028-keras-fit.md."""
+"""Keras's BackupAndRestore, which goes on at the next batch. See docs/design/027-keras-fit.md."""
 
 from __future__ import annotations
 
