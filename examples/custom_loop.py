@@ -13,19 +13,19 @@ from sklearn.datasets import load_digits
 
 import holdfast
 
-BATCH = 32  # images for each worker and step
+BATCH = 32  # images for each replica and step
 
 
-def digits(worker: int, workers: int) -> tf.data.Dataset:
+def digits(context: tf.distribute.InputContext) -> tf.data.Dataset:
     images, labels = load_digits(return_X_y=True)
     data = tf.data.Dataset.from_tensor_slices((images.astype("float32") / 16, labels))
-    return data.shard(workers, worker).shuffle(1000, seed=worker).repeat().batch(BATCH)
+    data = data.shard(context.num_input_pipelines, context.input_pipeline_id)
+    return data.shuffle(1000, seed=context.input_pipeline_id).repeat().batch(BATCH)
 
 
 def main(directory: str, steps: int) -> None:
     several = "TF_CONFIG" in os.environ
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if several else tf.distribute.get_strategy()
-    worker, workers = (strategy.cluster_resolver.task_id, strategy.num_replicas_in_sync) if several else (0, 1)
 
     keras.utils.set_random_seed(7)
     with strategy.scope():
@@ -33,12 +33,13 @@ def main(directory: str, steps: int) -> None:
         optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)
         step = tf.Variable(0, dtype=tf.int64, name="step")
-    batches = iter(digits(worker, workers))
+    batches = holdfast.per_worker_iterator(strategy, digits)
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             losses = keras.losses.sparse_categorical_crossentropy(labels, model(images), from_logits=True)
-            loss = tf.reduce_sum(losses) / (BATCH * workers)  # the gradients are summed over the workers
+            # The gradients are summed over the replicas.
+            loss = tf.reduce_sum(losses) / (BATCH * strategy.num_replicas_in_sync)
         optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
 
