@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.keep import newest
 from holdfast.saving.save import Save, Terms
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.session.this_task import ALONE
@@ -21,7 +22,7 @@ from holdfast_storage.log.log import Log
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, LogState
 from holdfast_storage.store.posix import PosixStore
 
-TERMS = Terms("ckpt", 1.0, 5, None, "refuse", False, False)
+TERMS = Terms("ckpt", 1.0, newest(5), "refuse", False, False)
 SNAPSHOT = Snapshot((), SnapshotTensor(OBJECT_GRAPH_KEY, 7, (), b"", encoded_crc32c=0))
 
 
