@@ -33,6 +33,12 @@ class Worlds:
             self._ours[size] = ours
         return self._worlds[size]
 
+    def fresh(self, size: int, ours: bool = False) -> TrainingWorld:
+        """Return a world in which no scenario has run. Collectives of one that has made a MirroredStrategy would meet
+        those of the next."""
+        self.end(size)
+        return self.get(size, ours)
+
     def end(self, size: int) -> None:
         """End one, if there is one, as a cluster manager does when a worker was lost."""
         if size in self._worlds:

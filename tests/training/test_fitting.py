@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 def test_fit_goes_on_bit_equal(worlds: Any, tmp_path: Path, size: int, framework: str, mirrored: bool) -> None:
     """`fit` after a restore goes on bit-equal. Guards against other statistics or other dropout masks."""
     ours = framework == "keras" and not mirrored
-    workers = worlds.get(size, ours).run("fitting.fit", directory=str(tmp_path), framework=framework, mirrored=mirrored)
+    world = (worlds.fresh if mirrored else worlds.get)(size, ours)
+    workers = world.run("fitting.fit", directory=str(tmp_path), framework=framework, mirrored=mirrored)
     assert len(workers) == size
     for worker in workers:
         assert Path(worker["prefix"]).name == "ckpt-2"

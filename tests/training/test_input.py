@@ -23,12 +23,11 @@ def test_each_element_counts_once_an_epoch(worlds: Any, tmp_path: Path, size: in
     """Killed between two saves and resumed, two epochs train with each element twice, in the order of an uninterrupted
     run. Guards against batches that are skipped or trained twice after a restart."""
     arguments = {"directory": str(tmp_path / "run"), "steps": 2 * EPOCH, "save_every": 4}
-    uninterrupted = worlds.get(size).run("counting.count", **arguments | {"directory": str(tmp_path / "calm")})
-    world = worlds.get(size)
+    uninterrupted = worlds.fresh(size).run("counting.count", **arguments | {"directory": str(tmp_path / "calm")})
+    world = worlds.fresh(size)
     world.start("counting.count", killed=killed, at=at, **arguments)
     assert world.workers[killed].wait(60.0) == -SIGKILL
-    worlds.end(size)
-    resumed = worlds.get(size).run("counting.count", **arguments)
+    resumed = worlds.fresh(size).run("counting.count", **arguments)
     saved = at // 4 * 4
     for before, after in zip(uninterrupted, resumed, strict=True):
         assert before["counts"] == after["counts"] == [2] * 48

@@ -28,7 +28,7 @@ def test_two_workers_train_as_two_replicas_of_one_process(worlds: Any) -> None:
     """Where Keras itself makes a difference, with clipping and with a worker that has nothing of the last batch, two
     workers are as MirroredStrategy. Guards against a third way."""
     worlds.end(1)  # a process cannot have two such strategies: their collectives would meet
-    (mirrored,) = worlds.get(1).run("as_one.train", way="clipped", mirrored=True)
+    (mirrored,) = worlds.fresh(1).run("as_one.train", way="clipped", mirrored=True)
     worlds.end(1)
     chief, other = worlds.get(2, ours=True).run("as_one.train", way="clipped")
     assert chief == other

@@ -25,12 +25,11 @@ def test_a_killed_program_ends_bit_equal(worlds: Any, tmp_path: Path, strategy: 
     size = STRATEGIES[strategy]
     what = {"strategy": strategy, "program": program[0], "framework": program[1], "steps": STEPS}
     ours = program == ("fit", "keras") and size > 1
-    whole = worlds.get(size, ours).run("matrix.train", directory=str(tmp_path / "whole"), **what)
-    world = worlds.get(size, ours)
+    whole = worlds.fresh(size, ours).run("matrix.train", directory=str(tmp_path / "whole"), **what)
+    world = worlds.fresh(size, ours)
     world.start("matrix.train", directory=str(tmp_path / "run"), killed_at=KILLED_AT, **what)
     assert [worker.wait(60.0) for worker in world.workers] == [-SIGKILL] * size
-    worlds.end(size)
-    resumed = worlds.get(size, ours).run("matrix.train", directory=str(tmp_path / "run"), **what)
+    resumed = worlds.fresh(size, ours).run("matrix.train", directory=str(tmp_path / "run"), **what)
     for before, after in zip(whole, resumed, strict=True):
         assert before["first"] == 0
         assert 4 <= after["first"] < KILLED_AT  # when the kill came, one save had been committed, and another begun

@@ -31,6 +31,7 @@ def command(run: str, timeout: float) -> None:
 
     Its program must call save_if_requested(). Whoever can read RUN may ask for this.
     """
+    from holdfast.cli.output import Output
     from holdfast_storage.decision import CANCEL
     from holdfast_storage.errors import SaveFailed
     from holdfast_storage.log.log import Log
@@ -42,13 +43,13 @@ def command(run: str, timeout: float) -> None:
     decision = _agreed(store, state)
     if decision.verb == CANCEL:
         raise SaveFailed(f"the workers have not agreed on a step to save: {decision.reason}", phase="ask")
-    click.echo(f"all workers save at their boundary {decision.boundary}", err=True)
+    Output(stderr=True).say(f"all workers save at their boundary {decision.boundary}")
     log, end = Log(store), time.monotonic() + timeout
     while time.monotonic() < end:
         entry = log.tail()
         new = [record.prefix for record in entry.state.checkpoints if record.prefix not in before] if entry else []
         if new:
-            click.echo(f"{store.url}/{new[-1]}")
+            Output().say(f"{store.url}/{new[-1]}")
             return
         time.sleep(LOOKS_EVERY)
     raise SaveFailed(

@@ -40,6 +40,7 @@ def command(target: str, as_json: bool) -> None:
 
 def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     document = {"run": run.store.url, **as_document(record), "damaged": record.prefix in run.state.damaged}
+    del document["metrics"]  # of these the log has only those by which some rule keeps the best
     document |= holds(run.state).get(record.prefix, NO_HOLDS)
     # What the log says of a checkpoint, above all its time, goes before what its manifest says.
     return (_describe_stock(run, record) if record.stock else _describe_ours(run, record)) | document
