@@ -80,9 +80,9 @@ def await_end(session: Session, left: Pending[None]) -> bool:
 
 
 def beside(session: Session) -> list[Session]:
-    """Return the open sessions of the same task on the same run, this one included."""
-    here = (session.url, session.this_task.task)
-    return [other for other in list(_open) if (other.url, other.this_task.task) == here]
+    """Return the open sessions of the same process and task on the same run, this one included."""
+    here = (session.process, session.url, session.this_task.task)
+    return [other for other in list(_open) if (other.process, other.url, other.this_task.task) == here]
 
 
 def is_ours(thread: threading.Thread) -> bool:
