@@ -188,27 +188,28 @@ class Calls:
     async def request_save(self, request: pb.SaveRequest) -> pb.Decision:
         """Have all workers save. An operator asks, who is no worker: nobody ends, and there is no hurry."""
         checks.check_save_request(request)
-        ADMITTED.get().check_run(request.run)
-        run = self._runs.find(request.run)
-        if run is None:
-            raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
-        ADMITTED.get().check_directory(run.store.url)
-        answer = await run.ask(OPERATOR, lambda r: ev.AskSave(r, request.timeout_s))
+        answer = await self._run_of_anybody(request.run).ask(OPERATOR, lambda r: ev.AskSave(r, request.timeout_s))
         assert isinstance(answer, Agreed)
         return wire.decision_message(answer.decision)
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusReply:
-        ADMITTED.get().check_run(request.run)
         if not request.run:
+            ADMITTED.get().check_run("")
             return pb.StatusReply(coordinator=self._runs.leader.id, runs=self._runs.urls)
-        run = self._runs.find(request.run)
-        if run is None:
-            raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {request.run} has called here"))
-        ADMITTED.get().check_directory(run.store.url)
+        run = self._run_of_anybody(request.run)
         told = status(run.machine, run.store.url, self._runs.leader, time.monotonic())
         if request.reason_only:
             told.ClearField("run")
         return told
+
+    def _run_of_anybody(self, url: str) -> Driver:
+        """Return the driver of a run for who need not be one of its workers. Only a join opens a run."""
+        ADMITTED.get().check_run(url)
+        run = self._runs.find(url)
+        if run is None:
+            raise Refused(Failure(Kind.INVALID_REQUEST, f"no worker of {url} has called here"))
+        ADMITTED.get().check_directory(run.store.url)
+        return run
 
 
 async def _within(seconds: float, awaited: Awaitable[T]) -> T:

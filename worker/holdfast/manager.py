@@ -590,12 +590,17 @@ class Manager:
         so_far: wait with the judgement if objects may still come.
         """
         # All of them count if several could not be applied: the objects hold a part of each.
-        for fit in [fit for staged in self._staged for fit in staged.fits]:
+        for fit in self._fits:
             complaint: InvalidRequest | None = fit.complaint(so_far)
             if complaint is not None:
                 return complaint
             fit.warn(so_far)
         return None
+
+    @property
+    def _fits(self) -> list[Any]:
+        """What is known of how each restored checkpoint fits this program."""
+        return [fit for staged in self._staged for fit in staged.fits]
 
     def _target(self, path_or_step: str | os.PathLike[str] | int | None) -> str:
         if path_or_step is None:
@@ -670,7 +675,7 @@ class Manager:
                 for staged in self._staged:
                     staged.close()
                 self._closed = True
-                for fit in [fit for staged in self._staged for fit in staged.fits]:
+                for fit in self._fits:
                     fit.tell()  # to a program that has not saved since
             self._raise(self._untold())
 
