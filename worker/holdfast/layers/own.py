@@ -11,7 +11,6 @@ tensor of bytes, an uncompressed zip archive:
 from __future__ import annotations
 
 import io
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from holdfast import keras_internals as internals
+from holdfast.scratch import scratch_folder
 from holdfast.tensorflow_internals import Held, after_next, has_value
 
 _ASSETS, _VARIABLES = "assets/", "variables/"
@@ -78,7 +78,7 @@ class Own(Held):
     def _saved_assets(self) -> dict[str, bytes]:
         if not _has_assets(self._layer):
             return {}
-        with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        with scratch_folder() as folder:
             self._layer.save_assets(folder)
             files = [path for path in Path(folder).rglob("*") if path.is_file()]
             return {f"{_ASSETS}{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}
@@ -97,7 +97,7 @@ class Own(Held):
             self._layer.load_own_variables(dict(map(self._decoded, members, members.values())))
         if self._assets:
             members, self._assets = self._assets, {}
-            with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+            with scratch_folder() as folder:
                 for name, data in members.items():
                     path = Path(folder, name)
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,6 @@ the chief's. See docs/design/004-restore.md.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 import weakref
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.restoring.contents import LOCAL, MAIN, Bundle, Contents
 from holdfast.restoring.free_memory import available
+from holdfast.scratch import make_folder, remove_folder
 from holdfast_storage.bundle.index import TensorEntry, write_index
 from holdfast_storage.checkpoint.index import check_encoded
 from holdfast_storage.checkpoint.verify import verify_checkpoint
@@ -175,7 +175,7 @@ class _Held:
 
     def __init__(self, store: Store, size: int) -> None:
         """size: is about the number of bytes that will be read."""
-        self.folder = Path(tempfile.mkdtemp(prefix="holdfast-"))
+        self.folder = Path(make_folder())
         self._store = store
         self._in_files = store.local
         self._process = os.getpid()
@@ -234,7 +234,7 @@ class _Held:
         if self._values:
             self._values.let_go()
         if os.getpid() == self._process:  # a fork has its own descriptors, but the folder is its parent's
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(str(self.folder))
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
