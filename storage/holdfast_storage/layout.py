@@ -6,6 +6,8 @@ ckpt-1000.7f3a2c1b.12/                       an attempt: number 1000, generation
   local/worker-2.index, local/worker-2.data-00000-of-00001
   assets/...                                 small files of the same checkpoint
   manifest.json
+ckpt-1100.7f3a2c1b.13/                       a delta: what has changed since the checkpoint before it
+  ckpt-1100.delta.data-00000-of-00008, ckpt-1100.delta.index     all else as above
 _holdfast/log/000000000042.json              the log
 _holdfast/pages/<32 hex digits>.json         parts of long lists of checkpoints, for entries to refer to
 _holdfast/agreed/7f3a2c1b/3.json             at which boundary generation 7f3a2c1b answers its third request for a save
@@ -43,6 +45,7 @@ LOCAL_SUFFIX = "/.OWN"
 """The suffix of a worker-local tensor's stock key in its worker's bundle."""
 
 _REPLICA = "/.REPLICA/"
+_PIECE = re.compile(r"(?P<key>.+)/\.HOLDFAST_(?P<part>ROWS|VALUES)/(?P<start>0|[1-9][0-9]{0,18})", re.DOTALL)
 
 LARGEST_STEP = (1 << 63) - 1
 """The largest number that a message and TensorFlow's counter can hold. A number made of date and time may exceed it."""
@@ -72,6 +75,14 @@ class Attempt:
     @property
     def prefix(self) -> str:
         return f"{self.folder}/{self.checkpoint_name}-{self.number}"
+
+    def may_build_on(self, prefix: str) -> bool:
+        """Return whether this attempt may be a delta on a checkpoint: on an earlier save of its own generation alone.
+
+        So no chain of deltas has a circle, and none reaches beyond the world that has saved it.
+        """
+        base = parse_prefix(prefix)
+        return base is not None and base.generation == self.generation and base.ordinal < self.ordinal
 
 
 def attempt_folder(checkpoint_name: str, number: int, generation: str, ordinal: int) -> str:
@@ -125,6 +136,11 @@ def data_object(prefix: str, shard: int, num_shards: int) -> str:
 def index_object(prefix: str) -> str:
     """Return TensorFlow's name for the index of a checkpoint."""
     return f"{prefix}.index"
+
+
+def delta_prefix(prefix: str) -> str:
+    """Return the prefix of the bundle of a delta, by that of its checkpoint. TensorFlow takes it for no checkpoint."""
+    return f"{prefix}.delta"
 
 
 def manifest_object(folder: str) -> str:
@@ -206,3 +222,27 @@ def replica_key(key: str, index: int) -> str:
 def replicated_key(key: str) -> str:
     """Return the key of the variable of which `key` names a local value; empty if it names none."""
     return key.rpartition(_REPLICA)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of whole rows of a tensor, of which a delta has those that have changed."""
+
+    key: str  # the tensor's stock key
+    start: int  # its first row
+
+    @property
+    def rows(self) -> str:
+        """The key of the numbers of the rows that have changed: int64, ascending, counted from the tensor's first."""
+        return f"{self.key}/.HOLDFAST_ROWS/{self.start}"
+
+    @property
+    def values(self) -> str:
+        """The key of the values of these rows."""
+        return f"{self.key}/.HOLDFAST_VALUES/{self.start}"
+
+
+def parse_piece(key: str) -> Piece | None:
+    """Return the piece of which a key of a delta's bundle names rows or values; None if it names a whole tensor."""
+    match = _PIECE.fullmatch(key)
+    return Piece(match["key"], int(match["start"])) if match else None

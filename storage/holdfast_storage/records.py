@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from holdfast_storage.cluster import Task
+from holdfast_storage.layout import delta_prefix
 
 Holding = Literal["pin", "unpin", "lease", "release"]
 """The kinds of entries that anybody who can write to the run may add. They change `pinned` and `leases` alone."""
@@ -62,11 +63,17 @@ class CheckpointRecord:
     preserved: bool = False  # kept for ever, as a rule of retention has decided once
     manifest_crc32c: int = 0  # of manifest.json, so that the log vouches for every byte
     metrics: Metrics = ()  # those that retention needs
+    base: str = ""  # prefix of the checkpoint of the same generation on which this one is a delta; empty: it is full
 
     @property
     def folder(self) -> str:
         """The checkpoint's folder below the run directory; empty for a stock checkpoint."""
         return self.prefix.rpartition("/")[0]
+
+    @property
+    def bundle(self) -> str:
+        """The prefix of the checkpoint's own tensors: TensorFlow's, or that of a delta, which TensorFlow cannot use."""
+        return delta_prefix(self.prefix) if self.base else self.prefix
 
 
 @dataclass(frozen=True, slots=True)

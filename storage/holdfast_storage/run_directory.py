@@ -108,4 +108,5 @@ def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:
     manifest = Manifest.parse(data, f"{store.url}/{name}")
     if manifest.prefix != attempt.prefix:
         raise CheckpointDamaged(f"{store.url}/{name} is the manifest of {manifest.prefix}", object=name)
-    return CheckpointRecord(attempt.prefix, manifest.step, manifest.time, manifest_crc32c=crc32c(data))
+    base = manifest.base.prefix if manifest.base else ""
+    return CheckpointRecord(attempt.prefix, manifest.step, manifest.time, manifest_crc32c=crc32c(data), base=base)

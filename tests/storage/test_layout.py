@@ -83,3 +83,26 @@ def test_other_files_are_no_entries(name: str) -> None:
     """Other names in the log's folder do not parse. Guards against a file that somebody left in the log, taken for its
     tail."""
     assert layout.parse_log_entry(name) is None
+
+
+def test_pieces_of_a_delta_are_told_from_whole_tensors() -> None:
+    """Keys of rows and values name their tensor and first row, and nothing else does. Guards against a program's own
+    variable taken for a piece, or a piece restored as a variable."""
+    piece = layout.Piece("model/users/.ATTRIBUTES/VARIABLE_VALUE", 1_000)
+    assert layout.parse_piece(piece.rows) == layout.parse_piece(piece.values) == piece
+    assert piece.rows != piece.values
+    for key in (piece.key, f"{piece.key}/.HOLDFAST_ROWS/-1", f"{piece.key}/.HOLDFAST_ROWS/01", "/.HOLDFAST_ROWS/1"):
+        assert layout.parse_piece(key) is None
+
+
+def test_a_delta_builds_on_an_earlier_save_of_its_own_generation() -> None:
+    """Anything else is no base. Guards against circles, and against chains that reach into another world."""
+    attempt = layout.Attempt("ckpt", 7, "7f3a2c1b", 3)
+    assert attempt.may_build_on(layout.prefix("ckpt", 7, "7f3a2c1b", 2))
+    for base in (
+        attempt.prefix,
+        layout.prefix("ckpt", 7, "7f3a2c1b", 4),
+        layout.prefix("ckpt", 7, "00000000", 2),
+        "ckpt-6",
+    ):
+        assert not attempt.may_build_on(base)

@@ -72,7 +72,7 @@ def test_unknown_fields_are_ignored_and_newer_formats_refused() -> None:
     fields = json.loads(SMALL.to_bytes())
     assert Manifest.parse(json.dumps(fields | {"novelty": 1}).encode()) == SMALL
     with pytest.raises(InvalidRequest, match="newer Holdfast"):
-        Manifest.parse(json.dumps(fields | {"format": 2}).encode())
+        Manifest.parse(json.dumps(fields | {"format": 3}).encode())
 
 
 @pytest.fixture

@@ -688,6 +688,7 @@ class VoteRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     SPECS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """of the save call in this generation"""
     step: _builtins.int
@@ -702,6 +703,8 @@ class VoteRequest(_message.Message):
     timeout_s: _builtins.float
     specs: _builtins.bytes
     """only when asked for: TensorSpecs of the first tensors, as many as a vote may have"""
+    base: _builtins.str
+    """prefix of the last commit, on which this save is a delta; empty: it is full"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -721,10 +724,11 @@ class VoteRequest(_message.Message):
         timeout_s: _builtins.float = ...,
         retention: Global___Retention | None = ...,
         specs: _builtins.bytes = ...,
+        base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checkpoint_name", b"checkpoint_name", "crcs", b"crcs", "guarded", b"guarded", "on_divergence", b"on_divergence", "ordinal", b"ordinal", "retention", b"retention", "spec_digest", b"spec_digest", "specs", b"specs", "step", b"step", "takeover", b"takeover", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "crcs", b"crcs", "guarded", b"guarded", "on_divergence", b"on_divergence", "ordinal", b"ordinal", "retention", b"retention", "spec_digest", b"spec_digest", "specs", b"specs", "step", b"step", "takeover", b"takeover", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -927,6 +931,7 @@ class ReportHead(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     COST_BEFORE_S_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     step: _builtins.int
     checkpoint_name: _builtins.str
@@ -941,6 +946,8 @@ class ReportHead(_message.Message):
     """of all chunks but the first"""
     cost_before_s: _builtins.float
     """from the chief: for how long its save call before this one kept the program"""
+    base: _builtins.str
+    """as in VoteRequest"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -965,10 +972,11 @@ class ReportHead(_message.Message):
         entries: _builtins.int = ...,
         bytes: _builtins.int = ...,
         cost_before_s: _builtins.float | None = ...,
+        base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s", "caller", b"caller", "cost_before_s", b"cost_before_s", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s", "bytes", b"bytes", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "cost_before_s", b"cost_before_s", "description_json", b"description_json", "entries", b"entries", "num_shards", b"num_shards", "objects", b"objects", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s", "base", b"base", "bytes", b"bytes", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "cost_before_s", b"cost_before_s", "description_json", b"description_json", "entries", b"entries", "num_shards", b"num_shards", "objects", b"objects", "ordinal", b"ordinal", "retention", b"retention", "step", b"step", "timeout_s", b"timeout_s", "worker_local", b"worker_local"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_before_s: _TypeAlias = _typing.Literal["cost_before_s"]  # noqa: Y015
     _WhichOneofArgType__cost_before_s: _TypeAlias = _typing.Literal["_cost_before_s", b"_cost_before_s"]  # noqa: Y015

@@ -18,13 +18,24 @@ from holdfast_storage import kinds
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.cluster import MOST_TASKS, Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
-from holdfast_storage.layout import ASSETS, MANIFEST, Attempt, index_object, local_prefix, manifest_object, parse_prefix
+from holdfast_storage.layout import (
+    ASSETS,
+    MANIFEST,
+    Attempt,
+    delta_prefix,
+    index_object,
+    local_prefix,
+    manifest_object,
+    parse_prefix,
+)
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.spec import Check, Unexpected, fields, free, listed, load, mapped, maybe, one_of
 from holdfast_storage.store.base import Store
 from holdfast_storage.whole import read_whole
 
-FORMAT = 1
+FORMAT = 2
+WHOLE_FORMAT = 1
+"""The format of the manifest of a full checkpoint, which all versions of Holdfast read."""
 
 LARGEST = 32 << 20
 """The most bytes of a manifest. That of 4,000 workers with eight objects each has 5 MB."""
@@ -61,7 +72,8 @@ _MANIFEST = fields(
         "cluster": kinds.CLUSTER,
         **DESCRIPTION,
         "objects": listed(_OBJECT, 1_000_000),
-    }
+    },
+    {"base": fields({"prefix": kinds.PREFIX, "manifest_crc32c": kinds.CRC_TEXT})},
 )
 _FORMATTED = fields({"format": kinds.FORMAT})
 
@@ -77,6 +89,14 @@ class ObjectRecord:
     crc32c: int
     role: str  # "data", "index", "local", "asset"
     task: Task | None = None  # the task that wrote it; None: the coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The checkpoint on which another is a delta. Its manifest's checksum vouches for every byte of it."""
+
+    prefix: str  # relative to the run directory
+    manifest_crc32c: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +116,22 @@ class Manifest:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's, any JSON
     metrics: Mapping[str, Any] = field(default_factory=dict)  # the user's, any JSON
     local_keys: tuple[str, ...] = ()  # stock keys that hold the chief's value, and local/ each worker's own
+    base: Base | None = None  # None: it is full
 
     @property
     def size(self) -> int:
-        """The bytes of all objects together."""
+        """The bytes of all objects together. Those of a delta's base are not among them."""
         return sum(each.size for each in self.objects)
+
+    @property
+    def bundle(self) -> str:
+        """The prefix of the checkpoint's own tensors, as in `CheckpointRecord.bundle`."""
+        return delta_prefix(self.prefix) if self.base else self.prefix
 
     def to_bytes(self) -> bytes:
         """Encode the file. Raises ValueError if nobody could read it, TypeError if a field is not JSON."""
-        content = {
-            "format": FORMAT,
+        content: dict[str, Any] = {
+            "format": FORMAT if self.base else WHOLE_FORMAT,
             "prefix": self.prefix,
             "step": self.step,
             "time": self.time,
@@ -129,6 +155,9 @@ class Manifest:
                 for each in self.objects
             ],
         }
+        if self.base:
+            crc = f"{self.base.manifest_crc32c:08x}"
+            content["base"] = {"prefix": self.base.prefix, "manifest_crc32c": crc}
         _check(content)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         data = text.encode("utf-8", "backslashreplace") + b"\n"
@@ -153,6 +182,7 @@ class Manifest:
             _check(content)
         except ValueError as error:
             raise CheckpointDamaged(f"{name} is not a manifest: {error}", object=name) from error
+        base = content.get("base")
         same = ("prefix", "step", "time", "generation", "strategy", "versions", "git_commit", "metadata", "metrics")
         return cls(
             **{field: content[field] for field in same},
@@ -160,6 +190,7 @@ class Manifest:
             objects=tuple(_object(each) for each in content["objects"]),
             cluster={job: tuple(addresses) for job, addresses in content["cluster"].items()},
             local_keys=tuple(content["local_keys"]),
+            base=Base(base["prefix"], int(base["manifest_crc32c"], 16)) if base else None,
         )
 
 
@@ -190,6 +221,10 @@ def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     manifest = Manifest.parse(data, full)
     if manifest.prefix != record.prefix:
         raise CheckpointDamaged(f"{full} is the manifest of {manifest.prefix}", object=full)
+    base = manifest.base.prefix if manifest.base else ""
+    if base != record.base:
+        what = f"a delta on {base}" if base else "that of a full checkpoint"
+        raise CheckpointDamaged(f"{full} is {what}, which the log says otherwise", object=full)
     return manifest
 
 
@@ -210,6 +245,10 @@ def _check(content: Any) -> None:
     attempt = parse_prefix(content["prefix"])
     if attempt is None or (attempt.number, attempt.generation) != (content["step"], content["generation"]):
         raise Unexpected(f"is of step {content['step']} of generation {content['generation']}, its prefix is not")
+    base = content.get("base")
+    if base is not None and not attempt.may_build_on(base["prefix"]):
+        raise Unexpected(f"is {base['prefix']}, which is no earlier save of this generation", "base")
+    bundle = delta_prefix(attempt.prefix) if base else attempt.prefix
     own = {task: local_prefix(attempt.folder, Task.parse(task)) for task in content["world"]}
     names = set()
     for position, each in enumerate(content["objects"]):
@@ -217,14 +256,15 @@ def _check(content: Any) -> None:
             if each["name"] in names or each["name"] == MANIFEST:
                 raise Unexpected(f"is {each['name']!r}, which another object is", "name")
             names.add(each["name"])
-            _check_object(attempt, each, own)
+            _check_object(attempt, bundle, each, own)
         except Unexpected as error:
             raise error.within(f"objects[{position}]") from None
 
 
-def _check_object(attempt: Attempt, each: dict[str, Any], own: Mapping[str, str]) -> None:
+def _check_object(attempt: Attempt, bundle: str, each: dict[str, Any], own: Mapping[str, str]) -> None:
     """Check the name of an object, and who wrote it, by its role.
 
+    bundle: the prefix of the checkpoint's own tensors.
     own: the prefix of each worker's own bundle, by worker.
     """
     role, task, name = each["role"], each["task"], f"{attempt.folder}/{each['name']}"
@@ -232,9 +272,9 @@ def _check_object(attempt: Attempt, each: dict[str, Any], own: Mapping[str, str]
         raise Unexpected(f"is {task}, which is not in the world that saved it", "task")
     match role:
         case "data":
-            right = bool(_DATA.fullmatch(name.removeprefix(attempt.prefix)))
+            right = name.startswith(bundle) and bool(_DATA.fullmatch(name.removeprefix(bundle)))
         case "index":
-            right = name == index_object(attempt.prefix) and task is None
+            right = name == index_object(bundle) and task is None
         case "local":
             right = task is not None and name.startswith(f"{own[task]}.")
         case _:

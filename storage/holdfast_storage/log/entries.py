@@ -4,7 +4,8 @@ An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the c
 inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
 of records. From format 2 on, the name of a page may stand in place of the records that the page holds. A page is one
 line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins, leases and metrics, which
-an earlier version would drop. An entry has the lowest format that says all of it.
+an earlier version would drop. Format 4 has deltas, which an earlier version would take for whole checkpoints. An entry
+has the lowest format that says all of it.
 
 `_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
 fields must be together, which the transitions of `records` keep.
@@ -55,9 +56,9 @@ from holdfast_storage.spec import (
     one_of,
 )
 
-FORMAT = 3
-WHOLE_FORMAT, PAGED_FORMAT = 1, 2
-"""The formats of entries without those: without pages, they are read by all versions of Holdfast."""
+FORMAT = 4
+WHOLE_FORMAT, PAGED_FORMAT, HOLDING_FORMAT = 1, 2, 3
+"""The formats of entries without those: the first is read by all versions of Holdfast."""
 
 _HOLDINGS = get_args(Holding)
 
@@ -80,6 +81,7 @@ _CHECKPOINT = fields(
         "preserved": flag,
         "manifest_crc32c": kinds.CRC,
         "metrics": mapped(kinds.WORD, maybe(finite), MOST_METRICS),
+        "base": kinds.PREFIX,
     },
 )
 _PAGE_NAME = matching(f"[0-9a-f]{{{PAGE_DIGITS}}}", "the name of a page")
@@ -87,12 +89,16 @@ _PAGE_NAME = matching(f"[0-9a-f]{{{PAGE_DIGITS}}}", "the name of a page")
 
 def _record(value: Any) -> None:
     _CHECKPOINT(value)
+    attempt = None
     if value.get("stock", False):
         kinds.STOCK_PREFIX(value["prefix"])
     elif (attempt := parse_prefix(value["prefix"])) is None:
         kinds.PREFIX(value["prefix"])
     elif attempt.number != value["step"]:
         raise Unexpected(f"is {value['step']}, and {value['prefix']} is of another one", "step")
+    base = value.get("base")
+    if base is not None and (attempt is None or not attempt.may_build_on(base)):
+        raise Unexpected(f"is {base}, which is no earlier save of the generation of {value['prefix']}", "base")
 
 
 def _record_or_page(value: Any) -> None:
@@ -174,7 +180,13 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     paged = any(isinstance(each, str) for each in shown)
     measured = any(record.metrics for record in state.checkpoints)
     content: dict[str, Any] = {
-        "format": FORMAT if holds or measured else PAGED_FORMAT if paged else WHOLE_FORMAT,
+        "format": FORMAT
+        if any(record.base for record in state.checkpoints)
+        else HOLDING_FORMAT
+        if holds or measured
+        else PAGED_FORMAT
+        if paged
+        else WHOLE_FORMAT,
         "number": entry.number,
         "kind": entry.kind,
         "write_id": entry.write_id,
@@ -268,6 +280,8 @@ def _shown(record: CheckpointRecord) -> dict[str, Any]:
         shown["preserved"] = True
     if record.metrics:
         shown["metrics"] = dict(record.metrics)
+    if record.base:
+        shown["base"] = record.base
     return shown
 
 
@@ -280,6 +294,7 @@ def _checkpoint(content: dict[str, Any]) -> CheckpointRecord:
         preserved=content.get("preserved", False),
         manifest_crc32c=content.get("manifest_crc32c", 0),
         metrics=tuple(content.get("metrics", {}).items()),
+        base=content.get("base", ""),
     )
 
 
