@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from holdfast.keep import shorthand
 from holdfast.restoring.agree import agree
-from holdfast.restoring.staging import Staged
+from holdfast.restoring.staging import Staged, stage
 from holdfast.saving.save import Save, Terms
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.session.session import Session
@@ -133,7 +134,9 @@ class LightWorker:
 
     def restore(self, target: str = "", timeout: float = 60.0) -> Staged | None:
         self._restores += 1
-        return agree(self.session, self.store, self._restores, target, timeout)
+        me = self.session.this_task
+        read = partial(stage, task=me.task, world=me.tasks)
+        return agree(self.session, self.store, self._restores, target, timeout, stage=read)
 
     def status(self) -> pb.StatusReply:
         """Return the coordinator's status of the run."""

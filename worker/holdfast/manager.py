@@ -461,11 +461,14 @@ class Manager:
     def _agree(self, target: str) -> Any:
         """Agree on what all workers restore. What an interrupted call has agreed on, and not applied, still counts."""
         from holdfast.restoring.apply import Values
+        from holdfast.restoring.staging import stage
 
         if self._agreed is None or self._agreed[0] != target:
             self._agreed = None
             self._restores += 1
-            staged = agree(self._session, self._store, self._restores, target, self._given.join_timeout, values=Values)
+            me = self._session.this_task
+            whole = partial(stage, task=me.task, world=me.tasks, values=Values)
+            staged = agree(self._session, self._store, self._restores, target, self._given.join_timeout, stage=whole)
             self._agreed = (target, staged)
         return self._agreed[1]
 

@@ -34,6 +34,14 @@ def entry_crc32c(dtype: int, shape: Sequence[int], chunks: Iterable[Buffer]) -> 
     return mask(data.crc(sys.maxsize, 0)[0])
 
 
+def decode_strings(stored: memoryview, elements: int) -> list[bytes]:
+    """Return the elements of a string tensor that passes `entry_crc32c`."""
+    data = _Stream([stored])
+    lengths = [data.number() for _ in range(elements)]
+    data.take(4)  # the checksum of the lengths
+    return [data.take(length) for length in lengths]
+
+
 class _Stream:
     """Bytes that come in chunks, of which each may be valid until the next one comes."""
 

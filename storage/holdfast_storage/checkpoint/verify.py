@@ -108,7 +108,8 @@ def verify_checkpoint(
 
     Raises InvalidRequest if a newer Holdfast or TensorFlow wrote the checkpoint in a form not known here.
 
-    known: the manifest, or a stock checkpoint's index, if the caller has read it already.
+    known: the manifest, or a stock checkpoint's index, if the caller has read it already. With an index, the tensors
+        in it are read and checked, each against its own digest; it may be of any checkpoint, and hold only some.
     objects: the names to check, relative to the folder of the prefix, as the manifest has them. None: all.
     progress: receives the size of each chunk that is read.
     sink: receives (object relative to the run directory, offset, bytes) of all that is read of these objects, other
@@ -127,10 +128,10 @@ def verify_checkpoint(
     )
     try:
         while True:
-            if record.stock:
-                jobs = run.stock_jobs(record, objects, known if isinstance(known, Index) else None)
+            if isinstance(known, Index) or (record.stock and known is None):
+                jobs = run.tensor_jobs(record, objects, known)
             else:
-                jobs = run.jobs(record, objects, known if isinstance(known, Manifest) else None)
+                jobs = run.jobs(record, objects, known)
             _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
             late = [problem for problem in run.problems.values() if problem.kind == "absent"]
             # If something is worse than absent, waiting changes nothing.
@@ -222,10 +223,10 @@ class _Verification:
         for missing in required - {each.name for each in manifest.objects}:
             self._tell(f"{record.folder}/{missing}", "damaged", "is not in the manifest")
 
-    def stock_jobs(
+    def tensor_jobs(
         self, record: CheckpointRecord, objects: Collection[str] | None, index: Index | None
     ) -> Iterator[Job]:
-        """Yield the jobs for a checkpoint that TensorFlow wrote."""
+        """Yield the jobs for the tensors of an index, such as that of a checkpoint that TensorFlow wrote."""
         name = index_object(record.prefix)
         folder = f"{record.folder}/" if record.folder else ""
         self.seen.add(name)

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from holdfast.restoring.own_view import OwnView, may_be_of_run
-from holdfast.restoring.staging import Staged, stage
 from holdfast.session.answers import Disbelieved
 from holdfast.session.session import Session
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -27,9 +26,6 @@ from holdfast_storage.scrub import scrubbed
 from holdfast_storage.store import open_store
 from holdfast_storage.store.base import Store
 
-if TYPE_CHECKING:
-    from holdfast.restoring.large_tensors import Values
-
 log = logger("holdfast")
 
 _SHARE = 0.8
@@ -42,21 +38,31 @@ _ENOUGH = 3
 """The number of times that a restore may begin anew, with restarted coordinators, before a worker gives it up."""
 
 
-def agree(
-    session: Session,
-    store: Store,
-    ordinal: int,
-    target: str,
-    timeout: float,
-    *,
-    values: type[Values] | None = None,
-) -> Staged | None:
+class Closable(Protocol):
+    """A checkpoint that was read and verified, until it is closed."""
+
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Closable)
+S_co = TypeVar("S_co", bound=Closable, covariant=True)
+
+
+class Stage(Protocol[S_co]):
+    """Reads and verifies what a worker needs of a checkpoint. Raises what `staging.stage` raises."""
+
+    def __call__(
+        self, store: Store, record: CheckpointRecord, *, progress: Callable[[int], None], wait: Wait
+    ) -> S_co: ...
+
+
+def agree(session: Session, store: Store, ordinal: int, target: str, timeout: float, *, stage: Stage[S]) -> S | None:
     """Stage the checkpoint that all workers agree on. Return None if there is nothing to restore.
 
     Args:
         target: a step, a prefix below the run directory, or a path elsewhere. Empty: the newest checkpoint.
         timeout: the seconds for which the workers wait for each other.
-        values: as in `stage`.
+        stage: reads what is proposed. What it returns is closed here unless all apply it.
 
     Raises CheckpointDamaged if checkpoints exist and none is good, StorageError if some worker cannot read,
     InvalidRequest if there is no such checkpoint or the coordinator says what cannot be believed,
@@ -64,7 +70,8 @@ def agree(
     """
     view = OwnView(store, session.entries)
     request = pb.RestoreRequest(ordinal=ordinal, target=target, timeout_s=timeout, entries=view.entries)
-    me, staged, proposed = session.this_task, None, pb.RestoreReply()
+    staged: S | None = None
+    proposed = pb.RestoreReply()
     wait: Wait | None = None
     end = time.monotonic() + _ENOUGH * (timeout + SLACK)
     session.progress("restore", 0)
@@ -100,7 +107,7 @@ def agree(
             # others are told in time if the time is too short to tell late from deleted.
             wait = wait or Wait(min(lag.LAG, _SHARE * timeout))
             find = partial(_find, session.address, view, reply, target, wait)
-            read = partial(stage, task=me.task, world=me.tasks, progress=_Progress(session), values=values, wait=wait)
+            read = partial(stage, progress=_Progress(session), wait=wait)
             staged, request.verdict, reason = _read(find, read)
             if request.verdict == "absent" and _SHARE * timeout < lag.LAG:
                 request.verdict = "unreadable"
@@ -168,8 +175,8 @@ class _Progress:
 
 
 def _read(
-    find: Callable[[], tuple[Store, CheckpointRecord]], read: Callable[[Store, CheckpointRecord], Staged]
-) -> tuple[Staged | None, str, str]:
+    find: Callable[[], tuple[Store, CheckpointRecord]], read: Callable[[Store, CheckpointRecord], S]
+) -> tuple[S | None, str, str]:
     """Read a candidate. Return it with this worker's verdict and the reason. Raises Disbelieved."""
     try:
         return read(*find()), "good", ""

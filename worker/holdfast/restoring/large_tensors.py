@@ -6,16 +6,14 @@ So what was read for the verification need not be read again, from files that wo
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from holdfast.restoring.contents import Bundle
+from holdfast.restoring.places import Places
 from holdfast.tensorflow_internals import VALUE_SUFFIX, memory_of, restore_v2, serve, stop_serving
 from holdfast_storage.bundle.dtypes import are_slices_joined
 from holdfast_storage.bundle.slices import run_start
@@ -44,7 +42,7 @@ class Values:
         sizes: the bytes of all objects that will be read; None: as many as the tensors need.
         """
         stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
-        places: dict[str, list[_Place]] = defaultdict(list)
+        self._places = Places()
         made: dict[_Stored, Any] = {}
         self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
         for prefix, key, what in stored:
@@ -53,36 +51,16 @@ class Values:
             if what not in made:
                 made[what], memory = _empty(what)
                 for each in what.ranges:
-                    places[each.object].append(_Place(each.begin, each.end, memory[each.at : each.at + each.size]))
+                    self._places.add(each.object, each.begin, memory[each.at : each.at + each.size])
             self._tensors[prefix][key] = made[what]
-        self._places = {name: sorted(found, key=lambda place: place.begin) for name, found in places.items()}
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
-        """Return memory for `size` bytes of an object, or for as many as go to the same tensor.
-
-        Return None if these are less than half: several reads would then cost more than a copy. See `take`.
-        """
-        for place in self._at(name, offset, offset + 1):
-            room = place.memory[offset - place.begin :][:size]
-            if 2 * len(room) >= size:
-                return memoryview(room)
-        return None
+        """As `Places.room`."""
+        return self._places.room(name, offset, size)
 
     def take(self, name: str, offset: int, chunk: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Copy bytes of an object to where they belong. Yield what belongs to no large tensor, with offsets."""
-        begin, end = offset, offset + len(chunk)
-        for place in self._at(name, begin, end):
-            if begin < place.begin:
-                yield begin, chunk[begin - offset : place.begin - offset]
-                begin = place.begin
-            stop = min(end, place.end)
-            # numpy copies, and lets other threads run meanwhile.
-            place.memory[begin - place.begin : stop - place.begin] = np.frombuffer(chunk[begin - offset :], np.uint8)[
-                : stop - begin
-            ]
-            begin = stop
-        if begin < end:
-            yield begin, chunk[begin - offset :]
+        """As `Places.take`: yield what belongs to no large tensor."""
+        return self._places.take(name, offset, chunk)
 
     def hold(self) -> None:
         """Let TensorFlow take these tensors, which are all filled, from now on."""
@@ -94,16 +72,6 @@ class Values:
         stop_serving(self._tensors)
         self._tensors.clear()
         self._places.clear()
-
-    def _at(self, name: str, begin: int, end: int) -> Iterator[_Place]:
-        """Yield the places that a range of an object touches, in order."""
-        places = self._places.get(name, [])
-        first = bisect_right(places, begin, key=lambda place: place.begin)
-        for place in places[max(0, first - 1) :]:
-            if place.begin >= end:
-                return
-            if place.end > begin:
-                yield place
 
 
 def read_value(prefix: str, key: str, dtype: Any) -> Any:
@@ -148,15 +116,6 @@ class _Stored:
     def is_read(self, sizes: Mapping[str, int] | None) -> bool:
         """Return whether all of it will be read: nothing is beyond the end of an object, or in one that is not read."""
         return sizes is None or all(each.end <= sizes.get(each.object, 0) for each in self.ranges)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The place where some bytes of an object go."""
-
-    begin: int
-    end: int
-    memory: Any  # an array of bytes, which keeps the tensor alive
 
 
 def _stored(bundle: Bundle) -> Iterator[tuple[str, _Stored]]:

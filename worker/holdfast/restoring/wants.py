@@ -1,0 +1,113 @@
+"""What tasks want of a checkpoint, and who reads the rest of it.
+
+All of this is a pure function of the checkpoint's index and of what every task wants. So all tasks that know these come
+to the same result, and every stored piece is read and verified by somebody, without a word between them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.bundle.slices import Extents, encode_name
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A tensor that a task needs, or a part of it, in the words of TensorFlow's RestoreV2."""
+
+    key: str
+    spec: str = ""
+    """The part: `6 4 0,3:-` is the first three of six rows of four. Empty: the whole, whatever its shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """A tensor, or a part of one, that is stored with a checksum of its own. It is always read whole."""
+
+    extents: Extents  # within its tensor
+    entry: TensorEntry
+
+    @property
+    def key(self) -> str:
+        return self.entry.key
+
+
+def stored_pieces(index: Index, key: str) -> list[StoredPiece]:
+    """Return the pieces of a tensor. Raises KeyError if there is none."""
+    whole = _whole(index.tensors[key].shape)
+    return [StoredPiece(whole if extents is None else extents, entry) for extents, entry in index.pieces(key)]
+
+
+def wanted_part(index: Index, want: Want) -> Extents | None:
+    """Return what is wanted of a stored tensor; None if the checkpoint does not have it in that shape."""
+    entry = index.tensors.get(want.key)
+    if entry is None:
+        return None
+    if not want.spec:
+        return _whole(entry.shape)
+    try:
+        *sizes, parts = want.spec.split()
+        shape = tuple(map(int, sizes))
+        extents = tuple(_extent(part, size) for part, size in zip(parts.split(":"), shape, strict=True))
+    except ValueError:
+        return None
+    inside = all(first >= 0 and first + length <= size for (first, length), size in zip(extents, shape, strict=True))
+    return extents if inside and shape == entry.shape else None
+
+
+def needed(index: Index, want: Want) -> list[StoredPiece]:
+    """Return the pieces that hold something of what is wanted."""
+    part = wanted_part(index, want)
+    return [] if part is None else [each for each in stored_pieces(index, want.key) if overlap(each.extents, part)]
+
+
+def unwanted(index: Index, wanted: Iterable[Want], tasks: int) -> list[list[StoredPiece]]:
+    """Deal out the pieces of which nobody wants anything, in about equal shares, one for each of so many tasks."""
+    parts: dict[str, set[Extents]] = defaultdict(set)
+    for want in wanted:
+        if (part := wanted_part(index, want)) is not None:
+            parts[want.key].add(part)
+    left = [
+        piece
+        for key in index.tensors
+        for piece in stored_pieces(index, key)
+        if not any(overlap(piece.extents, part) for part in parts.get(key, ()))
+    ]
+    left.sort(key=lambda piece: (-piece.entry.size, encode_name(piece.key), piece.extents))
+    sizes, shares = [0] * tasks, [list[StoredPiece]() for _ in range(tasks)]
+    for piece in left:
+        least = sizes.index(min(sizes))
+        shares[least].append(piece)
+        sizes[least] += piece.entry.size
+    return shares
+
+
+def overlap(one: Extents, other: Extents) -> bool:
+    """Return whether two parts of a tensor have an element in common."""
+    return all(max(a, b) < min(a + m, b + n) for (a, m), (b, n) in zip(one, other, strict=True))
+
+
+def common(one: Extents, other: Extents) -> Extents:
+    """Return what two parts that overlap have in common."""
+    starts = [max(a, b) for (a, _), (b, _) in zip(one, other, strict=True)]
+    ends = [min(a + m, b + n) for (a, m), (b, n) in zip(one, other, strict=True)]
+    return tuple((start, end - start) for start, end in zip(starts, ends, strict=True))
+
+
+def within(part: Extents, outer: Extents) -> Extents:
+    """Return a part of a tensor as a part of another part of it, in which it lies."""
+    return tuple((start - first, length) for (start, length), (first, _) in zip(part, outer, strict=True))
+
+
+def _whole(shape: tuple[int, ...]) -> Extents:
+    return tuple((0, size) for size in shape)
+
+
+def _extent(part: str, size: int) -> tuple[int, int]:
+    if part == "-":
+        return 0, size
+    first, length = map(int, part.split(","))
+    return first, length
