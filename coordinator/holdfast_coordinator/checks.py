@@ -21,7 +21,7 @@ from holdfast_protos.conventions import (
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Cluster, Task, chief_of, digest, tasks_of
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.layout import MANIFEST, check_checkpoint_name, check_relative
+from holdfast_storage.layout import LONGEST_NAME, MANIFEST, check_checkpoint_name, check_relative, parse_prefix
 
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256
@@ -175,6 +175,9 @@ def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
         check_checkpoint_name(message.checkpoint_name)
     except InvalidRequest as error:
         raise _wrong(who, "checkpoint_name", f"cannot be used: {error}") from error
+    _check_length(who, "base", message.base, LONGEST_NAME)
+    if message.base and parse_prefix(message.base) is None:
+        raise _wrong(who, "base", f"is {message.base!r}, which is the prefix of no checkpoint")
     _check_retention(who, message.retention)
     return who
 

@@ -414,7 +414,8 @@ class Driver:
             # Whoever has taken the run may have written the file before us: it must have the newest state in the end.
             following = self._log.read(number + 1)
             if following is None:
-                return number, state.restorable[-1].prefix if state.restorable else ""
+                newest = state.stock_readable[-1:]
+                return number, newest[0].prefix if newest else ""
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         def verify() -> ev.ReadBack:

@@ -13,7 +13,7 @@ from holdfast_protos.v1.coordinator_pb2 import IndexEntry, StoredObject
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
-from holdfast_storage.checkpoint.manifest import DESCRIPTION, Manifest, ObjectRecord, numbers
+from holdfast_storage.checkpoint.manifest import DESCRIPTION, Base, Manifest, ObjectRecord, numbers
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import StorageError
 from holdfast_storage.lag import Wait, holds
@@ -47,6 +47,10 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
     Raises a HoldfastError that names the worker whose part is wrong or missing.
     """
     prefix = layout.prefix(effect.checkpoint_name, effect.step, effect.generation.id, effect.ordinal)
+    folder = prefix.rpartition("/")[0]
+    bundle = layout.delta_prefix(prefix) if effect.base else prefix
+    base = bundle.removeprefix(f"{folder}/")
+    name = layout.index_object(base)
     payloads = [(task, payload(report.payload)) for task, report in effect.reports]
     for task, report in effect.reports:
         if (report.step, report.checkpoint_name) != (effect.step, effect.checkpoint_name):
@@ -55,12 +59,12 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
     description = _description(chief, first.description)
     tensors: dict[bytes, int | None] = {}
     for task, part in payloads:
-        shares.check_objects(task, f"{effect.checkpoint_name}-{effect.step}", first.num_shards, part.objects)
+        shares.check_objects(task, base, first.num_shards, part.objects)
         tensors |= shares.check_entries(task, part.objects, part.entries)
+    if effect.base is not None:
+        tensors = shares.whole_tensors(chief, tensors)
     if effect.voted is not None:
         shares.check_vote(chief, effect.voted, tensors)
-    folder = prefix.rpartition("/")[0]
-    name = layout.index_object(prefix).removeprefix(f"{folder}/")
     objects = [
         ObjectRecord(o.name, o.size, o.crc32c, o.role, task) for task, payload in payloads for o in payload.objects
     ]
@@ -77,12 +81,13 @@ def finalize(store: Store, effect: Finalize, wait: Wait | None = None) -> Finali
             world=tuple(task for task, _ in effect.generation.members),
             cluster=dict(effect.cluster),
             objects=tuple(sorted(objects, key=lambda o: o.name)),
+            base=Base(effect.base.prefix, effect.base.manifest_crc32c) if effect.base else None,
             **description,
         )
         data = manifest.to_bytes()
     except ValueError as error:
         raise shares.wrong(chief, f"describes its save by what no manifest can hold: {error}") from error
-    _create(store, layout.index_object(prefix), index)
+    _create(store, layout.index_object(bundle), index)
     _create(store, layout.manifest_object(folder), data)
     _see(store, folder, objects, wait or Wait())
     return Finalized(effect.generation.id, effect.ordinal, prefix, crc32c(data), numbers(manifest.metrics))

@@ -10,6 +10,7 @@ All raise InvalidRequest, which names the member.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import DecodeError
@@ -21,7 +22,7 @@ from holdfast_storage.bundle.crc import unmask
 from holdfast_storage.bundle.slices import decode_name, encode_name
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object, local_prefix
+from holdfast_storage.layout import OBJECT_GRAPH_KEY, Piece, data_object, index_object, local_prefix, parse_piece
 
 _GRAPH = encode_name(OBJECT_GRAPH_KEY)
 _SLICE = b"\0"  # with which the key of a slice begins
@@ -63,6 +64,25 @@ def check_entries(
             plain = not entry.slices and dtypes.itemsize(entry.dtype) is not None
             tensors[each.key] = unmask(entry.crc32c) if plain else None
     return tensors
+
+
+def whole_tensors(chief: Task, tensors: Mapping[bytes, int | None]) -> dict[bytes, int | None]:
+    """Return the tensors of a delta's entries, with one in place of the pieces of each that is saved by rows.
+
+    Its checksum is None: the entries are of what has changed alone. Each piece must have both its rows and its values.
+    """
+    found: dict[bytes, int | None] = {}
+    pieces: Counter[Piece] = Counter()
+    for key, crc in tensors.items():
+        piece = parse_piece(decode_name(key))
+        if piece is None:
+            found[key] = crc
+        else:
+            pieces[piece] += 1
+    for piece, parts in pieces.items():
+        if parts != 2 or encode_name(piece.key) in tensors:
+            raise wrong(chief, f"reports {piece.key!r} as a whole, or its rows without values")
+    return found | {encode_name(piece.key): None for piece in pieces}
 
 
 def check_vote(chief: Task, crcs: bytes, reported: Mapping[bytes, int | None]) -> None:

@@ -125,6 +125,7 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
         timeout=message.timeout_s,
         retention=policy(message.retention),
         specs=specs(message.specs),
+        base=message.base,
     )
 
 
@@ -144,7 +145,7 @@ def specs(message: bytes) -> tuple[v.TensorSpec, ...]:
 def report(head: pb.ReportHead, payload: object) -> v.SaveReport:
     cost = head.cost_before_s if head.HasField("cost_before_s") else None
     terms = head.timeout_s, policy(head.retention), cost
-    return v.SaveReport(head.step, head.checkpoint_name, tuple(head.worker_local), payload, *terms)
+    return v.SaveReport(head.step, head.checkpoint_name, tuple(head.worker_local), payload, *terms, head.base)
 
 
 def vote_reply(answer: v.Answer) -> pb.VoteReply:

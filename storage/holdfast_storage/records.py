@@ -137,9 +137,36 @@ class LogState:
 
     @property
     def restorable(self) -> tuple[CheckpointRecord, ...]:
-        """Live checkpoints that nobody has condemned, in commit order."""
-        damaged = set(self.damaged)
-        return tuple(c for c in self.checkpoints if c.prefix not in damaged) if damaged else self.checkpoints
+        """Live checkpoints of which nobody has condemned anything that a restore of them needs, in commit order."""
+        lost = self.built_on(self.damaged)
+        return tuple(c for c in self.checkpoints if c.prefix not in lost) if lost else self.checkpoints
+
+    @property
+    def stock_readable(self) -> tuple[CheckpointRecord, ...]:
+        """Those of them that TensorFlow itself can read: all but the deltas."""
+        return tuple(c for c in self.restorable if not c.base)
+
+    def chain(self, record: CheckpointRecord) -> tuple[CheckpointRecord, ...]:
+        """Return what a restore of a checkpoint needs, as far as it is live: from the full one up to itself."""
+        found: tuple[CheckpointRecord | None, ...] = (record,)
+        while found[0] is not None and found[0].base:
+            found = (self.find(found[0].base), *found)
+        return tuple(each for each in found if each is not None)
+
+    def built_on(self, prefixes: Collection[str]) -> set[str]:
+        """Return these prefixes, and those of all live deltas that need one of them."""
+        found = set(prefixes)
+        if not found:
+            return found
+        deltas: dict[str, list[str]] = {}
+        for each in self.checkpoints:
+            if each.base:
+                deltas.setdefault(each.base, []).append(each.prefix)
+        new = list(found)
+        while new:
+            new = [delta for prefix in new for delta in deltas.get(prefix, ()) if delta not in found]
+            found.update(new)
+        return found
 
     def last_committed(self, generation: str) -> int:
         """Return the ordinal of a generation's last committed save, taken from its folder's name, or 0.
@@ -226,9 +253,13 @@ class LogState:
         return replace(self, damaged=(*self.damaged, *found))
 
     def restored(self, prefix: str) -> LogState:
-        """Make the checkpoint that the world went back to the newest. What came after it is an abandoned branch."""
-        chosen = tuple(c for c in self.checkpoints if c.prefix == prefix)
-        return replace(self, checkpoints=(*(c for c in self.checkpoints if c.prefix != prefix), *chosen))
+        """Make the checkpoint that the world went back to the newest. What came after it is an abandoned branch.
+
+        What it needs comes before it, so that the newest full one is of this branch, too.
+        """
+        record = self.find(prefix)
+        chosen = self.chain(record) if record else ()
+        return replace(self, checkpoints=(*(c for c in self.checkpoints if c not in chosen), *chosen))
 
     def pin(self, pin: Pin) -> LogState:
         """Pin a live checkpoint, or give its pin another reason."""

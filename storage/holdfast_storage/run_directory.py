@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.checkpoint.manifest import LARGEST, Manifest
+from holdfast_storage.checkpoint.manifest import LARGEST, Base, Manifest
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import Attempt, log_entry, manifest_object, parse_folder
 from holdfast_storage.log.log import Log
@@ -41,22 +41,29 @@ def import_state(store: Store, run_id: str) -> LogState:
     """Return the first state of a run without a log, from what TensorFlow wrote and from copies of Holdfast's folders.
 
     The checkpoints are in the order of `in_order`, given what TensorFlow's state file lists. A folder whose manifest
-    exists and cannot be understood counts as damaged: a run that has lost all its checkpoints must not look like a new
-    one.
+    exists and cannot be understood counts as damaged, and so does a delta without the checkpoint on which it was saved.
+    A run that has lost all its checkpoints must not look like a new one.
     """
     found = list(state_file.stock_checkpoints(store))
-    damaged = []
+    damaged: list[str] = []
+    needed: dict[str, Base] = {}
     for folder in store.list():
         attempt = parse_folder(folder) if folder.endswith("/") else None
         if attempt is None:
             continue
         try:
-            record = _imported(store, attempt)
+            imported = _imported(store, attempt)
         except CheckpointDamaged:
-            record = CheckpointRecord(prefix=attempt.prefix, step=attempt.number, time=0.0)
+            found.append(CheckpointRecord(prefix=attempt.prefix, step=attempt.number, time=0.0))
             damaged.append(attempt.prefix)
-        if record is not None:
+            continue
+        if imported is not None:
+            record, base = imported
             found.append(record)
+            if base is not None:
+                needed[record.prefix] = base
+    there = {record.prefix: record.manifest_crc32c for record in found}
+    damaged += [prefix for prefix, base in needed.items() if there.get(base.prefix) != base.manifest_crc32c]
     checkpoints = in_order(found, state_file.listed_prefixes(store))
     return LogState(run_id, checkpoints=tuple(checkpoints), damaged=tuple(damaged))
 
@@ -98,8 +105,10 @@ def _was_committed(log: Log, number: int, attempt: Attempt) -> bool:
     return state_after(first).find(attempt.prefix) is not None
 
 
-def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:
-    """Return the record of a folder with a manifest. Return None without one: the attempt never came to its commit."""
+def _imported(store: Store, attempt: Attempt) -> tuple[CheckpointRecord, Base | None] | None:
+    """Return the record of a folder with a manifest, and what it is a delta on. Return None without a manifest: the
+    attempt never came to its commit.
+    """
     name = manifest_object(attempt.folder)
     try:
         data = read_whole(store, name, LARGEST)
@@ -108,5 +117,6 @@ def _imported(store: Store, attempt: Attempt) -> CheckpointRecord | None:
     manifest = Manifest.parse(data, f"{store.url}/{name}")
     if manifest.prefix != attempt.prefix:
         raise CheckpointDamaged(f"{store.url}/{name} is the manifest of {manifest.prefix}", object=name)
-    base = manifest.base.prefix if manifest.base else ""
-    return CheckpointRecord(attempt.prefix, manifest.step, manifest.time, manifest_crc32c=crc32c(data), base=base)
+    base = manifest.base
+    crc, on = crc32c(data), base.prefix if base else ""
+    return CheckpointRecord(attempt.prefix, manifest.step, manifest.time, manifest_crc32c=crc, base=on), base

@@ -95,6 +95,7 @@ PURE = (
     "holdfast_storage.decision",
     "holdfast_storage.errors",
     "holdfast_storage.failure",
+    "holdfast_storage.layout",
     "holdfast_storage.printable",
     "holdfast_storage.records",
 )

@@ -8,6 +8,7 @@ from enum import Enum
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
+from holdfast_storage.layout import prefix
 from holdfast_storage.records import Entry
 
 from .messages import Ballot, Go, RequestId, SaveReport
@@ -71,6 +72,7 @@ class SaveAttempt:
     phase: Phase = Phase.VOTING
     begun: float = 0.0  # monotonic
     takeover: bool = False
+    base: str = ""  # prefix of the checkpoint on which it is a delta; empty: it is full
     ballots: dict[Task, Ballot] = field(default_factory=dict)
     reports: dict[Task, SaveReport] = field(default_factory=dict)
     voters: dict[RequestId, Task] = field(default_factory=dict)  # calls that wait for the verdict
@@ -88,6 +90,10 @@ class SaveAttempt:
     @property
     def ordinal(self) -> int:
         return self.id.ordinal
+
+    @property
+    def prefix(self) -> str:
+        return prefix(self.checkpoint_name, self.step, self.id.generation, self.ordinal)
 
     @property
     def chief(self) -> Task:
@@ -140,6 +146,8 @@ class SaveAttempt:
         ours, theirs = (self.checkpoint_name, self.step), (report.checkpoint_name, report.step)
         if ours != theirs:
             return f"{task} reports {theirs[0]}-{theirs[1]}, and {others} {ours[0]}-{ours[1]}"
+        if report.base != self.base:
+            return f"{task} reports a delta on {report.base or 'nothing'}, and {others} one on {self.base or 'nothing'}"
         if self.go is not None and report.worker_local != self.go.worker_local:
             return f"{task} reports other tensors as worker-local than {others}"
         return ""

@@ -22,37 +22,66 @@ class Damage:
         self._run = run
         self._leading = leading
 
+    @property
+    def lost(self) -> set[str]:
+        """The prefixes of the run's checkpoints that two readers found damaged, and of all that need them."""
+        run, state = self._run, self._run.ledger.state
+        return state.built_on({*run.condemned, *state.damaged}) if state else set(run.condemned)
+
+    def is_condemned(self, prefix: str) -> bool:
+        """Return whether this coordinator has found a checkpoint bad, or something that it needs."""
+        run, state = self._run, self._run.ledger.state
+        return prefix in (state.built_on(run.condemned) if state else run.condemned)
+
     def second(self, prefix: str, since: float) -> str:
         """Return the second reader's verdict on a checkpoint that a worker finds damaged or absent.
 
-        It is empty while the checkpoint is being read; a ReadBack follows. For a checkpoint of another run, the
+        It is empty while the checkpoint is being read; `read_back` tells it then. What a delta needs is read first, one
+        after the other, so that nothing is condemned because of what it builds on. For a checkpoint of another run, the
         worker's verdict is enough, since nobody goes back from it.
 
         since: a monotonic time by which the checkpoint was committed.
         """
         run, state = self._run, self._run.ledger.state
         record = state.find(prefix) if state else None
-        if record is None or state is None or prefix in {*run.condemned, *state.damaged}:
+        if record is None or state is None or prefix in self.lost:
             return "damaged"
-        if prefix not in self._run.rereading:
-            self._run.rereading.add(prefix)
-            run.emit(ReadBackCheckpoint(record, since))
+        if prefix not in run.rereading:
+            run.rereading[prefix] = state.chain(record), since
+            run.emit(ReadBackCheckpoint(run.rereading[prefix][0][0], since))
         return ""
 
-    def read_back(self, e: ev.ReadBack) -> None:
-        if e.prefix not in self._run.rereading:
-            return
-        self._run.rereading.remove(e.prefix)
+    def read_back(self, e: ev.ReadBack) -> list[str]:
+        """Take what was found, and return the prefixes of the checkpoints that this settles with the same verdict."""
+        run = self._run
+        settled = []
+        for prefix, (chain, since) in list(run.rereading.items()):
+            if chain[0].prefix != e.prefix:
+                continue
+            if e.verdict == "good" and len(chain) > 1:
+                run.rereading[prefix] = chain[1:], since
+                run.emit(ReadBackCheckpoint(chain[1], since))
+            else:
+                del run.rereading[prefix]
+                settled.append(prefix)
+        if settled:
+            self._judge(e, settled)
+        return settled
+
+    def _judge(self, e: ev.ReadBack, settled: list[str]) -> None:
+        run = self._run
         if e.verdict not in BAD:
-            text = f"a worker cannot restore {e.prefix} and this coordinator finds it {e.verdict}: it is not marked"
-            self._run.emit(Remark(text))
+            what = e.prefix if settled == [e.prefix] else f"{', '.join(settled)}, which needs {e.prefix},"
+            run.emit(
+                Remark(f"a worker cannot restore {what} and this coordinator finds it {e.verdict}: it is not marked")
+            )
             return
-        self._run.condemned.add(e.prefix)
+        run.condemned.add(e.prefix)
         text = (
             f"{e.prefix} is {e.verdict}, as two readers have found: it is marked as damaged and not restored any more"
         )
-        self._run.emit(Remark(text))
-        living = "" if self._run.leading else self._leading.who_lives(Show())
+        run.emit(Remark(text))
+        living = "" if run.leading else self._leading.who_lives(Show())
         if living is not None:
             self.show(living)
 

@@ -81,6 +81,7 @@ class Finalize:
     checkpoint_name: str
     reports: tuple[tuple[Task, SaveReport], ...]
     voted: bytes | None = None  # the CRC32C of each tensor, as the chief has voted; None: another process was told
+    base: CheckpointRecord | None = None  # on which it is a delta; None: it is full
 
 
 @dataclass(frozen=True, slots=True)

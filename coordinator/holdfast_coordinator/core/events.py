@@ -181,12 +181,15 @@ class StateFileWritten:
     newest: str  # the newest checkpoint that it names; empty if there is none, or it is not known
 
 
+Verdict = Literal["good", "damaged", "absent", "unreadable"]
+
+
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """A live checkpoint was read back from storage."""
 
     prefix: str
-    verdict: Literal["good", "damaged", "absent", "unreadable"]
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,11 @@ class Machine:
                 intent, made = ledger.made.popleft()
                 self._MADE[type(intent)](self, intent, made)
             elif (following := ledger.next()) and ledger.state:
-                run.emit(ledger.begin(following, run.change(following, ledger.state), run.now))
+                changed = run.change(following, ledger.state)
+                if isinstance(changed, Failure):
+                    ledger.made.append((following, changed))
+                else:
+                    run.emit(ledger.begin(following, changed, run.now))
             elif not ledger.made:
                 break
         if ledger.begin_reading():
@@ -205,8 +209,8 @@ class Machine:
 
     def _read_back(self, e: ev.ReadBack) -> None:
         # All may have asked for it; the first answer serves all.
-        self._damage.read_back(e)
-        self._restoring.read_back(e)
+        for prefix in self._damage.read_back(e):
+            self._restoring.read_back(prefix, e.verdict)
         self._upkeep.read_back(e)
 
     def _tick(self, _: ev.Tick) -> None:

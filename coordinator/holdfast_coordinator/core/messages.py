@@ -61,6 +61,7 @@ class Ballot:
     timeout: float = 600.0
     retention: Policy = ()
     specs: tuple[TensorSpec, ...] = ()
+    base: str = ""  # prefix of the last commit, on which the save is a delta; empty: it is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class SaveReport:
     timeout: float = 600.0
     retention: Policy = ()
     cost_before: float | None = None  # seconds for which the save call before this one has kept the program
+    base: str = ""  # as in Ballot
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ because of one host.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import LISTED, Task, names
@@ -40,6 +41,7 @@ class RestoreRound:
     waiting: dict[RequestId, Task] = field(default_factory=dict)
     verdicts: dict[Task, tuple[str, str]] = field(default_factory=dict)  # on the current candidate: verdict, reason
     second: str = ""  # the second reader's verdict on it, if a worker's is bad; empty if there is none yet
+    lost: Collection[str] = ()  # prefixes of what is known to be damaged, or to need what is
     candidates: tuple[CheckpointRecord, ...] | None = None  # None: the log is being read
     passed_over: list[str] = field(default_factory=list)
     recalled: bool = False  # some member has applied what is proposed, so nothing else can come of it
@@ -170,7 +172,10 @@ class RestoreRound:
 
     def _pass_over(self, why: str) -> Decision:
         assert self.candidates is not None
-        self.passed_over.append(f"{self.current.prefix}: {why}")
+        bad = self.current.prefix
+        self.passed_over.append(f"{bad}: {why}")
+        while len(self.passed_over) < len(self.candidates) and self.current.base and self.current.prefix in self.lost:
+            self.passed_over.append(f"{self.current.prefix}: needs what {bad} needs")
         self.verdicts.clear()
         self.second = ""
         if len(self.passed_over) < len(self.candidates):

@@ -92,11 +92,11 @@ class Restoring:
                 self._look(world, round_)
                 return
             second = round_.second or self._damage.second(e.prefix, round_.since)
-            if second and not round_.second and e.prefix in run.condemned:
+            if second and not round_.second and self._damage.is_condemned(e.prefix):
                 # It was found damaged before; but the run may have something newer by now.
                 run.ledger.read(Confirm(world.generation.id, round_.ordinal, e.prefix, "damaged"))
             else:
-                round_.second = second
+                round_.second, round_.lost = second, self._damage.lost
         decision = round_.hear(e.caller.task, e.verdict if round_.candidates else "good", e.reason)
         if decision is not None:
             self._decide(world, round_, decision)
@@ -106,16 +106,16 @@ class Restoring:
         state, record = self._run.ledger.state, round_.current
         return not round_.recalled and record.step >= 0 and state is not None and state.find(record.prefix) is None
 
-    def read_back(self, e: ev.ReadBack) -> None:
+    def read_back(self, prefix: str, verdict: ev.Verdict) -> None:
         """Take the second reader's verdict on a checkpoint. Before anybody goes back, the log is read once more."""
         for world in self._run.worlds.values():
             round_ = next(reversed(world.rounds.values()), None)
-            if round_ is None or not self._is_doubted(round_, e.prefix):
+            if round_ is None or not self._is_doubted(round_, prefix):
                 continue
-            if e.verdict in BAD:
-                self._run.ledger.read(Confirm(world.generation.id, round_.ordinal, e.prefix, e.verdict))
+            if verdict in BAD:
+                self._run.ledger.read(Confirm(world.generation.id, round_.ordinal, prefix, verdict))
             else:
-                self._second(world, round_, e.verdict)
+                self._second(world, round_, verdict)
 
     def _is_doubted(self, round_: RestoreRound, prefix: str) -> bool:
         on_it = round_.decision is None and round_.candidates and round_.current.prefix == prefix
@@ -140,6 +140,7 @@ class Restoring:
         return world, world.rounds.get(wait.restore) if world else None
 
     def _second(self, world: World, round_: RestoreRound, verdict: str) -> None:
+        round_.lost = self._damage.lost
         decision = round_.hear_second(verdict)
         if decision is not None:
             self._decide(world, round_, decision)
@@ -218,8 +219,8 @@ class Restoring:
             if round_.recalled and world.attempt and world.attempt.phase is Phase.WRITING:
                 # The one who came last says what the save in flight goes on from: its commit records that.
                 world.attempt.went_back_to, world.went_back_to = world.went_back_to, ""
-            if ours:
-                self._run.condemned.discard(ours.prefix)  # all have just verified it
+            if ours and state:
+                self._run.condemned -= {each.prefix for each in state.chain(ours)}  # all have just verified it
         self._announce(round_, decision)
 
     def _announce(self, round_: RestoreRound, decision: Decision) -> None:

@@ -2,7 +2,8 @@
 
 This is a function of the log's state, of the policy, and of what readers hold. Stock checkpoints are not ours: they
 stay, and do not count. Damaged checkpoints do not count, are not kept for ever, and go when they would have gone.
-Pinned ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for now.
+Pinned ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for now. What a
+delta needs stays for as long as the delta does, whatever keeps that, and counts as any other.
 
 What a rule keeps for ever is marked in the log once nothing else keeps it, or once a later one is marked. From then on
 it stays, whatever policy follows. TensorFlow's manager does the same with its `keep_checkpoint_every_n_hours`. See
@@ -47,13 +48,13 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
     Only what is older than `verified` in commit order may go, and the rules see nothing that is newer: what nobody has
     read back replaces nothing. leased: the prefixes of checkpoints that readers are at work on.
     """
-    newest = state.find(verified)
-    if not policy or newest is None or newest.stock or verified in state.damaged:
+    newest, lost = state.find(verified), state.built_on(state.damaged)
+    if not policy or newest is None or newest.stock or verified in lost:
         return Sweep(last_preserved=state.last_preserved)
-    condemned, pinned = set(state.damaged), {pin.prefix for pin in state.pinned}
+    pinned = {pin.prefix for pin in state.pinned}
     newer = next(number for number, record in enumerate(reversed(state.checkpoints)) if record is newest)
     records = tuple(record for record in state.checkpoints[: len(state.checkpoints) - newer] if not record.stock)
-    good = tuple(record for record in records if record.prefix not in condemned) if condemned else records
+    good = tuple(record for record in records if record.prefix not in lost) if lost else records
     last = None if state.last_preserved is None else min(state.last_preserved, newest.time)
     history = History(records, good, pinned, last)
 
@@ -76,8 +77,15 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
             if prefix not in kept:
                 preserve += undecided
                 undecided.clear()
-        elif prefix not in kept and (not record.preserved or prefix in condemned):
+        elif prefix not in kept and (not record.preserved or prefix in lost):
             retire.append(prefix)
+    gone = set(retire)
+    bases = {record.prefix: record.base for record in state.checkpoints if record.base}
+    needed = [base for prefix, base in bases.items() if prefix not in gone]
+    while needed:
+        if (base := needed.pop()) in gone:
+            gone.remove(base)
+            needed.append(bases.get(base, ""))
     marked = timed.intersection(preserve)
     times = [min(record.time, newest.time) for record in records if record.prefix in marked] if marked else ()
-    return Sweep(tuple(retire), tuple(preserve), max(times, default=last))
+    return Sweep(tuple(prefix for prefix in retire if prefix in gone), tuple(preserve), max(times, default=last))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, Leader, Lease, LogState, Metrics
+from holdfast_storage.layout import parse_prefix
+from holdfast_storage.records import CheckpointRecord, Entry, Leader, Lease, LogState, Metrics
 
 from .attempt import Phase, SaveAttempt
 from .effects import Effect, Notify, Refuse, Reply, WriteStateFile
@@ -40,7 +41,8 @@ class RunState:
     led_since: int = -1  # number of the entry that took the lead
     retention: Policy = ()  # that of the leading world's last commit
     condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
-    rereading: set[str] = field(default_factory=set)  # prefixes that the second reader is reading
+    # What the second reader reads, by prefix: the rest of what that needs, up to itself, and as in `Damage.second`.
+    rereading: dict[str, tuple[tuple[CheckpointRecord, ...], float]] = field(default_factory=dict)
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
     measured: dict[str, Metrics] = field(default_factory=dict)  # by prefix, until an entry holds them
     leases: dict[Lease, float] = field(default_factory=dict)  # those of the log: monotonic, when each was first met
@@ -134,8 +136,28 @@ class RunState:
         unknown = {record.prefix for record in unmeasured(state, self.retention)}
         return sweep(state, self.retention, verified, leased | unknown)
 
-    def change(self, intent: Intent, state: LogState) -> LogState:
-        """Return the state that an entry records if `state` is that of the last entry."""
+    def no_base(self, prefix: str, base: str, state: LogState) -> Failure | None:
+        """Return why a checkpoint cannot be saved as a delta on `base` after `state`; None if it can, or is full.
+
+        Its rows were compared with those of the last commit that its workers know of. If that is not the newest one, or
+        nobody could restore it, they are worth nothing.
+        """
+        attempt, newest = parse_prefix(prefix), state.checkpoints[-1:]
+        if not base or (
+            attempt
+            and attempt.may_build_on(base)
+            and [c.prefix for c in newest] == [base]
+            and state.condemn(self.condemned).restorable[-1:] == newest
+        ):
+            return None
+        at = newest[0].prefix if newest else "nothing"
+        message = (
+            f"{prefix} is a delta on {base}, which is damaged or not the newest ({at}). The next save is a full one"
+        )
+        return Failure(Kind.SAVE_FAILED, message, object=base)
+
+    def change(self, intent: Intent, state: LogState) -> LogState | Failure:
+        """Return the state that an entry records if `state` is that of the last entry, or why it cannot be made."""
         state = state.expire([lease for lease in state.leases if self._is_over(lease)])
         match intent:
             case Lead():
@@ -150,7 +172,9 @@ class RunState:
                 # If the entry for what it went back to could not be made, this one records it.
                 found, state = self.attempt(intent.save), state.condemn(self.condemned)
                 back = found[1].went_back_to if found else ""
-                return (state.restored(back) if back and state.find(back) else state).commit(intent.record)
+                state = state.restored(back) if back and state.find(back) else state
+                record = intent.record
+                return self.no_base(record.prefix, record.base, state) or state.commit(record)
             case Retire():
                 plan = self.sweep(state, intent.verified)
                 return state.measure(self.measured).retire(plan.retire, plan.preserve, plan.last_preserved)

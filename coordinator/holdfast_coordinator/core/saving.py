@@ -143,6 +143,7 @@ class Saving:
                 world.tasks,
                 deadline=run.now.monotonic + (terms.timeout if terms else 0.0),
                 begun=run.now.monotonic,
+                base=terms.base if terms else "",
             )
             return world.attempt
         if attempt and e.ordinal > attempt.ordinal and not attempt.undecided:
@@ -238,9 +239,20 @@ class Saving:
         attempt.advance(Phase.WRITING)
         assert attempt.go is not None
         attempt.go = replace(attempt.go, log_entry=self._run.ledger.number)
+        if self._is_without_base(world, attempt):
+            return
         self._roll_back(world, attempt)
         self._answer_voters(attempt)
         self._finalize(world, attempt)
+
+    def _is_without_base(self, world: World, attempt: SaveAttempt) -> bool:
+        """Return whether a save is a delta on what it cannot be a delta on, and give it up then."""
+        state = self._run.ledger.state
+        assert state is not None
+        failure = self._run.no_base(attempt.prefix, attempt.base, state)
+        if failure:
+            self._run.fail_save(world, attempt, replace(failure, phase=attempt.phase.value))
+        return failure is not None
 
     def _answer_voters(self, attempt: SaveAttempt) -> None:
         assert attempt.go is not None
@@ -271,8 +283,9 @@ class Saving:
         self._run.published(made)
 
     def _finalize(self, world: World, attempt: SaveAttempt) -> None:
-        if attempt.phase is not Phase.WRITING or not attempt.all_reported:
+        if attempt.phase is not Phase.WRITING or not attempt.all_reported or self._is_without_base(world, attempt):
             return
+        state = self._run.ledger.state
         attempt.advance(Phase.FINALIZING)
         attempt.looked = self._run.now.monotonic
         self._run.emit(
@@ -284,6 +297,7 @@ class Saving:
                 attempt.checkpoint_name,
                 tuple(sorted(attempt.reports.items())),
                 attempt.ballots[attempt.chief].crcs if attempt.all_voted else None,
+                state.find(attempt.base) if state and attempt.base else None,
             )
         )
 
@@ -304,6 +318,7 @@ class Saving:
             run.now.wall,
             manifest_crc32c=e.manifest_crc32c,
             metrics=tuple((name, given.get(name)) for name in metrics_of(attempt.retention)),
+            base=attempt.base,
         )
         run.ledger.append(Commit(generation=e.generation, note=record.prefix, save=attempt.id, record=record))
 

@@ -29,6 +29,7 @@ class Upkeep:
     _run: RunState = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
     _reading_back: str = ""
+    _good: set[str] = field(default_factory=set)  # of what the newest needs: what was read back
     _measuring: bool = False
     _measured_for: str = ""  # the newest checkpoint when metrics were last asked for
     _looking: bool = False  # for orphans
@@ -96,9 +97,12 @@ class Upkeep:
                 run.emit(ReadMetrics(unknown))
         if self._measuring:
             return
-        if not newest.stock and newest.prefix == self._shown and run.sweep(state, newest.prefix):
-            self._reading_back = newest.prefix
-            run.emit(ReadBackCheckpoint(newest, run.now.monotonic))
+        chain = state.chain(newest)
+        self._good &= {each.prefix for each in chain}
+        if not newest.stock and chain[0].prefix == self._shown and run.sweep(state, newest.prefix):
+            following = next((each for each in chain if each.prefix not in self._good), newest)
+            self._reading_back = following.prefix
+            run.emit(ReadBackCheckpoint(following, run.now.monotonic))
 
     def measured(self, e: ev.MetricsRead) -> None:
         self._measuring = False
@@ -113,7 +117,9 @@ class Upkeep:
             return
         self._reading_back = ""
         run, state = self._run, self._run.ledger.state
-        if e.verdict != "good":
+        if e.verdict == "good":
+            self._good.add(e.prefix)
+        else:
             # This is a first reader. A worker that restores it will be the second.
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))

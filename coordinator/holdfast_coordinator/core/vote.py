@@ -43,6 +43,15 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
                 tasks=(chief, task),
                 ahead=_ahead(ballots),
             )
+    other = min((task for task, ballot in ballots.items() if ballot.base != mine.base), default=None)
+    if other is not None:
+        return Failure(
+            Kind.SAVE_FAILED,
+            f"the workers do not save what has changed since the same checkpoint: {chief} saves {_base(mine)}, {other} "
+            f"{_base(ballots[other])}. The next save is a full one",
+            phase="vote",
+            tasks=(chief, other),
+        )
     other = min((task for task, ballot in ballots.items() if ballot.spec_digest != mine.spec_digest), default=None)
     if other is not None:
         if not (mine.specs and ballots[other].specs):
@@ -57,6 +66,10 @@ def judge(ballots: Mapping[Task, Ballot]) -> Go | NeedSpecs | Failure:
                 tasks=(task,),
             )
     return _compare_values(chief, ballots)
+
+
+def _base(ballot: Ballot) -> str:
+    return f"a delta on {ballot.base}" if ballot.base else "a full checkpoint"
 
 
 def _ahead(ballots: Mapping[Task, Ballot]) -> tuple[Task, ...]:

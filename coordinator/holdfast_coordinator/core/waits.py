@@ -7,11 +7,10 @@ by then is skipped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from holdfast_storage.failure import Failure
 
-from .events import Rejoin
+from .events import Rejoin, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Confirm:
     generation: str
     restore: int
     prefix: str
-    verdict: Literal["good", "damaged", "absent", "unreadable"]
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,7 @@ class _Verification:
                 if whole.name in self.problems:
                     break
                 yield partial(self._part, whole, start)
-        required = {index_object(record.prefix).removeprefix(f"{record.folder}/")} if wanted is None else wanted
+        required = {index_object(record.bundle).removeprefix(f"{record.folder}/")} if wanted is None else wanted
         for missing in required - {each.name for each in manifest.objects}:
             self._tell(f"{record.folder}/{missing}", "damaged", "is not in the manifest")
 

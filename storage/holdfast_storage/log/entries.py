@@ -151,6 +151,14 @@ def _check_state(state: LogState) -> None:
     if state.generation is not None and state.generation.id in state.superseded:
         raise Unexpected("is superseded", "generation")
     _check_held(state)
+    _check_bases(state)
+
+
+def _check_bases(state: LogState) -> None:
+    """Check, for what is written as well, that no delta is without what it needs, unless it is known to be lost."""
+    needed = {record.base for record in state.checkpoints if record.base and record.prefix not in state.damaged}
+    if needed and not needed.issubset(record.prefix for record in state.checkpoints):
+        raise Unexpected("holds a delta without the checkpoint that it needs", "checkpoints")
 
 
 def _check_held(state: LogState) -> None:
@@ -179,14 +187,10 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     holds = entry.kind in _HOLDINGS or state.pinned or state.leases
     paged = any(isinstance(each, str) for each in shown)
     measured = any(record.metrics for record in state.checkpoints)
+    deltas = any(record.base for record in state.checkpoints)
+    format_ = FORMAT if deltas else HOLDING_FORMAT if holds or measured else PAGED_FORMAT if paged else WHOLE_FORMAT
     content: dict[str, Any] = {
-        "format": FORMAT
-        if any(record.base for record in state.checkpoints)
-        else HOLDING_FORMAT
-        if holds or measured
-        else PAGED_FORMAT
-        if paged
-        else WHOLE_FORMAT,
+        "format": format_,
         "number": entry.number,
         "kind": entry.kind,
         "write_id": entry.write_id,
@@ -211,6 +215,7 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
         content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
     _ENTRY(content)
     _check_held(state)
+    _check_bases(state)
     inner = _compact(content).encode()
     return _sized(b'{"crc32c":"%08x","entry":%s}\n' % (crc32c(inner), inner), LARGEST_ENTRY)
 

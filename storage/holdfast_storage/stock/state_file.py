@@ -58,11 +58,11 @@ def to_bytes(state: LogState) -> bytes:
     """Encode the file for a state of a run, to be stored as `layout.STATE_FILE`. Empty if there is nothing to name.
 
     An empty file must not be stored, since `tf.train.latest_checkpoint` raises ValueError for it. Paths are relative,
-    so that a copied folder is complete, and oldest first. Checkpoints known to be damaged are left out, unless all are:
-    a file that names nothing looks like a run that has nothing. Only the newest `NAMED` are named, since the file is
-    written at every commit.
+    so that a copied folder is complete, and oldest first. Deltas, which TensorFlow cannot read, are left out, and
+    checkpoints known to be damaged as well, unless all are: a file that names nothing looks like a run that has
+    nothing. Only the newest `NAMED` are named, since the file is written at every commit.
     """
-    records = (state.restorable or state.checkpoints)[-NAMED:]
+    records = (state.stock_readable or tuple(c for c in state.checkpoints if not c.base))[-NAMED:]
     if not records:
         return b""
     lines = [b"model_checkpoint_path: %s" % _quoted(records[-1].prefix)]
