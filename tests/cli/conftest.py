@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 from holdfast.cli import main
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
-from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord
 from holdfast_storage.cluster import Task
-from holdfast_storage.layout import Attempt, data_object, index_object, manifest_object
+from holdfast_storage.layout import Attempt, Piece, data_object, delta_prefix, index_object, manifest_object
 from holdfast_storage.log.log import Log, Published
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store import Store, open_store
@@ -35,6 +35,22 @@ class RunDirectory:
     @property
     def store(self) -> Store:
         return open_store(self.path)
+
+    def save_delta(self, step: int, ordinal: int, on: CheckpointRecord) -> CheckpointRecord:
+        """The objects of a delta: one row of the tensor, and the counter."""
+        attempt = Attempt("ckpt", step, "0a1b2c3d", ordinal)
+        bundle, piece = delta_prefix(f"ckpt-{step}"), Piece("kernel/.ATTRIBUTES/VARIABLE_VALUE", 0)
+        row, value, counter = struct.pack("<q", 1), struct.pack("<2f", 0.0, step), struct.pack("<q", step)
+        records = (
+            _whole(piece.rows, INT64, (1,), row, offset=0),
+            _whole(piece.values, FLOAT32, (1, 2), value, offset=8),
+            _whole("save_counter/.ATTRIBUTES/VARIABLE_VALUE", INT64, (), counter, offset=16),
+        )
+        contents: Sequence[tuple[str, bytes, str, Task | None]] = (
+            (data_object(bundle, 0, 1), row + value + counter, "data", CHIEF),
+            (index_object(bundle), write_index(1, _serialized(*records)), "index", None),
+        )
+        return self._commit(attempt, contents, on)
 
     def save(self, step: int, ordinal: int = 1) -> CheckpointRecord:
         """The objects of a checkpoint of two workers: one tensor in two slices, a counter, and a worker's own."""
@@ -62,6 +78,15 @@ class RunDirectory:
             (data_object(local, 0, 1), own, "local", OTHER),
             (index_object(local), local_index, "local", OTHER),
         )
+        return self._commit(attempt, contents, None)
+
+    def _commit(
+        self,
+        attempt: Attempt,
+        contents: Sequence[tuple[str, bytes, str, Task | None]],
+        on: CheckpointRecord | None,
+    ) -> CheckpointRecord:
+        step = attempt.number
         for name, data, _, _ in contents:
             self.store.write(f"{attempt.folder}/{name}", [data])
         manifest = Manifest(
@@ -79,9 +104,11 @@ class RunDirectory:
             metadata={"dataset": "digits"},
             metrics={"loss": 0.25},
             local_keys=("mean",),
+            base=on and Base(on.prefix, on.manifest_crc32c),
         ).to_bytes()
         self.store.write(manifest_object(attempt.folder), [manifest])
-        return CheckpointRecord(attempt.prefix, step, 1_750_000_000.0 + step, manifest_crc32c=crc32c(manifest))
+        base, time = on.prefix if on else "", 1_750_000_000.0 + step
+        return CheckpointRecord(attempt.prefix, step, time, manifest_crc32c=crc32c(manifest), base=base)
 
     def log(self, *checkpoints: CheckpointRecord, damaged: tuple[str, ...] = (), number: int = 0) -> None:
         """Publish an entry of the log."""

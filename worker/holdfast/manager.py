@@ -626,12 +626,13 @@ class Manager:
     def checkpoints(self) -> list[str]:
         """The prefixes of the committed checkpoints that are not marked as damaged, oldest first, read from storage.
 
-        First waits for the outcome of the save in flight, so that a program finds what it has just saved, also with
-        another manager. If that save fails, its error is still raised where it would be otherwise.
+        Deltas are left out, since `tf.train.Checkpoint.restore` cannot read them; `restore` of a manager can, by their
+        step. First waits for the outcome of the save in flight, so that a program finds what it has just saved, also
+        with another manager. If that save fails, its error is still raised where it would be otherwise.
         """
         self._await_made()
         state = read_run(self._store)
-        return [f"{self.directory}/{c.prefix}" for c in state.restorable] if state else []
+        return [f"{self.directory}/{c.prefix}" for c in state.stock_readable] if state else []
 
     @property
     def latest_checkpoint(self) -> str | None:

@@ -134,7 +134,8 @@ class _Reader:
             state = with_foreign(self._store, found.state)[0]
         else:
             state = found
-        return state.restorable[-1] if state.restorable else None
+        newest = state.stock_readable[-1:]  # what it yields, people hand to `tf.train.Checkpoint.restore`
+        return newest[0] if newest else None
 
     def _lease(self, record: CheckpointRecord) -> bool:
         """Lease a checkpoint, or go on without if that is not possible. Return False if it is not there any more."""

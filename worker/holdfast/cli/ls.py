@@ -12,7 +12,7 @@ from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import RUN, Run, open_run
 
 if TYPE_CHECKING:
-    from holdfast_storage.records import CheckpointRecord
+    from holdfast_storage.records import CheckpointRecord, LogState
 
 
 LOOKED_AT = 1_000
@@ -33,13 +33,14 @@ def command(run: str, as_json: bool) -> None:
     from holdfast.cli.output import Output, count, human_size, human_time, print_json, print_lines
 
     opened = open_run(run)
-    damaged = set(opened.state.damaged)
+    damaged = opened.state.built_on(opened.state.damaged)
     older, newest = opened.state.checkpoints[:-LOOKED_AT], opened.state.checkpoints[-LOOKED_AT:]
     with ThreadPoolExecutor(8) as threads:  # a small object each, so on a cloud store the waiting counts
         seen = list(threads.map(lambda record: _look(opened, record, damaged), newest))
     checkpoints = [*(_describe(record, damaged) for record in older), *seen]
     held = holds(opened.state)
-    checkpoints = [{**c, **held.get(c["prefix"], NO_HOLDS)} for c in checkpoints]
+    chains = _chains(opened.state)
+    checkpoints = [{**c, "chain": chains[c["prefix"]], **held.get(c["prefix"], NO_HOLDS)} for c in checkpoints]
     if any(c["damaged"] for c in seen):
         # A running job's retention may have removed it meanwhile.
         live = opened.live_now()
@@ -66,6 +67,19 @@ def command(run: str, as_json: bool) -> None:
         print_lines((">step", "saved", ">size", ">workers", "checkpoint", ""), rows)
     if any(c["damaged"] for c in checkpoints):
         click.get_current_context().exit(1)
+
+
+def _chains(state: LogState) -> dict[str, int]:
+    """Return how many checkpoints a restore of each needs, itself included."""
+    bases = {record.prefix: record.base for record in state.checkpoints}
+    found: dict[str, int] = {"": 0}
+    for prefix in bases:
+        chain = [prefix]
+        while chain[-1] not in found:
+            chain.append(bases.get(chain[-1], ""))
+        for each in reversed(chain[:-1]):
+            found[each] = found[bases.get(each, "")] + 1
+    return found
 
 
 def _look(run: Run, record: CheckpointRecord, damaged: Collection[str]) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def _describe(
     problem: str = "",
 ) -> dict[str, Any]:
     if record.prefix in damaged:
-        problem = "condemned: two readers found it damaged"
+        problem = f"condemned: two readers found it damaged{', or something that it needs' * bool(record.base)}"
     told = {"size": size, "workers": workers, "damaged": bool(problem), "problem": problem}
     return {**as_document(record), **told}
 
@@ -104,6 +118,8 @@ def _notes(checkpoint: dict[str, Any]) -> str:
     notes = []
     if checkpoint["damaged"]:
         notes.append(f"DAMAGED: {checkpoint['problem']}")
+    if checkpoint["base"]:
+        notes.append(f"delta on {checkpoint['base']}, {checkpoint['chain']} to restore")
     if checkpoint["stock"]:
         notes.append("written by TensorFlow")
     if checkpoint["preserved"]:

@@ -39,7 +39,9 @@ def command(target: str, as_json: bool) -> None:
 
 
 def _describe(run: Run, record: CheckpointRecord) -> dict[str, Any]:
-    document = {"run": run.store.url, **as_document(record), "damaged": record.prefix in run.state.damaged}
+    chain = run.state.chain(record)
+    lost = record not in run.state.restorable
+    document = {"run": run.store.url, **as_document(record), "chain": [c.prefix for c in chain], "damaged": lost}
     del document["metrics"]  # of these the log has only those by which some rule keeps the best
     document |= holds(run.state).get(record.prefix, NO_HOLDS)
     # What the log says of a checkpoint, above all its time, goes before what its manifest says.
@@ -51,7 +53,7 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     from holdfast_storage.checkpoint.manifest import read_manifest
 
     manifest = read_manifest(run.store, record)
-    main = read_index(run.store, record.prefix, manifest)
+    main = read_index(run.store, record.bundle, manifest)
     folder = f"{record.folder}/"
     local = {
         str(o.task): _tensors(read_index(run.store, folder + prefix, manifest), prefix)
@@ -61,6 +63,7 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
     return {
         **as_document(manifest),
         "size": manifest.size,
+        "chain_size": sum(read_manifest(run.store, each).size for each in run.state.chain(record)),
         "objects": [
             {
                 "name": o.name,
@@ -71,7 +74,7 @@ def _describe_ours(run: Run, record: CheckpointRecord) -> dict[str, Any]:
             }
             for o in manifest.objects
         ],
-        "tensors": _tensors(main, record.prefix.removeprefix(folder)),
+        "tensors": _tensors(main, record.bundle.removeprefix(folder)),
         "local_tensors": local,
     }
 
@@ -92,6 +95,7 @@ def _describe_stock(run: Run, record: CheckpointRecord) -> dict[str, Any]:
         objects.append({"name": name, "size": size, "role": role})
     return {
         "size": sum(o["size"] for o in objects),
+        "chain_size": sum(o["size"] for o in objects),
         "objects": objects,
         "tensors": _tensors(index, record.prefix),
         "local_tensors": {},
@@ -136,6 +140,9 @@ def _print(out: Output, document: dict[str, Any]) -> None:
         "saved": human_time(document["time"]),
         "size": f"{human_size(document['size'])} in {count(len(document['objects']), 'object')}",
     }
+    if document["base"]:
+        needs = f"{count(len(document['chain']), 'checkpoint')} of {human_size(document['chain_size'])} together"
+        origin["delta on"] = f"{document['base']}; a restore needs {needs}"
     if document["stock"]:
         origin["origin"] = "written by TensorFlow itself: only its own checksums, one a tensor, vouch for it"
     else:
@@ -149,7 +156,8 @@ def _print(out: Output, document: dict[str, Any]) -> None:
     if kept := [*["for ever"] * document["preserved"], *holds_in_words(document)]:
         origin["kept"] = ", ".join(kept)
     if document["damaged"]:
-        origin["DAMAGED"] = "two readers found it damaged; it is kept for inspection and never restored"
+        what = "it, or something that it needs," if document["base"] else "it"
+        origin["DAMAGED"] = f"two readers found {what} damaged; it is kept for inspection and never restored"
     width = max(map(len, origin))
     for name, value in origin.items():
         out.say(f"{name:<{width}}  {value}")

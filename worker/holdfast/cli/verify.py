@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 def command(target: str, as_json: bool) -> None:
     """Read checkpoints back and check every digest.
 
-    Every byte of the checkpoint is read; without STEP, those of all checkpoints of RUN. Nothing is changed. Exit status
-    1 if anything is not as it was committed.
+    Every byte of the checkpoint is read, and of those that it needs if it is a delta; without STEP, those of all
+    checkpoints of RUN. Nothing is changed. Exit status 1 if anything is not as it was committed.
     """
     from holdfast.cli.output import Output, count, human_size, print_json, table
     from holdfast_storage.errors import InvalidRequest
 
     url, step = parse_target(target)
     run = open_run(url)
-    records = list(run.state.checkpoints) if step is None else [run.select(step)]
+    records = list(run.state.checkpoints if step is None else run.state.chain(run.select(step)))
     if not records:
         raise InvalidRequest(f"there is nothing to verify: {run.store.url} holds no committed checkpoint")
     with _progress(run, records) as advance:
         verified = [(record, _verify(run, record, advance)) for record in records]
     found = [_describe(record, report) for record, report in verified if report is not None]
+    _tell_what_needs_them(run, found)
     bad = [c for c in found if c["verdict"] != "good"]
     if as_json:
         print_json({"run": run.store.url, "good": not bad, "checkpoints": found})
@@ -69,6 +70,17 @@ def _verify(run: Run, record: CheckpointRecord, advance: Callable[[int], None]) 
 
 def _describe(record: CheckpointRecord, report: Report) -> dict[str, Any]:
     return {**as_document(report), "step": record.step, "verdict": report.verdict}
+
+
+def _tell_what_needs_them(run: Run, found: list[dict[str, Any]]) -> None:
+    """Add to what is found of each delta that it needs what is bad."""
+    bad = {c["prefix"]: c["verdict"] for c in found if c["verdict"] != "good"}
+    for prefix, verdict in bad.items():
+        lost = run.state.built_on([prefix])
+        for c in found:
+            if c["prefix"] in lost and c["verdict"] == "good":
+                reason = f"{c['prefix']} is a delta that needs it"
+                c["verdict"], c["problems"] = verdict, [{"object": prefix, "kind": verdict, "reason": reason}]
 
 
 @contextmanager
