@@ -206,25 +206,32 @@ def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is malformed or not the one that was
     committed, StorageError if it cannot be read.
     """
-    name = manifest_object(record.folder)
+    manifest = read_committed(store, record.prefix, record.manifest_crc32c)
+    base = manifest.base.prefix if manifest.base else ""
+    if base != record.base:
+        full = f"{store.url}/{manifest_object(record.folder)}"
+        what = f"a delta on {base}" if base else "that of a full checkpoint"
+        raise CheckpointDamaged(f"{full} is {what}, which the log says otherwise", object=full)
+    return manifest
+
+
+def read_committed(store: Store, prefix: str, committed: int) -> Manifest:
+    """Read the manifest of a checkpoint, of which this CRC32C was committed. Raises what `read_manifest` raises."""
+    name = manifest_object(prefix.rpartition("/")[0])
     full = f"{store.url}/{name}"
     try:
         data = read_whole(store, name, LARGEST)
     except FileNotFoundError as error:
         raise CheckpointAbsent(f"{full} is missing", object=full) from error
-    if (found := crc32c(data)) != record.manifest_crc32c:
+    if (found := crc32c(data)) != committed:
         if _END not in data:
             raise CheckpointAbsent(f"{full} ends early, at byte {len(data)}", object=full)
         raise CheckpointDamaged(
-            f"{full} is not what was committed: CRC32C {found:08x} instead of {record.manifest_crc32c:08x}", object=full
+            f"{full} is not what was committed: CRC32C {found:08x} instead of {committed:08x}", object=full
         )
     manifest = Manifest.parse(data, full)
-    if manifest.prefix != record.prefix:
+    if manifest.prefix != prefix:
         raise CheckpointDamaged(f"{full} is the manifest of {manifest.prefix}", object=full)
-    base = manifest.base.prefix if manifest.base else ""
-    if base != record.base:
-        what = f"a delta on {base}" if base else "that of a full checkpoint"
-        raise CheckpointDamaged(f"{full} is {what}, which the log says otherwise", object=full)
     return manifest
 
 

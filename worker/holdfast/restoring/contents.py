@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from holdfast_storage.bundle.index import Index
+from holdfast_storage.checkpoint.chain import Table, read_chain
 from holdfast_storage.checkpoint.index import check_sizes, data_objects, read_index, stored_size
 from holdfast_storage.checkpoint.manifest import Manifest, read_manifest
 from holdfast_storage.cluster import Task
@@ -16,6 +17,9 @@ from holdfast_storage.store.base import Store
 
 MAIN, LOCAL = "checkpoint", "local"
 """The names of the two bundles in the staging folder."""
+
+MERGED = "merged"
+"""The object in which the tensors are that a delta has by rows. It is made here: a run directory has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Contents:
     bundles: Mapping[str, Bundle]  # by name in the staging folder
     local: Index | None  # of the worker's own bundle
     sizes: Mapping[str, int] | None  # of the objects that hold the data; None for a stock checkpoint, which has no list
+    tables: Mapping[str, Table] = field(default_factory=dict)  # the tensors of `MERGED`, by key
 
     @classmethod
     def of(cls, store: Store, record: CheckpointRecord, task: Task, world: Sequence[Task]) -> Contents:
@@ -46,17 +51,25 @@ class Contents:
         world_matches = set(manifest.world) == set(world)
         own = [each for each in manifest.objects if each.role == "local" and each.task == task and world_matches]
         data = [each for each in manifest.objects if each.role == "data"]
-        main, local = read_index(store, record.prefix, manifest), None
-        bundles = {MAIN: Bundle(main, data_objects(main, record.prefix))}
+        if manifest.base is None:
+            main, tables = read_index(store, record.prefix, manifest), dict[str, Table]()
+            objects = data_objects(main, record.prefix)
+        else:
+            chain = read_chain(store, record)
+            main, tables = _with_tables(chain.newest.index, chain.tables), dict(chain.tables)
+            objects = {**chain.newest.objects, main.num_shards - 1: MERGED}
+        local, bundles = None, {MAIN: Bundle(main, objects)}
         if own:
             prefix = local_prefix(record.folder, task)
             local = read_index(store, prefix, manifest)
             bundles[LOCAL] = Bundle(local, data_objects(local, prefix))
             after = {main.num_shards + shard: name for shard, name in bundles[LOCAL].objects.items()}
-            bundles[MAIN] = Bundle(_overlaid(main, local, record), {**bundles[MAIN].objects, **after})
+            bundles[MAIN] = Bundle(_overlaid(main, local, record), {**objects, **after})
             data += [each for each in own if index_object(prefix) != f"{record.folder}/{each.name}"]
         sizes = {f"{record.folder}/{each.name}": each.size for each in data}
-        return cls(manifest, world_matches, bundles, local, sizes)
+        overlaid = bundles[MAIN].index.tensors
+        tables = {key: table for key, table in tables.items() if overlaid[key] is main.tensors[key]}
+        return cls(manifest, world_matches, bundles, local, sizes, tables)
 
     @property
     def replicas(self) -> Mapping[str, int]:
@@ -70,7 +83,21 @@ class Contents:
     @property
     def size(self) -> int:
         """The bytes of the data."""
-        return stored_size(self.bundles[MAIN].index) if self.sizes is None else sum(self.sizes.values())
+        stored = stored_size(self.bundles[MAIN].index) if self.sizes is None else sum(self.sizes.values())
+        return stored + sum(table.size for table in self.tables.values())
+
+
+def _with_tables(newest: Index, tables: Mapping[str, Table]) -> Index:
+    """Return the index of a delta with the tensors that it has by rows, back to back in one more shard.
+
+    Nobody knows their checksums yet.
+    """
+    offset, entries = 0, {}
+    for key, table in tables.items():
+        place = replace(table.entry, shard=newest.num_shards, offset=offset, size=table.size, crc32c=0, slices=())
+        entries[key] = place
+        offset += table.size
+    return Index(newest.num_shards + 1, {**newest.tensors, **entries}, newest.slices)
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:

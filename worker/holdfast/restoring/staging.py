@@ -20,22 +20,27 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from holdfast.restoring.contents import LOCAL, MAIN, Bundle, Contents
+from holdfast.restoring.contents import LOCAL, MAIN, MERGED, Bundle, Contents
 from holdfast.restoring.free_memory import available
 from holdfast.scratch import make_folder, remove_folder
+from holdfast_storage.bundle.crc import combine, crc32c, mask
 from holdfast_storage.bundle.index import TensorEntry, write_index
+from holdfast_storage.checkpoint.chain import Part
 from holdfast_storage.checkpoint.index import check_encoded
+from holdfast_storage.checkpoint.pieces import check_there, fill_part
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
 from holdfast_storage.logger import logger
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
@@ -49,6 +54,7 @@ _SHARE = 0.8
 """The share of free memory that a checkpoint may take. The first save after it may need as much again."""
 
 _CHUNK = 8 << 20
+_FEW = 2  # threads that merge when memory is short
 
 
 class Staged:
@@ -154,7 +160,7 @@ def stage(
             wait=wait,
         )
         report.raise_if_bad()
-        held.link(contents.bundles)
+        held.link({**contents.bundles, MAIN: held.merge(contents, progress or (lambda count: None), threads, wait)})
         return Staged(record, contents, held)
     except BaseException:
         held.close()
@@ -182,6 +188,7 @@ class _Held:
         self._descriptors: dict[str, int] = {}  # by name of the object, relative to the run directory
         self._lock = threading.Lock()
         self._values: Values | None = None
+        self._merges = False
         self._in_memory = size <= available() * _SHARE
         if not self._in_memory and not self._in_files:
             log.warning("%d MiB of memory are not free: the checkpoint goes to %s", size >> 20, tempfile.gettempdir())
@@ -200,8 +207,10 @@ class _Held:
         """Make room for large tensors if there is enough memory."""
         if self._in_memory:
             bundles = {str(self.folder / name): bundle for name, bundle in contents.bundles.items()}
+            merged = sum(table.size for table in contents.tables.values())
+            sizes = None if contents.sizes is None else {**contents.sizes, MERGED: merged}
             with suppress(MemoryError):  # a limit that nobody knows
-                self._values = values(bundles, contents.sizes)
+                self._values = values(bundles, sizes)
 
     def room(self, name: str, offset: int, size: int) -> memoryview | None:
         """Return the memory to which the verification should read, if there is any."""
@@ -212,6 +221,42 @@ class _Held:
         for at, piece in self._values.take(name, offset, chunk) if self._values else ((offset, chunk),):
             if not self._in_files:
                 self._keep(name, at, piece)
+
+    def merge(self, contents: Contents, progress: Callable[[int], None], threads: int | None, wait: Wait) -> Bundle:
+        """Put together the tensors that a delta has by rows. Return the bundle with their checksums, as far as they are
+        in files."""
+        main = contents.bundles[MAIN]
+        crcs: dict[str, dict[int, int]] = {key: {} for key in contents.tables}
+
+        def put(job: tuple[str, Part]) -> None:
+            key, part = job
+            row_size = contents.tables[key].row_size
+            at, size = main.index.tensors[key].offset + part.begin * row_size, (part.end - part.begin) * row_size
+            room = self.room(MERGED, at, size)
+            while True:
+                try:
+                    check_there(self._store, part.whole)  # before memory is taken for what an index claims
+                    memory = memoryview(bytearray(size)) if room is None else room
+                    fill_part(self._store, part, memory, progress)
+                    break
+                except CheckpointAbsent as error:
+                    if not wait.again(str(error)):
+                        raise
+            if room is None:
+                crcs[key][part.begin] = crc32c(memory)
+                self._keep(MERGED, at, memory)
+
+        self._merges = bool(contents.tables)
+        jobs = ((key, part) for key, table in contents.tables.items() for part in table.parts)
+        # What goes to files is in memory first, a part for each thread.
+        in_parallel(put, jobs, threads or (self._store.parallel if self._in_memory else _FEW))
+        tensors = dict(main.index.tensors)
+        for key, found in crcs.items():
+            crc, table = 0, contents.tables[key]
+            for part in table.parts if found else ():
+                crc = combine(crc, found[part.begin], (part.end - part.begin) * table.row_size)
+            tensors[key] = replace(tensors[key], crc32c=mask(crc))
+        return replace(main, index=replace(main.index, tensors=tensors))
 
     def link(self, bundles: Mapping[str, Bundle]) -> None:
         """Make the bundles in which TensorFlow finds what has been read."""
@@ -227,7 +272,7 @@ class _Held:
 
     def settle(self) -> None:
         """Let TensorFlow read the rest from the checkpoint's own files, if there are any."""
-        if self._values and self._in_files:
+        if self._values and self._in_files and not self._merges:
             self._values.let_go()
 
     def close(self) -> None:
@@ -262,7 +307,7 @@ class _Held:
     def _descriptor(self, name: str) -> int:
         with self._lock:
             if name not in self._descriptors:
-                if self._in_files:
+                if self._in_files and name != MERGED:
                     self._descriptors[name] = self._store.open(name)
                 elif self._in_memory:
                     self._descriptors[name] = os.memfd_create(f"holdfast {name}"[:200], os.MFD_CLOEXEC)

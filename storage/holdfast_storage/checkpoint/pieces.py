@@ -1,0 +1,84 @@
+"""Reading stored pieces of a checkpoint, each against its own digest in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from holdfast_storage.bundle.crc import crc32c, mask, unmask
+from holdfast_storage.bundle.dtypes import itemsize
+from holdfast_storage.bundle.encoded import entry_crc32c
+from holdfast_storage.checkpoint.chain import Change, Part, Stored
+from holdfast_storage.checkpoint.index import too_short
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
+from holdfast_storage.store.base import Store
+
+Progress = Callable[[int], None]
+"""Receives the size of each chunk that is read."""
+
+
+def read_stored(store: Store, stored: Stored, progress: Progress) -> memoryview:
+    """Return the bytes of a piece, which have been verified. Raises what `fill` raises."""
+    check_there(store, stored)
+    memory = memoryview(bytearray(stored.entry.size))
+    fill(store, stored, memory, progress)
+    return memory
+
+
+def check_there(store: Store, stored: Stored) -> None:
+    """Check that an object is as long as a piece of it needs, before memory is taken for what the index claims."""
+    if told := too_short(store, stored.object, stored.entry.offset + stored.entry.size):
+        raise CheckpointAbsent(f"{store.url}/{stored.object} {told}", object=stored.object)
+
+
+def fill(store: Store, stored: Stored, memory: memoryview, progress: Progress) -> None:
+    """Read a piece into memory of its size, and check it.
+
+    Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is not what was written, StorageError if it
+    cannot be read. The error names the object.
+    """
+    entry, crc, done = stored.entry, 0, 0
+    full = f"{store.url}/{stored.object}"
+    numeric = itemsize(entry.dtype) is not None
+    while done < entry.size:
+        chunk = memory[done : done + store.block]
+        try:
+            count = store.read_into(stored.object, entry.offset + done, chunk)
+        except FileNotFoundError as error:
+            raise CheckpointAbsent(f"{full} is missing", object=stored.object) from error
+        if not count:
+            told = f"{full} ends at byte {entry.offset + done}, before its contents do"
+            raise CheckpointAbsent(told, object=stored.object)
+        if numeric:
+            crc = crc32c(chunk[:count], crc)
+        done += count
+        progress(count)
+    try:
+        found = mask(crc) if numeric else entry_crc32c(entry.dtype, entry.shape, [memory])
+    except CheckpointDamaged as error:
+        raise CheckpointDamaged(f"{full}: {entry.key}: {error}", object=stored.object) from error
+    if found != entry.crc32c:
+        told = f"has CRC32C {unmask(found):08x} in {entry.key}, and {unmask(entry.crc32c):08x} was written"
+        raise CheckpointDamaged(f"{full} {told}", object=stored.object)
+
+
+def fill_part(store: Store, part: Part, memory: memoryview, progress: Progress) -> None:
+    """Read the rows of a part, as they are now, into memory of their size. Raises what `fill` raises."""
+    fill(store, part.whole, memory, progress)
+    for change in part.changes:
+        if change.rows.entry.size:
+            _apply(store, part, change, memory, progress)
+
+
+def _apply(store: Store, part: Part, change: Change, memory: memoryview, progress: Progress) -> None:
+    import numpy as np  # with TensorFlow; a coordinator needs none
+
+    rows: Any = np.empty(change.rows.entry.shape, "<i8")
+    fill(store, change.rows, memoryview(rows).cast("B"), progress)
+    if rows[0] < part.begin or rows[-1] >= part.end or (rows[1:] <= rows[:-1]).any():
+        told = f"{change.rows.entry.key} does not ascend from {part.begin} to {part.end - 1}"
+        raise CheckpointDamaged(f"{store.url}/{change.rows.object}: {told}", object=change.rows.object)
+    row = np.dtype((np.void, len(memory) // (part.end - part.begin)))
+    values: Any = np.empty(rows.shape, row)
+    fill(store, change.values, memoryview(values.view(np.uint8)), progress)
+    np.frombuffer(memory, row)[rows - part.begin] = values
