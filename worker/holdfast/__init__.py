@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast import errors, keep, keras
     from holdfast.checkpoint_manager import CheckpointManager
+    from holdfast.incremental import Incremental
     from holdfast.preemption import Preempted, Preemption
     from holdfast.reading import checkpoints_iterator
     from holdfast.save_interval import young_daly
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointManager",
+    "Incremental",
     "Preempted",
     "Preemption",
     "checkpoints_iterator",
@@ -43,6 +45,7 @@ __version__ = version("holdfast")
 
 _MODULES = {
     "CheckpointManager": "checkpoint_manager",
+    "Incremental": "incremental",
     "Preempted": "preemption",
     "Preemption": "preemption",
     "checkpoints_iterator": "reading",

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from holdfast.incremental import Incremental
 from holdfast.keep import Policy, shorthand
 from holdfast.preemption import Preemption
 from holdfast.save_interval import YoungDaly
@@ -231,6 +232,12 @@ def _preemption(name: str, value: Any, also: str = "") -> Preemption:
     return value
 
 
+def _incremental(name: str, value: Any, also: str = "") -> Incremental:
+    if not isinstance(value, Incremental):
+        raise _wrong(name, value, "a holdfast.Incremental, such as holdfast.Incremental(full_every=20)" + also)
+    return value
+
+
 def _by(check: Callable[..., Any], *limits: Any) -> Mapping[str, Any]:
     """Return the metadata of a field whose value is `check(argument's name, value given, *limits)`."""
     return {"check": lambda name, value: check(name, value, *limits)}
@@ -263,6 +270,7 @@ class Arguments:
     keep: Policy = field(metadata=_by(_or_none, _keep))
     preemption: Preemption | None = field(metadata=_by(_or_none, _preemption))
     save_every: timedelta | YoungDaly | None = field(metadata=_by(_or_none, _interval))
+    incremental: Incremental | None = field(metadata=_by(_or_none, _incremental))
 
     @classmethod
     def checked(cls, **given: Any) -> Arguments:

@@ -14,10 +14,11 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.arguments import MAX_TO_KEEP, Arguments, as_json, as_metrics, check_options, integer_in, value_of
 from holdfast.context import check_internals, check_layers, check_variables, eager
+from holdfast.incremental import Incremental
 from holdfast.keep import Policy
 from holdfast.preemption import Preempted, Preemption
 from holdfast.requested import Requested
@@ -38,6 +39,9 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, S
 from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
+
+if TYPE_CHECKING:
+    from holdfast.saving.increments import Increments
 
 log = logger("holdfast")
 
@@ -83,6 +87,8 @@ class Manager:
         save_every: a `timedelta`: if the last save began as long ago, `save_if_requested` saves, or, if that takes
             longer, as soon as it is done; or `holdfast.young_daly()`. The chief's counts.
         write_buffer: the bytes that may be on their way to an object store at a time; at least 20 MiB.
+        incremental: a `holdfast.Incremental`: of large tables, save only the rows that have changed since the last
+            checkpoint. Now and then one is full.
         keep: which checkpoints to keep, by the rules in `holdfast.keep`, in place of `max_to_keep` and
             `keep_checkpoint_every_n_hours`, which are short for `newest` and `every`.
 
@@ -115,6 +121,7 @@ class Manager:
         keep: Policy | None = None,
         preemption: Preemption | None = None,
         save_every: timedelta | YoungDaly | None = None,
+        incremental: Incremental | None = None,
     ) -> None:
         arguments = dict(locals())  # first, while nothing else has a name here
         del arguments["self"]
@@ -146,6 +153,7 @@ class Manager:
         # State of the lane.
         self._saves = 0
         self._restores = 0
+        self._increments = _increments(given.incremental)
         self._failed: list[Save] = []  # saves whose errors have not been raised yet
         self._left: Save | None = None  # a save that is over, and whose thread still waits for its storage
         self._agreed: tuple[str, Any] | None = None  # what all workers restore, by target, until it is applied
@@ -363,7 +371,7 @@ class Manager:
     def _snapshot(self, number: int) -> Save:
         from holdfast.saving.capture import Snapshotter
 
-        save = Save(self._session, self._store, self._terms, number, snapshot=None)
+        save = Save(self._session, self._store, self._terms, number, snapshot=None, increments=self._increments)
         try:
             check_internals(self._checkpoint)  # again: a Keras may have been imported since the join
             if self._snapshotters is None:
@@ -456,6 +464,7 @@ class Manager:
     def _skip(self, step: int | None) -> None:
         """Count a save call of which nothing was done: the other workers count it, too."""
         self._saves += 1
+        self._forget_increments()
         self._last_checkpoint_step = step if step is not None else self._last_checkpoint_step
 
     def _agree(self, target: str) -> Any:
@@ -466,11 +475,17 @@ class Manager:
         if self._agreed is None or self._agreed[0] != target:
             self._agreed = None
             self._restores += 1
+            self._forget_increments()
             me = self._session.this_task
             whole = partial(stage, task=me.task, world=me.tasks, values=Values)
             staged = agree(self._session, self._store, self._restores, target, self._given.join_timeout, stage=whole)
             self._agreed = (target, staged)
         return self._agreed[1]
+
+    def _forget_increments(self) -> None:
+        """Let the next save be full: the variables, or what is committed, may not be what the last save has left."""
+        if self._increments is not None:
+            self._increments.forget()
 
     # -- errors --
 
@@ -716,3 +731,12 @@ class Manager:
     def _check_open(self) -> None:
         if self._closed:
             raise closed()
+
+
+def _increments(policy: Incremental | None) -> Increments | None:
+    """Return what incremental saves hand on. It needs numpy, which comes with TensorFlow."""
+    if policy is None:
+        return None
+    from holdfast.saving.increments import Increments
+
+    return Increments(policy)

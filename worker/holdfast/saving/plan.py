@@ -125,6 +125,11 @@ def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()
     return Plan(tuple(parts), shard, sliced)
 
 
+def row_size(spec: Spec) -> int:
+    """Return the bytes of a row: of all elements with one first index."""
+    return spec.size // spec.shape[0]
+
+
 _Run = tuple[int, int, int]  # position, begin, end
 
 

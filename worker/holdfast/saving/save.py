@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.keep import Policy
 from holdfast.saving.digest import pack, spec_digest, tensor_crcs
@@ -40,6 +40,9 @@ from holdfast_storage.failure_message import decode, encode
 from holdfast_storage.lag import Wait
 from holdfast_storage.logger import logger
 from holdfast_storage.store.base import Store
+
+if TYPE_CHECKING:
+    from holdfast.saving.increments import Changes, Increments
 
 log = logger("holdfast")
 
@@ -78,6 +81,7 @@ class Save:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     local_error: Exception | None = None  # this worker could not take its snapshot
     error: HoldfastError | None = None
+    increments: Increments | None = None  # of a manager whose saves are incremental
     cost_before: float | None = None  # seconds for which the save call before this one has kept the program
     taken: float = field(default_factory=time.time)
     outcome: Pending[None] = field(default_factory=Pending)
@@ -85,6 +89,7 @@ class Save:
     _entry: int = -1  # the last log entry when this worker began to write, so one from before the commit
     missed: bool = False  # the others have made a save call before this one that this worker has missed
     abandoned: bool = False  # its outcome is known, but its thread does not return from a call to the storage
+    _changes: Changes | None = None  # what of this worker's part is written, if saves are incremental
     _begun: float = 0.0  # monotonic
     _aborted: float | None = None  # monotonic: since when this worker knows that the others have given it up
     _reported: bool = False  # perhaps it was: it was sent
@@ -109,7 +114,16 @@ class Save:
         while not self._ended.wait(0.2) and not self._leaves():
             pass
         self.session.forget(self.ordinal)
+        self._hand_on()
         self.outcome.set(None)
+
+    def _hand_on(self) -> None:
+        """Say what the next save may be a delta on: this one, if it is known to be committed."""
+        if self.increments is not None and self.error is None and self._changes is not None:
+            self.increments.committed(self.prefix, self._changes)
+        elif self.increments is not None:
+            self.increments.forget()
+        self._changes = None
 
     @property
     def is_busy(self) -> bool:
@@ -220,7 +234,9 @@ class Save:
             _check_finite(snapshot)
         crcs = tensor_crcs(snapshot.tensors)
         self.session.progress("vote", self.step)
-        reply = self._vote(snapshot, crcs)
+        digest = spec_digest(snapshot.specs, bytes(t.guarded for t in snapshot.tensors).hex(), self.terms.on_divergence)
+        base = self.increments.base(digest) if self.increments is not None else ""
+        reply = self._vote(snapshot, crcs, digest, base)
         if reply.HasField("decided"):
             return reply.decided
         go = reply.go
@@ -232,23 +248,25 @@ class Save:
         # Parts of one tensor from several workers would make a value that none of them had.
         by_chief = [*go.worker_local, *(divergence.position for divergence in go.warned)]
         whole = plan(snapshot.specs, len(self.session.this_task.tasks), by_chief)
+        if self.increments is not None:
+            me = self.session.this_task
+            self._changes = self.increments.changes(base, snapshot, whole, me.tasks.index(me.task), digest)
         written = self._write(snapshot, crcs, whole, go.worker_local)
         return self._report(written, whole, [snapshot.tensors[p].key for p in go.worker_local], go.worker_local)
 
-    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...]) -> pb.VoteReply:
-        guarded = bytes(t.guarded for t in snapshot.tensors)
-        digest = spec_digest(snapshot.specs, guarded.hex(), self.terms.on_divergence)
+    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...], digest: bytes, base: str) -> pb.VoteReply:
         request = pb.VoteRequest(
             ordinal=self.ordinal,
             step=self.step,
             checkpoint_name=self.terms.checkpoint_name,
             spec_digest=digest,
             crcs=pack(crcs),
-            guarded=guarded,
+            guarded=bytes(t.guarded for t in snapshot.tensors),
             on_divergence=self.terms.on_divergence,
             takeover=self.terms.takeover,
             timeout_s=self.terms.save_timeout,
             retention=self.terms.keep.message(),
+            base=base,
         )
         reply = self.session.vote(request, self.terms.save_timeout + SLACK)
         if reply.HasField("specs_wanted"):
@@ -284,7 +302,11 @@ class Save:
                 self._done_bytes += count
             self.session.progress("write", self.step, self._done_bytes, total)
 
-        written = write_objects(self.store, self.prefix, whole, worker, snapshot, crcs=crcs, progress=progress)
+        changes = self._changes
+        prefix = layout.delta_prefix(self.prefix) if changes is not None and changes.base else self.prefix
+        written = write_objects(
+            self.store, prefix, whole, worker, snapshot, crcs=crcs, changes=changes, progress=progress
+        )
         folder = self.prefix.rpartition("/")[0]
         beside = write_worker_local(self.store, folder, me.task, local, progress=progress)
         return Written((*written.objects, *beside), written.entries)
@@ -300,6 +322,7 @@ class Save:
             retention=self.terms.keep.message(),
             timeout_s=self.terms.save_timeout,
             worker_local=worker_local,
+            base=self._changes.base if self._changes is not None else "",
         )
         if self.session.this_task.is_chief:
             head.description_json = self._description(local_keys)

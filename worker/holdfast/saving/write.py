@@ -1,15 +1,17 @@
 """Writes one worker's part of a checkpoint, straight from the buffers of the snapshot.
 
 Only small tensors are copied: they are joined to runs of up to a MiB. Only slices are read twice, since their checksums
-are not known yet. The CRC32C of an object is combined from those of its tensors.
+are not known yet. The CRC32C of an object is combined from those of its tensors. The rows of a table that have changed,
+if it is saved by rows, are gathered a few MiB at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from holdfast.saving.plan import DataObject, Piece, Plan
+from holdfast.saving.plan import DataObject, Piece, Plan, row_size
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_protos.v1.coordinator_pb2 import StoredObject
@@ -22,12 +24,20 @@ from holdfast_storage.layout import LOCAL_SUFFIX
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from holdfast.saving.increments import Changes
+
 Progress = Callable[[int], None]
 """Receives the number of bytes handed to the storage, from several threads. An error in it ends the write."""
 
 _CHUNK = 8 << 20  # handed to the storage at once
 _SMALL = 256 << 10  # smaller runs are joined with their neighbours
 _JOIN = 1 << 20
+
+_INT64 = 9  # tensorflow.DataType
 
 _Record = tuple[bytes, BundleEntry]
 
@@ -47,6 +57,47 @@ class _Run:
     data: memoryview | bytes
     crc32c: int  # not masked
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def chunks(self) -> Iterator[memoryview | bytes]:
+        for start in range(0, len(self.data), _CHUNK):
+            yield self.data[start : start + _CHUNK]
+
+    def follow(self, crc: int) -> int:
+        """Return the checksum of what has the checksum `crc` with this run behind it."""
+        # For a small run, reading it again is faster than the arithmetic.
+        return crc32c(self.data, crc) if self.size < _SMALL else combine(crc, self.crc32c, self.size)
+
+
+@dataclass(slots=True, eq=False)
+class _Rows:
+    """A run that is gathered from the rows of a table while it is written, so that there is no second copy of them."""
+
+    table: memoryview | bytes
+    row: int  # bytes
+    numbers: NDArray[np.int64]  # of the rows
+    record: _Record  # gets its checksum when all is written
+    crc32c: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.numbers) * self.row
+
+    def chunks(self) -> Iterator[memoryview | bytes]:
+        from holdfast.saving.rows import table
+
+        rows, step = table(self.table, self.row), _CHUNK // self.row
+        for start in range(0, len(self.numbers), step):
+            chunk = rows[self.numbers[start : start + step]].data.cast("B")
+            self.crc32c = crc32c(chunk, self.crc32c)
+            yield chunk
+        self.record[1].crc32c = mask(self.crc32c)
+
+    def follow(self, crc: int) -> int:
+        return combine(crc, self.crc32c, self.size)
+
 
 def write_objects(
     store: Store,
@@ -56,6 +107,7 @@ def write_objects(
     snapshot: Snapshot,
     *,
     crcs: Sequence[int],
+    changes: Changes | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Written:
@@ -67,6 +119,7 @@ def write_objects(
         plan: the plan for the specs of this snapshot. `worker` is the number of the part to write; 0 is the chief's.
         snapshot: the state.
         crcs: the unmasked CRC32C of each tensor.
+        changes: of a delta: what is written by rows. The prefix is then that of its bundle.
         threads: how many objects to write at a time. Default: what suits the store.
         progress: see `Progress`.
 
@@ -75,14 +128,15 @@ def write_objects(
     """
 
     def write(item: DataObject) -> tuple[StoredObject, list[_Record]]:
-        runs, records = _assembled(item, plan, snapshot, crcs)
+        runs, records = _assembled(item, plan, snapshot, crcs, changes)
         name = layout.data_object(prefix, item.shard, plan.num_shards)
         return _store(store, name, _folder(prefix), runs, role="data", progress=progress), records
 
     written = in_parallel(write, plan.parts[worker].objects, threads or store.parallel)
     entries = [record for _, records in written for record in records]
     if worker == 0:
-        for position, slices in plan.sliced.items():
+        tables = changes.tables if changes is not None else ()
+        for position, slices in ((p, s) for p, s in plan.sliced.items() if p not in tables):
             tensor = snapshot.tensors[position]
             entries.append(header_record(tensor.key, tensor.dtype, tensor.shape, slices))
     return Written(tuple(stored for stored, _ in written), tuple(entries))
@@ -134,29 +188,37 @@ def write_worker_local(
 
 
 def _assembled(
-    item: DataObject, plan: Plan, snapshot: Snapshot, crcs: Sequence[int]
-) -> tuple[list[_Run], list[_Record]]:
+    item: DataObject, plan: Plan, snapshot: Snapshot, crcs: Sequence[int], changes: Changes | None
+) -> tuple[list[_Run | _Rows], list[_Record]]:
     """Return the bytes of an object and its index entries."""
-    runs: list[_Run] = []
+    runs: list[_Run | _Rows] = []
     records: list[_Record] = []
+    offset = 0
+
+    def add(*parts: tuple[_Run | _Rows, _Record]) -> None:
+        nonlocal offset
+        for run, record in parts:
+            runs.append(run)
+            records.append(record)
+            offset += run.size
+
     for piece in item.pieces:
-        run, record = _piece(piece, item.shard, snapshot.tensors[piece.position], crcs[piece.position])
-        runs.append(run)
-        records.append(record)
+        tensor = snapshot.tensors[piece.position]
+        if changes is not None and piece.position in changes.tables:
+            add(*_rows(piece, item.shard, offset, tensor, changes.rows[piece.position, piece.begin]))
+        else:
+            add(_piece(piece, item.shard, offset, tensor, crcs[piece.position]))
     if item.shard == 0:
-        offset = item.size
         encoded = [(t, crc) for t, crc in zip(snapshot.tensors, crcs, strict=True) if t.encoded]
         graph = snapshot.object_graph
         for tensor, crc in [*encoded, (graph, crc32c(graph.data))]:
-            runs.append(_Run(tensor.data, crc))
-            records.append(_whole(tensor, item.shard, offset, crc))
-            offset += len(tensor.data)
+            add((_Run(tensor.data, crc), _whole(tensor, item.shard, offset, crc)))
     return runs, records
 
 
-def _piece(piece: Piece, shard: int, tensor: SnapshotTensor, crc: int) -> tuple[_Run, _Record]:
+def _piece(piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, crc: int) -> tuple[_Run, _Record]:
     if piece.extents is None:
-        return _Run(tensor.data, crc), _whole(tensor, shard, piece.offset, crc)
+        return _Run(tensor.data, crc), _whole(tensor, shard, offset, crc)
     data = tensor.data[piece.begin : piece.end]
     crc = crc32c(data)
     record = slice_record(
@@ -164,11 +226,31 @@ def _piece(piece: Piece, shard: int, tensor: SnapshotTensor, crc: int) -> tuple[
         tensor.dtype,
         piece.extents,
         shard=shard,
-        offset=piece.offset,
+        offset=offset,
         size=len(data),
         crc32c=mask(crc),
     )
     return _Run(data, crc), record
+
+
+def _rows(
+    piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, numbers: NDArray[np.int64]
+) -> Iterator[tuple[_Run | _Rows, _Record]]:
+    """Yield what a delta has of a piece of a table: the numbers of the rows that have changed, and these rows."""
+    row, count = row_size(tensor.spec), len(numbers)
+    names = layout.Piece(tensor.key, piece.begin // row)
+    data = numbers.data.cast("B") if count else b""
+    crc = crc32c(data)
+    size = len(data)
+    yield (
+        _Run(data, crc),
+        full_record(names.rows, _INT64, (count,), shard=shard, offset=offset, size=size, crc32c=mask(crc)),
+    )
+    shape = (count, *tensor.shape[1:])
+    record = full_record(
+        names.values, tensor.dtype, shape, shard=shard, offset=offset + size, size=count * row, crc32c=0
+    )
+    yield _Rows(tensor.data, row, numbers, record), record
 
 
 def _whole(tensor: SnapshotTensor, shard: int, offset: int, crc: int) -> _Record:
@@ -189,40 +271,38 @@ def _folder(prefix: str) -> str:
 
 
 def _store(
-    store: Store, name: str, folder: str, runs: Sequence[_Run], *, role: str, progress: Progress | None
+    store: Store, name: str, folder: str, runs: Sequence[_Run | _Rows], *, role: str, progress: Progress | None
 ) -> StoredObject:
     size = store.write(name, _chunks(runs, progress))
     return StoredObject(name=name.removeprefix(f"{folder}/"), size=size, crc32c=_joined_crc(runs), role=role)
 
 
-def _chunks(runs: Sequence[_Run], progress: Progress | None) -> Iterator[memoryview | bytes]:
+def _chunks(runs: Sequence[_Run | _Rows], progress: Progress | None) -> Iterator[memoryview | bytes]:
     for chunk in _joined(runs):
         yield chunk
         if progress is not None:
             progress(len(chunk))
 
 
-def _joined(runs: Sequence[_Run]) -> Iterator[memoryview | bytes]:
+def _joined(runs: Sequence[_Run | _Rows]) -> Iterator[memoryview | bytes]:
     """Yield the bytes of all runs, small ones joined, large ones in parts."""
     small: list[memoryview | bytes] = []
     size = 0
     for run in runs:
-        if len(run.data) < _SMALL:
-            small.append(run.data)
-            size += len(run.data)
-        if size >= _JOIN or (small and len(run.data) >= _SMALL):
+        if run.size < _SMALL:
+            small += run.chunks()
+            size += run.size
+        if size >= _JOIN or (small and run.size >= _SMALL):
             yield b"".join(small)
             small, size = [], 0
-        if len(run.data) >= _SMALL:
-            for start in range(0, len(run.data), _CHUNK):
-                yield run.data[start : start + _CHUNK]
+        if run.size >= _SMALL:
+            yield from run.chunks()
     if small:
         yield b"".join(small)
 
 
-def _joined_crc(runs: Sequence[_Run]) -> int:
+def _joined_crc(runs: Sequence[_Run | _Rows]) -> int:
     crc = 0
     for run in runs:
-        # For a small run, reading it again is faster than the arithmetic.
-        crc = crc32c(run.data, crc) if len(run.data) < _SMALL else combine(crc, run.crc32c, len(run.data))
+        crc = run.follow(crc)
     return crc
