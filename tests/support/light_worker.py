@@ -17,9 +17,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from holdfast.incremental import Incremental
 from holdfast.keep import shorthand
 from holdfast.restoring.agree import agree
 from holdfast.restoring.staging import Staged, stage
+from holdfast.saving.increments import Increments
 from holdfast.saving.save import Save, Terms
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.session.session import Session
@@ -92,6 +94,7 @@ class LightWorker:
         index: which of the workers of `cluster`.
         coordinator: its address; empty: embedded in worker 0.
         process: which process this is one more manager of; default: a new one.
+        full_every: of so many saves one is full; 0: all are.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class LightWorker:
         max_to_keep: int | None = None,
         on_divergence: str = "refuse",
         takeover: bool = False,
+        full_every: int = 0,
     ) -> None:
         self.store = store
         self.process = process or secrets.token_hex(6)
@@ -116,6 +120,7 @@ class LightWorker:
         self.session._incarnation = f"{process_of(secret)}.{number}"
         self.session._access = replace(self.session._access, secret=secret)
         self.terms = Terms("ckpt", save_timeout, shorthand(max_to_keep, None), on_divergence, False, takeover)
+        self.increments = Increments(Incremental(full_every=full_every)) if full_every else None
         self._saves = self._restores = 0
 
     def __repr__(self) -> str:
@@ -128,12 +133,15 @@ class LightWorker:
     def save(self, step: int, snapshot: Snapshot | None = None, **fields: Any) -> Save:
         """Start the next save."""
         self._saves += 1
+        fields = {"increments": self.increments, **fields}
         save = Save(self.session, self.store, self.terms, step, snapshot or state(seed=step), self._saves, **fields)
         threading.Thread(target=save.run, name="light-save", daemon=True).start()
         return save
 
     def restore(self, target: str = "", timeout: float = 60.0) -> Staged | None:
         self._restores += 1
+        if self.increments is not None:
+            self.increments.forget()
         me = self.session.this_task
         read = partial(stage, task=me.task, world=me.tasks)
         return agree(self.session, self.store, self._restores, target, timeout, stage=read)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from holdfast.saving.plan import Plan, Spec, plan
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.saving.write import write_objects
 from holdfast_storage import layout
-from holdfast_storage.bundle.crc import crc32c, mask
-from holdfast_storage.bundle.index import Index, write_index
+from holdfast_storage.bundle.crc import crc32c
+from holdfast_storage.bundle.index import write_index
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.store.posix import PosixStore
+from support.deltas import merged, touched
 from support.light_worker import FLOAT, state
 
 FOLDER = "ckpt-3.0badcafe.1"
@@ -53,18 +53,6 @@ def tables() -> Snapshot:
             tensor("small", (10, 3)),
         ]
     )
-
-
-def touched(before: Snapshot, rows: dict[str, Sequence[int]]) -> Snapshot:
-    """The state with a byte of these rows changed."""
-
-    def touch(each: SnapshotTensor) -> SnapshotTensor:
-        data = np.array(np.frombuffer(each.data, np.uint8)).reshape(each.shape[0], -1)
-        for row in rows.get(each.key, ()):
-            data[row, row % data.shape[1]] ^= 1
-        return replace(each, data=data.reshape(-1).data)
-
-    return replace(before, tensors=tuple(touch(each) for each in before.tensors))
 
 
 class Worker:
@@ -103,38 +91,6 @@ def written(store: PosixStore, saved: Snapshot, workers: Sequence[Worker], by_ch
     return size
 
 
-def merged(store: PosixStore, base: Snapshot) -> dict[str, bytes]:
-    """Apply the delta, tensor by tensor, by nothing but what is documented of its format."""
-    prefix = layout.delta_prefix(PREFIX)
-    index = Index.parse(store.read(layout.index_object(prefix)))
-    shards = [store.read(layout.data_object(prefix, shard, index.num_shards)) for shard in range(index.num_shards)]
-
-    def data(key: str) -> bytes:
-        for _, entry in index.pieces(key):
-            part = shards[entry.shard][entry.offset : entry.offset + entry.size]
-            assert mask(crc32c(part)) == entry.crc32c
-        return b"".join(shards[e.shard][e.offset : e.offset + e.size] for _, e in index.pieces(key))
-
-    found = {}
-    for each in base.tensors:
-        value = np.array(np.frombuffer(each.data, np.uint8)).reshape(each.shape[0], -1)
-        pieces = [p for p in map(layout.parse_piece, index.tensors) if p is not None and p.key == each.key]
-        if each.key in index.tensors:
-            assert not pieces
-            found[each.key] = data(each.key)
-            continue
-        assert {0} <= {piece.start for piece in pieces}
-        for piece in {piece.start: piece for piece in pieces}.values():
-            rows = np.frombuffer(data(piece.rows), np.int64)
-            assert (np.diff(rows) > 0).all()
-            assert (rows >= piece.start).all()
-            entry = index.tensors[piece.values]
-            assert (entry.dtype, entry.shape) == (each.dtype, (len(rows), *each.shape[1:]))
-            value[rows] = np.frombuffer(data(piece.values), np.uint8).reshape(len(rows), value.shape[1])
-        found[each.key] = value.tobytes()
-    return found
-
-
 def numbers(count: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, count - 1), max_size=30).map(lambda each: sorted(set(each)))
 
@@ -153,7 +109,7 @@ def test_a_delta_on_its_base_is_the_state(
     for worker in crew:
         worker.save(before, plan(before.specs, workers))
     size = written(store, after, crew)
-    assert merged(store, before) == {each.key: bytes(each.data) for each in after.tensors}
+    assert merged(store, PREFIX, before) == {each.key: bytes(each.data) for each in after.tensors}
     whole = sum(len(each.data) for each in after.tensors if each.key not in ("table", "slot/odd"))
     assert size == whole + len(after.object_graph.data) + len(table) * (8 + 64) + len(odd) * (8 + 42)
     # Nothing is left over for the next one.
@@ -162,13 +118,13 @@ def test_a_delta_on_its_base_is_the_state(
 
 
 def test_many_rows_are_written_in_parts(tmp_path: Path) -> None:
-    """A delta of more rows than are gathered at once is whole. Guards against a part that is left out or taken twice."""
+    """A delta of more rows than are gathered at once is whole. Guards against parts left out or taken twice."""
     before = snapshot([tensor("table", (300_000, 16))])
     after = touched(before, {"table": range(1, 300_000, 2)})
     worker = Worker(0)
     worker.save(before, plan(before.specs, 1))
     written(PosixStore(str(tmp_path)), after, [worker])
-    assert merged(PosixStore(str(tmp_path)), before)["table"] == bytes(after.tensors[0].data)
+    assert merged(PosixStore(str(tmp_path)), PREFIX, before)["table"] == bytes(after.tensors[0].data)
 
 
 @pytest.mark.parametrize(
