@@ -49,6 +49,9 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
     tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
     tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
+    tensorflow.python.eager.context context()
+    tensorflow.python.eager.context:Context device_name
+    tensorflow.python.ops.gen_io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
     tensorflow.python.ops.io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
     tensorflow.python.trackable.base:Trackable _deferred_dependencies _maybe_initialize_trackable() _update_uid
     tensorflow.python.trackable.base:Trackable _track_trackable(trackable,name,overwrite)
@@ -330,59 +333,85 @@ def mark_as_changed(trackable: Any, position: Any) -> None:
 
 # -- tensors from memory --
 
-_served: dict[str, Mapping[str, Any]] = {}  # tensors by key, by prefix
+Reading = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], Sequence[Any]]
+"""Returns the tensors that RestoreV2 should read, by names, slice specifications and dtypes. None in place of one:
+TensorFlow has it in the files, or has an error for it."""
+
+_served: dict[str, Reading] = {}  # by prefix
 
 
 def serve(tensors: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give TensorFlow these tensors, by prefix and key, instead of the contents of these checkpoints' files.
+    """Give TensorFlow these tensors, by prefix and key, instead of the contents of these checkpoints' files."""
+    serve_by({prefix: partial(_from_memory, found) for prefix, found in tensors.items()})
 
-    TensorFlow reads values in `io_ops.restore_v2`, now and for what is created later. That function is replaced until
-    `stop_serving`, since only the restores of these tensors need it.
+
+def serve_by(readings: Mapping[str, Reading]) -> None:
+    """Have TensorFlow read these checkpoints, by prefix, by functions instead of from files.
+
+    TensorFlow reads values in `io_ops.restore_v2`, now and for what is created later; those of name-based checkpoints
+    in the same function of `gen_io_ops`. They are replaced until `stop_serving`, since only the restores of these
+    checkpoints need it. `placed` tells where TensorFlow wants the values.
     """
-    from tensorflow.python.ops import io_ops
-
     with _serving.setdefault(os.getpid(), threading.RLock()):
-        _served.update(tensors)
-        if "restore_v2" not in _originals:
-            _originals["restore_v2"], io_ops.restore_v2 = io_ops.restore_v2, restore_v2
+        _served.update(readings)
+        for module in _readers():
+            if (module.__name__, "restore_v2") not in _originals:
+                _originals[module.__name__, "restore_v2"], module.restore_v2 = module.restore_v2, restore_v2
 
 
 def stop_serving(prefixes: Iterable[str]) -> None:
     """Let TensorFlow read the files of these checkpoints again."""
-    from tensorflow.python.ops import io_ops
-
     with _serving.setdefault(os.getpid(), threading.RLock()):
         for prefix in prefixes:
             _served.pop(prefix, None)
-        # Where somebody has replaced it since, theirs may lead to ours, which reads files when nothing is served.
-        if not _served and io_ops.restore_v2 is restore_v2:
-            io_ops.restore_v2 = _originals.pop("restore_v2")
+        for module in _readers():
+            # Where somebody has replaced it since, theirs may lead to ours, which reads files when nothing is served.
+            if not _served and module.restore_v2 is restore_v2:
+                module.restore_v2 = _originals.pop((module.__name__, "restore_v2"))
+
+
+def _readers() -> tuple[Any, ...]:
+    from tensorflow.python.ops import gen_io_ops, io_ops
+
+    return io_ops, gen_io_ops
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def restore_v2(
     prefix: Any, tensor_names: Any, shape_and_slices: Any, dtypes: Any, name: str | None = None
 ) -> list[Any]:
-    """Do what `tf.raw_ops.RestoreV2` does, with the served tensors."""
+    """Do what `tf.raw_ops.RestoreV2` does, with what is served."""
 
     def read_files(names: Any, specs: Any, dtypes: Any) -> list[Any]:
         return list(
             tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=names, shape_and_slices=specs, dtypes=dtypes, name=name)
         )
 
-    tensors = _served.get(_text(prefix) or "") if _served else None
-    if not tensors or not isinstance(tensor_names, Sequence):
+    reading = _served.get(_text(prefix) or "") if _served else None
+    if reading is None or not isinstance(tensor_names, Sequence):
         return read_files(tensor_names, shape_and_slices, dtypes)
     wanted = list(zip(tensor_names, shape_and_slices, dtypes, strict=True))
-    found = [_found(tensors, *each) for each in wanted]
+    found = reading([_text(each) for each in tensor_names], [_text(each) for each in shape_and_slices], dtypes)
     others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
     read = iter(read_files(*map(list, zip(*others, strict=True))) if others else ())
     return [next(read) if tensor is None else tensor for tensor in found]
 
 
-def _found(tensors: Mapping[str, Any], name: Any, spec: Any, dtype: Any) -> Any:
-    """Return the tensor, or its part, that RestoreV2 should read. None: TensorFlow has it, or has an error for it."""
-    tensor, spec = tensors.get(_text(name) or ""), _text(spec)
+def placed() -> Any:
+    """Return the device on which TensorFlow would place an operation now, as a tf.DeviceSpec."""
+    from tensorflow.python.eager import context
+
+    name = context.context().device_name if tf.executing_eagerly() else tf.no_op().device
+    return tf.DeviceSpec.from_string(name or "")
+
+
+def _from_memory(tensors: Mapping[str, Any], names: Sequence[Any], specs: Sequence[Any], dtypes: Sequence[Any]) -> Any:
+    return [_found(tensors, *each) for each in zip(names, specs, dtypes, strict=True)]
+
+
+def _found(tensors: Mapping[str, Any], name: str | None, spec: str | None, dtype: Any) -> Any:
+    """Return the tensor, or its part, that RestoreV2 should read; None if it is not there."""
+    tensor = tensors.get(name or "")
     if spec is None or tensor is None or tensor.dtype != tf.as_dtype(dtype).base_dtype:
         return None
     if not spec:
@@ -413,7 +442,7 @@ def memory_of(tensor: Any) -> Any:
 # -- variables of Keras 3 that are made after a restore --
 
 _failures: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
-_originals: dict[str, Callable[..., Any]] = {}
+_originals: dict[Any, Callable[..., Any]] = {}  # what was replaced, by name
 
 
 def has_value(trackable: Any) -> bool:

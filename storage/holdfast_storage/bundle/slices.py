@@ -79,6 +79,21 @@ def parse_key(table_key: bytes) -> tuple[str, Extents | None]:
     return key, extents
 
 
+def parse_spec(spec: str) -> tuple[tuple[int, ...], Extents] | None:
+    """Parse TensorFlow's words for a slice, such as `4 8 0,2:-`: the shape of the whole tensor, and which part of it.
+
+    Returns None for an empty specification, which stands for a whole tensor. Raises ValueError for any other text.
+    """
+    if not spec.strip():
+        return None
+    *sizes, parts = spec.split()
+    shape, extents = tuple(map(int, sizes)), []
+    for size, part in zip(shape, parts.split(":"), strict=True):
+        start, length = (0, size) if part == "-" else map(int, part.split(","))
+        extents.append((start, length))
+    return shape, tuple(extents)
+
+
 def _encode_unsigned(value: int) -> bytes:
     """Encode as OrderedCode's WriteNumIncreasing does: the number of bytes, then the bytes, big-endian."""
     width = (value.bit_length() + 7) // 8

@@ -11,16 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from holdfast_storage.bundle.index import Index, TensorEntry
-from holdfast_storage.bundle.slices import Extents, encode_name
+from holdfast_storage.bundle.slices import Extents, encode_name, parse_spec
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A tensor that a task needs, or a part of it, in the words of TensorFlow's RestoreV2."""
+    """A tensor that a task needs, or a part of it."""
 
     key: str
-    spec: str = ""
-    """The part: `6 4 0,3:-` is the first three of six rows of four. Empty: the whole, whatever its shape."""
+    part: tuple[tuple[int, ...], Extents] | None = None
+    """The shape of the whole tensor, and which part of it. None: all of it, whatever its shape."""
+
+    @classmethod
+    def of(cls, key: str, spec: str) -> Want:
+        """Return what TensorFlow's RestoreV2 is asked for. Raises ValueError if the specification is none."""
+        return cls(key, parse_spec(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,9 @@ def wanted_part(index: Index, want: Want) -> Extents | None:
     entry = index.tensors.get(want.key)
     if entry is None:
         return None
-    if not want.spec:
+    if want.part is None:
         return _whole(entry.shape)
-    try:
-        *sizes, parts = want.spec.split()
-        shape = tuple(map(int, sizes))
-        extents = tuple(_extent(part, size) for part, size in zip(parts.split(":"), shape, strict=True))
-    except ValueError:
-        return None
+    shape, extents = want.part
     inside = all(first >= 0 and first + length <= size for (first, length), size in zip(extents, shape, strict=True))
     return extents if inside and shape == entry.shape else None
 
@@ -104,10 +104,3 @@ def within(part: Extents, outer: Extents) -> Extents:
 
 def _whole(shape: tuple[int, ...]) -> Extents:
     return tuple((0, size) for size in shape)
-
-
-def _extent(part: str, size: int) -> tuple[int, int]:
-    if part == "-":
-        return 0, size
-    first, length = map(int, part.split(","))
-    return first, length
