@@ -37,13 +37,16 @@ class RunDirectory:
         return open_store(self.path)
 
     def save_delta(self, step: int, ordinal: int, on: CheckpointRecord) -> CheckpointRecord:
-        """The objects of a delta: one row of the tensor, and the counter."""
+        """The objects of a delta: one row of the first piece of the tensor, none of the other, and the counter."""
         attempt = Attempt("ckpt", step, "0a1b2c3d", ordinal)
-        bundle, piece = delta_prefix(f"ckpt-{step}"), Piece("kernel/.ATTRIBUTES/VARIABLE_VALUE", 0)
+        bundle, key = delta_prefix(f"ckpt-{step}"), "kernel/.ATTRIBUTES/VARIABLE_VALUE"
+        piece, other = Piece(key, 0), Piece(key, 2)
         row, value, counter = struct.pack("<q", 1), struct.pack("<2f", 0.0, step), struct.pack("<q", step)
         records = (
             _whole(piece.rows, INT64, (1,), row, offset=0),
             _whole(piece.values, FLOAT32, (1, 2), value, offset=8),
+            _whole(other.rows, INT64, (0,), b"", offset=16),
+            _whole(other.values, FLOAT32, (0, 2), b"", offset=16),
             _whole("save_counter/.ATTRIBUTES/VARIABLE_VALUE", INT64, (), counter, offset=16),
         )
         contents: Sequence[tuple[str, bytes, str, Task | None]] = (

@@ -61,7 +61,7 @@ def test_show_says_what_a_restore_needs(
     assert found["chain"] == [record.prefix for record in chain[:3]]
     sizes = [holdfast_json("show", f"{run_directory.path}@{step}")["size"] for step in (10, 20, 30)]
     assert (found["size"], found["chain_size"]) == (sizes[2], sum(sizes))
-    assert [t["shape"] for t in found["tensors"] if "HOLDFAST" in t["key"]] == [[1], [1, 2]]
+    assert [t["shape"] for t in found["tensors"] if "HOLDFAST" in t["key"]] == [[1], [0], [1, 2], [0, 2]]
     text = " ".join(holdfast("show", f"{run_directory.path}@30").stdout.split())
     assert f"{chain[1].prefix}; a restore needs 3 checkpoints" in text
     assert "delta on" not in holdfast("show", f"{run_directory.path}@40").stdout

@@ -13,51 +13,13 @@ from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.checkpoint.chain import read_chain
-from holdfast_storage.checkpoint.pieces import fill_part, read_stored
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.layout import Piece
-from holdfast_storage.records import CheckpointRecord
-from holdfast_storage.store import Store, open_store
-from support.chains import Chain
+from holdfast_storage.store import open_store
+from support.chains import Chain, bits, merged, touched
 from support.stores import new_store
 
 DTYPES = ("float32", "float16", "int64", "uint8", "bool")
-
-
-def merged(store: Store, record: CheckpointRecord) -> dict[str, bytes]:
-    """The bytes of every tensor of a checkpoint, as its chain says."""
-    chain = read_chain(store, record)
-    values = {}
-    for key in chain.newest.index.tensors:
-        pieces = sorted(chain.newest.index.pieces(key), key=lambda piece: piece[0] or ())
-        values[key] = b"".join(read_stored(store, chain.newest.stored(entry), ignored) for _, entry in pieces)
-    for key, table in chain.tables.items():
-        memory = memoryview(bytearray(table.size))
-        for part in table.parts:
-            own = memory[part.begin * table.row_size : part.end * table.row_size]
-            fill_part(store, part, own, ignored)
-        values[key] = bytes(memory)
-    return values
-
-
-def ignored(count: int) -> None:
-    """Progress that nobody looks at."""
-
-
-def bits(state: dict[str, Any]) -> dict[str, bytes]:
-    return {key: value if isinstance(value, bytes) else value.tobytes() for key, value in state.items()}
-
-
-def touched(random: np.random.Generator, state: dict[str, Any], share: float) -> dict[str, Any]:
-    """The state after some rows of each table, and everything else, have got other bytes."""
-    after = {}
-    for key, value in state.items():
-        after[key] = np.array(value)
-        count = len(value) if value.ndim else 1
-        rows = after[key].reshape(count, value.size // max(count, 1)).view(np.uint8)
-        chosen = random.random(count) < (share if value.ndim else 1.0)
-        rows[chosen] = random.integers(0, 2 if value.dtype == bool else 256, (int(chosen.sum()), rows.shape[1]))
-    return after
 
 
 @settings(max_examples=40, deadline=None)

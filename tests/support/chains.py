@@ -1,4 +1,4 @@
-"""Chains of deltas made by hand, by no code of the product's but that of the format: an oracle for what reads them."""
+"""Chains of deltas, made by no code of the product's but that of the format, and what they come to when read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
+from holdfast_storage.checkpoint.chain import Stored, read_chain
 from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord
+from holdfast_storage.checkpoint.pieces import check_there, fill, fill_part
 from holdfast_storage.cluster import Task
 from holdfast_storage.layout import Piece, data_object, delta_prefix, index_object, manifest_object, prefix
 from holdfast_storage.records import CheckpointRecord
@@ -102,6 +104,50 @@ class Chain:
     def _put(self, name: str, data: bytes, role: str, task: Task | None) -> ObjectRecord:
         self.store.write(name, [data])
         return ObjectRecord(name.partition("/")[2], len(data), crc32c(data), role, task)
+
+
+def merged(store: Store, record: CheckpointRecord) -> dict[str, bytes]:
+    """The bytes of every tensor of a checkpoint, as its chain says."""
+    chain = read_chain(store, record)
+    values = {}
+    for key in chain.newest.index.tensors:
+        pieces = sorted(chain.newest.index.pieces(key), key=lambda piece: piece[0] or ())
+        values[key] = b"".join(whole(store, chain.newest.stored(entry)) for _, entry in pieces)
+    for key, table in chain.tables.items():
+        memory = memoryview(bytearray(table.size))
+        for part in table.parts:
+            own = memory[part.begin * table.row_size : part.end * table.row_size]
+            fill_part(store, part, own, ignored)
+        values[key] = bytes(memory)
+    return values
+
+
+def whole(store: Store, stored: Stored) -> bytes:
+    """The bytes of a piece."""
+    check_there(store, stored)
+    memory = memoryview(bytearray(stored.entry.size))
+    fill(store, stored, memory, ignored)
+    return bytes(memory)
+
+
+def ignored(count: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def bits(state: dict[str, Any]) -> dict[str, bytes]:
+    return {key: value if isinstance(value, bytes) else value.tobytes() for key, value in state.items()}
+
+
+def touched(random: np.random.Generator, state: dict[str, Any], share: float) -> dict[str, Any]:
+    """The state after some rows of each table, and everything else, have got other bytes."""
+    after = {}
+    for key, value in state.items():
+        after[key] = np.array(value)
+        count = len(value) if value.ndim else 1
+        rows = after[key].reshape(count, value.size // max(count, 1)).view(np.uint8)
+        chosen = random.random(count) < (share if value.ndim else 1.0)
+        rows[chosen] = random.integers(0, 2 if value.dtype == bool else 256, (int(chosen.sum()), rows.shape[1]))
+    return after
 
 
 def _item(key: str, value: Any) -> _Item:

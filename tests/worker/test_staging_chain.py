@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from holdfast.restoring.large_tensors import Values
 from holdfast.restoring.staging import Staged, stage
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.checkpoint.chain import read_chain
+from holdfast_storage.checkpoint.materialize import Materializing
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, StorageError
 from holdfast_storage.layout import index_object
@@ -175,3 +178,21 @@ def test_no_room_for_what_is_put_together(tmp_path: Path, scratch: Path, monkeyp
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(StorageError, match=r"TMPDIR.*No space left"):
         stage(saved.chain.store, saved.record, task=WORLD[0], world=WORLD, values=Values)
+
+
+def test_stock_tensorflow_reads_what_is_materialized(tmp_path: Path) -> None:
+    """A process without Holdfast restores a materialized delta, bit by bit. Guards against a checkpoint that only its
+    maker can read."""
+    saved = Saved(tmp_path, new_store("posix", tmp_path), deltas=20)
+    prefix = Materializing(saved.chain.store, saved.record).write(str(tmp_path / "out"), lambda _: None)
+    assert tf.train.latest_checkpoint(str(tmp_path / "out")) == prefix
+    np.savez(tmp_path / "values.npz", **saved.values)
+    program = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "values = np.load(sys.argv[2])\n"
+        "found = tf.train.Checkpoint(**{name: tf.Variable(tf.zeros_like(values[name])) for name in values})\n"
+        "found.restore(sys.argv[1]).assert_consumed()\n"
+        "for name in values: np.testing.assert_array_equal(getattr(found, name).numpy(), values[name])\n"
+        "assert not any(name.startswith('holdfast') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, prefix, str(tmp_path / "values.npz")], check=True, timeout=120)

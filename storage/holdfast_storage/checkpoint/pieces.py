@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from holdfast_storage.bundle.crc import crc32c, mask, unmask
-from holdfast_storage.bundle.dtypes import itemsize
+from holdfast_storage.bundle.crc import unmask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.checkpoint.chain import Change, Part, Stored
 from holdfast_storage.checkpoint.index import too_short
@@ -15,14 +14,6 @@ from holdfast_storage.store.base import Store
 
 Progress = Callable[[int], None]
 """Receives the size of each chunk that is read."""
-
-
-def read_stored(store: Store, stored: Stored, progress: Progress) -> memoryview:
-    """Return the bytes of a piece, which have been verified. Raises what `fill` raises."""
-    check_there(store, stored)
-    memory = memoryview(bytearray(stored.entry.size))
-    fill(store, stored, memory, progress)
-    return memory
 
 
 def check_there(store: Store, stored: Stored) -> None:
@@ -37,29 +28,36 @@ def fill(store: Store, stored: Stored, memory: memoryview, progress: Progress) -
     Raises CheckpointAbsent if it is missing or cut, CheckpointDamaged if it is not what was written, StorageError if it
     cannot be read. The error names the object.
     """
-    entry, crc, done = stored.entry, 0, 0
-    full = f"{store.url}/{stored.object}"
-    numeric = itemsize(entry.dtype) is not None
-    while done < entry.size:
-        chunk = memory[done : done + store.block]
+    read_range(store, stored.object, stored.entry.offset, memory, progress)
+    check(store, stored, memory)
+
+
+def read_range(store: Store, name: str, offset: int, memory: memoryview, progress: Progress) -> None:
+    """Read so many bytes of an object, which are not checked. Raises what `fill` raises."""
+    done = 0
+    while done < len(memory):
         try:
-            count = store.read_into(stored.object, entry.offset + done, chunk)
+            count = store.read_into(name, offset + done, memory[done : done + store.block])
         except FileNotFoundError as error:
-            raise CheckpointAbsent(f"{full} is missing", object=stored.object) from error
+            raise CheckpointAbsent(f"{store.url}/{name} is missing", object=name) from error
         if not count:
-            told = f"{full} ends at byte {entry.offset + done}, before its contents do"
-            raise CheckpointAbsent(told, object=stored.object)
-        if numeric:
-            crc = crc32c(chunk[:count], crc)
+            told = f"{store.url}/{name} ends at byte {offset + done}, before its contents do"
+            raise CheckpointAbsent(told, object=name)
         done += count
         progress(count)
+
+
+def check(store: Store, stored: Stored, memory: memoryview) -> None:
+    """Check the bytes of a piece. Raises CheckpointDamaged, which names the object."""
+    entry = stored.entry
     try:
-        found = mask(crc) if numeric else entry_crc32c(entry.dtype, entry.shape, [memory])
+        found = entry_crc32c(entry.dtype, entry.shape, [memory])
     except CheckpointDamaged as error:
-        raise CheckpointDamaged(f"{full}: {entry.key}: {error}", object=stored.object) from error
+        told = f"{store.url}/{stored.object}: {entry.key}: {error}"
+        raise CheckpointDamaged(told, object=stored.object) from error
     if found != entry.crc32c:
         told = f"has CRC32C {unmask(found):08x} in {entry.key}, and {unmask(entry.crc32c):08x} was written"
-        raise CheckpointDamaged(f"{full} {told}", object=stored.object)
+        raise CheckpointDamaged(f"{store.url}/{stored.object} {told}", object=stored.object)
 
 
 def fill_part(store: Store, part: Part, memory: memoryview, progress: Progress) -> None:

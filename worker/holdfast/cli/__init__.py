@@ -16,7 +16,10 @@ from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
-_COMMANDS = ("ls", "show", "verify", "status", "save-now", "pin", "unpin", "doctor", "coordinator", "demo")
+_COMMANDS = (
+    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize"),
+    *("doctor", "coordinator", "demo"),
+)
 
 
 class _Commands(click.Group):

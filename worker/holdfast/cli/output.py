@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -82,6 +83,24 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     yield "─" * (sum(widths) + 2 * (len(widths) - 1))
     for row in rows:
         yield form.format(*row).rstrip()
+
+
+@contextmanager
+def progress(what: str, total: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the bytes done since its last call and, on a terminal, moves a bar on stderr.
+
+    total: returns all bytes, if there is a bar.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    out = Output(stderr=True)
+    if not out.is_terminal:
+        yield lambda _: None
+        return
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(what, total=total())
+        yield lambda size: bar.advance(task, size)
 
 
 def human_size(size: int) -> str:

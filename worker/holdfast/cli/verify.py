@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +24,7 @@ def command(target: str, as_json: bool) -> None:
     Every byte of the checkpoint is read, and of those that it needs if it is a delta; without STEP, those of all
     checkpoints of RUN. Nothing is changed. Exit status 1 if anything is not as it was committed.
     """
-    from holdfast.cli.output import Output, count, human_size, print_json, table
+    from holdfast.cli.output import Output, count, human_size, print_json, progress, table
     from holdfast_storage.errors import InvalidRequest
 
     url, step = parse_target(target)
@@ -33,7 +32,7 @@ def command(target: str, as_json: bool) -> None:
     records = list(run.state.checkpoints if step is None else run.state.chain(run.select(step)))
     if not records:
         raise InvalidRequest(f"there is nothing to verify: {run.store.url} holds no committed checkpoint")
-    with _progress(run, records) as advance:
+    with progress("verify", lambda: sum(_size(run, record) for record in records)) as advance:
         verified = [(record, _verify(run, record, advance)) for record in records]
     found = [_describe(record, report) for record, report in verified if report is not None]
     _tell_what_needs_them(run, found)
@@ -81,23 +80,6 @@ def _tell_what_needs_them(run: Run, found: list[dict[str, Any]]) -> None:
             if c["prefix"] in lost and c["verdict"] == "good":
                 reason = f"{c['prefix']} is a delta that needs it"
                 c["verdict"], c["problems"] = verdict, [{"object": prefix, "kind": verdict, "reason": reason}]
-
-
-@contextmanager
-def _progress(run: Run, records: list[CheckpointRecord]) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the bytes read so far and, on a terminal, moves a bar on stderr."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    from holdfast.cli.output import Output
-
-    out = Output(stderr=True)
-    if not out.is_terminal:
-        yield lambda _: None
-        return
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("verify", total=sum(_size(run, record) for record in records))
-        yield lambda size: bar.advance(task, size)
 
 
 def _size(run: Run, record: CheckpointRecord) -> int:
