@@ -19,8 +19,9 @@ class Incremental:
 
     It takes 8 bytes of memory for each row of this worker's part of the tables, twice that while a save is in flight.
 
-    It pays if a step leaves most rows as they are, as SGD and Adagrad do. An optimizer that updates all rows at every
-    step, such as Keras 3's Adam or anything with weight decay, leaves nothing to be won, and a warning says so.
+    It pays if a step leaves most rows as they are, as SGD, Adagrad and Ftrl do. An optimizer with moving averages,
+    momentum or weight decay, such as Adam, updates at each step all rows that were ever looked up: then little is won,
+    and a warning says so.
 
     Args:
         full_every: of so many checkpoints one is full. From 2 to 1,000. A restore reads all from the full one on, and

@@ -108,8 +108,8 @@ class Increments:
             self._told = True
             log.warning(
                 "most rows of %s%s change from one save to the next, so incremental saves hardly make them smaller. "
-                "Keras 3's Adam, and whatever has momentum or weight decay, updates all rows at every step; SGD and "
-                "Adagrad update those that were looked up",
+                "SGD, Adagrad and Ftrl update the rows that were looked up; Adam, and whatever else has moving "
+                "averages, momentum or weight decay, updates all rows at every step",
                 ", ".join(specs[position].key for position in found[:3]),
                 f" and {len(found) - 3} more" if len(found) > 3 else "",
             )
