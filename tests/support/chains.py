@@ -114,10 +114,10 @@ def merged(store: Store, record: CheckpointRecord) -> dict[str, bytes]:
         pieces = sorted(chain.newest.index.pieces(key), key=lambda piece: piece[0] or ())
         values[key] = b"".join(whole(store, chain.newest.stored(entry)) for _, entry in pieces)
     for key, table in chain.tables.items():
-        memory = memoryview(bytearray(table.size))
+        memory, done = memoryview(bytearray(table.size)), 0
         for part in table.parts:
-            own = memory[part.begin * table.row_size : part.end * table.row_size]
-            fill_part(store, part, own, ignored)
+            fill_part(store, part, memory[done : done + part.whole.entry.size], ignored)
+            done += part.whole.entry.size
         values[key] = bytes(memory)
     return values
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_storage.bundle import dtypes
 from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.bundle.slices import Extents, encode_name
 from holdfast_storage.checkpoint.index import data_objects, read_index
 from holdfast_storage.checkpoint.manifest import Base, Manifest, read_committed, read_manifest
 from holdfast_storage.errors import CheckpointDamaged
@@ -46,6 +47,7 @@ class Part:
 
     begin: int
     end: int
+    extents: Extents | None  # the same as a slice; None: it is the whole tensor
     whole: Stored
     changes: tuple[Change, ...]  # oldest first
 
@@ -54,18 +56,13 @@ class Part:
 class Table:
     """A tensor that the newest link has by rows."""
 
-    entry: TensorEntry  # of the newest link that has it whole: its key, dtype and shape
-    parts: tuple[Part, ...]  # all rows, in order; as many as there are pieces
-
-    @property
-    def row_size(self) -> int:
-        """The bytes of a row."""
-        return _row_size(self.entry)
+    entry: TensorEntry  # of the newest link that has it whole
+    parts: tuple[Part, ...]  # the pieces in which it is stored there, in order: all rows
 
     @property
     def size(self) -> int:
         """The bytes of all rows."""
-        return self.row_size * self.entry.shape[0]
+        return sum(part.whole.entry.size for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,25 @@ class Chain:
     @property
     def newest(self) -> Link:
         return self.links[-1]
+
+    def merged(self) -> Index:
+        """Return an index of all tensors.
+
+        The parts of tables are back to back in one more shard, which nobody has stored: no checksum of them is known.
+        """
+        index = self.newest.index
+        tensors, slices, offset = dict(index.tensors), dict(index.slices), 0
+        for key, table in self.tables.items():
+            tensors[key] = table.entry
+            for part in table.parts:
+                place = replace(part.whole.entry, shard=index.num_shards, offset=offset, crc32c=0)
+                if part.extents is None:
+                    tensors[key] = place
+                else:
+                    slices[key, part.extents] = place
+                offset += place.size
+        in_order = sorted(tensors.items(), key=lambda item: encode_name(item[0]))
+        return Index(index.num_shards + 1, dict(in_order), slices)
 
 
 def read_chain(store: Store, record: CheckpointRecord) -> Chain:
@@ -164,24 +180,25 @@ def _put_together(store: Store, full: Link, key: str, deltas: list[Link]) -> Tab
     entry = full.index.tensors[key]
     if dtypes.itemsize(entry.dtype) is None or not entry.shape or not _row_size(entry):
         raise _damaged(store, _bundle(full), f"{key} has no rows, and {deltas[0].prefix} says which have changed")
-    ranges = sorted(_ranges(store, full, key), key=lambda found: found[0])
+    parts = sorted(_parts(store, full, key), key=lambda part: part.begin)
     for delta in deltas:
-        if delta.pieces[key].keys() != {begin for begin, _, _ in ranges}:
+        if delta.pieces[key].keys() != {part.begin for part in parts}:
             raise _damaged(store, _bundle(delta), f"{key} is in other pieces than {full.prefix} has")
-        for begin, end, _ in ranges:
-            _check_change(store, delta, delta.pieces[key][begin], entry, end - begin)
-    parts = (Part(begin, end, stored, tuple(d.pieces[key][begin] for d in deltas)) for begin, end, stored in ranges)
-    return Table(entry, tuple(parts))
+        for part in parts:
+            _check_change(store, delta, delta.pieces[key][part.begin], entry, part.end - part.begin)
+    return Table(
+        entry, tuple(replace(part, changes=tuple(d.pieces[key][part.begin] for d in deltas)) for part in parts)
+    )
 
 
-def _ranges(store: Store, link: Link, key: str) -> Iterator[tuple[int, int, Stored]]:
-    """Yield the rows of each piece of a tensor that is stored whole, first and end, with its place."""
+def _parts(store: Store, link: Link, key: str) -> Iterator[Part]:
+    """Yield the pieces of a tensor that is stored whole."""
     shape = link.index.tensors[key].shape
     for extents, entry in link.index.pieces(key):
         (begin, length), *others = extents or [(0, size) for size in shape]
         if others != [(0, size) for size in shape[1:]]:
             raise _damaged(store, _bundle(link), f"{key} is not stored in whole rows")
-        yield begin, begin + length, link.stored(entry)
+        yield Part(begin, begin + length, extents, link.stored(entry), ())
 
 
 def _check_change(store: Store, link: Link, change: Change, table: TensorEntry, length: int) -> None:

@@ -171,10 +171,7 @@ def _whole(chain: Chain) -> Iterator[_Item]:
 def _by_rows(chain: Chain) -> Iterator[_Item]:
     """Yield the parts of what the newest link has by rows."""
     for table in chain.tables.values():
-        others = tuple((0, size) for size in table.entry.shape[1:])
-        for part in table.parts:
-            extents = ((part.begin, part.end - part.begin), *others) if table.entry.slices else None
-            yield _Item(((extents, part.whole),), part)
+        yield from (_Item(((part.extents, part.whole),), part) for part in table.parts)
 
 
 def _dealt(items: list[_Item]) -> Iterator[list[_Item]]:

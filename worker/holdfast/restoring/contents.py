@@ -56,7 +56,7 @@ class Contents:
             objects = data_objects(main, record.prefix)
         else:
             chain = read_chain(store, record)
-            main, tables = _with_tables(chain.newest.index, chain.tables), dict(chain.tables)
+            main, tables = chain.merged(), dict(chain.tables)
             objects = {**chain.newest.objects, main.num_shards - 1: MERGED}
         local, bundles = None, {MAIN: Bundle(main, objects)}
         if own:
@@ -85,19 +85,6 @@ class Contents:
         """The bytes of the data."""
         stored = stored_size(self.bundles[MAIN].index) if self.sizes is None else sum(self.sizes.values())
         return stored + sum(table.size for table in self.tables.values())
-
-
-def _with_tables(newest: Index, tables: Mapping[str, Table]) -> Index:
-    """Return the index of a delta with the tensors that it has by rows, back to back in one more shard.
-
-    Nobody knows their checksums yet.
-    """
-    offset, entries = 0, {}
-    for key, table in tables.items():
-        place = replace(table.entry, shard=newest.num_shards, offset=offset, size=table.size, crc32c=0, slices=())
-        entries[key] = place
-        offset += table.size
-    return Index(newest.num_shards + 1, {**newest.tensors, **entries}, newest.slices)
 
 
 def _overlaid(main: Index, local: Index, record: CheckpointRecord) -> Index:

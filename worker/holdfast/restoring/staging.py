@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING
 from holdfast.restoring.contents import LOCAL, MAIN, MERGED, Bundle, Contents
 from holdfast.restoring.free_memory import available
 from holdfast.scratch import make_folder, remove_folder
-from holdfast_storage.bundle.crc import combine, crc32c, mask
-from holdfast_storage.bundle.index import TensorEntry, write_index
+from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import Index, TensorEntry, write_index
+from holdfast_storage.bundle.slices import Extents
 from holdfast_storage.checkpoint.chain import Part
 from holdfast_storage.checkpoint.index import check_encoded
 from holdfast_storage.checkpoint.pieces import check_there, fill_part
@@ -223,40 +224,37 @@ class _Held:
                 self._keep(name, at, piece)
 
     def merge(self, contents: Contents, progress: Callable[[int], None], threads: int | None, wait: Wait) -> Bundle:
-        """Put together the tensors that a delta has by rows. Return the bundle with their checksums, as far as they are
-        in files."""
+        """Put together the tables of a delta. Return the bundle, with the checksums of what is in files."""
         main = contents.bundles[MAIN]
-        crcs: dict[str, dict[int, int]] = {key: {} for key in contents.tables}
+        whole: dict[str, TensorEntry] = dict(main.index.tensors)
+        slices: dict[tuple[str, Extents], TensorEntry] = dict(main.index.slices)
 
         def put(job: tuple[str, Part]) -> None:
             key, part = job
-            row_size = contents.tables[key].row_size
-            at, size = main.index.tensors[key].offset + part.begin * row_size, (part.end - part.begin) * row_size
-            room = self.room(MERGED, at, size)
+            place = whole[key] if part.extents is None else slices[key, part.extents]
+            room = self.room(MERGED, place.offset, place.size)
             while True:
                 try:
                     check_there(self._store, part.whole)  # before memory is taken for what an index claims
-                    memory = memoryview(bytearray(size)) if room is None else room
+                    memory = memoryview(bytearray(place.size)) if room is None else room
                     fill_part(self._store, part, memory, progress)
                     break
                 except CheckpointAbsent as error:
                     if not wait.again(str(error)):
                         raise
             if room is None:
-                crcs[key][part.begin] = crc32c(memory)
-                self._keep(MERGED, at, memory)
+                self._keep(MERGED, place.offset, memory)
+                place = replace(place, crc32c=mask(crc32c(memory)))
+                if part.extents is None:
+                    whole[key] = place
+                else:
+                    slices[key, part.extents] = place
 
         self._merges = bool(contents.tables)
         jobs = ((key, part) for key, table in contents.tables.items() for part in table.parts)
         # What goes to files is in memory first, a part for each thread.
         in_parallel(put, jobs, threads or (self._store.parallel if self._in_memory else _FEW))
-        tensors = dict(main.index.tensors)
-        for key, found in crcs.items():
-            crc, table = 0, contents.tables[key]
-            for part in table.parts if found else ():
-                crc = combine(crc, found[part.begin], (part.end - part.begin) * table.row_size)
-            tensors[key] = replace(tensors[key], crc32c=mask(crc))
-        return replace(main, index=replace(main.index, tensors=tensors))
+        return replace(main, index=Index(main.index.num_shards, whole, slices))
 
     def link(self, bundles: Mapping[str, Bundle]) -> None:
         """Make the bundles in which TensorFlow finds what has been read."""
