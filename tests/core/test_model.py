@@ -27,9 +27,10 @@ some = st.integers(0, 1000)
 
 
 class Histories(RuleBasedStateMachine):
-    @initialize(count=st.integers(1, 3), keep=st.sampled_from([None, 1, 2]))
-    def start(self, count: int, keep: int | None) -> None:
+    @initialize(count=st.integers(1, 3), keep=st.sampled_from([None, 1, 2]), full_every=st.sampled_from([1, 3]))
+    def start(self, count: int, keep: int | None, full_every: int) -> None:
         self.cluster = Cluster()
+        self.full_every = full_every
         self.count = count
         self.keep = keep
         self.cluster.coordinator()
@@ -37,6 +38,7 @@ class Histories(RuleBasedStateMachine):
 
     def _job(self, workers: list[Worker], *, takeover: bool = False) -> None:
         for worker in workers:
+            worker.full_every = self.full_every
             worker.terms = {
                 "retention": (Newest(self.keep),) if self.keep else (),
                 "takeover": takeover,
@@ -118,6 +120,7 @@ def test_long_histories(seed: int) -> None:
     chance = random.Random(seed)
     cluster = Cluster()
     policy = chance.choice([(), (Newest(1),), (Newest(2),)])
+    full_every = chance.choice([1, 4])
     jobs = [cluster.workers(chance.randint(1, 3))]
     for number in range(400):
         if number == 0 or (len(jobs) < 3 and chance.random() < 0.004):
@@ -128,6 +131,7 @@ def test_long_histories(seed: int) -> None:
             goes_back = chance.choice([0, 3])
             for worker in jobs[-1]:
                 worker.goes_back = goes_back
+                worker.full_every = full_every
                 worker.terms = {"retention": policy, "takeover": takeover, "timeout": 60.0}
                 cluster.clients.append(Client(cluster, worker, coordinator, 6))
         elif chance.random() < 0.004:

@@ -16,7 +16,7 @@ import random
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -33,6 +33,7 @@ from holdfast_storage.cluster import Task
 from holdfast_storage.decision import Decision
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
+from holdfast_storage.layout import prefix
 from holdfast_storage.records import CheckpointRecord, Entry, Generation, Holding, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
@@ -74,6 +75,10 @@ class Storage:
         """Return what a reader finds. All that was imported exists."""
         there = record.folder in self.folders or record in self._imported.checkpoints
         return "good" if there and record.prefix not in self.damaged else "damaged"
+
+    def is_lost(self, record: CheckpointRecord) -> bool:
+        """Whether something that a restore of a checkpoint needs does not read back."""
+        return any(self.verdict(each) != "good" for each in self.state.chain(record))
 
     def orphans(self, entry: Entry) -> tuple[str, ...]:
         """Find what `holdfast_storage.run_directory.orphans` finds, by looking at every entry."""
@@ -212,12 +217,12 @@ class Coordinator:
                     gone = Failure(Kind.STORAGE, f"{folder} is not there", phase="finalize")
                     return ev.Finalized(effect.generation.id, effect.ordinal, failure=gone)
                 crc = zlib.crc32(folder.encode())
-                prefix = f"{folder}/{name}"
-                return ev.Finalized(effect.generation.id, effect.ordinal, prefix, crc, storage.metrics.get(prefix, ()))
+                where = f"{folder}/{name}"
+                return ev.Finalized(effect.generation.id, effect.ordinal, where, crc, storage.metrics.get(where, ()))
             case fx.WriteStateFile(number):
                 if not bad and (storage.state_file is None or storage.state_file.number <= number):
                     storage.state_file = effect
-                shown = storage.state_file.state.restorable if storage.state_file and not bad else ()
+                shown = storage.state_file.state.stock_readable if storage.state_file and not bad else ()
                 return ev.StateFileWritten(number, shown[-1].prefix if shown else "")
             case fx.ReadBackCheckpoint(record):
                 return ev.ReadBack(record.prefix, "unreadable" if bad else storage.verdict(record))
@@ -258,7 +263,8 @@ class Worker:
         self.crcs: tuple[int, ...] = (1, 2, 3)
         self.guarded = b"\1\1\0"
         self.terms: dict[str, object] = {}  # fields of its ballots that are not the usual
-        self.damaged: Collection[str] = ()  # prefixes that do not read back
+        self.damaged: Callable[[CheckpointRecord], bool] = lambda record: False  # whether it cannot be restored
+        self.full_every = 1  # it saves deltas between full checkpoints
 
     @property
     def caller(self) -> v.Caller:
@@ -287,7 +293,9 @@ class Worker:
         ballot = replace(ballot, **{**self.terms, **terms})  # type: ignore[arg-type]
         return lambda r: ev.Vote(r, self.caller, ordinal, ballot)
 
-    def report(self, ordinal: int, step: int | None = None, worker_local: tuple[int, ...] = ()) -> Build:
+    def report(
+        self, ordinal: int, step: int | None = None, worker_local: tuple[int, ...] = (), base: str = ""
+    ) -> Build:
         retention = self.terms.get("retention", ())
         assert isinstance(retention, tuple)
         report = v.SaveReport(
@@ -297,6 +305,7 @@ class Worker:
             payload=self.task,
             retention=retention,
             cost_before=self.cost_before,
+            base=base,
         )
         return lambda r: ev.Reported(r, self.caller, ordinal, report)
 
@@ -342,6 +351,7 @@ class Worker:
         if not isinstance(answer, v.Apply):
             return
         self.applied(answer)
+        last = ""  # the save before, if it was committed and nothing was restored since
         for ordinal in range(1, saves + 1):
             if ordinal == self.goes_back:
                 answer = yield self.restore(2, target="10")
@@ -349,14 +359,18 @@ class Worker:
                     answer = yield self.restore(2, answer.record.prefix, self._verdict(answer), target="10")
                 if isinstance(answer, v.Apply):
                     self.applied(answer, 2)
-            answer = yield self.vote(ordinal)
+                last = ""
+            base = "" if ordinal % self.full_every == 0 else last
+            answer = yield self.vote(ordinal, base=base)
             if isinstance(answer, v.Go):
-                answer = yield self.report(ordinal, worker_local=answer.worker_local)
+                answer = yield self.report(ordinal, worker_local=answer.worker_local, base=base)
+            committed = isinstance(answer, v.SaveOutcome) and answer.committed
+            last = prefix("ckpt", ordinal * 10, self.world.generation, ordinal) if committed else ""
             if isinstance(answer, Failure) and answer.kind is Kind.SUPERSEDED:
                 return
 
     def _verdict(self, read: v.Read) -> str:
-        return "damaged" if read.record.prefix in self.damaged else "good"
+        return "damaged" if self.damaged(read.record) else "good"
 
 
 class Client:
@@ -504,7 +518,7 @@ class Cluster:
                 self._processes += 1
                 incarnation = f"process{self._processes}.1"
             made.append(Worker(Task("worker", i), cluster, incarnation))
-            made[-1].damaged = self.storage.damaged
+            made[-1].damaged = self.storage.is_lost
         return made
 
     def world(self, coordinator: Coordinator, count: int, processes: list[Worker] | None = None) -> list[Worker]:
@@ -524,8 +538,8 @@ class Cluster:
         calls = [coordinator.call(worker.restore(ordinal, target=target)) for worker in workers]
         coordinator.run()
         while isinstance(read := calls[0].answer, v.Read):
-            prefix = read.record.prefix
-            calls = [coordinator.call(w.restore(ordinal, prefix, "good", target)) for w in workers]
+            found = read.record.prefix
+            calls = [coordinator.call(w.restore(ordinal, found, "good", target)) for w in workers]
             coordinator.run()
         assert isinstance(read, v.Apply)
         for worker, call in zip(workers, calls, strict=True):
@@ -534,13 +548,13 @@ class Cluster:
         return read
 
     def save(
-        self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None
+        self, coordinator: Coordinator, workers: list[Worker], ordinal: int, step: int | None = None, base: str = ""
     ) -> v.SaveOutcome:
-        """The workers save; with an outcome that all were told."""
-        calls = [coordinator.call(worker.vote(ordinal, step)) for worker in workers]
+        """The workers save; with an outcome that all were told. base: on which they save a delta."""
+        calls = [coordinator.call(worker.vote(ordinal, step, base=base)) for worker in workers]
         coordinator.run()
         if isinstance(go := calls[0].answer, v.Go):
-            calls = [coordinator.call(worker.report(ordinal, step, go.worker_local)) for worker in workers]
+            calls = [coordinator.call(worker.report(ordinal, step, go.worker_local, base)) for worker in workers]
             coordinator.run()
         outcome = calls[0].answer
         assert isinstance(outcome, v.SaveOutcome), outcome
@@ -703,6 +717,8 @@ def check_log(entries: list[Entry]) -> None:
         prefixes = [record.prefix for record in state.checkpoints]
         assert entry.number == number
         assert len(prefixes) == len(set(prefixes)), "a checkpoint is live twice"
+        bases = {record.base for record in state.checkpoints if record.base}
+        assert bases <= set(prefixes), "a delta is live without what it needs"
         assert not retired & {record.folder for record in state.checkpoints}, "a retired name is live again"
         if entry.kind == "abort":
             # Who gives up taking the lead does not have it.
@@ -718,7 +734,10 @@ def check_log(entries: list[Entry]) -> None:
             assert before.state.generation == state.generation
         if entry.kind == "commit":
             assert state.generation is not None
-            assert f".{state.generation.id}." in state.checkpoints[-1].folder, "a world that does not lead committed"
+            newest = state.checkpoints[-1]
+            assert f".{state.generation.id}." in newest.folder, "a world that does not lead committed"
+            assert not newest.base or newest in state.restorable, "a delta on what is damaged"
+            assert not newest.base or newest.base == state.checkpoints[-2].prefix, "a delta on what is not the newest"
         if before is not None:
             assert state.checkpoints or not before.state.checkpoints, "the last checkpoint was given up"
             if entry.kind not in get_args(Holding):
@@ -790,8 +809,6 @@ def checkpoint(
     step: int, *, stock: bool = False, preserved: bool = False, time: float | None = None, **metrics: float | None
 ) -> CheckpointRecord:
     """A record of a checkpoint of an earlier generation."""
-    prefix = f"ckpt-{step}" if stock else f"ckpt-{step}.0000000a.{step}/ckpt-{step}"
+    where = f"ckpt-{step}" if stock else prefix("ckpt", step, "0000000a", step)
     when = WALL + step if time is None else time
-    return CheckpointRecord(
-        prefix, step, when, stock=stock, preserved=preserved, metrics=tuple(sorted(metrics.items()))
-    )
+    return CheckpointRecord(where, step, when, stock=stock, preserved=preserved, metrics=tuple(sorted(metrics.items())))

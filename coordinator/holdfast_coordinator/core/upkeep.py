@@ -29,6 +29,7 @@ class Upkeep:
     _run: RunState = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
     _reading_back: str = ""
+    _reading_for: str = ""  # the newest checkpoint by then, which needs that one, or is it
     _good: set[str] = field(default_factory=set)  # of what the newest needs: what was read back
     _measuring: bool = False
     _measured_for: str = ""  # the newest checkpoint when metrics were last asked for
@@ -101,7 +102,7 @@ class Upkeep:
         self._good &= {each.prefix for each in chain}
         if not newest.stock and chain[0].prefix == self._shown and run.sweep(state, newest.prefix):
             following = next((each for each in chain if each.prefix not in self._good), newest)
-            self._reading_back = following.prefix
+            self._reading_back, self._reading_for = following.prefix, newest.prefix
             run.emit(ReadBackCheckpoint(following, run.now.monotonic))
 
     def measured(self, e: ev.MetricsRead) -> None:
@@ -125,8 +126,10 @@ class Upkeep:
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))
         replaces = state and e.verdict == "good" and run.leading and not self._goes_back
         if not state or not replaces or not run.sweep(state, e.prefix):
-            if state and state.checkpoints and state.checkpoints[-1].prefix != e.prefix:
-                self.consider()  # what was committed meanwhile is next
+            newest = state.checkpoints[-1].prefix if state and state.checkpoints else e.prefix
+            # Next is what needs it, or what was committed meanwhile.
+            if newest != (e.prefix if e.verdict == "good" else self._reading_for):
+                self.consider()
             return
         self._retiring += 1
         note = f"replaced by {e.prefix}"

@@ -258,7 +258,7 @@ class Stage:
                 process, _, before = self._jobs[after][i].incarnation.rpartition(".")
                 manager = int(before)
             worker = Worker(Task("worker", i), cluster, f"{process}.{manager + 1}")
-            worker.damaged = self.cluster.storage.damaged
+            worker.damaged = self.cluster.storage.is_lost
             workers.append(worker)
             self._by_name[f"{name}{i}"], self._at[worker] = worker, coordinator
         self._set(workers, words)
