@@ -14,8 +14,9 @@ from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import full_record, header_record, slice_record, write_index
 from holdfast_storage.checkpoint.chain import Stored, read_chain
 from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord
-from holdfast_storage.checkpoint.pieces import check_there, fill, fill_part
+from holdfast_storage.checkpoint.pieces import fill, read_part
 from holdfast_storage.cluster import Task
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import Piece, data_object, delta_prefix, index_object, manifest_object, prefix
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
@@ -114,17 +115,12 @@ def merged(store: Store, record: CheckpointRecord) -> dict[str, bytes]:
         pieces = sorted(chain.newest.index.pieces(key), key=lambda piece: piece[0] or ())
         values[key] = b"".join(whole(store, chain.newest.stored(entry)) for _, entry in pieces)
     for key, table in chain.tables.items():
-        memory, done = memoryview(bytearray(table.size)), 0
-        for part in table.parts:
-            fill_part(store, part, memory[done : done + part.whole.entry.size], ignored)
-            done += part.whole.entry.size
-        values[key] = bytes(memory)
+        values[key] = b"".join(read_part(store, part, None, ignored, Wait(0.0)) for part in table.parts)
     return values
 
 
 def whole(store: Store, stored: Stored) -> bytes:
     """The bytes of a piece."""
-    check_there(store, stored)
     memory = memoryview(bytearray(stored.entry.size))
     fill(store, stored, memory, ignored)
     return bytes(memory)

@@ -19,8 +19,9 @@ from holdfast_storage.bundle.index import full_record, header_record, slice_reco
 from holdfast_storage.bundle.slices import Extents
 from holdfast_storage.checkpoint.chain import Chain, Part, Stored, read_chain
 from holdfast_storage.checkpoint.index import check_sizes
-from holdfast_storage.checkpoint.pieces import Progress, check, check_there, fill_part, read_range
+from holdfast_storage.checkpoint.pieces import Progress, check, read_part, read_range
 from holdfast_storage.errors import InvalidRequest, StorageError
+from holdfast_storage.lag import Wait
 from holdfast_storage.layout import STATE_FILE, data_object, index_object
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord, LogState
@@ -116,10 +117,7 @@ class Materializing:
         """Yield the bytes of an object, and add their entries."""
         offset = 0
         for item in items:
-            if item.part is not None:
-                check_there(self._store, item.part.whole)  # before memory is taken for what an index claims
-            memory = memoryview(bytearray(item.size))
-            self._read(item, memory, progress)
+            memory = self._read(item, progress)
             at = offset
             for extents, stored in item.pieces:
                 e = stored.entry
@@ -133,15 +131,15 @@ class Materializing:
             yield memory
             offset += item.size
 
-    def _read(self, item: _Item, memory: memoryview, progress: Progress) -> None:
+    def _read(self, item: _Item, progress: Progress) -> memoryview:
         if item.part is not None:
-            fill_part(self._store, item.part, memory, progress)
-            return
-        first = item.pieces[0][1]
+            return read_part(self._store, item.part, None, progress, Wait(0.0))
+        first, memory = item.pieces[0][1], memoryview(bytearray(item.size))
         read_range(self._store, first.object, first.entry.offset, memory, progress)
         for _, stored in item.pieces:
             at = stored.entry.offset - first.entry.offset
             check(self._store, stored, memory[at : at + stored.entry.size])
+        return memory
 
     def _headers(self) -> Iterator[_Record]:
         """Yield the entries of tensors in slices."""

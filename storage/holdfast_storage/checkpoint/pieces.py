@@ -10,16 +10,11 @@ from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.checkpoint.chain import Change, Part, Stored
 from holdfast_storage.checkpoint.index import too_short
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
+from holdfast_storage.lag import Wait
 from holdfast_storage.store.base import Store
 
 Progress = Callable[[int], None]
 """Receives the size of each chunk that is read."""
-
-
-def check_there(store: Store, stored: Stored) -> None:
-    """Check that an object is as long as a piece of it needs, before memory is taken for what the index claims."""
-    if told := too_short(store, stored.object, stored.entry.offset + stored.entry.size):
-        raise CheckpointAbsent(f"{store.url}/{stored.object} {told}", object=stored.object)
 
 
 def fill(store: Store, stored: Stored, memory: memoryview, progress: Progress) -> None:
@@ -60,12 +55,28 @@ def check(store: Store, stored: Stored, memory: memoryview) -> None:
         raise CheckpointDamaged(f"{store.url}/{stored.object} {told}", object=stored.object)
 
 
-def fill_part(store: Store, part: Part, memory: memoryview, progress: Progress) -> None:
-    """Read the rows of a part, as they are now, into memory of their size. Raises what `fill` raises."""
-    fill(store, part.whole, memory, progress)
-    for change in part.changes:
-        if change.rows.entry.size:
-            _apply(store, part, change, memory, progress)
+def read_part(store: Store, part: Part, room: memoryview | None, progress: Progress, wait: Wait) -> memoryview:
+    """Return the rows of a part, as they are now, in `room` if that is not None, and check all that they are made of.
+
+    wait: how to wait for absent objects. Raises what `fill` raises; `room` has been written to then.
+    """
+    while True:
+        try:
+            _check_there(store, part.whole)  # before memory is taken for what an index claims
+            memory = memoryview(bytearray(part.whole.entry.size)) if room is None else room
+            fill(store, part.whole, memory, progress)
+            for change in part.changes:
+                if change.rows.entry.size:
+                    _apply(store, part, change, memory, progress)
+            return memory
+        except CheckpointAbsent as error:
+            if not wait.again(str(error)):
+                raise
+
+
+def _check_there(store: Store, stored: Stored) -> None:
+    if told := too_short(store, stored.object, stored.entry.offset + stored.entry.size):
+        raise CheckpointAbsent(f"{store.url}/{stored.object} {told}", object=stored.object)
 
 
 def _apply(store: Store, part: Part, change: Change, memory: memoryview, progress: Progress) -> None:

@@ -227,11 +227,11 @@ class _Verification:
         self, record: CheckpointRecord, objects: Collection[str] | None, index: Index | None
     ) -> Iterator[Job]:
         """Yield the jobs for the tensors of an index, such as that of a checkpoint that TensorFlow wrote."""
-        name = index_object(record.prefix)
+        name = index_object(record.bundle)
         folder = f"{record.folder}/" if record.folder else ""
         self.seen.add(name)
         with _Telling(self, name):
-            self.known = index = index or read_index(self.store, record.prefix)
+            self.known = index = index or read_index(self.store, record.bundle)
         if index is None:
             return
         by_shard: dict[int, list[TensorEntry]] = {}
@@ -239,7 +239,7 @@ class _Verification:
             by_shard.setdefault(entry.shard, []).append(entry)
         self.divide(stored_size(index))
         ends = index.ends()
-        for shard, data_name in sorted(data_objects(index, record.prefix).items()):
+        for shard, data_name in sorted(data_objects(index, record.bundle).items()):
             entries = by_shard[shard]
             if objects is not None and data_name.removeprefix(folder) not in objects:
                 continue

@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.restoring.contents import MERGED
 from holdfast.restoring.places import Places
 from holdfast.restoring.wants import StoredPiece, Want, common, needed, stored_pieces, wanted_part, within
 from holdfast_storage.bundle import dtypes
 from holdfast_storage.bundle.encoded import decode_strings
-from holdfast_storage.bundle.index import Index
+from holdfast_storage.bundle.index import Index, TensorEntry
 from holdfast_storage.bundle.slices import Extents, run_start
-from holdfast_storage.checkpoint.index import check_sizes, read_index
-from holdfast_storage.checkpoint.manifest import Manifest, read_manifest
+from holdfast_storage.checkpoint.chain import Part, read_chain
+from holdfast_storage.checkpoint.index import check_sizes
+from holdfast_storage.checkpoint.manifest import Manifest
+from holdfast_storage.checkpoint.pieces import read_part
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import CheckpointAbsent
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import data_object
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store.base import Store
 
@@ -50,18 +53,23 @@ class Parts:
 
     def __init__(self, store: Store, record: CheckpointRecord, *, wait: Wait | None = None) -> None:
         self.store, self.record = store, record
-        self.manifest: Manifest | None = None
         wait = wait or Wait(0.0)
         while True:
             try:
-                self.manifest = None if record.stock else read_manifest(store, record)
-                self.index: Index = read_index(store, record.prefix, self.manifest)
-                if self.manifest is None:
-                    check_sizes(store, self.index, record.prefix)
-                return
+                chain = read_chain(store, record)
+                if record.stock:
+                    check_sizes(store, chain.newest.index, record.prefix)
+                break
             except CheckpointAbsent as error:
                 if not wait.again(str(error)):
                     raise
+        self.manifest: Manifest | None = chain.newest.manifest
+        self.index: Index = chain.merged() if chain.tables else chain.newest.index
+        self._chain = chain
+        # What a delta has by rows is put together, piece by piece; everything else is stored as it is.
+        self._merged: dict[tuple[str, int], Part] = {
+            (key, part.begin): part for key, table in chain.tables.items() for part in table.parts
+        }
 
     def read(
         self,
@@ -110,16 +118,32 @@ class Parts:
         wait: Wait | None,
     ) -> None:
         """Read and verify pieces."""
+        advance, wait = progress or (lambda count: None), wait or Wait(0.0)
 
         def take(name: str, offset: int, chunk: memoryview) -> None:
             for _ in places.take(name, offset, chunk):
                 pass  # nobody wants it
 
+        def merge(piece: StoredPiece) -> None:
+            entry = piece.entry
+            room = places.room(MERGED, entry.offset, entry.size)
+            whole = room if room is not None and len(room) == entry.size else None
+            memory = read_part(self.store, self._merged[piece.key, piece.extents[0][0]], whole, advance, wait)
+            if whole is None:
+                take(MERGED, entry.offset, memory)
+
+        merged, stored = list[StoredPiece](), dict[tuple[str, Extents], TensorEntry]()
+        for piece in pieces:
+            if piece.key in self._chain.tables:
+                merged.append(piece)
+            else:
+                stored[piece.key, piece.extents] = piece.entry
         # It leads to these pieces alone.
-        known = Index(self.index.num_shards, {}, {(piece.key, piece.extents): piece.entry for piece in pieces})
+        known = Index(self._chain.newest.index.num_shards, {}, stored)
         verify_checkpoint(
             self.store, self.record, known=known, progress=progress, sink=take, room=places.room, wait=wait
         ).raise_if_bad()
+        in_parallel(merge, merged, self.store.parallel)
 
     def _buffer(self, places: Places, piece: StoredPiece) -> Any:
         """Have a whole piece go to memory of its own, which is returned."""
@@ -139,7 +163,7 @@ class Parts:
         return True
 
     def _object(self, piece: StoredPiece) -> str:
-        return data_object(self.record.prefix, piece.entry.shard, self.index.num_shards)
+        return MERGED if piece.key in self._chain.tables else self._chain.newest.objects[piece.entry.shard]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from holdfast_storage.bundle.index import Index, TensorEntry, write_index
 from holdfast_storage.bundle.slices import Extents
 from holdfast_storage.checkpoint.chain import Part
 from holdfast_storage.checkpoint.index import check_encoded
-from holdfast_storage.checkpoint.pieces import check_there, fill_part
+from holdfast_storage.checkpoint.pieces import read_part
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointAbsent, StorageError
@@ -233,15 +233,7 @@ class _Held:
             key, part = job
             place = whole[key] if part.extents is None else slices[key, part.extents]
             room = self.room(MERGED, place.offset, place.size)
-            while True:
-                try:
-                    check_there(self._store, part.whole)  # before memory is taken for what an index claims
-                    memory = memoryview(bytearray(place.size)) if room is None else room
-                    fill_part(self._store, part, memory, progress)
-                    break
-                except CheckpointAbsent as error:
-                    if not wait.again(str(error)):
-                        raise
+            memory = read_part(self._store, part, room, progress, wait)
             if room is None:
                 self._keep(MERGED, place.offset, memory)
                 place = replace(place, crc32c=mask(crc32c(memory)))
