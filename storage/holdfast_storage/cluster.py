@@ -11,7 +11,10 @@ Cluster = tuple[tuple[str, tuple[str, ...]], ...]
 """Job types with their tasks' addresses, in order of job type."""
 
 CHECKPOINTING_JOBS = ("chief", "worker", "master")
-"""The job types that take part in a save. Parameter servers and evaluators do not."""
+"""The job types that take part in a save, in a cluster without parameter servers. Evaluators do not."""
+
+SERVED_JOBS = ("chief", "ps")
+"""Those that do in a cluster with parameter servers. Its workers hold nothing, and come and go."""
 
 MOST_TASKS = 100_000
 """More than any cluster has. A task's index is below."""
@@ -37,14 +40,25 @@ class Task:
         return task
 
 
+def has_servers(cluster: Cluster) -> bool:
+    """Return whether the variables of a cluster lie on parameter servers."""
+    return any(job == "ps" and hosts for job, hosts in cluster)
+
+
 def tasks_of(cluster: Cluster) -> tuple[Task, ...]:
     """Return the tasks that save together, the chief first."""
-    return tuple(sorted(Task(job, i) for job, hosts in cluster if job in CHECKPOINTING_JOBS for i in range(len(hosts))))
+    return tuple(sorted(Task(job, i) for job, hosts in _saving(cluster) for i in range(len(hosts))))
 
 
 def chief_of(cluster: Cluster) -> Task:
     """Return the first of the tasks that save together. Raises ValueError if there are none."""
-    return min(Task(job, 0) for job, hosts in cluster if job in CHECKPOINTING_JOBS and hosts)
+    return min(Task(job, 0) for job, hosts in _saving(cluster) if hosts)
+
+
+def _saving(cluster: Cluster) -> Cluster:
+    """Return the jobs of a cluster whose tasks save together."""
+    jobs = SERVED_JOBS if has_servers(cluster) else CHECKPOINTING_JOBS
+    return tuple((job, hosts) for job, hosts in cluster if job in jobs)
 
 
 def digest(cluster: Cluster) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
+from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, SERVED_JOBS, Task
 from holdfast_storage.layout import (
     LARGEST_STEP,
     check_attempt_folder,
@@ -44,7 +44,7 @@ REASON = matching(f"{_PRINTABLE}{{0,256}}", "at most 256 printable characters")
 
 @lru_cache(8192)  # a manifest names each of thousands several times
 def _saving_task(name: str) -> bool | None:
-    return Task.parse(name).type in CHECKPOINTING_JOBS or None
+    return Task.parse(name).type in (*CHECKPOINTING_JOBS, *SERVED_JOBS) or None
 
 
 TASK = read_by(_saving_task, "a worker such as worker-2")

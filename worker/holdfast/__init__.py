@@ -10,7 +10,8 @@
 
 The packages: `saving` (snapshot, digest, vote, plan, write, report), `restoring` (agree on a checkpoint, read and
 verify it, give it to TensorFlow), `session` (who this worker is, its coordinator, the thread that makes all calls in
-order), `layers` (what Keras layers hold), `keras`, `cli`, `demo`. Importing `holdfast` does not import TensorFlow.
+order), `servers` (what parameter servers hold), `layers` (what Keras layers hold), `keras`, `cli`, `demo`. Importing
+`holdfast` does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.preemption import Preempted, Preemption
     from holdfast.reading import checkpoints_iterator
     from holdfast.save_interval import young_daly
+    from holdfast.servers.serve import serve_parameter_server
     from holdfast.worker_input import per_worker_iterator
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "keep",
     "keras",
     "per_worker_iterator",
+    "serve_parameter_server",
     "young_daly",
 ]
 
@@ -50,6 +53,7 @@ _MODULES = {
     "Preemption": "preemption",
     "checkpoints_iterator": "reading",
     "per_worker_iterator": "worker_input",
+    "serve_parameter_server": "servers.serve",
     "young_daly": "save_interval",
 }
 """The modules of what is imported when it is asked for. A module with the name itself would take its place."""

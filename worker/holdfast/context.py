@@ -17,8 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_PARAMETER_SERVERS = (
-    "so far Holdfast saves only variables that each worker holds whole, not those of parameter servers "
-    "(ParameterServerStrategy): use tf.train.CheckpointManager there, or train with MultiWorkerMirroredStrategy"
+    "it lies on a parameter server, and nothing says that this is the chief of its cluster: leave TF_CONFIG in the "
+    "environment until the CheckpointManager is made, or pass cluster_resolver=strategy.cluster_resolver"
 )
 
 
@@ -72,25 +72,26 @@ def check_layers(checkpoint: Any) -> None:
         check_unseen(checkpoint)
 
 
-def check_variables(*checkpoints: Any) -> None:
+def check_variables(*checkpoints: Any, served: bool) -> None:
     """Raise InvalidRequest if one of these holds a variable of a kind that Holdfast cannot save.
 
     The snapshot checks variables that are created later.
+    served: whether this cluster has parameter servers.
     """
     tf = sys.modules.get("tensorflow")
     for checkpoint in checkpoints:
         if tf is not None and isinstance(checkpoint, tf.train.Checkpoint):
             for found in tf.train.TrackableView(checkpoint).descendants():
                 name = getattr(found, "name", "")
-                reason = why_not(found.device) if isinstance(found, tf.Variable) else ""
+                reason = why_not(found.device, served=served) if isinstance(found, tf.Variable) else ""
                 if reason:
                     raise InvalidRequest(f"{name} cannot be saved: {reason}", object=str(name))
 
 
-def why_not(device: Any) -> str:
+def why_not(device: Any, *, served: bool = False) -> str:
     """Return why variables on a device (its name or specification) cannot be saved; empty if they can."""
     name = device.to_string() if hasattr(device, "to_string") else str(device)
-    if "/job:ps/" in name:
+    if "/job:ps/" in name and not served:
         return NO_PARAMETER_SERVERS
     if "/device:CUSTOM:" in name:
         return (

@@ -17,15 +17,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.arguments import MAX_TO_KEEP, Arguments, as_json, as_metrics, check_options, integer_in, value_of
-from holdfast.context import check_internals, check_layers, check_variables, eager
+from holdfast.context import check_internals, check_variables, eager
 from holdfast.incremental import Incremental
 from holdfast.keep import Policy
 from holdfast.preemption import Preempted, Preemption
 from holdfast.requested import Requested
 from holdfast.restoring.agree import agree
 from holdfast.save_interval import YoungDaly, seconds
-from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
+from holdfast.saving.turns import Turns
 from holdfast.session import open_sessions
 from holdfast.session.identity import process_id
 from holdfast.session.lane import Pending, closed
@@ -34,8 +34,9 @@ from holdfast.session.own_folder import check_folder
 from holdfast.session.session import Session
 from holdfast.session.this_task import ALONE, ThisTask, find_this_task
 from holdfast.session.waiting import wait_for
+from holdfast.world import World, world_of
 from holdfast_storage.cluster import describe
-from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
+from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, Superseded
 from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
@@ -126,13 +127,13 @@ class Manager:
         arguments = dict(locals())  # first, while nothing else has a name here
         del arguments["self"]
         given = self._given = Arguments.checked(**arguments)
-        check_variables(given.checkpoint, given.per_worker)
         self._checkpoint = given.checkpoint
         self._per_worker = given.per_worker
         self._store = open_store(given.directory, given.storage_options, write_buffer=given.write_buffer)
         self._terms = Terms(**{each.name: getattr(given, each.name) for each in fields(Terms)})
         self._last_checkpoint_step = given.last_checkpoint_step
         here = self._find_task()
+        check_variables(given.checkpoint, given.per_worker, served=here.has_servers)
         if here == ALONE:
             warn_of_launcher()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
@@ -145,8 +146,10 @@ class Manager:
         self._calls = threading.RLock()  # one call at a time; calls from within a call, as from a signal handler, pass
         self._closed = False
         # State of the calling threads.
-        self._snapshotters: tuple[Any, Any] | None = None
-        self._collective = True  # assumed before the first snapshot
+        self._world: World | None = None
+        if here.has_servers:
+            self._here()  # raises what cannot work there
+        self._is_first = True  # no snapshot has been taken
         self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
         self._cost: float | None = None  # seconds for which the last save call has kept the program
@@ -155,7 +158,7 @@ class Manager:
         self._restores = 0
         self._increments = _increments(given.incremental)
         self._failed: list[Save] = []  # saves whose errors have not been raised yet
-        self._left: Save | None = None  # a save that is over, and whose thread still waits for its storage
+        self._turns = Turns()
         self._agreed: tuple[str, Any] | None = None  # what all workers restore, by target, until it is applied
 
     # -- saving --
@@ -205,6 +208,7 @@ class Manager:
             for staged in self._staged:
                 staged.tidy()
             settled = self._settle()
+            self._here().settle()  # before this save counts
             number = self._number(checkpoint_number)
             if not settled:
                 self._lane.submit(partial(self._skip, step))
@@ -369,19 +373,13 @@ class Manager:
             )
 
     def _snapshot(self, number: int) -> Save:
-        from holdfast.saving.capture import Snapshotter
-
         save = Save(self._session, self._store, self._terms, number, snapshot=None, increments=self._increments)
         try:
             check_internals(self._checkpoint)  # again: a Keras may have been imported since the join
-            if self._snapshotters is None:
+            if self._is_first:
                 self._check_alone()
-                own = Snapshotter(self._per_worker) if self._per_worker is not None else None
-                self._snapshotters = (Snapshotter(self._checkpoint), own)
-            main, own = self._snapshotters
-            save.snapshot = main.capture()
-            save.per_worker = own.capture() if own else None
-            self._collective = save.snapshot.collective
+                self._is_first = False
+            self._here().capture(save, self._saves + 1)
             save.local_error = self._misfit()
         except Exception as error:
             # The save itself tells the others: raising here would leave them waiting for this worker.
@@ -394,7 +392,7 @@ class Manager:
             return
         try:
             save.metadata, save.metrics = as_json("metadata", metadata), as_metrics(metrics)
-            save.strategy, save.cost_before = strategy_name(self._checkpoint), self._cost
+            save.strategy, save.cost_before = self._here().strategy, self._cost
         except Exception as error:
             save.local_error = save.local_error or error
 
@@ -407,7 +405,7 @@ class Manager:
 
         def given_up(_: float) -> bool:
             since = self._session.unreachable_since
-            if for_ever or self._collective or since is None:
+            if for_ever or self._here().collective or since is None:
                 return False
             return time.monotonic() - since > PATIENCE
 
@@ -449,15 +447,8 @@ class Manager:
         self._saves += 1
         save.ordinal = self._saves
         begun.set(True)
-        if self._left is not None and self._left.is_busy:
-            # One thread that may never return is enough.
-            save.local_error = save.local_error or StorageError(
-                f"its storage has still not answered the save of step {self._left.step}", phase="write"
-            )
-        save.run()
+        self._turns.take(save)
         self._saves += save.missed
-        if save.abandoned:
-            self._left = save
         if save.error is not None:
             self._failed.append(save)
 
@@ -572,6 +563,12 @@ class Manager:
             prefix = staged.record.prefix
             return f"{self.directory}/{prefix}" if not os.path.isabs(prefix) else prefix, status
 
+    def _here(self) -> World:
+        """Return the world that this task is of. A task that is found late, by its variables, is of it by the join."""
+        if self._world is None:
+            self._world = world_of(self._session, self._checkpoint, self._given, self._terms)
+        return self._world
+
     def _join(self) -> None:
         if self._session.has_joined:
             return  # nothing is handed over: the coordinator may be away, and training goes on
@@ -581,12 +578,8 @@ class Manager:
         self._await_made()
         if not self._session.this_task.reader:
             # This comes before the join: the others hear, within its timeout, that this worker has not come.
-            check_layers(self._checkpoint)
-            if self._per_worker is not None:
-                from holdfast.saving.iterators import check_iterators
-
-                check_iterators(self._per_worker, "per_worker.")
-        joined = self._lane.submit(self._session.join)
+            self._here().check()
+        joined = self._lane.submit(self._here().join)
         if not self._wait(joined, "all workers to join", lambda _: bool(self._requested.ends_early)):
             raise Preempted(self._requested.exit_code, f"{self._requested.ends_early}, before all workers had joined")
         joined.result()

@@ -19,7 +19,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
 import tensorflow as tf
 
-from holdfast.trackables import can_be_trained
+from holdfast.trackables import can_be_trained, variable_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.internals import Internals
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
@@ -49,9 +49,13 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
     tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
     tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
+    tensorflow.python.distribute.parameter_server_strategy_v2:ParameterServerStrategyV2 _cluster_coordinator
     tensorflow.python.eager.context context()
     tensorflow.python.eager.context:Context device_name
     tensorflow.python.ops.gen_io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
+    tensorflow.python.ops.script_ops _py_funcs
+    tensorflow.python.ops.script_ops:FuncRegistry _funcs
+    tensorflow.python.ops.resource_variable_ops:BaseResourceVariable _distribute_strategy
     tensorflow.python.ops.io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
     tensorflow.python.trackable.base:Trackable _deferred_dependencies _maybe_initialize_trackable() _update_uid
     tensorflow.python.trackable.base:Trackable _track_trackable(trackable,name,overwrite)
@@ -316,6 +320,16 @@ def has_values(trackable: Any) -> bool:
 def tensors_of(trackable: Any) -> dict[str, Any]:
     """Return what an object that is no variable saves. Raises what TensorFlow raises if it cannot be saved."""
     return dict(trackable._serialize_to_tensors())
+
+
+def strategies_of(checkpoint: Any) -> Iterator[Any]:
+    """Yield the distribution strategy of each variable of a `tf.train.Checkpoint` that has one."""
+    for trackable in tf.train.TrackableView(checkpoint).descendants():
+        variable = variable_of(trackable)
+        # Those of parameter servers, and those that lie in parts there, have no public name for it.
+        strategy = getattr(trackable if variable is None else variable, "_distribute_strategy", None)
+        if isinstance(strategy, tf.distribute.Strategy):
+            yield strategy
 
 
 def waiting_at(trackable: Any) -> dict[str, Any]:
@@ -616,3 +630,43 @@ def after_next(owner: Any, name: str, then: Callable[[], None]) -> None:
 
     attributes[name] = call_and_tell
     vars(call_and_tell)["then"] = then
+
+
+# -- what runs on other tasks --
+
+TOKEN = "holdfast"
+"""The name under which a parameter server answers calls of the chief."""
+
+_answering: list[Any] = []  # TensorFlow keeps no reference
+
+
+def answer_calls(answer: Callable[..., Any]) -> None:
+    """Have `call_on` in any process of the cluster, if it names a device of this one, call `answer` here.
+
+    TensorFlow's own way to register a function gives it a name that other processes cannot know.
+    """
+    TENSORFLOW.check()
+    from tensorflow.python.ops import script_ops
+
+    echo = b"holdfast"
+    script_ops._py_funcs._funcs[TOKEN] = bytes
+    if script_ops._py_funcs(TOKEN, None, (echo,)) != [echo]:
+        raise TENSORFLOW.refusal("a call by a chosen token was not answered")
+    _answering.append(answer)
+    script_ops._py_funcs._funcs[TOKEN] = answer
+
+
+def call_on(device: str, request: Any, values: Sequence[Any] = (), result: Sequence[Any] = (tf.string,)) -> list[Any]:
+    """Call, in the process of a device, what answers there, with values that lie there. In eager mode and in graphs.
+
+    Nothing is copied. A result that nothing depends on may be left out by TensorFlow, and the call with it.
+    """
+    with tf.device(device):
+        return list(tf.raw_ops.PyFunc(input=[request, *values], token=TOKEN, Tout=list(result)))
+
+
+def await_scheduled(strategy: Any) -> None:
+    """Wait until everything that the program has scheduled on a ClusterCoordinator is done. Raises its errors."""
+    coordinator = getattr(strategy, "_cluster_coordinator", None)
+    if coordinator is not None:
+        coordinator.join()

@@ -54,20 +54,16 @@ def local_components(variable: Any) -> tuple[Any, ...]:
     return tuple(variable.distribute_strategy.experimental_local_results(variable))
 
 
-def strategies_of(checkpoint: Any) -> Iterator[Any]:
-    """Yield the distribution strategy of each variable of a `tf.train.Checkpoint` that has one."""
-    import tensorflow as tf
-
-    for trackable in tf.train.TrackableView(checkpoint).descendants():
-        variable = variable_of(trackable)
-        if isinstance(variable, tf.distribute.DistributedValues):
-            yield variable.distribute_strategy
+_KINDS = {
+    "CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy",
+    "ParameterServerStrategyV2": "ParameterServerStrategy",
+}
 
 
 def kind_of(strategy: Any) -> str:
     """Return the name under which tf.distribute exports a strategy's class."""
     name = type(strategy).__name__
-    return {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
+    return _KINDS.get(name, name)
 
 
 def is_trained(owner: Any, dtype: Any) -> bool:

@@ -15,9 +15,7 @@ tables: some of these change in place what they have handed out.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,17 +24,13 @@ import tensorflow as tf
 
 from holdfast.context import NO_PARAMETER_SERVERS, why_not
 from holdfast.layers.unseen import check_unseen, warn_of_unseen
-from holdfast.saving.iterators import check_iterators
+from holdfast.saving.objects import Objects
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
-from holdfast.tensorflow_internals import object_graph
+from holdfast.saving.stub import write_stub
 from holdfast.trackables import is_trained, local_components, variable_of
-from holdfast_storage import layout
-from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import encode_name
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import OBJECT_GRAPH_KEY, replica_key
-
-_STUB = "stub"
 
 
 def capture(checkpoint: Any) -> Snapshot:
@@ -74,31 +68,26 @@ class Snapshotter:
 
     def _capture_by_saver(self) -> Snapshot:
         hook = _Hook()
-        # Nothing goes to a disk: with a full one, only this worker would miss the collectives of a snapshot.
-        folder = f"ram://holdfast-{secrets.token_hex(8)}"
-        try:
-            options = tf.train.CheckpointOptions(experimental_sharding_callback=hook)
-            encoded = _read_stub(self._checkpoint.write(f"{folder}/{_STUB}", options=options))
-        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
-            check_iterators(self._checkpoint)
-            raise
-        finally:
-            with suppress(tf.errors.NotFoundError):
-                tf.io.gfile.rmtree(folder)
+        encoded = {}
+        for tensor in write_stub(self._checkpoint, hook)[0]:
+            if tensor.extents is not None:
+                why = "is written in slices by a registered saver, which cannot be saved"
+                raise InvalidRequest(f"{tensor.key} {why}", object=tensor.key)
+            encoded[tensor.key] = tensor
         # Not before: who raises alone must not be missing in a collective.
         others = check_unseen(self._checkpoint)
         if not self._warned:
             self._warned = True
             warn_of_unseen(others)
         object_graph = encoded.pop(OBJECT_GRAPH_KEY)
-        graph = _Graph.of(self._checkpoint, object_graph.data)
+        graph = Objects.of(self._checkpoint, object_graph.data)
 
         tensors, replicas, reads, collective = list(encoded.values()), [], [], False
         for key, tensor in hook.kept.items():
             owner = graph.owners.get(key)
             variable = variable_of(owner)
             guarded = key in graph.of_optimizers or is_trained(owner, tensor.dtype)
-            captured = _numeric(key, tensor, guarded)
+            captured = numeric(key, tensor, guarded)
             if variable is None:
                 # Only variables do not touch a buffer that somebody else holds; a DenseHashTable hands out its own.
                 tensors.append(replace(captured, data=bytes(captured.data)))
@@ -146,63 +135,6 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """The objects of a checkpoint, found by following the object graph that TensorFlow wrote."""
-
-    nodes: list[tuple[Any, dict[str, Any]]]  # each object with its children at that time
-    owners: dict[str, Any]  # key -> the object whose value it is
-    of_optimizers: frozenset[str]  # keys of values that belong to an optimizer
-    complete: bool  # `unchanged` can see everything in it
-
-    @classmethod
-    def of(cls, checkpoint: Any, encoded_graph: memoryview | bytes) -> _Graph:
-        proto = object_graph(_decode_string(bytes(encoded_graph)))
-        children = tf.train.TrackableView.children
-        # With Checkpoint(root=...), node 0 is that object, and the other arguments are attached to it.
-        top = dict(children(checkpoint))
-        root = top.get("root", checkpoint)
-        objects: dict[int, Any] = {0: root}
-        nodes: list[tuple[Any, dict[str, Any]]] = [(checkpoint, top)]
-        queue = [0]
-        optimizers = []
-        for node_id in queue:
-            found = objects[node_id]
-            kids = dict(children(found))
-            nodes.append((found, kids))
-            if callable(getattr(found, "apply_gradients", None)):
-                optimizers.append(node_id)
-            if node_id == 0:
-                kids = {**top, **kids}
-            for child in proto.nodes[node_id].children:
-                if child.node_id not in objects and child.local_name in kids:
-                    objects[child.node_id] = kids[child.local_name]
-                    queue.append(child.node_id)
-        owners = {
-            attribute.checkpoint_key: objects[node_id]
-            for node_id in queue
-            for attribute in proto.nodes[node_id].attributes
-        }
-        slots = [slot.slot_variable_node_id for node in proto.nodes for slot in node.slot_variables]
-        below = _descendants(proto, optimizers) | set(slots)
-        return cls(
-            nodes,
-            owners,
-            frozenset(attribute.checkpoint_key for node_id in below for attribute in proto.nodes[node_id].attributes),
-            complete=len(objects) == len(proto.nodes) and not slots,
-        )
-
-    def unchanged(self) -> bool:
-        """Whether every object still has exactly the children that it had."""
-        children = tf.train.TrackableView.children
-        for found, before in self.nodes:
-            now = children(found)
-            # By identity: variables compare by value.
-            if len(now) != len(before) or any(now.get(name) is not child for name, child in before.items()):
-                return False
-        return True
-
-
-@dataclass(frozen=True)
 class _Read:
     """The way to read the value under one key from its variable."""
 
@@ -216,7 +148,7 @@ class _Read:
         return self.owner is self.variable or variable_of(self.owner) is self.variable
 
     def tensor(self) -> SnapshotTensor:
-        return _numeric(self.key, _read(self.components[0]), self.guarded)
+        return numeric(self.key, _read(self.components[0]), self.guarded)
 
     def differing_replicas(self, first: SnapshotTensor) -> list[SnapshotTensor]:
         """Return all local values if they may differ and do; otherwise nothing."""
@@ -238,7 +170,7 @@ class _Read:
 class _DirectReads:
     """Reads the variables of a checkpoint whose objects stay the same."""
 
-    graph: _Graph
+    graph: Objects
     reads: list[_Read]
     object_graph: SnapshotTensor
 
@@ -263,45 +195,6 @@ def _assemble(
     return Snapshot(tuple(sorted(tensors, key=order)), object_graph, tuple(sorted(replicas, key=order)), collective)
 
 
-def _read_stub(prefix: str) -> dict[str, SnapshotTensor]:
-    """Read what TensorFlow wrote: strings, variants, and the values of savers that users have registered."""
-    others = [name for name in tf.io.gfile.listdir(prefix.rpartition("/")[0]) if not name.startswith(f"{_STUB}.")]
-    if others:
-        raise InvalidRequest(
-            f"a registered saver writes a file of its own ({others[0].removeprefix(_STUB)}), which cannot be saved"
-        )
-    with tf.io.gfile.GFile(layout.index_object(prefix), "rb") as file:
-        index = Index.parse(file.read())
-    shards: list[bytes] = []
-    for shard in range(index.num_shards):
-        with tf.io.gfile.GFile(layout.data_object(prefix, shard, index.num_shards), "rb") as file:
-            shards.append(file.read())
-    found = {}
-    for key, entry in index.tensors.items():
-        if entry.slices:
-            raise InvalidRequest(f"{key} is written in slices by a registered saver, which cannot be saved", object=key)
-        data = shards[entry.shard][entry.offset : entry.offset + entry.size]
-        found[key] = SnapshotTensor(key, entry.dtype, entry.shape, data, encoded_crc32c=entry.crc32c)
-    return found
-
-
-def _decode_string(encoded: bytes) -> bytes:
-    """Decode a scalar string tensor: its length as a varint, a checksum of four bytes, its bytes."""
-    varint = next(n for n, byte in enumerate(encoded) if byte < 0x80) + 1
-    return encoded[varint + 4 :]
-
-
-def _descendants(proto: Any, roots: list[int]) -> set[int]:
-    seen = set(roots)
-    queue = list(roots)
-    for node_id in queue:
-        for child in proto.nodes[node_id].children:
-            if child.node_id not in seen:
-                seen.add(child.node_id)
-                queue.append(child.node_id)
-    return seen
-
-
 def _is_on_read(variable: Any) -> bool:
     """Return whether the saved value is an aggregate over all replicas of the world."""
     distributed = isinstance(variable, tf.distribute.DistributedValues)
@@ -314,10 +207,10 @@ def _read(variable: Any) -> Any:
 
 
 def _replicas(key: str, components: tuple[Any, ...]) -> list[SnapshotTensor]:
-    return [_numeric(replica_key(key, index), _read(component)) for index, component in enumerate(components)]
+    return [numeric(replica_key(key, index), _read(component)) for index, component in enumerate(components)]
 
 
-def _numeric(key: str, tensor: Any, guarded: bool = False) -> SnapshotTensor:
+def numeric(key: str, tensor: Any, guarded: bool = False) -> SnapshotTensor:
     return SnapshotTensor(key, tensor.dtype.as_datatype_enum, tuple(tensor.shape), _bytes_of(tensor), guarded)
 
 

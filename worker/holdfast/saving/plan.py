@@ -100,7 +100,7 @@ def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()
         raise ValueError(f"there is no world of {num_workers} workers")
     by_chief = frozenset(by_chief)
     numeric = [position for position, spec in enumerate(specs) if not spec.encoded]
-    line = _Line(specs, [p for p in numeric if p in by_chief], [p for p in numeric if p not in by_chief])
+    line = Line(specs, [p for p in numeric if p in by_chief], [p for p in numeric if p not in by_chief])
     # An encoded tensor has another size on every worker, and so cannot be counted by all alike.
     encoded = sum(spec.size for position, spec in enumerate(specs) if spec.encoded and position not in by_chief)
 
@@ -108,9 +108,9 @@ def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()
     ends = _ends_of_parts(line, num_workers, encoded)
     for worker, (begin, end) in enumerate(pairwise([0, *ends])):
         if worker == 0:
-            segments.append(_ends_of_objects(line, begin, end, encoded))
+            segments.append(ends_of_objects(line, begin, end, encoded))
         else:
-            segments.append(_ends_of_objects(line, begin, end, 0) if begin < end else [])
+            segments.append(ends_of_objects(line, begin, end, 0) if begin < end else [])
     runs = line.divide([end for part in segments for end in part])
 
     extents_of = {p: _slices(specs[p], parts) for p, parts in _by_tensor(runs).items() if len(parts) > 1}
@@ -133,7 +133,7 @@ def row_size(spec: Spec) -> int:
 _Run = tuple[int, int, int]  # position, begin, end
 
 
-class _Line:
+class Line:
     """The tensors back to back: first those that only the chief writes, then the others."""
 
     def __init__(self, specs: Sequence[Spec], whole: list[int], others: list[int]) -> None:
@@ -173,7 +173,7 @@ class _Line:
         return runs
 
 
-def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
+def _ends_of_parts(line: Line, num_workers: int, encoded: int) -> list[int]:
     """Return the end of each worker's part of the line."""
     total = line.size + encoded
     chief = max(line.whole, total // num_workers - encoded, 0)
@@ -187,7 +187,7 @@ def _ends_of_parts(line: _Line, num_workers: int, encoded: int) -> list[int]:
     return [*ends, line.size]
 
 
-def _ends_of_objects(line: _Line, begin: int, end: int, encoded: int) -> list[int]:
+def ends_of_objects(line: Line, begin: int, end: int, encoded: int) -> list[int]:
     """Return the ends of the objects of one part, if `encoded` bytes of the first object are not on the line."""
     size = end - begin + encoded
     count = 1 if size < _SPLIT_FROM else min(max(2, -(-size // _OBJECT_SIZE)), _MAX_OBJECTS)
@@ -223,16 +223,16 @@ def _slices(spec: Spec, parts: list[tuple[int, int]]) -> dict[int, list[tuple[Ex
     item = spec.size // prod(spec.shape)
     slices: dict[int, list[tuple[Extents, int, int]]] = {}
     for begin, end in parts:
-        here, boxes = begin, []
-        for extents in _boxes(spec.shape, begin // item, end // item):
+        here, found = begin, []
+        for extents in boxes(spec.shape, begin // item, end // item):
             size = prod(length for _, length in extents) * item
-            boxes.append((extents, here, here + size))
+            found.append((extents, here, here + size))
             here += size
-        slices[begin] = boxes
+        slices[begin] = found
     return slices
 
 
-def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Extents]:
+def boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Extents]:
     """Yield the fewest boxes, back to back in row-major order, that make up a run of elements."""
     row = prod(shape[1:])
     if begin % row == 0 and end % row == 0:
@@ -242,11 +242,11 @@ def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[Extents]:
         index = begin // row
         full = end // row * row
         if begin % row == 0 and full > begin:
-            yield from _boxes(shape, begin, full)
+            yield from boxes(shape, begin, full)
             begin = full
         else:
             stop = min(end, (index + 1) * row)
-            for extents in _boxes(shape[1:], begin - index * row, stop - index * row):
+            for extents in boxes(shape[1:], begin - index * row, stop - index * row):
                 yield ((index, 1), *extents)
             begin = stop
 

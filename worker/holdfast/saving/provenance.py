@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from holdfast.trackables import kind_of, strategies_of
+from holdfast.trackables import kind_of
 
 PACKAGES = (
     *("holdfast", "tensorflow", "keras", "tf_keras", "numpy", "grpcio", "protobuf"),
@@ -48,4 +48,6 @@ def git_commit() -> str:
 
 def strategy_name(checkpoint: Any) -> str:
     """Return the distribution strategy of a checkpoint's variables; empty if there is none."""
+    from holdfast.tensorflow_internals import strategies_of
+
     return next(map(kind_of, strategies_of(checkpoint)), "")

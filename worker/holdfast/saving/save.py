@@ -20,6 +20,7 @@ from holdfast.saving.outcome import Claim, failed, in_doubt
 from holdfast.saving.plan import Plan, plan
 from holdfast.saving.provenance import git_commit, versions
 from holdfast.saving.report import check_votable, first_specs, report_chunks
+from holdfast.saving.shares import Assigned
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast.session.answers import Disbelieved
@@ -76,6 +77,7 @@ class Save:
     snapshot: Snapshot | None
     ordinal: int = 0  # the number of the save call in its world, given when its turn comes
     per_worker: Snapshot | None = None
+    assigned: Assigned | None = None  # in a world whose tasks hold values of their own
     strategy: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -232,9 +234,10 @@ class Save:
         self.session.progress("digest", self.step)
         if self.terms.require_finite:
             _check_finite(snapshot)
-        crcs = tensor_crcs(snapshot.tensors)
+        # Where each task has values of its own, there is nothing to compare.
+        crcs = tensor_crcs(snapshot.tensors) if self.assigned is None else None
         self.session.progress("vote", self.step)
-        digest = spec_digest(snapshot.specs, bytes(t.guarded for t in snapshot.tensors).hex(), self.terms.on_divergence)
+        digest = self._digest(snapshot)
         base = self.increments.base(digest) if self.increments is not None else ""
         reply = self._vote(snapshot, crcs, digest, base)
         if reply.HasField("decided"):
@@ -247,21 +250,30 @@ class Save:
         self._entry = go.log_entry
         # Parts of one tensor from several workers would make a value that none of them had.
         by_chief = [*go.worker_local, *(divergence.position for divergence in go.warned)]
-        whole = plan(snapshot.specs, len(self.session.this_task.tasks), by_chief)
+        if self.assigned is None:
+            whole = plan(snapshot.specs, len(self.session.this_task.tasks), by_chief)
+        else:
+            whole = self.assigned.plan
         if self.increments is not None:
             me = self.session.this_task
             self._changes = self.increments.changes(base, snapshot, whole, me.tasks.index(me.task), digest)
         written = self._write(snapshot, crcs, whole, go.worker_local)
         return self._report(written, whole, [snapshot.tensors[p].key for p in go.worker_local], go.worker_local)
 
-    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...], digest: bytes, base: str) -> pb.VoteReply:
+    def _digest(self, snapshot: Snapshot) -> bytes:
+        """Return the digest of what all workers must have alike, whatever their values are."""
+        if self.assigned is not None:
+            return self.assigned.digest
+        return spec_digest(snapshot.specs, bytes(t.guarded for t in snapshot.tensors).hex(), self.terms.on_divergence)
+
+    def _vote(self, snapshot: Snapshot, crcs: tuple[int, ...] | None, digest: bytes, base: str) -> pb.VoteReply:
         request = pb.VoteRequest(
             ordinal=self.ordinal,
             step=self.step,
             checkpoint_name=self.terms.checkpoint_name,
-            spec_digest=digest,
-            crcs=pack(crcs),
-            guarded=bytes(t.guarded for t in snapshot.tensors),
+            spec_digest=digest if self.assigned is None else digest + self.assigned.snapshot,
+            crcs=pack(crcs or ()),
+            guarded=b"" if crcs is None else bytes(t.guarded for t in snapshot.tensors),
             on_divergence=self.terms.on_divergence,
             takeover=self.terms.takeover,
             timeout_s=self.terms.save_timeout,
@@ -269,6 +281,8 @@ class Save:
             base=base,
         )
         reply = self.session.vote(request, self.terms.save_timeout + SLACK)
+        if reply.HasField("specs_wanted") and self.assigned is not None:
+            raise SaveFailed("not all tasks have the same snapshot: another call of save came in between", phase="vote")
         if reply.HasField("specs_wanted"):
             request.specs = first_specs(snapshot.specs)
             reply = self.session.vote(request, self.terms.save_timeout + SLACK)
@@ -287,7 +301,9 @@ class Save:
                     object=name,
                 )
 
-    def _write(self, snapshot: Snapshot, crcs: Sequence[int], whole: Plan, worker_local: Sequence[int]) -> Written:
+    def _write(
+        self, snapshot: Snapshot, crcs: Sequence[int] | None, whole: Plan, worker_local: Sequence[int]
+    ) -> Written:
         """Write this worker's part of the plan, and its own bundle."""
         me = self.session.this_task
         worker = me.tasks.index(me.task)
@@ -309,7 +325,8 @@ class Save:
         )
         folder = self.prefix.rpartition("/")[0]
         beside = write_worker_local(self.store, folder, me.task, local, progress=progress)
-        return Written((*written.objects, *beside), written.entries)
+        headers = self.assigned.headers if self.assigned is not None else ()
+        return Written((*written.objects, *beside), (*written.entries, *headers))
 
     def _report(
         self, written: Written, whole: Plan, local_keys: list[str], worker_local: Sequence[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast.saving.plan import Spec
+from holdfast.saving.plan import Extents, Spec
 
 _VARIANT = 21  # tensorflow.DataType
 
@@ -19,6 +19,7 @@ class SnapshotTensor:
     data: memoryview | bytes  # bytes: on a CPU the variable's own buffer
     guarded: bool = False  # must be equal on all workers: a trainable variable, or an optimizer's
     encoded_crc32c: int | None = None  # if not None, `data` is TensorFlow's encoding, and this is its masked CRC
+    extents: Extents | None = None  # of an encoded part of a tensor: which part it is
 
     @property
     def encoded(self) -> bool:

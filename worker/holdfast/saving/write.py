@@ -106,7 +106,7 @@ def write_objects(
     worker: int,
     snapshot: Snapshot,
     *,
-    crcs: Sequence[int],
+    crcs: Sequence[int] | None,
     changes: Changes | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -118,7 +118,7 @@ def write_objects(
         prefix: the attempt's prefix, relative to the run directory.
         plan: the plan for the specs of this snapshot. `worker` is the number of the part to write; 0 is the chief's.
         snapshot: the state.
-        crcs: the unmasked CRC32C of each tensor.
+        crcs: the unmasked CRC32C of each tensor, where the vote has needed them.
         changes: of a delta: what is written by rows. The prefix is then that of its bundle.
         threads: how many objects to write at a time. Default: what suits the store.
         progress: see `Progress`.
@@ -128,7 +128,7 @@ def write_objects(
     """
 
     def write(item: DataObject) -> tuple[StoredObject, list[_Record]]:
-        runs, records = _assembled(item, plan, snapshot, crcs, changes)
+        runs, records = _assembled(item, snapshot, crcs, changes)
         name = layout.data_object(prefix, item.shard, plan.num_shards)
         return _store(store, name, _folder(prefix), runs, role="data", progress=progress), records
 
@@ -188,7 +188,7 @@ def write_worker_local(
 
 
 def _assembled(
-    item: DataObject, plan: Plan, snapshot: Snapshot, crcs: Sequence[int], changes: Changes | None
+    item: DataObject, snapshot: Snapshot, crcs: Sequence[int] | None, changes: Changes | None
 ) -> tuple[list[_Run | _Rows], list[_Record]]:
     """Return the bytes of an object and its index entries."""
     runs: list[_Run | _Rows] = []
@@ -207,17 +207,18 @@ def _assembled(
         if changes is not None and piece.position in changes.tables:
             add(*_rows(piece, item.shard, offset, tensor, changes.rows[piece.position, piece.begin]))
         else:
-            add(_piece(piece, item.shard, offset, tensor, crcs[piece.position]))
+            crc = None if crcs is None else crcs[piece.position]
+            add(_piece(piece, item.shard, offset, tensor, crc))
     if item.shard == 0:
-        encoded = [(t, crc) for t, crc in zip(snapshot.tensors, crcs, strict=True) if t.encoded]
-        graph = snapshot.object_graph
-        for tensor, crc in [*encoded, (graph, crc32c(graph.data))]:
+        for tensor in [*(t for t in snapshot.tensors if t.encoded), snapshot.object_graph]:
+            crc = crc32c(tensor.data)
             add((_Run(tensor.data, crc), _whole(tensor, item.shard, offset, crc)))
     return runs, records
 
 
-def _piece(piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, crc: int) -> tuple[_Run, _Record]:
+def _piece(piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, crc: int | None) -> tuple[_Run, _Record]:
     if piece.extents is None:
+        crc = crc32c(tensor.data) if crc is None else crc
         return _Run(tensor.data, crc), _whole(tensor, shard, offset, crc)
     data = tensor.data[piece.begin : piece.end]
     crc = crc32c(data)
@@ -254,6 +255,12 @@ def _rows(
 
 
 def _whole(tensor: SnapshotTensor, shard: int, offset: int, crc: int) -> _Record:
+    # The checksum of an encoding is not that of its bytes.
+    crc = mask(crc) if tensor.encoded_crc32c is None else tensor.encoded_crc32c
+    if tensor.extents is not None:
+        return slice_record(
+            tensor.key, tensor.dtype, tensor.extents, shard=shard, offset=offset, size=len(tensor.data), crc32c=crc
+        )
     return full_record(
         tensor.key,
         tensor.dtype,
@@ -261,8 +268,7 @@ def _whole(tensor: SnapshotTensor, shard: int, offset: int, crc: int) -> _Record
         shard=shard,
         offset=offset,
         size=len(tensor.data),
-        # The checksum of an encoding is not that of its bytes.
-        crc32c=mask(crc) if tensor.encoded_crc32c is None else tensor.encoded_crc32c,
+        crc32c=crc,
     )
 
 

@@ -66,12 +66,16 @@ class Session:
         store: the run directory.
         coordinator: "host:port" of a coordinator that runs on its own. Empty: it is embedded in the chief.
         join_timeout: seconds to wait for the coordinator and for the other workers.
+        embedded_at: where the coordinator in the chief listens, if the chief itself has said so.
     """
 
-    def __init__(self, this_task: ThisTask, store: Store, coordinator: str, join_timeout: float) -> None:
+    def __init__(
+        self, this_task: ThisTask, store: Store, coordinator: str, join_timeout: float, embedded_at: str = ""
+    ) -> None:
         self.this_task = this_task
         self._store = store
         self._coordinator = coordinator
+        self._embedded_at = embedded_at
         self._join_timeout = join_timeout
         self.process = process_id()
         self._incarnation = f"{self.process}.{next(_incarnations)}"
@@ -90,6 +94,8 @@ class Session:
         self._closed = threading.Event()
         self._attendance: threading.Thread | None = None
         self.unreachable_since: float | None = None
+        self.away_since: float | None = None  # monotonic: since when the coordinator keeps no connection for heartbeats
+        self.farewell: Callable[[], None] = lambda: None  # called before this session ends
         self.superseded: HoldfastError | None = None
         self.aborted: dict[int, Failure] = {}
         self.requests = Requests()
@@ -229,7 +235,7 @@ class Session:
             if refusal.failure.kind == Kind.STORAGE.value and self._coordinator and not self.has_joined:
                 raise decode(refusal.failure).to_error() from None
             why = f"the coordinator at {address} refuses this worker: {refusal}"
-            raise Distrusted(why, final=bool(self._coordinator)) from None
+            raise Distrusted(why, final=bool(self._coordinator or self._embedded_at)) from None
 
     def _lament(self, error: Unreachable | HoldfastError) -> None:
         """Log once what a person has to do: waiting alone does not help."""
@@ -247,8 +253,19 @@ class Session:
                 raise Unreachable(f"the run's key cannot be used: {error}") from None
             raise
 
+    def serve(self) -> tuple[str, str]:
+        """Return the coordinator that the program names, or else where the one in this process listens for others. It
+        is started if need be. Only for the chief. Raises Unreachable."""
+        if self._coordinator:
+            return self._coordinator, ""
+        self._connect()
+        assert self._embedded is not None
+        return "", self._embedded.server.address
+
     def _hinted(self) -> str:
-        """Return the address that the chief has left in the run directory."""
+        """Return the address that the chief has told, or left in the run directory."""
+        if self._embedded_at:
+            return self._embedded_at
         try:
             hint = read_hint(self._store)
         except HoldfastError as error:
@@ -332,6 +349,7 @@ class Session:
             self.requests.describe(beat)
             yield beat
             self._await_change(beat.phase, told)
+            self.away_since = None  # the connection has lasted for a while
 
     def _await_change(self, phase: str, told: tuple[object, ...]) -> None:
         """Wait until the next heartbeat is due: there is news, the session has ended, or it is time."""
@@ -353,6 +371,7 @@ class Session:
                 for notice in link.attend(self._beats()):
                     self._hear(notice)
             except Unreachable as error:
+                self.away_since = self.away_since or time.monotonic()
                 self._lament(error)
             except Refusal as refusal:
                 if not self._outlives(decode(refusal.failure)):
@@ -471,6 +490,7 @@ class Session:
     def close(self, patience: float) -> None:
         """Leave the world. An embedded coordinator stays until the others have left, up to `patience` seconds."""
         if not self._closed.is_set():
+            self.farewell()
             self._leave(patience)
         self._closed.set()
         self._tell()

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.context import NO_PARAMETER_SERVERS
-from holdfast.trackables import kind_of, strategies_of
-from holdfast_storage.cluster import CHECKPOINTING_JOBS, Cluster, Task, describe, tasks_of
+from holdfast.trackables import kind_of
+from holdfast_storage.cluster import CHECKPOINTING_JOBS, Cluster, Task, describe, has_servers, tasks_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.told import told
 
@@ -32,6 +31,11 @@ class ThisTask:
     @property
     def is_chief(self) -> bool:
         return self.task == self.tasks[0]
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether the variables of its cluster lie on parameter servers."""
+        return has_servers(self.cluster)
 
     @property
     def alone(self) -> bool:
@@ -94,6 +98,8 @@ def _strategies(checkpoints: Iterable[Any]) -> list[Any]:
     tf = sys.modules.get("tensorflow")
     if tf is None:
         return []
+    from holdfast.tensorflow_internals import strategies_of
+
     found = [tf.distribute.get_strategy()] if tf.distribute.has_strategy() else []
     for checkpoint in checkpoints:
         if isinstance(checkpoint, tf.train.Checkpoint):
@@ -153,19 +159,30 @@ def _addresses(job: str, given: Any) -> tuple[str, ...]:
 
 def _checked(cluster: Cluster, job: str, index: int, source: str) -> ThisTask:
     this, jobs = ThisTask(Task(job, index), cluster), dict(cluster)
-    if job != "evaluator" and jobs.get("ps"):
-        raise InvalidRequest(
-            f"{source} has parameter servers ({describe(cluster)}, and this is {this.task}): {NO_PARAMETER_SERVERS}",
-            object=source,
-        )
+    if this.has_servers and job != "evaluator":
+        _check_served(this, source)
     if this.task in this.tasks:
         return this
-    # TensorFlow leaves the evaluator out of the cluster.
-    if job == "evaluator" or (job in jobs and job not in CHECKPOINTING_JOBS):
+    # TensorFlow leaves the evaluator out of the cluster. Workers of parameter servers hold nothing.
+    if job == "evaluator" or (job in jobs and (this.has_servers or job not in CHECKPOINTING_JOBS)):
         return replace(ALONE, reader=str(this.task))
     raise InvalidRequest(
         f"{source} says that this is {this.task}, which is not in its cluster {describe(cluster)}", object=source
     )
+
+
+def _check_served(this: ThisTask, source: str) -> None:
+    """Raise InvalidRequest for a cluster with parameter servers, or a task of it, that cannot have a manager."""
+    if not dict(this.cluster).get("chief"):
+        why = "no chief: name the task that runs the training program as `chief`"
+    elif this.task.type == "ps":
+        why = (
+            f"this is {this.task}, which has no CheckpointManager: call holdfast.serve_parameter_server() here, in "
+            "place of tf.distribute.Server(...).join()"
+        )
+    else:
+        return
+    raise InvalidRequest(f"{source} has parameter servers ({describe(this.cluster)}), and {why}", object=source)
 
 
 def _in_words(this: ThisTask) -> str:

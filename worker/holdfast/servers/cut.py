@@ -1,0 +1,109 @@
+"""Snapshots of a checkpoint whose variables lie on parameter servers: one call of one function, on all of them.
+
+The function reads each variable where it lies and hands it to the agent there. The agent has the variable's own buffer;
+while it keeps that, TensorFlow writes the variable's next value to another one. So the call is over in milliseconds,
+and what each server holds then is of the moment of the call.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import tensorflow as tf
+
+from holdfast.saving.shares import Assigned, Share, Shares, plan_shares
+from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.servers.fleet import Servers
+from holdfast.servers.table import Table, learn
+from holdfast.tensorflow_internals import call_on
+from holdfast_protos.v1.bundle_pb2 import BundleEntry
+from holdfast_storage.bundle.index import header_record
+
+
+class Cutter:
+    """Takes the snapshots of one checkpoint, and has the servers save them.
+
+    Args:
+        checkpoint: the `tf.train.Checkpoint`.
+        servers: which have all been enlisted.
+    """
+
+    def __init__(self, checkpoint: Any, servers: Servers) -> None:
+        self._checkpoint = checkpoint
+        self._servers = servers
+        self._table: Table | None = None
+        self._hand_over: Any = None
+        self._assigned: str = ""  # the digest of the plan that the servers have been told
+
+    def table(self) -> Table:
+        """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved."""
+        if self._table is None or not self._table.lasts:
+            before, self._table = self._table, learn(self._checkpoint, len(self._servers.devices))
+            if before is None or before.servers != self._table.servers:
+                self._hand_over = None
+        return self._table
+
+    def cut(self, ordinal: int, step: int) -> tuple[Snapshot, Assigned]:
+        """Take a snapshot, have each server save its part of it, and return the chief's.
+
+        Raises SaveFailed, which names the servers that are wrong.
+        """
+        table = self.table()
+        own = table.of_chief()
+        shares = plan_shares(
+            [[Share(each.spec, None) for each in own if not each.encoded], *_shares(table)],
+        )
+        assignment = shares.digest.hex()
+        if assignment != self._assigned:
+            self._assign(table, shares, assignment)
+        if self._hand_over is None:
+            self._hand_over = tf.function(lambda requests: self._handed_over(table, requests), autograph=False)
+        snapshot = secrets.token_bytes(16)
+        fields = {"assignment": assignment, "snapshot": snapshot.hex(), "ordinal": ordinal, "step": step}
+        requests = self._servers.requests("save", [fields] * len(table.servers))
+        self._servers.answers(lambda: self._hand_over(requests))
+        headers = (*table.headers, *_headers(table, own, shares))
+        return Snapshot(tuple(own), table.object_graph), Assigned(shares.digest, snapshot, shares.plan, headers)
+
+    def _assign(self, table: Table, shares: Shares, digest: str) -> None:
+        """Tell the servers what each of them holds, and how it is to be written."""
+        fields = []
+        for worker, held in enumerate(table.servers, 1):
+            objects = [
+                (each.shard, [(p.position, p.extents, p.begin, p.end, p.offset) for p in each.pieces])
+                for each in shares.plan.parts[worker].objects
+            ]
+            tensors = [(each.key, each.dtype.as_datatype_enum, each.shape) for each in held]
+            fields.append(
+                {
+                    "digest": digest,
+                    "worker": worker,
+                    "shards": shares.plan.num_shards,
+                    "tensors": tensors,
+                    "objects": objects,
+                }
+            )
+        self._assigned = ""  # until all have been told
+        self._servers.tell("assign", fields)
+        self._assigned = digest
+
+    def _handed_over(self, table: Table, requests: list[Any]) -> list[Any]:
+        answers = []
+        for device, held, request in zip(self._servers.devices, table.servers, requests, strict=True):
+            with tf.device(device):
+                values = [each.read() for each in held]
+            answers += call_on(device, request, values)
+        return answers
+
+
+def _shares(table: Table) -> list[list[Share]]:
+    return [[each.share for each in held] for held in table.servers]
+
+
+def _headers(table: Table, own: list[SnapshotTensor], shares: Shares) -> list[tuple[bytes, BundleEntry]]:
+    """Return the records of the tensors that are stored in slices."""
+    whole = {each.key: (each.dtype, each.shape) for each in own if not each.encoded}
+    for held in table.servers:
+        whole.update((each.key, (each.dtype.as_datatype_enum, each.whole)) for each in held)
+    return [header_record(key, *whole[key], slices) for key, slices in shares.slices.items()]
