@@ -7,7 +7,7 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.membership import ALIVE_FOR, LOST_AFTER, POLL, REMEMBERED, World
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Task, tasks_of
+from holdfast_storage.cluster import Task, chief_of, tasks_of
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Generation, LogState
@@ -22,9 +22,13 @@ def refused(answer: object) -> Failure:
 
 
 def test_tasks_that_save() -> None:
-    """Chief and workers save, the chief first. Guards against waiting for parameter servers and evaluators."""
-    cluster = (("chief", ("a",)), ("evaluator", ("e",)), ("ps", ("b", "c")), ("worker", ("d", "f")))
+    """Chief and workers save, or chief and parameter servers, the chief first. Guards against waiting for evaluators,
+    and for workers that hold nothing."""
+    cluster = (("chief", ("a",)), ("evaluator", ("e",)), ("ps", ()), ("worker", ("d", "f")))
     assert tasks_of(cluster) == (Task("chief", 0), Task("worker", 0), Task("worker", 1))
+    cluster = (("chief", ("a",)), ("ps", ("b", "c")), ("worker", ("d", "f")))
+    assert tasks_of(cluster) == (Task("chief", 0), Task("ps", 0), Task("ps", 1))
+    assert chief_of(cluster) == Task("chief", 0)
 
 
 def test_a_world_forms_when_all_have_joined() -> None:

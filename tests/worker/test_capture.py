@@ -260,5 +260,5 @@ def test_partitioned_variables_are_refused() -> None:
     from tensorflow.python.distribute.sharded_variable import ShardedVariable
 
     sharded = ShardedVariable([tf.Variable([1.0]), tf.Variable([2.0])])
-    with pytest.raises(InvalidRequest, match="parameter servers"):
+    with pytest.raises(InvalidRequest, match="parameter server"):
         capture(tf.train.Checkpoint(sharded=sharded))

@@ -201,7 +201,7 @@ def test_no_private_name_is_used_elsewhere() -> None:
             assert not any(module.startswith(INNER_MODULES) for module in modules), f"{path} imports {modules}"
 
 
-OF_PYTHON = ("_register_atexit", "_threads_queues")  # whose versions are few, and all tested
+OF_PYTHON = ("_exit", "_register_atexit", "_threads_queues")  # whose versions are few, and all tested
 INNER_MODULES = ("tensorflow.", "keras.src", "tf_keras.src")
 
 
@@ -214,10 +214,13 @@ PUBLIC = {
         "Model",
         "Module",
         "Normalization",
+        "PyFunc",
         "RNN",
         "RestoreV2",
         "SaveV2",
+        "Strategy",
         "StringLookup",
+        "TrackableView",
         "Variable",
         "as_dtype",
         "autograph",
@@ -225,6 +228,7 @@ PUBLIC = {
     ),
     *(
         "constant",
+        "descendants",
         "device",
         "do_not_convert",
         "executing_eagerly",
@@ -237,7 +241,7 @@ PUBLIC = {
         "io",
         "no_op",
     ),
-    *("init_scope", "nest", "numpy", "raw_ops", "rmtree", "slice"),
+    *("init_scope", "nest", "numpy", "raw_ops", "rmtree", "slice", "string"),
     *("Empty", "array", "c_uint8", "ctypes", "from_address", "frombuffer", "int32", "uint8"),
     *("OutOfRangeError", "element_spec", "errors", "function", "get_next", "map_structure", "nest", "range", "zeros"),
     *("evaluate", "trainable_variables", "unwrap", "currentframe", "f_back", "f_code", "f_locals", "works_with"),

@@ -46,15 +46,28 @@ def test_who_has_no_part_in_saves_reads_alone(job: str) -> None:
     assert (place.task, place.cluster) == (ALONE.task, ALONE.cluster)
 
 
-@pytest.mark.parametrize("job", ["chief", "worker", "ps"])
-def test_parameter_servers_are_refused(job: str) -> None:
-    """A cluster with parameter servers is refused. Guards against a chief that silently waits ten minutes for workers
-    that run a `tf.distribute.Server` and never join."""
-    cluster = CLUSTER | {"ps": ["e:1"]}
-    with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* not those of parameter servers"):
-        parse_tf_config(tf_config(job, 0, cluster))
-    assert parse_tf_config(tf_config("evaluator", 0, cluster)).reader == "evaluator-0"
-    assert not parse_tf_config(tf_config("chief", 0, CLUSTER | {"ps": []})).reader
+SERVED = CLUSTER | {"ps": ["e:1", "f:1"]}
+
+
+def test_chief_and_parameter_servers_save_together() -> None:
+    """With parameter servers, these and the chief save, and all others read. Guards against a chief that silently
+    waits ten minutes for workers that run a `tf.distribute.Server` and never join."""
+    chief = parse_tf_config(tf_config("chief", 0, SERVED))
+    assert chief.tasks == (Task("chief", 0), Task("ps", 0), Task("ps", 1))
+    assert (chief.is_chief, chief.has_servers, chief.reader) == (True, True, "")
+    for job in ("worker", "input", "evaluator"):
+        assert parse_tf_config(tf_config(job, 0, SERVED)).reader == f"{job}-0"
+    assert not parse_tf_config(tf_config("worker", 0, CLUSTER | {"ps": []})).reader
+
+
+def test_who_has_no_manager_with_parameter_servers() -> None:
+    """A server's manager, and a cluster without a chief, are refused. Guards against a server that joins as a second
+    program's worker, and servers that take the first of them for the chief."""
+    with pytest.raises(InvalidRequest, match=r"this is ps-1, which has no CheckpointManager: call .*serve_parameter"):
+        parse_tf_config(tf_config("ps", 1, SERVED))
+    for job in ("worker", "ps"):
+        with pytest.raises(InvalidRequest, match=r"and no chief: name the task that runs the training program"):
+            parse_tf_config(tf_config(job, 0, {"worker": ["c:1"], "ps": ["e:1"]}))
 
 
 @pytest.mark.parametrize(("job", "index"), [("worker", 2), ("wroker", 0), ("chief", -1)])
@@ -185,10 +198,8 @@ def test_a_cluster_that_nobody_names_any_more(in_use: Callable[..., None]) -> No
     assert find_this_task(resolver("worker", 1)).task == Task("worker", 1)
 
 
-@pytest.mark.parametrize("job", ["chief", "worker", "ps"])
-def test_parameter_servers_of_a_resolver(in_use: Callable[..., None], job: str) -> None:
-    """A resolver's parameter servers are refused like those of TF_CONFIG. Guards against ten minutes for workers that
-    run a server and never join."""
-    in_use(strategy(resolver(job, 0, CLUSTER | {"ps": ["e:1"]})))
-    with pytest.raises(InvalidRequest, match=rf"this is {job}-0\): .* not those of parameter servers"):
-        find_this_task()
+def test_parameter_servers_of_a_resolver(in_use: Callable[..., None]) -> None:
+    """A resolver's parameter servers are known like those of TF_CONFIG. Guards against ten minutes for workers that run
+    a server and never join."""
+    in_use(strategy(resolver("chief", 0, SERVED)))
+    assert find_this_task().has_servers
