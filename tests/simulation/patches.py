@@ -38,6 +38,7 @@ import holdfast.session.identity
 import holdfast.session.lane
 import holdfast.session.open_sessions
 import holdfast.session.session
+import holdfast.world
 import holdfast_coordinator.calls
 import holdfast_coordinator.driver
 import holdfast_coordinator.embedded
@@ -165,7 +166,7 @@ def _replacements() -> Iterator[tuple[object, str, object]]:
     manager = holdfast.manager
     yield manager, "find_this_task", lambda *_: fakes.here().this_task
     yield manager, "Save", training.WatchedSave
-    yield manager, "strategy_name", lambda checkpoint: "simulated"
+    yield holdfast.world, "strategy_name", lambda checkpoint: "simulated"
     yield holdfast.session.open_sessions, "_open", {}
     yield holdfast.session.identity, "_of_kernel", lambda: fakes.here().name
     yield holdfast.session.identity, "_secrets", Secrets()

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import holdfast.manager
+import holdfast.world
 from holdfast.restoring.staging import Staged
 from holdfast.saving.snapshot import Snapshot
 from support.light_worker import state
@@ -65,7 +66,7 @@ def stand_ins() -> dict[str, ModuleType]:
 def install() -> None:
     """For the rest of this process."""
     sys.modules.update(stand_ins())
-    holdfast.manager.strategy_name = lambda checkpoint: ""
+    holdfast.world.strategy_name = lambda checkpoint: ""
 
 
 def make(directory: object, **arguments: Any) -> tuple[Any, LightCheckpoint]:

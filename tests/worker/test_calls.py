@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import holdfast.manager
+import holdfast.world
 from holdfast_storage.errors import SaveFailed, StorageError
 from holdfast_storage.store.posix import PosixStore
 from support import light_manager
@@ -23,7 +24,7 @@ def manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("TF_CONFIG", light_manager.ALONE)
     for name, module in light_manager.stand_ins().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(holdfast.manager, "strategy_name", lambda checkpoint: "")
+    monkeypatch.setattr(holdfast.world, "strategy_name", lambda checkpoint: "")
     made, _ = light_manager.make(tmp_path / "run")
     yield made
     made.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import holdfast.manager
+import holdfast.world
 from holdfast.saving.snapshot import Snapshot
 from holdfast_coordinator.embedded import Embedded
 from holdfast_storage.errors import InvalidRequest, SaveFailed
@@ -38,7 +39,7 @@ def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for name, module in light_manager.stand_ins().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(holdfast.manager, "strategy_name", lambda checkpoint: "")
+    monkeypatch.setattr(holdfast.world, "strategy_name", lambda checkpoint: "")
 
 
 def small(step: int) -> Snapshot:

@@ -17,6 +17,7 @@ import pytest
 
 import holdfast.manager
 import holdfast.requested
+import holdfast.world
 from holdfast.preemption import Preempted, Preemption
 from holdfast.session.requests import Requests
 from holdfast_storage.errors import InvalidRequest, StorageError, Superseded
@@ -34,7 +35,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     monkeypatch.setenv("TF_CONFIG", light_manager.ALONE)
     for name, module in light_manager.stand_ins().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(holdfast.manager, "strategy_name", lambda checkpoint: "")
+    monkeypatch.setattr(holdfast.world, "strategy_name", lambda checkpoint: "")
     made: list[Any] = []
 
     def make(**arguments: Any) -> Any:

@@ -138,6 +138,9 @@ class Manager:
             warn_of_launcher()
         # A reader asks no coordinator: it would be taken for a worker of another cluster.
         self._session = Session(here, self._store, "" if here.reader else given.coordinator, given.join_timeout)
+        self._world: World | None = None
+        if here.has_servers:
+            self._here()  # raises what cannot work there
         self._session.requests.save_every = seconds(given.save_every)
         self._session.requests.young_daly = isinstance(given.save_every, YoungDaly)
         self._gate = self._session.requests.gate
@@ -146,9 +149,6 @@ class Manager:
         self._calls = threading.RLock()  # one call at a time; calls from within a call, as from a signal handler, pass
         self._closed = False
         # State of the calling threads.
-        self._world: World | None = None
-        if here.has_servers:
-            self._here()  # raises what cannot work there
         self._is_first = True  # no snapshot has been taken
         self._counted = (0, 0)  # ordinal and save counter of the next save, if an interrupted call has set the counter
         self._staged: list[Any] = []
