@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 
 from hypothesis import strategies as st
 
-from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord
+from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord
 from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import (
@@ -16,8 +16,10 @@ from holdfast_storage.layout import (
     check_checkpoint_name,
     check_stock_prefix,
     data_object,
+    delta_prefix,
     index_object,
     local_prefix,
+    parse_prefix,
 )
 from holdfast_storage.records import (
     LONGEST_LEASE,
@@ -87,9 +89,26 @@ def records(draw: st.DrawFn) -> CheckpointRecord:
 
 
 @st.composite
+def deltas(draw: st.DrawFn, live: list[CheckpointRecord]) -> CheckpointRecord | None:
+    """A delta on one of these checkpoints; None if it cannot be one."""
+    base = draw(st.sampled_from(live))
+    attempt = parse_prefix(base.prefix)
+    if base.stock or attempt is None or attempt.ordinal == LARGEST_STEP:
+        return None
+    made = Attempt(
+        draw(CHECKPOINT_NAMES), draw(STEPS), attempt.generation, draw(st.integers(attempt.ordinal + 1, LARGEST_STEP))
+    )
+    return CheckpointRecord(made.prefix, made.number, draw(TIMES), base=base.prefix)
+
+
+@st.composite
 def states(draw: st.DrawFn) -> LogState:
     """A state of a run, whose parts agree."""
     live = draw(st.lists(records(), max_size=4, unique_by=lambda each: each.prefix))
+    for _ in range(draw(st.integers(0, 2)) if live else 0):
+        delta = draw(deltas(live))
+        if delta is not None and delta.prefix not in {each.prefix for each in live}:
+            live.insert(draw(st.integers(0, len(live))), delta)
     gone = draw(st.lists(ATTEMPTS.map(lambda each: each.folder), max_size=3))
     generation = draw(st.none() | st.builds(Generation, GENERATIONS, _members()))
     before = draw(st.lists(GENERATIONS, max_size=4))
@@ -126,7 +145,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
     attempt = draw(ATTEMPTS)
     world = draw(st.lists(TASKS, min_size=1, max_size=3, unique=True))
     shards = draw(st.integers(1, 3))
-    base = attempt.prefix.removeprefix(f"{attempt.folder}/")
+    delta = attempt.ordinal > 0 and draw(st.booleans())
+    bundle = delta_prefix(attempt.prefix) if delta else attempt.prefix
+    base = bundle.removeprefix(f"{attempt.folder}/")
     objects = [_object(draw, data_object(base, shard, shards), "data", world) for shard in range(shards)]
     objects.append(_object(draw, index_object(base), "index", [None]))
     for task in world if draw(st.booleans()) else ():
@@ -146,7 +167,15 @@ def manifests(draw: st.DrawFn) -> Manifest:
         metadata=draw(st.dictionaries(st.text(), JSON, max_size=3)),
         metrics=draw(st.dictionaries(st.text(), JSON, max_size=3)),
         local_keys=tuple(draw(st.lists(st.text(), max_size=3))),
+        base=draw(_bases(attempt)) if delta else None,
     )
+
+
+def _bases(attempt: Attempt) -> st.SearchStrategy[Base]:
+    earlier = st.builds(
+        Attempt, CHECKPOINT_NAMES, STEPS, st.just(attempt.generation), st.integers(0, attempt.ordinal - 1)
+    )
+    return st.builds(Base, earlier.map(lambda each: each.prefix), st.integers(0, 2**32 - 1))
 
 
 def _object(draw: st.DrawFn, name: str, role: str, writers: list[Task] | list[None]) -> ObjectRecord:
