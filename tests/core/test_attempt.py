@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -93,3 +94,18 @@ def test_every_phase_has_a_reason(phase: Phase) -> None:
     assert save.timed_out().phase == phase.value
     if phase not in (Phase.VOTING, Phase.WRITING):
         assert save.timed_out().tasks == ()
+
+
+def test_a_save_may_turn_out_full() -> None:
+    """What was voted for as a delta may be reported as full, by all or by none. Guards against a checkpoint of which
+    one worker's part is on a base, and another's is not."""
+    delta, full = (SaveReport(30, "ckpt", (), None, base=base) for base in ("ckpt-2.0123abcd.2/ckpt-2", ""))
+    other = replace(delta, base="ckpt-1.0123abcd.1/ckpt-1")
+    for first, second in ((delta, full), (full, delta)):
+        save = replace(attempt(Phase.WRITING), base=delta.base)
+        assert "on ckpt-1.0123abcd.1/ckpt-1" in save.disagrees(A, other)
+        assert not save.disagrees(A, first)
+        save.take(A, first)
+        assert save.base == first.base
+        assert "worker-0 has reported" in save.disagrees(B, second)
+        assert not save.disagrees(B, first)

@@ -64,7 +64,9 @@ class Worker:
 
     def changes(self, saved: Snapshot, made: Plan) -> Changes:
         digest = spec_digest(saved.specs)
-        return self.increments.changes(self.increments.base(digest), saved, made, self.number, digest)
+        tables = by_rows(saved.specs, made)
+        base = self.increments.base(digest)
+        return self.increments.changes(base, digest, saved, plan=made, worker=self.number, tables=tables)
 
     def save(self, saved: Snapshot, made: Plan) -> None:
         self.increments.committed(BASE, self.changes(saved, made))

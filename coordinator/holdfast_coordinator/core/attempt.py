@@ -146,12 +146,17 @@ class SaveAttempt:
         ours, theirs = (self.checkpoint_name, self.step), (report.checkpoint_name, report.step)
         if ours != theirs:
             return f"{task} reports {theirs[0]}-{theirs[1]}, and {others} {ours[0]}-{ours[1]}"
-        # The plan follows from the verdict. If it is not that of the base, all write everything instead.
+        # The plan follows from the verdict. If it is not that of the base, all workers write everything instead.
         if report.base != self.base and (report.base or self.reports):
             return f"{task} reports a delta on {report.base or 'nothing'}, and {others} one on {self.base or 'nothing'}"
         if self.go is not None and report.worker_local != self.go.worker_local:
             return f"{task} reports other tensors as worker-local than {others}"
         return ""
+
+    def take(self, task: Task, report: SaveReport) -> None:
+        """Keep a report that does not disagree."""
+        self.reports.setdefault(task, report)
+        self.base = report.base
 
     @property
     def undecided(self) -> bool:

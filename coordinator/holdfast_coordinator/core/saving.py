@@ -74,8 +74,7 @@ class Saving:
             return
         if self._is_refused(e, attempt, attempt.disagrees(e.caller.task, r)):
             return
-        attempt.reports.setdefault(e.caller.task, r)
-        attempt.base = r.base
+        attempt.take(e.caller.task, r)
         attempt.must_end_within(r.timeout)
         attempt.reporters[e.request] = e.caller.task
         if attempt.go is None:

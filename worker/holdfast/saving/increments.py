@@ -7,7 +7,7 @@ changed. See docs/incremental.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ class Changes:
 
     base: str  # the prefix on which the save is a delta; empty: it is full
     tables: frozenset[int]  # positions of the tensors of which only rows are written; none if it is full
-    rows: Mapping[Place, NDArray[np.int64]]  # of each piece of them: numbers within the tensor, ascending
+    rows: Mapping[Place, NDArray[np.int64]]  # of each piece of them: numbers within the piece, ascending
     seen: Seen
 
 
@@ -66,14 +66,16 @@ class Increments:
             return ""
         return self._prefix
 
-    def changes(self, base: str, snapshot: Snapshot, plan: Plan, worker: int, spec_digest: bytes) -> Changes:
+    def changes(
+        self, base: str, spec_digest: bytes, snapshot: Snapshot, *, plan: Plan, worker: int, tables: frozenset[int]
+    ) -> Changes:
         """Find what has changed in one worker's part of the plan. This reads all tables in it.
 
         base: what `base` has returned. With another plan than that of the last commit, which all workers see alike, the
         save is full all the same.
+        tables: the positions of the tensors that a delta has by rows.
         """
         specs, last = snapshot.specs, self._last
-        tables = by_rows(specs, plan)
         pieces = [p for item in plan.parts[worker].objects for p in item.pieces if p.position in tables]
 
         def look(piece: Piece) -> Digests:
@@ -84,10 +86,7 @@ class Increments:
         seen = Seen(dict(zip(places, in_parallel(look, pieces, 2), strict=True)), plan, spec_digest)
         if not base or last is None or last.plan != plan:
             return Changes("", frozenset(), {}, seen)
-        rows = {
-            place: changed(last.digests.get(place), now) + place[1] // row_size(specs[place[0]])
-            for place, now in seen.digests.items()
-        }
+        rows = {place: changed(last.digests.get(place), now) for place, now in seen.digests.items()}
         self._advise(specs, rows, seen)
         return Changes(base, tables, rows, seen)
 
@@ -116,19 +115,13 @@ class Increments:
 
 
 def by_rows(specs: Sequence[Spec], plan: Plan) -> frozenset[int]:
-    """Return the positions of the tensors that a delta holds by rows. All workers find the same."""
-    return frozenset(
-        position
-        for position, spec in enumerate(specs)
-        if _is_table(spec) and all(_are_rows(spec, extents) for extents in plan.sliced.get(position, ()))
-    )
+    """Return the positions of the tensors that a delta has by rows. All workers find the same."""
+    return frozenset(p for p, spec in enumerate(specs) if is_table(spec, plan.sliced.get(p, ())))
 
 
-def _is_table(spec: Spec) -> bool:
+def is_table(spec: Spec, slices: Iterable[Extents]) -> bool:
+    """Return whether a delta has a tensor by rows, if it is stored in these slices; in none, if it is stored whole."""
     if spec.encoded or len(spec.shape) < 2 or spec.shape[0] < FEWEST_ROWS or spec.size < LEAST_SIZE:
         return False
-    return row_size(spec) <= LONGEST_ROW
-
-
-def _are_rows(spec: Spec, extents: Extents) -> bool:
-    return all(extent == (0, length) for extent, length in zip(extents[1:], spec.shape[1:], strict=True))
+    whole = [(0, length) for length in spec.shape[1:]]
+    return row_size(spec) <= LONGEST_ROW and all([*extents[1:]] == whole for extents in slices)

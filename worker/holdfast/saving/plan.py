@@ -48,6 +48,11 @@ class Piece:
     end: int
     offset: int  # its offset in the object
 
+    @property
+    def first_row(self) -> int:
+        """The row of the tensor with which it begins."""
+        return self.extents[0][0] if self.extents else 0
+
 
 @dataclass(frozen=True, slots=True)
 class DataObject:
@@ -126,8 +131,8 @@ def plan(specs: Sequence[Spec], num_workers: int, by_chief: Collection[int] = ()
 
 
 def row_size(spec: Spec) -> int:
-    """Return the bytes of a row: of all elements with one first index."""
-    return spec.size // spec.shape[0]
+    """Return the bytes of a row of numbers: of all elements with one first index."""
+    return prod(spec.shape[1:]) * (dtypes.itemsize(spec.dtype) or 0)
 
 
 _Run = tuple[int, int, int]  # position, begin, end

@@ -255,8 +255,12 @@ class Save:
         else:
             whole = self.assigned.plan
         if self.increments is not None:
-            me = self.session.this_task
-            self._changes = self.increments.changes(base, snapshot, whole, me.tasks.index(me.task), digest)
+            from holdfast.saving.increments import by_rows
+
+            me, tables = self.session.this_task, by_rows(snapshot.specs, whole)
+            self._changes = self.increments.changes(
+                base, digest, snapshot, plan=whole, worker=me.tasks.index(me.task), tables=tables
+            )
         written = self._write(snapshot, crcs, whole, go.worker_local)
         return self._report(written, whole, [snapshot.tensors[p].key for p in go.worker_local], go.worker_local)
 

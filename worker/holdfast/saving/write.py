@@ -75,9 +75,9 @@ class _Run:
 class _Rows:
     """A run that is gathered from the rows of a table while it is written, so that there is no second copy of them."""
 
-    table: memoryview | bytes
+    table: memoryview | bytes  # whole rows
     row: int  # bytes
-    numbers: NDArray[np.int64]  # of the rows
+    numbers: NDArray[np.int64]  # of the rows, in `table`
     record: _Record  # gets its checksum when all is written
     crc32c: int = 0
 
@@ -235,12 +235,12 @@ def _piece(piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, crc: i
 
 
 def _rows(
-    piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, numbers: NDArray[np.int64]
+    piece: Piece, shard: int, offset: int, tensor: SnapshotTensor, changed: NDArray[np.int64]
 ) -> Iterator[tuple[_Run | _Rows, _Record]]:
     """Yield what a delta has of a piece of a table: the numbers of the rows that have changed, and these rows."""
-    row, count = row_size(tensor.spec), len(numbers)
-    names = layout.Piece(tensor.key, piece.begin // row)
-    data = numbers.data.cast("B") if count else b""
+    row, count = row_size(tensor.spec), len(changed)
+    names = layout.Piece(tensor.key, piece.first_row)
+    data = (changed + piece.first_row).data.cast("B") if count else b""
     crc = crc32c(data)
     size = len(data)
     yield (
@@ -251,7 +251,7 @@ def _rows(
     record = full_record(
         names.values, tensor.dtype, shape, shard=shard, offset=offset + size, size=count * row, crc32c=0
     )
-    yield _Rows(tensor.data, row, numbers, record), record
+    yield _Rows(tensor.data[piece.begin : piece.end], row, changed, record), record
 
 
 def _whole(tensor: SnapshotTensor, shard: int, offset: int, crc: int) -> _Record:
