@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import holdfast
 from holdfast.saving.digest import spec_digest, tensor_crcs
-from holdfast.saving.increments import FEWEST_ROWS, Changes, Increments, by_rows
+from holdfast.saving.increments import Changes, Increments
 from holdfast.saving.plan import Plan, Spec, plan
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.saving.tables import FEWEST_ROWS, tables
 from holdfast.saving.write import write_objects
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
@@ -42,7 +43,7 @@ def snapshot(tensors: Sequence[SnapshotTensor]) -> Snapshot:
     return Snapshot(tuple(sorted(tensors, key=lambda t: t.key.encode())), state().object_graph)
 
 
-def tables() -> Snapshot:
+def two_tables() -> Snapshot:
     """Two tables, one of which TensorFlow does not read in slices, and what is no table."""
     return snapshot(
         [
@@ -64,9 +65,9 @@ class Worker:
 
     def changes(self, saved: Snapshot, made: Plan) -> Changes:
         digest = spec_digest(saved.specs)
-        tables = by_rows(saved.specs, made)
+        found = tables(saved.specs, made)
         base = self.increments.base(digest)
-        return self.increments.changes(base, digest, saved, plan=made, worker=self.number, tables=tables)
+        return self.increments.changes(base, digest, saved, plan=made, worker=self.number, tables=found)
 
     def save(self, saved: Snapshot, made: Plan) -> None:
         self.increments.committed(BASE, self.changes(saved, made))
@@ -105,7 +106,7 @@ def test_a_delta_on_its_base_is_the_state(
     """Base and delta together are the state that was saved, and the delta has the rows that have changed and no other.
     Guards against a restore of what never was, and against deltas that save nothing."""
     store = PosixStore(str(tmp_path_factory.mktemp("run")))
-    before = tables()
+    before = two_tables()
     after = touched(before, {"table": table, "slot/odd": odd, "small": [3]})
     crew = [Worker(number) for number in range(workers)]
     for worker in crew:
@@ -144,13 +145,13 @@ def test_many_rows_are_written_in_parts(tmp_path: Path) -> None:
 )
 def test_tables_are_found(spec: Spec, expected: bool) -> None:
     """Large tables, and only these, are saved by rows. Guards against digests of what is never saved by rows."""
-    assert by_rows([spec], plan([spec], 2)) == (frozenset([0]) if expected else frozenset())
+    assert tables([spec], plan([spec], 2)) == (frozenset([0]) if expected else frozenset())
 
 
 def test_every_worker_finds_its_own_pieces() -> None:
     """All workers find the same tables, and each keeps digests of its own pieces alone. Guards against a memory that
     grows with the world."""
-    saved = tables()
+    saved = two_tables()
     made = plan(saved.specs, 3)
     seen = [Worker(number).changes(saved, made).seen.digests for number in range(3)]
     assert sum(len(rows) for each in seen for rows in each.values()) == 20_000 + 30_000
@@ -160,7 +161,7 @@ def test_every_worker_finds_its_own_pieces() -> None:
 def test_which_save_is_full() -> None:
     """The first save is full, and every `full_every`-th; after what is not known alike, the next. Guards against a
     delta on what is not the last commit of all workers."""
-    saved = tables()
+    saved = two_tables()
     made, worker = plan(saved.specs, 1), Worker(0, full_every=3)
     bases = []
     for number in range(7):
@@ -175,11 +176,11 @@ def test_which_save_is_full() -> None:
 def test_other_tensors_or_another_plan_make_a_save_full() -> None:
     """If what is saved or who writes it changes, the save is full. Guards against rows that fit nothing, and pieces
     that nobody has written."""
-    saved = tables()
+    saved = two_tables()
     worker = Worker(0)
     worker.save(saved, plan(saved.specs, 2))
     assert worker.changes(saved, plan(saved.specs, 2)).base == BASE
-    assert worker.increments.base(spec_digest(tables().specs[1:])) == ""
+    assert worker.increments.base(spec_digest(two_tables().specs[1:])) == ""
     moved = worker.changes(saved, plan(saved.specs, 2, by_chief=[4]))
     assert (moved.base, moved.tables, moved.rows) == ("", frozenset(), {})
 
@@ -187,7 +188,7 @@ def test_other_tensors_or_another_plan_make_a_save_full() -> None:
 def test_digests_are_those_of_the_last_commit() -> None:
     """What a save has seen counts once it is committed. Guards against rows that were written by a save which failed,
     and that no delta has."""
-    before = tables()
+    before = two_tables()
     made, worker = plan(before.specs, 1), Worker(0)
     worker.save(before, made)
     after = touched(before, {"table": [7]})
@@ -201,7 +202,7 @@ def test_a_table_of_which_all_changes_is_told_of_once(caplog: pytest.LogCaptureF
     """If most rows of a table change at each save, a line says so, once. Guards against incremental saves that are
     larger than full ones, for ever, and nobody knows."""
     caplog.set_level(logging.WARNING, "holdfast")
-    saved, worker = tables(), Worker(0)
+    saved, worker = two_tables(), Worker(0)
     made = plan(saved.specs, 1)
     worker.save(saved, made)
     for number in range(4):

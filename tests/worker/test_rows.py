@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.saving import rows
-from holdfast.saving.rows import LONGEST_ROW, changed, digests, table
+from holdfast.saving.rows import changed, digests, table
+from holdfast.saving.tables import LONGEST_ROW
 
 PRIME = (1 << 61) - 1
 SIZES = (1, 2, 3, 4, 7, 12, 64, 130, 1000, 1024, LONGEST_ROW)

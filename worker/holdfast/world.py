@@ -87,8 +87,6 @@ def world_of(session: Session, checkpoint: Any, given: Arguments, terms: Terms) 
             "per_worker cannot be saved with parameter servers: their workers come and go, and take no part in saves",
             object="per_worker",
         )
-    if given.incremental is not None:
-        raise InvalidRequest("incremental saves are not possible yet with parameter servers", object="incremental")
     from holdfast.servers.world import ServedWorld
 
-    return ServedWorld(session, checkpoint, terms, given.join_timeout)
+    return ServedWorld(session, checkpoint, terms, given.join_timeout, given.incremental)

@@ -7,24 +7,20 @@ changed. See docs/incremental.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.incremental import Incremental
-from holdfast.saving.plan import Extents, Piece, Plan, Spec, row_size
-from holdfast.saving.rows import LONGEST_ROW, Digests, changed, digests, table
+from holdfast.saving.plan import Piece, Plan, Spec, row_size
+from holdfast.saving.rows import Digests, changed, digests, table
 from holdfast.saving.snapshot import Snapshot
 from holdfast_storage.logger import logger
 from holdfast_storage.parallel import in_parallel
 
 log = logger("holdfast")
-
-FEWEST_ROWS = 1_000
-LEAST_SIZE = 1 << 20
-"""Bytes of the smallest tensor that is saved by rows: to write a smaller one whole takes no time."""
 
 Place = tuple[int, int]
 """A piece of this worker's part: the position of its tensor, and where in it the piece begins, in bytes."""
@@ -73,7 +69,7 @@ class Increments:
 
         base: what `base` has returned. With another plan than that of the last commit, which all workers see alike, the
         save is full all the same.
-        tables: the positions of the tensors that a delta has by rows.
+        tables: the positions of the tables.
         """
         specs, last = snapshot.specs, self._last
         pieces = [p for item in plan.parts[worker].objects for p in item.pieces if p.position in tables]
@@ -112,16 +108,3 @@ class Increments:
                 ", ".join(specs[position].key for position in found[:3]),
                 f" and {len(found) - 3} more" if len(found) > 3 else "",
             )
-
-
-def by_rows(specs: Sequence[Spec], plan: Plan) -> frozenset[int]:
-    """Return the positions of the tensors that a delta has by rows. All workers find the same."""
-    return frozenset(p for p, spec in enumerate(specs) if is_table(spec, plan.sliced.get(p, ())))
-
-
-def is_table(spec: Spec, slices: Iterable[Extents]) -> bool:
-    """Return whether a delta has a tensor by rows, if it is stored in these slices; in none, if it is stored whole."""
-    if spec.encoded or len(spec.shape) < 2 or spec.shape[0] < FEWEST_ROWS or spec.size < LEAST_SIZE:
-        return False
-    whole = [(0, length) for length in spec.shape[1:]]
-    return row_size(spec) <= LONGEST_ROW and all([*extents[1:]] == whole for extents in slices)

@@ -26,9 +26,6 @@ from numpy.typing import NDArray
 
 Digests: TypeAlias = NDArray[np.int64]
 
-LONGEST_ROW = 16 << 10
-"""The most bytes of a row. The plan cuts tensors with shorter ones between two rows."""
-
 _BLOCK = 128 << 10
 """Bytes to digest at a time. They and what is made of them stay in cache, and are too few for a library of matrix
 products to spread them over more processors than the caller's."""
@@ -47,7 +44,7 @@ def table(data: memoryview | bytes, row: int) -> NDArray[np.uint8]:
 
 
 def digests(rows: NDArray[np.uint8]) -> Digests:
-    """Return the digest of each row of a matrix of bytes, with up to `LONGEST_ROW` bytes a row.
+    """Return the digest of each row of a matrix of bytes, with up to 16 KiB a row.
 
     It can be compared with digests of rows of the same length from the same process.
     """

@@ -22,6 +22,7 @@ from holdfast.saving.provenance import git_commit, versions
 from holdfast.saving.report import check_votable, first_specs, report_chunks
 from holdfast.saving.shares import Assigned
 from holdfast.saving.snapshot import Snapshot
+from holdfast.saving.tables import tables
 from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
 from holdfast.session.answers import Disbelieved
 from holdfast.session.lane import Pending
@@ -255,11 +256,10 @@ class Save:
         else:
             whole = self.assigned.plan
         if self.increments is not None:
-            from holdfast.saving.increments import by_rows
-
-            me, tables = self.session.this_task, by_rows(snapshot.specs, whole)
+            me = self.session.this_task
+            found = tables(snapshot.specs, whole) if self.assigned is None else self.assigned.tables
             self._changes = self.increments.changes(
-                base, digest, snapshot, plan=whole, worker=me.tasks.index(me.task), tables=tables
+                base, digest, snapshot, plan=whole, worker=me.tasks.index(me.task), tables=found
             )
         written = self._write(snapshot, crcs, whole, go.worker_local)
         return self._report(written, whole, [snapshot.tensors[p].key for p in go.worker_local], go.worker_local)
@@ -323,13 +323,14 @@ class Save:
             self.session.progress("write", self.step, self._done_bytes, total)
 
         changes = self._changes
-        prefix = layout.delta_prefix(self.prefix) if changes is not None and changes.base else self.prefix
+        is_delta = changes is not None and bool(changes.base)
+        prefix = layout.delta_prefix(self.prefix) if is_delta else self.prefix
         written = write_objects(
             self.store, prefix, whole, worker, snapshot, crcs=crcs, changes=changes, progress=progress
         )
         folder = self.prefix.rpartition("/")[0]
         beside = write_worker_local(self.store, folder, me.task, local, progress=progress)
-        headers = self.assigned.headers if self.assigned is not None else ()
+        headers = self.assigned.headers_of(is_delta) if self.assigned is not None else ()
         return Written((*written.objects, *beside), (*written.entries, *headers))
 
     def _report(

@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from holdfast.saving.plan import DataObject, Extents, Line, Part, Piece, Plan, Spec, boxes, ends_of_objects
+from holdfast.saving.plan import DataObject, Extents, Line, Part, Piece, Plan, Spec, boxes, ends_of_objects, row_size
+from holdfast.saving.tables import is_table
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
+
+Record = tuple[bytes, BundleEntry]
+"""Of an index: table key and entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,13 @@ class Assigned:
     digest: bytes  # of the whole plan
     snapshot: bytes  # by which this snapshot is told from others of the same plan
     plan: Plan  # of which this task's own part counts
-    headers: tuple[tuple[bytes, BundleEntry], ...] = ()  # the chief's: records of what lies in parts
+    tables: frozenset[int] = frozenset()  # positions of those that this task holds
+    headers: tuple[Record, ...] = ()  # the chief's: records of what lies in parts, but for tables
+    table_headers: tuple[Record, ...] = ()  # of tables
+
+    def headers_of(self, is_delta: bool) -> tuple[Record, ...]:
+        """Return the records of what a checkpoint has in parts. A delta has no table."""
+        return self.headers if is_delta else self.headers + self.table_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +48,26 @@ class Share:
 class Shares:
     """A plan for what several tasks hold."""
 
+    held: tuple[tuple[Share, ...], ...]  # by task
     plan: Plan  # a piece's position is that in the list of what its task holds
     slices: dict[str, list[Extents]]  # of each tensor that is stored in slices: all of them
 
     @property
     def digest(self) -> bytes:
         return hashlib.sha256(repr(self).encode()).digest()
+
+    @property
+    def tables(self) -> list[frozenset[int]]:
+        """The positions of the tables, by task. What lies in parts is judged as a whole."""
+        found = {share.spec.key for held in self.held for share in held if self._is_table(share)}
+        return [frozenset(p for p, share in enumerate(held) if share.spec.key in found) for held in self.held]
+
+    def _is_table(self, share: Share) -> bool:
+        slices = self.slices.get(share.spec.key, [])
+        if not slices or not share.spec.shape:
+            return is_table(share.spec, slices)
+        shape = tuple(max(start + length for start, length in each) for each in zip(*slices, strict=True))
+        return is_table(replace(share.spec, shape=shape, size=row_size(share.spec) * shape[0]), slices)
 
 
 def plan_shares(shares: Sequence[Sequence[Share]]) -> Shares:
@@ -81,7 +105,7 @@ def plan_shares(shares: Sequence[Sequence[Share]]) -> Shares:
             objects.append(DataObject(shard, tuple(pieces)))
             shard += 1
         parts.append(Part(tuple(objects)))
-    return Shares(Plan(tuple(parts), shard, {}), slices)
+    return Shares(tuple(map(tuple, shares)), Plan(tuple(parts), shard, {}), slices)
 
 
 def _slices(share: Share, begin: int, end: int) -> list[tuple[Extents, int]]:

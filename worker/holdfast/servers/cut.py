@@ -8,17 +8,19 @@ and what each server holds then is of the moment of the call.
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from holdfast.saving.shares import Assigned, Share, Shares, plan_shares
+from holdfast.saving.shares import Assigned, Record, Share, Shares, plan_shares
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.servers.fleet import Servers
 from holdfast.servers.table import Table, learn
 from holdfast.tensorflow_internals import call_on
-from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_storage.bundle.index import header_record
+
+if TYPE_CHECKING:
+    from holdfast.saving.increments import Increments
 
 
 class Cutter:
@@ -44,8 +46,10 @@ class Cutter:
                 self._hand_over = None
         return self._table
 
-    def cut(self, ordinal: int, step: int) -> tuple[Snapshot, Assigned]:
+    def cut(self, ordinal: int, step: int, increments: Increments | None) -> tuple[Snapshot, Assigned]:
         """Take a snapshot, have each server save its part of it, and return the chief's.
+
+        increments: the chief's, which say whether the save is full.
 
         Raises SaveFailed, which names the servers that are wrong.
         """
@@ -60,15 +64,22 @@ class Cutter:
         if self._hand_over is None:
             self._hand_over = tf.function(lambda requests: self._handed_over(table, requests), autograph=False)
         snapshot = secrets.token_bytes(16)
-        fields = {"assignment": assignment, "snapshot": snapshot.hex(), "ordinal": ordinal, "step": step}
+        is_full = increments is None or not increments.base(shares.digest)
+        fields = {
+            "assignment": assignment,
+            "snapshot": snapshot.hex(),
+            "ordinal": ordinal,
+            "step": step,
+            "is_full": is_full,
+        }
         requests = self._servers.requests("save", [fields] * len(table.servers))
         self._servers.answers(lambda: self._hand_over(requests))
-        headers = (*table.headers, *_headers(table, own, shares))
-        return Snapshot(tuple(own), table.object_graph), Assigned(shares.digest, snapshot, shares.plan, headers)
+        assigned = Assigned(shares.digest, snapshot, shares.plan, shares.tables[0], *_headers(table, own, shares))
+        return Snapshot(tuple(own), table.object_graph), assigned
 
     def _assign(self, table: Table, shares: Shares, digest: str) -> None:
         """Tell the servers what each of them holds, and how it is to be written."""
-        fields = []
+        fields, tables = [], shares.tables
         for worker, held in enumerate(table.servers, 1):
             objects = [
                 (each.shard, [(p.position, p.extents, p.begin, p.end, p.offset) for p in each.pieces])
@@ -82,6 +93,7 @@ class Cutter:
                     "shards": shares.plan.num_shards,
                     "tensors": tensors,
                     "objects": objects,
+                    "tables": sorted(tables[worker]),
                 }
             )
         self._assigned = ""  # until all have been told
@@ -101,9 +113,14 @@ def _shares(table: Table) -> list[list[Share]]:
     return [[each.share for each in held] for held in table.servers]
 
 
-def _headers(table: Table, own: list[SnapshotTensor], shares: Shares) -> list[tuple[bytes, BundleEntry]]:
-    """Return the records of the tensors that are stored in slices."""
+def _headers(table: Table, own: list[SnapshotTensor], shares: Shares) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return the records of what is stored in slices: of tensors that are no tables, and of tables."""
     whole = {each.key: (each.dtype, each.shape) for each in own if not each.encoded}
     for held in table.servers:
         whole.update((each.key, (each.dtype.as_datatype_enum, each.whole)) for each in held)
-    return [header_record(key, *whole[key], slices) for key, slices in shares.slices.items()]
+    tables = {shares.held[task][p].spec.key for task, found in enumerate(shares.tables) for p in found}
+    records = {key: header_record(key, *whole[key], slices) for key, slices in shares.slices.items()}
+    return (
+        (*table.headers, *(record for key, record in records.items() if key not in tables)),
+        tuple(record for key, record in records.items() if key in tables),
+    )

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.incremental import Incremental
+from holdfast.saving.increments import Increments
 from holdfast.saving.plan import Plan
 from holdfast.saving.save import Terms
 from holdfast.saving.snapshot import SnapshotTensor
@@ -40,6 +42,7 @@ class Enlisting:
     embedded_at: str  # where that one listens
     join_timeout: float
     terms: Terms
+    full_every: int  # of so many checkpoints one is full; 0: all are
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Assignment:
 
     tensors: tuple[SnapshotTensor, ...]  # without their bytes
     plan: Plan
+    tables: frozenset[int]  # positions
 
 
 class Member:
@@ -57,6 +61,7 @@ class Member:
         self.task = task
         self.said = said
         self.turns = Turns()
+        self.increments = Increments(Incremental(full_every=said.full_every)) if said.full_every else None
         self.assignments: dict[str, Assignment] = {}  # the last one, by its digest
         self.lane = Lane("holdfast-calls")
         self._options = storage_options

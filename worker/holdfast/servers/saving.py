@@ -26,15 +26,18 @@ def assign(
     shards: int,
     tensors: Sequence[Any],
     objects: Sequence[Any],
+    tables: Sequence[int],
 ) -> None:
     """Learn what this server holds and writes. `worker` is its number among the tasks that save."""
     held = tuple(SnapshotTensor(key, dtype, tuple(shape), b"") for key, dtype, shape in tensors)
     part = Part(tuple(DataObject(shard, tuple(map(_piece, pieces))) for shard, pieces in objects))
     plan = Plan((*(Part(()) for _ in range(worker)), part), shards, {})
-    member.assignments = {digest: Assignment(held, plan)}
+    member.assignments = {digest: Assignment(held, plan, frozenset(tables))}
 
 
-def save(member: Member, arrays: Sequence[Any], *, assignment: str, snapshot: str, ordinal: int, step: int) -> None:
+def save(
+    member: Member, arrays: Sequence[Any], *, assignment: str, snapshot: str, ordinal: int, step: int, is_full: bool
+) -> None:
     """Save the values of this moment, which `arrays` refers to."""
     member.check()
     assigned = member.assignments[assignment]
@@ -48,7 +51,10 @@ def save(member: Member, arrays: Sequence[Any], *, assignment: str, snapshot: st
         member.check()  # whoever has not joined has no part in the save
         # The save alone keeps the values, and lets them go once they are written.
         save = Save(member.session, member.store, member.said.terms, step, taken.pop(), ordinal)
-        save.assigned = Assigned(bytes.fromhex(assignment), bytes.fromhex(snapshot), assigned.plan)
+        save.assigned = Assigned(bytes.fromhex(assignment), bytes.fromhex(snapshot), assigned.plan, assigned.tables)
+        save.increments = member.increments
+        if member.increments is not None and is_full:
+            member.increments.forget()  # the chief alone knows of restores
         member.turns.take(save)
 
     member.lane.submit(run)

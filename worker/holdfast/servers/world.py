@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from holdfast.incremental import Incremental
 from holdfast.saving.save import Save
 from holdfast.servers.cut import Cutter
 from holdfast.servers.fleet import Servers
@@ -30,16 +31,19 @@ class ServedWorld:
         session: the chief's.
         checkpoint: the `tf.train.Checkpoint` of the manager.
         terms: the terms of its saves, which the servers are told.
-        join_timeout: as in `CheckpointManager`.
+        join_timeout: as in `CheckpointManager`, like the next.
     """
 
     collective = False
 
-    def __init__(self, session: Session, checkpoint: Any, terms: Any, join_timeout: float) -> None:
+    def __init__(
+        self, session: Session, checkpoint: Any, terms: Any, join_timeout: float, incremental: Incremental | None
+    ) -> None:
         self._session = session
         self._checkpoint = checkpoint
         self._terms = terms
         self._join_timeout = join_timeout
+        self._full_every = incremental.full_every if incremental is not None else 0
         count = len(dict(session.this_task.cluster)["ps"])
         self.servers = Servers(count, session.member[1], terms.save_timeout)
         self.cutter = Cutter(checkpoint, self.servers)
@@ -65,7 +69,7 @@ class ServedWorld:
             await_scheduled(strategy)
 
     def capture(self, save: Save, ordinal: int) -> None:
-        save.snapshot, save.assigned = self.cutter.cut(ordinal, save.step)
+        save.snapshot, save.assigned = self.cutter.cut(ordinal, save.step, save.increments)
 
     def _enlist(self) -> None:
         end = time.monotonic() + self._join_timeout
@@ -87,6 +91,7 @@ class ServedWorld:
             embedded_at=embedded_at,
             join_timeout=self._join_timeout,
             terms=terms,
+            full_every=self._full_every,
         )
         while not all(self.servers.everyone("stand")):
             if time.monotonic() > end:
