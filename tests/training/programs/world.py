@@ -19,7 +19,7 @@ import holdfast.keras
 
 @dataclass(frozen=True)
 class World:
-    """Where a scenario runs. `strategy` is None in a process of its own."""
+    """Where a scenario runs. `strategy` is None in a process of its own, and where there are parameter servers."""
 
     index: int
     size: int
@@ -57,6 +57,8 @@ def enter() -> World:
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
         return World(0, 1, None)
+    if "ps" in config["cluster"]:
+        return World(config["task"]["index"], 1, None)
     size = len(config["cluster"]["worker"])
     library = holdfast.keras if os.environ.get("STRATEGY") == "holdfast" else tf.distribute
     return World(config["task"]["index"], size, library.MultiWorkerMirroredStrategy())
