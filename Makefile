@@ -21,13 +21,16 @@ export CUDA_VISIBLE_DEVICES ?= -1
 
 # Much goes into one environment, and tests need what is installed before them: `make -j` takes turns as well.
 .NOTPARALLEL:
-.PHONY: demo test kills sim points test-cloud servers lint protos bench versions versions-oldest versions-upstream help clean
+.PHONY: demo demo-ps test kills sim points test-cloud servers lint protos bench versions versions-oldest versions-upstream help clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo  ## Train, kill a worker in mid-save, resume, and compare with an uninterrupted run
 	$(VENV)/bin/holdfast demo
+
+demo-ps: $(VENV)/demo  ## The same with parameter servers, one of which is killed in mid-save
+	$(VENV)/bin/holdfast demo-ps
 
 test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; JOBS=2 at once; INSTALL=wheel: the built one)
 	@echo "== running $(TEST) against the $(INSTALL) install, $(JOBS) at once"

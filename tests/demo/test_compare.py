@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from holdfast.demo.cast import Workers
 from holdfast.demo.compare import GROUPS, compare_checkpoints, compare_losses, compare_states
 from holdfast.demo.picture import draw
 from holdfast.demo.progress import final_losses, read_lives
+from holdfast.demo.sabotage import Kill
 from holdfast.demo.story import Story
 from holdfast_storage.errors import InvalidRequest
 
@@ -100,7 +102,7 @@ def test_draws_a_picture(tmp_path: Path) -> None:
     """The picture is drawn. Guards against an error at the very end that throws away the whole demo."""
     first = read_lives(write_progress(tmp_path, 0, life(0, 7, 1000.0) + life(4, 10, 1020.0)))
     second = read_lives(write_progress(tmp_path, 1, life(0, 10, 2000.0)))
-    draw(tmp_path / "loss.png", first, second, killed=1008.0, save_step=6)
+    draw(tmp_path / "loss.png", first, second, "worker 1", Kill(step=6, time=1008.0, objects=1, size=5, misses=0))
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -108,5 +110,5 @@ def test_refuses_somebody_elses_directory(tmp_path: Path) -> None:
     """A directory that no demo made is refused. Guards against emptying a wrong directory."""
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InvalidRequest, match="not empty and not of an earlier demo"):
-        Story(tmp_path, 2, print).tell()
+        Story(tmp_path, Workers(2), print).tell()
     assert (tmp_path / "thesis.txt").exists()

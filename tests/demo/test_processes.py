@@ -37,7 +37,7 @@ def test_leaving_the_fleet_ends_everything(tmp_path: Path) -> None:
     def fail() -> None:
         with Fleet(tmp_path) as fleet:
             processes.append(fleet.start_coordinator(tmp_path)[0])
-            processes.extend(fleet.start_workers(2, "run", ["--no-such-option"], {}))
+            processes.extend(fleet.start_cluster({"worker": 2}, "run", "holdfast.demo.training", ["--no"], {}))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

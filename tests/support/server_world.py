@@ -1,8 +1,8 @@
 """A cluster with parameter servers, each of whose processes a test starts, commands, ends and starts again.
 
-A task is named as everywhere, `chief-0`, `worker-0`, `ps-1`. The chief runs one scenario after the other, as the workers
-of a `TrainingWorld` do; the others run one that does not end. TensorFlow's servers ignore SIGTERM, so whatever is left is
-ended by SIGKILL.
+A task is named as everywhere: `chief-0`, `worker-0`, `ps-1`. The chief runs one scenario after the other, as the
+workers of a `TrainingWorld` do; the others run one that does not end. TensorFlow's servers ignore SIGTERM, so whatever
+is left is ended by SIGKILL.
 """
 
 from __future__ import annotations

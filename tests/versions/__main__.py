@@ -68,7 +68,7 @@ def _project() -> dict[str, Any]:
 
 PROJECT = _project()
 EXTRAS = ("tensorflow", "s3", "gcs", "azure")
-TF_KERAS = next(each for each in PROJECT["optional-dependencies"]["dev"] if each.startswith("tf_keras"))
+TF_KERAS = next(each for each in PROJECT["optional-dependencies"]["demo"] if each.startswith("tf_keras"))
 
 
 def tensorflows() -> list[str]:

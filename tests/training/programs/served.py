@@ -1,4 +1,4 @@
-"""A job under parameter servers whose values follow from its steps, commanded by a test one scenario after the other."""
+"""A job under parameter servers whose values follow from its steps."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def endure(world: Any, *, directory: str, diary: str, saves: int, **options: Any
             while steps < saves:
                 steps = job.train(1)
                 note(saving=steps)
-                failure = failure_of(lambda: job.manager.save(checkpoint_number=steps))
+                failure = failure_of(lambda step=steps: job.manager.save(checkpoint_number=step))
                 if failure:
                     note(failed=failure["message"])
             failure = failure_of(job.manager.close)

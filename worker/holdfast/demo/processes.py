@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from signal import SIGKILL, Signals
 
@@ -93,24 +94,26 @@ class Fleet:
         wait_until(lambda: is_listening(address, 1.0), [process], deadline_s, "the coordinator to listen")
         return process, address
 
-    def start_workers(
-        self, count: int, run: str, arguments: Sequence[str], environment: Mapping[str, str]
+    def start_cluster(
+        self, jobs: Mapping[str, int], run: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> list[Process]:
-        """Start the training program once for each worker, as one cluster on free local ports."""
-        cluster = {"worker": free_addresses(count)}
+        """Start a program once for each task of a cluster on free local ports. jobs: how many tasks each type has."""
+        free = iter(free_addresses(sum(jobs.values())))
+        cluster = {job: list(islice(free, count)) for job, count in jobs.items()}
         return [
             self._start(
-                f"{run}, worker {index}",
-                "holdfast.demo.training",
+                f"{run}, {job} {index}",
+                module,
                 arguments,
                 {
-                    "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+                    "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": index}}),
                     "TF_CPP_MIN_LOG_LEVEL": "2",
                     "CUDA_VISIBLE_DEVICES": "-1",
                     "OMP_NUM_THREADS": "1",
                     **environment,
                 },
             )
+            for job, count in jobs.items()
             for index in range(count)
         ]
 

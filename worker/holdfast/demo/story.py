@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from holdfast.demo.compare import Comparison, compare_checkpoints, compare_losses, compare_states
+from holdfast.demo.cast import Cast, Job
+from holdfast.demo.compare import Comparison, compare_checkpoints
 from holdfast.demo.picture import draw
 from holdfast.demo.processes import Fleet, Process, wait_until
 from holdfast.demo.progress import Life, read_lives
@@ -20,21 +21,20 @@ from holdfast_storage.store import open_store
 
 STEPS = 240
 SAVE_EVERY = 20
-VICTIM = 1
 DEADLINE_S = 240.0  # for each of the three trainings, which need some 20 seconds
 _MARKER = "made-by-holdfast-demo"
-_NEEDS = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 class Story:
     """One run of the demo, in its own directory.
 
+    cast: who trains.
     say: receives each sentence when it becomes true.
     """
 
-    def __init__(self, directory: Path, workers: int, say: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path, cast: Cast, say: Callable[[str], None]) -> None:
         self.directory = directory
-        self.workers = workers
+        self._cast = cast
         self._say = say
         self._began = time.monotonic()
 
@@ -44,10 +44,10 @@ class Story:
         Raises ProcessFailed, with the ends of the logs, if a process does not do what it should. Whatever happens, no
         process is left behind.
         """
-        _prepare(self.directory)
+        _prepare(self.directory, self._cast)
         self.say(
-            f"{self.workers} workers will train a small Keras model on the UCI handwritten digits for {STEPS} steps, "
-            f"saving every {SAVE_EVERY}. Everything goes to {self.directory}/"
+            f"{self._cast.who} will {self._cast.trains} for {STEPS} steps, saving every {SAVE_EVERY}. "
+            f"Everything goes to {self.directory}/"
         )
         with Fleet(self.directory / "logs") as fleet:
             coordinator, address = fleet.start_coordinator(self.directory)
@@ -61,18 +61,19 @@ class Story:
         self._say(f"[{time.monotonic() - self._began:5.1f} s] {text}")
 
     def _interrupted(self, fleet: Fleet, coordinator: Process, address: str) -> Kill:
-        workers = self._start(fleet, address, "interrupted")
-        victim = workers[VICTIM]
-        self._wait_for_first_step("interrupted", [coordinator, *workers], life=0)
-        self.say(f"They train. Worker {VICTIM} (pid {victim.pid}) will not survive the save of step {STEPS // 2}.")
-        kill = kill_in_mid_save(self.directory / "interrupted", victim, [coordinator, *workers], STEPS // 2, DEADLINE_S)
+        job, who = self._start(fleet, address, "interrupted"), self._cast.victim
+        processes = [coordinator, *job.processes]
+        self._wait_for_first_step("interrupted", processes, life=0)
+        pid = job.victim.pid
+        self.say(f"They train. {who.capitalize()} (pid {pid}) will not survive the save of step {STEPS // 2}.")
+        kill = kill_in_mid_save(self.directory / "interrupted", job.victim, processes, STEPS // 2, DEADLINE_S)
         self.say(
-            f"SIGKILL for worker {VICTIM} in the middle of the save of step {kill.step}: {kill.objects} objects "
+            f"SIGKILL for {who} in the middle of the save of step {kill.step}: {kill.objects} objects "
             f"({kill.size:,} bytes) were already written, the commit was not."
             + (f" ({kill.misses} earlier saves were over too soon.)" if kill.misses else "")
         )
-        for worker in workers:
-            worker.end()
+        for process in job.processes:
+            process.end()
         self.say("The others cannot go on without it; they are ended too, as a cluster manager would.")
         committed = self._committed("interrupted")
         torn = "That save came through after all." if kill.step in committed else "The torn save is invisible."
@@ -81,23 +82,25 @@ class Story:
         return kill
 
     def _train(self, fleet: Fleet, coordinator: Process, address: str, run: str, life: int = 0) -> None:
-        workers = self._start(fleet, address, run)
-        processes = [coordinator, *workers]
+        job = self._start(fleet, address, run)
+        processes = [coordinator, *job.processes]
         self._wait_for_first_step(run, processes, life)
         restored = self._lives(run)[life].restored
         self.say(f"They go on from step {restored}." if restored else "They train.")
-        wait_until(lambda: all(w.returncode == 0 for w in workers), processes, DEADLINE_S, "the training to end")
+        wait_until(lambda: all(t.returncode == 0 for t in job.trainers), processes, DEADLINE_S, "the training to end")
+        for process in job.processes:
+            process.end()
         self.say(f"Training ended at step {self._lives(run)[life].reached}.")
 
-    def _start(self, fleet: Fleet, address: str, run: str) -> list[Process]:
+    def _start(self, fleet: Fleet, address: str, run: str) -> Job:
         results = self._results(run)
         results.mkdir(parents=True, exist_ok=True)
         arguments = ["--directory", str(self.directory / run), "--results", str(results)]
         arguments += ["--steps", str(STEPS), "--save-every", str(SAVE_EVERY)]
-        workers = fleet.start_workers(self.workers, run, arguments, {"HOLDFAST_COORDINATOR": address})
-        pids = ", ".join(str(w.pid) for w in workers)
-        self.say(f"{self.workers} workers start (pids {pids}); importing TensorFlow takes most of the time.")
-        return workers
+        job = self._cast.start(fleet, run, arguments, {"HOLDFAST_COORDINATOR": address})
+        pids = ", ".join(str(process.pid) for process in job.processes)
+        self.say(f"{self._cast.who} start (pids {pids}); importing TensorFlow takes most of the time.")
+        return job
 
     def _wait_for_first_step(self, run: str, processes: list[Process], life: int) -> None:
         def trains() -> bool:
@@ -109,8 +112,7 @@ class Story:
     def _verdict(self, kill: Kill) -> bool:
         first, second = self._results("interrupted"), self._results("uninterrupted")
         comparisons = [
-            *compare_states(first, second, self.workers),
-            compare_losses(first, second, self.workers),
+            *self._cast.compare(first, second),
             compare_checkpoints(self.directory / "interrupted", self.directory / "uninterrupted"),
         ]
         self.say("The killed and resumed run against the uninterrupted one:")
@@ -123,7 +125,7 @@ class Story:
         for line in _cost(interrupted, kill):
             self._say(line)
         picture = self.directory / "loss.png"
-        draw(picture, interrupted, uninterrupted, kill.time, kill.step)
+        draw(picture, interrupted, uninterrupted, self._cast.victim, kill)
         run = shlex.quote(str(self.directory / "interrupted"))
         self._say(f"Picture:     {picture}")
         self._say(f"Logs:        {self.directory / 'logs'}")
@@ -136,7 +138,7 @@ class Story:
         return self.directory / "results" / run
 
     def _lives(self, run: str) -> list[Life]:
-        """Return what the chief did in a run. The others go in step with it."""
+        """Return what the first trainer did in a run. The others go in step with it."""
         return read_lives(self._results(run) / "progress-0.jsonl")
 
     def _committed(self, run: str) -> list[int]:
@@ -144,9 +146,9 @@ class Story:
         return [c.step for c in state.checkpoints] if state else []
 
 
-def _prepare(directory: Path) -> None:
+def _prepare(directory: Path, cast: Cast) -> None:
     """Make the directory, or empty it if an earlier demo made it. Raises InvalidRequest if neither is possible."""
-    absent = [package for module, package in _NEEDS.items() if importlib.util.find_spec(module) is None]
+    absent = [package for module, package in cast.needs.items() if importlib.util.find_spec(module) is None]
     if absent:
         raise InvalidRequest(f"the demo needs {', '.join(absent)}: pip install 'holdfast[demo]'")
     try:
