@@ -63,6 +63,18 @@ class ContestantProcess:
             self._process.kill()
             self._process.join()
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def _ended(self) -> TurnFailed:
         self._process.join()
         return TurnFailed(f"the process ended with exit code {self._process.exitcode}")

@@ -1,0 +1,338 @@
+"""What a save costs under ParameterServerStrategy: `python -m benchmarks.parameter_servers [--mib 1024] [--rounds 5]`.
+
+Holdfast, with its defaults and `max_to_keep=1`, beside `tf.train.Checkpoint.write` onto a folder that all servers
+share, which is the way that TensorFlow has; that with its files written by the chief; and Holdfast on an S3 server that
+is started here, if one is installed. One cluster after the other, each with a chief, a worker and two or three servers,
+and in each the contestants in turns, with a training step that changes every value in between. One turn first does not
+count.
+
+The figures of a turn:
+
+blocked      from the call of `save` until it returns.
+durable      until the commit, as another process sees it; of TensorFlow's, until all files are synchronised, which the
+             benchmark does for it.
+through the chief
+             bytes that the chief's process has sent and received by TCP and read from and written to files, from the
+             call until all is over; for Holdfast that includes the read-back of the new checkpoint.
+peak         the most memory of the chief, and of the server that takes most, beside what each had before the turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import environment
+from benchmarks.contestants.tensorflow_manager import fsync
+from benchmarks.process import PATIENCE, ContestantProcess, answers
+
+VARIABLES, WIDTH = 4, 256
+BETWEEN_LOOKS = 0.02
+"""Seconds between two looks at a process's memory and connections."""
+
+QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_FAIL_FAST": "use_caller"}
+
+
+class Follower:
+    """A worker or a parameter server, in its process."""
+
+    def __init__(self, config: str, variables: Mapping[str, str]) -> None:
+        os.environ.update({"TF_CONFIG": config, **QUIET, **variables})
+
+    def serve(self) -> None:
+        """Serve until the process is killed."""
+        import tensorflow as tf
+
+        import holdfast
+
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        if resolver.task_type == "ps":
+            holdfast.serve_parameter_server()
+        task = {"job_name": resolver.task_type, "task_index": resolver.task_id}
+        tf.distribute.Server(resolver.cluster_spec(), protocol="grpc", **task).join()
+
+
+class Chief:
+    """The chief, in its process."""
+
+    def __init__(self, config: str, variables: Mapping[str, str], mib: int) -> None:
+        os.environ.update({"TF_CONFIG": config, **QUIET, **variables})
+        import tensorflow as tf
+
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        servers = len(resolver.cluster_spec().as_dict()["ps"])
+        partitioner = tf.distribute.experimental.partitioners.FixedShardsPartitioner(servers)
+        strategy = tf.distribute.ParameterServerStrategy(resolver, partitioner)
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        shape = ((mib << 20) // 4 // VARIABLES // WIDTH, WIDTH)
+
+        def noise(shape: Any, dtype: Any, partition_shape: Any = None, **_: Any) -> Any:
+            return tf.random.uniform(partition_shape or shape, dtype=dtype)  # made where it lies
+
+        with strategy.scope():
+            tables = [tf.Variable(partial(noise, shape, tf.float32), shape=shape) for _ in range(VARIABLES)]
+        self._checkpoint = tf.train.Checkpoint(tables=tables)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def step() -> None:
+            for table in tables:
+                for part in table.variables:
+                    part.assign_add(tf.ones(part.shape))
+
+        self._step = step
+        self._managers: dict[str, Any] = {}
+
+    def train(self) -> None:
+        """Change every value."""
+        self._coordinator.schedule(self._step)
+        self._coordinator.join()
+
+    def save(self, run: str, step: int) -> dict[str, float]:
+        """Save by Holdfast, and wait until all is over."""
+        import holdfast
+
+        if run not in self._managers:
+            self._managers[run] = holdfast.CheckpointManager(self._checkpoint, run, max_to_keep=1)
+        with _Traffic() as traffic:
+            begin = time.perf_counter()
+            self._managers[run].save(checkpoint_number=step)
+            blocked = time.perf_counter() - begin
+            self._managers[run].wait()
+        return {"blocked": blocked, "chief_bytes": traffic.bytes}
+
+    def write(self, folder: str, by_chief: bool) -> dict[str, float]:
+        """Save by TensorFlow, and have it synchronised."""
+        import tensorflow as tf
+
+        options = tf.train.CheckpointOptions(experimental_io_device="/job:chief/task:0/CPU:0" if by_chief else None)
+        with _Traffic() as traffic:
+            begin = time.perf_counter()
+            self._checkpoint.write(f"{folder}/ckpt", options)
+            blocked = time.perf_counter() - begin
+        for file in Path(folder).iterdir():
+            fsync(file)
+        fsync(Path(folder))
+        return {"blocked": blocked, "durable": time.perf_counter() - begin, "chief_bytes": traffic.bytes}
+
+
+class _Traffic:
+    """Bytes that pass through this process meanwhile, by TCP and files. A connection that is shorter than two looks is
+    not seen."""
+
+    def __enter__(self) -> _Traffic:
+        self._seen: dict[str, int] = {}
+        self._look()
+        self._before = {name: -count for name, count in self._seen.items()}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+        self.bytes = float(sum(self._seen.values()) + sum(self._before.values()))
+
+    def _watch(self) -> None:
+        while not self._over.wait(BETWEEN_LOOKS):
+            self._look()
+
+    def _look(self) -> None:
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(OSError, ValueError):
+                name = os.readlink(link)
+                if name.startswith("socket:"):
+                    with socket.socket(fileno=os.dup(int(link.name))) as each:
+                        info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+                    # tcp_info(7): tcpi_bytes_acked and tcpi_bytes_received.
+                    self._seen[name] = sum(struct.unpack_from("=2Q", info, 120))
+        for line in Path("/proc/self/io").read_text().splitlines():
+            name, _, count = line.partition(": ")
+            if name in ("rchar", "wchar"):
+                self._seen[name] = int(count)
+
+
+class Cluster:
+    """The processes of a cluster."""
+
+    def __init__(self, servers: int, mib: int, variables: Mapping[str, str]) -> None:
+        sizes = {"chief": 1, "worker": 1, "ps": servers}
+        sockets = {job: [socket.create_server(("127.0.0.1", 0)) for _ in range(size)] for job, size in sizes.items()}
+        cluster = {job: [f"127.0.0.1:{s.getsockname()[1]}" for s in each] for job, each in sockets.items()}
+        for each in sockets.values():
+            for one in each:
+                one.close()
+
+        def config(job: str, index: int) -> str:
+            return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+
+        self._followers = [
+            ContestantProcess(partial(Follower, config(job, index), variables))
+            for job in ("worker", "ps")
+            for index in range(sizes[job])
+        ]
+        for follower in self._followers:
+            follower.tell("serve")
+        self.chief = ContestantProcess(partial(Chief, config("chief", 0), variables, mib))
+        self.ask("train")
+        self._servers = [psutil.Process(follower.pid) for follower in self._followers[1:]]
+
+    def ask(self, method: str, *arguments: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
+        """Call a method of the chief's."""
+        self.chief.tell(method, *arguments)
+        meanwhile()
+        return answers([self.chief])[0]
+
+    def turn(self, take: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Train, take a turn, and look at the memory meanwhile."""
+        self.ask("train")
+        watched = [psutil.Process(self.chief.pid), *self._servers]
+        before, peaks = [p.memory_info().rss for p in watched], [0] * len(watched)
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(BETWEEN_LOOKS):
+                peaks[:] = [max(peak, p.memory_info().rss) for peak, p in zip(peaks, watched, strict=True)]
+
+        looking = threading.Thread(target=watch)
+        looking.start()
+        try:
+            figures = take()
+        finally:
+            over.set()
+            looking.join()
+        chief, *servers = (float(max(0, peak - floor)) for peak, floor in zip(peaks, before, strict=True))
+        return {**figures, "chief_peak": chief, "server_peak": max(servers)}
+
+    def stop(self) -> None:
+        """Kill all processes."""
+        for each in (self.chief, *self._followers):
+            each.kill()
+
+
+def holdfast_turn(cluster: Cluster, run: str, options: Mapping[str, Any], step: int) -> dict[str, float]:
+    """Save by Holdfast. The commit is seen from here."""
+    from holdfast_storage.run_directory import read_run
+    from holdfast_storage.store import open_store
+
+    store, begin, durable = open_store(run, options), time.perf_counter(), 0.0
+
+    def await_commit() -> None:
+        nonlocal durable
+        while time.perf_counter() - begin < PATIENCE and not cluster.chief.connection.poll():
+            state = read_run(store)
+            if state is not None and state.checkpoints and state.checkpoints[-1].step == step:
+                break
+            time.sleep(0.005 if "://" not in run else 0.05)
+        durable = time.perf_counter() - begin
+
+    figures: dict[str, float] = cluster.ask("save", run, step, meanwhile=await_commit)
+    return {**figures, "durable": durable}
+
+
+def tensorflow_turn(cluster: Cluster, folder: Path, by_chief: bool) -> dict[str, float]:
+    """Save by TensorFlow into an empty folder, which is removed."""
+    folder.mkdir()
+    try:
+        figures: dict[str, float] = cluster.ask("write", str(folder), by_chief)
+    finally:
+        shutil.rmtree(folder)
+    return figures
+
+
+COLUMNS = {
+    "blocked": ("blocked, ms", 1e3),
+    "durable": ("durable, ms", 1e3),
+    "chief_bytes": ("through the chief, KiB", 1 / 1024),
+    "chief_peak": ("chief's peak, MiB", 1 / 2**20),
+    "server_peak": ("a server's peak, MiB", 1 / 2**20),
+}
+
+
+def row(turns: list[dict[str, float]]) -> str:
+    """Return the cells of a contestant: median, lowest and highest of each figure."""
+    cells = []
+    for figure, (_, scale) in COLUMNS.items():
+        values = [turn[figure] * scale for turn in turns]
+        low, middle, high = (f"{v:,.0f}" for v in (min(values), statistics.median(values), max(values)))
+        cells.append(f"{middle} ({low} - {high})")
+    return " | ".join(cells)
+
+
+def measure(servers: int, mib: int, rounds: int, folder: Path, bucket: Any) -> None:
+    """One cluster, and the rows of its contestants."""
+    variables = bucket.environment if bucket else {}
+    cluster = Cluster(servers, mib, variables)
+    steps = iter(range(1, 1_000_000))
+    here = str(folder / "run")
+    contestants: dict[str, Callable[[], dict[str, float]]] = {
+        "Holdfast, folder": lambda: holdfast_turn(cluster, here, {}, next(steps)),
+        "`Checkpoint.write`, shared folder": lambda: tensorflow_turn(cluster, folder / "stock", False),
+        "`Checkpoint.write` by the chief": lambda: tensorflow_turn(cluster, folder / "stock", True),
+    }
+    if bucket:
+        there = bucket.url
+        options = bucket.storage_options
+        contestants["Holdfast, S3"] = lambda: holdfast_turn(cluster, there, options, next(steps))
+    try:
+        taken: dict[str, list[dict[str, float]]] = {who: [] for who in contestants}
+        for number in range(rounds + 1):
+            for who, take in contestants.items():
+                figures = cluster.turn(take)
+                print(f"{servers} servers, round {number}, {who}: {figures}", file=sys.stderr, flush=True)
+                if number:
+                    taken[who].append(figures)
+        for who, turns in taken.items():
+            print(f"| {servers} | {who} | {row(turns)} |", flush=True)
+    finally:
+        cluster.stop()
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parameter_servers", description=__doc__.split(":")[0])
+    parser.add_argument("--mib", type=int, default=1024, help="size of the state (default %(default)s)")
+    parser.add_argument("--servers", type=int, nargs="+", default=[2, 3], help="numbers of servers (default 2 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to take (default %(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where to save (default %(default)s)")
+    options = parser.parse_args()
+
+    from benchmarks.server import Server
+
+    for key, value in environment.describe().items():
+        print(f"- {key}: {value}")
+    print(f"- state: {options.mib} MiB; folder on {environment.file_system(options.folder)}; {options.rounds} rounds\n")
+    print(f"| servers | | {' | '.join(name for name, _ in COLUMNS.values())} |")
+    print("| --- " * (2 + len(COLUMNS)) + "|", flush=True)
+    with ExitStack() as stack:
+        server = None
+        if not Server.missing():
+            server = Server(0.0)
+            stack.callback(server.stop)
+        for servers in options.servers:
+            with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.folder) as folder:
+                location = server.location() if server else None
+                measure(servers, options.mib, options.rounds, Path(folder), location)
+                if server and location:
+                    server.clear(location)
+
+
+if __name__ == "__main__":
+    main()
