@@ -1,10 +1,9 @@
 """What a save costs under ParameterServerStrategy: `python -m benchmarks.parameter_servers [--mib 1024] [--rounds 5]`.
 
-Holdfast, with its defaults and `max_to_keep=1`, beside `tf.train.Checkpoint.write` onto a folder that all servers
-share, which is the way that TensorFlow has; that with its files written by the chief; and Holdfast on an S3 server that
-is started here, if one is installed. One cluster after the other, each with a chief, a worker and two or three servers,
-and in each the contestants in turns, with a training step that changes every value in between. One turn first does not
-count.
+Holdfast, with its defaults and `max_to_keep=1`, into a folder and on an S3 server that is started here, if one is
+installed; beside `tf.train.Checkpoint.write` into a folder that all servers share, which is the way that TensorFlow
+has. Each contestant has a cluster of its own: a chief, a worker, and two or three servers. They take turns, and a
+training step changes every value before each. The first turn counts for memory alone, which only fresh processes show.
 
 The figures of a turn:
 
@@ -14,7 +13,8 @@ durable      until the commit, as another process sees it; of TensorFlow's, unti
 through the chief
              bytes that the chief's process has sent and received by TCP and read from and written to files, from the
              call until all is over; for Holdfast that includes the read-back of the new checkpoint.
-peak         the most memory of the chief, and of the server that takes most, beside what each had before the turn.
+peak         the most memory of the chief, and of the server that takes most, beside what each had before the first
+             turn, in which a training step changes every value once more as soon as `save` has returned.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from benchmarks import environment
 from benchmarks.contestants.tensorflow_manager import fsync
 from benchmarks.process import PATIENCE, ContestantProcess, answers
+
+if TYPE_CHECKING:
+    from servers.base import Location
 
 VARIABLES, WIDTH = 4, 256
 BETWEEN_LOOKS = 0.02
@@ -96,39 +99,41 @@ class Chief:
                     part.assign_add(tf.ones(part.shape))
 
         self._step = step
-        self._managers: dict[str, Any] = {}
+        self._manager: Any = None
 
     def train(self) -> None:
         """Change every value."""
         self._coordinator.schedule(self._step)
         self._coordinator.join()
 
-    def save(self, run: str, step: int) -> dict[str, float]:
-        """Save by Holdfast, and wait until all is over."""
+    def save(self, run: str, step: int, trains: bool) -> dict[str, float]:
+        """Save by Holdfast, and wait until all is over. trains: meanwhile."""
         import holdfast
 
-        if run not in self._managers:
-            self._managers[run] = holdfast.CheckpointManager(self._checkpoint, run, max_to_keep=1)
+        if self._manager is None:
+            self._manager = holdfast.CheckpointManager(self._checkpoint, run, max_to_keep=1)
         with _Traffic() as traffic:
             begin = time.perf_counter()
-            self._managers[run].save(checkpoint_number=step)
+            self._manager.save(checkpoint_number=step)
             blocked = time.perf_counter() - begin
-            self._managers[run].wait()
+            if trains:
+                self.train()
+            self._manager.wait()
         return {"blocked": blocked, "chief_bytes": traffic.bytes}
 
-    def write(self, folder: str, by_chief: bool) -> dict[str, float]:
-        """Save by TensorFlow, and have it synchronised."""
-        import tensorflow as tf
-
-        options = tf.train.CheckpointOptions(experimental_io_device="/job:chief/task:0/CPU:0" if by_chief else None)
+    def write(self, folder: str, trains: bool) -> dict[str, float]:
+        """Save by TensorFlow, and have it synchronised. trains: afterwards, since it blocks."""
         with _Traffic() as traffic:
             begin = time.perf_counter()
-            self._checkpoint.write(f"{folder}/ckpt", options)
+            self._checkpoint.write(f"{folder}/ckpt")
             blocked = time.perf_counter() - begin
         for file in Path(folder).iterdir():
             fsync(file)
         fsync(Path(folder))
-        return {"blocked": blocked, "durable": time.perf_counter() - begin, "chief_bytes": traffic.bytes}
+        durable = time.perf_counter() - begin
+        if trains:
+            self.train()
+        return {"blocked": blocked, "durable": durable, "chief_bytes": traffic.bytes}
 
 
 class _Traffic:
@@ -200,21 +205,21 @@ class Cluster:
         meanwhile()
         return answers([self.chief])[0]
 
-    def turn(self, take: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def turn(self, contestant: Holdfast | TensorFlow, number: int) -> dict[str, float]:
         """Train, take a turn, and look at the memory meanwhile."""
         self.ask("train")
-        watched = [psutil.Process(self.chief.pid), *self._servers]
-        before, peaks = [p.memory_info().rss for p in watched], [0] * len(watched)
+        processes = [psutil.Process(self.chief.pid), *self._servers]
+        before, peaks = [p.memory_info().rss for p in processes], [0] * len(processes)
         over = threading.Event()
 
         def watch() -> None:
             while not over.wait(BETWEEN_LOOKS):
-                peaks[:] = [max(peak, p.memory_info().rss) for peak, p in zip(peaks, watched, strict=True)]
+                peaks[:] = [max(peak, p.memory_info().rss) for peak, p in zip(peaks, processes, strict=True)]
 
         looking = threading.Thread(target=watch)
         looking.start()
         try:
-            figures = take()
+            figures = contestant.take(self, trains=number == 0)
         finally:
             over.set()
             looking.join()
@@ -227,34 +232,47 @@ class Cluster:
             each.kill()
 
 
-def holdfast_turn(cluster: Cluster, run: str, options: Mapping[str, Any], step: int) -> dict[str, float]:
-    """Save by Holdfast. The commit is seen from here."""
-    from holdfast_storage.run_directory import read_run
-    from holdfast_storage.store import open_store
+class Holdfast:
+    """Saves into a folder or on an object store. The commit is seen from here."""
 
-    store, begin, durable = open_store(run, options), time.perf_counter(), 0.0
+    def __init__(self, run: str, options: Mapping[str, Any]) -> None:
+        self._run, self._options, self._step = run, options, 0
 
-    def await_commit() -> None:
-        nonlocal durable
-        while time.perf_counter() - begin < PATIENCE and not cluster.chief.connection.poll():
-            state = read_run(store)
-            if state is not None and state.checkpoints and state.checkpoints[-1].step == step:
-                break
-            time.sleep(0.005 if "://" not in run else 0.05)
-        durable = time.perf_counter() - begin
+    def take(self, cluster: Cluster, trains: bool) -> dict[str, float]:
+        """Save once."""
+        from holdfast_storage.run_directory import read_run
+        from holdfast_storage.store import open_store
 
-    figures: dict[str, float] = cluster.ask("save", run, step, meanwhile=await_commit)
-    return {**figures, "durable": durable}
+        self._step += 1
+        store, begin, durable = open_store(self._run, self._options), time.perf_counter(), 0.0
+
+        def await_commit() -> None:
+            nonlocal durable
+            while time.perf_counter() - begin < PATIENCE and not cluster.chief.connection.poll():
+                state = read_run(store)
+                if state is not None and state.checkpoints and state.checkpoints[-1].step == self._step:
+                    break
+                time.sleep(0.05 if self._options else 0.005)
+            durable = time.perf_counter() - begin
+
+        figures: dict[str, float] = cluster.ask("save", self._run, self._step, trains, meanwhile=await_commit)
+        return {**figures, "durable": durable}
 
 
-def tensorflow_turn(cluster: Cluster, folder: Path, by_chief: bool) -> dict[str, float]:
-    """Save by TensorFlow into an empty folder, which is removed."""
-    folder.mkdir()
-    try:
-        figures: dict[str, float] = cluster.ask("write", str(folder), by_chief)
-    finally:
-        shutil.rmtree(folder)
-    return figures
+class TensorFlow:
+    """Saves into an empty folder, which is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, cluster: Cluster, trains: bool) -> dict[str, float]:
+        """Save once."""
+        self._folder.mkdir()
+        try:
+            figures: dict[str, float] = cluster.ask("write", str(self._folder), trains)
+        finally:
+            shutil.rmtree(self._folder)
+        return figures
 
 
 COLUMNS = {
@@ -266,43 +284,44 @@ COLUMNS = {
 }
 
 
-def row(turns: list[dict[str, float]]) -> str:
+def row(turns: Sequence[Mapping[str, float]]) -> str:
     """Return the cells of a contestant: median, lowest and highest of each figure."""
+    first, *others = turns
     cells = []
     for figure, (_, scale) in COLUMNS.items():
-        values = [turn[figure] * scale for turn in turns]
+        values = [turn[figure] * scale for turn in ([first] if figure in ("chief_peak", "server_peak") else others)]
         low, middle, high = (f"{v:,.0f}" for v in (min(values), statistics.median(values), max(values)))
-        cells.append(f"{middle} ({low} - {high})")
+        cells.append(f"{middle} ({low} - {high})" if len(values) > 1 else middle)
     return " | ".join(cells)
 
 
-def measure(servers: int, mib: int, rounds: int, folder: Path, bucket: Any) -> None:
-    """One cluster, and the rows of its contestants."""
-    variables = bucket.environment if bucket else {}
-    cluster = Cluster(servers, mib, variables)
-    steps = iter(range(1, 1_000_000))
-    here = str(folder / "run")
-    contestants: dict[str, Callable[[], dict[str, float]]] = {
-        "Holdfast, folder": lambda: holdfast_turn(cluster, here, {}, next(steps)),
-        "`Checkpoint.write`, shared folder": lambda: tensorflow_turn(cluster, folder / "stock", False),
-        "`Checkpoint.write` by the chief": lambda: tensorflow_turn(cluster, folder / "stock", True),
+def measure(servers: int, mib: int, rounds: int, folder: Path, bucket: Location | None) -> None:
+    """Take all turns, and print the rows."""
+    contestants: dict[str, Holdfast | TensorFlow] = {
+        "Holdfast, folder": Holdfast(str(folder / "run"), {}),
+        "`Checkpoint.write`, folder": TensorFlow(folder / "stock"),
     }
     if bucket:
-        there = bucket.url
-        options = bucket.storage_options
-        contestants["Holdfast, S3"] = lambda: holdfast_turn(cluster, there, options, next(steps))
+        contestants["Holdfast, S3"] = Holdfast(bucket.url, bucket.storage_options)
+    clusters: dict[str, Cluster] = {}
+    taken: dict[str, list[dict[str, float]]] = {who: [] for who in contestants}
     try:
-        taken: dict[str, list[dict[str, float]]] = {who: [] for who in contestants}
+        for who in contestants:
+            clusters[who] = Cluster(servers, mib, bucket.environment if bucket else {})
         for number in range(rounds + 1):
-            for who, take in contestants.items():
-                figures = cluster.turn(take)
-                print(f"{servers} servers, round {number}, {who}: {figures}", file=sys.stderr, flush=True)
-                if number:
-                    taken[who].append(figures)
+            for who, contestant in contestants.items():
+                taken[who].append(clusters[who].turn(contestant, number))
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in taken[who][-1].items())
+                print(
+                    f"{servers} servers, {f'round {number}' if number else 'first turn'}: {who}: {figures}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         for who, turns in taken.items():
             print(f"| {servers} | {who} | {row(turns)} |", flush=True)
     finally:
-        cluster.stop()
+        for cluster in clusters.values():
+            cluster.stop()
 
 
 def main() -> None:

@@ -77,11 +77,14 @@ class ServerWorld:
         """Run a scenario in the chief; what it returned. WorldFailed."""
         return ask(self.chief, scenario, deadline_s, **arguments)
 
-    def arrange(self, name: str, phase: str, fault: str) -> Path:
-        """Have a server meet a fault when it next comes to a phase; the file is gone when it does."""
-        path = self.faults / f"{name}.{phase}"
-        path.write_text(fault)
-        return path
+    def arrange(self, name: str, phase: str, fault: str) -> None:
+        """Have a server meet a fault when it next comes to a phase."""
+        (self.faults / f"{name}.{phase}").write_text(fault)
+
+    def hold(self, name: str, phase: str) -> Path:
+        """Have a server wait when it next comes to a phase: then there is this file, and it goes on without it."""
+        self.arrange(name, phase, "hold")
+        return self.faults / f"{name}.{phase}.held"
 
     def close(self) -> None:
         for worker in [*self.running.values(), *self._left]:

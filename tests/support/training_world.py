@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from support.ports import free_address
@@ -72,6 +73,10 @@ class Worker:
         if self._process.exitcode is None:
             raise WorldFailed(f"{self.name} has not ended in {seconds:.0f} s\n{self.tail()}")
         return self._process.exitcode
+
+    def send(self, signal: Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal)
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
