@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from support.ports import free_address
-from support.training_world import DEADLINE, QUIET, Worker
+from support.training_world import QUIET, Worker
 
 CHIEF = "chief-0"
+DEADLINE = 60.0
+"""Seconds for one scenario. TensorFlow's chief waits without end for a server that is not there."""
+
 ROLES = {"worker": "serving.work", "ps": "serving.serve"}
 """The scenario of each job type but the chief's."""
 
@@ -43,6 +46,8 @@ class ServerWorld:
     def start(self, *names: str) -> None:
         """Start those of these tasks, or of all, that do not run."""
         for name in names or self.names:
+            if name in self.running and not self.running[name].is_alive:
+                self.kill(name)
             if name not in self.running:
                 job, _, index = name.partition("-")
                 task = {"type": job, "index": int(index)}

@@ -74,6 +74,10 @@ class Worker:
             raise WorldFailed(f"{self.name} has not ended in {seconds:.0f} s\n{self.tail()}")
         return self._process.exitcode
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def send(self, signal: Signals) -> None:
         assert self._process.pid is not None
         os.kill(self._process.pid, signal)

@@ -57,7 +57,6 @@ class Job:
         """What was restored, how long it took and what the values are then; or how it failed."""
         begun = time.monotonic()
         restored: list[Any] = []
-        if not self.manager.checkpoints: return {"restored": None, "values": sorted(self.values())}  # TEMP
         failure = failure_of(lambda: restored.append(self.manager.restore_or_initialize()))
         if failure:
             return {"failure": failure}

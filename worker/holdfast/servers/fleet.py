@@ -95,24 +95,23 @@ class Servers:
     def _who_is_wrong(self) -> dict[str, str]:
         """Ask each server on its own. Return what is wrong with those that do not answer."""
         request = json.dumps({"do": "hello"})
-        asked: list[Pending[str]] = []
+        asked: list[threading.Event] = []
+        wrong: dict[str, str] = {}
 
-        def ask(device: str, said: Pending[str]) -> None:
+        def ask(index: int, said: threading.Event) -> None:
             try:
-                _bytes(call_on(device, tf.constant(request))[0])
-                said.set("")
+                _bytes(call_on(self.devices[index], tf.constant(request))[0])
             except Exception as error:
-                said.set(_in_words(error))
+                # TensorFlow may tell of one server's death in a call to another.
+                named = re.search(r"/job:ps/replica:0/task:(\d+)", str(error))
+                wrong[str(Task("ps", int(named[1]) if named else index))] = _in_words(error)
+            said.set()
 
-        for device in self.devices:
-            asked.append(Pending())
-            threading.Thread(target=ask, args=(device, asked[-1]), name="holdfast-hello", daemon=True).start()
-        found = {}
-        for index, said in enumerate(asked):
-            why = said.result() if said.wait(ANSWERS_WITHIN) else f"does not answer within {ANSWERS_WITHIN:.0f} s"
-            if why:
-                found[str(Task("ps", index))] = why
-        return found
+        for index in range(len(self.devices)):
+            asked.append(threading.Event())
+            threading.Thread(target=ask, args=(index, asked[-1]), name="holdfast-hello", daemon=True).start()
+        silent = [str(Task("ps", index)) for index, said in enumerate(asked) if not said.wait(ANSWERS_WITHIN)]
+        return dict.fromkeys(silent, f"does not answer within {ANSWERS_WITHIN:.0f} s") | wrong
 
 
 _KNOWN = {
