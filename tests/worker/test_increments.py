@@ -15,6 +15,7 @@ import holdfast
 from holdfast.saving.digest import spec_digest, tensor_crcs
 from holdfast.saving.increments import Changes, Increments
 from holdfast.saving.plan import Plan, Spec, plan
+from holdfast.saving.shares import Share, plan_shares
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.saving.tables import FEWEST_ROWS, tables
 from holdfast.saving.write import write_objects
@@ -222,3 +223,35 @@ def test_what_cannot_be_meant_is_refused(full_every: object) -> None:
 def test_a_policy_comes_from_a_configuration_file_too() -> None:
     """Any number counts, and a policy shows as it is written. Guards against refusing what has only one meaning."""
     assert repr(holdfast.Incremental(full_every=20.0)) == "holdfast.Incremental(full_every=20)"  # type: ignore[arg-type]
+
+
+def part(key: str, rows: tuple[int, int], width: int = 16) -> Share:
+    begin, end = rows
+    spec = Spec(key, FLOAT, (end - begin, width), 4 * width * (end - begin))
+    return Share(spec, ((begin, end - begin), (0, width)))
+
+
+def test_a_table_in_parts_is_judged_as_a_whole() -> None:
+    """Of what lies on several servers, all have rows or none has, however small the parts. Guards against a delta with
+    a table half of which is there whole."""
+    whole = Share(Spec("whole", FLOAT, (20_000, 16), 1_280_000), None)
+    small = Share(Spec("small", FLOAT, (10, 16), 640), None)
+    wide = [Share(Spec("wide", FLOAT, (20_000, 8), 640_000), ((0, 20_000), (8 * n, 8))) for n in range(2)]
+    shares = plan_shares(
+        [
+            [small],
+            [part("table", (0, 19_500)), part("tiny", (0, 10)), wide[0]],
+            [part("table", (19_500, 20_000)), part("tiny", (10, 20)), whole, wide[1]],
+        ]
+    )
+    assert shares.tables == [frozenset(), frozenset([0]), frozenset([0, 2])]
+
+
+def test_another_variable_of_the_same_size_is_another_plan() -> None:
+    """A plan of what servers hold is known by keys and dtypes, too. Guards against a server that writes a new variable
+    under the key of an old one, and against rows compared with those of another table."""
+    digests = {
+        plan_shares([[], [Share(Spec(key, dtype, (5, 5), 100), None)]]).digest
+        for key, dtype in (("old", FLOAT), ("new", FLOAT), ("old", 3))
+    }
+    assert len(digests) == 3
