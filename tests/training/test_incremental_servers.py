@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.server_world import ServerWorld
 
 from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from support.chains import merged
+from support.server_world import ServerWorld
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes]
 
