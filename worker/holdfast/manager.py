@@ -34,7 +34,7 @@ from holdfast.session.own_folder import check_folder
 from holdfast.session.session import Session
 from holdfast.session.this_task import ALONE, ThisTask, find_this_task
 from holdfast.session.waiting import wait_for
-from holdfast.world import World, world_of
+from holdfast.world import Reading, World, world_of
 from holdfast_storage.cluster import describe
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, Superseded
 from holdfast_storage.logger import logger
@@ -458,18 +458,15 @@ class Manager:
         self._forget_increments()
         self._last_checkpoint_step = step if step is not None else self._last_checkpoint_step
 
-    def _agree(self, target: str) -> Any:
+    def _agree(self, target: str, reading: Reading) -> Any:
         """Agree on what all workers restore. What an interrupted call has agreed on, and not applied, still counts."""
-        from holdfast.restoring.apply import Values
-        from holdfast.restoring.staging import stage
-
         if self._agreed is None or self._agreed[0] != target:
             self._agreed = None
             self._restores += 1
             self._forget_increments()
-            me = self._session.this_task
-            whole = partial(stage, task=me.task, world=me.tasks, values=Values)
-            staged = agree(self._session, self._store, self._restores, target, self._given.join_timeout, stage=whole)
+            timeout = self._given.join_timeout
+            stage = reading(self._restores, target, timeout)
+            staged = agree(self._session, self._store, self._restores, target, timeout, stage=stage)
             self._agreed = (target, staged)
         return self._agreed[1]
 
@@ -540,7 +537,7 @@ class Manager:
         with self._calls:
             self._check_open()
             self._join()
-            agreed = self._lane.submit(partial(self._agree, target))
+            agreed = self._lane.submit(partial(self._agree, target, self._here().reading()))
             self._wait(agreed, "all workers to restore")
             staged = agreed.result()
             if staged is None:

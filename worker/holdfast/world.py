@@ -5,14 +5,21 @@ This module needs no TensorFlow before the first snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from holdfast.arguments import Arguments
 from holdfast.context import check_layers
+from holdfast.restoring.agree import Stage
+from holdfast.restoring.staging import Staged, stage
 from holdfast.saving.provenance import strategy_name
 from holdfast.saving.save import Save, Terms
 from holdfast.session.session import Session
 from holdfast_storage.errors import InvalidRequest
+
+Reading = Callable[[int, str, float], Stage[Staged]]
+"""Returns what reads the proposed checkpoints of one restore call, by its ordinal, target and timeout. On the lane."""
 
 
 class World(Protocol):
@@ -37,6 +44,9 @@ class World(Protocol):
 
     def capture(self, save: Save, ordinal: int) -> None:
         """Give a save, which will be the one of that number, the values of this moment."""
+
+    def reading(self) -> Reading:
+        """Return how a checkpoint is read that fits the objects of this moment."""
 
 
 class Replicated:
@@ -76,6 +86,12 @@ class Replicated:
         save.snapshot = main.capture()
         save.per_worker = own.capture() if own else None
         self.collective = save.snapshot.collective
+
+    def reading(self) -> Reading:
+        from holdfast.restoring.apply import Values
+
+        me = self._session.this_task
+        return lambda ordinal, target, timeout: partial(stage, task=me.task, world=me.tasks, values=Values)
 
 
 def world_of(session: Session, checkpoint: Any, given: Arguments, terms: Terms) -> World:

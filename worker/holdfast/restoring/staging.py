@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.restoring.contents import LOCAL, MAIN, MERGED, Bundle, Contents
 from holdfast.restoring.free_memory import available
@@ -58,6 +58,19 @@ _CHUNK = 8 << 20
 _FEW = 2  # threads that merge when memory is short
 
 
+class Held(Protocol):
+    """What a staged checkpoint keeps."""
+
+    folder: Path
+    """Where TensorFlow finds it."""
+
+    def settle(self) -> None:
+        """Release what nobody needs any more."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
 class Staged:
     """A verified checkpoint that TensorFlow can read until `close()`, whatever becomes of the original.
 
@@ -74,7 +87,7 @@ class Staged:
         fits: how the checkpoint fits the objects that it was given to.
     """
 
-    def __init__(self, record: CheckpointRecord, contents: Contents, held: _Held) -> None:
+    def __init__(self, record: CheckpointRecord, contents: Contents, held: Held) -> None:
         local = contents.local
         self.record = record
         self.manifest = contents.manifest

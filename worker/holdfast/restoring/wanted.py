@@ -32,7 +32,7 @@ class Wanted:
         parts: the checkpoint.
         wants: what is known to be wanted.
         others: what is to be verified besides.
-        files: keys of what TensorFlow's own reader is to find at `prefix` from the beginning.
+        files: keys of what TensorFlow's own reader is to find in `files` from the beginning.
         progress, wait: as in `Parts.read`.
 
     Raises what `Parts.read` raises, here and in every call.
@@ -56,7 +56,7 @@ class Wanted:
             self._values = parts.read(wants, others, progress=progress, wait=wait)
         else:
             self._values = parts.read((), pieces.union(others), progress=progress, wait=wait)
-        self._files = SomeFiles(parts.index)
+        self._files: SomeFiles | None = None
         entries = parts.index.tensors
         variants = (w.key for w in wants if w.key in entries and entries[w.key].dtype == VARIANT)
         try:
@@ -68,6 +68,8 @@ class Wanted:
     @property
     def files(self) -> SomeFiles:
         """The files that TensorFlow's own reader finds."""
+        if self._files is None:
+            self._files = SomeFiles(self._parts.index)
         return self._files
 
     def hand_over(self, key: str, spec: str, dtype: Any) -> Any:
@@ -82,7 +84,7 @@ class Wanted:
             self._ensure({key} if entry is not None else (), None)
             with tf.device(None), tf.device("CPU:0"):
                 return tf.raw_ops.RestoreV2(
-                    prefix=self._files.prefix, tensor_names=[key], shape_and_slices=[spec], dtypes=[dtype]
+                    prefix=self.files.prefix, tensor_names=[key], shape_and_slices=[spec], dtypes=[dtype]
                 )[0]
 
     def drop(self) -> None:
@@ -92,12 +94,13 @@ class Wanted:
     def close(self) -> None:
         """Release everything."""
         self.drop()
-        self._files.close()
+        if self._files is not None:
+            self._files.close()
 
     def _ensure(self, keys: Collection[str], wait: Wait | None) -> None:
         """Have tensors in the files."""
         for key in set(keys) - self._there:
-            self._files.put(self._parts.read_stored(key, wait=wait))
+            self.files.put(self._parts.read_stored(key, wait=wait))
             self._there.add(key)
 
 

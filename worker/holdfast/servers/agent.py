@@ -15,6 +15,7 @@ from typing import Any
 from holdfast.keep import Policy
 from holdfast.saving.save import Terms
 from holdfast.servers.member import Enlisting, Member
+from holdfast.servers.restoring import fetch, is_restored, restore, settle
 from holdfast.servers.saving import assign, save
 from holdfast.session.identity import process_id
 from holdfast_storage.cluster import Task
@@ -35,10 +36,16 @@ LEAVES_WITHIN = 60.0
 
 Arrays = Sequence[Any]
 
-CALLS: Mapping[str, Callable[..., Any]] = {"assign": assign, "save": save}
+CALLS: Mapping[str, Callable[..., Any]] = {
+    "assign": assign,
+    "save": save,
+    "restore": restore,
+    "is_restored": is_restored,
+    "settle": settle,
+}
 """Calls about one member: `call(member, arrays, **fields)`. What it returns goes back as JSON."""
 
-FETCHES: Mapping[str, Callable[..., Sequence[Any]]] = {}
+FETCHES: Mapping[str, Callable[..., Sequence[Any]]] = {"fetch": fetch}
 """The same, for calls whose results are tensors."""
 
 

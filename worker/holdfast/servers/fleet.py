@@ -51,7 +51,11 @@ class Servers:
     def requests(self, do: str, fields: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return calls, one for each server, as tensors: for a function of TensorFlow that also hands over values."""
         with tf.device("CPU:0"):
-            return [tf.constant(json.dumps({"do": do, "manager": self._manager, **each})) for each in fields]
+            return [self.request(do, each) for each in fields]
+
+    def request(self, do: str, fields: Mapping[str, Any]) -> Any:
+        """Return a call as a tensor, on the device of the caller."""
+        return tf.constant(json.dumps({"do": do, "manager": self._manager, **fields}))
 
     def answers(self, call: Callable[[], Sequence[Any]]) -> list[Any]:
         """Make calls, by a function that returns an answer of each server, and return what they say."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.incremental import Incremental
+from holdfast.restoring.wanted import Wanted
 from holdfast.saving.increments import Increments
 from holdfast.saving.plan import Plan
 from holdfast.saving.save import Terms
@@ -17,7 +19,7 @@ from holdfast.session.lane import Lane, Pending
 from holdfast.session.session import Session
 from holdfast.session.this_task import ThisTask
 from holdfast_storage.cluster import Cluster, Task
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import HoldfastError, InvalidRequest
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import KEY
 from holdfast_storage.logger import logger
@@ -63,6 +65,7 @@ class Member:
         self.turns = Turns()
         self.increments = Increments(Incremental(full_every=said.full_every)) if said.full_every else None
         self.assignments: dict[str, Assignment] = {}  # the last one, by its digest
+        self.restores: dict[int, Pending[Wanted | None]] = {}  # by ordinal, what this server has of each
         self.lane = Lane("holdfast-calls")
         self._options = storage_options
         self._session: Session | None = None
@@ -101,10 +104,23 @@ class Member:
         """Leave, after the save that is under way unless `at_once`. Returns what is known then."""
         at_once = at_once or not self.joined.is_known  # a join in progress must give up
         lane = Lane("holdfast-leave") if at_once else self.lane
-        left = lane.submit(lambda: self._session.close(LEAVE_WITHIN) if self._session is not None else None)
+        left = lane.submit(self._close)
         lane.end()
         self.lane.end()
         return left
+
+    def close_restores(self, before: int | None = None) -> None:
+        """Release what restores hold: all of them, or those before one."""
+        for ordinal in [each for each in self.restores if before is None or each < before]:
+            agreed = self.restores.pop(ordinal)
+            with suppress(HoldfastError):
+                if agreed.is_known and (wanted := agreed.result()) is not None:
+                    wanted.close()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close(LEAVE_WITHIN)
+        self.close_restores()
 
     def _open(self) -> None:
         said = self.said

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from holdfast.incremental import Incremental
+from holdfast.restoring.agree import Stage
+from holdfast.restoring.staging import Staged
 from holdfast.saving.save import Save
 from holdfast.servers.cut import Cutter
 from holdfast.servers.fleet import Servers
+from holdfast.servers.spread import Spread
 from holdfast.session.session import Session
 from holdfast.tensorflow_internals import await_scheduled, strategies_of
 from holdfast.trackables import kind_of
@@ -70,6 +74,10 @@ class ServedWorld:
 
     def capture(self, save: Save, ordinal: int) -> None:
         save.snapshot, save.assigned = self.cutter.cut(ordinal, save.step, save.increments)
+
+    def reading(self) -> Callable[[int, str, float], Stage[Staged]]:
+        table = self.cutter.table()
+        return lambda ordinal, target, timeout: Spread(self.servers, table, ordinal, target, timeout).stage
 
     def _enlist(self) -> None:
         end = time.monotonic() + self._join_timeout
