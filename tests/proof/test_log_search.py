@@ -1,12 +1,13 @@
 """The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
 
-About 500,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
+About 600,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
 coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads back,
-retires, removes what others left behind, deletes, and goes back to an older checkpoint; a reader leases or pins one;
-creates fail, lose their reply, land late or never. In none of them is an acknowledged commit lost or passed over by who
-starts then, a live folder or one with a reader deleted or incomplete, or one that may still be committed, an entry
-changed, an outcome told both ways, an entry of somebody superseded in the log, a generation back that had lost the
-lead, nothing good live, or a worker of a world of one left waiting.
+retires, removes what others left behind, deletes, and goes back to an older checkpoint; some save deltas; a reader
+leases or pins a checkpoint; creates fail, lose their reply, land late or never. In none of them is an acknowledged
+commit lost or passed over by who starts then, a live folder or one with a reader deleted or incomplete, or one that may
+still be committed, a delta live without what it needs, an entry changed, an outcome told both ways, an entry of
+somebody superseded in the log, a generation back that had lost the lead, nothing good live, or a worker of a world of
+one left waiting.
 
 A search that finds nothing proves something only if it would find it: the product with one of its rules broken, in the
 place where it keeps it, is found.
@@ -36,6 +37,7 @@ from holdfast_coordinator.core.saving import Saving
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import page_object, prefix
+from holdfast_storage.log import entries
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import Entry, LogState
 from support.log_search import Bounds, Search, Violation
@@ -75,6 +77,13 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, lease=True, left_behind=1),
         Bounds(jobs=1, pin=True, unknown=1, kills=1),
         Bounds(jobs=1, lease=True, pages=True),
+        Bounds(jobs=1, saves=3, deltas=1, kills=1),
+        Bounds(jobs=1, saves=3, deltas=2, rotten=1),
+        Bounds(jobs=1, saves=3, deltas=2, stale=True),
+        Bounds(jobs=1, saves=2, deltas=1, unknown=1, left_behind=1),
+        Bounds(jobs=1, saves=3, deltas=1, lease=True),
+        Bounds(jobs=1, saves=2, deltas=1, pages=True),
+        Bounds(jobs=2, rollback=True, deltas=1),
     ],
     ids=named,
 )
@@ -90,7 +99,9 @@ def test_no_history_ends_badly(bounds: Bounds) -> None:
     assert search.kinds >= ({"lease", "release"} if bounds.lease else {"pin"} if bounds.pin else set())
     assert ("restored" in search.kinds) == bounds.rollback
     assert ("abort" in search.kinds) == bool(bounds.unknown and bounds.lapses)
-    assert {(ordinal, True) for ordinal in range(1, bounds.saves + 1)} <= search.outcomes
+    assert {(ordinal, True) for ordinal in range(1, bounds.saves + 1 - bounds.stale)} <= search.outcomes
+    assert ((bounds.saves, True) in search.outcomes) == (not bounds.stale)
+    assert search.deltas == bool(bounds.deltas)
     assert (1, False) in search.outcomes or not (bounds.lapses or bounds.refusals or bounds.jobs > 1)
     assert bool(search.cleaned) == (bounds.jobs > 1)
     assert search.endings
@@ -284,6 +295,46 @@ def builds_on_an_older_entry() -> AbstractContextManager[Any]:
     return publishing(careless)
 
 
+@contextmanager
+def keeps_no_base() -> Iterator[None]:
+    sweep_now = RunState.sweep
+
+    def careless(self: RunState, state: LogState, verified: str) -> Sweep:
+        bare = tuple(replace(record, base="") for record in state.checkpoints)
+        return sweep_now(self, replace(state, checkpoints=bare), verified)
+
+    # An entry that lists a delta without its base is not even written otherwise.
+    with mock.patch.object(RunState, "sweep", careless), mock.patch.object(entries, "_check_bases"):
+        yield
+
+
+def reads_back_the_newest_alone() -> AbstractContextManager[Any]:
+    consider = Upkeep.consider
+
+    def careless(self: Upkeep) -> None:
+        state = self._run.ledger.state
+        self._good = {record.prefix for record in state.checkpoints} if state else set()
+        consider(self)
+
+    return mock.patch.object(Upkeep, "consider", careless)
+
+
+def takes_any_base() -> AbstractContextManager[Any]:
+    return mock.patch.object(RunState, "no_base", return_value=None)
+
+
+def forgets_the_base() -> AbstractContextManager[Any]:
+    finalized = Saving.finalized
+
+    def careless(self: Saving, e: ev.Finalized) -> None:
+        found = self._run.worlds[e.generation].attempt
+        if found and found.phase is Phase.FINALIZING:
+            found.base = ""
+        finalized(self, e)
+
+    return mock.patch.object(Saving, "finalized", careless)
+
+
 BROKEN = {
     "entries are overwritten": (overwritten, Bounds(jobs=2), "does not lead|overwritten"),
     "the commit entry comes before the data": (commit_first, Bounds(jobs=1), "its data is not there"),
@@ -337,6 +388,26 @@ BROKEN = {
         builds_on_an_older_entry,
         Bounds(jobs=1, lease=True),
         "changed more than what is held|names the folder of a live",
+    ),
+    "retention does not keep what a delta needs": (
+        keeps_no_base,
+        Bounds(jobs=1, saves=2, deltas=1),
+        "a delta is live without what it needs",
+    ),
+    "a delta replaces what it should once it alone was read back": (
+        reads_back_the_newest_alone,
+        Bounds(jobs=1, saves=2, deltas=1, rotten=1),
+        "no live checkpoint is good",
+    ),
+    "a delta is committed on whatever it says": (
+        takes_any_base,
+        Bounds(jobs=1, saves=3, deltas=2, stale=True),
+        "a delta on what is not the newest",
+    ),
+    "the commit of a delta does not say so": (
+        forgets_the_base,
+        Bounds(jobs=1, saves=2, deltas=1),
+        "is a delta on .*, and on '' in the log",
     ),
 }
 

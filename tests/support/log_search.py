@@ -77,6 +77,8 @@ class Bounds:
     files: bool = False  # TensorFlow's file is written at any time
     lease: bool = False  # a reader leases the newest checkpoint, and releases it
     pin: bool = False  # somebody pins the oldest checkpoint
+    deltas: int = 0  # saves after each full one that are deltas on the one before; the newest at the start may be one
+    stale: bool = False  # workers take the last full checkpoint for the one before
 
 
 class Violation(AssertionError):
@@ -114,6 +116,8 @@ class Hand(NamedTuple):
     waits: bool = False
     again: bool = False  # its coordinator is another process by now: it is to join again first
     ordinal: int = 1
+    base: str = ""  # prefix of the checkpoint on which its next save is a delta
+    deltas: int = 0  # since the last full one
     world: v.Joined | None = None
     restored: str | None = None
     read: str = ""  # what it was told to read and verify
@@ -201,6 +205,7 @@ class Search:
         self.kinds: set[str] = set()  # of the entries that came to stand in some log
         self.outcomes: set[tuple[int, bool]] = set()  # that somebody was told
         self.cleaned: set[str] = set()  # folders that were deleted and never had been committed
+        self.deltas = False  # whether there was one in some log
         self.endings = 0  # states in which nobody has anything left to do
         self.disks: Numbers[Disk] = Numbers()
         self.machines: Numbers[Kept] = Numbers()
@@ -261,7 +266,9 @@ class Search:
         """A run that has been imported, with one checkpoint, or two to choose from; jobs that have joined, or not."""
         b = self.bounds
         count = 4 if b.pages else 1 + b.rollback
-        records = tuple(CheckpointRecord(prefix("ckpt", n, BEGIN, n), n, 0.0) for n in range(count))
+        names = [prefix("ckpt", n, BEGIN, n) for n in range(count)]
+        bases = ["", *(names if b.deltas else [""] * count)]
+        records = tuple(CheckpointRecord(names[n], n, 0.0, base=bases[n]) for n in range(count))
         objects = {manifest_object(record.folder): WHOLE for record in records}
         first = Entry(0, "import", "first.1", 0.0, LogState("run", checkpoints=records))
         objects[log_entry(0)] = encode(first, list(records))  # whole, since they became enough for a page just now
@@ -382,9 +389,9 @@ class Search:
                 if not hand.read:
                     hand = hand._replace(acknowledged=self._acknowledged(s))
             case "vote":
-                build = worker.vote(hand.ordinal)
+                build = worker.vote(hand.ordinal, base=hand.base)
             case _:
-                build = worker.report(hand.ordinal)
+                build = worker.report(hand.ordinal, base=hand.base)
                 s = self._write(s, self._data(hand), WHOLE)
         event = self._events.of(build(self._request(number, hand)))
         s = self._set(s, number, hand._replace(waits=True))
@@ -405,8 +412,9 @@ class Search:
                 attaches = True
                 hand = hand._replace(again=False) if hand.again else hand._replace(does="restore", world=answer)
             case v.Read(record):
-                found = self.disks[s.disk].objects.get(manifest_object(record.folder))
-                hand = hand._replace(read=record.prefix, verdict=_verdict(found))
+                verdicts = (self._reads_back(s.disk, each) for each in self._log(s.disk)[-1].state.chain(record))
+                verdict = next((each for each in verdicts if each != "good"), "good")
+                hand = hand._replace(read=record.prefix, verdict=verdict)
             case v.Apply(record):
                 assert hand.world
                 since = (e.state.checkpoints for e in self._log(s.disk)[hand.acknowledged :])
@@ -421,6 +429,12 @@ class Search:
                 assert hand.world
                 assert ordinal == hand.ordinal
                 s = s._replace(told=s.told | {(hand.world.generation, ordinal, committed)})
+                if committed:
+                    where = prefix("ckpt", ordinal * 10, hand.world.generation, ordinal)
+                    records = (entry.state.checkpoints[-1] for entry in self._log(s.disk) if entry.kind == "commit")
+                    base = next((record.base for record in records if record.prefix == where), hand.base)
+                    assert base == hand.base, f"{where} is a delta on {hand.base!r}, and on {base!r} in the log"
+                hand = self._follows(hand, committed=committed)
                 hand = hand._replace(
                     ordinal=ordinal + 1, does="vote" if ordinal < self.bounds.saves else "", again=False
                 )
@@ -432,6 +446,15 @@ class Search:
             for event in (ev.Attached(caller), ev.Heartbeat(caller, "train", 0, 0, 0)):
                 s = self._tell(s, hand.seat, self._events.of(event))
         return s
+
+    def _follows(self, hand: Hand, *, committed: bool) -> Hand:
+        """A worker knows on what its next save is a delta."""
+        assert hand.world
+        deltas = hand.deltas + 1 if hand.base else 0
+        if not committed or deltas >= self.bounds.deltas:
+            return hand._replace(base="", deltas=0)
+        where = prefix("ckpt", hand.ordinal * 10, hand.world.generation, hand.ordinal)
+        return hand._replace(base=hand.base if self.bounds.stale and hand.base else where, deltas=deltas)
 
     def _acknowledged(self, s: State) -> int:
         def is_told(entry: Entry) -> bool:
@@ -537,7 +560,7 @@ class Search:
                     self._tell(s, place, self._state_file(s, place, effect), number),
                 )
             case fx.ReadBackCheckpoint(record):
-                back = ev.ReadBack(record.prefix, _verdict(disk.objects.get(manifest_object(record.folder))))
+                back = ev.ReadBack(record.prefix, self._reads_back(s.disk, record))
                 yield f"{who} reads {record.folder} back: {back.verdict}", tell(s, back)
             case fx.FindOrphans(entry):
                 folders = orphans(disk, entry)  # type: ignore[arg-type]
@@ -566,7 +589,7 @@ class Search:
         """As the driver: once a newer leader's entries follow, the file is that one's to write."""
         last = self._log(s.disk)[-1]
         leader = self.machines[self.seats[s.seats[place]].machine].leader
-        named = effect.state.restorable[-1:] if last.state.leader == leader or effect.number == last.number else ()
+        named = effect.state.stock_readable[-1:] if last.state.leader == leader or effect.number == last.number else ()
         return self._events.of(ev.StateFileWritten(effect.number, named[0].prefix if named else ""))
 
     # -- the log --
@@ -690,9 +713,9 @@ class Search:
         if (s.disk, s.told) not in self._checked:
             self._check_told(self._log(s.disk), s.told)
             self._checked.add((s.disk, s.told))
-        if held := s.reader.holds:
-            there = manifest_object(held.partition("/")[0]) in self.disks[s.disk].objects
-            assert there, f"a reader is at work on {held}, and its data is not there"
+        for held in self._needed(s.disk, s.reader.holds):
+            there = manifest_object(held.folder) in self.disks[s.disk].objects
+            assert there, f"a reader is at work on {held.prefix}, or on what needs it, and its data is not there"
 
     def _check_disk(self, before: int, after: int) -> None:
         was, log, objects = self._log(before), self._log(after), self.disks[after].objects
@@ -700,7 +723,9 @@ class Search:
         whole = {record.folder: objects.get(manifest_object(record.folder)) for record in log[-1].state.checkpoints}
         missing = sorted(folder for folder, found in whole.items() if found is None)
         assert not missing, f"{missing} is live, and its data is not there"
-        assert WHOLE in whole.values(), "no live checkpoint is good"
+        state = log[-1].state
+        good = (all(whole[each.folder] == WHOLE for each in state.chain(record)) for record in state.checkpoints)
+        assert any(good), "no live checkpoint is good"
 
     def _check_told(self, log: list[Entry], told: frozenset[tuple[str, int, bool]]) -> None:
         commits = [parse_folder(entry.state.checkpoints[-1].folder) for entry in log if entry.kind == "commit"]
@@ -717,6 +742,18 @@ class Search:
         # One that waits for another, which is gone or has been told of a failure, waits until a deadline passes.
         assert self.bounds.workers > 1 or not waiting, f"{waiting} wait for ever"
 
+    def _reads_back(self, disk: int, record: CheckpointRecord) -> Literal["good", "damaged", "absent"]:
+        """What a reader finds of a checkpoint by itself."""
+        manifest = self.disks[disk].objects.get(manifest_object(record.folder))
+        return "good" if manifest == WHOLE else "damaged" if manifest else "absent"
+
+    def _needed(self, disk: int, held: str) -> tuple[CheckpointRecord, ...]:
+        """What a reader of a checkpoint needs, by the last entry in which it was live."""
+        if not held:
+            return ()
+        states = (entry.state for entry in reversed(self._log(disk)))
+        return next(state.chain(record) for state in states if (record := state.find(held)))
+
     def _log(self, disk: int) -> list[Entry]:
         """All entries, once they are found good."""
         if disk not in self._logs:
@@ -731,6 +768,7 @@ class Search:
                 entries.append(entry)
             self._check_entries(entries)
             self.kinds.add(entries[-1].kind)
+            self.deltas |= any(record.base for record in entries[-1].state.checkpoints)
             self._logs[disk] = entries
         return self._logs[disk]
 
@@ -779,10 +817,6 @@ class Search:
 
 def _with(values: tuple[T, ...], number: int, value: T) -> tuple[T, ...]:
     return (*values[:number], value, *values[number + 1 :])
-
-
-def _verdict(manifest: bytes | None) -> Literal["good", "damaged", "absent"]:
-    return "good" if manifest == WHOLE else "damaged" if manifest else "absent"
 
 
 def _appended(entry: Entry, outcome: Outcome) -> ev.Appended:
