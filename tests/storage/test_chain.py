@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.checkpoint.chain import read_chain
+from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.layout import Piece
 from holdfast_storage.store import open_store
@@ -187,8 +188,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_does_not_fit_is_refused(tmp_path: Path, name: str) -> None:
-    """A delta that does not fit its base is damage, told by name, however good its checksums. Guards against rows that
-    are written outside of a table, and against a tensor that is half another one's."""
+    """A delta that does not fit its base is damage, told by name, however good its checksums, and verification says so
+    as well. Guards against rows that are written outside of a table, against a tensor that is half another one's, and
+    against a run that a worker cannot restore and a coordinator finds good."""
     tensors, told = HOSTILE[name]
     chain = Chain(open_store(tmp_path))
     chain.full(
@@ -203,6 +205,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointDamaged, match=told) as raised:
         merged(chain.store, record)
     assert raised.value.object
+    report = verify_checkpoint(chain.store, record)
+    assert (report.verdict, told in report.problems[0].reason) == ("damaged", True)
+    assert verify_checkpoint(chain.store, chain.records[0]).verdict == "good"
 
 
 def test_a_tensor_that_one_link_lacks(tmp_path: Path) -> None:

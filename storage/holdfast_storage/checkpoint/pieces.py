@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from holdfast_storage.bundle.crc import unmask
 from holdfast_storage.bundle.encoded import entry_crc32c
-from holdfast_storage.checkpoint.chain import Change, Part, Stored
+from holdfast_storage.checkpoint.chain import Chain, Change, Part, Stored
 from holdfast_storage.checkpoint.index import too_short
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.lag import Wait
@@ -25,6 +26,21 @@ def fill(store: Store, stored: Stored, memory: memoryview, progress: Progress) -
     """
     read_range(store, stored.object, stored.entry.offset, memory, progress)
     check(store, stored, memory)
+
+
+def check_fit(store: Store, chain: Chain) -> None:
+    """Check that the rows that the newest link has are rows of their parts. Raises what `fill` raises.
+
+    That everything else fits has been checked when the chain was read.
+    """
+    for table in chain.tables.values():
+        for part in table.parts:
+            change = part.changes[-1]
+            memory = memoryview(bytearray(change.rows.entry.size))
+            fill(store, change.rows, memory, lambda count: None)
+            rows = [part.begin - 1, *memory.cast("q"), part.end]
+            if any(row >= following for row, following in pairwise(rows)):
+                raise _out_of_order(store, part, change)
 
 
 def read_range(store: Store, name: str, offset: int, memory: memoryview, progress: Progress) -> None:
@@ -85,9 +101,13 @@ def _apply(store: Store, part: Part, change: Change, memory: memoryview, progres
     rows: Any = np.empty(change.rows.entry.shape, "<i8")
     fill(store, change.rows, memoryview(rows).cast("B"), progress)
     if rows[0] < part.begin or rows[-1] >= part.end or (rows[1:] <= rows[:-1]).any():
-        told = f"{change.rows.entry.key} does not ascend from {part.begin} to {part.end - 1}"
-        raise CheckpointDamaged(f"{store.url}/{change.rows.object}: {told}", object=change.rows.object)
+        raise _out_of_order(store, part, change)
     row = np.dtype((np.void, len(memory) // (part.end - part.begin)))
     values: Any = np.empty(rows.shape, row)
     fill(store, change.values, memoryview(values.view(np.uint8)), progress)
     np.frombuffer(memory, row)[rows - part.begin] = values
+
+
+def _out_of_order(store: Store, part: Part, change: Change) -> CheckpointDamaged:
+    name, told = change.rows.object, f"does not ascend from {part.begin} to {part.end - 1}"
+    return CheckpointDamaged(f"{store.url}/{name}: {change.rows.entry.key} {told}", object=name)

@@ -23,6 +23,7 @@ from holdfast_storage.bundle.crc import combine, crc32c, mask, unmask
 from holdfast_storage.bundle.dtypes import itemsize
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index, TensorEntry
+from holdfast_storage.checkpoint.chain import read_chain
 from holdfast_storage.checkpoint.index import (
     check_encoded,
     data_objects,
@@ -32,6 +33,7 @@ from holdfast_storage.checkpoint.index import (
     too_short,
 )
 from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
+from holdfast_storage.checkpoint.pieces import check_fit
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, StorageError
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import index_object, manifest_object
@@ -106,6 +108,8 @@ def verify_checkpoint(
 ) -> Report:
     """Read a checkpoint and check every digest. Findings are not raised; the report holds them.
 
+    Of a delta, this reads its own objects alone, and checks that its rows fit what the indexes of its chain say.
+
     Raises InvalidRequest if a newer Holdfast or TensorFlow wrote the checkpoint in a form not known here.
 
     known: the manifest, or a stock checkpoint's index, if the caller has read it already. With an index, the tensors
@@ -133,6 +137,8 @@ def verify_checkpoint(
             else:
                 jobs = run.jobs(record, objects, known)
             _do(jobs, threads or store.parallel, min(store.block, _BUFFER))
+            if not run.problems and isinstance(run.known, Manifest) and index_object(record.bundle) in run.seen:
+                run.check_fit(record)
             late = [problem for problem in run.problems.values() if problem.kind == "absent"]
             # If something is worse than absent, waiting changes nothing.
             if wait is None or not late or len(late) < len(run.problems) or not wait.again(_absence(store, late)):
@@ -253,6 +259,12 @@ class _Verification:
                     yield partial(self._encoded, data_name, entry)
             for group in _groups((entry for entry in entries if itemsize(entry.dtype) is not None), self.part):
                 yield partial(self._tensors, data_name, group)
+
+    def check_fit(self, record: CheckpointRecord) -> None:
+        """Check that what a delta has by rows fits what it is made on. All of that is read for itself, too."""
+        if record.base:
+            with _Telling(self, index_object(record.bundle)):
+                check_fit(self.store, read_chain(self.store, record))
 
     def _index(self, whole: _Whole, manifest: Manifest, buffer: memoryview) -> None:
         """Read an index, and the tensors of strings or variants to which it leads. The objects have digests of all."""
