@@ -10,6 +10,7 @@ import pytest
 from holdfast.saving.save import Save
 from holdfast_coordinator import shares
 from holdfast_protos.v1 import coordinator_pb2 as pb
+from holdfast_storage import layout
 from holdfast_storage.bundle.crc import mask
 from holdfast_storage.bundle.index import full_record, header_record, slice_record
 from holdfast_storage.cluster import Task
@@ -105,6 +106,29 @@ def test_reports_that_are_what_was_voted_for(reported: Iterable[tuple[bytes, Any
         return
     with pytest.raises(InvalidRequest, match=wrong):
         shares.check_vote(ME, voted, found)
+
+
+TABLE = layout.Piece("t", 0), layout.Piece("t", 500)
+
+
+@pytest.mark.parametrize(
+    ("keys", "wrong"),
+    [
+        ([key for piece in TABLE for key in (piece.rows, piece.values)], ""),
+        ([TABLE[0].rows, TABLE[0].values, TABLE[1].rows], "its rows without values"),
+        ([TABLE[0].rows, TABLE[1].values], "its rows without values"),
+        ([TABLE[0].rows, TABLE[0].values, "t"], "as a whole"),
+    ],
+)
+def test_pieces_of_a_delta_are_one_tensor(keys: list[str], wrong: str) -> None:
+    """All pieces of a tensor count as that tensor, whose value was voted for, if each is complete. Guards against a
+    delta that lacks the values of some rows, and one that every vote refuses."""
+    found = shares.check_entries(ME, [data(1)], entries(whole("a", 1), *map(whole, keys)))
+    if not wrong:
+        assert shares.whole_tensors(ME, found) == {b"a": 1, b"t": None}
+        return
+    with pytest.raises(InvalidRequest, match=wrong):
+        shares.whole_tensors(ME, found)
 
 
 def _without_entries(chunks: list[pb.ReportChunk]) -> None:

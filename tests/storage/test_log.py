@@ -104,6 +104,55 @@ def test_a_newer_format_is_refused() -> None:
         decode(resealed(format=FORMAT + 1), "entry")
 
 
+def delta(number: int, on: int) -> CheckpointRecord:
+    return CheckpointRecord(f"ckpt-{number}.00000000.{number}/ckpt-{number}", number, 1.0, base=full(on).prefix)
+
+
+def full(number: int) -> CheckpointRecord:
+    return CheckpointRecord(f"ckpt-{number}.00000000.{number}/ckpt-{number}", number, 1.0)
+
+
+def test_a_log_with_deltas_has_a_format_of_its_own() -> None:
+    """An entry with a delta has a format that an earlier Holdfast refuses, and one without has the format of before.
+    Guards against a part that an earlier version restores as a whole, and a run that it cannot read for no reason."""
+    with_delta = replace(entry(3), state=LogState("run", checkpoints=(full(1), delta(2, 1))))
+    assert json.loads(encode(with_delta))["entry"]["format"] == FORMAT == 4
+    assert decode(encode(with_delta), "entry") == with_delta
+    assert json.loads(encode(entry(3)))["entry"]["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("live", "damaged", "wrong"),
+    [
+        ((full(1), delta(3, 2)), (), "without the checkpoint that it needs"),
+        ((full(1), delta(3, 2)), (full(3).prefix,), ""),
+        ((delta(3, 2), full(2)), (), ""),
+        ((full(3), delta(2, 3)), (), "no earlier save of the generation"),
+        ((delta(2, 2),), (), "no earlier save of the generation"),
+        ((full(1), replace(delta(2, 1), base="ckpt-1.0000000b.1/ckpt-1")), (), "no earlier save of the generation"),
+        ((CheckpointRecord("ckpt-1", 1, 1.0, stock=True, base=full(1).prefix), full(1)), (), "no earlier save"),
+    ],
+)
+def test_no_delta_is_without_what_it_needs(
+    live: tuple[CheckpointRecord, ...], damaged: tuple[str, ...], wrong: str
+) -> None:
+    """An entry in which a delta lacks its base, or has one that it cannot have, is neither written nor read. Guards
+    against a log of which nobody can tell what it takes to restore it, and a chain with a circle."""
+    written = replace(entry(3), state=LogState("run", checkpoints=live, damaged=damaged))
+    if not wrong:
+        assert decode(encode(written), "entry") == written
+        return
+    with pytest.raises(ValueError, match=wrong):
+        encode(written)
+    shown = [
+        {"prefix": each.prefix, "step": each.step, "time": each.time, "stock": each.stock}
+        | ({"base": each.base} if each.base else {})
+        for each in live
+    ]
+    with pytest.raises(CheckpointDamaged, match=wrong):
+        decode(resealed(format=FORMAT, checkpoints=shown), "entry")
+
+
 @pytest.mark.parametrize("changes", [{"kind": "other"}, {"checkpoints": 1}, {"leader": {"id": "x"}}, {"format": "x"}])
 def test_a_nonsense_entry_is_damage(changes: dict[str, object]) -> None:
     """An entry of nonsense under a good checksum is damage. Guards against a traceback out of the parser."""

@@ -179,3 +179,34 @@ def test_metrics_of_many_jobs() -> None:
         assert metrics["loss"] == job
         assert dict(found).items() <= metrics.items()
         assert len(state.checkpoints[0].metrics) == len(metrics) <= MOST_METRICS
+
+
+def chain(*numbers: int) -> list[CheckpointRecord]:
+    """A full checkpoint, and a delta on each before it."""
+    found = [ours(numbers[0])]
+    for number in numbers[1:]:
+        found.append(replace(ours(number), base=found[-1].prefix))
+    return found
+
+
+def test_what_needs_a_damaged_one_is_not_restorable() -> None:
+    """A mark on one checkpoint takes with it all that needs it, and nothing else. Guards against a delta that is
+    restored onto what is damaged, and a good full checkpoint that is lost with it."""
+    full, one, two, last = *chain(1, 2, 3), ours(4)
+    state = LogState("run", checkpoints=(full, one, two, last))
+    assert state.restorable == state.checkpoints
+    assert state.condemn([one.prefix]).restorable == (full, last)
+    assert state.condemn([full.prefix]).restorable == (last,)
+    assert state.condemn([two.prefix]).restorable == (full, one, last)
+    assert state.chain(two) == (full, one, two)
+    assert state.stock_readable == (full, last)
+
+
+def test_going_back_to_a_delta_takes_what_it_needs_along() -> None:
+    """After a rollback to a delta its chain comes last, in order, and all else keeps its place. Guards against stock
+    readers that are led to a branch that was given up."""
+    (full, one, two), other = chain(1, 2, 3), ours(4)
+    state = LogState("run", checkpoints=(full, one, two, other))
+    assert state.restored(one.prefix).checkpoints == (two, other, full, one)
+    assert state.restored(one.prefix).stock_readable[-1] == full
+    assert state.restored("gone") == state

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.checkpoint.manifest import Manifest
+from holdfast_storage.checkpoint.manifest import Base, Manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, StorageError
 from holdfast_storage.layout import log_entry
@@ -83,6 +83,31 @@ def test_a_copy_without_its_log(store: Store) -> None:
     ]
     assert state.checkpoints[1].manifest_crc32c == crc32c(data)
     assert import_state(store, "id").run_id == "id"
+
+
+def put_delta(store: Store, number: int, on: int, data: bytes) -> bytes:
+    """A folder of a delta, on one with this manifest."""
+    prefixes = [f"ckpt-{n}.0000000a.{n}/ckpt-{n}" for n in (on, number)]
+    base, world = Base(prefixes[0], crc32c(data)), (Task("worker", 0),)
+    manifest = Manifest(prefixes[1], number, float(number), "0000000a", world, (), base=base).to_bytes()
+    store.write(f"ckpt-{number}.0000000a.{number}/manifest.json", [manifest])
+    return manifest
+
+
+def test_a_copy_of_a_delta_without_its_base(store: Store) -> None:
+    """In a copy without a log, a delta counts if the very checkpoint is there on which it was saved, and is damaged
+    otherwise. Guards against rows that are put into another checkpoint of that name."""
+    full = put(store, 1, 1.0)
+    first = put_delta(store, 2, 1, full)
+    put_delta(store, 3, 2, first)
+    put_delta(store, 5, 4, full)  # which was not copied
+    put_delta(store, 6, 1, full + b" ")  # another one had this name
+    state = import_state(store, "id")
+    assert [record.step for record in state.restorable] == [1, 2, 3]
+    assert [bool(record.base) for record in state.checkpoints] == [False, True, True, True, True]
+    Log(store).publish(Entry(0, "import", "w", 1.0, state), 0)
+    assert read_run(store) == state
+    assert b"ckpt-2" not in state_file.to_bytes(state)
 
 
 def test_a_copy_is_in_the_order_of_the_state_file(store: Store) -> None:
