@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
@@ -51,3 +52,36 @@ def test_each_server_saves_the_rows_that_have_changed(cluster: ServerWorld, tmp_
         assert merged(store, record)["table/.ATTRIBUTES/VARIABLE_VALUE"] == wanted.tobytes()
         assert (read_manifest(store, record).size < 10_000) == bool(record.base)
     assert cluster.run("served_rows.end") is None
+
+
+@pytest.mark.parametrize("servers", [2, 3])
+def test_a_delta_is_restored_by_as_many_servers_and_by_more(
+    cluster: ServerWorld, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, servers: int
+) -> None:
+    """A table comes back from a full checkpoint and deltas, each server's part put together by it, in whatever parts it
+    was saved. Guards against servers that restore the rows of the full checkpoint, or of other parts."""
+    store = open_store(str(tmp_path / "run"))
+    cluster.start()
+    cluster.run("served_rows.begin", directory=store.url, full_every=10)
+    table = np.zeros((20_000, 16), np.float32)
+    for step, rows in enumerate(
+        [list(range(0, 20_000, 7)), [0, 6_666, 6_667, 9_999, 10_000, 19_999], [13_334, 5], [6]]
+    ):
+        assert cluster.run("served_rows.save", rows=rows, step=step) is None
+        table[rows] = step
+    assert cluster.run("served_rows.end") is None
+    run = read_run(store)
+    assert run is not None
+    assert [bool(record.base) for record in run.checkpoints] == [False, True, True, True]
+
+    other = cluster if servers == 2 else ServerWorld(tmp_path_factory.mktemp("other"), servers)
+    try:
+        other.restart(*other.running)
+        other.run("served_rows.begin", directory=store.url, full_every=10)
+        found = other.run("served_rows.restore")
+        assert found["restored"] == f"{store.url}/{run.checkpoints[-1].prefix}"
+        assert (found["table"], found["vector"]) == (crc32c(table.tobytes()), [3.0] * 3)
+        assert other.run("served_rows.end") is None
+    finally:
+        if other is not cluster:
+            other.close()

@@ -8,6 +8,7 @@ import tensorflow as tf
 from refusals import failure_of
 
 import holdfast
+from holdfast_storage.bundle.crc import crc32c
 
 ROWS, WIDTH = 20_000, 16
 
@@ -55,6 +56,14 @@ def save(world: Any, *, rows: list[int], step: int) -> dict[str, Any] | None:
     job = JOBS["job"]
     job.touch(rows, float(step))
     return failure_of(lambda: job.manager.save(checkpoint_number=step, blocking=True))
+
+
+def restore(world: Any) -> dict[str, Any]:
+    """What was restored, and what is in the variables then: the table's checksum, and the vector."""
+    job = JOBS["job"]
+    restored = job.manager.restore_or_initialize()
+    table = b"".join(part.numpy().tobytes() for part in job.table.variables)
+    return {"restored": restored, "table": crc32c(table), "vector": job.vector.numpy().tolist()}
 
 
 def end(world: Any) -> dict[str, Any] | None:
