@@ -49,6 +49,7 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.checkpoint:_CheckpointRestoreCoordinator restore_saveables
     tensorflow.python.checkpoint.restore:CheckpointPosition checkpoint restore_uid trackable value_tensors()
     tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
+    tensorflow.python.checkpoint.tensor_callable:Callable tensor
     tensorflow.python.distribute.parameter_server_strategy_v2:ParameterServerStrategyV2 _cluster_coordinator
     tensorflow.python.eager.context context()
     tensorflow.python.eager.context:Context device_name
@@ -318,8 +319,11 @@ def has_values(trackable: Any) -> bool:
 
 
 def tensors_of(trackable: Any) -> dict[str, Any]:
-    """Return what an object that is no variable saves. Raises what TensorFlow raises if it cannot be saved."""
-    return dict(trackable._serialize_to_tensors())
+    """Return what an object saves, by the object's own names. Raises what TensorFlow raises if it cannot be saved."""
+    from tensorflow.python.checkpoint.tensor_callable import Callable as Late
+
+    tensors = trackable._serialize_to_tensors()
+    return {name: each.tensor if isinstance(each, Late) else each for name, each in tensors.items()}
 
 
 def strategies_of(checkpoint: Any) -> Iterator[Any]:

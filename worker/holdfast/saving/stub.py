@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import tensorflow as tf
@@ -28,14 +29,38 @@ def write_stub(
 
     Raises InvalidRequest for what cannot be saved.
     """
-    # Nothing goes to a disk: with a full one, only this worker would miss the collectives of a snapshot.
+    with _prefix() as prefix:
+        try:
+            options = tf.train.CheckpointOptions(experimental_sharding_callback=callback, experimental_io_device=device)
+            return _read_stub(checkpoint.write(prefix, options=options))
+        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
+            check_iterators(checkpoint)
+            raise
+
+
+def encoded(tensors: Mapping[str, Any]) -> list[SnapshotTensor]:
+    """Return tensors as TensorFlow writes them, by their keys."""
+    if not tensors:
+        return []
+    with _prefix() as prefix:
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
+        return _read_stub(prefix)[0]
+
+
+@contextmanager
+def _prefix() -> Iterator[str]:
+    """Yield where TensorFlow may write, in its memory.
+
+    Nothing goes to a disk: with a full one, only this worker would miss the collectives of a snapshot.
+    """
     folder = f"ram://holdfast-{secrets.token_hex(8)}"
     try:
-        options = tf.train.CheckpointOptions(experimental_sharding_callback=callback, experimental_io_device=device)
-        return _read_stub(checkpoint.write(f"{folder}/{_STUB}", options=options))
-    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
-        check_iterators(checkpoint)
-        raise
+        yield f"{folder}/{_STUB}"
     finally:
         with suppress(tf.errors.NotFoundError):
             tf.io.gfile.rmtree(folder)

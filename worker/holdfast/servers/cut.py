@@ -42,7 +42,7 @@ class Cutter:
         """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved."""
         if self._table is None or not self._table.lasts:
             before, self._table = self._table, learn(self._checkpoint, len(self._servers.devices))
-            if before is None or before.servers != self._table.servers:
+            if before is None or _places(before) != _places(self._table):
                 self._hand_over = None
         return self._table
 
@@ -107,6 +107,10 @@ class Cutter:
                 values = [each.read() for each in held]
             answers += call_on(device, request, values)
         return answers
+
+
+def _places(table: Table) -> list[list[Any]]:
+    return [[each.place for each in held] for held in table.servers]
 
 
 def _shares(table: Table) -> list[list[Share]]:

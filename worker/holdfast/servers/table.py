@@ -19,7 +19,8 @@ from holdfast.saving.objects import Objects
 from holdfast.saving.plan import Extents, Spec
 from holdfast.saving.shares import Share
 from holdfast.saving.snapshot import SnapshotTensor
-from holdfast.saving.stub import write_stub
+from holdfast.saving.stub import encoded, write_stub
+from holdfast.tensorflow_internals import tensors_of
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_storage.bundle.slices import encode_name, parse_spec
 from holdfast_storage.errors import InvalidRequest
@@ -38,6 +39,11 @@ class Held:
     whole: tuple[int, ...]  # of the tensor
     extents: Extents | None  # which part of the tensor it is; None: all of it
     handle: Any
+
+    @property
+    def place(self) -> tuple[str, Extents | None, int]:
+        """What tells it from all others, as long as the handle lives."""
+        return self.key, self.extents, id(self.handle)
 
     @property
     def share(self) -> Share:
@@ -63,6 +69,18 @@ class _Own:
             return numeric(self.key, tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype))
 
 
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """An object of the chief that is no variable of numbers, such as a lookup table."""
+
+    found: Any
+    keys: dict[str, str]  # by the names that it gives its tensors
+
+    def read(self) -> dict[str, Any]:
+        tensors = tensors_of(self.found)
+        return {key: tensors[name] for name, key in self.keys.items()}
+
+
 @dataclass(frozen=True)
 class Table:
     """All values of a checkpoint, by the task that holds them."""
@@ -71,17 +89,23 @@ class Table:
     object_graph: SnapshotTensor
     headers: tuple[tuple[bytes, BundleEntry], ...]  # of what the chief writes in slices: strings that lie in parts
     written: tuple[SnapshotTensor, ...]  # the chief's values, as TensorFlow has written them when this was learnt
-    _own: tuple[_Own, ...] | None  # the chief's variables; None: it has other values, too
+    _own: tuple[_Own, ...]
+    _others: tuple[_Other, ...] | None  # None: they can only be had by learning all of this again
     _objects: Objects
 
     @property
     def lasts(self) -> bool:
-        """Whether the chief's values can be read without learning all of this again."""
-        return self._own is not None and self._objects.complete and self._objects.unchanged()
+        """Whether this is still what lies where, and the chief's values can be read."""
+        return self._others is not None and self._objects.complete and self._objects.unchanged()
 
     def of_chief(self) -> list[SnapshotTensor]:
         """Return what the chief holds: tensors of numbers first."""
-        own = self.written if self._own is None else [each.read() for each in self._own]
+        if self._others is None:
+            own = list(self.written)
+        else:
+            with tf.device(CHIEF):
+                others = encoded({key: value for each in self._others for key, value in each.read().items()})
+            own = [*(each.read() for each in self._own), *others]
         return sorted(own, key=lambda each: (each.encoded, encode_name(each.key), each.extents or ()))
 
 
@@ -97,9 +121,29 @@ def learn(checkpoint: Any, servers: int) -> Table:
     object_graph = next(each for each in written if each.key == OBJECT_GRAPH_KEY)
     written.remove(object_graph)
     objects = Objects.of(checkpoint, object_graph.data)
-    held = (sorted(each, key=lambda h: (encode_name(h.key), h.extents or ())) for each in hook.servers)
-    own = None if hook.others else tuple(hook.own)
-    return Table(tuple(map(tuple, held)), object_graph, tuple(headers), tuple(written), own, objects)
+    held = tuple(tuple(sorted(each, key=lambda h: (encode_name(h.key), h.extents or ()))) for each in hook.servers)
+    others = None if headers else _others(objects, {each.key for each in written} - {each.key for each in hook.own})
+    return Table(
+        tuple(map(tuple, held)), object_graph, tuple(headers), tuple(written), tuple(hook.own), others, objects
+    )
+
+
+def _others(objects: Objects, keys: set[str]) -> tuple[_Other, ...] | None:
+    """Return the objects whose values have these keys; None if it cannot be told how to read them."""
+    found, left = [], set(keys)
+    for attribute, owner in objects.owners.items():
+        # What has several values, such as a table, has keys that begin with the one in the object graph.
+        if not any(key.startswith(attribute) for key in left):
+            continue
+        try:
+            names = tensors_of(owner)
+        except (AttributeError, NotImplementedError):  # such as what a saver writes that a user has registered
+            return None
+        base = attribute.rpartition("/")[0]
+        named = {name: key for name in names for key in (f"{attribute}{name}", f"{base}/{name}") if key in left}
+        left -= set(named.values())
+        found.append(_Other(owner, named))
+    return None if left else tuple(found)
 
 
 class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
@@ -108,7 +152,6 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
     def __init__(self, servers: int) -> None:
         self.servers: list[list[Held]] = [[] for _ in range(servers)]
         self.own: list[_Own] = []
-        self.others = False  # the chief has values that are not those of variables
 
     @property
     def description(self) -> str:
@@ -133,8 +176,6 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
             written.setdefault(key, {})[item.slice_spec] = item.tensor
             if is_variable and not item.slice_spec:
                 self.own.append(_Own(key, item.dtype, handle))
-            elif key != OBJECT_GRAPH_KEY:
-                self.others = True
         return [written] if written else []
 
 
