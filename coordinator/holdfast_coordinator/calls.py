@@ -20,7 +20,7 @@ from .core import events as ev
 from .core.membership import POLL
 from .core.messages import Agreed, Answer, Caller, Joined, RequestId, Waiting
 from .door import ADMITTED
-from .driver import Driver, Notices, Refused
+from .driver import Driver, Notice, Notices, Refused
 from .reports import received
 from .served_runs import ServedRuns
 from .status import status
@@ -154,6 +154,11 @@ class Calls:
         answer = await self._ask(request.caller, lambda r, caller: wire.restore(r, caller, request))
         return wire.restore_reply(answer)
 
+    async def examined(self, request: pb.ExaminedRequest) -> pb.ExaminedReply:
+        checks.check_examined(request)
+        self._known(request.caller).tell(wire.examined(wire.caller(request.caller), request))
+        return pb.ExaminedReply()
+
     async def await_upkeep(self, request: pb.AwaitUpkeepRequest) -> pb.AwaitUpkeepReply:
         checks.check_caller(request.caller)
         await self._ask(request.caller, ev.AwaitUpkeep)
@@ -223,7 +228,9 @@ async def _within(seconds: float, awaited: Awaitable[T]) -> T:
         task.cancel()
 
 
-def _notice(notify: fx.Notify | fx.Post) -> pb.Notice:
+def _notice(notify: Notice) -> pb.Notice:
+    if isinstance(notify, fx.AskToRead):
+        return pb.Notice(read_back=wire.question(notify))
     if isinstance(notify, fx.Post):
         if isinstance(notify.what, int):
             return pb.Notice(prepare=notify.what)

@@ -23,12 +23,15 @@ from holdfast_storage.cluster import Cluster, Task, chief_of, digest, tasks_of
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import LONGEST_NAME, MANIFEST, check_checkpoint_name, check_relative, parse_prefix
 
+from .core.reading_back import MOST_ASKED
+
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _LONGEST_NAME = 256
 _LONGEST_URL = 4_096
 _DIGEST_SIZE = 32
 _ROLES = ("data", "local", "asset")
 _VERDICTS = ("good", "damaged", "absent", "missing", "unreadable")
+_FINDINGS = ("good", "damaged", "absent", "unreadable")
 _DIVERGENCE = ("refuse", "warn")
 _MODES = ("min", "max")
 
@@ -74,6 +77,7 @@ def check_vote(request: pb.VoteRequest) -> None:
 def check_report(head: pb.ReportHead) -> None:
     """Check the first message of a report, which says how much follows."""
     who = _check_save(head)
+    _check_retention(who, head.retention)
     for field, count, most in (
         ("objects", head.objects, MOST_OBJECTS),
         ("entries", head.entries, MOST_ENTRIES),
@@ -113,6 +117,17 @@ def check_restore(request: pb.RestoreRequest) -> None:
         _check_length(who, field, text, _LONGEST_URL)
     if request.prefix and request.verdict not in _VERDICTS:
         raise _wrong(who, "verdict", f"is {request.verdict!r}: it must be one of {', '.join(_VERDICTS)}")
+
+
+def check_examined(request: pb.ExaminedRequest) -> None:
+    who = check_caller(request.caller)
+    _check_length(who, "prefix", request.prefix, _LONGEST_URL)
+    if request.verdict not in _FINDINGS:
+        raise _wrong(who, "verdict", f"is {request.verdict!r:.80}: it must be one of {', '.join(_FINDINGS)}")
+    if len(request.good) > MOST_ASKED:
+        raise _wrong(who, "good", f"names {len(request.good):,} objects; at most {MOST_ASKED:,} are asked for")
+    for name in request.good:
+        _check_length(who, "good", name)
 
 
 def check_leave(request: pb.LeaveRequest) -> None:
@@ -178,7 +193,6 @@ def _check_save(message: pb.VoteRequest | pb.ReportHead) -> str:
     _check_length(who, "base", message.base, LONGEST_NAME)
     if message.base and parse_prefix(message.base) is None:
         raise _wrong(who, "base", f"is {message.base!r}, which is the prefix of no checkpoint")
-    _check_retention(who, message.retention)
     return who
 
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
@@ -40,8 +40,9 @@ from holdfast_storage.store.base import Store
 from .clusters import Clusters
 from .core import effects as fx
 from .core import events as ev
+from .core.dealing import StoredObject
 from .core.machine import Machine
-from .core.messages import Answer, Caller, Now, RequestId
+from .core.messages import Answer, Caller, Now, RequestId, Verdict
 from .finalize import finalize
 from .threads import DaemonThreads
 
@@ -64,11 +65,13 @@ PUBLISH_FOR = 10.0
 """Seconds for which creating one log entry is tried before the machine is asked what to do."""
 
 
-Notices = asyncio.Queue["fx.Notify | fx.Post | None"]
+Notice = fx.Notify | fx.Post | fx.AskToRead
+
+Notices = asyncio.Queue["Notice | None"]
 """The notices for one stream of a worker; None: it ends."""
 
 UNREAD = 16
-"""The number of notices from which a worker that does not read them is told no more of requests for saves."""
+"""The number of notices from which a worker that does not read them is told nothing more but how saves end."""
 
 AT_ONCE = 4
 """The calls of one kind, and the streams, that a worker may have at once: the oldest of more gives way.
@@ -296,9 +299,10 @@ class Driver:
         if future and not future.done():
             future.set_exception(Refused(effect.failure))
 
-    def _notify(self, effect: fx.Notify | fx.Post) -> None:
+    def _notify(self, effect: Notice) -> None:
         for notices in self._listeners.get(effect.caller, ()):
-            if isinstance(effect, fx.Notify) or notices.qsize() < UNREAD:  # the next heartbeat asks for a post again
+            # The next heartbeat asks for a post again, and who does not answer is not waited for.
+            if isinstance(effect, fx.Notify) or notices.qsize() < UNREAD:
                 notices.put_nowait(effect)
 
     def _create_decision(self, effect: fx.CreateDecision) -> None:
@@ -418,13 +422,41 @@ class Driver:
                 return number, newest[0].prefix if newest else ""
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
-        def verify() -> ev.ReadBack:
-            report = verify_checkpoint(self.store, effect.record, wait=Wait(since=effect.since))
-            for problem in report.problems:
-                log.error("%s: %s: %s", self._here, problem.object, problem.reason)
-            return ev.ReadBack(effect.record.prefix, report.verdict)
+        prefix = effect.record.prefix
+        verify = partial(self._verified, effect)
+        failed = ev.ReadBack(prefix, "unreadable")
+        self._in_thread(lambda: ev.ReadBack(prefix, verify(None)), lambda error: failed, self._verify_threads)
 
-        self._in_thread(verify, lambda error: ev.ReadBack(effect.record.prefix, "unreadable"), self._verify_threads)
+    def _read_objects(self, effect: fx.ReadObjects) -> None:
+        prefix = effect.record.prefix
+        verify = partial(self._verified, effect)
+        failed = ev.ObjectsRead(prefix, "unreadable")
+        self._in_thread(
+            lambda: ev.ObjectsRead(prefix, verify(effect.objects)), lambda error: failed, self._verify_threads
+        )
+
+    def _list_objects(self, effect: fx.ListObjects) -> None:
+        record = effect.record
+
+        def listed() -> ev.Listed:
+            verdict = self._verified(effect, ())
+            if verdict != "good":
+                return ev.Listed(record.prefix, verdict)
+            manifest = read_manifest(self.store, record)
+            # What this coordinator has written itself counts as the chief's, in whose process it may be.
+            found = (StoredObject(o.name, o.size, o.task or manifest.world[0]) for o in manifest.objects)
+            return ev.Listed(record.prefix, "good", tuple(found))
+
+        self._in_thread(listed, lambda error: ev.Listed(record.prefix, "unreadable"), self._verify_threads)
+
+    def _verified(
+        self, effect: fx.ReadBackCheckpoint | fx.ListObjects | fx.ReadObjects, objects: Collection[str] | None
+    ) -> Verdict:
+        """Read objects of a checkpoint, and its manifest. None: all of it."""
+        report = verify_checkpoint(self.store, effect.record, objects=objects, wait=Wait(since=effect.since))
+        for problem in report.problems:
+            log.error("%s: %s: %s", self._here, problem.object, problem.reason)
+        return report.verdict
 
     def _read_metrics(self, effect: fx.ReadMetrics) -> None:
         wait = Wait()
@@ -517,6 +549,7 @@ class Driver:
         fx.Refuse: _refuse,
         fx.Notify: _notify,
         fx.Post: _notify,
+        fx.AskToRead: _notify,
         fx.CreateDecision: _create_decision,
         fx.Remark: _remark,
         fx.ReadLog: _read_log,
@@ -525,6 +558,8 @@ class Driver:
         fx.Finalize: _finalize,
         fx.WriteStateFile: _write_state_file,
         fx.ReadBackCheckpoint: _read_back,
+        fx.ListObjects: _list_objects,
+        fx.ReadObjects: _read_objects,
         fx.ReadMetrics: _read_metrics,
         fx.FindOrphans: _find_orphans,
         fx.DeleteFolder: _delete_folder,

@@ -47,6 +47,9 @@ class GrpcServicer(rpc.CoordinatorServicer):
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreReply:
         return await answer(self._calls.restore(request), context)
 
+    async def Examined(self, request: pb.ExaminedRequest, context: Context) -> pb.ExaminedReply:
+        return await answer(self._calls.examined(request), context)
+
     async def AwaitUpkeep(self, request: pb.AwaitUpkeepRequest, context: Context) -> pb.AwaitUpkeepReply:
         return await answer(self._calls.await_upkeep(request), context)
 

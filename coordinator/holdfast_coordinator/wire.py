@@ -17,6 +17,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.failure_message import encode
 
 from .core import agreement as ag
+from .core import effects as fx
 from .core import events as ev
 from .core import messages as v
 from .core import rules
@@ -95,6 +96,17 @@ def restore(request: v.RequestId, caller: v.Caller, message: pb.RestoreRequest) 
     return ev.Restore(request, caller, m.ordinal, m.target, m.prefix, m.verdict, reason, m.timeout_s, m.entries)
 
 
+def question(asked: fx.AskToRead) -> pb.Notice.ReadBack:
+    r = asked.record
+    return pb.Notice.ReadBack(prefix=r.prefix, manifest_crc32c=r.manifest_crc32c, base=r.base, objects=asked.objects)
+
+
+def examined(caller: v.Caller, message: pb.ExaminedRequest) -> ev.Examined:
+    """Decode what a worker has read. `checks` knows its verdict."""
+    m = message
+    return ev.Examined(caller, m.prefix, tuple(m.good), m.verdict, m.reason[:LONGEST_VERDICT])  # type: ignore[arg-type]
+
+
 def policy(message: pb.Retention) -> Policy:
     return tuple(map(_rule, message.any_of))
 
@@ -123,7 +135,6 @@ def ballot(message: pb.VoteRequest) -> v.Ballot:
         on_divergence=message.on_divergence,
         takeover=message.takeover,
         timeout=message.timeout_s,
-        retention=policy(message.retention),
         specs=specs(message.specs),
         base=message.base,
     )

@@ -212,6 +212,9 @@ class Link:
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         return self._call(lambda: self._stub.Restore(request, timeout=timeout, metadata=self._metadata))
 
+    def examined(self, request: pb.ExaminedRequest, timeout: float) -> pb.ExaminedReply:
+        return self._call(lambda: self._stub.Examined(request, timeout=timeout, metadata=self._metadata))
+
     def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
         return self._call(lambda: self._stub.AwaitUpkeep(request, timeout=timeout, metadata=self._metadata))
 

@@ -253,7 +253,7 @@ def test_one_reader_takes_nothing_from_the_others(said: str, second: str) -> Non
         assert f"{good.prefix} " in call.answer.message
         assert "worker-1: a bit" in call.answer.message
         assert "nothing was restored anywhere" in call.answer.message.lower()
-    assert f"cannot restore {good.prefix} and this coordinator finds it {second}" in coordinator.remarks[0]
+    assert f"cannot restore {good.prefix} and this coordinator finds it {second}" in coordinator.remarks[-1]
     assert coordinator.machine._run.condemned == set()
     assert cluster.storage.kinds == kinds
     assert named(cluster.storage.state_file) == good.prefix
@@ -450,11 +450,11 @@ def test_a_read_back_that_finds_damage_is_a_first_reader() -> None:
     or removing what it replaces all the same."""
     cluster, (_, _, newest) = start()
     coordinator, workers = restart(cluster)
-    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ReadBackCheckpoint))
+    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ListObjects))
     new = cluster.storage.state.checkpoints[-1]
     cluster.storage.damaged.add(new.prefix)
     coordinator.run()
-    assert "could not be read back (it is damaged): nothing that it replaces is removed" in coordinator.remarks[0]
+    assert "could not be read back (it is damaged): nothing that it replaces is removed" in coordinator.remarks[-1]
     cluster.save(coordinator, workers, 2)
     assert cluster.storage.state.damaged == ()
     assert "retire" in cluster.storage.kinds[-2:], "the next one replaces it"
@@ -466,7 +466,7 @@ def test_one_reading_for_retention_and_for_a_restore() -> None:
     changes what the earlier has settled."""
     cluster, _ = start()
     coordinator, workers = restart(cluster)
-    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ReadBackCheckpoint))
+    save_until(coordinator, workers, lambda effect: isinstance(effect, fx.ListObjects))
     new = cluster.storage.state.checkpoints[-1]
     cluster.storage.damaged.add(new.prefix)
     assert isinstance(coordinator.ask(workers[0].restore(2)), v.Read)
@@ -531,15 +531,15 @@ def test_a_bad_read_back_does_not_stand_in_the_way_of_the_next() -> None:
         for worker in workers:
             coordinator.call(worker.report(ordinal))
         while coordinator.pending:
-            if isinstance(coordinator.pending[0], fx.ReadBackCheckpoint) and not held:
+            if isinstance(coordinator.pending[0], fx.ListObjects) and not held:
                 held.append(coordinator.pending.pop(0))
                 continue
             coordinator.carry_out()
             coordinator.deliver()
-    assert isinstance(held[0], fx.ReadBackCheckpoint)
+    assert isinstance(held[0], fx.ListObjects)
     live = [record.prefix for record in cluster.storage.state.checkpoints]
     assert len(live) == 3
-    coordinator.tell(ev.ReadBack(held[0].record.prefix, "damaged"))
+    coordinator.tell(ev.Listed(held[0].record.prefix, "damaged"))
     coordinator.run()
     assert [record.prefix for record in cluster.storage.state.checkpoints] == live[-1:]
 

@@ -16,7 +16,7 @@ import random
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -25,6 +25,7 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.agreement import NOTHING, Word
 from holdfast_coordinator.core.attempt import Phase
+from holdfast_coordinator.core.dealing import StoredObject
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_coordinator.status import status
@@ -45,6 +46,7 @@ Fate = Literal[
     "bad",  # the storage says no, and nothing was done
 ]
 WALL = 1_700_000_000.0
+ROTS = "worker-0"  # the object of a checkpoint that is damaged
 
 
 class Storage:
@@ -79,6 +81,10 @@ class Storage:
     def is_lost(self, record: CheckpointRecord) -> bool:
         """Whether something that a restore of a checkpoint needs does not read back."""
         return any(self.verdict(each) != "good" for each in self.state.chain(record))
+
+    def holds(self, record: CheckpointRecord, name: str) -> bool:
+        """Return whether an object of a checkpoint is good. Of one that is damaged, one object is not."""
+        return name != ROTS or self.verdict(record) == "good"
 
     def orphans(self, entry: Entry) -> tuple[str, ...]:
         """Find what `holdfast_storage.run_directory.orphans` finds, by looking at every entry."""
@@ -189,6 +195,18 @@ class Coordinator:
             effects = self.deliver()
         return effects
 
+    def objects(self, record: CheckpointRecord) -> Iterator[StoredObject]:
+        """The objects of a checkpoint, as its manifest names them, if it was saved by as many as are there now."""
+        world = self.machine.worlds.get(self.machine.leading)
+        tasks = world.tasks if world else (Task("worker", 0),)
+        yield StoredObject("index", 10, tasks[0])
+        for task in tasks:
+            yield StoredObject(str(task), 1_000, task)
+
+    def _attends(self, caller: v.Caller) -> bool:
+        world = self.machine.worlds.get(caller.generation)
+        return world is not None and world.has(caller) and world.presence[caller.task].attached
+
     def _carry_out(self, effect: fx.Effect, fate: Fate) -> ev.Event:  # noqa: PLR0912
         storage = self._cluster.storage
         bad = Failure(Kind.STORAGE, "the storage says no") if fate == "bad" else None
@@ -226,6 +244,22 @@ class Coordinator:
                 return ev.StateFileWritten(number, shown[-1].prefix if shown else "")
             case fx.ReadBackCheckpoint(record):
                 return ev.ReadBack(record.prefix, "unreadable" if bad else storage.verdict(record))
+            case fx.ListObjects(record):
+                if bad:
+                    return ev.Listed(record.prefix, "unreadable")
+                return ev.Listed(record.prefix, "good", tuple(self.objects(record)))
+            case fx.AskToRead(caller, record, names):
+                if fate in ("lost", "late", "never") or not self._attends(caller):
+                    return ev.Tick()  # no answer
+                if bad:
+                    return ev.Examined(caller, record.prefix, (), "unreadable", "the storage says no")
+                good = tuple(name for name in names if storage.holds(record, name))
+                if good == names:
+                    return ev.Examined(caller, record.prefix, good, "good")
+                return ev.Examined(caller, record.prefix, good, "damaged", "bits differ")
+            case fx.ReadObjects(record, names):
+                good = all(storage.holds(record, name) for name in names)
+                return ev.ObjectsRead(record.prefix, "unreadable" if bad else "good" if good else "damaged")
             case fx.ReadMetrics(records):
                 return ev.MetricsRead(
                     () if bad else tuple((r.prefix, storage.metrics.get(r.prefix, ())) for r in records)
@@ -290,7 +324,8 @@ class Worker:
             crcs=struct.pack(f"<{len(self.crcs)}I", *self.crcs),
             guarded=self.guarded,
         )
-        ballot = replace(ballot, **{**self.terms, **terms})  # type: ignore[arg-type]
+        told = {name: value for name, value in {**self.terms, **terms}.items() if name != "retention"}
+        ballot = replace(ballot, **told)  # type: ignore[arg-type]
         return lambda r: ev.Vote(r, self.caller, ordinal, ballot)
 
     def report(

@@ -15,7 +15,7 @@ The first layer is state, and what each piece can decide by itself:
 - `attempt`: one save in flight. `vote`: whether it may be written.
 - `restore_round`: how a world agrees on what to restore.
 - `agreement`: at which boundary all save if somebody asks for it. `requests`: what else a world knows of that.
-- `retention`: what may go, by `rules`.
+- `retention`: what may go, by `rules`. `dealing`: who reads what of a new checkpoint.
 - `ledger`: the log as last read, and the entries to create, one at a time. `intents`: what each entry changes. `waits`:
   who waits for the log.
 
@@ -27,7 +27,8 @@ ledger, who leads, the time of the event, and the effects so far.
 - `saving`: vote, reports, and the commit. `leading`: the first save of a world takes the lead.
 - `asking`: saves that are asked for.
 - `restoring`: the rounds. `damage`: what a worker found damaged is read once more, and condemned.
-- `upkeep`: after a commit, reading back, retiring and deleting; and what earlier generations left.
+- `upkeep`: after a commit, reading back, retiring and deleting; and what earlier generations left. `reading_back`: by
+  shares.
 
 `machine` puts these together: it says which event goes where, and what the clock does.
 What waits for the log, or for another leader's answer, is a value, so the whole state can be copied and compared.

@@ -101,6 +101,32 @@ class ReadBackCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ListObjects:
+    """Read the manifest of a live checkpoint. -> Listed"""
+
+    record: CheckpointRecord
+    since: float = field(compare=False)  # as in ReadBackCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class AskToRead:
+    """Ask an attending worker to read some objects of a live checkpoint and check them. -> Examined, perhaps"""
+
+    caller: Caller
+    record: CheckpointRecord
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadObjects:
+    """Read some objects of a live checkpoint and check them. -> ObjectsRead"""
+
+    record: CheckpointRecord
+    objects: tuple[str, ...]
+    since: float = field(compare=False)  # as in ReadBackCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
 class ReadMetrics:
     """Read what checkpoints were saved with. -> MetricsRead"""
 
@@ -140,6 +166,9 @@ Effect = (
     | Finalize
     | WriteStateFile
     | ReadBackCheckpoint
+    | ListObjects
+    | AskToRead
+    | ReadObjects
     | ReadMetrics
     | FindOrphans
     | DeleteFolder

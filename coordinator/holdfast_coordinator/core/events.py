@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from holdfast_storage.cluster import Cluster, Task
 from holdfast_storage.decision import Decision
@@ -11,7 +10,8 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, LogState
 
 from .agreement import NOTHING, Word
-from .messages import Ballot, Caller, RequestId, SaveReport
+from .dealing import StoredObject
+from .messages import Ballot, Caller, RequestId, SaveReport, Verdict
 
 # -- calls: each is answered once by an Answer or a Refuse with the same request id --
 
@@ -131,6 +131,17 @@ class Detached:
     caller: Caller
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A worker has read what it was asked for. It says so as often as it likes, and nobody answers."""
+
+    caller: Caller
+    prefix: str
+    good: tuple[str, ...]  # the objects that are
+    verdict: Verdict  # on all of them
+    reason: str = ""
+
+
 # -- results of effects --
 
 
@@ -181,12 +192,26 @@ class StateFileWritten:
     newest: str  # the newest checkpoint that it names; empty if there is none, or it is not known
 
 
-Verdict = Literal["good", "damaged", "absent", "unreadable"]
-
-
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """A live checkpoint was read back from storage."""
+
+    prefix: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The manifest of a live checkpoint was read: its objects, if it is good."""
+
+    prefix: str
+    verdict: Verdict
+    objects: tuple[StoredObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsRead:
+    """Some objects of a live checkpoint were read back by this coordinator."""
 
     prefix: str
     verdict: Verdict
@@ -227,7 +252,7 @@ SaveCall = Vote | Reported | GaveUp
 
 Event = (
     Join | Rejoin | Vote | Reported | GaveUp | Restore | AwaitUpkeep | Leave | AskSave | Cancelled
-    | Attached | Heartbeat | Detached
-    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | MetricsRead | OrphansFound | Deleted
-    | Decided | Tick
+    | Attached | Heartbeat | Detached | Examined
+    | LogRead | Appended | Probed | Finalized | StateFileWritten | ReadBack | Listed | ObjectsRead | MetricsRead
+    | OrphansFound | Deleted | Decided | Tick
 )  # fmt: skip

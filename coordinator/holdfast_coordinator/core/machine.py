@@ -216,6 +216,7 @@ class Machine:
     def _tick(self, _: ev.Tick) -> None:
         run = self._run
         self._joining.watch()
+        self._upkeep.tick()
         for world in list(run.worlds.values()):
             gone = world.gone(run.now.monotonic)
             all_gone = len(gone) == len(world.presence)
@@ -250,6 +251,9 @@ class Machine:
         ev.StateFileWritten: _state_file_written,
         ev.Probed: _probed,
         ev.ReadBack: _read_back,
+        ev.Listed: lambda m, e: m._upkeep.listed(e),
+        ev.Examined: lambda m, e: m._upkeep.examined(e),
+        ev.ObjectsRead: lambda m, e: m._upkeep.objects_read(e),
         ev.MetricsRead: lambda m, e: m._upkeep.measured(e),
         ev.OrphansFound: lambda m, e: m._upkeep.orphans_found(e),
         ev.Deleted: lambda m, e: m._upkeep.deleted(e),

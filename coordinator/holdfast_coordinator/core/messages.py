@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from holdfast_storage.cluster import Task
 from holdfast_storage.decision import Decision
@@ -12,6 +13,9 @@ from holdfast_storage.records import CheckpointRecord
 from .rules import Policy
 
 RequestId = int
+
+Verdict = Literal["good", "damaged", "absent", "unreadable"]
+"""What a reader finds a checkpoint, or objects of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,6 @@ class Ballot:
     on_divergence: str = "refuse"
     takeover: bool = False
     timeout: float = 600.0
-    retention: Policy = ()
     specs: tuple[TensorSpec, ...] = ()
     base: str = ""  # prefix of the last commit, on which the save is a delta; empty: it is full
 

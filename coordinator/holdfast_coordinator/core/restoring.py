@@ -14,7 +14,7 @@ from . import events as ev
 from .attempt import Phase
 from .damage import Damage
 from .membership import LEAP, World
-from .messages import Apply, Caller, Read
+from .messages import Apply, Caller, Read, Verdict
 from .restore_round import BAD, Decision, RestoreRound
 from .run import RunState
 from .upkeep import Upkeep
@@ -106,7 +106,7 @@ class Restoring:
         state, record = self._run.ledger.state, round_.current
         return not round_.recalled and record.step >= 0 and state is not None and state.find(record.prefix) is None
 
-    def read_back(self, prefix: str, verdict: ev.Verdict) -> None:
+    def read_back(self, prefix: str, verdict: Verdict) -> None:
         """Take the second reader's verdict on a checkpoint. Before anybody goes back, the log is read once more."""
         for world in self._run.worlds.values():
             round_ = next(reversed(world.rounds.values()), None)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from holdfast_storage.cluster import names
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 
 from . import events as ev
 from .effects import DeleteFolder, FindOrphans, ReadBackCheckpoint, ReadMetrics, Remark
 from .intents import Discard, Retire
-from .messages import RequestId, UpkeepOver
+from .messages import Caller, RequestId, UpkeepOver, Verdict
+from .reading_back import ReadingBack
 from .retention import unmeasured
 from .rules import metrics_of
 from .run import RunState
@@ -28,9 +30,11 @@ class Upkeep:
 
     _run: RunState = field(repr=False, compare=False)
     _shown: str = ""  # what TensorFlow's `checkpoint` file names as the newest
-    _reading_back: str = ""
+    _reading_back: str = ""  # prefix
     _reading_for: str = ""  # the newest checkpoint by then, which needs that one, or is it
     _good: set[str] = field(default_factory=set)  # of what the newest needs: what was read back
+    _by_shares: ReadingBack | None = None  # how; None: by this coordinator alone
+    _silent: dict[Caller, float] = field(default_factory=dict)  # see ReadingBack
     _measuring: bool = False
     _measured_for: str = ""  # the newest checkpoint when metrics were last asked for
     _looking: bool = False  # for orphans
@@ -48,7 +52,9 @@ class Upkeep:
     def reason(self) -> str:
         """What upkeep is doing, in a few words; empty if nothing."""
         if self._reading_back:
-            return f"reading {self._reading_back} back, before what it replaces is removed"
+            readers = self._by_shares.awaited if self._by_shares else []
+            by = f" by {names(readers)}" if readers else ""
+            return f"reading {self._reading_back} back{by}, before what it replaces is removed"
         if self._measuring:
             return "reading the metrics of earlier checkpoints, to know the best"
         if self._deleting:
@@ -64,6 +70,8 @@ class Upkeep:
     def watch(self) -> None:
         """Answer those who wait, once upkeep is over or has gone on for long enough. Called after every event."""
         now = self._run.now.monotonic
+        if self._by_shares:
+            self._by_shares.watch()
         if not self.busy:
             self._busy_since = None
         elif self._busy_since is None:
@@ -102,8 +110,41 @@ class Upkeep:
         self._good &= {each.prefix for each in chain}
         if not newest.stock and chain[0].prefix == self._shown and run.sweep(state, newest.prefix):
             following = next((each for each in chain if each.prefix not in self._good), newest)
-            self._reading_back, self._reading_for = following.prefix, newest.prefix
-            run.emit(ReadBackCheckpoint(following, run.now.monotonic))
+            self._reading_for = newest.prefix
+            self._read_back(following)
+
+    def _read_back(self, record: CheckpointRecord) -> None:
+        """Have a checkpoint read back: by its workers, or by this coordinator for a world of one, which has no other
+        reader than its writer."""
+        run, now = self._run, self._run.now.monotonic
+        world = run.worlds.get(run.leading)
+        self._reading_back = record.prefix
+        if world is None or len(world.tasks) == 1:
+            run.emit(ReadBackCheckpoint(record, now))
+            return
+        self._silent = {caller: until for caller, until in self._silent.items() if until > now}
+        self._by_shares = ReadingBack(run, record, now, self._silent)
+        self._by_shares.begin()
+
+    def listed(self, e: ev.Listed) -> None:
+        if self._by_shares and e.prefix == self._reading_back:
+            self._judge(self._by_shares.listed(e))
+
+    def examined(self, e: ev.Examined) -> None:
+        if self._by_shares and e.prefix == self._reading_back and self._run.present(e.caller):
+            self._judge(self._by_shares.examined(e))
+
+    def objects_read(self, e: ev.ObjectsRead) -> None:
+        if self._by_shares and e.prefix == self._reading_back:
+            self._judge(e.verdict)
+
+    def _judge(self, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            self.read_back(ev.ReadBack(self._reading_back, verdict))
+
+    def tick(self) -> None:
+        if self._by_shares:
+            self._by_shares.tick()
 
     def measured(self, e: ev.MetricsRead) -> None:
         self._measuring = False
@@ -116,7 +157,7 @@ class Upkeep:
     def read_back(self, e: ev.ReadBack) -> None:
         if e.prefix != self._reading_back:
             return
-        self._reading_back = ""
+        self._reading_back, self._by_shares = "", None
         run, state = self._run, self._run.ledger.state
         if e.verdict == "good":
             self._good.add(e.prefix)

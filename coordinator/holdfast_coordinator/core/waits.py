@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from holdfast_storage.failure import Failure
 
-from .events import Rejoin, Verdict
+from .events import Rejoin
+from .messages import Verdict
 
 
 @dataclass(frozen=True, slots=True)

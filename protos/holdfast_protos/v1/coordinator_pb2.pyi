@@ -514,10 +514,43 @@ class Notice(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ReadBack(_message.Message):
+        """Read these objects of a committed checkpoint, check them, and call Examined."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PREFIX_FIELD_NUMBER: _builtins.int
+        MANIFEST_CRC32C_FIELD_NUMBER: _builtins.int
+        OBJECTS_FIELD_NUMBER: _builtins.int
+        BASE_FIELD_NUMBER: _builtins.int
+        prefix: _builtins.str
+        manifest_crc32c: _builtins.int
+        base: _builtins.str
+        """of a delta, as its manifest names it"""
+        @_builtins.property
+        def objects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """as the manifest names them"""
+
+        def __init__(
+            self,
+            *,
+            prefix: _builtins.str = ...,
+            manifest_crc32c: _builtins.int = ...,
+            objects: _abc.Iterable[_builtins.str] | None = ...,
+            base: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "manifest_crc32c", b"manifest_crc32c", "objects", b"objects", "prefix", b"prefix"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ABORTED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    READ_BACK_FIELD_NUMBER: _builtins.int
     prepare: _builtins.int
     """number of a request for a save: promise a boundary"""
     @_builtins.property
@@ -526,6 +559,8 @@ class Notice(_message.Message):
     def superseded(self) -> Global___Failure: ...
     @_builtins.property
     def decision(self) -> Global___Decision: ...
+    @_builtins.property
+    def read_back(self) -> Global___Notice.ReadBack: ...
     def __init__(
         self,
         *,
@@ -533,12 +568,13 @@ class Notice(_message.Message):
         superseded: Global___Failure | None = ...,
         prepare: _builtins.int = ...,
         decision: Global___Decision | None = ...,
+        read_back: Global___Notice.ReadBack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "superseded", b"superseded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "read_back", b"read_back", "superseded", b"superseded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "decision", b"decision", "notice", b"notice", "prepare", b"prepare", "read_back", b"read_back", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["aborted", "superseded", "prepare", "decision"]  # noqa: Y015
+    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["aborted", "superseded", "prepare", "decision", "read_back"]  # noqa: Y015
     _WhichOneofArgType_notice: _TypeAlias = _typing.Literal["notice", b"notice"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_notice) -> _WhichOneofReturnType_notice | None: ...
 
@@ -686,7 +722,6 @@ class VoteRequest(_message.Message):
     ON_DIVERGENCE_FIELD_NUMBER: _builtins.int
     TAKEOVER_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
-    RETENTION_FIELD_NUMBER: _builtins.int
     SPECS_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
@@ -707,8 +742,6 @@ class VoteRequest(_message.Message):
     """prefix of the last commit, on which this save is a delta; empty: it is full"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
-    @_builtins.property
-    def retention(self) -> Global___Retention: ...
     def __init__(
         self,
         *,
@@ -722,13 +755,12 @@ class VoteRequest(_message.Message):
         on_divergence: _builtins.str = ...,
         takeover: _builtins.bool = ...,
         timeout_s: _builtins.float = ...,
-        retention: Global___Retention | None = ...,
         specs: _builtins.bytes = ...,
         base: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "crcs", b"crcs", "guarded", b"guarded", "on_divergence", b"on_divergence", "ordinal", b"ordinal", "retention", b"retention", "spec_digest", b"spec_digest", "specs", b"specs", "step", b"step", "takeover", b"takeover", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "checkpoint_name", b"checkpoint_name", "crcs", b"crcs", "guarded", b"guarded", "on_divergence", b"on_divergence", "ordinal", b"ordinal", "spec_digest", b"spec_digest", "specs", b"specs", "step", b"step", "takeover", b"takeover", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1145,6 +1177,57 @@ class RestoreReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreReply: _TypeAlias = RestoreReply  # noqa: Y015
+
+@_typing.final
+class ExaminedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    verdict: _builtins.str
+    """on all of these: "good", "damaged", "absent" or "unreadable" """
+    reason: _builtins.str
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def good(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the objects that were asked for"""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        prefix: _builtins.str = ...,
+        good: _abc.Iterable[_builtins.str] | None = ...,
+        verdict: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "good", b"good", "prefix", b"prefix", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExaminedRequest: _TypeAlias = ExaminedRequest  # noqa: Y015
+
+@_typing.final
+class ExaminedReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExaminedReply: _TypeAlias = ExaminedReply  # noqa: Y015
 
 @_typing.final
 class AwaitUpkeepRequest(_message.Message):

@@ -69,6 +69,11 @@ class CoordinatorStub(object):
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
                 _registered_method=True)
+        self.Examined = channel.unary_unary(
+                '/holdfast_protos.v1.Coordinator/Examined',
+                request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedReply.FromString,
+                _registered_method=True)
         self.AwaitUpkeep = channel.unary_unary(
                 '/holdfast_protos.v1.Coordinator/AwaitUpkeep',
                 request_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.AwaitUpkeepRequest.SerializeToString,
@@ -143,6 +148,13 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Examined(self, request, context):
+        """What one worker has found of the objects that it was asked to read back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AwaitUpkeep(self, request, context):
         """Waits, for a bounded time, until what the last commit replaces has been removed.
         """
@@ -208,6 +220,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Restore,
                     request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.SerializeToString,
+            ),
+            'Examined': grpc.unary_unary_rpc_method_handler(
+                    servicer.Examined,
+                    request_deserializer=holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedReply.SerializeToString,
             ),
             'AwaitUpkeep': grpc.unary_unary_rpc_method_handler(
                     servicer.AwaitUpkeep,
@@ -419,6 +436,33 @@ class Coordinator(object):
             '/holdfast_protos.v1.Coordinator/Restore',
             holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_coordinator__pb2.RestoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Examined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast_protos.v1.Coordinator/Examined',
+            holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_coordinator__pb2.ExaminedReply.FromString,
             options,
             channel_credentials,
             insecure,

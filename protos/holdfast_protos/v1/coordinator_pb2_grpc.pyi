@@ -54,6 +54,8 @@ class CoordinatorStub:
     """A worker cannot do its part: the save fails for all, and the answer is that outcome."""
     Restore: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]
     """One round of agreeing on what all workers restore."""
+    Examined: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ExaminedRequest, _coordinator_pb2.ExaminedReply]
+    """What one worker has found of the objects that it was asked to read back."""
     AwaitUpkeep: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]
     """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]
@@ -80,6 +82,8 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """A worker cannot do its part: the save fails for all, and the answer is that outcome."""
     Restore: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestoreRequest, _coordinator_pb2.RestoreReply]  # type: ignore[assignment]
     """One round of agreeing on what all workers restore."""
+    Examined: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ExaminedRequest, _coordinator_pb2.ExaminedReply]  # type: ignore[assignment]
+    """What one worker has found of the objects that it was asked to read back."""
     AwaitUpkeep: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitUpkeepRequest, _coordinator_pb2.AwaitUpkeepReply]  # type: ignore[assignment]
     """Waits, for a bounded time, until what the last commit replaces has been removed."""
     Leave: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.LeaveRequest, _coordinator_pb2.LeaveReply]  # type: ignore[assignment]
@@ -145,6 +149,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.RestoreReply, _abc.Awaitable[_coordinator_pb2.RestoreReply]]:
         """One round of agreeing on what all workers restore."""
+
+    @_abc_1.abstractmethod
+    def Examined(
+        self,
+        request: _coordinator_pb2.ExaminedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.ExaminedReply, _abc.Awaitable[_coordinator_pb2.ExaminedReply]]:
+        """What one worker has found of the objects that it was asked to read back."""
 
     @_abc_1.abstractmethod
     def AwaitUpkeep(

@@ -55,6 +55,8 @@ class Printer:
                 return kind, f"prepare {number}", caller_name(caller)
             case fx.Post(caller, Decision() as decision):
                 return kind, self.decision(decision), caller_name(caller)
+            case fx.AskToRead(caller, record, objects):
+                return kind, f"{_name(record.prefix)} {_value('', objects)}", caller_name(caller)
             case fx.Notify(caller, failure, ordinal):
                 about = "for good" if ordinal is None else f"of save {ordinal}"
                 return kind, f"{about}: {self.answer(failure)}", caller_name(caller)
@@ -72,8 +74,10 @@ class Printer:
                 reports = ", ".join(f"{task}{_changed(usual, report)}" for task, report in effect.reports)
                 what = f"{effect.checkpoint_name}-{effect.step}.{effect.generation.id}.{effect.ordinal}"
                 return f"{what} of {reports}"
-            case fx.ReadBackCheckpoint(record, since):
+            case fx.ReadBackCheckpoint(record, since) | fx.ListObjects(record, since):
                 return f"{_name(record.prefix)} since={since:+g}"
+            case fx.ReadObjects(record, objects, since):
+                return f"{_name(record.prefix)} {_value('', objects)} since={since:+g}"
             case fx.FindOrphans(entry):
                 return str(entry.number)
             case fx.Remark(text):
@@ -98,6 +102,11 @@ class Printer:
                 return f"{kind} {_name(event.prefix)}"
             case ev.Finalized(generation, ordinal, failure=failure):
                 return f"{kind} {generation}.{ordinal} {self.answer(failure)}"
+            case ev.Examined(caller, prefix, good, verdict, reason):
+                told = f" {reason!r}" if reason else ""
+                return f"{kind} {caller_name(caller)} {_name(prefix)} {verdict} good={_value('', good)}{told}"
+            case ev.Listed(prefix, verdict):
+                return f"{kind} {_name(prefix)} {verdict}"
             case ev.Decided(generation, decision):
                 return f"{kind} {generation} {self.decision(decision) if decision else 'not known'}"
             case ev.StateFileWritten(number, newest):

@@ -281,7 +281,6 @@ class Save:
             on_divergence=self.terms.on_divergence,
             takeover=self.terms.takeover,
             timeout_s=self.terms.save_timeout,
-            retention=self.terms.keep.message(),
             base=base,
         )
         reply = self.session.vote(request, self.terms.save_timeout + SLACK)

@@ -13,6 +13,7 @@ from holdfast.session.answers import check_joined, check_outcome, check_restore,
 from holdfast.session.hint import Hint, read_hint
 from holdfast.session.identity import process_id, process_secret
 from holdfast.session.lane import Pending, closed
+from holdfast.session.reading_back import ReadingBack
 from holdfast.session.requests import Requests, Wish
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.client import Access, Distrusted, Link, Refusal, Unreachable
@@ -42,6 +43,9 @@ JOIN_CALL = 20.0
 
 ASK_WITHIN = 3.0
 """Seconds for the coordinator's answer to the question for whom this worker waits."""
+
+TELL_WITHIN = 30.0
+"""Seconds for telling the coordinator what was read back."""
 
 AWAIT_UPKEEP = 40.0
 """Seconds for which one call waits for the coordinator's upkeep. The coordinator answers after at most 30."""
@@ -99,6 +103,7 @@ class Session:
         self.superseded: HoldfastError | None = None
         self.aborted: dict[int, Failure] = {}
         self.requests = Requests()
+        self._reading_back = ReadingBack(store, self._examined, self._closed.is_set)
         self.made: Pending[None] | None = None  # known when the last save that was begun is over
 
     # -- membership --
@@ -405,6 +410,8 @@ class Session:
         elif notice.HasField("decision"):
             self.requests.hear(notice.decision)
             self._tell()
+        elif notice.HasField("read_back"):
+            self._reading_back.hear(notice.read_back)
         elif len(self.aborted) < NOTICED:
             self.aborted[notice.aborted.ordinal] = decode(notice.aborted.failure)
 
@@ -440,6 +447,10 @@ class Session:
         reply = self._call(lambda link, t: link.restore(request, t), timeout, request.caller)
         check_restore(self.address, reply)
         return reply
+
+    def _examined(self, request: pb.ExaminedRequest) -> None:
+        """Tell the coordinator what was read back. If it cannot be told, it has others read that."""
+        self._call(lambda link, t: link.examined(request, t), TELL_WITHIN, request.caller)
 
     def restored(self, ordinal: int, reply: pb.RestoreReply) -> None:
         """Keep what this world builds on, by a decision that this worker follows: a restarted coordinator must hear
@@ -493,6 +504,7 @@ class Session:
             self.farewell()
             self._leave(patience)
         self._closed.set()
+        self._reading_back.end()
         self._tell()
         if self._attendance:
             self._attendance.join(min(5.0, patience))
