@@ -21,7 +21,17 @@ from holdfast_coordinator.core.rules import Newest
 from support.cluster import Client, Cluster, Coordinator, Fate, Worker
 
 SAVES = 4
-REPEATABLE = (ev.Appended, ev.Finalized, ev.StateFileWritten, ev.ReadBack, ev.OrphansFound, ev.Deleted)
+REPEATABLE = (
+    ev.Appended,
+    ev.Finalized,
+    ev.StateFileWritten,
+    ev.ReadBack,
+    ev.Listed,
+    ev.ObjectsRead,
+    ev.Examined,
+    ev.OrphansFound,
+    ev.Deleted,
+)
 FATES: list[Fate] = ["good", "good", "lost", "late", "never", "bad"]
 some = st.integers(0, 1000)
 

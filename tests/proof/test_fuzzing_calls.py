@@ -235,6 +235,10 @@ def restore_request(caller: pb.Caller) -> pb.RestoreRequest:
     )
 
 
+def examined_request(caller: pb.Caller) -> pb.ExaminedRequest:
+    return pb.ExaminedRequest(caller=caller, prefix="ckpt-1.0123abcd.1/ckpt-1", good=["ckpt-1.index"], verdict="good")
+
+
 def leave_request(caller: pb.Caller) -> pb.LeaveRequest:
     return pb.LeaveRequest(caller=caller, wait_for_others_s=0.0)
 
@@ -388,6 +392,20 @@ def test_restores(beside: Beside, data: st.DataObject) -> None:
 
 @EXAMPLES
 @given(data=st.data())
+def test_what_was_read_back(beside: Beside, data: st.DataObject) -> None:
+    """Any word on what was read back is taken or refused, and nothing is removed for it. Guards against a verdict that
+    nobody asked for."""
+    request = examined_request(beside.workers[0].session.caller())
+    if data.draw(st.booleans()):
+        run = read_run(beside.living)
+        assert run is not None
+        request.prefix = run.checkpoints[-1].prefix
+    mutate(data.draw, request, data.draw(TIMES), sparing=["caller"])
+    beside.call(beside.calls.examined(request))
+
+
+@EXAMPLES
+@given(data=st.data())
 def test_leaving_and_asking(beside: Beside, data: st.DataObject) -> None:
     """Any call to leave or ask is answered or refused. Guards against a worker that waits for ever for the others."""
     caller = beside.joined()
@@ -423,6 +441,7 @@ CALLS: list[Callable[[Beside, pb.Caller], Awaitable[Any]]] = [
     lambda beside, caller: beside.calls.report(each(report_chunks(caller))),
     lambda beside, caller: beside.calls.fail(fail_request(caller)),
     lambda beside, caller: beside.calls.restore(restore_request(caller)),
+    lambda beside, caller: beside.calls.examined(examined_request(caller)),
     lambda beside, caller: beside.calls.await_upkeep(pb.AwaitUpkeepRequest(caller=caller)),
     lambda beside, caller: beside.calls.leave(leave_request(caller)),
 ]

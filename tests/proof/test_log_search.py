@@ -31,6 +31,8 @@ from holdfast_coordinator.core.intents import Intent, Retire
 from holdfast_coordinator.core.leading import Leading
 from holdfast_coordinator.core.ledger import Ledger
 from holdfast_coordinator.core.membership import World
+from holdfast_coordinator.core.messages import Verdict
+from holdfast_coordinator.core.reading_back import ReadingBack
 from holdfast_coordinator.core.retention import Sweep, sweep
 from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.saving import Saving
@@ -68,6 +70,7 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, workers=2, unknown=1, kills=1),
         Bounds(jobs=1, workers=2, refusals=1, left_behind=1),
         Bounds(jobs=1, workers=2, left_behind=1, crashes=1, lapses=1),
+        Bounds(jobs=1, workers=2, rotten=1, lapses=1),
         Bounds(jobs=1, pages=True, unknown=1),
         Bounds(jobs=1, pages=True, left_behind=1),
         Bounds(jobs=2, pin=True),
@@ -162,6 +165,17 @@ def not_read_back() -> AbstractContextManager[Any]:
             self.read_back(ev.ReadBack(self._reading_back, "good"))
 
     return mock.patch.object(Upkeep, "consider", careless)
+
+
+def missing_answers_are_good() -> AbstractContextManager[Any]:
+    examined = ReadingBack.examined
+
+    def careless(self: ReadingBack, e: ev.Examined) -> Verdict | None:
+        if e.verdict == "good" and e.caller in self._asked:
+            self._unread.clear()
+        return examined(self, e)
+
+    return mock.patch.object(ReadingBack, "examined", careless)
 
 
 def missing_settles() -> AbstractContextManager[Any]:
@@ -340,6 +354,11 @@ BROKEN = {
     "the commit entry comes before the data": (commit_first, Bounds(jobs=1), "its data is not there"),
     "folders are deleted before their retire entry": (deleted_first, Bounds(jobs=1), "its data is not there"),
     "retention does not read back": (not_read_back, Bounds(jobs=1, rotten=1), "no live checkpoint is good"),
+    "retention believes an answer that is missing": (
+        missing_answers_are_good,
+        Bounds(jobs=1, workers=2, rotten=1),
+        "no live checkpoint is good",
+    ),
     "an empty slot is taken for a failed create": (
         missing_settles,
         Bounds(jobs=1, unknown=1),

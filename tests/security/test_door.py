@@ -150,6 +150,7 @@ def as_member(worker: LightWorker, method: str, generation: str = "") -> bytes:
         "Report": pb.ReportChunk(head=pb.ReportHead(num_shards=2, **fields)),
         "Fail": pb.FailRequest(caller=caller, ordinal=2, failure=pb.Failure(kind="storage", message="x")),
         "Restore": pb.RestoreRequest(caller=caller, ordinal=1, timeout_s=5),
+        "Examined": pb.ExaminedRequest(caller=caller, prefix="ckpt-1", verdict="good"),
         "AwaitUpkeep": pb.AwaitUpkeepRequest(caller=caller),
         "Leave": pb.LeaveRequest(caller=caller),
         "RequestSave": pb.SaveRequest(run=caller.run, timeout_s=1.0),

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from holdfast_coordinator import checks
+from holdfast_coordinator.core.reading_back import MOST_ASKED
 from holdfast_protos.conventions import LONGEST_WAIT
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import digest
@@ -67,6 +68,11 @@ def await_upkeep() -> pb.AwaitUpkeepRequest:
     return pb.AwaitUpkeepRequest(caller=caller())
 
 
+def examined() -> pb.ExaminedRequest:
+    prefix = "ckpt-1.0123abcd.1/ckpt-1"
+    return pb.ExaminedRequest(caller=caller(), prefix=prefix, good=["ckpt-1.index"] * MOST_ASKED, verdict="good")
+
+
 def leave() -> pb.LeaveRequest:
     return pb.LeaveRequest(caller=caller(), wait_for_others_s=1.0)
 
@@ -82,6 +88,7 @@ CHECKS: dict[str, Any] = {
     "fail": (fail, checks.check_fail),
     "restore": (restore, checks.check_restore),
     "await_upkeep": (await_upkeep, lambda request: checks.check_caller(request.caller)),
+    "examined": (examined, checks.check_examined),
     "leave": (leave, checks.check_leave),
     "attend": (beat, lambda beat: checks.check_caller(beat.caller)),
 }
@@ -118,6 +125,8 @@ def test_a_first_join_has_no_members() -> None:
         ("report", "num_shards", 0),
         ("report", "num_shards", -1),
         ("restore", "verdict", "fine"),
+        *(("examined", "verdict", value) for value in ("", "missing", "fine")),
+        ("examined", "prefix", "x" * 5_000),
         ("join", "restores", -1),
         *(("join", field, "x" * 5_000) for field in ("fork_point", "restored")),
         *((call, "caller.run", value) for call in CHECKS for value in ("", "runs/7", "../runs/7", "~/runs")),
@@ -162,6 +171,13 @@ def test_objects_that_are_none(name: str, role: str, size: int) -> None:
     """Impossible objects are refused. Guards against a manifest that lists what is elsewhere, or itself."""
     with pytest.raises(InvalidRequest, match=r"worker-1 .* objects holds"):
         checks.check_objects("worker-1", [pb.StoredObject(name=name, role=role, size=size)])
+
+
+@pytest.mark.parametrize("good", [["ckpt-1.index"] * (MOST_ASKED + 1), ["x" * 300]])
+def test_more_objects_than_any_worker_reads(good: list[str]) -> None:
+    """What a worker says of objects is bounded. Guards against names that fill the coordinator's memory."""
+    with pytest.raises(InvalidRequest, match=r"worker-1 .* good (names 1,001 objects|holds 300 characters)"):
+        checks.check_examined(pb.ExaminedRequest(caller=caller(), prefix="ckpt-1", good=good, verdict="good"))
 
 
 def test_members_that_are_not_the_cluster() -> None:
@@ -219,11 +235,10 @@ def test_a_negative_position() -> None:
         (pb.Retention.Rule(), "retention"),
     ],
 )
-@pytest.mark.parametrize("call", ["vote", "report"])
-def test_rules_that_no_worker_sends(call: str, rule: pb.Retention.Rule, field: str) -> None:
+def test_rules_that_no_worker_sends(rule: pb.Retention.Rule, field: str) -> None:
     """Rules that mean nothing are refused. Guards against checkpoints that are deleted by one: above all by a rule of a
     newer version, without which others keep less."""
-    make, check = CHECKS[call]
+    make, check = CHECKS["report"]
     message: Any = make()
     message.retention.any_of.extend([pb.Retention.Rule(newest=1), rule])
     with pytest.raises(InvalidRequest) as caught:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.restoring.staging import Staged
 from holdfast_storage.checkpoint.verify import Report, verify_checkpoint
 from holdfast_storage.errors import StorageError
-from holdfast_storage.lag import Wait
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.stock import state_file
@@ -151,9 +151,9 @@ def test_what_the_coordinator_reads_well_is_not_passed_over(
     newest = records[-1]
     sound, kinds = damage(store, newest), log_kinds(store)
 
-    def reads_well(store: Store, record: CheckpointRecord, wait: Wait) -> Report:
+    def reads_well(store: Store, record: CheckpointRecord, **how: Any) -> Report:
         Path(store.url, f"{newest.prefix}.data-00001-of-00002").write_bytes(sound)
-        return verify_checkpoint(store, record, wait=wait)
+        return verify_checkpoint(store, record, **how)
 
     monkeypatch.setattr("holdfast_coordinator.driver.verify_checkpoint", reads_well)
     workers = world(2, coordinator)

@@ -74,7 +74,9 @@ def test_a_run_with_an_evil_name(world: World, tmp_path: Path, caplog: pytest.Lo
     assert not [line for line in lines if faults(line) or "\n" in line]
 
 
-@pytest.mark.parametrize("call", ["Join", "Vote", "Report", "Fail", "Restore", "AwaitUpkeep", "Leave", "Status"])
+@pytest.mark.parametrize(
+    "call", ["Join", "Vote", "Report", "Fail", "Restore", "Examined", "AwaitUpkeep", "Leave", "Status"]
+)
 @pytest.mark.parametrize("task", [EVIL, "worker-0"], ids=["task", "run"])
 def test_a_refusal(start: StartCoordinator, caplog: pytest.LogCaptureFixture, call: str, task: str) -> None:
     """A refusal repeats what was wrong in visible characters. Guards against an error that reaches the terminal of

@@ -398,6 +398,34 @@ def test_notices_without_end(liar: Liar, caplog: pytest.LogCaptureFixture) -> No
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.parametrize("place", [*PLACES, "ckpt-7", "../ckpt-7.0123abcd.1/ckpt-7"])
+@pytest.mark.usefixtures("run", "nothing_elsewhere")
+def test_nothing_outside_the_run_is_read_back(liar: Liar, place: str) -> None:
+    """A worker that is asked to read what is no checkpoint of its run does not look at it, and says nothing. Guards
+    against a coordinator to which workers tell which files their hosts have."""
+    question = pb.Notice(read_back=pb.Notice.ReadBack(prefix=place, objects=["../../etc/passwd"]))
+    made, worker = liar(notices=[question, pb.Notice(prepare=1)])
+    while not worker.session.requests.promised:
+        worker.session._closed.wait(0.01)
+    worker.session._reading_back.end()
+    worker.session._closed.wait(0.1)
+    assert made.sent(pb.ExaminedRequest) == []
+
+
+def test_questions_without_end(store: Store, run: LogState, liar: Liar) -> None:
+    """Of many questions at once a worker takes a few, and of what the run does not hold it finds nothing good. Guards
+    against a worker that does nothing but read."""
+    questions = [
+        pb.Notice(read_back=pb.Notice.ReadBack(prefix=run.checkpoints[0].prefix, manifest_crc32c=n, objects=["x"]))
+        for n in range(1_000)
+    ]
+    made, worker = liar(notices=[*questions, pb.Notice(prepare=1)])
+    while not worker.session.requests.promised or not made.sent(pb.ExaminedRequest):
+        worker.session._closed.wait(0.01)
+    assert len(made.sent(pb.ExaminedRequest)) < 900
+    assert all(not each.good and each.verdict == "damaged" for each in made.sent(pb.ExaminedRequest))
+
+
 # -- what the world is called --
 
 

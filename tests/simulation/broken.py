@@ -15,7 +15,8 @@ import holdfast_coordinator.core.vote
 import holdfast_coordinator.driver
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.agreement import Agreement
-from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ReadBackCheckpoint
+from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ListObjects, ReadBackCheckpoint
+from holdfast_coordinator.core.reading_back import ReadingBack
 from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.upkeep import Upkeep
@@ -110,10 +111,22 @@ def _not_read_back() -> Any:
     def careless(self: Upkeep) -> None:
         consider(self)
         if self._reading_back:
-            self._run.effects[:] = [e for e in self._run.effects if not isinstance(e, ReadBackCheckpoint)]
+            self._run.effects[:] = [e for e in self._run.effects if not isinstance(e, ReadBackCheckpoint | ListObjects)]
             self.read_back(ev.ReadBack(self._reading_back, "good"))
 
     return mock.patch.object(Upkeep, "consider", careless)
+
+
+def _missing_answers_are_good() -> Any:
+    """What workers were asked to read is good once one of them has said so of its part."""
+    examined = ReadingBack.examined
+
+    def careless(self: ReadingBack, e: ev.Examined) -> Any:
+        if e.verdict == "good" and e.caller in self._asked:
+            self._unread.clear()
+        return examined(self, e)
+
+    return mock.patch.object(ReadingBack, "examined", careless)
 
 
 def _heeds_no_lease() -> Any:
@@ -171,6 +184,11 @@ def rots(story: Story | Interruption) -> bool:
     return story.faults.rot > 0.1 and story.jobs[0].options.get("max_to_keep") == 1
 
 
+def rots_for_several(story: Story | Interruption) -> bool:
+    """As `rots`, where several workers read a checkpoint back."""
+    return rots(story) and isinstance(story, Story) and story.jobs[0].size > 1
+
+
 def has_a_reader(story: Story | Interruption) -> bool:
     return isinstance(story, Story) and story.has_reader
 
@@ -203,6 +221,7 @@ BROKEN = (
     Broken("the data comes before the commit entry", ("incomplete",), any_story, _commit_first),
     Broken("a folder is deleted after the entry that retires it", ("mutated",), any_story, _deleted_first),
     Broken("nothing is retired before its successor was read back", ("forgotten",), rots, _not_read_back),
+    Broken("an answer that is missing is none", ("forgotten",), rots_for_several, _missing_answers_are_good),
     Broken("what somebody has leased stays", ("incomplete",), has_a_reader, _heeds_no_lease),
     Broken("a fork has an identity of its own", ("restore", "liveness"), forks, _inherited),
     Broken("who has missed a save call counts it", ("liveness",), interrupts_saves, _never_together_again),

@@ -18,7 +18,7 @@ RECOVERIES = (
     "saves told committed", "saves told save_failed", "saves told superseded", "saves told replica_divergence",
     "restores", "entries: lead", "entries: import", "entries: abort", "entries: retire", "entries: restored",
     "entries: damaged", "entries: lease", "entries: release", "reads with a lease", "reads without a lease",
-    "pages needed", "programs interrupted", "saves interrupted", "ends without a rest",
+    "pages needed", "requests: Examined", "programs interrupted", "saves interrupted", "ends without a rest",
     "programs: done", "programs: interrupted", "programs: superseded", "programs: coordinator_unavailable",
 )  # fmt: skip
 """Ways in which the product deals with them, and what becomes of programs."""

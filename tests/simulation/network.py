@@ -223,6 +223,7 @@ class Rpc:
             self._to_server.send(None, True, 0.0)
             return
         world = connection.network.world
+        world.counts[f"requests: {self.method}"] += 1
         point = world.point("request", connection.client, self.method, connection.address)
         fate = world.policy.message(point)
         connection.client.check_alive()

@@ -46,6 +46,7 @@ Fate = Literal[
     "bad",  # the storage says no, and nothing was done
 ]
 WALL = 1_700_000_000.0
+REPLACED_BY = "replaced by "  # with which the note of an entry begins that retires
 ROTS = "worker-0"  # the object of a checkpoint that is damaged
 
 
@@ -136,10 +137,13 @@ class Coordinator:
         self.remarks: list[str] = []
         self._cluster = cluster
         self._calls: dict[v.RequestId, Call] = {}
+        self._own: dict[str, tuple[str, ...]] = {}  # by prefix: what it reads itself
+        self._unread: dict[str, set[str]] = {}  # by prefix: what nobody has said to be good
 
     def tell(self, event: ev.Event) -> list[fx.Effect]:
         """Hand the machine an event. The effects that it had, all of them."""
         assert self.alive
+        self._note_what_was_read(event)
         effects = self.machine.handle(event, self._cluster.now)
         check_invariants(self.machine)
         for effect in effects:
@@ -158,9 +162,26 @@ class Coordinator:
                     self.remarks.append(text)
                 case fx.Post():
                     pass
+                case fx.ReadObjects(record, objects):
+                    self._own[record.prefix] = objects
+                    self.pending.append(effect)
+                case fx.Append(entry) if entry.kind == "retire" and entry.note.startswith(REPLACED_BY):
+                    assert self._unread[entry.note.removeprefix(REPLACED_BY)] == set(), "it was not read back whole"
+                    self.pending.append(effect)
                 case _:
                     self.pending.append(effect)
         return effects
+
+    def _note_what_was_read(self, event: ev.Event) -> None:
+        match event:
+            case ev.ReadBack(prefix, "good"):
+                self._unread[prefix] = set()
+            case ev.ObjectsRead(prefix, "good"):
+                self._unread[prefix].difference_update(self._own[prefix])
+            case ev.Listed(prefix, "good", objects):
+                self._unread.setdefault(prefix, {each.name for each in objects})
+            case ev.Examined(_, prefix, good):
+                self._unread.get(prefix, set()).difference_update(good)
 
     def call(self, build: Build) -> Call:
         request = self._cluster.next_request()

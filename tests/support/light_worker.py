@@ -154,6 +154,7 @@ class LightWorker:
     def die(self) -> None:
         """Die as if killed: connections are gone, and nobody is told anything."""
         self.session._closed.set()
+        self.session._reading_back.end()
         assert self.session._link is not None
         self.session._link.close()
 

@@ -35,6 +35,7 @@ import holdfast_storage.log.pages
 from holdfast_coordinator.core import effects as fx
 from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core import messages as v
+from holdfast_coordinator.core.dealing import StoredObject
 from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
@@ -46,7 +47,7 @@ from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Publi
 from holdfast_storage.records import CheckpointRecord, Entry, Holding, Leader, Lease, LogState, Pin
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
-from support.cluster import Worker, check_invariants, check_log
+from support.cluster import ROTS, Worker, check_invariants, check_log
 from support.search_storage import Answer, Disk, Next, Operation, Script
 
 T = TypeVar("T")
@@ -559,9 +560,8 @@ class Search:
                     f"{who} writes TensorFlow's file",
                     self._tell(s, place, self._state_file(s, place, effect), number),
                 )
-            case fx.ReadBackCheckpoint(record):
-                back = ev.ReadBack(record.prefix, self._reads_back(s.disk, record))
-                yield f"{who} reads {record.folder} back: {back.verdict}", tell(s, back)
+            case fx.ReadBackCheckpoint() | fx.ListObjects() | fx.AskToRead() | fx.ReadObjects() as effect:
+                yield from self._readings(s, place, number, effect)
             case fx.FindOrphans(entry):
                 folders = orphans(disk, entry)  # type: ignore[arg-type]
                 yield f"{who} finds {', '.join(folders) or 'no orphans'}", tell(s, ev.OrphansFound(folders))
@@ -575,6 +575,47 @@ class Search:
                 yield f"{who} finds nobody", tell(s, ev.Probed(address, ""))
             case effect:
                 raise AssertionError(effect)
+
+    def _readings(
+        self,
+        s: State,
+        place: int,
+        number: int,
+        effect: fx.ReadBackCheckpoint | fx.ListObjects | fx.AskToRead | fx.ReadObjects,
+    ) -> Iterator[tuple[str, State]]:
+        """Each way in which a reading can go."""
+        seat, record = self.seats[s.seats[place]], effect.record
+        who = self.machines[seat.machine].leader.id
+
+        def tell(event: ev.Event) -> State:
+            return self._tell(s, place, self._events.of(event), number)
+
+        def judged(names: tuple[str, ...]) -> v.Verdict:
+            return "good" if all(self._is_good(s, record, name) for name in names) else "damaged"
+
+        match effect:
+            case fx.ReadBackCheckpoint():
+                back = ev.ReadBack(record.prefix, self._reads_back(s.disk, record))
+                yield f"{who} reads {record.folder} back: {back.verdict}", tell(back)
+            case fx.ListObjects():
+                tasks = [Task("worker", each) for each in range(self.bounds.workers)]
+                objects = tuple(StoredObject(str(task), 1, task) for task in tasks)
+                yield f"{who} lists {record.folder}", tell(ev.Listed(record.prefix, "good", objects))
+            case fx.ReadObjects(_, names):
+                read = ev.ObjectsRead(record.prefix, judged(names))
+                yield f"{who} reads {', '.join(names)}: {read.verdict}", tell(read)
+            case fx.AskToRead(caller, _, names):
+                good = tuple(name for name in names if self._is_good(s, record, name))
+                said = ev.Examined(caller, record.prefix, good, judged(names))
+                yield f"{caller.task} reads {', '.join(names)}: {said.verdict}", tell(said)
+                if s.left.lapses:
+                    late = self._put(s, place, seat._replace(clock=seat.clock + TIMEOUT))
+                    late = late._replace(left=s.left._replace(lapses=s.left.lapses - 1))
+                    yield f"{caller.task} does not read", self._tell(late, place, self._tick, number)
+
+    def _is_good(self, s: State, record: CheckpointRecord, name: str) -> bool:
+        """Return whether an object is good: of a checkpoint that rots, the first worker's is not."""
+        return name != ROTS or self._reads_back(s.disk, record) == "good"
 
     def _read(self, s: State, seat: Seat) -> int:
         key = s.disk, self.machines[seat.machine].number

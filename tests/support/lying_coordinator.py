@@ -66,6 +66,9 @@ class _Link:
     def restore(self, request: pb.RestoreRequest, timeout: float) -> pb.RestoreReply:
         return self._liar.answer("restore", request, lambda: pb.RestoreReply(fork_point="/"))
 
+    def examined(self, request: pb.ExaminedRequest, timeout: float) -> pb.ExaminedReply:
+        return self._liar.answer("examined", request, pb.ExaminedReply)
+
     def await_upkeep(self, request: pb.AwaitUpkeepRequest, timeout: float) -> pb.AwaitUpkeepReply:
         return pb.AwaitUpkeepReply()
 
