@@ -17,6 +17,9 @@ from holdfast_storage.layout import prefix
 from holdfast_storage.records import CheckpointRecord, LogState, Pin
 from support.cluster import WALL, Cluster, Coordinator, Worker
 
+READINGS = (fx.ReadBackCheckpoint, fx.ListObjects)
+"""With which a checkpoint begins to be read back, in a world of one and of several."""
+
 
 def saved(pattern: str, keep: Policy = ()) -> tuple[Cluster, Coordinator, list[Worker]]:
     """A job that has saved: F, a full checkpoint; d, a delta on the one before."""
@@ -49,7 +52,7 @@ def live(cluster: Cluster) -> str:
 
 
 def read_back(effects: Sequence[fx.Effect]) -> list[str]:
-    return [effect.record.prefix for effect in effects if isinstance(effect, fx.ReadBackCheckpoint)]
+    return [effect.record.prefix for effect in effects if isinstance(effect, READINGS)]
 
 
 # -- what may be committed --
@@ -176,8 +179,8 @@ def test_nothing_goes_before_all_that_the_newest_needs_was_read_back() -> None:
             coordinator.call(worker.vote(ordinal, base=base))
         for worker in workers:
             coordinator.call(worker.report(ordinal, base=base))
-        while not isinstance(coordinator.pending[0], fx.ReadBackCheckpoint) or len(coordinator.pending) > 1:
-            coordinator.pending.sort(key=lambda effect: isinstance(effect, fx.ReadBackCheckpoint))
+        while not isinstance(coordinator.pending[0], READINGS) or len(coordinator.pending) > 1:
+            coordinator.pending.sort(key=lambda effect: isinstance(effect, READINGS))
             coordinator.carry_out()
             coordinator.deliver()
     assert live(cluster) == "F1 F2 d3 d4"

@@ -195,7 +195,6 @@ def vote_request(caller: pb.Caller) -> pb.VoteRequest:
         guarded=b"\1",
         on_divergence="refuse",
         timeout_s=60.0,
-        retention=pb.Retention(any_of=[pb.Retention.Rule(newest=2), pb.Retention.Rule(every_s=3600.0)]),
         specs=pb.TensorSpecs(specs=[pb.TensorSpec(key="key", dtype=1, shape=[2, 3])]).SerializeToString(),
     )
 
@@ -215,7 +214,7 @@ def report_chunks(caller: pb.Caller) -> list[pb.ReportChunk]:
         step=1,
         checkpoint_name="ckpt",
         num_shards=1,
-        retention=pb.Retention(any_of=[pb.Retention.Rule(newest=2)]),
+        retention=pb.Retention(any_of=[pb.Retention.Rule(newest=2), pb.Retention.Rule(every_s=3600.0)]),
         timeout_s=60.0,
         description_json=json.dumps(DESCRIPTION),
     )

@@ -142,7 +142,7 @@ class ReadingBack:
     def _gives_way(self, world: World) -> bool:
         """Return whether to ask nobody for now, since a save is being written.
 
-        That is done for one save alone: otherwise saves that follow each other closely would keep all that they replace.
+        That is done for one save alone: otherwise saves that follow each other closely would keep all they replace.
         """
         attempt = world.attempt
         self._held = (
