@@ -17,7 +17,15 @@ from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord
 from holdfast_storage.checkpoint.pieces import fill, read_part
 from holdfast_storage.cluster import Task
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import Piece, data_object, delta_prefix, index_object, manifest_object, prefix
+from holdfast_storage.layout import (
+    Piece,
+    data_object,
+    delta_prefix,
+    index_object,
+    local_prefix,
+    manifest_object,
+    prefix,
+)
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store
 
@@ -46,10 +54,15 @@ class Chain:
     def full(self, state: State) -> CheckpointRecord:
         """Commit a full checkpoint."""
         items = [item for key, value in state.items() for item in self._whole(key, value)]
-        return self._commit(items, [record for key in state for record in self._header(key, state[key])], None)
+        return self._commit(items, [record for key in state for record in self._header(key, state[key])], None, {})
 
-    def delta(self, before: State, after: State, by_rows: Iterable[str]) -> CheckpointRecord:
-        """Commit what has changed since the last commit, which has the state `before`."""
+    def delta(
+        self, before: State, after: State, by_rows: Iterable[str], own: Mapping[Task, State] | None = None
+    ) -> CheckpointRecord:
+        """Commit what has changed since the last commit, which has the state `before`.
+
+        own: what is in the workers' own bundles.
+        """
         items, headers = [], []
         by_rows = set(by_rows)
         for key, value in after.items():
@@ -62,7 +75,7 @@ class Chain:
                 rows = begin + np.flatnonzero(differs.any(axis=1))
                 piece = Piece(key, begin)
                 items += [_item(piece.rows, rows.astype("<i8")), _item(piece.values, value[rows])]
-        return self._commit(items, headers, self.records[-1])
+        return self._commit(items, headers, self.records[-1], own or {})
 
     def _ranges(self, key: str, value: Any) -> list[tuple[int, int]]:
         ends = [*self.cuts.get(key, ()), len(value)]
@@ -80,27 +93,49 @@ class Chain:
         return [header_record(key, NUMBERS[value.dtype.name], value.shape, slices)]
 
     def _commit(
-        self, items: Sequence[_Item], records: list[tuple[bytes, BundleEntry]], base: CheckpointRecord | None
+        self,
+        items: Sequence[_Item],
+        records: list[tuple[bytes, BundleEntry]],
+        base: CheckpointRecord | None,
+        own: Mapping[Task, State],
     ) -> CheckpointRecord:
         ordinal = len(self.records) + 1
         where = prefix("ckpt", ordinal, GENERATION, ordinal)
         folder, bundle = where.rpartition("/")[0], delta_prefix(where) if base else where
         world = tuple(Task("worker", number) for number in range(self.workers))
-        objects = []
-        for shard, task in enumerate(world):
-            data = b""
-            for record, content in items[shard :: self.workers]:
-                records.append(record(shard, len(data), crc32c(content)))
-                data += content
-            objects.append(self._put(data_object(bundle, shard, self.workers), data, "data", task))
-        index = write_index(self.workers, [(key, entry.SerializeToString()) for key, entry in records])
-        objects.append(self._put(index_object(bundle), index, "index", None))
+        objects = self._bundle(bundle, [items[shard :: self.workers] for shard in range(self.workers)], records, world)
+        for task, state in own.items():
+            local = [_item(key, value) for key, value in state.items()]
+            objects += self._bundle(local_prefix(folder, task), [local], [], [task], "local")
         on = Base(base.prefix, base.manifest_crc32c) if base else None
         content = Manifest(where, ordinal, 1.0, GENERATION, world, tuple(objects), base=on).to_bytes()
         self.store.write(manifest_object(folder), [content])
         made = CheckpointRecord(where, ordinal, 1.0, manifest_crc32c=crc32c(content), base=base.prefix if base else "")
         self.records.append(made)
         return made
+
+    def _bundle(
+        self,
+        bundle: str,
+        items: Sequence[Sequence[_Item]],
+        records: list[tuple[bytes, BundleEntry]],
+        world: Sequence[Task],
+        role: str = "data",
+    ) -> list[ObjectRecord]:
+        """Write a bundle whose shards have these items. records: entries of its index besides theirs."""
+        objects = []
+        for shard, task in enumerate(world):
+            data = b""
+            for record, content in items[shard]:
+                records.append(record(shard, len(data), crc32c(content)))
+                data += content
+            objects.append(self._put(data_object(bundle, shard, len(world)), data, role, task))
+        index = write_index(len(world), [(key, entry.SerializeToString()) for key, entry in records])
+        local = role == "local"
+        return [
+            *objects,
+            self._put(index_object(bundle), index, role if local else "index", world[0] if local else None),
+        ]
 
     def _put(self, name: str, data: bytes, role: str, task: Task | None) -> ObjectRecord:
         self.store.write(name, [data])

@@ -67,10 +67,10 @@ def run(tmp_path: Path) -> tuple[Path, list[dict[str, bytes]]]:
     return tmp_path / "run", states
 
 
-def restored(path: Path, step: int | None = None) -> dict[str, bytes]:
-    """The values that a fresh program has after its restore."""
+def restored(path: Path, step: int | str | None = None, run: Path | None = None) -> dict[str, bytes]:
+    """The values that a fresh program has after its restore, in a run of its own if that is given."""
     state = variables()
-    with holdfast.CheckpointManager(tf.train.Checkpoint(**state), path, max_to_keep=None) as manager:
+    with holdfast.CheckpointManager(tf.train.Checkpoint(**state), run or path, max_to_keep=None) as manager:
         if step is None:
             assert manager.restore_or_initialize() is not None
         else:
@@ -79,8 +79,8 @@ def restored(path: Path, step: int | None = None) -> dict[str, bytes]:
 
 
 def test_there_and_back(run: tuple[Path, list[dict[str, bytes]]], tmp_path: Path) -> None:
-    """A full checkpoint and twenty deltas come back bit by bit, the newest and any other step; materialized, TensorFlow
-    reads them. Guards against rows that one delta of many has left out."""
+    """A full checkpoint and twenty deltas come back bit by bit: the newest, any other step, by path in another run; and
+    materialized, by TensorFlow. Guards against rows that one delta of many has left out."""
     path, states = run
     assert restored(path) == states[-1]
     for step in (1, 2, 12):
@@ -88,6 +88,7 @@ def test_there_and_back(run: tuple[Path, list[dict[str, bytes]]], tmp_path: Path
     store = open_store(path)
     found = read_run(store)
     assert found is not None
+    assert restored(path, f"{path}/{found.checkpoints[3].prefix}", tmp_path / "warm") == states[3]
     for record in (found.checkpoints[0], found.checkpoints[7], found.checkpoints[-1]):
         prefix = Materializing(store, record).write(str(tmp_path / str(record.step)), lambda _: None)
         state = variables()

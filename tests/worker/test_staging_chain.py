@@ -149,6 +149,27 @@ def test_twenty_deltas_by_another_world(tmp_path: Path, scratch: Path) -> None:
         saved.check(staged)
 
 
+def test_a_workers_own_values(tmp_path: Path, scratch: Path) -> None:
+    """A worker gets its own values of the newest link, also of a table that has rows there, and its `per_worker`
+    bundle. Guards against the chief's rows in a worker's own table, and against own values of an older link."""
+    saved = Saved(tmp_path, new_store("posix", tmp_path))
+    before = state(tmp_path, saved.values)
+    chiefs = saved.values["table"]
+    own = {task: {f"{TABLE}/.OWN": chiefs + 1 + task.index, "mine": np.array(task.index)} for task in WORLD}
+    record = saved.chain.delta(before, before, [TABLE, SMALL, HALF], own)
+    for values in (Values, None):
+        for task in WORLD:
+            with stage(saved.chain.store, record, task=task, world=WORLD, values=values) as staged:
+                saved.values["table"] = own[task][f"{TABLE}/.OWN"]
+                saved.check(staged)
+        with stage(saved.chain.store, record, task=Task("worker", 0), world=WORLD[:1], values=values) as staged:
+            saved.values["table"] = chiefs
+            saved.check(staged)
+    with stage(saved.chain.store, record, task=WORLD[1], world=WORLD) as staged:
+        assert staged.local_prefix is not None
+        assert tf.train.load_checkpoint(staged.local_prefix).get_tensor("mine") == 1
+
+
 def test_damage_in_any_link_is_named_before_anything_is_applied(tmp_path: Path, scratch: Path) -> None:
     """A flipped row anywhere in the chain ends the restore, and is named. Guards against a base that is believed."""
     saved = Saved(tmp_path, new_store("posix", tmp_path))
