@@ -51,6 +51,7 @@ TENSORFLOW = Internals(
     tensorflow.python.checkpoint.restore:CheckpointPosition _restore_descendants(reader) _single_restore()
     tensorflow.python.checkpoint.tensor_callable:Callable tensor
     tensorflow.python.distribute.parameter_server_strategy_v2:ParameterServerStrategyV2 _cluster_coordinator
+    tensorflow.python.distribute.sharded_variable:ShardedVariableMixin variables
     tensorflow.python.eager.context context()
     tensorflow.python.eager.context:Context device_name
     tensorflow.python.ops.gen_io_ops restore_v2(prefix,tensor_names,shape_and_slices,dtypes,name)
@@ -334,6 +335,13 @@ def strategies_of(checkpoint: Any) -> Iterator[Any]:
         strategy = getattr(trackable if variable is None else variable, "_distribute_strategy", None)
         if isinstance(strategy, tf.distribute.Strategy):
             yield strategy
+
+
+def first_part(trackable: Any) -> Any:
+    """Return the first of the variables in which one lies on parameter servers; any other object as it is."""
+    from tensorflow.python.distribute.sharded_variable import ShardedVariableMixin
+
+    return trackable.variables[0] if isinstance(trackable, ShardedVariableMixin) else trackable
 
 
 def waiting_at(trackable: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from holdfast.tensorflow_internals import Load, has_values
+from holdfast.tensorflow_internals import Load, first_part, has_values
 from holdfast.trackables import can_be_trained, children, few, is_trained, variable_of, walk
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.logger import logger
@@ -148,9 +148,8 @@ class Fit:
     def _of_models(self) -> list[Any]:
         """Return what is or was trained: all variables, frozen ones too, except those of optimizers and metrics."""
         found = [each for _, each in walk(self._root, past=_has_no_weights)]
-        return [
-            each for each in found if (variable := variable_of(each)) is not None and can_be_trained(variable.dtype)
-        ]
+        variables = [(each, variable_of(first_part(each))) for each in found]
+        return [each for each, variable in variables if variable is not None and can_be_trained(variable.dtype)]
 
     def _left(self) -> list[str]:
         return [key for key in self._load.left_over if key.split("/")[0] != _COUNTER]
@@ -167,5 +166,6 @@ def _has_no_weights(name: str, found: Any) -> bool:
 
 
 def _is_trained(found: Any) -> bool:
-    variable = variable_of(found)
-    return variable is not None and is_trained(found, variable.dtype)
+    part = first_part(found)
+    variable = variable_of(part)
+    return variable is not None and is_trained(part, variable.dtype)
