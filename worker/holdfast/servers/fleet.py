@@ -107,7 +107,7 @@ class Servers:
                 _bytes(call_on(self.devices[index], tf.constant(request))[0])
             except Exception as error:
                 # TensorFlow may tell of one server's death in a call to another.
-                named = re.search(r"/job:ps/replica:0/task:(\d+)", str(error))
+                named = re.search(r"remote target /job:ps/replica:0/task:(\d+)", str(error))
                 wrong[str(Task("ps", int(named[1]) if named else index))] = _in_words(error)
             said.set()
 

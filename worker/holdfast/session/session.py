@@ -262,6 +262,7 @@ class Session:
         """Return the coordinator that the program names, or else where the one in this process listens for others. It
         is started if need be. Only for the chief. Raises Unreachable."""
         if self._coordinator:
+            self._key()  # others wait for it rather than make one
             return self._coordinator, ""
         self._connect()
         assert self._embedded is not None
