@@ -17,11 +17,12 @@ pytestmark = [pytest.mark.processes, pytest.mark.tensorflow]
 HOLDFAST = [sys.executable, "-m", "holdfast.cli"]
 
 
-def test_two_workers_end_bit_equal(tmp_path: Path) -> None:
-    """A run that loses a worker in the middle of a save ends bit-equal. Guards against losing a bit of weights,
-    optimizer, random generators or input position."""
+@pytest.mark.parametrize("demo_of", [["demo", "--workers", "2"], ["demo-ps"]])
+def test_a_demo_ends_bit_equal(tmp_path: Path, demo_of: list[str]) -> None:
+    """A run that loses a worker, or a parameter server, in the middle of a save ends bit-equal. Guards against losing a
+    bit of weights, optimizer, random generators or input position."""
     demo = tmp_path / "demo"
-    command = [*HOLDFAST, "demo", "--directory", str(demo), "--workers", "2"]
+    command = [*HOLDFAST, *demo_of, "--directory", str(demo)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Verdict: BIT-EQUAL" in result.stdout

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from holdfast_storage.run_directory import read_run
@@ -152,3 +153,23 @@ def test_evaluator(start: Any, tmp_path: Path) -> None:
     state = read_run(open_store(str(tmp_path / "run")))
     assert state is not None
     assert not state.leases
+
+
+def test_recommender(start: Any, tmp_path: Path) -> None:
+    """The cluster that the recommender starts ends with its chief, killed or not; started again, it goes on from a
+    save. Guards against servers that stay on the machine, and embeddings that begin anew."""
+    (chief,) = start("recommender.py", tmp_path / "run", "--steps", 300)
+    others = [int(chief.expect("is process").split()[-1]) for _ in range(3)]
+    kill([chief], "step 200:")
+    psutil.wait_procs([psutil.Process(pid) for pid in others if psutil.pid_exists(pid)], timeout=30)
+    assert not [pid for pid in others if psutil.pid_exists(pid)]
+    (chief,) = start("recommender.py", tmp_path / "run", "--steps", 300)
+    resumed = finish([chief])
+    (begun,) = [int(line.split()[-1]) for line in resumed if line.startswith("starts at step")]
+    assert begun in {100, 150}
+    last = [line for line in resumed if line.startswith("step")][-1]
+    assert last.startswith("step 300: loss ")
+    assert float(last.split()[-1]) < 0.21  # it begins with 0.25
+    state = read_run(open_store(str(tmp_path / "run")))
+    assert state is not None
+    assert state.checkpoints[-1].step == 300
