@@ -38,7 +38,7 @@ test: $(VENV)/dev-$(INSTALL)  ## Run the tests (TEST=tests/core for a part; JOBS
 
 kills: TEST := $(addprefix tests/,processes/test_random_kills.py processes/test_zombies.py processes/test_full_disk.py \
   processes/test_interrupts.py processes/test_forks.py \
-  training/test_many_kills.py training/test_full_disk.py)
+  training/test_many_kills.py training/test_full_disk.py training/test_parameter_servers_fail.py)
 kills: test  ## The tests that kill, interrupt, fork and fill up the disk of real processes, and what they measure
 
 sim: $(VENV)/dev-$(INSTALL)  ## Simulate random histories in which much goes wrong (SEEDS=1000; FIRST=0)
