@@ -22,7 +22,15 @@ from holdfast_storage.bundle.crc import unmask
 from holdfast_storage.bundle.slices import decode_name, encode_name
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
-from holdfast_storage.layout import OBJECT_GRAPH_KEY, Piece, data_object, index_object, local_prefix, parse_piece
+from holdfast_storage.layout import (
+    ARCHITECTURE,
+    OBJECT_GRAPH_KEY,
+    Piece,
+    data_object,
+    index_object,
+    local_prefix,
+    parse_piece,
+)
 
 _GRAPH = encode_name(OBJECT_GRAPH_KEY)
 _SLICE = b"\0"  # with which the key of a slice begins
@@ -30,12 +38,15 @@ _SHARD = re.compile(r"\.data-([0-9]{1,9})-of-[0-9]+")
 
 
 def check_objects(task: Task, base: str, num_shards: int, objects: Iterable[StoredObject]) -> None:
-    """Check the names of what a member reports: shards of the checkpoint named `base`, and its own bundle."""
+    """Check the names of what a member reports: shards of the checkpoint named `base`, its own bundle, and the models'
+    architecture."""
     own = local_prefix("", task).lstrip("/")
     for each in objects:
         shard = _shard_of(each)
         if each.role == "data":
             ours = 0 <= shard < num_shards and each.name == data_object(base, shard, num_shards)
+        elif each.role == "asset":
+            ours = each.name == ARCHITECTURE
         else:
             ours = each.role == "local" and each.name in (data_object(own, 0, 1), index_object(own))
         if not ours:

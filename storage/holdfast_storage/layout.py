@@ -34,6 +34,8 @@ KEY = f"{OWN_FOLDER}/key"
 STATE_FILE = "checkpoint"
 MANIFEST = "manifest.json"
 ASSETS = "assets"
+ARCHITECTURE = f"{ASSETS}/architecture.json"
+"""The architecture of the Keras models of a checkpoint, in its folder."""
 
 # TensorFlow looks for a checkpoint with a file pattern made of its prefix, in which these have other meanings.
 PATTERN_CHARACTERS = "[]*?\\"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from types import FunctionType
 from typing import Any
 
 import tensorflow as tf
@@ -23,6 +24,11 @@ def is_layer(found: Any) -> bool:
     return isinstance(found, Trackable) and isinstance(found, tuple(kinds))
 
 
+def is_model(found: Any) -> bool:
+    """Return whether an object is a model of Keras 3, with its TensorFlow backend, or of tf_keras."""
+    return is_layer(found) and _is_model(found)
+
+
 def is_of_tf_keras(layer: Any) -> bool:
     return isinstance(layer, tf.Module)  # which no layer of Keras 3 is
 
@@ -30,6 +36,15 @@ def is_of_tf_keras(layer: Any) -> bool:
 def layers_in(model: Any) -> list[Any]:
     """Return a model and all layers below it."""
     return [model, *model._flatten_layers(include_self=False)]
+
+
+def has_own_functions(layer: Any) -> bool:
+    """Return whether a layer has a function that is not Keras's own, such as an activation.
+
+    Of such a function, Keras may note down no more than its name, which one of its own may have as well.
+    """
+    functions = (each for each in vars(layer).values() if isinstance(each, FunctionType))
+    return any(each.__module__.partition(".")[0] not in ("keras", "tf_keras", "tensorflow") for each in functions)
 
 
 def owned_by(layer: Any) -> dict[str, Sequence[Any]]:

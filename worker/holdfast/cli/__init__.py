@@ -17,7 +17,7 @@ from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
 _COMMANDS = (
-    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize"),
+    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize", "export"),
     *("doctor", "coordinator", "demo", "demo-ps"),
 )
 

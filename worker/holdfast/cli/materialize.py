@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli.target import TARGET, open_run, parse_target
+from holdfast.cli.target import TARGET, open_run, parse_target, tell_of_removal
 
 
 @click.command(name="materialize")
@@ -20,19 +20,12 @@ def command(target: str, out: str) -> None:
     """
     from holdfast.cli.output import Output, progress
     from holdfast_storage.checkpoint.materialize import Materializing
-    from holdfast_storage.errors import CheckpointAbsent, InvalidRequest
 
     url, step = parse_target(target)
     run = open_run(url)
     record = run.select(step)
-    try:
+    with tell_of_removal(run, record):
         checkpoint = Materializing(run.store, record)
         with progress("materialize", lambda: checkpoint.size) as advance:
             prefix = checkpoint.write(out, advance)
-    except CheckpointAbsent as error:
-        if record.prefix in run.live_now():
-            raise
-        raise InvalidRequest(
-            f"retention has removed step {record.step} of {run.store.url} meanwhile: choose another, or pin it first"
-        ) from error
     Output().say(prefix)

@@ -103,6 +103,13 @@ def progress(what: str, total: Callable[[], int]) -> Iterator[Callable[[int], No
         yield lambda size: bar.advance(task, size)
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal, on stderr, that something is going on whose end is not known."""
+    with Output(stderr=True).status(printable(what)):  # shows nothing elsewhere
+        yield
+
+
 def human_size(size: int) -> str:
     """Return bytes as people read them: `512 B`, `1.50 MiB`."""
     value = float(size)

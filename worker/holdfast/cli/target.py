@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
 
 from holdfast_storage import layout
-from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.errors import CheckpointAbsent, InvalidRequest
 from holdfast_storage.records import CheckpointRecord, LogState
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store, open_store
@@ -41,6 +43,19 @@ class Run:
         """Return the prefixes that are live now: a running job's retention may have removed others meanwhile."""
         state = read_run(self.store)
         return {record.prefix for record in state.checkpoints} if state else set()
+
+
+@contextmanager
+def tell_of_removal(run: Run, record: CheckpointRecord) -> Iterator[None]:
+    """Raise InvalidRequest if a checkpoint is found to be absent because a running job's retention has removed it."""
+    try:
+        yield
+    except CheckpointAbsent as error:
+        if record.prefix in run.live_now():
+            raise
+        raise InvalidRequest(
+            f"retention has removed step {record.step} of {run.store.url} meanwhile: choose another, or pin it first"
+        ) from error
 
 
 def parse_target(text: str) -> tuple[str, int | None]:

@@ -15,7 +15,7 @@ tables: some of these change in place what they have handed out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from holdfast.context import NO_PARAMETER_SERVERS, why_not
+from holdfast.layers.architecture import architecture
 from holdfast.layers.unseen import check_unseen, warn_of_unseen
 from holdfast.saving.objects import Objects
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
@@ -101,9 +102,10 @@ class Snapshotter:
                 read = _Read(key, guarded, owner, variable, components)
                 replicas += read.differing_replicas(captured)
                 reads.append((read, captured))
-        snapshot = _assemble(tensors, object_graph, replicas, collective)
+        assets = architecture(self._checkpoint)
+        snapshot = _assemble(tensors, object_graph, replicas, collective, assets)
         if len(reads) == len(tensors) and graph.complete and all(read.agrees(c) for read, c in reads):
-            self._direct = _DirectReads(graph, [read for read, _ in reads], object_graph)
+            self._direct = _DirectReads(graph, [read for read, _ in reads], object_graph, assets)
         return snapshot
 
 
@@ -173,6 +175,7 @@ class _DirectReads:
     graph: Objects
     reads: list[_Read]
     object_graph: SnapshotTensor
+    assets: Mapping[str, bytes]
 
     def capture(self) -> Snapshot | None:
         """Return a snapshot, or None if the objects have changed."""
@@ -183,16 +186,21 @@ class _DirectReads:
             tensor = read.tensor()
             tensors.append(tensor)
             replicas += read.differing_replicas(tensor)
-        return _assemble(tensors, self.object_graph, replicas, collective=False)
+        return _assemble(tensors, self.object_graph, replicas, False, self.assets)
 
 
 def _assemble(
-    tensors: list[SnapshotTensor], object_graph: SnapshotTensor, replicas: list[SnapshotTensor], collective: bool
+    tensors: list[SnapshotTensor],
+    object_graph: SnapshotTensor,
+    replicas: list[SnapshotTensor],
+    collective: bool,
+    assets: Mapping[str, bytes],
 ) -> Snapshot:
     def order(tensor: SnapshotTensor) -> bytes:
         return encode_name(tensor.key)
 
-    return Snapshot(tuple(sorted(tensors, key=order)), object_graph, tuple(sorted(replicas, key=order)), collective)
+    ordered, own = tuple(sorted(tensors, key=order)), tuple(sorted(replicas, key=order))
+    return Snapshot(ordered, object_graph, own, collective, assets)
 
 
 def _is_on_read(variable: Any) -> bool:

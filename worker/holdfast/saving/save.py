@@ -23,7 +23,7 @@ from holdfast.saving.report import check_votable, first_specs, report_chunks
 from holdfast.saving.shares import Assigned
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.tables import tables
-from holdfast.saving.write import Written, worker_local_tensors, write_objects, write_worker_local
+from holdfast.saving.write import Written, worker_local_tensors, write_assets, write_objects, write_worker_local
 from holdfast.session.answers import Disbelieved
 from holdfast.session.lane import Pending
 from holdfast.session.session import Session
@@ -330,7 +330,8 @@ class Save:
         folder = self.prefix.rpartition("/")[0]
         beside = write_worker_local(self.store, folder, me.task, local, progress=progress)
         headers = self.assigned.headers_of(is_delta) if self.assigned is not None else ()
-        return Written((*written.objects, *beside), (*written.entries, *headers))
+        assets = write_assets(self.store, folder, snapshot.assets) if me.is_chief else ()
+        return Written((*written.objects, *beside, *assets), (*written.entries, *headers))
 
     def _report(
         self, written: Written, whole: Plan, local_keys: list[str], worker_local: Sequence[int]

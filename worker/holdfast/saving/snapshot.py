@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from holdfast.saving.plan import Extents, Spec
 
@@ -41,6 +42,7 @@ class Snapshot:
     object_graph: SnapshotTensor
     replicas: tuple[SnapshotTensor, ...] = ()  # `<key>/.REPLICA/<i>`: local values besides that of the stock key
     collective: bool = False  # taking it is a collective: all workers must do so at the same point of their programs
+    assets: Mapping[str, bytes] = field(default_factory=dict)  # small files, by name in the checkpoint's folder
 
     @property
     def specs(self) -> list[Spec]:

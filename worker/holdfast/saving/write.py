@@ -7,7 +7,7 @@ if it is saved by rows, are gathered a few MiB at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -185,6 +185,17 @@ def write_worker_local(
         store, layout.index_object(prefix), folder, [_Run(table, crc32c(table))], role="local", progress=progress
     )
     return (data, index)
+
+
+def write_assets(store: Store, folder: str, assets: Mapping[str, bytes]) -> tuple[StoredObject, ...]:
+    """Make small files of a checkpoint durable, which have names relative to its folder.
+
+    Raises StorageError if one cannot be made durable.
+    """
+    runs = {name: [_Run(data, crc32c(data))] for name, data in assets.items()}
+    return tuple(
+        _store(store, f"{folder}/{name}", folder, run, role="asset", progress=None) for name, run in runs.items()
+    )
 
 
 def _assembled(

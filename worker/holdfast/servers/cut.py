@@ -75,7 +75,7 @@ class Cutter:
         requests = self._servers.requests("save", [fields] * len(table.servers))
         self._servers.answers(lambda: self._hand_over(requests))
         assigned = Assigned(shares.digest, snapshot, shares.plan, shares.tables[0], *_headers(table, own, shares))
-        return Snapshot(tuple(own), table.object_graph), assigned
+        return Snapshot(tuple(own), table.object_graph, assets=table.assets), assigned
 
     def _assign(self, table: Table, shares: Shares, digest: str) -> None:
         """Tell the servers what each of them holds, and how it is to be written."""

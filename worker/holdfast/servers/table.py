@@ -6,13 +6,14 @@ asked for every value, with its key, its place in the tensor and its device, whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from holdfast.context import why_not
+from holdfast.layers.architecture import architecture
 from holdfast.layers.unseen import check_unseen
 from holdfast.saving.capture import numeric
 from holdfast.saving.objects import Objects
@@ -87,6 +88,7 @@ class Table:
 
     servers: tuple[tuple[Held, ...], ...]  # by server
     object_graph: SnapshotTensor
+    assets: Mapping[str, bytes]  # as in `Snapshot`
     headers: tuple[tuple[bytes, BundleEntry], ...]  # of what the chief writes in slices: strings that lie in parts
     written: tuple[SnapshotTensor, ...]  # the chief's values, as TensorFlow has written them when this was learnt
     _own: tuple[_Own, ...]
@@ -123,9 +125,8 @@ def learn(checkpoint: Any, servers: int) -> Table:
     objects = Objects.of(checkpoint, object_graph.data)
     held = tuple(tuple(sorted(each, key=lambda h: (encode_name(h.key), h.extents or ()))) for each in hook.servers)
     others = None if headers else _others(objects, {each.key for each in written} - {each.key for each in hook.own})
-    return Table(
-        tuple(map(tuple, held)), object_graph, tuple(headers), tuple(written), tuple(hook.own), others, objects
-    )
+    assets = architecture(checkpoint)
+    return Table(held, object_graph, assets, tuple(headers), tuple(written), tuple(hook.own), others, objects)
 
 
 def _others(objects: Objects, keys: set[str]) -> tuple[_Other, ...] | None:
