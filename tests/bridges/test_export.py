@@ -49,9 +49,9 @@ def test_every_format_of_every_model(runs: dict[str, Any], tmp_path: Path, name:
     run, expected = runs[name]
     out = tmp_path / f"out.{format}"
     done = holdfast("export", f"{run}@1", out, "--format", format, *options(name))
-    if (name, format) == ("tf_keras subclassed", "h5"):
+    if format == "h5" and "subclassed" in name:
         assert done.exit_code == 2
-        assert "writes no subclassed model as .h5" in done.output
+        assert "no Keras reads a subclassed model from .h5" in done.output
         assert list(tmp_path.iterdir()) == []
         return
     assert done.exit_code == 0, done.output

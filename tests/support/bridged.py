@@ -121,9 +121,7 @@ def _by_weights(path: Path, name: str) -> Any:
 
 
 def _by_loading(path: Path, name: str) -> Any:
-    # The old .h5 knows classes by their bare names.
-    own = {kind.__name__: kind for kind in (Subclassed, SubclassedOfTfKeras)}
-    return predictions(library_of(name).models.load_model(str(path), own, compile=False))
+    return predictions(library_of(name).models.load_model(str(path), compile=False))
 
 
 def _by_checkpoint(path: Path, name: str) -> Any:

@@ -97,8 +97,8 @@ class Destination:
                 Path(self._path).unlink(missing_ok=True)
 
     def _rename(self, made: str, aside: str) -> None:
-        if os.path.isdir(made) and os.path.lexists(self._path):
-            os.rename(self._path, aside)  # no call replaces a folder
+        if os.path.isdir(self._path) or (os.path.isdir(made) and os.path.lexists(self._path)):
+            os.rename(self._path, aside)  # no call replaces a folder, or puts one in the place of a file
         try:
             os.replace(made, self._path)
         except OSError:

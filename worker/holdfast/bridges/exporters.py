@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from holdfast.bridges import formats
@@ -22,9 +23,9 @@ QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 
 def check(held: Held, format: Format) -> None:
     """Raise InvalidRequest if a model cannot be written in a format."""
-    if format is formats.H5 and held.of_tf_keras and held.model.inputs is None:
+    if format is formats.H5 and not getattr(held.model, "inputs", None):
         raise InvalidRequest(
-            "tf_keras writes no subclassed model as .h5: take .weights.h5, .keras or .savedmodel", object=format.name
+            "no Keras reads a subclassed model from .h5: take .weights.h5, .keras or .savedmodel", object=format.name
         )
     if format is formats.SAFETENSORS:
         names = names_of(held.model)
@@ -79,8 +80,8 @@ def _write(held: Held, format: Format, path: str, quantize: str, representative:
             function = tf.function(lambda *inputs: model(inputs if len(inputs) > 1 else inputs[0], training=False))
             tf2onnx.convert.from_function(function, signature, output_path=path)
         case formats.ONNX:
-            if model.inputs:
-                model(model.input)  # Keras asks for a model that has been called
+            if inputs := getattr(model, "inputs", None):  # Keras asks for a model that has been called
+                model(inputs[0] if isinstance(model, keras.Sequential) else model.input)
             model.export(path, format="onnx")
         case formats.TFLITE:
             with tempfile.TemporaryDirectory() as folder:
