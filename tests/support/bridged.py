@@ -10,8 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from click.testing import CliRunner, Result
 
 from holdfast.bridges.model import names_of
+from holdfast.cli import main
 from holdfast.keras import training_state
 
 X = np.random.RandomState(0).randn(16, 3).astype(np.float32)
@@ -178,3 +180,35 @@ PREDICT: dict[str, Callable[[Path, str], Any]] = {
     "tflite": _by_litert,
 }
 """What a format predicts for `X`, by the ecosystem's own readers. The second argument is the name of a model."""
+
+
+def holdfast(*arguments: object) -> Result:
+    """Run a command."""
+    return CliRunner().invoke(main, [str(each) for each in arguments], prog_name="holdfast", catch_exceptions=False)
+
+
+def by_function(name: str) -> list[str]:
+    """The option that gives a command a model."""
+    return ["--model", f"support.bridged:{name.replace(' ', '_')}"]
+
+
+def _write_safetensors(model: Any, path: Path) -> None:
+    from safetensors.tensorflow import save_file
+
+    values = [tf.convert_to_tensor(weight) for weight in model.weights]
+    save_file(dict(zip(names_of(model), values, strict=True)), path)
+
+
+def _write_checkpoint(model: Any, path: Path) -> None:
+    tf.train.CheckpointManager(training_state(model), path, None).save(7)
+
+
+WRITE: dict[str, Callable[[Any, Path], Any]] = {
+    "checkpoint": _write_checkpoint,
+    "savedmodel": lambda model, path: model.export(path),
+    "weights.h5": lambda model, path: model.save_weights(path),
+    "keras": lambda model, path: model.save(path),
+    "h5": lambda model, path: model.save(path),
+    "safetensors": _write_safetensors,
+}
+"""Writes a model in a format as people do without Holdfast."""

@@ -8,6 +8,7 @@ or gRPC, so that `holdfast --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
 _COMMANDS = (
-    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize", "export"),
+    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize", "export", "import"),
     *("doctor", "coordinator", "demo", "demo-ps"),
 )
 
@@ -31,7 +32,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        module = importlib.import_module(f"{__name__}.{name}")
         command: click.Command = module.command
         return command
 
