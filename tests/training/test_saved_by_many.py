@@ -113,6 +113,22 @@ def test_a_copy_is_read_without_holdfast(runs: Path, tmp_path: Path) -> None:
         assert loaded == wanted, copy
 
 
+def test_it_is_exported(runs: Path, tmp_path: Path) -> None:
+    """What four workers have saved is exported as what one would have: the model is rebuilt from what the checkpoint
+    carries. Guards against an export that knows the files of one worker."""
+    written = []
+    for size in (1, 4):
+        out = tmp_path / f"{size}.safetensors"
+        command = [sys.executable, "-m", "holdfast.cli", "export", str(runs / f"keras-{size}"), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120.0, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "8 weights of step" in done.stdout
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+    model = saved(runs, "keras", 4)[0]["values"]
+    assert sum(name.startswith("model/") for name in model) == 8
+
+
 @pytest.mark.parametrize(("saved_by", "restored_by"), [(4, 2), (4, 1), (2, 4), (1, 4), (2, 1), (1, 2)])
 def test_another_world_restores_it(worlds: Any, runs: Path, saved_by: int, restored_by: int) -> None:
     """Fewer or more workers restore the checkpoint. Guards against a job that cannot go on with another number of

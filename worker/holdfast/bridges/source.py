@@ -41,29 +41,26 @@ class Source:
             raise InvalidRequest(f"{self.url} cannot be used: {error}", object=self.url) from error
         self._local = protocol == "file"
         self.format = self._format(url, name)
-        if self.format is not CHECKPOINT and not self._is_there(""):
+        if self.format is not CHECKPOINT and not self._exists(self._path):
             raise InvalidRequest(f"{self.url} is not there", object=self.url)
 
     def checkpoint(self) -> tuple[Store, CheckpointRecord]:
         """Return the TensorFlow checkpoint that a prefix names, or the newest of a folder."""
-        url = self._path if self._local else self._fs.unstrip_protocol(self._path)
-        if self._is_there(".index"):
-            folder, _, name = url.rpartition("/")
+        prefix = self._whole(self._path).removesuffix(".index")
+        if self._exists(index_object(prefix)):
+            folder, _, name = prefix.rpartition("/")
             return open_store(folder), state_file.stock_record(name, 0.0)
-        if url.endswith(".index"):
-            folder, _, name = url.removesuffix(".index").rpartition("/")
-            return open_store(folder), state_file.stock_record(name, 0.0)
-        store = open_store(url)
+        store = open_store(prefix)
         found = state_file.stock_checkpoints(store)
         if not found:
-            told = f"{self.url} is no TensorFlow checkpoint: neither {index_object(self.url)} is there, nor a folder"
-            raise InvalidRequest(f"{told} with checkpoints", object=self.url)
+            told = f"{self.url} is no TensorFlow checkpoint: no index of that name is there, and no folder with one"
+            raise InvalidRequest(told, object=self.url)
         return store, found[-1]
 
     def variables(self) -> tuple[Store, CheckpointRecord]:
         """Return the checkpoint inside of a SavedModel."""
-        url = self._path if self._local else self._fs.unstrip_protocol(self._path)
-        return open_store(f"{url.rstrip('/')}/variables"), CheckpointRecord("variables", 0, 0.0, stock=True)
+        folder = f"{self._whole(self._path).rstrip('/')}/variables"
+        return open_store(folder), CheckpointRecord("variables", 0, 0.0, stock=True)
 
     @contextmanager
     def file(self, progress: Callable[[int], None]) -> Iterator[str]:
@@ -92,11 +89,14 @@ class Source:
         except InvalidRequest:
             if name is not None or url.lower().endswith((ONNX.suffix, TFLITE.suffix)):
                 raise
-        return SAVED_MODEL if self._is_there("/saved_model.pb") else CHECKPOINT
+        return SAVED_MODEL if self._exists(f"{self._path.rstrip('/')}/saved_model.pb") else CHECKPOINT
 
-    def _is_there(self, more: str) -> bool:
+    def _whole(self, path: str) -> str:
+        return path if self._local else str(self._fs.unstrip_protocol(path))
+
+    def _exists(self, path: str) -> bool:
         try:
-            return bool(self._fs.exists(f"{self._path.rstrip('/')}{more}"))
+            return bool(self._fs.exists(path))
         except OSError as error:
             raise StorageError(f"Could not look at {self.url}: {error}", object=self.url) from error
 
