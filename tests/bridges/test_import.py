@@ -27,13 +27,16 @@ def of_tensorflow_1(prefix: Path, values: dict[str, Any], step: int = 41) -> Non
     """Write a checkpoint by names, with a step and a slot of an optimizer; one variable is in two parts."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
+        assigned = []
         for name, value in values.items():
             parts = v1.fixed_size_partitioner(2) if name == "a/kernel" else None
-            v1.get_variable(name, value.shape, initializer=v1.constant_initializer(value), partitioner=parts)
+            made = v1.get_variable(name, value.shape, partitioner=parts)
+            halves = np.split(value, [(len(value) + 1) // 2]) if parts else [value]
+            assigned += [v1.assign(p, v) for p, v in zip(list(made) if parts else [made], halves, strict=True)]
         v1.get_variable("a/kernel/Adam", (3, 4))
-        v1.train.get_or_create_global_step().initializer.run()
+        v1.train.get_or_create_global_step()
         session.run(v1.global_variables_initializer())
-        session.run(v1.assign(v1.train.get_global_step(), step))
+        session.run([*assigned, v1.assign(v1.train.get_global_step(), step)])
         v1.train.Saver().save(session, str(prefix), write_meta_graph=False)
 
 
