@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_storage.bundle.crc import crc32c, mask
+from holdfast_storage.bundle.index import full_record
 from holdfast_storage.checkpoint.chain import read_chain
+from holdfast_storage.checkpoint.manifest import ObjectRecord
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.layout import Piece
@@ -208,6 +212,29 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, name: str) -> None:
     report = verify_checkpoint(chain.store, record)
     assert (report.verdict, told in report.problems[0].reason) == ("damaged", True)
     assert verify_checkpoint(chain.store, chain.records[0]).verdict == "good"
+
+
+def test_absurd_sizes_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of eight terabytes, of which manifest and index say that it is there, is told to be cut. Guards against a
+    process that is killed for memory because a file claims much."""
+    put = Chain._put
+
+    def lying(chain: Chain, name: str, data: bytes, role: str, task: Any) -> ObjectRecord:
+        record = put(chain, name, data, role, task)
+        return replace(record, size=1 << 50) if role == "data" else record
+
+    monkeypatch.setattr(Chain, "_put", lying)
+    chain = Chain(open_store(tmp_path))
+    monkeypatch.setattr(chain, "_whole", lambda key, value: [(_absurd, b"")])
+    chain.full({"table": None})
+    monkeypatch.undo()
+    record = chain.delta({}, {T.rows: _rows(1), T.values: np.zeros((1, 2), np.float32)}, [])
+    with pytest.raises(CheckpointAbsent, match=r"ckpt-1\.data-00000-of-00001 ends at byte 0"):
+        merged(chain.store, record)
+
+
+def _absurd(shard: int, offset: int, crc: int) -> tuple[bytes, BundleEntry]:
+    return full_record("table", 1, (1 << 40, 2), shard=shard, offset=offset, size=1 << 43, crc32c=mask(crc))
 
 
 def test_a_tensor_that_one_link_lacks(tmp_path: Path) -> None:

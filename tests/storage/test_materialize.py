@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,19 @@ def test_what_is_complete_is_left_as_it_is(chain: tuple[Chain, list[dict[str, An
     assert make(run.store, run.records[-1], tmp_path / "out") == first
     for path in (tmp_path / "out").iterdir():
         assert path.name == "checkpoint" or times[path.name] == path.stat().st_mtime_ns
+
+
+def test_without_numpy(
+    chain: tuple[Chain, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where numpy is not installed, a delta is refused by a sentence, and a full one is made all the same. Guards
+    against a traceback on a host that has only the coordinator."""
+    run, states = chain
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(InvalidRequest, match="numpy, which is not installed"):
+        make(run.store, run.records[-1], tmp_path / "delta")
+    make(run.store, run.records[0], tmp_path / "full")
+    assert found(open_store(tmp_path / "full")) == bits(states[0])
 
 
 def test_what_a_kill_leaves(chain: tuple[Chain, list[dict[str, Any]]], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from holdfast_storage.bundle.crc import unmask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.checkpoint.chain import Chain, Change, Part, Stored
 from holdfast_storage.checkpoint.index import too_short
-from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.lag import Wait
 from holdfast_storage.store.base import Store
 
@@ -96,8 +96,10 @@ def _check_there(store: Store, stored: Stored) -> None:
 
 
 def _apply(store: Store, part: Part, change: Change, memory: memoryview, progress: Progress) -> None:
-    import numpy as np  # with TensorFlow; a coordinator needs none
-
+    try:
+        import numpy as np
+    except ImportError as error:  # it comes with TensorFlow, and nobody else has needed it so far
+        raise InvalidRequest("Rows of deltas are put together by numpy, which is not installed") from error
     rows: Any = np.empty(change.rows.entry.shape, "<i8")
     fill(store, change.rows, memoryview(rows).cast("B"), progress)
     if rows[0] < part.begin or rows[-1] >= part.end or (rows[1:] <= rows[:-1]).any():
