@@ -11,6 +11,7 @@ import tensorflow as tf
 from refusals import failure_of
 
 import holdfast
+from holdfast.saving import shares
 
 OPTIONS = {"join_timeout": 120.0, "save_timeout": 120.0}
 ROWS = 13
@@ -74,6 +75,7 @@ def strategy_of(world: Any, kind: str) -> Any:
     """kind: "parts" or "whole" on parameter servers, "mirrored", or "given", which is this world's or none."""
     if kind == "given":
         return world.strategy
+    shares._RECORD = 40  # of the table, two rows each
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()

@@ -6,9 +6,11 @@ to the same result, and every stored piece is read and verified by somebody, wit
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from holdfast_storage.bundle.index import Index, TensorEntry
 from holdfast_storage.bundle.slices import Extents, encode_name, parse_spec
@@ -70,12 +72,7 @@ def unwanted(index: Index, wanted: Iterable[Want], tasks: int) -> list[list[Stor
     for want in wanted:
         if (part := wanted_part(index, want)) is not None:
             parts[want.key].add(part)
-    left = [
-        piece
-        for key in index.tensors
-        for piece in stored_pieces(index, key)
-        if not any(overlap(piece.extents, part) for part in parts.get(key, ()))
-    ]
+    left = [piece for key in index.tensors for piece in _untouched(stored_pieces(index, key), parts.get(key, set()))]
     left.sort(key=lambda piece: (-piece.entry.size, encode_name(piece.key), piece.extents))
     sizes, shares = [0] * tasks, [list[StoredPiece]() for _ in range(tasks)]
     for piece in left:
@@ -83,6 +80,19 @@ def unwanted(index: Index, wanted: Iterable[Want], tasks: int) -> list[list[Stor
         shares[least].append(piece)
         sizes[least] += piece.entry.size
     return shares
+
+
+def _untouched(pieces: Iterable[StoredPiece], parts: set[Extents]) -> Iterator[StoredPiece]:
+    """Yield the pieces that overlap no part. There may be very many of both, so only those that come near each other
+    along the first dimension are compared."""
+    ordered = sorted(parts)
+    starts = [part[0][0] if part else 0 for part in ordered]
+    ends = list(accumulate((sum(part[0]) if part else 1 for part in ordered), max))
+    for piece in pieces:
+        first, length = piece.extents[0] if piece.extents else (0, 1)
+        near = ordered[bisect_right(ends, first) : bisect_left(starts, first + length)]
+        if not any(overlap(piece.extents, part) for part in near):
+            yield piece
 
 
 def overlap(one: Extents, other: Extents) -> bool:

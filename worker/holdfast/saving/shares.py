@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from holdfast.saving.plan import DataObject, Extents, Line, Part, Piece, Plan, Spec, boxes, ends_of_objects, row_size
 from holdfast.saving.tables import is_table
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
+from holdfast_storage.bundle.dtypes import are_slices_joined
+
+_RECORD = 8 << 20
+"""The most bytes of a part that are stored with one checksum, unless a row has more."""
 
 Record = tuple[bytes, BundleEntry]
 """Of an index: table key and entry."""
@@ -96,7 +100,7 @@ def plan_shares(shares: Sequence[Sequence[Share]]) -> Shares:
                 if share.extents is None and counts[position] == 1:
                     cut: list[tuple[Extents | None, int]] = [(None, end - begin)]
                 else:
-                    cut = [*_slices(share, begin, end)]
+                    cut = [each for record in _records(share, begin, end) for each in _slices(share, *record)]
                 for extents, size in cut:
                     pieces.append(Piece(position, extents, begin, begin + size, offset))
                     begin, offset = begin + size, offset + size
@@ -106,6 +110,16 @@ def plan_shares(shares: Sequence[Sequence[Share]]) -> Shares:
             shard += 1
         parts.append(Part(tuple(objects)))
     return Shares(tuple(map(tuple, shares)), Plan(tuple(parts), shard, {}), slices)
+
+
+def _records(share: Share, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of whole rows into which a run of bytes of a share is cut: whoever needs some of its rows later
+    reads and verifies no more than that."""
+    spec, row = share.spec, row_size(share.spec)
+    cuts = share.extents is not None and end - begin > _RECORD and begin % row == 0
+    step = max(1, _RECORD // row) * row if cuts and are_slices_joined(spec.dtype, len(spec.shape)) else end - begin
+    for first in range(begin, max(end, begin + 1), max(step, 1)):
+        yield first, min(first + step, end)
 
 
 def _slices(share: Share, begin: int, end: int) -> list[tuple[Extents, int]]:
