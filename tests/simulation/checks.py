@@ -12,7 +12,7 @@ from holdfast_storage.layout import LOG_FOLDER, STATE_FILE, page_object, parse_l
 from holdfast_storage.log.entries import Records, decode, decode_page
 from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.stock import state_file
-from simulation.contents import expected, read_bundle
+from simulation.contents import expected, read_chain
 from simulation.storage import Truth
 from support.cluster import check_log
 
@@ -93,9 +93,10 @@ class Checks:
             self.committed.add((generation, int(ordinal)))
             told = self.told.get((generation, int(ordinal)), {})
             assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
-            if record.folder not in self.world.bucket.rotten:
+            self.world.counts["commits of deltas"] += bool(record.base)
+            if not self._rotten(state, record):
                 if self.verify(record):
-                    self._check_values(record)
+                    self._check_values(state, record)
                 self.good.add(record.prefix)
         if entry.kind == "restored" and len(self.entries) > 1:
             self._check_step_back(self.entries[-2].state, entry.state)
@@ -105,13 +106,18 @@ class Checks:
     def _check_step_back(self, before: LogState, after: LogState) -> None:
         """A commit is given up for an older one only if it is damaged, or if somebody asked for that one."""
         newest, chosen = before.checkpoints[-1], after.checkpoints[-1].prefix
-        given_up = newest.prefix in self.good and newest.folder not in self.world.bucket.rotten
+        given_up = newest.prefix in self.good and not self._rotten(before, newest)
         assert not given_up or chosen in (*self.targets, newest.prefix), f"{newest.prefix} is given up for {chosen}"
 
-    def _check_values(self, record: CheckpointRecord) -> None:
+    def _rotten(self, state: LogState, record: CheckpointRecord) -> set[str]:
+        """Return the objects of a checkpoint, and of what it needs, that are not what was written."""
+        rotten = self.world.bucket.rotten
+        return {name for each in state.chain(record) for name in rotten.get(each.folder, ())}
+
+    def _check_values(self, state: LogState, record: CheckpointRecord) -> None:
         """Check that a checkpoint holds what was saved, and nothing that differs between workers and must not."""
         chief = read_manifest(self.truth, record).world[0]  # type: ignore[arg-type]
-        found = read_bundle(record.prefix, self.truth.read)
+        found = read_chain(state.chain(record), self.truth.read)
         for key, value in expected(self.contents[record.prefix, chief], chief).items():
             if found.get(key) != value:
                 self.world.violate("values", f"{record.prefix} holds another {key} than the chief's")
@@ -188,11 +194,13 @@ class Checks:
     def _newest(self, state: LogState) -> set[str]:
         found = set()
         for record in reversed(state.checkpoints):
-            rotten = self.world.bucket.rotten.get(record.folder)
+            rotten = self._rotten(state, record)
             if not rotten:
                 return found | {record.prefix}
-            if all("/local/" in name for name in rotten):
-                found.add(record.prefix)  # good for those whose own it is not
+            own = self.world.bucket.rotten.get(record.folder, set())
+            if all("/local/" in name for name in own):
+                # Good for those whose own it is not, and for all if it has everything itself that is bad below it.
+                found.add(record.prefix)
         return found | {""}
 
     # -- when all is quiet --
@@ -207,7 +215,7 @@ class Checks:
                 self.verify(record)
         stored = self.world.bucket.objects.get(STATE_FILE)
         if stored is None:
-            if state.restorable:
+            if state.stock_readable:
                 self.world.violate("state file", "there is none")
         elif stored.data != state_file.to_bytes(state):
             self.world.violate("state file", f"it is not that of the last entry: {stored.data!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,15 +14,27 @@ from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.encoded import entry_crc32c
 from holdfast_storage.bundle.index import Index
 from holdfast_storage.cluster import Task
-from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
+from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object, parse_piece
+from holdfast_storage.records import CheckpointRecord
 
 FLOAT, STRING = 1, 7  # tensorflow.DataType
-SHARED = {"model/bias": (5,), "model/kernel": (12, 5), "model/none": (0, 3), "optimizer/m": (31,)}
+SHARED = {
+    "model/bias": (5,),
+    "model/kernel": (12, 5),
+    "model/none": (0, 3),
+    "model/table": (30, 2),
+    "optimizer/m": (31,),
+}
 OWN = "statistics/mean"  # differs between workers
 SHAPES = {**SHARED, OWN: (6,)}
+TABLE = "model/table"  # of which some rows change seldom
 
 
 def _content(salt: str, key: str) -> bytes:
+    if key == TABLE:
+        life, _, step = salt.rpartition("/")
+        moments = (f"{life}/{int(step) // (10 * (1 + row % 4))}/{key}/{row}" for row in range(SHAPES[key][0]))
+        return b"".join(hashlib.shake_128(moment.encode()).digest(4 * SHAPES[key][1]) for moment in moments)
     return hashlib.shake_128(f"{salt}/{key}".encode()).digest(4 * prod(SHAPES[key]))
 
 
@@ -62,7 +74,7 @@ def read_file(path: str) -> bytes:
 
 
 def read_bundle(prefix: str, read: Callable[[str], bytes]) -> dict[str, bytes]:
-    """All tensors of a checkpoint, by TensorFlow's rules. Sliced ones are cut into rows, in order, by the plan."""
+    """All tensors of a bundle, by TensorFlow's rules. Sliced ones are cut into rows, in order, by the plan."""
     index = Index.parse(read(index_object(prefix)))
     shards: dict[int, bytes] = {}
 
@@ -77,3 +89,22 @@ def read_bundle(prefix: str, read: Callable[[str], bytes]) -> dict[str, bytes]:
         key: b"".join(stored(index.slices[key, extents]) for extents in entry.slices) if entry.slices else stored(entry)
         for key, entry in index.tensors.items()
     }
+
+
+def read_chain(chain: Sequence[CheckpointRecord], read: Callable[[str], bytes]) -> dict[str, bytes]:
+    """All tensors of a checkpoint, and what it needs before it: each delta's rows in the place of those before."""
+    values: dict[str, bytes] = {}
+    for record in chain:
+        found = read_bundle(record.bundle, read)
+        for key, value in found.items():
+            piece = parse_piece(key)
+            if piece is None:
+                values[key] = value
+            elif key == piece.rows:
+                length, numbers = 4 * prod(SHAPES[piece.key][1:]), struct.unpack(f"<{len(value) // 8}q", value)
+                table = bytearray(values[piece.key])
+                for place, number in enumerate(numbers):
+                    row = found[piece.values][place * length : (place + 1) * length]
+                    table[number * length : (number + 1) * length] = row
+                values[piece.key] = bytes(table)
+    return values

@@ -31,8 +31,10 @@ import holdfast.reading
 import holdfast.restoring.agree
 import holdfast.restoring.staging
 import holdfast.saving.digest
+import holdfast.saving.increments
 import holdfast.saving.plan
 import holdfast.saving.save
+import holdfast.saving.tables
 import holdfast.saving.write
 import holdfast.session.identity
 import holdfast.session.lane
@@ -68,6 +70,8 @@ SIZES = {
     (holdfast.saving.plan, "_TOLERANCE_FLOOR"): 16,
     (holdfast.saving.plan, "_SPLIT_FROM"): 200,
     (holdfast.saving.plan, "_OBJECT_SIZE"): 200,
+    (holdfast.saving.tables, "FEWEST_ROWS"): 4,
+    (holdfast.saving.tables, "LEAST_SIZE"): 1,
     (holdfast.saving.write, "_CHUNK"): 96,
     (holdfast.saving.write, "_SMALL"): 64,
     (holdfast.saving.write, "_JOIN"): 80,

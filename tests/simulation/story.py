@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 
 from holdfast import keep, preemption
+from holdfast.incremental import Incremental
 from simulation.faults import Calm, Faults
 from simulation.policy import Point
 from simulation.preemption import Preemption
@@ -48,6 +49,9 @@ class Story:
         if rules.random() < 0.4:
             del options["max_to_keep"], options["keep_checkpoint_every_n_hours"]
             options["keep"] = _policy(rules)
+        deltas = random.Random(f"deltas {seed}")
+        if deltas.random() < 0.5:
+            options["incremental"] = Incremental(full_every=deltas.randrange(2, 5))
         self._requests = random.Random(f"requests {seed}")
         self.asks = self._requests.random() < 0.4
         if self.asks:
