@@ -73,7 +73,8 @@ class Printer:
                 usual = v.SaveReport(effect.step, effect.checkpoint_name, (), None)
                 reports = ", ".join(f"{task}{_changed(usual, report)}" for task, report in effect.reports)
                 what = f"{effect.checkpoint_name}-{effect.step}.{effect.generation.id}.{effect.ordinal}"
-                return f"{what} of {reports}"
+                on = f" on {_name(effect.base.prefix)}" if effect.base else ""
+                return f"{what}{on} of {reports}"
             case fx.ReadBackCheckpoint(record, since) | fx.ListObjects(record, since):
                 return f"{_name(record.prefix)} since={since:+g}"
             case fx.ReadObjects(record, objects, since):
@@ -185,7 +186,7 @@ class Printer:
 
 
 def caller_name(caller: v.Caller) -> str:
-    return f"{caller.generation}{caller.task.index}"
+    return f"{caller.generation.lstrip('0')}{caller.task.index}"
 
 
 def _fields(value: Any, *without: str) -> str:
@@ -260,6 +261,7 @@ def _checkpoint(record: CheckpointRecord) -> str:
     if not record.prefix.endswith(f"-{record.step}"):
         more.append(f"step={record.step}")
     more += [flag for flag in ("stock", "preserved") if getattr(record, flag)]
+    more += [f"on={_name(record.base)}"] if record.base else []
     if not record.stock and not record.manifest_crc32c:
         more.append("no digest")
     return f"{_name(record.prefix)}({' '.join(more)})"

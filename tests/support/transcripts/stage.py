@@ -9,10 +9,11 @@ the effects that the state machine had at once; those that a driver carries out 
     kill c0                                 is there no more
     job a N [at=c1] [after=b] [TERMS]       N workers join and attend; after: the next managers of the processes of b
     job a N unjoined                        they do not join yet
+    job a N digits                          their generation is 0000000a, not a, so that they can save deltas
     set WHO TERMS                           what they say from now on
 
     WHO vote N [TERMS]                      a call of the protocol; N is the ordinal of a save or of a restore
-    WHO report N [worker_local=POSITIONS] [step=N]
+    WHO report N [worker_local=POSITIONS] [step=N] [base=FOLDER]
     WHO give-up N [MESSAGE]
     WHO restore N [target=T] [read=FOLDER verdict=V]
     WHO await-upkeep, WHO leave, WHO join [at=c1]
@@ -33,13 +34,13 @@ the effects that the state machine had at once; those that a driver carries out 
     others pin|unpin|lease|release FOLDER [seconds=S]   somebody who does not lead adds an entry
 
     WHO begin N [TERMS]                     all vote, and are told to go
-    WHO save N, WHO go-back N [target=T]    a whole save, or restore; all are told the same
+    WHO save N [base=FOLDER], WHO go-back N [target=T]  a whole save, or restore; all are told the same
     restart WHO                             their coordinator is killed, and they rejoin the next one
     tick [S]                                time passes, half a second by default, for all
     WHO beats S                             time passes, with their heartbeats
     log, state, pending                     what is in the log, in the state machine, and what waits
 
-TERMS: step=N crcs=1,2,3 digest=TEXT specs=NAME:SIZE keep=N takeover timeout=S.
+TERMS: step=N crcs=1,2,3 digest=TEXT specs=NAME:SIZE keep=N takeover timeout=S base=FOLDER (of what it is a delta on).
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Stage:
         self.cluster = Cluster()
         self._coordinators: dict[str, Watched] = {}
         self._jobs: dict[str, list[Worker]] = {}
+        self._generations: dict[str, str] = {}
         self._at: dict[Worker, Watched] = {}
         self._by_name: dict[str, Worker] = {}
         self._calls: Counter[str] = Counter()
@@ -219,6 +221,8 @@ class Stage:
             terms["specs"] = tuple(v.TensorSpec(key, 1, (int(size),)) for key, _, size in named)
         if keep := words.option("keep"):
             terms["retention"] = (Newest(int(keep)),)
+        if base := _prefix(words.option("base")):
+            terms["base"] = base
         if words.flag("takeover"):
             terms["takeover"] = True
         return terms
@@ -249,6 +253,7 @@ class Stage:
         if not re.fullmatch("[abd-z]", name) or name in self._jobs:
             raise Unknown(f"a job has a letter of its own, and c is for coordinators: {name}")
         after = words.option("after")
+        self._generations[name] = name.zfill(8) if words.flag("digits") else name
         coordinator = self._coordinator(words.option("at", "c0"))
         cluster = (("worker", tuple(f"host-{name}{i}:1" for i in range(count))),)
         workers = self._jobs[name] = []
@@ -279,7 +284,8 @@ class Stage:
     def _joining(self, worker: Worker) -> Build:
         """Its call to join, with the job's name for the generation."""
         (job,) = (name for name, workers in self._jobs.items() if worker in workers)
-        return lambda r: ev.Join(r, worker.task, worker.incarnation, worker.cluster, job, 600.0)
+        generation = self._generations[job]
+        return lambda r: ev.Join(r, worker.task, worker.incarnation, worker.cluster, generation, 600.0)
 
     def _show(self, answer: v.Answer | Failure | None) -> None:
         self._printed.append(f"  {self._printer.answer(answer)}")
@@ -304,7 +310,8 @@ class Stage:
 
     def _all_report(self, workers: list[Worker], words: Words) -> None:
         ordinal, local, step = int(words.next()), _numbers(words.option("worker_local")), words.option("step")
-        self._call(workers, lambda worker: worker.report(ordinal, int(step) if step else None, local))
+        base = _prefix(words.option("base"))
+        self._call(workers, lambda worker: worker.report(ordinal, int(step) if step else None, local, base))
 
     def _all_give_up(self, workers: list[Worker], words: Words) -> None:
         ordinal, message = int(words.next()), words.next("the disk is full")
@@ -313,8 +320,7 @@ class Stage:
     def _all_restore(self, workers: list[Worker], words: Words) -> None:
         ordinal, target = int(words.next()), words.option("target")
         read, verdict = words.option("read"), words.option("verdict")
-        prefix = f"{read}/{read.partition('.')[0]}" if read else ""
-        self._call(workers, lambda worker: worker.restore(ordinal, prefix, verdict, target))
+        self._call(workers, lambda worker: worker.restore(ordinal, _prefix(read), verdict, target))
 
     def _all_await_upkeep(self, workers: list[Worker], _: Words) -> None:
         self._call(workers, lambda worker: worker.await_upkeep())
@@ -331,7 +337,7 @@ class Stage:
         restores, restored = words.option("restores"), words.option("restored")
         for worker in workers if restores else ():
             worker.restores = int(restores)
-            worker.restored = f"{restored}/{restored.partition('.')[0]}" if restored else ""
+            worker.restored = _prefix(restored)
         self._call(workers, lambda worker: worker.rejoin())
 
     def _all_move(self, workers: list[Worker], words: Words) -> None:
@@ -447,8 +453,8 @@ class Stage:
         self._briefly(begin)
 
     def _all_save(self, workers: list[Worker], words: Words) -> None:
-        ordinal, coordinator = int(words.next()), self._together(workers)
-        self._briefly(lambda: self.cluster.save(coordinator, workers, ordinal))
+        ordinal, coordinator, base = int(words.next()), self._together(workers), _prefix(words.option("base"))
+        self._briefly(lambda: self.cluster.save(coordinator, workers, ordinal, base=base))
 
     def _all_go_back(self, workers: list[Worker], words: Words) -> None:
         ordinal, target = int(words.next()), words.option("target")
@@ -495,6 +501,11 @@ class Stage:
 
     def _do_pending(self, words: Words) -> None:
         self._printed += self._printer.effects(self._named(words).pending) or ["  nothing"]
+
+
+def _prefix(folder: str) -> str:
+    """The prefix of the checkpoint in a folder; empty for none."""
+    return f"{folder}/{folder.partition('.')[0]}" if folder else ""
 
 
 def _numbers(text: str) -> tuple[int, ...]:
