@@ -161,9 +161,10 @@ def report(head: pb.ReportHead, payload: object) -> v.SaveReport:
 
 def vote_reply(answer: v.Answer) -> pb.VoteReply:
     match answer:
-        case v.Go(worker_local, warned, log_entry):
+        case v.Go(worker_local, warned, log_entry, full):
             divergences = [pb.Divergence(position=d.position, tasks=map(str, d.tasks[:LISTED])) for d in warned]
-            return pb.VoteReply(go=pb.VoteReply.Go(worker_local=worker_local, warned=divergences, log_entry=log_entry))
+            go = pb.VoteReply.Go(worker_local=worker_local, warned=divergences, log_entry=log_entry, full=full)
+            return pb.VoteReply(go=go)
         case v.SpecsWanted():
             return pb.VoteReply(specs_wanted=pb.VoteReply.SpecsWanted())
         case _:

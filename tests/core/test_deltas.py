@@ -13,6 +13,7 @@ from holdfast_coordinator.core import messages as v
 from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.rules import Every, Newest, Policy
 from holdfast_storage.errors import Kind
+from holdfast_storage.failure import Failure
 from holdfast_storage.layout import prefix
 from holdfast_storage.records import CheckpointRecord, LogState, Pin
 from support.cluster import WALL, Cluster, Coordinator, Worker
@@ -109,10 +110,28 @@ def test_workers_that_disagree_are_named() -> None:
     assert save(cluster, coordinator, workers, 3, delta=False).committed
 
 
-@pytest.mark.parametrize("before", ["vote", "report", "commit"])
+def test_a_condemned_base_makes_a_save_full() -> None:
+    """If two readers have found the base bad before the vote, all are told to save everything, and nothing else is
+    taken from them. Guards against losing a save, and with it a job, to an older checkpoint."""
+    cluster, coordinator, workers = saved("F")
+    base = cluster.storage.state.checkpoints[-1].prefix
+    coordinator.machine._run.condemned.add(base)
+    cluster.storage.damaged.add(base)
+    calls = [coordinator.call(worker.vote(2, base=base)) for worker in workers]
+    coordinator.run()
+    assert [isinstance(call.answer, v.Go) and call.answer.full for call in calls] == [True, True]
+    refused = coordinator.call(workers[0].report(2, base=base))
+    assert isinstance(refused.answer, Failure)
+    calls = [coordinator.call(worker.report(2)) for worker in workers]
+    coordinator.run()
+    assert {call.answer for call in calls} == {v.SaveOutcome(2, True)}
+    assert cluster.storage.state.checkpoints[-1].base == ""
+
+
+@pytest.mark.parametrize("before", ["report", "commit"])
 def test_no_delta_on_what_is_condemned(before: str) -> None:
-    """Once two readers have found a checkpoint bad, no delta on it is committed, whenever that becomes known. Guards
-    against a commit that is told, and that nobody can restore."""
+    """Once two readers have found a checkpoint bad, no delta on it is committed, however late that becomes known.
+    Guards against a commit that is told, and that nobody can restore."""
     cluster, coordinator, workers = saved("F")
     base = cluster.storage.state.checkpoints[-1].prefix
 
@@ -121,12 +140,11 @@ def test_no_delta_on_what_is_condemned(before: str) -> None:
             coordinator.machine._run.condemned.add(base)
             cluster.storage.damaged.add(base)
 
-    reached("vote")
-    calls = [coordinator.call(worker.vote(2, base=base)) for worker in workers]
+    for worker in workers:
+        coordinator.call(worker.vote(2, base=base))
     reached("report")
-    if before != "vote":
-        calls = [coordinator.call(worker.report(2, base=base)) for worker in workers]
-        reached("commit")
+    calls = [coordinator.call(worker.report(2, base=base)) for worker in workers]
+    reached("commit")
     coordinator.run()
     for call in calls:
         assert isinstance(call.answer, v.SaveOutcome)
@@ -195,19 +213,18 @@ def test_nothing_goes_before_all_that_the_newest_needs_was_read_back() -> None:
     assert live(cluster) == "F2 d3 d4 d5"
 
 
-def test_nothing_goes_for_a_delta_on_what_cannot_be_read() -> None:
-    """If something that the newest needs cannot be read back, all stays, and it is read again only after another
-    commit. Guards against losing what is good, and a coordinator that reads the same bytes for ever."""
+def test_what_could_not_be_read_back_is_no_base() -> None:
+    """If the newest cannot be read back, all stays, it is not read again, and the next save is full, whatever was voted
+    for. Guards against losing what is good, and against saves none of which can be restored until the next full one."""
     cluster, coordinator, workers = saved("F", keep=(Newest(1),))
     kept = cluster.storage.state.checkpoints[-1]
     assert workers[0].world
     cluster.storage.damaged.add(prefix("ckpt", 20, workers[0].world.generation, 2))
     save(cluster, coordinator, workers, 2, delta=False)
+    assert live(cluster) == "F1 F2"
+    assert len([remark for remark in coordinator.remarks if "could not be read back" in remark]) == 1
     save(cluster, coordinator, workers, 3, delta=True)
-    assert live(cluster) == "F1 F2 d3"
-    assert len([remark for remark in coordinator.remarks if "could not be read back" in remark]) == 2
-    save(cluster, coordinator, workers, 4, delta=False)
-    assert live(cluster) == "F4"
+    assert live(cluster) == "F3"
     assert kept not in cluster.storage.state.checkpoints
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from holdfast.saving.save import Save
 from holdfast.saving.snapshot import Snapshot
 from holdfast_storage.checkpoint.manifest import read_manifest
+from holdfast_storage.checkpoint.verify import Problem, Report
 from holdfast_storage.errors import StorageError
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import Store
@@ -101,3 +104,24 @@ def test_a_plan_that_changes_makes_a_save_full(store: Store, world: World) -> No
     assert outcomes(saves(workers, 2, own)) == [None] * 3
     assert outcomes(saves(workers, 3, own)) == [None] * 3
     assert bases(store) == [None, None, 2]
+
+
+def test_on_what_cannot_be_read_back_nothing_is_built(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the last commit cannot be read back, the next save is full, and none is lost. Guards against 20 checkpoints
+    that all need one which is damaged."""
+    (worker,) = workers = world(1, full_every=2, max_to_keep=1)
+    all_join(workers)
+    alike(workers, 1, state())
+    alike(workers, 2, state())
+    with monkeypatch.context() as patch:
+        bad = Report("", 0, 0, (Problem("ckpt-3.data-00000-of-00001", "damaged", "a bit has flipped"),))
+        patch.setattr("holdfast_coordinator.driver.verify_checkpoint", lambda *_, **__: bad)
+        alike(workers, 3, state())  # replaces both, and so is read back
+        worker.session.await_upkeep()
+    assert bases(store) == [None, 1, None]
+    alike(workers, 4, state())
+    worker.session.await_upkeep()
+    alike(workers, 5, state())
+    assert bases(store) == [None, 4]

@@ -610,6 +610,7 @@ class Cluster:
         calls = [coordinator.call(worker.vote(ordinal, step, base=base)) for worker in workers]
         coordinator.run()
         if isinstance(go := calls[0].answer, v.Go):
+            base = "" if go.full else base
             calls = [coordinator.call(worker.report(ordinal, step, go.worker_local, base)) for worker in workers]
             coordinator.run()
         outcome = calls[0].answer

@@ -82,6 +82,7 @@ class Go:
     worker_local: tuple[int, ...] = ()  # positions of the tensors that are worker-local
     warned: tuple[Divergence, ...] = ()  # differ and should not: the chief's values are saved
     log_entry: int = -1  # an entry that every worker on the same directory can see
+    full: bool = False  # the base for which all have voted may not be readable: everything is to be written
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class RunState:
     led_since: int = -1  # number of the entry that took the lead
     retention: Policy = ()  # that of the leading world's last commit
     condemned: set[str] = field(default_factory=set)  # prefixes that two readers found damaged, in an entry or not yet
+    doubted: set[str] = field(default_factory=set)  # prefixes of what this coordinator could not read back
     # What the second reader reads, by prefix: the rest of what that needs, up to itself, and as in `Damage.second`.
     rereading: dict[str, tuple[tuple[CheckpointRecord, ...], float]] = field(default_factory=dict)
     asking: list[tuple[str, ForALeader]] = field(default_factory=list)  # other leaders, by address: who waits for it
@@ -155,6 +156,12 @@ class RunState:
             f"{prefix} is a delta on {base}, which is damaged or not the newest ({at}). The next save is a full one"
         )
         return Failure(Kind.SAVE_FAILED, message, object=base)
+
+    def is_doubtful(self, base: str, state: LogState) -> bool:
+        """Return whether something that a delta on `base` would need is known to be bad, or may be."""
+        record = state.find(base)
+        bad = self.condemned | self.doubted | {*state.damaged}
+        return record is not None and not bad.isdisjoint(each.prefix for each in state.chain(record))
 
     def change(self, intent: Intent, state: LogState) -> LogState | Failure:
         """Return the state that an entry records if `state` is that of the last entry, or why it cannot be made."""

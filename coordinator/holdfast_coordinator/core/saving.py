@@ -239,6 +239,9 @@ class Saving:
         attempt.advance(Phase.WRITING)
         assert attempt.go is not None
         attempt.go = replace(attempt.go, log_entry=self._run.ledger.number)
+        state = self._run.ledger.state
+        if not attempt.reports and state and self._run.is_doubtful(attempt.base, state):
+            attempt.base, attempt.go = "", replace(attempt.go, full=True)
         if self._is_without_base(world, attempt):
             return
         self._roll_back(world, attempt)

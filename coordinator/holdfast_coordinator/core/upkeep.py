@@ -161,7 +161,9 @@ class Upkeep:
         run, state = self._run, self._run.ledger.state
         if e.verdict == "good":
             self._good.add(e.prefix)
+            run.doubted.discard(e.prefix)
         else:
+            run.doubted.add(e.prefix)
             # This is a first reader. A worker that restores it will be the second.
             why = f"{e.prefix} was committed but could not be read back (it is {e.verdict})"
             run.emit(Remark(f"{why}: nothing that it replaces is removed"))

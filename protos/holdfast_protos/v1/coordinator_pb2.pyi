@@ -777,8 +777,11 @@ class VoteReply(_message.Message):
         WORKER_LOCAL_FIELD_NUMBER: _builtins.int
         WARNED_FIELD_NUMBER: _builtins.int
         LOG_ENTRY_FIELD_NUMBER: _builtins.int
+        FULL_FIELD_NUMBER: _builtins.int
         log_entry: _builtins.int
         """a log entry that a worker on the same directory can see"""
+        full: _builtins.bool
+        """the base for which all have voted may not be readable: write everything"""
         @_builtins.property
         def worker_local(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """positions, in key order, of the tensors that are worker-local"""
@@ -791,10 +794,11 @@ class VoteReply(_message.Message):
             worker_local: _abc.Iterable[_builtins.int] | None = ...,
             warned: _abc.Iterable[Global___Divergence] | None = ...,
             log_entry: _builtins.int = ...,
+            full: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["log_entry", b"log_entry", "warned", b"warned", "worker_local", b"worker_local"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "log_entry", b"log_entry", "warned", b"warned", "worker_local", b"worker_local"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

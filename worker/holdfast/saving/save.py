@@ -256,6 +256,7 @@ class Save:
         else:
             whole = self.assigned.plan
         if self.increments is not None:
+            base = "" if go.full else base
             me = self.session.this_task
             found = tables(snapshot.specs, whole) if self.assigned is None else self.assigned.tables
             self._changes = self.increments.changes(
