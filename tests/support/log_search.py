@@ -423,8 +423,8 @@ class Search:
                 assert found or self.bounds.rotten, f"{record} is restored, and newer ones were acknowledged"
                 world = replace(hand.world, fork_point=answer.fork_point)
                 hand = hand._replace(does="vote", world=world, restored=record.prefix if record else "", read="")
-            case v.Go():
-                hand = hand._replace(does="report")
+            case v.Go(full=full):
+                hand = hand._replace(does="report", base="" if full else hand.base)
                 s = self._write(s, self._data(hand), BEGUN)
             case v.SaveOutcome(ordinal, committed):
                 assert hand.world
