@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
+
+from holdfast_storage.checkpoint.materialize import Materializing
+from holdfast_storage.errors import StorageError
+from holdfast_storage.log.log import Log
 
 from .conftest import RunDirectory
 
@@ -35,6 +40,28 @@ def test_a_delta_becomes_a_checkpoint_of_tensorflow(
     piece = shown["stored"][0]
     data = (tmp_path / "out" / piece["object"]).read_bytes()[piece["offset"] :]
     assert struct.unpack("<4f", data[:16]) == (0.0, 1.0, 0.0, 20.0)  # the row that has changed is the second
+
+
+def test_what_is_read_is_leased(
+    run_directory: RunDirectory, holdfast: Holdfast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention finds a lease of the step while it is read, and none afterwards, also if it failed. Guards against a
+    job that removes a chain while it is copied, and against one that keeps it for hours after."""
+    with_delta(run_directory)
+    log, seen = Log(run_directory.store), []
+
+    def look(checkpoint: Materializing, url: str, progress: Any) -> str:
+        entry = log.tail()
+        assert entry is not None
+        seen.extend(lease.prefix for lease in entry.state.leases)
+        raise StorageError("no room")
+
+    monkeypatch.setattr(Materializing, "write", look)
+    assert holdfast("materialize", run_directory.path, tmp_path / "out").exit_code == 1
+    assert seen == ["ckpt-20.0a1b2c3d.2/ckpt-20"]
+    entry = log.tail()
+    assert entry is not None
+    assert (entry.kind, entry.state.leases) == ("release", ())
 
 
 def test_a_full_step_by_number(run_directory: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None:

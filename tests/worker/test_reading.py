@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import reading
+from holdfast import leasing, reading
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.log.log import Log, Published
 from holdfast_storage.records import MOST_LEASES, CheckpointRecord, Entry, Generation, Leader, Lease, LogState
@@ -75,7 +75,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(reading, "time", clock)
+    for module in (reading, leasing):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

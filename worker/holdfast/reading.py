@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Generator, Mapping
 from numbers import Real
 from typing import Any
 
-from holdfast_storage.errors import HoldfastError, InvalidRequest
-from holdfast_storage.log.holding import NotHeld, hold
+from holdfast.leasing import Leasing
+from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.log.log import Log
 from holdfast_storage.logger import logger
-from holdfast_storage.records import LONGEST_LEASE, MOST_LEASES, CheckpointRecord, Entry, Lease, LogState
+from holdfast_storage.records import LONGEST_LEASE, CheckpointRecord, Entry
 from holdfast_storage.run_directory import tail_or_import
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store import Store, open_store
@@ -111,85 +110,27 @@ class _Reader:
         self._store = store
         self.url = store.url
         self._log = Log(store)
-        self._number = -1  # of the last entry that is known
+        self._leasing = Leasing(self._log, store.url, lease_secs)
         self._taken = ""  # prefix of the checkpoint that was taken last
-        self._id = secrets.token_hex(16)
-        self._lease_secs = lease_secs
-        self._leased: float | None = None  # monotonic, when what may be a lease was asked for
-        self._told = False  # that there is no lease
-        self._process = os.getpid()
 
     def take(self) -> str | None:
         """Lease the newest checkpoint. Return its full prefix; None if there is no other than was taken last."""
         while (record := self._newest()) is not None and record.prefix != self._taken:
-            if self._lease(record):
+            if self._leasing.lease(record):
                 self._taken = record.prefix
                 return f"{self.url}/{record.prefix}"
         return None
 
+    def release(self) -> None:
+        """Give the lease back. If that fails, it ends by itself."""
+        self._leasing.release()
+
     def _newest(self) -> CheckpointRecord | None:
-        found = tail_or_import(self._store, self._log, "", self._number)
+        found = tail_or_import(self._store, self._log, "", self._leasing.number)
         if isinstance(found, Entry):
-            self._number = found.number
+            self._leasing.number = found.number
             state = with_foreign(self._store, found.state)[0]
         else:
             state = found
         newest = state.stock_readable[-1:]  # what it yields, people hand to `tf.train.Checkpoint.restore`
         return newest[0] if newest else None
-
-    def _lease(self, record: CheckpointRecord) -> bool:
-        """Lease a checkpoint, or go on without if that is not possible. Return False if it is not there any more."""
-        if record.stock or not self._lease_secs:
-            return True
-        gone = full = False
-
-        def lease(state: LogState, number: int) -> LogState | None:
-            nonlocal gone, full
-            gone, full = record not in state.restorable, len(state.leases) >= MOST_LEASES
-            wanted = Lease(record.prefix, self._id, self._lease_secs, number)
-            return None if gone or full else state.lease(wanted)
-
-        began = time.monotonic()
-        try:
-            entry = hold(self._log, "lease", lease, record.prefix, self._number)
-        except NotHeld as error:
-            self._leased = began  # it may still come to stand
-            self._go_without(str(error))
-            return True
-        if entry is None or gone:
-            return entry is None  # without a log nobody removes anything
-        if full:
-            self._go_without(f"{MOST_LEASES} readers have leases already")
-        else:
-            self._number, self._leased = entry.number, began
-        return True
-
-    def _go_without(self, why: str) -> None:
-        if not self._told:
-            self._told = True
-            log.warning(
-                "%s: checkpoints are read without a lease, so retention may remove one meanwhile: %s", self.url, why
-            )
-
-    def release(self) -> None:
-        """Give the lease back. If that fails, it ends by itself."""
-        if self._leased is None or self._process != os.getpid():  # a fork comes to its end with a copy of the iterator
-            return
-        held, self._leased = time.monotonic() - self._leased, None
-        if held > self._lease_secs and not self._told:
-            log.warning(
-                "%s: the work on %s has taken %.0f s and its lease ended after %.0f s: raise lease_secs",
-                self.url,
-                self._taken,
-                held,
-                self._lease_secs,
-            )
-
-        def release(state: LogState, _: int) -> LogState | None:
-            after = state.release(self._id)
-            return None if after == state else after
-
-        try:
-            hold(self._log, "release", release, self._taken, self._number)
-        except HoldfastError as error:
-            log.info("%s: the lease of %s ends by itself: %s", self.url, self._taken, error)

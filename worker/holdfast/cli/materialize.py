@@ -6,6 +6,9 @@ import click
 
 from holdfast.cli.target import TARGET, open_run, parse_target, tell_of_removal
 
+LEASE = 6 * 3600.0
+"""Seconds for which retention spares the step at most, if this process is killed."""
+
 
 @click.command(name="materialize")
 @TARGET
@@ -16,16 +19,23 @@ def command(target: str, out: str) -> None:
     The step may be a delta, which TensorFlow cannot read, or full. Without STEP it is the newest of RUN. OUT is a path
     or URL of a folder that does not exist, or is empty. Every byte is verified on the way. The index comes last: what
     was interrupted is no checkpoint, and the same command begins it anew. Prints the prefix for
-    tf.train.Checkpoint.restore. RUN is not changed.
+    tf.train.Checkpoint.restore. While it is read, the step has a lease: a job that trains does not remove it.
     """
     from holdfast.cli.output import Output, progress
+    from holdfast.leasing import Leasing
     from holdfast_storage.checkpoint.materialize import Materializing
+    from holdfast_storage.log.log import Log
 
     url, step = parse_target(target)
     run = open_run(url)
     record = run.select(step)
-    with tell_of_removal(run, record):
-        checkpoint = Materializing(run.store, record)
-        with progress("materialize", lambda: checkpoint.size) as advance:
-            prefix = checkpoint.write(out, advance)
+    leasing = Leasing(Log(run.store), run.store.url, LEASE)
+    leasing.lease(record)  # if it is gone, its reader says so
+    try:
+        with tell_of_removal(run, record):
+            checkpoint = Materializing(run.store, record)
+            with progress("materialize", lambda: checkpoint.size) as advance:
+                prefix = checkpoint.write(out, advance)
+    finally:
+        leasing.release()
     Output().say(prefix)
