@@ -100,14 +100,27 @@ def _apply(store: Store, part: Part, change: Change, memory: memoryview, progres
         import numpy as np
     except ImportError as error:  # it comes with TensorFlow, and nobody else has needed it so far
         raise InvalidRequest("Rows of deltas are put together by numpy, which is not installed") from error
-    rows: Any = np.empty(change.rows.entry.shape, "<i8")
-    fill(store, change.rows, memoryview(rows).cast("B"), progress)
+    numbers, data = _read_change(store, change, progress)
+    rows: Any = np.frombuffer(numbers, "<i8")
     if rows[0] < part.begin or rows[-1] >= part.end or (rows[1:] <= rows[:-1]).any():
         raise _out_of_order(store, part, change)
     row = np.dtype((np.void, len(memory) // (part.end - part.begin)))
-    values: Any = np.empty(rows.shape, row)
-    fill(store, change.values, memoryview(values.view(np.uint8)), progress)
-    np.frombuffer(memory, row)[rows - part.begin] = values
+    np.frombuffer(memory, row)[rows - part.begin] = np.frombuffer(data, row)
+
+
+def _read_change(store: Store, change: Change, progress: Progress) -> tuple[memoryview, memoryview]:
+    rows, values = change.rows, change.values
+    end = rows.entry.offset + rows.entry.size
+    memory = memoryview(bytearray(rows.entry.size + values.entry.size))
+    numbers, data = memory[: rows.entry.size], memory[rows.entry.size :]
+    if (rows.object, end) == (values.object, values.entry.offset):
+        read_range(store, rows.object, rows.entry.offset, memory, progress)  # one request: there are many
+    else:
+        read_range(store, rows.object, rows.entry.offset, numbers, progress)
+        read_range(store, values.object, values.entry.offset, data, progress)
+    check(store, rows, numbers)
+    check(store, values, data)
+    return numbers, data
 
 
 def _out_of_order(store: Store, part: Part, change: Change) -> CheckpointDamaged:
