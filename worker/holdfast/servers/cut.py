@@ -8,12 +8,15 @@ and what each server holds then is of the moment of the call.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from holdfast.saving.plan import Spec
 from holdfast.saving.shares import Assigned, Record, Share, Shares, plan_shares
-from holdfast.saving.snapshot import Snapshot, SnapshotTensor
+from holdfast.saving.snapshot import Snapshot
 from holdfast.servers.fleet import Servers
 from holdfast.servers.table import Table, learn
 from holdfast.tensorflow_internals import call_on
@@ -21,6 +24,19 @@ from holdfast_storage.bundle.index import header_record
 
 if TYPE_CHECKING:
     from holdfast.saving.increments import Increments
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """How all tasks write what they hold, for as long as it lies where it does."""
+
+    table: Table
+    own: tuple[Spec, ...]  # the chief's tensors of numbers
+    shares: Shares
+    digest: bytes
+    tables: list[frozenset[int]]  # by task
+    headers: tuple[Record, ...]
+    table_headers: tuple[Record, ...]
 
 
 class Cutter:
@@ -36,10 +52,12 @@ class Cutter:
         self._servers = servers
         self._table: Table | None = None
         self._hand_over: Any = None
-        self._assigned: str = ""  # the digest of the plan that the servers have been told
+        self._planned: _Planned | None = None
+        self._assigned = b""  # the digest of the plan that the servers have been told
 
     def table(self) -> Table:
         """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved."""
+        _ = self._checkpoint.save_counter  # TensorFlow makes it when it is first asked for: not after this was learnt
         if self._table is None or not self._table.lasts:
             before, self._table = self._table, learn(self._checkpoint, len(self._servers.devices))
             if before is None or _places(before) != _places(self._table):
@@ -55,50 +73,62 @@ class Cutter:
         """
         table = self.table()
         own = table.of_chief()
-        shares = plan_shares(
-            [[Share(each.spec, None) for each in own if not each.encoded], *_shares(table)],
-        )
-        assignment = shares.digest.hex()
-        if assignment != self._assigned:
-            self._assign(table, shares, assignment)
+        planned = self._plan(table, tuple(each.spec for each in own if not each.encoded))
+        if planned.digest != self._assigned:
+            self._assign(planned)
         if self._hand_over is None:
             self._hand_over = tf.function(lambda requests: self._handed_over(table, requests), autograph=False)
         snapshot = secrets.token_bytes(16)
-        is_full = increments is None or not increments.base(shares.digest)
         fields = {
-            "assignment": assignment,
+            "assignment": planned.digest.hex(),
             "snapshot": snapshot.hex(),
             "ordinal": ordinal,
             "step": step,
-            "is_full": is_full,
+            "is_full": increments is None or not increments.base(planned.digest),
         }
         requests = self._servers.requests("save", [fields] * len(table.servers))
         self._servers.answers(lambda: self._hand_over(requests))
-        assigned = Assigned(shares.digest, snapshot, shares.plan, shares.tables[0], *_headers(table, own, shares))
+        assigned = Assigned(
+            planned.digest,
+            snapshot,
+            planned.shares.plan,
+            planned.tables[0],
+            planned.headers,
+            planned.table_headers,
+        )
         return Snapshot(tuple(own), table.object_graph, assets=table.assets), assigned
 
-    def _assign(self, table: Table, shares: Shares, digest: str) -> None:
+    def _plan(self, table: Table, own: tuple[Spec, ...]) -> _Planned:
+        known = self._planned
+        if known is None or known.table is not table or known.own != own:
+            theirs = [[each.share for each in held] for held in table.servers]
+            shares = plan_shares([[Share(spec, None) for spec in own], *theirs])
+            headers = _headers(table, own, shares)
+            self._planned = known = _Planned(table, own, shares, shares.digest, shares.tables, *headers)
+        return known
+
+    def _assign(self, planned: _Planned) -> None:
         """Tell the servers what each of them holds, and how it is to be written."""
-        fields, tables = [], shares.tables
-        for worker, held in enumerate(table.servers, 1):
+        fields, plan = [], planned.shares.plan
+        for worker, held in enumerate(planned.table.servers, 1):
             objects = [
                 (each.shard, [(p.position, p.extents, p.begin, p.end, p.offset) for p in each.pieces])
-                for each in shares.plan.parts[worker].objects
+                for each in plan.parts[worker].objects
             ]
             tensors = [(each.key, each.dtype.as_datatype_enum, each.shape) for each in held]
             fields.append(
                 {
-                    "digest": digest,
+                    "digest": planned.digest.hex(),
                     "worker": worker,
-                    "shards": shares.plan.num_shards,
+                    "shards": plan.num_shards,
                     "tensors": tensors,
                     "objects": objects,
-                    "tables": sorted(tables[worker]),
+                    "tables": sorted(planned.tables[worker]),
                 }
             )
-        self._assigned = ""  # until all have been told
+        self._assigned = b""  # until all have been told
         self._servers.tell("assign", fields)
-        self._assigned = digest
+        self._assigned = planned.digest
 
     def _handed_over(self, table: Table, requests: list[Any]) -> list[Any]:
         answers = []
@@ -113,13 +143,9 @@ def _places(table: Table) -> list[list[Any]]:
     return [[each.place for each in held] for held in table.servers]
 
 
-def _shares(table: Table) -> list[list[Share]]:
-    return [[each.share for each in held] for held in table.servers]
-
-
-def _headers(table: Table, own: list[SnapshotTensor], shares: Shares) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+def _headers(table: Table, own: Sequence[Spec], shares: Shares) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Return the records of what is stored in slices: of tensors that are no tables, and of tables."""
-    whole = {each.key: (each.dtype, each.shape) for each in own if not each.encoded}
+    whole = {each.key: (each.dtype, each.shape) for each in own}
     for held in table.servers:
         whole.update((each.key, (each.dtype.as_datatype_enum, each.whole)) for each in held)
     tables = {shares.held[task][p].spec.key for task, found in enumerate(shares.tables) for p in found}

@@ -22,6 +22,9 @@ T = TypeVar("T")
 ANSWERS_WITHIN = 10.0
 """Seconds for which a server may take to say hello, before it counts as one that does not answer."""
 
+FAREWELL_WITHIN = 5.0
+"""Seconds for which the end of a manager waits for a server to hear of it."""
+
 
 class Servers:
     """The servers, for one manager of the chief.
@@ -47,6 +50,10 @@ class Servers:
     def tell(self, do: str, fields: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Make a call to each server, and return their answers."""
         return self.answers(lambda: self._ask_all(self.requests(do, fields)))
+
+    def say_farewell(self) -> None:
+        """Have all servers leave this manager's world. Those that are dead or silent keep nobody from it."""
+        self._ask_each("leave", FAREWELL_WITHIN)
 
     def requests(self, do: str, fields: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return calls, one for each server, as tensors: for a function of TensorFlow that also hands over values."""
@@ -97,8 +104,12 @@ class Servers:
         return kind("; ".join(f"{task} {why}" for task, why in wrong.items()), workers=list(wrong), phase="ask")
 
     def _who_is_wrong(self) -> dict[str, str]:
-        """Ask each server on its own. Return what is wrong with those that do not answer."""
-        request = json.dumps({"do": "hello"})
+        """Return what is wrong with those servers that do not answer."""
+        return self._ask_each("hello", ANSWERS_WITHIN)
+
+    def _ask_each(self, do: str, within: float) -> dict[str, str]:
+        """Make a call to each server on its own. Return what is wrong with those that do not answer."""
+        request = json.dumps({"do": do, "manager": self._manager})
         asked: list[threading.Event] = []
         wrong: dict[str, str] = {}
 
@@ -114,8 +125,8 @@ class Servers:
         for index in range(len(self.devices)):
             asked.append(threading.Event())
             threading.Thread(target=ask, args=(index, asked[-1]), name="holdfast-hello", daemon=True).start()
-        silent = [str(Task("ps", index)) for index, said in enumerate(asked) if not said.wait(ANSWERS_WITHIN)]
-        return dict.fromkeys(silent, f"does not answer within {ANSWERS_WITHIN:.0f} s") | wrong
+        silent = [str(Task("ps", index)) for index, said in enumerate(asked) if not said.wait(within)]
+        return dict.fromkeys(silent, f"does not answer within {within:.0f} s") | wrong
 
 
 _KNOWN = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +18,7 @@ from holdfast.session.session import Session
 from holdfast.tensorflow_internals import await_scheduled, strategies_of
 from holdfast.trackables import kind_of
 from holdfast_protos.client import Unreachable
-from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError
+from holdfast_storage.errors import CoordinatorUnavailable
 from holdfast_storage.logger import logger
 
 log = logger("holdfast")
@@ -63,7 +62,7 @@ class ServedWorld:
     def join(self) -> None:
         """Enlist all servers, and join with them. On the lane."""
         self._enlist()
-        self._session.farewell = self._say_farewell
+        self._session.farewell = self.servers.say_farewell  # otherwise the coordinator waits for them at the end
         self._session.join()
 
     def settle(self) -> None:
@@ -107,8 +106,3 @@ class ServedWorld:
                     f"not all parameter servers have opened {self._session.url} within {self._join_timeout:.0f} s"
                 )
             time.sleep(LOOK_EVERY)
-
-    def _say_farewell(self) -> None:
-        """Have the servers leave this world: otherwise the coordinator waits for them."""
-        with suppress(HoldfastError):
-            self.servers.everyone("leave")
