@@ -12,6 +12,7 @@ from holdfast_storage.checkpoint.chain import Chain, Change, Part, Stored
 from holdfast_storage.checkpoint.index import too_short
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.lag import Wait
+from holdfast_storage.parallel import in_parallel
 from holdfast_storage.store.base import Store
 
 Progress = Callable[[int], None]
@@ -33,14 +34,16 @@ def check_fit(store: Store, chain: Chain) -> None:
 
     That everything else fits has been checked when the chain was read.
     """
-    for table in chain.tables.values():
-        for part in table.parts:
-            change = part.changes[-1]
-            memory = memoryview(bytearray(change.rows.entry.size))
-            fill(store, change.rows, memory, lambda count: None)
-            rows = [part.begin - 1, *memory.cast("q"), part.end]
-            if any(row >= following for row, following in pairwise(rows)):
-                raise _out_of_order(store, part, change)
+
+    def look(part: Part) -> None:
+        change = part.changes[-1]
+        memory = memoryview(bytearray(change.rows.entry.size))
+        fill(store, change.rows, memory, lambda count: None)
+        rows = [part.begin - 1, *memory.cast("q"), part.end]
+        if any(row >= following for row, following in pairwise(rows)):
+            raise _out_of_order(store, part, change)
+
+    in_parallel(look, (part for table in chain.tables.values() for part in table.parts), store.parallel)
 
 
 def read_range(store: Store, name: str, offset: int, memory: memoryview, progress: Progress) -> None:
@@ -78,8 +81,7 @@ def read_part(store: Store, part: Part, room: memoryview | None, progress: Progr
     """
     while True:
         try:
-            _check_there(store, part.whole)  # before memory is taken for what an index claims
-            memory = memoryview(bytearray(part.whole.entry.size)) if room is None else room
+            memory = _room_for(store, part.whole) if room is None else room
             fill(store, part.whole, memory, progress)
             for change in part.changes:
                 if change.rows.entry.size:
@@ -90,9 +92,11 @@ def read_part(store: Store, part: Part, room: memoryview | None, progress: Progr
                 raise
 
 
-def _check_there(store: Store, stored: Stored) -> None:
+def _room_for(store: Store, stored: Stored) -> memoryview:
+    """Return memory for a piece. Raises CheckpointAbsent if that is not there, whatever the index claims."""
     if told := too_short(store, stored.object, stored.entry.offset + stored.entry.size):
         raise CheckpointAbsent(f"{store.url}/{stored.object} {told}", object=stored.object)
+    return memoryview(bytearray(stored.entry.size))
 
 
 def _apply(store: Store, part: Part, change: Change, memory: memoryview, progress: Progress) -> None:
