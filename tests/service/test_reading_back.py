@@ -159,25 +159,3 @@ def test_who_dies_while_it_reads(store: Store, coordinator: Coordinator, world: 
     saved_twice(workers)
     until(lambda: retired(store))
     committed(store)
-
-
-def test_what_was_not_asked_is_not_believed(
-    store: Store, coordinator: Coordinator, world: World, readings: Readings
-) -> None:
-    """A member that says that all is good, without being asked, about this checkpoint or another, changes nothing.
-    Guards against a call that has what others have saved removed."""
-    workers = world(2, coordinator, max_to_keep=1)
-    go = threading.Event()
-    readings.before = lambda record, objects: go.wait(30.0) and None
-    saved_twice(workers)
-    until(lambda: "back by worker-0, worker-1" in coordinator.status(store.url).reason)
-    record = committed(store)[-1]
-    names = [each.name for each in read_manifest(store, record).objects]
-    link = workers[0].session._link
-    assert link is not None
-    for prefix in (record.prefix, committed(store)[0].prefix, "ckpt-9.0123abcd.9/ckpt-9", ""):
-        asked = pb.ExaminedRequest(caller=workers[0].session.caller(), prefix=prefix, good=names, verdict="good")
-        assert link.examined(asked, 9.0) == pb.ExaminedReply()
-    assert not retired(store), "worker-1 has not read its part"
-    go.set()
-    until(lambda: retired(store))

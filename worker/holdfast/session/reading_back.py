@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from holdfast.session.lane import Lane
+from holdfast.session.lane import Lane, Pending
 from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import HoldfastError, InvalidRequest
@@ -39,17 +39,16 @@ class ReadingBack:
         self._tell = tell
         self._over = over
         self._lane = Lane("holdfast-read-back")
-        self._waiting = 0
+        self._asked: list[Pending[None]] = []  # kept by the thread that hears
 
     def hear(self, question: pb.Notice.ReadBack) -> None:
         """Take a question. One that is not answered is not waited for."""
-        if self._waiting >= MOST_QUESTIONS:
+        self._asked = [each for each in self._asked if not each.is_known]
+        if len(self._asked) >= MOST_QUESTIONS:
             return
-        self._waiting += 1
         try:
-            self._lane.submit(lambda: self._answer(question))
+            self._asked.append(self._lane.submit(lambda: self._answer(question)))
         except HoldfastError as error:
-            self._waiting -= 1
             log.warning("%s is not read back here: %s", question.prefix, error)
 
     def end(self) -> None:
@@ -63,8 +62,6 @@ class ReadingBack:
         except Exception as error:
             unexpected = not isinstance(error, HoldfastError | _Over)
             log.info("%s was not read back here: %s", question.prefix, error, exc_info=unexpected)
-        finally:
-            self._waiting -= 1
 
     def _examined(self, question: pb.Notice.ReadBack) -> pb.ExaminedRequest:
         """Read the objects, and return what is found. Raises InvalidRequest for what no coordinator asks."""
