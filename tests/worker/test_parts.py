@@ -192,6 +192,19 @@ def test_what_the_checkpoint_does_not_have_is_left_out(store: Store) -> None:
     assert unwanted(Parts(store, RECORD).index, wants, 1) == [stored_pieces(Parts(store, RECORD).index, "v")]
 
 
+def test_gaps_are_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor of TensorFlow's whose slices leave gaps is read where there are none, and otherwise left to TensorFlow.
+    Guards against whatever was in memory before in the place of values."""
+    rows = np.arange(12, dtype=np.int64).reshape(6, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "check_whole", lambda self: None)
+        put(store, {"v": (rows, [((0, 2), (0, 2)), ((3, 3), (0, 2))])})
+    here, over = Want.of("v", "6 2 3,2:-"), Want.of("v", "6 2 1,2:-")
+    read = Parts(store, RECORD).read([Want("v"), here, over])
+    assert read.keys() == {here}
+    assert np.array_equal(array_of(read[here], rows), rows[3:5])
+
+
 @pytest.fixture
 def rows(store: Store) -> tuple[Store, np.ndarray]:
     """A table in four pieces of two rows each, in two objects."""

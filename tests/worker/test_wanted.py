@@ -11,13 +11,16 @@ import pytest
 import tensorflow as tf
 
 from holdfast.restoring import wanted as module
+from holdfast.restoring.large_tensors import Values
 from holdfast.restoring.parts import Parts
+from holdfast.restoring.staging import stage
 from holdfast.restoring.wanted import Wanted
 from holdfast.restoring.wants import Want
 from holdfast.tensorflow_internals import placed, serve_by, stop_serving
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.store import Store, open_store
+from support.checkpoints import WORKERS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -82,6 +85,35 @@ def test_every_dtype_is_handed_over(store: Store, how: str) -> None:
         found = wanted.hand_over(key, spec, dtype)
         assert same(found, value if not spec else value[:3]), (key, spec)
     wanted.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_of_a_mirrored_world_joins_them_too(store: Store, late: bool) -> None:
+    """A worker that holds everything restores strings and 16-bit numbers that lie in slices, along whatever dimension,
+    and also into a variable that is created after it has let go of what it has in memory.
+
+    Guards against a checkpoint of parameter servers that goes back to nothing but the same partitioner.
+    """
+    saved = tf.train.Checkpoint(words=tf.Variable([[b"a", b"bb"]] * 6), half=tf.Variable(tf.zeros([6, 2], tf.float16)))
+    saved.write(f"{store.url}/graph")
+    key = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    graph = tf.train.load_checkpoint(f"{store.url}/graph").get_tensor(key)
+    words, half = np.array([[b"a", b"bb"]] * 6, object), np.arange(12, dtype=np.float16).reshape(6, 2)
+    pieces = {(key, ""): graph}
+    for name, value in (("words", words), ("half", half)):
+        pieces |= {(f"{name}{SUFFIX}", f"6 2 -:{at},1"): value[:, at : at + 1] for at in (0, 1)}
+    put(store, pieces)
+    here = tf.train.Checkpoint()
+    with stage(store, RECORD, task=WORKERS[0], world=WORKERS, values=Values) as staged:
+        if not late:
+            here.words, here.half = tf.Variable([[b"", b""]] * 6), tf.Variable(tf.zeros([6, 2], tf.float16))
+        status = here.read(staged.prefix)
+        staged.tidy()
+        if late:
+            here.words, here.half = tf.Variable([[b"", b""]] * 6), tf.Variable(tf.zeros([6, 2], tf.float16))
+        status.assert_consumed()
+    assert same(here.words, words)
+    assert same(here.half, half)
 
 
 def test_what_is_not_as_asked_is_left_to_tensorflow(store: Store) -> None:

@@ -6,16 +6,20 @@ So what was read for the verification need not be read again, from files that wo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from holdfast.restoring.contents import Bundle
+from holdfast.restoring.parts import Value
 from holdfast.restoring.places import Places
+from holdfast.restoring.wants import Want
 from holdfast.tensorflow_internals import VALUE_SUFFIX, memory_of, restore_v2, serve, stop_serving
 from holdfast_storage.bundle.dtypes import are_slices_joined
+from holdfast_storage.bundle.index import Index
 from holdfast_storage.bundle.slices import run_start
 
 LARGE = 64 << 10
@@ -43,6 +47,7 @@ class Values:
         """
         stored = [(prefix, *each) for prefix, bundle in bundles.items() for each in _stored(bundle)]
         self._places = Places()
+        self._joined: set[str] = set()  # keys of what the files do not serve for
         made: dict[_Stored, Any] = {}
         self._tensors: dict[str, dict[str, Any]] = {prefix: {} for prefix in bundles}
         for prefix, key, what in stored:
@@ -62,16 +67,48 @@ class Values:
         """As `Places.take`: yield what belongs to no large tensor."""
         return self._places.take(name, offset, chunk)
 
+    def join(self, prefix: str, index: Index, read: Callable[[Sequence[Want]], Mapping[Want, Value]]) -> None:
+        """Have what lies in slices that TensorFlow cannot join, such as strings of parameter servers.
+
+        read: reads and verifies tensors.
+        """
+        wants = [
+            Want(key)
+            for key, entry in index.tensors.items()
+            if entry.slices and key not in self._tensors[prefix]
+            if not are_slices_joined(entry.dtype, len(entry.shape))
+        ]
+        for want, value in (read(wants) if wants else {}).items():
+            with tf.init_scope(), tf.device(None), tf.device("CPU:0"):
+                self._tensors[prefix][want.key] = tf.constant(array_of(value))
+            self._joined.add(want.key)
+
     def hold(self) -> None:
         """Let TensorFlow take these tensors, which are all filled, from now on."""
         self._places.clear()  # they would count as users of the memory, and no variable could be updated in place
         serve(self._tensors)
+
+    def let_files_do(self) -> None:
+        """Let TensorFlow read the bundles' files again, as far as it can."""
+        if not self._joined:
+            self.let_go()
+        for tensors in self._tensors.values():
+            for key in tensors.keys() - self._joined:
+                del tensors[key]
 
     def let_go(self) -> None:
         """Let TensorFlow read the bundles' files again."""
         stop_serving(self._tensors)
         self._tensors.clear()
         self._places.clear()
+
+
+def array_of(value: Value) -> Any:
+    """Return a value as an array that TensorFlow can take over."""
+    if value.memory.dtype == object:
+        return value.memory
+    dtype: Any = np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype)
+    return value.memory.view(dtype).reshape(value.shape)
 
 
 def read_value(prefix: str, key: str, dtype: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +81,18 @@ class Parts:
     ) -> dict[Want, Value]:
         """Read what is wanted of numbers and strings, and verify other pieces, too.
 
-        The result lacks what the checkpoint does not have, or not in that shape, and variants. Every piece that holds
-        something of what is wanted is read and verified, once. What is wanted of it goes straight to its memory if it
-        is one run of bytes there and here; otherwise the piece is read to a buffer of its own first.
+        The result lacks variants, and what the checkpoint does not have in that shape, or not all of it. Every piece
+        that holds something of what is wanted is read and verified, once. What is wanted of it goes straight to its
+        memory if it is one run of bytes there and here; otherwise the piece is read to a buffer of its own first.
         """
         targets: dict[Want, _Target] = {}
         going: dict[StoredPiece, list[_Target]] = {piece: [] for piece in others}
         for want in wants:
-            target = _Target.of(self.index, want)
+            pieces = needed(self.index, want)
+            target = _Target.of(self.index, want, pieces)
             if target is not None:
                 targets[want] = target
-            for piece in needed(self.index, want):
+            for piece in pieces:
                 going.setdefault(piece, []).extend([target] if target is not None else ())
         places, buffers = Places(), dict[StoredPiece, Any]()
         for piece, to in going.items():
@@ -174,9 +175,10 @@ class _Target:
     value: Value
 
     @classmethod
-    def of(cls, index: Index, want: Want) -> _Target | None:
+    def of(cls, index: Index, want: Want, pieces: Sequence[StoredPiece]) -> _Target | None:
         part = wanted_part(index, want)
-        if part is None:
+        # TensorFlow's own checkpoints may have gaps.
+        if part is None or sum(_elements(common(each.extents, part)) for each in pieces) != _elements(part):
             return None
         dtype, shape = index.tensors[want.key].dtype, tuple(length for _, length in part)
         if dtype == dtypes.STRING:
@@ -196,7 +198,7 @@ class _Target:
         here = run_start(self.value.shape, within(both, self.part))
         if there is None or here is None:
             return None
-        size = math.prod(length for _, length in both)
+        size = _elements(both)
         return there * itemsize, self.value.memory[here * itemsize : (here + size) * itemsize]
 
     def fill(self, piece: StoredPiece, buffer: Any) -> None:
@@ -211,6 +213,10 @@ class _Target:
         itemsize = dtypes.itemsize(self.value.dtype)
         to = self.value.memory.reshape(*self.value.shape, itemsize)
         to[here] = buffer.reshape(*piece.entry.shape, itemsize)[there]
+
+
+def _elements(part: Extents) -> int:
+    return math.prod(length for _, length in part)
 
 
 def _as_slices(part: Extents) -> tuple[slice, ...]:

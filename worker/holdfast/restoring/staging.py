@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.restoring.contents import LOCAL, MAIN, MERGED, Bundle, Contents
 from holdfast.restoring.free_memory import available
+from holdfast.restoring.parts import Parts, Value
+from holdfast.restoring.wants import Want
 from holdfast.scratch import make_folder, remove_folder
 from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import Index, TensorEntry, write_index
@@ -174,6 +176,7 @@ def stage(
             wait=wait,
         )
         report.raise_if_bad()
+        held.join(contents.bundles[MAIN].index, lambda wants: Parts(store, record, wait=wait).read(wants, wait=wait))
         held.link({**contents.bundles, MAIN: held.merge(contents, progress or (lambda count: None), threads, wait)})
         return Staged(record, contents, held)
     except BaseException:
@@ -261,6 +264,11 @@ class _Held:
         in_parallel(put, jobs, threads or (self._store.parallel if self._in_memory else _FEW))
         return replace(main, index=Index(main.index.num_shards, whole, slices))
 
+    def join(self, index: Index, read: Callable[[Sequence[Want]], Mapping[Want, Value]]) -> None:
+        """Put together what TensorFlow cannot join from its slices."""
+        if self._values:
+            self._values.join(str(self.folder / MAIN), index, read)
+
     def link(self, bundles: Mapping[str, Bundle]) -> None:
         """Make the bundles in which TensorFlow finds what has been read."""
         for name, bundle in bundles.items():
@@ -276,7 +284,7 @@ class _Held:
     def settle(self) -> None:
         """Let TensorFlow read the rest from the checkpoint's own files, if there are any."""
         if self._values and self._in_files and not self._merges:
-            self._values.let_go()
+            self._values.let_files_do()
 
     def close(self) -> None:
         if self._values:

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from holdfast.restoring.free_memory import available
-from holdfast.restoring.parts import Parts, Value
+from holdfast.restoring.large_tensors import array_of
+from holdfast.restoring.parts import Parts
 from holdfast.restoring.some_files import SomeFiles
 from holdfast.restoring.wants import StoredPiece, Want, needed
 from holdfast_storage.bundle.dtypes import VARIANT
@@ -79,7 +79,7 @@ class Wanted:
         if entry is not None and entry.dtype == dtype.as_datatype_enum and dtype != tf.variant:
             value = self._values.pop(want, None) or self._parts.read([want]).get(want)
             if value is not None:
-                return _array(value)
+                return array_of(value)
         with self._lock:
             self._ensure({key} if entry is not None else (), None)
             with tf.device(None), tf.device("CPU:0"):
@@ -102,10 +102,3 @@ class Wanted:
         for key in set(keys) - self._there:
             self.files.put(self._parts.read_stored(key, wait=wait))
             self._there.add(key)
-
-
-def _array(value: Value) -> Any:
-    if value.memory.dtype == object:
-        return value.memory
-    dtype: Any = np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype)
-    return value.memory.view(dtype).reshape(value.shape)
