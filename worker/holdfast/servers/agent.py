@@ -95,6 +95,8 @@ class Agent:
 
     def _member(self, manager: str) -> Member:
         member = self._members.get(manager)
+        if member is None and self._ends:
+            raise self._ending()
         if member is None:
             raise InvalidRequest(
                 f"{self.task} does not know this chief: it was started again since, and its variables are gone, or "
@@ -107,16 +109,23 @@ class Agent:
         hosts = tuple((job, tuple(addresses)) for job, addresses in cluster)
         with self._lock:
             if self._ends:
-                raise InvalidRequest(f"{self.task} is about to end")
-            if manager not in self._members:
-                enlisting = Enlisting(cluster=hosts, terms=Terms(keep=Policy(), **terms), **said)
-                self._members[manager] = Member(self.task, enlisting, self._options)
+                raise self._ending()
+            known = self._members.get(manager)
+            if known is not None:
+                if not known.has_failed:
+                    return
+                known.leave(at_once=True)  # the chief tries again, since somebody may have mended what was wrong
+            enlisting = Enlisting(cluster=hosts, terms=Terms(keep=Policy(), **terms), **said)
+            self._members[manager] = Member(self.task, enlisting, self._options)
 
     def _leave(self, manager: str) -> None:
         with self._lock:
             member = self._members.pop(manager, None)
         if member is not None:
             member.leave()
+
+    def _ending(self) -> InvalidRequest:
+        return InvalidRequest(f"{self.task} was told to end (SIGTERM)", workers=[str(self.task)])
 
     def watch(self) -> None:
         """Leave worlds that are over, for ever. Not because another chief calls: that may be an older one, which does

@@ -91,11 +91,18 @@ class Member:
         if self._session is not None and self._session.superseded is not None:
             raise self._session.superseded
 
-    def is_over(self, gone_after: float) -> bool:
-        """Return whether this world has ended, or its coordinator has been away for so many seconds."""
+    @property
+    def has_failed(self) -> bool:
+        """Whether this server can have no part in the world."""
         try:
             self.check()
         except Exception:
+            return True
+        return False
+
+    def is_over(self, gone_after: float) -> bool:
+        """Return whether this world has ended, or its coordinator has been away for so many seconds."""
+        if self.has_failed:
             return True
         away = self._session.away_since if self._session is not None else None
         return away is not None and time.monotonic() - away > gone_after
