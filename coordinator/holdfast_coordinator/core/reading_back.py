@@ -3,7 +3,7 @@
 The workers of the leading world are asked for a few objects at a time. Whoever does not answer in time, is gone, or
 cannot read is not asked any more, and others read what it was to read. What is left then, this coordinator reads
 itself. An object counts as read only if somebody has said so. Nothing of this is kept anywhere else: a restarted
-coordinator begins again. See docs/design/031-read-back.md.
+coordinator begins again. See docs/design/033-read-back.md.
 """
 
 from __future__ import annotations
