@@ -17,9 +17,10 @@ from holdfast_storage.errors import CheckpointDamaged, HoldfastError, InvalidReq
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.stock.state_file import stock_checkpoints
 from holdfast_storage.store import Store, open_store
+from servers.fixtures import ObjectStore
 from support.chains import Chain, bits, merged, touched
 from support.faulty_store import FaultyStore
-from support.stores import KINDS, new_store
+from support.stores import ALL_KINDS, any_store, new_store
 
 
 def make(store: Store, record: CheckpointRecord, out: Store | Path) -> str:
@@ -46,16 +47,21 @@ def chain(tmp_path: Path) -> tuple[Chain, list[dict[str, Any]]]:
     return chain, states
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_link_is_made_whole(
-    chain: tuple[Chain, list[dict[str, Any]]], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    chain: tuple[Chain, list[dict[str, Any]]],
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    object_store: ObjectStore,
 ) -> None:
     """Full ones and deltas become checkpoints of TensorFlow's, bit by bit the states that were saved, in any number of
     objects. Guards against a copy with a piece of another state."""
     monkeypatch.setattr(materialize, "_OBJECT", 100)
     for number, (record, state) in enumerate(zip(chain[0].records, chain[1], strict=True)):
         (tmp_path / str(number)).mkdir()
-        out = new_store(kind, tmp_path / str(number))
+        out = any_store(kind, tmp_path / str(number), object_store)
+        monkeypatch.setattr(materialize, "open_store", {out.url: out}.get)
         done: list[int] = []
         making = Materializing(chain[0].store, record)
         assert making.write(out.url, done.append) == f"{out.url}/ckpt-{number + 1}"
