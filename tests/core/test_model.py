@@ -37,9 +37,15 @@ some = st.integers(0, 1000)
 
 
 class Histories(RuleBasedStateMachine):
-    @initialize(count=st.integers(1, 3), keep=st.sampled_from([None, 1, 2]), full_every=st.sampled_from([1, 3]))
-    def start(self, count: int, keep: int | None, full_every: int) -> None:
+    @initialize(
+        count=st.integers(1, 3),
+        keep=st.sampled_from([None, 1, 2]),
+        full_every=st.sampled_from([1, 3]),
+        served=st.booleans(),
+    )
+    def start(self, count: int, keep: int | None, full_every: int, served: bool) -> None:
         self.cluster = Cluster()
+        self.cluster.served = served and count > 1
         self.full_every = full_every
         self.count = count
         self.keep = keep
@@ -131,7 +137,9 @@ def test_long_histories(seed: int) -> None:
     cluster = Cluster()
     policy = chance.choice([(), (Newest(1),), (Newest(2),)])
     full_every = chance.choice([1, 4])
-    jobs = [cluster.workers(chance.randint(1, 3))]
+    count = chance.randint(1, 3)
+    cluster.served = seed % 3 == 0 and count > 1
+    jobs = [cluster.workers(count)]
     for number in range(400):
         if number == 0 or (len(jobs) < 3 and chance.random() < 0.004):
             if number:

@@ -30,7 +30,7 @@ from holdfast_coordinator.core.machine import Machine
 from holdfast_coordinator.core.membership import REMEMBERED
 from holdfast_coordinator.status import status
 from holdfast_protos.v1 import coordinator_pb2 as pb
-from holdfast_storage.cluster import Task
+from holdfast_storage.cluster import Task, tasks_of
 from holdfast_storage.decision import Decision
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
@@ -530,6 +530,7 @@ class Cluster:
         self.coordinators: list[Coordinator] = []
         self.clients: list[Client] = []
         self.outcomes: dict[tuple[str, int], dict[Task, bool]] = defaultdict(dict)
+        self.served = False  # its jobs have parameter servers; of more than one task
         self._time = 0.0
         self._requests = 0
         self._processes = 0
@@ -564,7 +565,10 @@ class Cluster:
 
     def workers(self, count: int, processes: list[Worker] | None = None) -> list[Worker]:
         """The workers of a job, not joined yet; the next managers of the same processes, if these are given."""
-        cluster: Cluster = (("worker", tuple(f"host-{i}:1" for i in range(count))),)
+        hosts = tuple(f"host-{i}:1" for i in range(count))
+        cluster: Cluster = (("worker", hosts),)
+        if self.served:
+            cluster = (("chief", hosts[:1]), ("ps", hosts[1:]), ("worker", ("elsewhere:1",)))
         made = []
         for i in range(count):
             if processes:
@@ -573,7 +577,9 @@ class Cluster:
             else:
                 self._processes += 1
                 incarnation = f"process{self._processes}.1"
-            made.append(Worker(Task("worker", i), cluster, incarnation))
+            made.append(Worker(tasks_of(cluster)[i], cluster, incarnation))
+            if self.served:  # each holds values of its own
+                made[-1].crcs, made[-1].guarded = (), b""
             made[-1].damaged = self.storage.is_lost
         return made
 
