@@ -57,7 +57,8 @@ class Manager:
     """Saves and restores the same step on all workers of a `tf.distribute` run, all or nothing.
 
     `save`, `restore` and `restore_or_initialize` are collective: all workers must call them at the same points of their
-    programs. A single process, for which nothing names a cluster, is a world of one worker.
+    programs. A single process, for which nothing names a cluster, is a world of one worker. With parameter servers, the
+    chief alone has a manager, and each server calls `serve_parameter_server`: there these calls need nobody else.
 
     Args:
         checkpoint: the `tf.train.Checkpoint` to save. It has the same objects on all workers.
@@ -177,7 +178,8 @@ class Manager:
         """Take a snapshot and save it in the background. This call is collective.
 
         It first waits for the save before it: only one save is in flight at a time. If that one failed, its error is
-        raised here, after this save has been started.
+        raised here, after this save has been started. With parameter servers, it then waits for what is scheduled on
+        the strategy's `ClusterCoordinator`, and raises, before this save counts, what that has raised.
 
         Args:
             checkpoint_number: the checkpoint's number. Default: the checkpoint's save counter, as in TensorFlow.
