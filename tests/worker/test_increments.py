@@ -18,7 +18,7 @@ from holdfast.saving.plan import Plan, Spec, plan
 from holdfast.saving.shares import Share, plan_shares
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast.saving.tables import FEWEST_ROWS, tables
-from holdfast.saving.write import write_objects
+from holdfast.saving.write import size_of, write_objects
 from holdfast_storage import layout
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.bundle.index import write_index
@@ -84,6 +84,9 @@ def written(store: PosixStore, saved: Snapshot, workers: Sequence[Worker], by_ch
         assert changes.base == BASE
         part = write_objects(
             store, prefix, made, worker.number, saved, crcs=tensor_crcs(saved.tensors), changes=changes
+        )
+        assert size_of(made.parts[worker.number], saved, changes) == sum(stored.size for stored in part.objects) - (
+            len(saved.object_graph.data) if worker.number == 0 else 0
         )
         records += [(key, entry.SerializeToString()) for key, entry in part.entries]
         for stored in part.objects:

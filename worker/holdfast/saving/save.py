@@ -23,7 +23,14 @@ from holdfast.saving.report import check_votable, first_specs, report_chunks
 from holdfast.saving.shares import Assigned
 from holdfast.saving.snapshot import Snapshot
 from holdfast.saving.tables import tables
-from holdfast.saving.write import Written, worker_local_tensors, write_assets, write_objects, write_worker_local
+from holdfast.saving.write import (
+    Written,
+    size_of,
+    worker_local_tensors,
+    write_assets,
+    write_objects,
+    write_worker_local,
+)
 from holdfast.session.answers import Disbelieved
 from holdfast.session.lane import Pending
 from holdfast.session.session import Session
@@ -256,6 +263,7 @@ class Save:
         else:
             whole = self.assigned.plan
         if self.increments is not None:
+            self.session.progress("digest", self.step)
             base = "" if go.full else base
             me = self.session.this_task
             found = tables(snapshot.specs, whole) if self.assigned is None else self.assigned.tables
@@ -312,7 +320,8 @@ class Save:
         me = self.session.this_task
         worker = me.tasks.index(me.task)
         local = worker_local_tensors(snapshot, worker_local, self.per_worker)
-        total = whole.parts[worker].size + sum(len(t.data) for t in local)
+        changes = self._changes
+        total = size_of(whole.parts[worker], snapshot, changes) + sum(len(t.data) for t in local)
         self.session.progress("write", self.step, 0, total)
 
         def progress(count: int) -> None:
@@ -322,7 +331,6 @@ class Save:
                 self._done_bytes += count
             self.session.progress("write", self.step, self._done_bytes, total)
 
-        changes = self._changes
         is_delta = changes is not None and bool(changes.base)
         prefix = layout.delta_prefix(self.prefix) if is_delta else self.prefix
         written = write_objects(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from holdfast.saving.plan import DataObject, Piece, Plan, row_size
+from holdfast.saving.plan import DataObject, Part, Piece, Plan, row_size
 from holdfast.saving.snapshot import Snapshot, SnapshotTensor
 from holdfast_protos.v1.bundle_pb2 import BundleEntry
 from holdfast_protos.v1.coordinator_pb2 import StoredObject
@@ -38,6 +38,7 @@ _SMALL = 256 << 10  # smaller runs are joined with their neighbours
 _JOIN = 1 << 20
 
 _INT64 = 9  # tensorflow.DataType
+_NUMBER = 8  # bytes of a row's number
 
 _Record = tuple[bytes, BundleEntry]
 
@@ -140,6 +141,18 @@ def write_objects(
             tensor = snapshot.tensors[position]
             entries.append(header_record(tensor.key, tensor.dtype, tensor.shape, slices))
     return Written(tuple(stored for stored, _ in written), tuple(entries))
+
+
+def size_of(part: Part, snapshot: Snapshot, changes: Changes | None) -> int:
+    """Return the bytes of all pieces that a worker writes of its part."""
+
+    def size(piece: Piece) -> int:
+        if changes is None or piece.position not in changes.tables:
+            return piece.end - piece.begin
+        row = row_size(snapshot.tensors[piece.position].spec)
+        return len(changes.rows[piece.position, piece.begin]) * (_NUMBER + row)
+
+    return sum(size(piece) for item in part.objects for piece in item.pieces)
 
 
 def worker_local_tensors(
