@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
+from holdfast.incremental import Incremental
 from holdfast_storage.layout import STATE_FILE, index_object, manifest_object, parse_folder
 from holdfast_storage.records import Entry
 from simulation.faults import CHANGES
@@ -27,7 +28,7 @@ from simulation.training import Job, coordinator, fresh
 from simulation.world import World
 
 ADDRESS = "coordinator:7070"
-OPTIONS = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0}
+OPTIONS: dict[str, Any] = {"max_to_keep": 2, "save_timeout": 20.0, "join_timeout": 40.0}
 STEP_TIME = 0.2
 LIFE = 600.0  # seconds of virtual time within which a life of a job must end, whatever has happened
 LIVES = 4  # within which a job must come to its end
@@ -35,9 +36,14 @@ LIVES = 4  # within which a job must come to its end
 COORDINATOR = "coordinator"
 ACTORS = ("worker 0", "worker 1", COORDINATOR)
 
-Act = Literal["begins", "goes back", "finds damage"]
-GOALS: dict[Act, int] = {"begins": 20, "goes back": 50, "finds damage": 40}
+Act = Literal["begins", "goes back", "finds damage", "saves deltas"]
+GOALS: dict[Act, int] = {"begins": 20, "goes back": 50, "finds damage": 40, "saves deltas": 50}
 """Steps that the job comes to, with a save at every tenth."""
+
+
+def options(act: Act) -> dict[str, Any]:
+    """Return the arguments of the managers in an act."""
+    return {**OPTIONS, "incremental": Incremental(full_every=3)} if act == "saves deltas" else OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +213,15 @@ class _EndOfTheFirst(Policy):
 
 @cache
 def past(act: Act) -> Past:
-    """Nothing; or three saves of a job, one of which is retired, and a fourth that was never committed."""
+    """Nothing; or three saves of a job, and a fourth that was never committed. The first is retired, unless the others
+    are deltas on it."""
     if act == "begins":
         return Past()
     world = fresh(World(99, in_parts=True))
     try:
         world.policy = _EndOfTheFirst(world)
         coordinator(world, ADDRESS, "coordinator0")
-        first = Job(world, "first", 2, coordinator=ADDRESS, goal=100, options=OPTIONS, step_time=STEP_TIME)
+        first = Job(world, "first", 2, coordinator=ADDRESS, goal=100, options=options(act), step_time=STEP_TIME)
         first.start()
         world.run(lambda: False, 100.0)
         found = Past.of(world)
@@ -222,7 +229,7 @@ def past(act: Act) -> Past:
         world.close()
     steps = [record.step for record in found.entries[-1].state.checkpoints]
     folders = {name.partition("/")[0] for name in found.objects}
-    assert steps == [20, 30], steps
+    assert steps == ([10, 20, 30] if act == "saves deltas" else [20, 30]), steps
     assert [folder for folder in folders if folder.startswith("ckpt-40.")], folders
     if act == "finds damage":
         newest = found.entries[-1].state.checkpoints[-1]
@@ -303,7 +310,7 @@ class Play:
             2,
             coordinator="" if scene.embedded else ADDRESS,
             goal=GOALS[scene.act],
-            options=OPTIONS,
+            options=options(scene.act),
             step_time=STEP_TIME,
             goes_back=1 if scene.act == "goes back" else 0,
         )
@@ -419,7 +426,8 @@ class Play:
         if last != {newest.prefix}:
             raise Violation("newest", f"{newest.prefix} is the newest, the last save was {last}")
         good = [record for record in state.checkpoints if record.folder not in bucket.rotten]
-        if len(good) != OPTIONS["max_to_keep"]:
+        needed = {each for record in good[-OPTIONS["max_to_keep"] :] for each in state.chain(record)}
+        if set(good) != needed or len(good) < OPTIONS["max_to_keep"]:
             raise Violation("retention", f"{[record.prefix for record in good]} are kept")
         live = {record.folder for record in state.checkpoints}
         left = {folder for name in bucket.objects if parse_folder(folder := name.partition("/")[0])} - live

@@ -24,7 +24,7 @@ from simulation.many import little_collecting
 from support.figures import Figure
 
 SHARE = 20
-"""Of more than eight thousand cases, beside one of each kind."""
+"""Of more than ten thousand cases, beside one of each kind."""
 
 APART = Scene("begins", embedded=False)
 
