@@ -183,6 +183,7 @@ class Upkeep:
         if isinstance(made, Entry):
             self._naming = made.number
             self._run.measured.clear()
+            self._run.doubted &= {record.prefix for record in made.state.checkpoints}
             self._run.published(made)
             self.consider()
 
