@@ -2,7 +2,7 @@
 
 Only small tensors are copied: they are joined to runs of up to a MiB. Only slices are read twice, since their checksums
 are not known yet. The CRC32C of an object is combined from those of its tensors. The rows of a table that have changed,
-if it is saved by rows, are gathered a few MiB at a time.
+if it is saved by rows, are gathered a MiB at a time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Rows:
     def chunks(self) -> Iterator[memoryview | bytes]:
         from holdfast.saving.rows import table
 
-        rows, step = table(self.table, self.row), _CHUNK // self.row
+        rows, step = table(self.table, self.row), _JOIN // self.row
         for start in range(0, len(self.numbers), step):
             chunk = rows[self.numbers[start : start + step]].data.cast("B")
             self.crc32c = crc32c(chunk, self.crc32c)
