@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from holdfast.saving.provenance import versions
 from holdfast.saving.save import Save
 from holdfast.saving.shares import Assigned, Share, Shares, plan_shares
 from holdfast.saving.snapshot import Snapshot
@@ -45,6 +46,7 @@ class Chief:
         terms = asdict(self.worker.terms)
         del terms["keep"]
         self.enlisting = {
+            "version": versions()["holdfast"],
             "run": store.url,
             "cluster": CLUSTER,
             "coordinator": coordinator.address,
@@ -145,6 +147,12 @@ def test_a_chief_that_it_does_not_know(chief: Chief) -> None:
         with pytest.raises(Exception, match=r"ps-0 does not know this chief: it was started again since") as caught:
             chief.ask(do)
         assert caught.value.workers == ("ps-0",)  # type: ignore[attr-defined]
+
+
+def test_another_version_is_told(chief: Chief) -> None:
+    """A server with another version is named. Guards against calls that are taken for others."""
+    with pytest.raises(Exception, match=r"ps-0 runs Holdfast .*, and the chief 0\.0: give all tasks the same"):
+        chief.ask("enlist", **{**chief.enlisting, "version": "0.0", "news": 1})
 
 
 def test_another_directory_is_told(chief: Chief, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from holdfast.keep import Policy
+from holdfast.saving.provenance import versions
 from holdfast.saving.save import Terms
 from holdfast.servers.member import Enlisting, Member
 from holdfast.servers.restoring import fetch, is_restored, restore, settle
@@ -105,7 +106,15 @@ class Agent:
             )
         return member
 
-    def _enlist(self, manager: str, cluster: Sequence[Any], terms: Mapping[str, Any], **said: Any) -> None:
+    def _enlist(self, manager: str, version: str, **said: Any) -> None:
+        if version != versions()["holdfast"]:
+            raise InvalidRequest(
+                f"{self.task} runs Holdfast {versions()['holdfast']}, and the chief {version}: give all tasks the same",
+                workers=[str(self.task)],
+            )
+        self._take_on(manager, **said)
+
+    def _take_on(self, manager: str, cluster: Sequence[Any], terms: Mapping[str, Any], **said: Any) -> None:
         hosts = tuple((job, tuple(addresses)) for job, addresses in cluster)
         with self._lock:
             if self._ends:

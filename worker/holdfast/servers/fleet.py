@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import tensorflow as tf
@@ -53,7 +54,8 @@ class Servers:
 
     def say_farewell(self) -> None:
         """Have all servers leave this manager's world. Those that are dead or silent keep nobody from it."""
-        self._ask_each("leave", FAREWELL_WITHIN)
+        with suppress(RuntimeError):  # no thread can be started: they leave when the coordinator has been away
+            self._ask_each("leave", FAREWELL_WITHIN)
 
     def requests(self, do: str, fields: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return calls, one for each server, as tensors: for a function of TensorFlow that also hands over values."""

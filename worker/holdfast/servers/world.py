@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.incremental import Incremental
 from holdfast.restoring.agree import Stage
 from holdfast.restoring.staging import Staged
+from holdfast.saving.provenance import versions
 from holdfast.saving.save import Save
 from holdfast.servers.cut import Cutter
 from holdfast.servers.fleet import Servers
@@ -92,6 +93,7 @@ class ServedWorld:
         del terms["keep"]  # which is the chief's to say
         self.servers.everyone(
             "enlist",
+            version=versions()["holdfast"],
             run=self._session.url,
             cluster=self._session.this_task.cluster,
             coordinator=coordinator,
