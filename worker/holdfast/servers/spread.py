@@ -21,7 +21,7 @@ from holdfast.restoring.wants import Want
 from holdfast.servers.fleet import Servers
 from holdfast.servers.table import Table
 from holdfast.tensorflow_internals import call_on, placed, serve_by, stop_serving
-from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError
+from holdfast_storage.errors import CoordinatorUnavailable, HoldfastError, SaveFailed
 from holdfast_storage.lag import Wait
 from holdfast_storage.layout import OBJECT_GRAPH_KEY
 from holdfast_storage.logger import logger
@@ -42,7 +42,7 @@ class Spread:
         table: what lies where now. What is created later is read when it is created.
         ordinal, target, timeout: as in `agree`.
 
-    Raises what servers refuse, and SaveFailed, which names those that do not answer.
+    Raises what servers refuse, and CoordinatorUnavailable, which names those that do not answer.
     """
 
     def __init__(self, servers: Servers, table: Table, ordinal: int, target: str, timeout: float) -> None:
@@ -56,7 +56,10 @@ class Spread:
             for each in table.servers
         ]
         wanted = [[(key, None) for key in chief], *theirs]
-        servers.everyone("restore", ordinal=ordinal, target=target, timeout=timeout, wanted=wanted)
+        try:
+            servers.everyone("restore", ordinal=ordinal, target=target, timeout=timeout, wanted=wanted)
+        except SaveFailed as error:
+            raise CoordinatorUnavailable(str(error), workers=error.workers, phase="restore") from error
 
     def stage(self, store: Store, record: CheckpointRecord, *, progress: Callable[[int], None], wait: Wait) -> Staged:
         """Read and verify the chief's part. The servers do the same with theirs, and with the rest."""
