@@ -19,6 +19,9 @@ NO_TIMES = [math.nan, math.inf, -1.0, LONGEST_WAIT * 1.1]
 """A deadline that never passes: all that wait with this worker wait for ever."""
 
 
+NO_BASES = ["ckpt-7", "../ckpt-7", "ckpt-1.0badcafe.1/ckpt-2", "ckpt-1.0badcafe.1/ckpt-1.delta", "x" * 2_000]
+
+
 CLUSTER = (("worker", ("a:1", "b:1")),)
 
 
@@ -56,6 +59,12 @@ def head() -> pb.ReportHead:
     return pb.ReportHead(caller=caller(), ordinal=1, step=2**63 - 1, checkpoint_name="ckpt", num_shards=1, timeout_s=0)
 
 
+def delta() -> pb.ReportHead:
+    report = head()
+    report.base = "ckpt-1.0badcafe.1/ckpt-1"
+    return report
+
+
 def fail() -> pb.FailRequest:
     return pb.FailRequest(caller=caller(), ordinal=1)
 
@@ -85,6 +94,7 @@ CHECKS: dict[str, Any] = {
     "join": (join, check_join),
     "vote": (vote, checks.check_vote),
     "report": (head, checks.check_report),
+    "report of a delta": (delta, checks.check_report),
     "fail": (fail, checks.check_fail),
     "restore": (restore, checks.check_restore),
     "await_upkeep": (await_upkeep, lambda request: checks.check_caller(request.caller)),
@@ -121,6 +131,7 @@ def test_a_first_join_has_no_members() -> None:
         *((call, "ordinal", value) for call in ("vote", "report", "fail", "restore") for value in (0, -1, -(2**63))),
         *((call, "step", value) for call in ("vote", "report") for value in (-1, -(2**63))),
         *((call, "checkpoint_name", value) for call in ("vote", "report") for value in ("", "a/b", "..", "[a]", "\n")),
+        *((call, "base", value) for call in ("vote", "report") for value in NO_BASES),
         ("vote", "on_divergence", "ignore"),
         ("report", "num_shards", 0),
         ("report", "num_shards", -1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_storage.bundle.crc import crc32c
-from holdfast_storage.checkpoint.manifest import Manifest, ObjectRecord, read_manifest
+from holdfast_storage.checkpoint.manifest import Base, Manifest, ObjectRecord, read_manifest
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageError
 from holdfast_storage.records import CheckpointRecord
@@ -102,3 +103,54 @@ def test_a_missing_manifest_is_damage_and_an_unreadable_one_is_not(store: Store)
     store.delete_folder("ckpt-1.00000000.0")
     with pytest.raises(CheckpointDamaged, match="is missing"):
         read_manifest(store, RECORD)
+
+
+DELTA = Manifest(
+    "ckpt-2.00000000.1/ckpt-2",
+    2,
+    2.0,
+    "00000000",
+    (Task("worker", 0),),
+    (ObjectRecord("ckpt-2.delta.data-00000-of-00001", 3, 4, "data"),),
+    base=Base(SMALL.prefix, 7),
+)
+
+
+def test_a_delta_has_a_format_of_its_own() -> None:
+    """The manifest of a delta has a format that an earlier Holdfast refuses; that of a full checkpoint has the one of
+    before. Guards against a part that is restored as a whole."""
+    assert json.loads(DELTA.to_bytes())["format"] == 2
+    assert json.loads(SMALL.to_bytes())["format"] == 1
+    assert Manifest.parse(DELTA.to_bytes()) == DELTA
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("base", {"prefix": "ckpt-1.0000000a.0/ckpt-1", "manifest_crc32c": "00000007"}),  # of another world
+        ("base", {"prefix": DELTA.prefix, "manifest_crc32c": "00000007"}),  # itself
+        ("base", {"prefix": "ckpt-3.00000000.2/ckpt-3", "manifest_crc32c": "00000007"}),  # a later one
+        ("base", {"prefix": "ckpt-1", "manifest_crc32c": "00000007"}),
+        ("base", {"prefix": SMALL.prefix}),
+        ("base", None),
+        ("base", SMALL.prefix),
+    ],
+)
+def test_what_a_delta_cannot_be_on(field: str, value: object) -> None:
+    """A manifest with an impossible base is damage, as is one without, of objects that are a delta's. Guards against a
+    chain that ends nowhere."""
+    fields = json.loads(DELTA.to_bytes())
+    with pytest.raises(CheckpointDamaged):
+        Manifest.parse(json.dumps(fields | {field: value}).encode())
+
+
+def test_the_log_says_on_what_a_delta_is(store: Store) -> None:
+    """A manifest and the log must say the same base. Guards against a restore onto what retention does not keep for
+    it."""
+    store.write("ckpt-2.00000000.1/manifest.json", [DELTA.to_bytes()])
+    record = CheckpointRecord(DELTA.prefix, 2, 2.0, manifest_crc32c=crc32c(DELTA.to_bytes()), base=SMALL.prefix)
+    assert read_manifest(store, record) == DELTA
+    with pytest.raises(CheckpointDamaged, match="the log says otherwise"):
+        read_manifest(store, replace(record, base=""))
+    with pytest.raises(CheckpointDamaged, match="the log says otherwise"):
+        read_manifest(store, replace(RECORD, base="ckpt-0.00000000.0/ckpt-0"))

@@ -211,7 +211,7 @@ def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     if base != record.base:
         full = f"{store.url}/{manifest_object(record.folder)}"
         what = f"a delta on {base}" if base else "that of a full checkpoint"
-        raise CheckpointDamaged(f"{full} is {what}, which the log says otherwise", object=full)
+        raise CheckpointDamaged(f"{full} is {what}; the log says otherwise", object=full)
     return manifest
 
 
