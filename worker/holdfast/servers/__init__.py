@@ -2,6 +2,7 @@
 
 In every server's process works an *agent* (`agent`), a member of the world like any worker. The chief calls it by
 TensorFlow itself (`fleet`), which hands it the server's variables where they lie. `table` learns what lies where, `cut`
-takes a snapshot on all servers, `world` is what the chief's manager works with. docs/design/028-parameter-servers.md
-says why.
+takes a snapshot on all servers, `spread` restores one, `world` is what the chief's manager works with. On the servers,
+`saving` and `restoring` do what they are told. docs/design/028-parameter-servers.md and 032-restore-on-servers.md say
+why.
 """

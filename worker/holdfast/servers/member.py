@@ -109,7 +109,9 @@ class Member:
 
     def leave(self, *, at_once: bool = False) -> Pending[None]:
         """Leave, after the save that is under way unless `at_once`. Returns what is known then."""
-        at_once = at_once or not self.joined.is_known  # a join in progress must give up
+        # A join in progress must give up, and so must a restore, which waits for others.
+        is_settled = self.joined.is_known and all(each.is_known for each in self.restores.values())
+        at_once = at_once or not is_settled
         lane = Lane("holdfast-leave") if at_once else self.lane
         left = lane.submit(self._close)
         lane.end()

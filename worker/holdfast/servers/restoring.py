@@ -25,6 +25,7 @@ def restore(
 
     wanted: what each task is known to want, the chief first: keys, and parts of them.
     """
+    member.close_restores(before=max(member.restores, default=0))  # the last one may still be asked for values
     wants = [[Want(key, part and _part(part)) for key, part in each] for each in wanted]
     me = member.session.this_task.tasks.index(member.task)
 
