@@ -79,6 +79,7 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
                 undecided.clear()
         elif prefix not in kept and (not record.preserved or prefix in lost):
             retire.append(prefix)
+    # What stays needs its chain, whatever keeps it.
     gone = set(retire)
     bases = {record.prefix: record.base for record in state.checkpoints if record.base}
     needed = [base for prefix, base in bases.items() if prefix not in gone]

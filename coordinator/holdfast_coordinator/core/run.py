@@ -143,13 +143,11 @@ class RunState:
         Its rows were compared with those of the last commit that its workers know of. If that is not the newest one, or
         nobody could restore it, they are worth nothing.
         """
+        if not base:
+            return None
         attempt, newest = parse_prefix(prefix), state.checkpoints[-1:]
-        if not base or (
-            attempt
-            and attempt.may_build_on(base)
-            and [c.prefix for c in newest] == [base]
-            and state.condemn(self.condemned).restorable[-1:] == newest
-        ):
+        may = attempt is not None and attempt.may_build_on(base) and [each.prefix for each in newest] == [base]
+        if may and newest == state.condemn(self.condemned).restorable[-1:]:
             return None
         at = newest[0].prefix if newest else "nothing"
         message = (
