@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +55,8 @@ class Chief:
             "join_timeout": 20.0,
             "terms": terms,
             "full_every": 0,
+            "grace": 0.0,
+            "exits": True,
         }
 
     def ask(self, do: str, *arrays: Any, **fields: Any) -> Any:
@@ -200,6 +203,25 @@ def test_the_end_finishes_the_save(store: Store, chief: Chief) -> None:
 
     assert together([end, let_go]) == [None, None]
     assert outcomes([save]) == [None]
+    assert [record.step for record in committed(store)] == [1]
+
+
+def test_all_save_before_the_end(store: Store, chief: Chief) -> None:
+    """Told to end, an agent wishes that all save, if the chief's program looks for such wishes, and ends after that
+    save. Guards against a preempted server with which all is lost since the last save."""
+    chief.enlisting |= {"grace": 30.0}
+    chief.begin()
+    gate = chief.worker.session.requests.gate
+
+    def save() -> Exception | None:
+        until(lambda: gate.decided == 1)
+        [decision] = gate.orders.decisions
+        assert (decision.exits, "SIGTERM on ps-0" in decision.reason) == (True, True)
+        return outcomes([chief.save(1)])[0]
+
+    begun = time.monotonic()
+    assert together([chief.agent.end, save]) == [None, None]
+    assert time.monotonic() - begun < 25.0
     assert [record.step for record in committed(store)] == [1]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from signal import Signals
 
 import numpy as np
 import pytest
 
+from support.light_worker import until
 from support.server_world import ServerWorld, ask
 from support.training_world import QUIET, Worker
 
@@ -73,6 +76,23 @@ def test_saves_on_request(cluster: ServerWorld, tmp_path: Path) -> None:
     assert found["code"] == 143
     assert found["saves"] == 2
     assert found["committed"] == 3
+
+
+def test_a_server_that_is_preempted(tmp_path: Path) -> None:
+    """SIGTERM on a server is notice for all: the chief saves and ends, and then the server does. Guards against a spot
+    instance with whose parameters everything since the last save is lost."""
+    world, directory = ServerWorld(tmp_path / "cluster"), tmp_path / "run"
+    try:
+        world.start()
+        world.chief.tell("served_kinds.noticed", {"directory": str(directory)})
+        until(lambda: Path(f"{directory}.trains").exists())
+        world.running["ps-1"].send(Signals.SIGTERM)
+        found = world.chief.answer(time.monotonic() + 60.0)
+        assert (found["code"], found["lost"]) == (143, 0)
+        assert "SIGTERM on ps-1" in found["why"]
+        assert world.running["ps-1"].wait(30.0) == 0
+    finally:
+        world.close()
 
 
 def test_a_server_without_holdfast(tmp_path: Path) -> None:

@@ -105,4 +105,4 @@ def world_of(session: Session, checkpoint: Any, given: Arguments, terms: Terms) 
         )
     from holdfast.servers.world import ServedWorld
 
-    return ServedWorld(session, checkpoint, terms, given.join_timeout, given.incremental)
+    return ServedWorld(session, checkpoint, terms, given)

@@ -245,3 +245,20 @@ def requested(world: Any, *, directory: str) -> dict[str, Any]:
                     os.kill(os.getpid(), signal.SIGUSR1)
         except holdfast.Preempted as preempted:
             return {"code": preempted.code, "saves": len(prefixes), "committed": len(manager.checkpoints)}
+
+
+def noticed(world: Any, *, directory: str) -> dict[str, Any]:
+    """Train until a server has notice that its host goes away."""
+    with job().strategy.scope():
+        steps = tf.Variable(0, dtype=tf.int64)
+    preemption = holdfast.Preemption(signals=(signal.SIGUSR1,), grace=60.0)
+    options = {"preemption": preemption, **OPTIONS}
+    with holdfast.CheckpointManager(tf.train.Checkpoint(steps=steps), directory, **options) as manager:
+        try:
+            while True:
+                steps.assign_add(1)
+                manager.save_if_requested()
+                Path(f"{directory}.trains").touch()
+        except holdfast.Preempted as preempted:
+            saved = tf.train.load_checkpoint(manager.latest_checkpoint).get_tensor("steps/.ATTRIBUTES/VARIABLE_VALUE")
+            return {"code": preempted.code, "why": preempted.reason, "lost": int(steps.numpy() - saved)}

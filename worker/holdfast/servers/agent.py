@@ -35,6 +35,11 @@ WATCH_EVERY = 2.0
 LEAVES_WITHIN = 60.0
 """Seconds for which a server that is to end goes on with the save in flight."""
 
+ENDS_WITHIN = 1.0
+"""Seconds of a host's last ones that are left for the end of the process."""
+
+LOOK_EVERY = 0.1
+
 Arrays = Sequence[Any]
 
 CALLS: Mapping[str, Callable[..., Any]] = {
@@ -133,6 +138,9 @@ class Agent:
         if member is not None:
             member.leave()
 
+    def _waits_for(self, member: Member) -> bool:
+        return not member.has_saved and member in list(self._members.values())
+
     def _ending(self) -> InvalidRequest:
         return InvalidRequest(f"{self.task} was told to end (SIGTERM)", workers=[str(self.task)])
 
@@ -151,7 +159,14 @@ class Agent:
                         member.leave(at_once=True)
 
     def end(self) -> None:
-        """Finish the saves in flight, and leave all worlds."""
+        """Finish the saves in flight, and leave all worlds. Before that, have all save, if the chief's program saves at
+        notice of a preemption, for as long as this host has left."""
+        with self._lock:
+            noticed = [(member, member.give_notice()) for member in self._members.values()]
+        until = time.monotonic() + max((grace for _, grace in noticed), default=0.0) - ENDS_WITHIN
+        waited_for = [member for member, grace in noticed if grace]
+        while time.monotonic() < until and any(self._waits_for(member) for member in waited_for):
+            time.sleep(LOOK_EVERY)
         with self._lock:
             self._ends = True
             members, self._members = list(self._members.values()), {}

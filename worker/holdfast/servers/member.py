@@ -16,6 +16,7 @@ from holdfast.saving.save import Terms
 from holdfast.saving.snapshot import SnapshotTensor
 from holdfast.saving.turns import Turns
 from holdfast.session.lane import Lane, Pending
+from holdfast.session.requests import Wish
 from holdfast.session.session import Session
 from holdfast.session.this_task import ThisTask
 from holdfast_storage.cluster import Cluster, Task
@@ -45,6 +46,8 @@ class Enlisting:
     join_timeout: float
     terms: Terms
     full_every: int  # of so many checkpoints one is full; 0: all are
+    grace: float  # seconds from SIGTERM until a host is gone; 0: the chief's program does not save at such notice
+    exits: bool  # whether it ends once it has saved at such notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Member:
         self.increments = Increments(Incremental(full_every=said.full_every)) if said.full_every else None
         self.assignments: dict[str, Assignment] = {}  # the last one, by its digest
         self.restores: dict[int, Pending[Wanted | None]] = {}  # by ordinal, what this server has of each
+        self.begun = self.done = 0  # saves; the last one that is over
+        self._noticed = 0  # the last one that had begun before the notice
         self.lane = Lane("holdfast-calls")
         self._options = storage_options
         self._session: Session | None = None
@@ -106,6 +111,20 @@ class Member:
             return True
         away = self._session.away_since if self._session is not None else None
         return away is not None and time.monotonic() - away > gone_after
+
+    def give_notice(self) -> float:
+        """Wish that all save, since this host goes away. Return for how many seconds to wait for that."""
+        session = self._session
+        if not self.said.grace or session is None or self.has_failed or session.away_since is not None:
+            return 0.0
+        self._noticed = self.begun
+        session.ask(Wish(f"SIGTERM on {self.task}", self.said.exits, time.monotonic() + self.said.grace))
+        return self.said.grace
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether a save that was begun after the notice is over."""
+        return self.done > self._noticed
 
     def leave(self, *, at_once: bool = False) -> Pending[None]:
         """Leave, after the save that is under way unless `at_once`. Returns what is known then."""

@@ -46,6 +46,8 @@ def save(
         for each, array in zip(assigned.tensors, arrays, strict=True)
     )
     taken = [Snapshot(held, _NOTHING)]
+    member.begun += 1
+    number = member.begun
 
     def run() -> None:
         member.check()  # whoever has not joined has no part in the save
@@ -56,6 +58,7 @@ def save(
         if member.increments is not None and is_full:
             member.increments.forget()  # the chief alone knows of restores
         member.turns.take(save)
+        member.done = number
 
     member.lane.submit(run)
 

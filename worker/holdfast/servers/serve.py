@@ -20,6 +20,7 @@ log = logger("holdfast")
 def serve_parameter_server(storage_options: Mapping[str, Any] | None = None) -> NoReturn:
     """Be a parameter server, in place of `tf.distribute.Server(...).join()`, and write what lies here when the chief
     saves. Does not return. On SIGTERM, the save in flight is finished, for up to a minute, and the process ends with 0.
+    If the chief's manager has a `preemption`, SIGTERM is such notice, too: all save first, while there is time.
 
     To be called in the main thread of each `ps` task. TF_CONFIG says which one this is. The run directory is the
     chief's to name: it must be at the same place here.

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from holdfast.incremental import Incremental
+from holdfast.arguments import Arguments
 from holdfast.restoring.agree import Stage
 from holdfast.restoring.staging import Staged
 from holdfast.saving.provenance import versions
-from holdfast.saving.save import Save
+from holdfast.saving.save import Save, Terms
 from holdfast.servers.cut import Cutter
 from holdfast.servers.fleet import Servers
 from holdfast.servers.spread import Spread
@@ -35,19 +35,17 @@ class ServedWorld:
         session: the chief's.
         checkpoint: the `tf.train.Checkpoint` of the manager.
         terms: the terms of its saves, which the servers are told.
-        join_timeout: as in `CheckpointManager`, like the next.
+        given: the manager's arguments.
     """
 
     collective = False
 
-    def __init__(
-        self, session: Session, checkpoint: Any, terms: Any, join_timeout: float, incremental: Incremental | None
-    ) -> None:
+    def __init__(self, session: Session, checkpoint: Any, terms: Terms, given: Arguments) -> None:
         self._session = session
         self._checkpoint = checkpoint
         self._terms = terms
-        self._join_timeout = join_timeout
-        self._full_every = incremental.full_every if incremental is not None else 0
+        self._given = given
+        self._join_timeout = given.join_timeout
         count = len(dict(session.this_task.cluster)["ps"])
         self.servers = Servers(count, session.member[1], terms.save_timeout)
         self.cutter = Cutter(checkpoint, self.servers)
@@ -89,7 +87,7 @@ class ServedWorld:
                 if time.monotonic() > end:
                     raise CoordinatorUnavailable(f"the parameter servers cannot be enlisted: {error}") from error
                 time.sleep(LOOK_EVERY)
-        terms = asdict(self._terms)
+        terms, incremental, preemption = asdict(self._terms), self._given.incremental, self._given.preemption
         del terms["keep"]  # which is the chief's to say
         self.servers.everyone(
             "enlist",
@@ -100,7 +98,9 @@ class ServedWorld:
             embedded_at=embedded_at,
             join_timeout=self._join_timeout,
             terms=terms,
-            full_every=self._full_every,
+            full_every=incremental.full_every if incremental is not None else 0,
+            grace=preemption.grace if preemption is not None else 0.0,
+            exits=preemption is not None and preemption.exits,
         )
         while not all(self.servers.everyone("stand")):
             if time.monotonic() > end:
