@@ -95,6 +95,14 @@ def test_a_server_that_is_preempted(tmp_path: Path) -> None:
         world.close()
 
 
+def test_nothing_is_read_back_through_the_chief(cluster: ServerWorld, tmp_path: Path) -> None:
+    """The servers read each other's parts of a new checkpoint before retention removes the one before. Guards against a
+    state that passes through the chief after all, in whose process the coordinator is."""
+    found = cluster.run("served_read_back.chief_reads", directory=str(tmp_path / "run"))
+    assert found["left"] == 1
+    assert found["read"] < 0.01 * found["size"], found
+
+
 def test_a_server_without_holdfast(tmp_path: Path) -> None:
     """A server that runs TensorFlow's alone is named at once. Guards against ten minutes for a member that never joins,
     and against a checkpoint without its part."""
