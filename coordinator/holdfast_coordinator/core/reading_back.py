@@ -8,7 +8,6 @@ coordinator begins again. See docs/design/033-read-back.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from holdfast_storage.cluster import Task
@@ -62,6 +61,7 @@ class ReadingBack:
     _out: set[Caller] = field(default_factory=set)  # those for whom nobody waits, and who are not asked any more
     _unread: dict[str, StoredObject] = field(default_factory=dict)  # what nobody has found good yet, by name
     _free: dict[str, StoredObject] = field(default_factory=dict)  # of that, what somebody can be asked for
+    _shares: dict[Caller, list[StoredObject]] | None = None  # how it was dealt out; None: it is to be dealt anew
     _wrote: dict[Task, int] = field(default_factory=dict)  # bytes
     _load: dict[Task, int] = field(default_factory=dict)  # bytes that each was asked for
     _tries: dict[str, int] = field(default_factory=dict)  # by name
@@ -102,10 +102,11 @@ class ReadingBack:
             if e.verdict == "damaged":
                 return "damaged"
             self._out.add(e.caller)
+            self._shares = None
         self._return(question)
         if not self._unread:
             return "good"
-        self._go_on()
+        self._go_on(e.caller)
         return None
 
     def watch(self) -> None:
@@ -115,26 +116,32 @@ class ReadingBack:
 
     def tick(self) -> None:
         """Do without those who have not answered in time, or are gone."""
-        now = self._run.now.monotonic
+        run, now = self._run, self._run.now.monotonic
+        gone = {generation: world.gone(now) for generation, world in run.worlds.items()}
         for caller, question in self._asked.items():
-            if caller not in self._out and (now >= question.until or self._is_gone(caller)):
+            left = run.present(caller) is None or caller.task in gone[caller.generation]
+            if caller not in self._out and (left or now >= question.until):
                 self._out.add(caller)
                 self.silent[caller] = now + SILENT_FOR
                 self._return(question)
                 asked = f"{caller.task} was asked to read {len(question.objects):,} object(s) of {self.record.prefix}"
-                self._run.emit(Remark(f"{asked} back, such as {question.objects[0].name}, and does not answer"))
+                run.emit(Remark(f"{asked} back, such as {question.objects[0].name}, and does not answer"))
         if self._unread:
             self._go_on()
 
-    def _go_on(self) -> None:
-        """Ask those who have nothing to read. If nobody has, read what is left."""
+    def _go_on(self, answered: Caller | None = None) -> None:
+        """Ask those who have nothing to read: one who has just answered, or all. If nobody reads, read what is left."""
         run, world = self._run, self._run.worlds.get(self._run.leading)
         if self._own:
             return
         if world and self._free:
             if self._gives_way(world):
                 return
-            self._ask(world)
+            if self._shares is None:
+                self._shares, answered = self._dealt(world), None
+            for caller in self._shares if answered is None else (answered,):
+                if caller not in self._asked:
+                    self._ask(caller, [each for each in self._shares.get(caller, ()) if each.name in self._free])
         if all(caller in self._out for caller in self._asked):
             self._own = True
             run.emit(ReadObjects(self.record, tuple(self._unread), self.begun))
@@ -158,30 +165,28 @@ class ReadingBack:
     def _return(self, question: Question) -> None:
         """Let others be asked for what a worker was asked for and has not found good."""
         for each in question.objects:
-            if each.name in self._unread and self._tries[each.name] < TRIES:
-                self._free[each.name] = each
+            if each.name in self._unread:
+                self._shares = None
+                if self._tries[each.name] < TRIES:
+                    self._free[each.name] = each
 
-    def _is_gone(self, caller: Caller) -> bool:
-        world = self._run.present(caller)
-        return world is None or caller.task in world.gone(self._run.now.monotonic)
-
-    def _ask(self, world: World) -> None:
-        able = {caller.task: caller for caller in self._able(world)}
-        if all(caller in self._asked for caller in able.values()):
-            return
-        for task, share in deal(self._free.values(), able, self._wrote, self._load).items():
-            if share and able[task] not in self._asked:
-                self._ask_for(able[task], share)
-
-    def _able(self, world: World) -> Iterable[Caller]:
+    def _dealt(self, world: World) -> dict[Caller, list[StoredObject]]:
         now = self._run.now.monotonic
-        for task in world.living(now):
-            caller = Caller(world.generation.id, task, world.presence[task].incarnation)
-            if caller not in self._out and self.silent.get(caller, now) <= now:
-                yield caller
+        callers = {
+            task: Caller(world.generation.id, task, world.presence[task].incarnation) for task in world.living(now)
+        }
+        able = {
+            task: caller
+            for task, caller in callers.items()
+            if caller not in self._out and self.silent.get(caller, now) <= now
+        }
+        shares = deal(self._free.values(), able, self._wrote, self._load)
+        return {able[task]: share for task, share in shares.items()}
 
-    def _ask_for(self, caller: Caller, share: list[StoredObject]) -> None:
+    def _ask(self, caller: Caller, share: list[StoredObject]) -> None:
         """Ask for the first of a share, as much as may be asked for at once."""
+        if not share:
+            return
         chosen: list[StoredObject] = []
         size = 0
         for each in share[:MOST_ASKED]:
