@@ -17,10 +17,11 @@ from holdfast.restoring.apply import apply
 from holdfast.restoring.staging import stage
 from holdfast.tensorflow_internals import Load
 from holdfast.trackables import few
+from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.checkpoint.architecture import LARGEST, decode
 from holdfast_storage.checkpoint.manifest import read_manifest
 from holdfast_storage.cluster import Task
-from holdfast_storage.errors import CheckpointDamaged, InvalidRequest
+from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, InvalidRequest
 from holdfast_storage.layout import ARCHITECTURE
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.spec import Unexpected
@@ -95,9 +96,12 @@ def by_architecture(store: Store, record: CheckpointRecord) -> Held:
     name = f"{record.folder}/{asset.name}"
     try:
         data = read_whole(store, name, LARGEST)
-        models = decode(data)
     except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{store.url}/{name} is missing", object=name) from error
+        raise CheckpointAbsent(f"{store.url}/{name} is missing", object=name) from error
+    if crc32c(data) != asset.crc32c:
+        raise CheckpointDamaged(f"{store.url}/{name} is not what was committed", object=name)
+    try:
+        models = decode(data)
     except Unexpected as error:
         raise InvalidRequest(f"{store.url}/{name} is no architecture that can be used: {error}; {_GIVE}") from error
     if len(models) != 1:
@@ -131,7 +135,11 @@ def restore(held: Held, store: Store, record: CheckpointRecord, progress: Callab
     Raises InvalidRequest if a weight of the model has none, and what `stage` raises.
     """
     with stage(store, record, task=Task("worker", 0), world=(), progress=progress) as staged:
-        status = apply(held.checkpoint, None, staged)
+        try:
+            status = apply(held.checkpoint, None, staged)
+        except (ValueError, tf.errors.OpError) as error:  # such as a weight of another shape
+            why = " ".join(str(error).split())[:500]
+            raise InvalidRequest(f"step {record.step} of {store.url} does not fit the model: {why}") from error
         status.expect_partial()
         load = Load.of(status)
         named = zip(names_of(held.model), held.model.weights, strict=True)
