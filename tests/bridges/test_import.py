@@ -91,6 +91,8 @@ def test_a_checkpoint_with_everything(tmp_path: Path) -> None:
         return tf.train.Checkpoint(table=table, text=text, half=half, empty=tf.Variable(tf.zeros((0, 3)) + value))
 
     path = made(7).save(str(tmp_path / "old" / "ckpt"))
+    refused = holdfast("import", path, tmp_path / "run", *by_function("keras functional"))
+    assert "leave --model out" in refused.output
     assert holdfast("import", path, tmp_path / "run").exit_code == 0
     other = made(1)
     with CheckpointManager(other, tmp_path / "run") as manager:

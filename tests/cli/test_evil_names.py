@@ -71,6 +71,7 @@ def manifest(saved: Any, **changes: object) -> None:
 
 
 LEADER = {"id": EVIL, "address": EVIL, "host": EVIL}
+BRIDGES = [("export", EVIL, f"{EVIL}.keras"), ("export", "a", EVIL), ("import", f"{EVIL}.keras", "a")]
 FORGERIES: dict[str, Callable[[Any], object]] = {
     "strategy": lambda run: manifest(run, strategy=EVIL),
     "git commit": lambda run: manifest(run, git_commit=EVIL),
@@ -168,7 +169,15 @@ def fill(message: Any) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("ls", EVIL), ("ls", f"s3://{EVIL}"), ("ls", "a", EVIL), (EVIL,), ("status", f"{EVIL}:1"), ("doctor", EVIL)],
+    [
+        ("ls", EVIL),
+        ("ls", f"s3://{EVIL}"),
+        ("ls", "a", EVIL),
+        (EVIL,),
+        ("status", f"{EVIL}:1"),
+        ("doctor", EVIL),
+        *BRIDGES,
+    ],
 )
 def test_an_argument_is_repeated_as_text(arguments: tuple[str, ...]) -> None:
     """An argument in an error is visible. Guards against names of files that a shell's pattern found."""

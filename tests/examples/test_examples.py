@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -173,3 +176,26 @@ def test_recommender(start: Any, tmp_path: Path) -> None:
     state = read_run(open_store(str(tmp_path / "run")))
     assert state is not None
     assert state.checkpoints[-1].step == 300
+    export(tmp_path)
+
+
+def export(folder: Path) -> None:
+    """Export what the parameter servers have saved, and compare it with what TensorFlow reads."""
+    import numpy as np
+    import tensorflow as tf
+    from safetensors.numpy import load_file
+
+    (folder / "made.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(EXAMPLES)!r})\nimport recommender\nimport tensorflow as tf\n"
+        "def model():\n    made = recommender.Recommender()\n    made(tf.zeros((1, 2), tf.int64))\n    return made\n"
+    )
+    command = [sys.executable, "-m", "holdfast.cli", "export", "run", "out.safetensors", "--model", "made:model"]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = load_file(folder / "out.safetensors")
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder / "run")))
+    keys = [key for key in reader.get_variable_to_shape_map() if key.startswith("model/")]
+    kept = [reader.get_tensor(key) for key in keys]
+    for name, value in found.items():
+        assert any(np.array_equal(value, each) for each in kept), name
+    assert sorted(each.shape for each in found.values()) == [(1,), (32,), (32, 1), (96, 32), (1000, 32), (4000, 32)]

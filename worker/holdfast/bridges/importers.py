@@ -6,8 +6,9 @@ import importlib
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,7 @@ from holdfast_storage.checkpoint.architecture import check
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import OBJECT_GRAPH_KEY, data_object, index_object
-from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.spec import Unexpected
-from holdfast_storage.store.base import Store
 
 _GIVE = "give --model module:function, a function that returns the model"
 _STEP = "global_step"
@@ -38,19 +37,13 @@ _EXPORTED = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 _LARGEST = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
 class Imported:
-    """What was read.
+    """What was read."""
 
-    Attributes:
-        snapshot: the state, to be committed.
-        step: the step that the source says; None if it says none.
-        left_out: names of tensors in the source that the model has no weight for.
-    """
-
-    def __init__(self, snapshot: Snapshot, step: int | None = None, left_out: list[str] | None = None) -> None:
-        self.snapshot = snapshot
-        self.step = step
-        self.left_out = left_out or []
+    snapshot: Snapshot
+    step: int = 0  # what the source says, if it says any
+    left_out: Sequence[str] = ()  # names of the source's values that the model has no weight for
 
 
 def read(source: Source, held: Held | None, progress: Callable[[int], None]) -> Imported:
@@ -60,12 +53,11 @@ def read(source: Source, held: Held | None, progress: Callable[[int], None]) -> 
 
     Raises InvalidRequest, by name, if it is not what its name says, or does not fit the model.
     """
-    if source.format is formats.CHECKPOINT:
-        with _staged(*source.checkpoint(), progress) as staged:
-            return _checkpoint(staged, held, source.url)
-    if source.format is formats.SAVED_MODEL:
-        with _staged(*source.variables(), progress) as staged:
-            return _saved_model(staged, _needed(held, source), source.url)
+    if source.format in (formats.CHECKPOINT, formats.SAVED_MODEL):
+        model = _needed(held, source) if source.format is formats.SAVED_MODEL else None
+        store, record = source.variables() if model else source.checkpoint()
+        with stage(store, record, task=Task("worker", 0), world=(), progress=progress) as staged:
+            return _saved_model(staged, model, source.url) if model else _checkpoint(staged, held, source.url)
     with source.file(progress) as path:
         if source.format is formats.SAFETENSORS:
             held = _needed(held, source)
@@ -107,15 +99,11 @@ def _told(url: str) -> Iterator[None]:
 # -- TensorFlow's checkpoints --
 
 
-@contextmanager
-def _staged(store: Store, record: CheckpointRecord, progress: Callable[[int], None]) -> Iterator[Staged]:
-    with stage(store, record, task=Task("worker", 0), world=(), progress=progress) as staged:
-        yield staged
-
-
 def _checkpoint(staged: Staged, held: Held | None, url: str) -> Imported:
     index = Index.parse(Path(index_object(staged.prefix)).read_bytes())
     if OBJECT_GRAPH_KEY in index.tensors:
+        if held is not None:
+            raise InvalidRequest(f"{url} is taken whole, and no model is asked: leave --model out", object=url)
         return Imported(_whole(staged.prefix, index), staged.record.step)
     if held is None:
         raise InvalidRequest(f"{url} is a checkpoint of TensorFlow 1, by names of variables: {_GIVE}", object=url)

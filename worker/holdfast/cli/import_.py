@@ -43,7 +43,7 @@ def command(*, src: str, run: str, name: str | None, model: str | None, step: in
         held = by_function(model) if model else None
     with progress("read", source.size) as advance:
         imported = read(source, held, advance)
-    step = step if step is not None else imported.step or 0
+    step = imported.step if step is None else step
     with working("saving"):
         prefix = commit(imported.snapshot, run, step, described(source))
     out = Output()
