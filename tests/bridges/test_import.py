@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf_keras
 
 from holdfast import CheckpointManager
-from holdfast.bridges.model import names_of
+from holdfast.bridges.model import weights_of
 from holdfast.keras import training_state
 from support.bridged import WRITE, by_function, holdfast, keras_functional, predictions
 
@@ -41,7 +41,7 @@ def of_tensorflow_1(prefix: Path, values: dict[str, Any], step: int = 41) -> Non
 
 
 def values_of(model: Any) -> dict[str, Any]:
-    return dict(zip(names_of(model), model.get_weights(), strict=True))
+    return {name: weight.numpy() for name, weight in weights_of(model)}
 
 
 @pytest.mark.parametrize("named", ["prefix", "index", "folder"])

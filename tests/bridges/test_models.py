@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from holdfast import CheckpointManager, Incremental
 from holdfast.keras import training_state
 from holdfast_storage.layout import ARCHITECTURE
-from support.bridged import PREDICT, holdfast, keras_functional, predictions
+from support.bridged import PREDICT, X, holdfast, keras_functional, predictions
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore")]
 
@@ -78,6 +79,29 @@ def test_wherever_the_model_is(tmp_path: Path, shape: str) -> None:
         manager.save(1, blocking=True)
     assert holdfast("export", tmp_path / "run", tmp_path / "m.keras").exit_code == 0
     assert np.array_equal(PREDICT["keras"](tmp_path / "m.keras", "keras functional"), predictions(model))
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_what_layers_have_learnt(tmp_path: Path, library: Any) -> None:
+    """Vocabularies and statistics of `adapt` come along. Guards against a served model that knows no word."""
+    layers = library.layers
+    words, numbers = library.Input((1,), dtype="string", name="w"), library.Input((2,), name="n")
+    lookup, normalization = layers.StringLookup(name="l"), layers.Normalization(name="s")
+    lookup.adapt(np.array(["a", "b", "b", "c"]))
+    normalization.adapt(X[:, :2] * 7 + 3)
+    found = layers.Flatten(name="f")(layers.Embedding(8, 3, name="e")(lookup(words)))
+    model = library.Model([words, numbers], layers.Concatenate(name="c")([found, normalization(numbers)]))
+    given = [tf.constant([["b"], ["never"], ["c"]]), tf.constant(X[:3, :2])]
+    expected = np.asarray(model(given))
+    with CheckpointManager(training_state(model), tmp_path / "run") as manager:
+        manager.save(1, blocking=True)
+    for format in ("keras", "savedmodel"):
+        done = holdfast("export", tmp_path / "run", tmp_path / f"m.{format}")
+        assert done.exit_code == 0, done.output
+    loaded = library.models.load_model(tmp_path / "m.keras")
+    assert np.array_equal(np.asarray(loaded(given)), expected)
+    served = tf.saved_model.load(str(tmp_path / "m.savedmodel"))
+    assert np.array_equal(np.asarray(served.serve(given)), expected)
 
 
 def test_one_of_two(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 from click.testing import CliRunner, Result
 
-from holdfast.bridges.model import names_of
+from holdfast.bridges.model import weights_of
 from holdfast.cli import main
 from holdfast.keras import training_state
 
@@ -146,7 +146,7 @@ def _by_safetensors(path: Path, name: str) -> Any:
         *(f"{at}/{part}" for at in "ac" for part in ("kernel", "bias")),
         *(f"b/{p}" for p in _NORMAL),
     }
-    model.set_weights([values[key] for key in names_of(model)])
+    model.set_weights([values[name] for name, _ in weights_of(model)])
     return predictions(model)
 
 
@@ -195,8 +195,7 @@ def by_function(name: str) -> list[str]:
 def _write_safetensors(model: Any, path: Path) -> None:
     from safetensors.tensorflow import save_file
 
-    values = [tf.convert_to_tensor(weight) for weight in model.weights]
-    save_file(dict(zip(names_of(model), values, strict=True)), path)
+    save_file({name: tf.convert_to_tensor(weight) for name, weight in weights_of(model)}, path)
 
 
 def _write_checkpoint(model: Any, path: Path) -> None:

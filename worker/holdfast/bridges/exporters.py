@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from holdfast.bridges import formats
 from holdfast.bridges.formats import Format
-from holdfast.bridges.model import Held, names_of
+from holdfast.bridges.model import Held, weights_of
 from holdfast_storage.errors import InvalidRequest
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -28,7 +28,7 @@ def check(held: Held, format: Format) -> None:
             "no Keras reads a subclassed model from .h5: take .weights.h5, .keras or .savedmodel", object=format.name
         )
     if format is formats.SAFETENSORS:
-        names = names_of(held.model)
+        names = [name for name, _ in weights_of(held.model)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InvalidRequest(f"several weights of the model are named {twice[0]}: .safetensors needs unique names")
@@ -70,8 +70,7 @@ def _write(held: Held, format: Format, path: str, quantize: str, representative:
         case formats.SAFETENSORS:
             from safetensors.numpy import save_file
 
-            values = (weight.numpy() for weight in model.weights)
-            save_file(dict(zip(names_of(model), values, strict=True)), path, {"format": "tf"})
+            save_file({name: weight.numpy() for name, weight in weights_of(model)}, path, {"format": "tf"})
         case formats.ONNX if held.of_tf_keras:
             import tf2onnx
 

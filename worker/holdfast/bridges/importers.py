@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from holdfast.bridges import formats
-from holdfast.bridges.model import Held, names_of
+from holdfast.bridges.model import Held, weights_of
 from holdfast.bridges.source import Source
 from holdfast.keras.training_state import training_state
 from holdfast.restoring.staging import Staged, stage
@@ -167,7 +167,7 @@ def _by_safetensors(held: Held, path: str, url: str) -> list[str]:
 def _assign(held: Held, values: Mapping[str, Any], url: str) -> list[str]:
     """Give each weight of a model the value of its name. Return the names of the values that are left over."""
     model, left = held.model, dict(values)
-    named = dict(zip(names_of(model), model.weights, strict=True))
+    named = dict(weights_of(model))
     lacking = [name for name in named if name not in left and f"{model.name}/{name}" not in left]
     if lacking:
         raise InvalidRequest(

@@ -16,7 +16,7 @@ from holdfast.keras_internals import is_model, is_of_tf_keras
 from holdfast.restoring.apply import apply
 from holdfast.restoring.staging import stage
 from holdfast.tensorflow_internals import Load
-from holdfast.trackables import few
+from holdfast.trackables import few, variable_of
 from holdfast_storage.bundle.crc import crc32c
 from holdfast_storage.checkpoint.architecture import LARGEST, decode
 from holdfast_storage.checkpoint.manifest import read_manifest
@@ -108,7 +108,10 @@ def by_architecture(store: Store, record: CheckpointRecord) -> Held:
         paths = ", ".join(".".join(each.path) for each in models)
         raise InvalidRequest(f"{told} holds {len(models)} models ({paths}): {_GIVE} that is to be exported")
     (found,) = models
-    keras = importlib.import_module(found.keras)
+    try:
+        keras = importlib.import_module(found.keras)
+    except ImportError as error:
+        raise InvalidRequest(f"{told} has a model of {found.keras}: pip install {found.keras}") from error
     try:
         model = keras.saving.deserialize_keras_object(found.config, safe_mode=True)
     except Exception as error:
@@ -142,20 +145,23 @@ def restore(held: Held, store: Store, record: CheckpointRecord, progress: Callab
             raise InvalidRequest(f"step {record.step} of {store.url} does not fit the model: {why}") from error
         status.expect_partial()
         load = Load.of(status)
-        named = zip(names_of(held.model), held.model.weights, strict=True)
+        named = weights_of(held.model)
         lacking = [name for name, weight in named if load is None or not load.has_reached(weight)]
     if lacking:
-        of = f"{len(lacking)} of the {len(held.model.weights)} weights of the model ({few(lacking)})"
+        of = f"{len(lacking)} of the {len(named)} weights of the model ({few(lacking)})"
         raise InvalidRequest(
             f"step {record.step} of {store.url} has no value for {of}: is this another model, or under another name?"
         )
 
 
-def names_of(model: Any) -> list[str]:
-    """Return the names by which a model's weights go in other formats, in the order of `model.weights`.
+def weights_of(model: Any) -> list[tuple[str, Any]]:
+    """Return a model's weights, each with the name by which it goes in other formats.
 
-    They are Keras's paths below the model, such as `dense/kernel`.
+    The names are Keras's paths below the model, such as `dense/kernel`.
     """
-    paths = [str(getattr(weight, "path", None) or weight.name.removesuffix(":0")) for weight in model.weights]
+    weights = [each for each in model.weights if variable_of(each) is not None]  # tf_keras lists vocabularies, too
+    paths = [str(getattr(each, "path", None) or each.name.removesuffix(":0")) for each in weights]
     own = f"{model.name}/"
-    return [path.removeprefix(own) for path in paths] if all(path.startswith(own) for path in paths) else paths
+    if all(path.startswith(own) for path in paths):
+        paths = [path.removeprefix(own) for path in paths]
+    return list(zip(paths, weights, strict=True))

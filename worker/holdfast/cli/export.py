@@ -109,7 +109,7 @@ def _export(
     with working("starting TensorFlow"):
         import_quietly()
         from holdfast.bridges import exporters
-        from holdfast.bridges.model import by_architecture, by_function, function, restore
+        from holdfast.bridges.model import by_architecture, by_function, function, restore, weights_of
 
         samples = function(representative) if representative else None
         held = by_function(model) if model else by_architecture(run.store, record)
@@ -120,4 +120,4 @@ def _export(
         with working(f"writing {format.name}"):
             exporters.write(held, format, path, quantize=quantize, representative=samples)
         size = destination.size_of(path)
-    return len(held.model.weights), size
+    return len(weights_of(held.model)), size
