@@ -561,12 +561,14 @@ class Held(tf.Module):  # type: ignore[misc]
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         try:
-            return self.tensors()
+            with tf.init_scope():  # what exports a model traces this; to that, they are constants
+                return self.tensors()
         except Exception as error:
             raise InvalidRequest(f"{self.what} cannot be saved: {str(error) or repr(error)}") from error
 
     def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> None:
-        self.restored = dict(restored_tensors)
+        if tf.executing_eagerly():  # what exports a model traces this, too
+            self.restored = dict(restored_tensors)
 
 
 class _Following:
