@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from holdfast.bridges.formats import CHECKPOINT, FORMATS, TFLITE, Format, check_packages, format_of
-from holdfast.cli.target import TARGET, Run, open_run, parse_target, tell_of_removal
+from holdfast.cli.target import TARGET, Run, open_run, parse_target, reading
 from holdfast_storage.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def command(
     run = open_run(url)
     record = run.select(step)
     destination = Destination(out, overwrite=overwrite)
-    with tell_of_removal(run, record):
+    with reading(run, record):
         if format is CHECKPOINT:
             _materialize(run, record, out, destination)
             written = f"step {record.step}, as a TensorFlow checkpoint"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli.target import TARGET, open_run, parse_target, tell_of_removal
-
-LEASE = 6 * 3600.0
-"""Seconds for which retention spares the step at most, if this process is killed."""
+from holdfast.cli.target import TARGET, open_run, parse_target, reading
 
 
 @click.command(name="materialize")
@@ -22,20 +19,13 @@ def command(target: str, out: str) -> None:
     tf.train.Checkpoint.restore. While it is read, the step has a lease: a job that trains does not remove it.
     """
     from holdfast.cli.output import Output, progress
-    from holdfast.leasing import Leasing
     from holdfast_storage.checkpoint.materialize import Materializing
-    from holdfast_storage.log.log import Log
 
     url, step = parse_target(target)
     run = open_run(url)
     record = run.select(step)
-    leasing = Leasing(Log(run.store), run.store.url, LEASE)
-    leasing.lease(record)  # if it is gone, its reader says so
-    try:
-        with tell_of_removal(run, record):
-            checkpoint = Materializing(run.store, record)
-            with progress("materialize", lambda: checkpoint.size) as advance:
-                prefix = checkpoint.write(out, advance)
-    finally:
-        leasing.release()
+    with reading(run, record):
+        checkpoint = Materializing(run.store, record)
+        with progress("materialize", lambda: checkpoint.size) as advance:
+            prefix = checkpoint.write(out, advance)
     Output().say(prefix)

@@ -19,6 +19,10 @@ RUN = click.argument("run", metavar="RUN")
 TARGET = click.argument("target", metavar="RUN[@STEP]")
 
 
+LEASE = 6 * 3600.0
+"""Seconds for which retention spares a checkpoint that a command reads at most, if the command is killed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run directory as it was when it was opened."""
@@ -46,8 +50,16 @@ class Run:
 
 
 @contextmanager
-def tell_of_removal(run: Run, record: CheckpointRecord) -> Iterator[None]:
-    """Raise InvalidRequest if a checkpoint is found to be absent because a running job's retention has removed it."""
+def reading(run: Run, record: CheckpointRecord) -> Iterator[None]:
+    """A context in which a checkpoint is read: it has a lease, so that a job that trains does not remove it meanwhile.
+
+    Raises InvalidRequest if such a job has done so nevertheless, which its reader finds as CheckpointAbsent.
+    """
+    from holdfast.leasing import Leasing
+    from holdfast_storage.log.log import Log
+
+    leasing = Leasing(Log(run.store), run.store.url, LEASE)
+    leasing.lease(record)  # if it is gone, its reader says so
     try:
         yield
     except CheckpointAbsent as error:
@@ -56,6 +68,8 @@ def tell_of_removal(run: Run, record: CheckpointRecord) -> Iterator[None]:
         raise InvalidRequest(
             f"retention has removed step {record.step} of {run.store.url} meanwhile: choose another, or pin it first"
         ) from error
+    finally:
+        leasing.release()
 
 
 def parse_target(text: str) -> tuple[str, int | None]:
