@@ -561,8 +561,11 @@ class Held(tf.Module):  # type: ignore[misc]
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         try:
-            with tf.init_scope():  # what exports a model traces this; to that, they are constants
-                return self.tensors()
+            with tf.init_scope():
+                tensors = self.tensors()
+            if tf.executing_eagerly():
+                return tensors
+            return {name: tf.constant(each.numpy(), each.dtype) for name, each in tensors.items()}  # for a SavedModel
         except Exception as error:
             raise InvalidRequest(f"{self.what} cannot be saved: {str(error) or repr(error)}") from error
 
