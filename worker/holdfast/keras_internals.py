@@ -39,11 +39,12 @@ def layers_in(model: Any) -> list[Any]:
 
 
 def has_own_functions(layer: Any) -> bool:
-    """Return whether a layer has a function that is not Keras's own, such as an activation.
+    """Return whether a layer has an argument that is a function, such as an activation, and not Keras's own.
 
     Of such a function, Keras may note down no more than its name, which one of its own may have as well.
     """
-    functions = (each for each in vars(layer).values() if isinstance(each, FunctionType))
+    arguments = layer.get_config()
+    functions = (each for name, each in vars(layer).items() if isinstance(each, FunctionType) and name in arguments)
     return any(each.__module__.partition(".")[0] not in ("keras", "tf_keras", "tensorflow") for each in functions)
 
 

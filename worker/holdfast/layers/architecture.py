@@ -26,10 +26,10 @@ def architecture(checkpoint: Any) -> dict[str, bytes]:
 
     models = []
     for path, model in _models(checkpoint):
-        if any(has_own_functions(layer) for layer in layers_in(model) if not is_model(layer)):  # they have losses
-            continue
         keras = sys.modules["tf_keras" if is_of_tf_keras(model) else "keras"]
         try:
+            if any(has_own_functions(layer) for layer in layers_in(model) if not is_model(layer)):  # these have losses
+                continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of lambdas, which are not kept
                 config = _without_training(keras.saving.serialize_keras_object(model))
