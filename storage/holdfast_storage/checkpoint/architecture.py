@@ -65,7 +65,7 @@ def encode(models: list[Model]) -> bytes | None:
         except Unexpected:
             continue
         kept.append({**asdict(model), "path": list(model.path)})
-    data = json.dumps({"format": NEWEST, "models": kept}, indent=1).encode() + b"\n"
+    data = json.dumps({"format": NEWEST, "models": kept}).encode() + b"\n"
     return data if kept and len(data) <= LARGEST else None
 
 

@@ -49,6 +49,7 @@ class Snapshotter:
     def __init__(self, checkpoint: Any) -> None:
         self._checkpoint = checkpoint
         self._direct: _DirectReads | None = None
+        self._assets: tuple[Objects, Mapping[str, bytes]] | None = None  # with the objects of which they are
         self._warned = False
 
     def capture(self) -> Snapshot:
@@ -102,7 +103,9 @@ class Snapshotter:
                 read = _Read(key, guarded, owner, variable, components)
                 replicas += read.differing_replicas(captured)
                 reads.append((read, captured))
-        assets = architecture(self._checkpoint)
+        if self._assets is None or not self._assets[0].unchanged():  # they cost as much as a snapshot
+            self._assets = (graph, architecture(self._checkpoint))
+        assets = self._assets[1]
         snapshot = _assemble(tensors, object_graph, replicas, collective, assets)
         if len(reads) == len(tensors) and graph.complete and all(read.agrees(c) for read, c in reads):
             self._direct = _DirectReads(graph, [read for read, _ in reads], object_graph, assets)
