@@ -41,7 +41,11 @@ HOSTILE = {
     "a type by its module": layer(None, "__typespec__", module="os"),
     "a module that is no text": layer(["keras"], "Dense"),
     "a name that is no text": layer("keras.layers", ["Dense"]),
+    "neither is text": layer(None, ["Dense"]),
     "a module that only begins so": layer("keras.layersx", "Dense"),
+    "a function in the place of a class": layer("keras.models", "load_model", filepath="/evil"),
+    "a function by a dotted name": layer("keras", "utils.get_file", origin="http://a"),
+    "a class by a dotted name": layer("keras", "layers.Lambda", function="x"),
     "an inner module": layer("keras.src.utils.file_utils", "get_file"),
 }
 

@@ -8,6 +8,7 @@ listed here, when it is written as when it is read. See docs/design/031-bridges.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,6 +32,7 @@ _MODULES = frozenset(
 ) | {"tf_keras.src.engine.functional", "tf_keras.src.engine.sequential"}
 _OPERATIONS = "keras.src.ops."
 _PLAIN = frozenset(f"__{kind}__" for kind in ("bytes", "ellipsis", "keras_tensor", "numpy", "slice", "tensor"))
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")  # Keras's functions begin with a small letter
 _LEAD_ELSEWHERE = frozenset(
     ("FlaxLayer", "JaxLayer", "Lambda", "SlicingOpLambda", "TFOpLambda", "TFSMLayer", "TorchModuleWrapper", "function")
 )
@@ -91,13 +93,13 @@ def check(config: Any, *, whole: bool = True) -> None:
         if "class_name" not in each:
             continue
         name, module = each["class_name"], each.get("module")
+        if not isinstance(name, str):
+            raise Unexpected(f"has {repr(name)[:100]} as the name of a class")
         if module is None and name in _PLAIN:
             continue
-        if module is None and not whole:
-            ours = isinstance(name, str) and not name.startswith("__")
-        else:
-            ours = isinstance(module, str) and (module in _MODULES or module.startswith(_OPERATIONS))
-        if not ours or not isinstance(name, str) or name in _LEAD_ELSEWHERE:
+        known = isinstance(module, str) and (module in _MODULES or module.startswith(_OPERATIONS))
+        old = module is None and not whole
+        if not (known or old) or not _CLASS.fullmatch(name) or name in _LEAD_ELSEWHERE:
             raise Unexpected(f"has {name!r} of {module!r}, which is not a harmless part of Keras")
 
 
