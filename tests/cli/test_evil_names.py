@@ -116,6 +116,16 @@ def test_whatever_others_wrote(saved: Any, forgery: str, command: tuple[str, ...
         json.loads(told)
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_whatever_others_wrote_is_compared(saved: Any, forgery: str, as_json: list[str]) -> None:
+    """Nor does `diff` print anything else, of what is different by forgery. Guards against its own columns."""
+    FORGERIES[forgery](saved)
+    told = said("diff", f"{saved.path}@10", f"{saved.path}@20", *as_json)
+    assert told
+    assert not faults(told)
+
+
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_tracebacks(saved: Any, forgery: str) -> None:
     """Nor does the traceback of an error about it, which a training program prints. Guards against a cause that repeats
@@ -176,6 +186,7 @@ def fill(message: Any) -> None:
         (EVIL,),
         ("status", f"{EVIL}:1"),
         ("doctor", EVIL),
+        ("diff", EVIL, "a"),
         *BRIDGES,
     ],
 )

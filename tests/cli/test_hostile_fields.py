@@ -56,3 +56,24 @@ def test_indexes(tmp_path: Path, holdfast: Run, change: IndexChange, told: str) 
     result = holdfast("verify", tmp_path / "run")
     assert result.exit_code == 1
     assert re.search(told, said(result)), result.output
+
+
+@pytest.mark.parametrize(("change", "told"), MANIFESTS.values(), ids=MANIFESTS)
+def test_manifests_are_not_compared(tmp_path: Path, holdfast: Run, change: Change, told: str) -> None:
+    """`diff` names what is wrong with a manifest. Guards against what it says of a checkpoint that nobody committed."""
+    write_run(open_store(tmp_path / "good"))
+    write_run(open_store(tmp_path / "run"), manifest=change)
+    result = holdfast("diff", tmp_path / "good", tmp_path / "run")
+    assert result.exit_code == 1
+    assert re.search(told, said(result)), result.output
+
+
+@pytest.mark.parametrize(("change", "told"), INDEXES.values(), ids=INDEXES)
+def test_indexes_are_compared_in_a_sentence(tmp_path: Path, holdfast: Run, change: IndexChange, told: str) -> None:
+    """`diff` ends in no traceback, whatever an index says. Guards against shapes that numpy refuses."""
+    write_run(open_store(tmp_path / "good"))
+    for name in ("run", "other"):
+        write_run(open_store(tmp_path / name), index=change)
+    for first in ("good", "other"):
+        assert holdfast("diff", tmp_path / first, tmp_path / "run").exit_code in (0, 1)
+        said(holdfast("diff", tmp_path / first, tmp_path / "run"))

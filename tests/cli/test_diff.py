@@ -1,0 +1,102 @@
+"""`holdfast diff`."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from holdfast import comparing
+from holdfast_storage.errors import StorageError
+from holdfast_storage.log.log import Log
+
+from .conftest import RunDirectory
+
+Holdfast = Callable[..., Result]
+HoldfastJson = Callable[..., Any]
+KERNEL, COUNTER = "kernel/.ATTRIBUTES/VARIABLE_VALUE", "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+@pytest.fixture
+def two(run_directory: RunDirectory) -> RunDirectory:
+    """A run with a full step 10, and a delta 20 on it."""
+    full = run_directory.save(10, 1)
+    run_directory.log(full, run_directory.save_delta(20, 2, full))
+    return run_directory
+
+
+def test_a_full_one_and_a_delta(two: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
+    """Status is 0 though they differ, changed tensors have their norms, and what is a worker's own is compared, too.
+    Guards against a row of the delta that is taken for a tensor."""
+    found = holdfast_json("diff", f"{two.path}@10", f"{two.path}@20")
+    assert (found["equal"], found["reshaped"], found["added"], found["unchanged"]) == (False, [], [], 0)
+    changed = {each["key"]: each for each in found["changed"]}
+    assert changed.keys() == {KERNEL, COUNTER}
+    kernel = changed[KERNEL]
+    assert (kernel["a"], kernel["elements"]) == ({"dtype": "float32", "shape": [4, 2]}, 2)
+    assert kernel["l2"] == pytest.approx(math.hypot(2.0, 17.0))  # the row (2, 3) is (0, 20) now
+    assert (kernel["max_abs"], changed[COUNTER]["max_abs"]) == (17.0, 10.0)
+    assert found["removed"] == [{"task": "worker-1", "key": "mean/.OWN", "dtype": "float32", "shape": [2]}]
+    assert [said["name"] for said in found["said"]] == ["step", "time"]
+    text = holdfast("diff", f"{two.path}@10", f"{two.path}@20").stdout
+    assert "tensors: 2 changed, 0 added, 1 removed, 0 reshaped, 0 unchanged" in text
+    assert "mean/.OWN of worker-1" in text
+
+
+def test_equal_ones(two: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
+    """A checkpoint is equal to itself. Guards against a tensor that is counted twice."""
+    found = holdfast_json("diff", two.path, f"{two.path}@20")
+    assert (found["equal"], found["changed"], found["said"], found["unchanged"]) == (True, [], [], 2)
+    assert "all 2 tensors equal" in holdfast("diff", two.path, two.path).stdout
+
+
+def test_two_runs(saved: RunDirectory, tmp_path: Path, holdfast_json: HoldfastJson) -> None:
+    """Steps of two runs are compared. Guards against a place in one store that is taken for the same in another."""
+    other = RunDirectory(tmp_path / "other")
+    record = other.save(20, 2)
+    other.log(record)
+    assert holdfast_json("diff", saved.path, other.path)["equal"]
+    found = holdfast_json("diff", f"{saved.path}@10", other.path)
+    assert [each["key"] for each in found["changed"]] == [COUNTER]
+    assert found["unchanged"] == 2
+
+
+def test_damage_and_mistakes(two: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None:
+    """Damage is status 1 and names the object; a step that is not there is wrong use. Guards against "equal" of what
+    nobody has read."""
+    assert holdfast("diff", two.path, f"{two.path}@15").exit_code == 2
+    assert holdfast("diff", two.path, tmp_path / "nothing").exit_code == 2
+    (path,) = two.path.glob("ckpt-10.*/*.data-00001-of-00002")
+    path.write_bytes(bytes(16))
+    result = holdfast("diff", f"{two.path}@10", two.path)
+    assert (result.exit_code, path.name in result.stderr) == (1, True)
+
+
+def test_both_are_leased(two: RunDirectory, holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have a lease while they are read, and none afterwards. Guards against a job that removes one."""
+    log, seen = Log(two.store), []
+
+    def look(*arguments: Any) -> Any:
+        entry = log.tail()
+        assert entry is not None
+        seen.extend(lease.prefix for lease in entry.state.leases)
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(comparing, "compare", look)
+    assert holdfast("diff", f"{two.path}@10", two.path).exit_code == 1
+    assert seen == ["ckpt-10.0a1b2c3d.1/ckpt-10", "ckpt-20.0a1b2c3d.2/ckpt-20"]
+    entry = log.tail()
+    assert entry is not None
+    assert entry.state.leases == ()
+
+
+def test_help_needs_no_numpy() -> None:
+    """The help of the command imports no numpy. Guards against a command line that is slow to start."""
+    program = "import sys, holdfast.cli.diff; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
