@@ -173,6 +173,35 @@ def test_a_restarted_coordinator_learns_the_base_from_reports() -> None:
     assert cluster.storage.state.checkpoints[-1].base == base
 
 
+@pytest.mark.parametrize("report_first", [False, True])
+def test_a_restarted_coordinator_lets_all_write_everything(report_first: bool) -> None:
+    """If a worker was told to save everything, the successor of the coordinator tells the others so, too. Guards against
+    losing a save whose workers had all voted alike."""
+    cluster, coordinator, workers = saved("F")
+    base = cluster.storage.state.checkpoints[-1].prefix
+    coordinator.machine._run.condemned.add(base)
+    cluster.storage.damaged.add(base)
+    for worker in workers:
+        coordinator.call(worker.vote(2, base=base))  # the first is told, and writes
+    coordinator.alive = False
+    successor = cluster.coordinator()
+    for worker in workers:
+        successor.call(worker.rejoin())
+    successor.run()
+    for worker in workers:
+        successor.tell(worker.attached())
+    builds = [workers[0].report(2), workers[1].vote(2, base=base)]
+    calls = [successor.call(build) for build in (builds if report_first else builds[::-1])]
+    successor.run()
+    answer = calls[report_first].answer
+    assert isinstance(answer, v.Go)
+    assert answer.full
+    successor.call(workers[1].report(2))
+    successor.run()
+    assert cluster.storage.state.checkpoints[-1].base == ""
+    assert cluster.storage.state.checkpoints[-1].prefix != base
+
+
 # -- what goes --
 
 
@@ -211,6 +240,30 @@ def test_nothing_goes_before_all_that_the_newest_needs_was_read_back() -> None:
     assert reads == [cluster.storage.state.checkpoints[0].prefix], "what it replaces went for it"
     save(cluster, coordinator, workers, 5, delta=True)
     assert live(cluster) == "F2 d3 d4 d5"
+
+
+def test_nothing_goes_for_what_needs_a_condemned_one() -> None:
+    """If something that the newest needs is condemned after it was read back, nothing goes for the newest, although no
+    entry says so yet. Guards against removing the last checkpoint that can be restored."""
+    cluster, coordinator, workers = saved("FFd", keep=(Newest(3),))
+    full, base = cluster.storage.state.checkpoints[1:]
+    for worker in workers:
+        coordinator.call(worker.vote(4, base=base.prefix))
+    for worker in workers:
+        coordinator.call(worker.report(4, base=base.prefix))
+    newest, reads = prefix("ckpt", 40, workers[0].caller.generation, 4), list[str]()
+    while newest not in reads:
+        reads += read_back(coordinator.pending[:1])
+        if newest not in reads:
+            coordinator.carry_out()
+            coordinator.deliver()
+    assert reads == [full.prefix, base.prefix, newest]
+    coordinator.machine._run.condemned.add(full.prefix)
+    cluster.storage.damaged.add(full.prefix)
+    coordinator.run()
+    assert live(cluster) == "F1 F2 d3 d4"
+    assert save(cluster, coordinator, workers, 5, delta=True).committed
+    assert live(cluster) == "F1 F2 d3 d4 F5"
 
 
 def test_what_could_not_be_read_back_is_no_base() -> None:

@@ -131,8 +131,12 @@ class RunState:
         return self.now.monotonic - met >= lease.seconds
 
     def sweep(self, state: LogState, verified: str) -> Sweep:
-        """Return what may go now: see `retention.sweep`. What is not known to be bad stays for now, too."""
-        state = state.measure(self.measured)
+        """Return what may go now: see `retention.sweep`. What is not known to be bad stays for now, too.
+
+        What is condemned counts as damaged before an entry says so: something that the newest needs may have been found
+        bad after it was read back.
+        """
+        state = state.measure(self.measured).condemn(self.condemned)
         leased = {lease.prefix for lease in state.leases if not self._is_over(lease)}
         unknown = {record.prefix for record in unmeasured(state, self.retention)}
         return sweep(state, self.retention, verified, leased | unknown)

@@ -78,8 +78,8 @@ class Saving:
         attempt.must_end_within(r.timeout)
         attempt.reporters[e.request] = e.caller.task
         if attempt.go is None:
-            # This coordinator was restarted: the report shows that the vote had passed.
-            self._go(world, attempt, Go(worker_local=r.worker_local))
+            # This coordinator was restarted: the report shows that the vote had passed, and whether all is written.
+            self._go(world, attempt, Go(worker_local=r.worker_local, full=not r.base))
         else:
             self._finalize(world, attempt)
 
