@@ -190,7 +190,8 @@ class Manager:
             blocking: overrides the manager's `blocking`. A blocking save ends with `wait()`.
 
         Returns:
-            The prefix that the checkpoint will have, or None if the interval is not over.
+            The prefix that the checkpoint will have, or None if the interval is not over. `restore` takes it; if saves
+            are incremental, `tf.train.Checkpoint.restore` cannot read most of them.
 
         Raises:
             SaveFailed: the save before this one, or this one if it is blocking, was not committed.

@@ -35,7 +35,8 @@ def checkpoints_iterator(
     """Yield the prefix of the newest committed checkpoint of a run, and again of each newer one that is found.
 
     The arguments and the behaviour are those of `tf.train.checkpoints_iterator`. Checkpoints that come and go while the
-    caller works on one are left out. What is not committed, or is marked as damaged, is never yielded.
+    caller works on one are left out. What is not committed, or is marked as damaged, is never yielded. Neither are the
+    deltas of incremental saves, since `tf.train.Checkpoint.restore` cannot read them: only one of `full_every` is.
 
     The caller has a *lease* of what was yielded, which retention honours: the checkpoint is not removed before the
     caller asks for the next one, closes the iterator (so does leaving a `for` loop, or forgetting the iterator), or

@@ -81,7 +81,7 @@ def failed(step: int, error: HoldfastError) -> SaveFailed:
 def in_doubt(step: int, error: object) -> CoordinatorUnavailable:
     """Return the error for a save whose outcome nobody knows."""
     return CoordinatorUnavailable(
-        f"it is not known whether the save of step {step} was committed: {error}. If it was, it appears in "
-        "latest_checkpoint",
+        f"it is not known whether the save of step {step} was committed: {error}. If it was, the "
+        "next restore finds it, and `holdfast ls` lists it",
         phase="commit",
     )
