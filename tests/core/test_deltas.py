@@ -175,8 +175,8 @@ def test_a_restarted_coordinator_learns_the_base_from_reports() -> None:
 
 @pytest.mark.parametrize("report_first", [False, True])
 def test_a_restarted_coordinator_lets_all_write_everything(report_first: bool) -> None:
-    """If a worker was told to save everything, the successor of the coordinator tells the others so, too. Guards against
-    losing a save whose workers had all voted alike."""
+    """If a worker was told to save everything, the successor of the coordinator tells the others so, too. Guards
+    against losing a save whose workers have all voted alike."""
     cluster, coordinator, workers = saved("F")
     base = cluster.storage.state.checkpoints[-1].prefix
     coordinator.machine._run.condemned.add(base)
