@@ -16,7 +16,7 @@ from holdfast.saving.provenance import versions
 from holdfast.saving.save import Save
 from holdfast.saving.shares import Assigned, Share, Shares, plan_shares
 from holdfast.saving.snapshot import Snapshot
-from holdfast.servers.agent import Agent
+from holdfast.servers.agent import GONE_AFTER, Agent
 from holdfast.session.session import Session
 from holdfast.session.this_task import ThisTask
 from holdfast_protos.v1 import coordinator_pb2 as pb
@@ -240,3 +240,30 @@ def test_an_older_chief_is_not_left_for_its_calls(
         assert len(committed(store)) == len(committed(other_store)) == 1
     finally:
         other.worker.close(0.0)
+
+
+def test_a_chief_keeps_all_its_worlds_while_coordinators_are_away(
+    coordinator: Coordinator, agent: Agent, chief: Chief, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two managers of one chief none is left for the other, however long coordinators are away; the world of an
+    earlier chief is. Guards against a chief whose first manager can save nothing any more after such a time."""
+    chief.manager = "one.1"
+    chief.begin()
+    other_store = open_store(str(tmp_path / "other"))
+    ensure_key(other_store)
+    other = Chief(other_store, coordinator, agent, "one.2")
+    third_store = open_store(str(tmp_path / "third"))
+    ensure_key(third_store)
+    third = Chief(third_store, coordinator, agent, "two.1")
+    try:
+        other.begin()
+        away = time.monotonic() - 2 * GONE_AFTER
+        monkeypatch.setattr(Session, "away_since", property(lambda _: away, lambda *_: None), raising=False)
+        agent._leave_what_is_over()
+        assert list(agent._members) == ["one.1", "one.2"]
+        third.begin()
+        agent._leave_what_is_over()
+        assert list(agent._members) == ["two.1"]
+    finally:
+        other.worker.close(0.0)
+        third.worker.close(0.0)

@@ -7,6 +7,7 @@ storage or for others, is done on the lane of the member that it is about. A new
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -146,17 +147,20 @@ class Agent:
 
     def watch(self) -> None:
         """Leave worlds that are over, for ever. Not because another chief calls: that may be an older one, which does
-        not know that it was replaced."""
+        not know that it was replaced. Nor the worlds of a chief for another world of its own."""
         while True:
             time.sleep(WATCH_EVERY)
-            with self._lock:
-                members = list(self._members.items())
-                for number, (manager, member) in enumerate(members):
-                    is_last = number == len(members) - 1
-                    if not is_last and member.is_over(GONE_AFTER):
-                        log.info("%s leaves the world of %s: another chief has come since", self.task, manager)
-                        del self._members[manager]
-                        member.leave(at_once=True)
+            self._leave_what_is_over()
+
+    def _leave_what_is_over(self) -> None:
+        with self._lock:
+            members = list(self._members.items())
+            for manager, member in members[:-1]:
+                newest = members[-1][0]
+                if member.is_over(GONE_AFTER if _chief_of(manager) != _chief_of(newest) else math.inf):
+                    log.info("%s leaves the world of %s: another chief has come since", self.task, manager)
+                    del self._members[manager]
+                    member.leave(at_once=True)
 
     def end(self) -> None:
         """Finish the saves in flight, and leave all worlds. Before that, have all save, if the chief's program saves at
@@ -174,3 +178,8 @@ class Agent:
         over = [member.leave() for member in members]
         for each in over:
             each.wait(max(0.0, until - time.monotonic()))
+
+
+def _chief_of(manager: str) -> str:
+    """Return the process of a manager, which is the n-th of it: `process.n`."""
+    return manager.rpartition(".")[0]
