@@ -35,6 +35,7 @@ def test_everything_is_saved_as_tensorflow_saves_it(cluster: ServerWorld, tmp_pa
     assert found["differing"] == []
     assert found["entries"] > 150
     assert found["sliced"] >= 40
+    assert found["restored"] == [[1.0, 2.0], [[2.0, 2.0]] * 3]  # a table, and a variable that has grown
     # TensorFlow itself joins no slices of the others.
     joined = ("float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8")
     names = [f"{dtype}_10" for dtype in joined] + [f"{dtype}_3" for dtype in (*joined, "float16", "uint16", "uint64")]

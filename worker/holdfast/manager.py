@@ -212,6 +212,8 @@ class Manager:
                 staged.tidy()
             settled = self._settle()
             self._here().settle()  # before this save counts
+            if step is not None:
+                step = value_of(self._given.step_counter)  # what was scheduled has counted on
             number = self._number(checkpoint_number)
             if not settled:
                 self._lane.submit(partial(self._skip, step))

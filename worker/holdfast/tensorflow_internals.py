@@ -420,7 +420,15 @@ def restore_v2(
     found = reading([_text(each) for each in tensor_names], [_text(each) for each in shape_and_slices], dtypes)
     others = [each for each, tensor in zip(wanted, found, strict=True) if tensor is None]
     read = iter(read_files(*map(list, zip(*others, strict=True))) if others else ())
-    return [next(read) if tensor is None else tensor for tensor in found]
+    return [next(read) if tensor is None else _as_read(tensor) for tensor in found]
+
+
+def _as_read(tensor: Any) -> Any:
+    """Return a tensor as RestoreV2 does: in a graph, of unknown shape. The restore of a DenseHashTable relies on it,
+    whose keys have another shape than TensorFlow's own inference allows."""
+    if tf.executing_eagerly() or tensor.shape.rank is None:
+        return tensor
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tf.TensorShape(None))
 
 
 def placed() -> Any:

@@ -81,7 +81,7 @@ def trained(library: Any, optimizer: Any) -> tuple[dict[str, Any], Any]:
 
 
 def compare(world: Any, *, directory: str, kind: str) -> dict[str, Any]:
-    """Train, save twice, and compare the second checkpoint with TensorFlow's own of the same moment.
+    """Train, save twice, and compare the second checkpoint with TensorFlow's own of the same moment. Restore it.
 
     kind: what is saved beside tables and variables.
     """
@@ -92,6 +92,7 @@ def compare(world: Any, *, directory: str, kind: str) -> dict[str, Any]:
             held |= variables(rows)
         held["table"] = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
         held["dense"] = tf.lookup.experimental.DenseHashTable(tf.int64, tf.float32, 0.0, -1, -2)
+        held["growing"] = tf.Variable([[1.0, 2.0]], shape=tf.TensorShape([None, 2]))
         if kind == "keras":
             made = [trained(keras, keras.optimizers.Adam())]
         elif kind == "tf_keras":
@@ -112,16 +113,22 @@ def compare(world: Any, *, directory: str, kind: str) -> dict[str, Any]:
                 for _ in range(3):
                     job().coordinator.schedule(function)
             held["table"].insert(tf.constant([f"word {save}"]), tf.constant([save], tf.int64))
+            held["growing"].assign(tf.fill([save + 1, 2], 1.0 * save))
             manager.save(blocking=True)
         newest = manager.latest_checkpoint
         assert newest is not None
         ours, stock = _read(newest), _read(checkpoint.write(f"{directory}-stock/stock"))
+        held["dense"].insert(tf.constant([5, 6], tf.int64), tf.constant([0.5, 0.5]))
+        held["growing"].assign([[0.0, 0.0]])
+        manager.restore_or_initialize()
+        restored = [held["dense"].lookup(tf.constant([5, 6], tf.int64)), held["growing"]]
     differing = sorted(str(key) for key in ours.keys() | stock.keys() if ours.get(key) != stock.get(key))
     return {
         "prefix": newest,
         "differing": differing,
         "entries": len(ours),
         "sliced": len({key for key, extents in ours if extents}),
+        "restored": [each.numpy().tolist() for each in restored],
     }
 
 

@@ -166,7 +166,9 @@ class _Hook(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
             if reason:
                 raise InvalidRequest(f"{key} cannot be saved: {reason}", object=key)
             handle = _handle_of(item.tensor)
-            is_variable = handle is not None and item.dtype not in (tf.string, tf.variant)
+            # What may change its shape is read as other objects are: what a server holds is planned once.
+            has_shape = tf.TensorShape(item.shape).is_fully_defined()
+            is_variable = handle is not None and has_shape and item.dtype not in (tf.string, tf.variant)
             if is_variable and device.job == "ps":
                 part = parse_spec(item.slice_spec)
                 shape = tuple(item.shape)
