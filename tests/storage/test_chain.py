@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from holdfast_storage.bundle.crc import crc32c, mask
 from holdfast_storage.bundle.index import full_record
 from holdfast_storage.checkpoint.chain import read_chain
 from holdfast_storage.checkpoint.manifest import ObjectRecord
+from holdfast_storage.checkpoint.pieces import check_fit
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged
 from holdfast_storage.layout import Piece
@@ -235,6 +237,23 @@ def test_absurd_sizes_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def _absurd(shard: int, offset: int, crc: int) -> tuple[bytes, BundleEntry]:
     return full_record("table", 1, (1 << 40, 2), shard=shard, offset=offset, size=1 << 43, crc32c=mask(crc))
+
+
+def test_a_look_at_millions_of_rows_takes_the_memory_of_their_numbers(tmp_path: Path) -> None:
+    """Whether rows ascend is seen with no more memory than their stored numbers. Guards against a worker that reads
+    back a delta of which all rows have changed, beside a training that needs its memory."""
+    chain = Chain(new_store("posix", tmp_path))
+    before = {"table": np.zeros((300_000, 1), np.float32)}
+    chain.full(before)
+    after = {"table": before["table"] + 1}
+    found = read_chain(chain.store, chain.delta(before, after, ["table"]))
+    tracemalloc.start()
+    try:
+        check_fit(chain.store, found)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1.5 * 8 * 300_000
 
 
 def test_a_tensor_that_one_link_lacks(tmp_path: Path) -> None:

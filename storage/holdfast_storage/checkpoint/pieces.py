@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain as joined
 from itertools import pairwise
 from typing import Any
 
@@ -39,7 +40,7 @@ def check_fit(store: Store, chain: Chain) -> None:
         change = part.changes[-1]
         memory = memoryview(bytearray(change.rows.entry.size))
         fill(store, change.rows, memory, lambda count: None)
-        rows = [part.begin - 1, *memory.cast("q"), part.end]
+        rows = joined((part.begin - 1,), memory.cast("q"), (part.end,))  # no list: there may be millions
         if any(row >= following for row, following in pairwise(rows)):
             raise _out_of_order(store, part, change)
 
