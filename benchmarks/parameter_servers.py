@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import struct
@@ -335,6 +336,8 @@ def main() -> None:
 
     from benchmarks.server import Server
 
+    # Several GiB may lie in memory: being told to end is no reason to leave them there.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for key, value in environment.describe().items():
         print(f"- {key}: {value}")
     print(f"- state: {options.mib} MiB; folder on {environment.file_system(options.folder)}; {options.rounds} rounds\n")
