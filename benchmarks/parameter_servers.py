@@ -2,8 +2,9 @@
 
 Holdfast, with its defaults and `max_to_keep=1`, into a folder and on an S3 server that is started here, if one is
 installed; beside `tf.train.Checkpoint.write` into a folder that all servers share, which is the way that TensorFlow
-has. Each contestant has a cluster of its own: a chief, a worker, and two or three servers. They take turns, and a
-training step changes every value before each. The first turn counts for memory alone, which only fresh processes show.
+has. Each contestant has a cluster of its own, one after the other: a chief, a worker, and two or three servers. A
+training step changes every value before each turn. The first turn counts for memory alone, which only fresh processes
+show.
 
 The figures of a turn:
 
@@ -97,7 +98,8 @@ class Chief:
         def step() -> None:
             for table in tables:
                 for part in table.variables:
-                    part.assign_add(tf.ones(part.shape))
+                    with tf.device(part.device):
+                        part.assign_add(tf.ones(part.shape))
 
         self._step = step
         self._manager: Any = None
@@ -304,25 +306,17 @@ def measure(servers: int, mib: int, rounds: int, folder: Path, bucket: Location 
     }
     if bucket:
         contestants["Holdfast, S3"] = Holdfast(bucket.url, bucket.storage_options)
-    clusters: dict[str, Cluster] = {}
-    taken: dict[str, list[dict[str, float]]] = {who: [] for who in contestants}
-    try:
-        for who in contestants:
-            clusters[who] = Cluster(servers, mib, bucket.environment if bucket else {})
-        for number in range(rounds + 1):
-            for who, contestant in contestants.items():
-                taken[who].append(clusters[who].turn(contestant, number))
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in taken[who][-1].items())
-                print(
-                    f"{servers} servers, {f'round {number}' if number else 'first turn'}: {who}: {figures}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        for who, turns in taken.items():
-            print(f"| {servers} | {who} | {row(turns)} |", flush=True)
-    finally:
-        for cluster in clusters.values():
+    for who, contestant in contestants.items():
+        cluster = Cluster(servers, mib, bucket.environment if bucket else {})
+        turns = []
+        try:
+            for number in range(rounds + 1):
+                turns.append(cluster.turn(contestant, number))
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in turns[-1].items())
+                print(f"{servers} servers, turn {number}, {who}: {figures}", file=sys.stderr, flush=True)
+        finally:
             cluster.stop()
+        print(f"| {servers} | {who} | {row(turns)} |", flush=True)
 
 
 def main() -> None:

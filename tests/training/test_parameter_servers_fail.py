@@ -231,6 +231,21 @@ def test_a_server_is_told_to_end_in_a_save(run: Run) -> None:
     run.resumes_at(2, "ps-1")
 
 
+def test_a_server_is_frozen_in_a_save(run: Run) -> None:
+    """The save is given up by the server's name; once the server wakes, the next one commits. Guards against a stalled
+    host that stops the training for ever, and whose late bytes get into a later checkpoint."""
+    run.begin(save_timeout=10.0)
+    run.saves(1)
+    world = run.world
+    world.run("served.train")
+    world.arrange("ps-1", "write", "freeze")
+    names(world.run("served.save", step=2), "ps-1")
+    run.is_at(1)
+    world.running["ps-1"].send(SIGCONT)
+    assert world.run("served.save", step=2) is None
+    run.is_at(2)
+
+
 def test_the_storage_refuses_one_server(run: Run) -> None:
     """The save fails, naming server and object, the training goes on, and the next save commits. Guards against a full
     disk on one host that ends the job, or that is told as somebody else's."""
