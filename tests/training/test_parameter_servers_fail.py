@@ -300,6 +300,7 @@ def test_twenty_random_kills(run: Run, tmp_path: Path, figure: Figure) -> None:
                 break
             if killed != CHIEF:
                 assert "raised" in world.chief.answer(time.monotonic() + 60.0)
+                assert all(killed in note.get("failed", killed) for note in diary.notes())
             world.restart()
     finally:
         coordinator.kill()

@@ -56,12 +56,18 @@ class Cutter:
         self._assigned = b""  # the digest of the plan that the servers have been told
 
     def table(self) -> Table:
-        """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved."""
-        _ = self._checkpoint.save_counter  # TensorFlow makes it when it is first asked for: not after this was learnt
-        if self._table is None or not self._table.lasts:
-            before, self._table = self._table, learn(self._checkpoint, len(self._servers.devices))
-            if before is None or _places(before) != _places(self._table):
-                self._hand_over = None
+        """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved, and SaveFailed, which names
+        the servers that are wrong."""
+        try:
+            _ = (
+                self._checkpoint.save_counter
+            )  # TensorFlow makes it when it is first asked for: not after this was learnt
+            if self._table is None or not self._table.lasts:
+                before, self._table = self._table, learn(self._checkpoint, len(self._servers.devices))
+                if before is None or _places(before) != _places(self._table):
+                    self._hand_over = None
+        except tf.errors.OpError as error:  # a variable cannot be made or read where it lies
+            raise self._servers.translated(error) from error
         return self._table
 
     def cut(self, ordinal: int, step: int, increments: Increments | None) -> tuple[Snapshot, Assigned]:

@@ -71,7 +71,7 @@ class Servers:
         try:
             replies = [json.loads(_bytes(each)) for each in self._within(self._timeout, call)]
         except tf.errors.OpError as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
         for reply in replies:
             if "failure" in reply:
                 raise decode(pb.Failure.FromString(bytes.fromhex(reply["failure"]))).to_error()
@@ -96,7 +96,7 @@ class Servers:
         silent = ", ".join(self._who_is_wrong()) or "some of them"
         raise SaveFailed(f"no answer from the parameter servers within {timeout:.0f} s: {silent}", phase="ask")
 
-    def _translated(self, error: Any) -> HoldfastError:
+    def translated(self, error: Any) -> HoldfastError:
         """Return the error for what TensorFlow raises of a call, which names the servers that are wrong."""
         wrong = self._who_is_wrong()
         if not wrong:
