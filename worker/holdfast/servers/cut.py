@@ -56,8 +56,10 @@ class Cutter:
         self._assigned = b""  # the digest of the plan that the servers have been told
 
     def table(self) -> Table:
-        """Return what lies where, as of now. Raises InvalidRequest for what cannot be saved, and SaveFailed, which names
-        the servers that are wrong."""
+        """Return what lies where, as of now.
+
+        Raises InvalidRequest for what cannot be saved, and SaveFailed, which names the servers that are wrong.
+        """
         try:
             _ = (
                 self._checkpoint.save_counter
