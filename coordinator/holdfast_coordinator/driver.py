@@ -373,7 +373,7 @@ class Driver:
                 state = self.machine.ledger.state
                 world = self.machine.worlds.get(state.generation.id) if state and state.generation else None
                 living = list(map(str, world.living(time.monotonic()))) if world else []
-            self._take(ev.Probed(effect.address, ", ".join(living)))
+            self._take(ev.Probed(effect.address, tuple(living)))
 
         self._start(probe())
 

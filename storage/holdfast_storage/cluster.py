@@ -72,12 +72,12 @@ LISTED = 10
 
 def names(tasks: Iterable[Task]) -> str:
     """Return tasks as people read them: `worker-0, worker-2`. Of many, the first ten and how many more there are."""
-    return _listed([str(task) for task in sorted(tasks)])
+    return listed([str(task) for task in sorted(tasks)])
 
 
 def describe(cluster: Cluster) -> str:
     """A cluster in words, for errors. Of a job with many tasks, the first ten addresses."""
-    return "{" + ", ".join(f"{job}: [{_listed(hosts)}]" for job, hosts in cluster) + "}"
+    return "{" + ", ".join(f"{job}: [{listed(hosts)}]" for job, hosts in cluster) + "}"
 
 
 def first_difference(ours: Cluster, theirs: Cluster) -> str:
@@ -93,6 +93,7 @@ def first_difference(ours: Cluster, theirs: Cluster) -> str:
     return "nowhere"
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Return words as people read them. Of many, the first ten and how many more there are."""
     more = f" and {len(words) - LISTED:,} more" if len(words) > LISTED else ""
     return f"{', '.join(words[:LISTED])}{more}"

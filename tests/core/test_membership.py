@@ -500,6 +500,24 @@ def test_a_job_that_has_ended_is_not_alive_because_of_another() -> None:
     assert cluster.save(other, cluster.world(other, 1), 1).committed
 
 
+def test_who_outlives_a_chief_is_no_other_job() -> None:
+    """Processes that are in both worlds do not keep the next one from the lead; the chief of the one before does, while
+    it lives. Guards against parameter servers that outlive their chief, and for whose sake every save of the next one
+    is refused."""
+    cluster = Cluster()
+    coordinator = cluster.coordinator()
+    first = cluster.world(coordinator, 3)
+    assert cluster.save(coordinator, first, 1).committed
+    second = cluster.world(coordinator, 3, [*cluster.workers(1), *first[1:]])
+    failure = cluster.save(coordinator, second, 1).failure
+    assert failure is not None
+    assert "has living workers (worker-0)." in failure.message
+    coordinator.tell(first[0].detached())
+    assert cluster.save(coordinator, second, 2).committed
+    assert cluster.storage.state.generation is not None
+    assert cluster.storage.state.generation.id == second[0].caller.generation
+
+
 def test_whose_connection_outlives_a_hand_over_is_not_lost() -> None:
     """Workers that stayed connected through a hand-over are not lost. Guards against a world that comes back from
     another coordinator process and whose workers all count as lost."""

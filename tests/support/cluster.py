@@ -624,13 +624,13 @@ class Cluster:
         assert all(call.answer == outcome for call in calls)
         return outcome
 
-    def living_at(self, address: str, generation: str) -> str:
+    def living_at(self, address: str, generation: str) -> tuple[str, ...]:
         """Return what the coordinator at an address says about a generation's workers; nothing if nobody listens."""
         for coordinator in self.coordinators:
             if coordinator.alive and coordinator.machine.leader.address == address:
                 run = coordinator.status().run
-                return ", ".join(w.worker for w in run.workers if w.alive and run.generation == generation)
-        return ""
+                return tuple(w.worker for w in run.workers if w.alive and run.generation == generation)
+        return ()
 
     # -- what workers have been told --
 

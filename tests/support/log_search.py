@@ -572,7 +572,7 @@ class Search:
                 gone_disk = self._operate(s.disk, self._operations.of(("delete", folder, b"")))[0]
                 yield f"{who} deletes {folder}", tell(s._replace(disk=gone_disk), ev.Deleted(folder, True))
             case fx.Probe(address):
-                yield f"{who} finds nobody", tell(s, ev.Probed(address, ""))
+                yield f"{who} finds nobody", tell(s, ev.Probed(address, ()))
             case effect:
                 raise AssertionError(effect)
 

@@ -81,11 +81,11 @@ class Damage:
             f"{e.prefix} is {e.verdict}, as two readers have found: it is marked as damaged and not restored any more"
         )
         run.emit(Remark(text))
-        living = "" if run.leading else self._leading.who_lives(Show())
+        living = () if run.leading else self._leading.who_lives(Show())
         if living is not None:
             self.show(living)
 
-    def show(self, living: str) -> None:
+    def show(self, living: tuple[str, ...]) -> None:
         """Let stock readers find a good checkpoint, unless the file belongs to another job that is alive."""
         run, state = self._run, self._run.ledger.state
         # Without a log the file is TensorFlow's own.

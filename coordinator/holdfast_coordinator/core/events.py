@@ -169,7 +169,7 @@ class Probed:
     """Another leader has answered, with the living workers of its generation."""
 
     address: str
-    living: str
+    living: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ moved on). Safety comes from the log alone: whoever does not lead cannot create 
 
 from __future__ import annotations
 
-from holdfast_storage.cluster import names
+from holdfast_storage.cluster import listed
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.records import Entry, Generation
@@ -57,18 +57,18 @@ class Leading:
         elif (living := self.who_lives(Seek(attempt.id))) is not None:
             self._decide(world, attempt, rival.address, living)
 
-    def who_lives(self, wait: ForALeader) -> str | None:
-        """Return the names of the living workers of the generation that leads by the log, empty if there are none.
-        Return None while its coordinator is being asked; `wait` goes on when the answer is known."""
+    def who_lives(self, wait: ForALeader) -> tuple[str, ...] | None:
+        """Return the living workers of the generation that leads by the log, by name. Return None while its
+        coordinator is being asked; `wait` goes on when the answer is known."""
         run, state = self._run, self._run.ledger.state
         rival, reign = (state.leader, state.generation) if state else (None, None)
         if rival is None or reign is None:
-            return ""
+            return ()
         if rival.id == run.leader.id:
             world = run.worlds.get(reign.id)
-            return names(world.living(run.now.monotonic)) if world else ""
+            return tuple(map(str, world.living(run.now.monotonic))) if world else ()
         if not rival.address:
-            return ""
+            return ()
         run.asking.append((rival.address, wait))
         run.emit(Probe(rival.address, rival.host, reign.id))
         return None
@@ -86,13 +86,14 @@ class Leading:
         if found and found[1].phase is Phase.LEADING:
             self._decide(*found, e.address, e.living)
 
-    def _decide(self, world: World, attempt: SaveAttempt, address: str, living: str) -> None:
+    def _decide(self, world: World, attempt: SaveAttempt, address: str, living: tuple[str, ...]) -> None:
         state = self._run.ledger.state
-        if living:
+        own = world.shares(state.generation) if state and state.generation else set()
+        if strangers := [name for name in living if name not in own]:
             failure = Failure(
                 Kind.INVALID_REQUEST,
                 f"another training job is running on this directory: its coordinator at {address or 'this process'} "
-                f"has living workers ({living}). End that job, use another directory, or pass takeover=True",
+                f"has living workers ({listed(strangers)}). End that job, use another directory, or pass takeover=True",
                 phase="lead",
             )
             self._run.fail_save(world, attempt, failure)

@@ -242,10 +242,15 @@ class World:
 
     def same_processes(self, other: Generation) -> bool:
         """Return whether this world is another manager in the processes of the other generation."""
-        mine, theirs = (
-            {task: process_of(incarnation) for task, incarnation in g.members} for g in (self.generation, other)
-        )
-        return mine == theirs
+        return len(self.shares(other)) == len(self.generation.members) == len(other.members)
+
+    def shares(self, other: Generation) -> set[str]:
+        """Return the tasks, by name, of the other generation whose processes are in this world, too.
+
+        Parameter servers outlive their chief, and may still be in its world when they have joined that of the next.
+        """
+        mine = {task: process_of(incarnation) for task, incarnation in self.generation.members}
+        return {str(task) for task, incarnation in other.members if mine.get(task) == process_of(incarnation)}
 
 
 def _over(kept: Iterable[int], heard: int) -> list[int]:
