@@ -119,11 +119,12 @@ def test_whatever_others_wrote(saved: Any, forgery: str, command: tuple[str, ...
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_whatever_others_wrote_is_compared(saved: Any, forgery: str, as_json: list[str]) -> None:
-    """Nor does `diff` print anything else, of what is different by forgery. Guards against its own columns."""
+    """Nor do `diff` and `cp` print anything else. Guards against the columns of the one and the paths of the other."""
     FORGERIES[forgery](saved)
-    told = said("diff", f"{saved.path}@10", f"{saved.path}@20", *as_json)
-    assert told
-    assert not faults(told)
+    for arguments in (("diff", f"{saved.path}@10", f"{saved.path}@20", *as_json), ("cp", saved.path, f"{saved.path}2")):
+        told = said(*arguments)
+        assert told
+        assert not faults(told)
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
@@ -187,6 +188,7 @@ def fill(message: Any) -> None:
         ("status", f"{EVIL}:1"),
         ("doctor", EVIL),
         ("diff", EVIL, "a"),
+        ("cp", EVIL, "a"),
         *BRIDGES,
     ],
 )

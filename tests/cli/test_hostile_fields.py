@@ -59,13 +59,16 @@ def test_indexes(tmp_path: Path, holdfast: Run, change: IndexChange, told: str) 
 
 
 @pytest.mark.parametrize(("change", "told"), MANIFESTS.values(), ids=MANIFESTS)
-def test_manifests_are_not_compared(tmp_path: Path, holdfast: Run, change: Change, told: str) -> None:
-    """`diff` names what is wrong with a manifest. Guards against what it says of a checkpoint that nobody committed."""
+def test_manifests_are_neither_compared_nor_copied(tmp_path: Path, holdfast: Run, change: Change, told: str) -> None:
+    """`diff` and `cp` name what is wrong with a manifest. Guards against a copy of what nobody committed."""
     write_run(open_store(tmp_path / "good"))
     write_run(open_store(tmp_path / "run"), manifest=change)
-    result = holdfast("diff", tmp_path / "good", tmp_path / "run")
-    assert result.exit_code == 1
-    assert re.search(told, said(result)), result.output
+    for arguments in (("diff", tmp_path / "good", tmp_path / "run"), ("cp", tmp_path / "run", tmp_path / "out")):
+        result = holdfast(*arguments)
+        if (arguments[0], told) == ("cp", "is not in the manifest"):  # of the objects that are there, it is a copy
+            continue
+        assert result.exit_code == 1
+        assert re.search(told, said(result)), result.output
 
 
 @pytest.mark.parametrize(("change", "told"), INDEXES.values(), ids=INDEXES)

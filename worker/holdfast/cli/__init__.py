@@ -18,7 +18,7 @@ from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
 _COMMANDS = (
-    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize", "export", "import", "diff"),
+    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "materialize", "export", "import", "diff", "cp"),
     *("doctor", "coordinator", "demo", "demo-ps"),
 )
 
