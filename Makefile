@@ -7,8 +7,9 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 # `editable` for work on the project; `wheel` tests what users install.
 INSTALL ?= editable
-# For an example. Most of what this package depends on is for its models, and not for orbit.
-ORBIT = $(PIP) --no-deps tf-models-official
+# For an example and a test. Most of what the first depends on is for its models, and not for orbit; the second wants an
+# absl of before TensorFlow's.
+WITHOUT_DEPENDENCIES = $(PIP) --no-deps tf-models-official tensorflow-model-optimization dm-tree
 PROTOS := $(wildcard protos/holdfast_protos/v1/*.proto)
 TEST ?= tests
 # How many tests run at once. More than two need more memory: each process imports TensorFlow, and many start others.
@@ -105,7 +106,7 @@ $(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt
 $(VENV)/dev-editable: $(VENV)/python pyproject.toml constraints.txt
 	@echo "== installing Holdfast, TensorFlow and the tools (a few hundred MB, once)"
 	$(PIP) --editable '.[dev]'
-	$(ORBIT)
+	$(WITHOUT_DEPENDENCIES)
 	@rm -f $(VENV)/dev-wheel && touch $@
 
 $(VENV)/dev-wheel: $(VENV)/python pyproject.toml constraints.txt $(shell git ls-files protos storage coordinator worker)
@@ -114,7 +115,7 @@ $(VENV)/dev-wheel: $(VENV)/python pyproject.toml constraints.txt $(shell git ls-
 	rm -rf dist && $(VENV)/bin/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 	$(VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes holdfast
 	$(PIP) "$$(ls dist/holdfast-*.whl)[dev]"
-	$(ORBIT)
+	$(WITHOUT_DEPENDENCIES)
 	@rm -f $(VENV)/dev-editable && touch $@
 
 .venv-protos/ready: Makefile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,10 +16,6 @@ pytestmark = [
     pytest.mark.tensorflow,
     pytest.mark.processes,
     pytest.mark.filterwarnings("ignore"),
-    # It wants absl-py 1, and most of what is new wants 2: pip does not install both.
-    pytest.mark.skipif(
-        importlib.util.find_spec("tensorflow_model_optimization") is None, reason="no tensorflow-model-optimization"
-    ),
 ]
 
 QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
