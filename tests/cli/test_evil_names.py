@@ -119,9 +119,14 @@ def test_whatever_others_wrote(saved: Any, forgery: str, command: tuple[str, ...
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_whatever_others_wrote_is_compared(saved: Any, forgery: str, as_json: list[str]) -> None:
-    """Nor do `diff` and `cp` print anything else. Guards against the columns of the one and the paths of the other."""
+    """Nor do `diff`, `cp` and `gc` print anything else. Guards against columns and paths of their own."""
     FORGERIES[forgery](saved)
-    for arguments in (("diff", f"{saved.path}@10", f"{saved.path}@20", *as_json), ("cp", saved.path, f"{saved.path}2")):
+    commands: list[tuple[object, ...]] = [
+        ("diff", f"{saved.path}@10", f"{saved.path}@20", *as_json),
+        ("cp", saved.path, f"{saved.path}2"),
+        ("gc", saved.path, "--dry-run", *as_json),
+    ]
+    for arguments in commands:
         told = said(*arguments)
         assert told
         assert not faults(told)

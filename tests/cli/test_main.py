@@ -17,7 +17,7 @@ def test_help_names_every_command(holdfast: Holdfast) -> None:
     """The help names every command. Guards against a command that nobody finds."""
     result = holdfast("--help")
     assert result.exit_code == 0
-    for command in ("ls", "show", "verify", "status", "coordinator", "demo", "demo-ps"):
+    for command in ("ls", "show", "verify", "status", "gc", "diff", "cp", "coordinator", "demo", "demo-ps"):
         assert f"\n  {command} " in result.output
 
 
