@@ -39,9 +39,7 @@ def member(monkeypatch: pytest.MonkeyPatch) -> Member:
     """One that has joined, as far as it can tell. Its restores are over when `restores[...]` is set."""
     monkeypatch.setattr(Member, "_open", lambda self: None)
     monkeypatch.setattr(Member, "_join", lambda self: None)
-    said = Enlisting(
-        run="", cluster=CLUSTER, coordinator="", embedded_at="", join_timeout=1.0, terms=None, full_every=0
-    )  # type: ignore[arg-type]
+    said = Enlisting("", CLUSTER, "", "", 1.0, terms=None, full_every=0, grace=0.0, exits=False)  # type: ignore[arg-type]
     return Member(Task("ps", 1), said, None)
 
 
