@@ -41,7 +41,7 @@ def _touched(random: Any, value: Any) -> Any:
     return np.where(rows.reshape(-1, *[1] * (value.ndim - 1)), value * 3 + 1, value).astype(value.dtype)
 
 
-@pytest.mark.parametrize("block", [3, 1 << 20])
+@pytest.mark.parametrize("block", [3, 1 << 17])
 @pytest.mark.parametrize("seed", range(4))
 def test_full_and_delta_in_any_slices(tmp_path: Path, seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever slices each side is stored in, and however many deltas it has, the norms are those of the states. Guards

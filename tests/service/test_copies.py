@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from holdfast.cli import main
 from holdfast.restoring.staging import Staged
 from holdfast_storage.checkpoint.verify import verify_checkpoint
 from holdfast_storage.layout import STATE_FILE, parse_folder
@@ -36,11 +41,21 @@ def newest_is_whole(store: Store) -> bool:
     return bool(run and run.restorable) and verify_checkpoint(store, run.restorable[-1]).verdict == "good"
 
 
+def copied_by_command(run: Path, copy: Path) -> None:
+    """By `holdfast cp`, again until nothing was removed right before it got its lease."""
+    arguments = ["cp", str(run), str(copy)]
+    until(lambda: CliRunner().invoke(main, arguments).exit_code == 0)
+    found = read_run(open_store(copy))
+    assert found
+    assert all(verify_checkpoint(open_store(copy), record).verdict == "good" for record in found.checkpoints)
+
+
+@pytest.mark.parametrize("how", [copied, copied_by_command])
 def test_every_copy_of_a_living_run_restores(
-    store: Store, coordinator: Coordinator, world: World, tmp_path: Path
+    store: Store, coordinator: Coordinator, world: World, tmp_path: Path, how: Callable[[Path, Path], None]
 ) -> None:
-    """Every copy of a living run that follows the recipe restores. Guards against a copy whose log names checkpoints
-    that are not in it."""
+    """Every copy of a living run that follows the recipe, or that the command has made, restores. Guards against a copy
+    whose log names checkpoints that are not in it."""
     (worker,) = workers = world(1, coordinator, max_to_keep=2)
     all_join(workers)
     assert worker.restore() is None
@@ -58,10 +73,10 @@ def test_every_copy_of_a_living_run_restores(
             until(lambda: told[0] >= 3)
             path = tmp_path / f"copy-{number}"
             before = told[0]
-            copied(Path(store.url), path)
+            how(Path(store.url), path)
             while not newest_is_whole(open_store(path)):
                 before = told[0]
-                copied(Path(store.url), path)
+                how(Path(store.url), path)
             (reader,) = readers = world(1, coordinator, store=open_store(path))
             all_join(readers)
             restored = reader.restore()

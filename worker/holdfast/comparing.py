@@ -24,7 +24,7 @@ from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.parallel import in_parallel
 
 _THREADS = 4  # tensors at a time
-_BLOCK = 1 << 20  # elements that are computed with at a time
+_BLOCK = 1 << 17  # elements that are computed with at a time
 _MOST_DIMENSIONS = 32  # numpy's, in all its releases
 
 _NUMPY = {
