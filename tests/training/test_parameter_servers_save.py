@@ -51,12 +51,14 @@ def test_everything_is_saved_as_tensorflow_saves_it(cluster: ServerWorld, tmp_pa
 
 def test_what_is_saved_is_of_one_step(cluster: ServerWorld, tmp_path: Path) -> None:
     """A save has what had been scheduled before it, and nothing of the 200 steps that go on while it is written. What a
-    scheduled function raises comes out before the save counts. Guards against parts of different steps, also of
-    variables that are updated in place, and against a checkpoint of a step that failed."""
+    scheduled function raises comes out before the save counts. An interval counts by the step that is saved. Guards
+    against parts of different steps, also of variables that are updated in place, against a checkpoint of a step that
+    failed, and against a step that is saved twice."""
     found = cluster.run("served_kinds.cut", directory=str(tmp_path / "run"))
     assert found["found"] == [[20.0], [240.0], [460.0]]
     assert "assertion" in found["raised"]
     assert (found["counted"], found["committed"]) == (0, 3)
+    assert found["late"] == 0
 
 
 def test_what_cannot_be_saved_is_refused(cluster: ServerWorld, tmp_path: Path) -> None:

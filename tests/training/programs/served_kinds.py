@@ -195,11 +195,18 @@ def cut(world: Any, *, directory: str) -> dict[str, Any]:
             manager.save()
         except tf.errors.InvalidArgumentError as error:
             raised = str(error)
-        committed = len(manager.checkpoints)
+        counted, committed = int(checkpoint.save_counter.numpy()) - before, len(manager.checkpoints)
+    by_interval = {**OPTIONS, "checkpoint_interval": 10, "step_counter": steps}
+    with holdfast.CheckpointManager(checkpoint, f"{directory}-by-interval", **by_interval) as manager:
+        for _ in range(200):
+            coordinator.schedule(step)
+        manager.save()
+        late = int(steps.numpy()) - (manager.last_checkpoint_step or 0)
     return {
         "found": found,
+        "late": late,
         "raised": raised,
-        "counted": int(checkpoint.save_counter.numpy()) - before,
+        "counted": counted,
         "committed": committed,
     }
 
