@@ -173,9 +173,14 @@ class Agent:
             time.sleep(LOOK_EVERY)
         with self._lock:
             self._ends = True
-            members, self._members = list(self._members.values()), {}
+            members, self._members = self._members, {}
         until = time.monotonic() + LEAVES_WITHIN
-        over = [member.leave() for member in members]
+        newest = _chief_of(next(reversed(members))) if members else ""
+        # A save whose chief is gone with its coordinator would keep the host for nothing.
+        over = [
+            member.leave(at_once=_chief_of(manager) != newest and member.is_over(0.0))
+            for manager, member in members.items()
+        ]
         for each in over:
             each.wait(max(0.0, until - time.monotonic()))
 
