@@ -36,9 +36,10 @@ def serve_parameter_server(storage_options: Mapping[str, Any] | None = None) -> 
 
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if resolver.task_type != "ps" or resolver.task_id is None:
+        said = f"TF_CONFIG says that this is task {resolver.task_id} of job {resolver.task_type}"
         raise InvalidRequest(
-            f"TF_CONFIG says that this is task {resolver.task_id} of job {resolver.task_type}: only tasks of job `ps` "
-            "call serve_parameter_server(), workers go on to call tf.distribute.Server(...).join()",
+            f"{said if resolver.task_type else 'TF_CONFIG names no task'}: only tasks of job `ps` call "
+            "serve_parameter_server(), workers go on to call tf.distribute.Server(...).join()",
             object="TF_CONFIG",
         )
     agent = Agent(resolver.task_id, storage_options)
