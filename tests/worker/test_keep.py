@@ -22,14 +22,15 @@ from holdfast_storage.errors import InvalidRequest
 def arrived(policy: keep.Policy) -> rules.Policy:
     """What the coordinator understands, after its checks."""
     message = pb.Retention.FromString(policy.message().SerializeToString())
-    head = pb.VoteRequest(
+    head = pb.ReportHead(
         caller=pb.Caller(run="/runs/7", task="worker-0", incarnation="a.1", generation="0000000a"),
         ordinal=1,
         checkpoint_name="ckpt",
-        on_divergence="refuse",
+        num_shards=1,
+        timeout_s=60.0,
         retention=message,
     )
-    checks.check_vote(head)
+    checks.check_report(head)
     return wire.policy(message)
 
 
