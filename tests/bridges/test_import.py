@@ -30,10 +30,10 @@ def of_tensorflow_1(prefix: Path, values: dict[str, Any], step: int = 41) -> Non
         assigned = []
         for name, value in values.items():
             parts = v1.fixed_size_partitioner(2) if name == "a/kernel" else None
-            made = v1.get_variable(name, value.shape, partitioner=parts)
+            made = v1.get_variable(name, value.shape, initializer=v1.zeros_initializer(), partitioner=parts)
             halves = np.split(value, [(len(value) + 1) // 2]) if parts else [value]
             assigned += [v1.assign(p, v) for p, v in zip(list(made) if parts else [made], halves, strict=True)]
-        v1.get_variable("a/kernel/Adam", (3, 4))
+        v1.get_variable("a/kernel/Adam", (3, 4), initializer=v1.zeros_initializer())
         v1.train.get_or_create_global_step()
         session.run(v1.global_variables_initializer())
         session.run([*assigned, v1.assign(v1.train.get_global_step(), step)])

@@ -61,7 +61,12 @@ def _keras(scope: Any, filled: bool) -> Any:
     """A Keras 3 model and its optimizer, as TensorFlow itself finds them."""
     with scope:
         model = keras.Sequential(
-            [keras.Input((8,)), keras.layers.Dense(32), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(32, name="a"),
+                keras.layers.BatchNormalization(name="b"),
+                keras.layers.Dense(1, name="c"),
+            ]
         )
         optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)
