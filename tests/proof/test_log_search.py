@@ -39,11 +39,11 @@ from holdfast_coordinator.core.saving import Saving
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import page_object, prefix
-from holdfast_storage.log import entries
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
 from holdfast_storage.records import Entry, LogState
 from support.log_search import Bounds, Search, Violation
 from support.overwriting_store import OverwritingStore
+from support.without_bases import keeps_no_base
 
 
 def named(bounds: Bounds) -> str:
@@ -307,19 +307,6 @@ def builds_on_an_older_entry() -> AbstractContextManager[Any]:
         return outcome
 
     return publishing(careless)
-
-
-@contextmanager
-def keeps_no_base() -> Iterator[None]:
-    sweep_now = RunState.sweep
-
-    def careless(self: RunState, state: LogState, verified: str) -> Sweep:
-        bare = tuple(replace(record, base="") for record in state.checkpoints)
-        return sweep_now(self, replace(state, checkpoints=bare), verified)
-
-    # An entry that lists a delta without its base is not even written otherwise.
-    with mock.patch.object(RunState, "sweep", careless), mock.patch.object(entries, "_check_bases"):
-        yield
 
 
 def reads_back_the_newest_alone() -> AbstractContextManager[Any]:

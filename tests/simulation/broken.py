@@ -5,9 +5,9 @@ Each is as small a change as breaks the rule, made where the product keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -17,19 +17,18 @@ from holdfast_coordinator.core import events as ev
 from holdfast_coordinator.core.agreement import Agreement
 from holdfast_coordinator.core.effects import DeleteFolder, Finalize, ListObjects, ReadBackCheckpoint
 from holdfast_coordinator.core.reading_back import ReadingBack
-from holdfast_coordinator.core.retention import Sweep, sweep
+from holdfast_coordinator.core.retention import sweep
 from holdfast_coordinator.core.run import RunState
 from holdfast_coordinator.core.upkeep import Upkeep
 from holdfast_coordinator.threads import DaemonThreads
 from holdfast_storage.errors import StorageError
-from holdfast_storage.log import entries
 from holdfast_storage.log.log import Log
-from holdfast_storage.records import LogState
 from simulation import patches
 from simulation.fakes import here
 from simulation.interruptions import Interruption
 from simulation.story import Story
 from support.overwriting_store import OverwritingStore
+from support.without_bases import keeps_no_base
 
 
 @dataclass(frozen=True)
@@ -170,19 +169,6 @@ def _smallest_promise() -> Any:
     return mock.patch.object(Agreement, "boundary", property(lambda self: min(self.promises.values())))
 
 
-@contextmanager
-def _keeps_no_base() -> Iterator[None]:
-    """Retention keeps what the rules keep, and not what that needs, and the log takes it."""
-    sweep_now = RunState.sweep
-
-    def careless(self: RunState, state: LogState, verified: str) -> Sweep:
-        bare = tuple(replace(record, base="") for record in state.checkpoints)
-        return sweep_now(self, replace(state, checkpoints=bare), verified)
-
-    with mock.patch.object(RunState, "sweep", careless), mock.patch.object(entries, "_check_bases"):
-        yield
-
-
 def any_story(story: Story | Interruption) -> bool:
     return isinstance(story, Story)
 
@@ -245,7 +231,7 @@ BROKEN = (
     Broken("a folder is deleted after the entry that retires it", ("mutated",), any_story, _deleted_first),
     Broken("nothing is retired before its successor was read back", ("forgotten",), rots, _not_read_back),
     Broken("an answer that is missing is none", ("forgotten",), rots_for_several, _missing_answers_are_good),
-    Broken("what a delta needs stays", ("log",), saves_deltas, _keeps_no_base),
+    Broken("what a delta needs stays", ("log",), saves_deltas, keeps_no_base),
     Broken("what somebody has leased stays", ("incomplete",), has_a_reader, _heeds_no_lease),
     Broken("a fork has an identity of its own", ("restore", "liveness"), forks, _inherited),
     Broken("who has missed a save call counts it", ("liveness",), interrupts_saves, _never_together_again),

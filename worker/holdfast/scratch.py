@@ -22,10 +22,11 @@ def make_folder() -> str:
 
 def remove_folder(path: str) -> None:
     """Remove a folder and all that is in it, as far as that is possible. Links are not followed."""
-    with suppress(OSError):
-        for folder, folders, files in os.walk(path, topdown=False):
-            for each in (os.path.join(folder, name) for name in (*files, *folders)):
+    for folder, folders, files in os.walk(path, topdown=False):
+        for each in (os.path.join(folder, name) for name in (*files, *folders)):
+            with suppress(OSError):
                 (os.rmdir if os.path.isdir(each) and not os.path.islink(each) else os.unlink)(each)
+    with suppress(OSError):
         os.rmdir(path)
 
 

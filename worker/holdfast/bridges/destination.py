@@ -17,6 +17,7 @@ from typing import Any
 
 import fsspec
 
+from holdfast.scratch import remove_folder
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.store.url import shown, split
 
@@ -77,7 +78,7 @@ class Destination:
                 else:
                     self._copy(Path(made), progress)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
     @staticmethod
     def size_of(made: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import tensorflow as tf
 from holdfast.bridges import formats
 from holdfast.bridges.formats import Format
 from holdfast.bridges.model import Held, weights_of
+from holdfast.scratch import scratch_folder
 from holdfast_storage.errors import InvalidRequest
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -83,7 +83,7 @@ def _write(held: Held, format: Format, path: str, quantize: str, representative:
                 model(inputs[0] if isinstance(model, keras.Sequential) else model.input)
             model.export(path, format="onnx")
         case formats.TFLITE:
-            with tempfile.TemporaryDirectory() as folder:
+            with scratch_folder() as folder:
                 model.export(folder)
                 Path(path).write_bytes(_to_tflite(folder, quantize, representative))
         case _:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import fsspec
 
 from holdfast.bridges.formats import CHECKPOINT, FORMATS, ONNX, SAVED_MODEL, TFLITE, Format, format_of
+from holdfast.scratch import scratch_folder
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.layout import index_object
 from holdfast_storage.records import CheckpointRecord
@@ -68,7 +68,7 @@ class Source:
         if self._local:
             yield self._path
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             local = os.path.join(folder, os.path.basename(self._path))
             try:
                 with self._fs.open(self._path, "rb") as source, open(local, "wb") as sink:

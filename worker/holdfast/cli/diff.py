@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.cli.output import JSON, as_document
-from holdfast.cli.target import Run, open_run, parse_target, reading
+from holdfast.cli.target import Run, open_checkpoint, reading
 
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
@@ -36,9 +36,7 @@ def command(a: str, b: str, as_json: bool) -> None:
     with ExitStack() as leases:
         sides = []
         for target in (a, b):
-            url, step = parse_target(target)
-            run = open_run(url)
-            record = run.select(step)
+            run, record = open_checkpoint(target)
             leases.enter_context(reading(run, record))
             sides.append((run, read_contents(run.store, record)))
         (_, one), (_, other) = sides

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from holdfast.bridges.formats import CHECKPOINT, FORMATS, TFLITE, Format, check_packages, format_of
-from holdfast.cli.target import TARGET, Run, open_run, parse_target, reading
+from holdfast.cli.target import TARGET, Run, open_checkpoint, reading
 from holdfast_storage.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def command(
         raise InvalidRequest("--quantize and --representative are for .tflite", object=format.name)
     if (quantize == "int8") != bool(representative):
         raise InvalidRequest("--quantize int8 and --representative go together")
-    url, step = parse_target(target)
-    run = open_run(url)
-    record = run.select(step)
+    run, record = open_checkpoint(target)
     destination = Destination(out, overwrite=overwrite)
     with reading(run, record):
         if format is CHECKPOINT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli.target import TARGET, open_run, parse_target, reading
+from holdfast.cli.target import TARGET, open_checkpoint, reading
 
 
 @click.command(name="materialize")
@@ -21,9 +21,7 @@ def command(target: str, out: str) -> None:
     from holdfast.cli.output import Output, progress
     from holdfast_storage.checkpoint.materialize import Materializing
 
-    url, step = parse_target(target)
-    run = open_run(url)
-    record = run.select(step)
+    run, record = open_checkpoint(target)
     with reading(run, record):
         checkpoint = Materializing(run.store, record)
         with progress("materialize", lambda: checkpoint.size) as advance:

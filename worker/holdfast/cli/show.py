@@ -8,7 +8,7 @@ import click
 
 from holdfast.cli.holds import NO_HOLDS, holds, holds_in_words
 from holdfast.cli.output import JSON, as_document
-from holdfast.cli.target import TARGET, Run, open_run, parse_target
+from holdfast.cli.target import TARGET, Run, open_checkpoint
 
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
@@ -27,9 +27,7 @@ def command(target: str, as_json: bool) -> None:
     """
     from holdfast.cli.output import Output, print_json
 
-    url, step = parse_target(target)
-    run = open_run(url)
-    document = _describe(run, run.select(step))
+    document = _describe(*open_checkpoint(target))
     if as_json:
         print_json(document)
     else:

@@ -89,6 +89,13 @@ def open_run(url: str) -> Run:
     return Run(store, state)
 
 
+def open_checkpoint(target: str) -> tuple[Run, CheckpointRecord]:
+    """Read the run directory of a RUN[@STEP], and select the checkpoint in it. Raises what the two raise."""
+    url, step = parse_target(target)
+    run = open_run(url)
+    return run, run.select(step)
+
+
 def no_run(store: Store) -> InvalidRequest:
     return InvalidRequest(f"there is no run in {store.url}: neither a checkpoint nor a log of Holdfast is there")
 
