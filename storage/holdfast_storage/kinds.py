@@ -39,6 +39,7 @@ CLUSTER = mapped(
 WORD = text(1024)
 KEY = text(65_536)  # of a tensor; a program's names may hold anything
 NOTE = text(4 << 20)
+URL = matching(f"{_PRINTABLE}{{1,4096}}", "a URL of at most 4,096 printable characters")
 REASON = matching(f"{_PRINTABLE}{{0,256}}", "at most 256 printable characters")
 
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from holdfast_storage.cluster import Task
-from holdfast_storage.layout import delta_prefix
+from holdfast_storage.layout import delta_prefix, parse_prefix
 
 Holding = Literal["pin", "unpin", "lease", "release"]
 """The kinds of entries that anybody who can write to the run may add. They change `pinned` and `leases` alone."""
 
-EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort", Holding]
+Intervention = Literal["rollback", "remove", "move"]
+"""Those that anybody may add as well, and that change what is live: see docs/design/035-changes-by-outsiders.md."""
+
+EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored", "abort", Holding, Intervention]
 
 REIGNS = 64
 """The number of earlier generations that a state remembers: far more than can still have a living process."""
@@ -100,6 +103,11 @@ def newest_of(fork_point: str) -> str:
     return fork_point.partition("/")[2]
 
 
+def rollback_of(fork_point: str) -> str:
+    """Return the last rollback before a `LogState.fork_point`: the number of its entry; empty: there was none."""
+    return fork_point.partition("/")[0].partition("@")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """The generations that led before: how many, and for how long they saved."""
@@ -124,16 +132,24 @@ class LogState:
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
     pinned: tuple[Pin, ...] = ()  # of live checkpoints of Holdfast's, each at most once
     leases: tuple[Lease, ...] = ()  # of such as well; a reader has one, and a checkpoint may have several
+    rolled_back: int = 0  # number of the last `rollback` entry; 0: there was none
+    moved: str = ""  # where the run is now, a URL: nobody leads it here any more
 
     def find(self, prefix: str) -> CheckpointRecord | None:
         return next((c for c in reversed(self.checkpoints) if c.prefix == prefix), None)
 
     @property
     def fork_point(self) -> str:
-        """Identifies who leads and what is newest. While it stays the same, nobody else has taken the run further."""
-        return (
-            f"{self.generation.id if self.generation else ''}/{self.checkpoints[-1].prefix if self.checkpoints else ''}"
-        )
+        """Identifies who leads, what is newest, and the last rollback. While it stays the same, nobody else has taken
+        the run further."""
+        back = f"@{self.rolled_back}" if self.rolled_back else ""
+        newest = self.checkpoints[-1].prefix if self.checkpoints else ""
+        return f"{self.generation.id if self.generation else ''}{back}/{newest}"
+
+    @property
+    def closed(self) -> str:
+        """Why nobody saves into this run any more, in a sentence; empty if somebody may."""
+        return f"this run was moved to {self.moved}: go on there" if self.moved else ""
 
     @property
     def restorable(self) -> tuple[CheckpointRecord, ...]:
@@ -184,14 +200,18 @@ class LogState:
 
     def lead(self, leader: Leader, generation: Generation, time: float | None = None) -> LogState:
         """A coordinator takes the lead. If it is for another generation, the one before never leads again."""
-        before = self.generation
-        if before is not None and before.id == generation.id:
+        if self.generation is not None and self.generation.id == generation.id:
             return replace(self, leader=leader)
-        led = replace(self, leader=leader, generation=generation, led=time)
+        return replace(self._unled(), leader=leader, generation=generation, led=time)
+
+    def _unled(self) -> LogState:
+        """Nobody leads any more, and the generation that did never does again."""
+        before = self.generation
         if before is None:
-            return led
+            return self
         past = Past(self.past.generations + 1, self.past.seconds + self.led_for)
-        return replace(led, past=past, superseded=(*self.superseded, before.id)[-REIGNS:])
+        superseded = (*self.superseded, before.id)[-REIGNS:]
+        return replace(self, leader=None, generation=None, led=None, past=past, superseded=superseded)
 
     def commit(self, record: CheckpointRecord) -> LogState:
         # In one copy, not two: they may be very many.
@@ -260,6 +280,47 @@ class LogState:
         record = self.find(prefix)
         chosen = self.chain(record) if record else ()
         return replace(self, checkpoints=(*(c for c in self.checkpoints if c not in chosen), *chosen))
+
+    def rollback(self, prefix: str, number: int) -> LogState:
+        """Make a live checkpoint the newest, by the entry of this number, and end the generation that leads: none that
+        builds on what was the newest commits any more. Nothing is removed."""
+        return replace(self._unled().restored(prefix), rolled_back=number)
+
+    def remove(self, prefix: str) -> LogState:
+        """Take a live checkpoint that nothing `keeps` out of the live ones, to be deleted."""
+        return self.retire([prefix], (), self.last_preserved)
+
+    def move(self, url: str) -> LogState:
+        """Close the run here for good, since it is at `url` now. TensorFlow's own checkpoints stay."""
+        own = [record.prefix for record in self.checkpoints if not record.stock]
+        return replace(self._unled().retire(own, (), self.last_preserved), moved=url)
+
+    def keeps(self, record: CheckpointRecord) -> str:
+        """Return why somebody who does not lead may not `remove` a live checkpoint, in words; empty if he may.
+
+        The last save of the generation that leads tells its coordinator, if it is restarted, which saves it has made.
+        """
+        prefix, own = record.prefix, [c for c in self.restorable if not c.stock]
+        deltas = ", ".join(str(c.step) for c in self.checkpoints if c.base == prefix)
+        attempt = parse_prefix(prefix)
+        if record.stock or attempt is None:
+            return "was written by TensorFlow itself, and Holdfast never removes it: delete its files"
+        if any(pin.prefix == prefix for pin in self.pinned):
+            return "is pinned: unpin it first"
+        if any(lease.prefix == prefix for lease in self.leases):
+            return (
+                "is being read: wait until its reader has given it back, or for the next save after its lease is over"
+            )
+        if deltas:
+            return f"is what the incremental save of step {deltas} needs: remove that first"
+        if record in (self.checkpoints[-1], *own[-1:]):
+            return "is the newest: roll the run back to another one first"
+        if self.generation and (attempt.generation, attempt.ordinal) == (
+            self.generation.id,
+            self.last_committed(self.generation.id),
+        ):
+            return "is the last save of the job that leads: wait for its next one"
+        return ""
 
     def pin(self, pin: Pin) -> LogState:
         """Pin a live checkpoint, or give its pin another reason."""

@@ -16,7 +16,7 @@ from holdfast_storage.errors import CheckpointDamaged, InvalidRequest, StorageEr
 from holdfast_storage.layout import LOG_FOLDER, log_entry
 from holdfast_storage.log.entries import FORMAT, decode, encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, EntryKind, LogState
 from holdfast_storage.store.base import Store
 from support.faulty_store import Fault, FaultyStore
 from support.stores import KINDS, new_store
@@ -116,9 +116,30 @@ def test_a_log_with_deltas_has_a_format_of_its_own() -> None:
     """An entry with a delta has a format that an earlier Holdfast refuses, and one without has the format of before.
     Guards against a part that an earlier version restores as a whole, and a run that it cannot read for no reason."""
     with_delta = replace(entry(3), state=LogState("run", checkpoints=(full(1), delta(2, 1))))
-    assert json.loads(encode(with_delta))["entry"]["format"] == FORMAT == 4
+    assert json.loads(encode(with_delta))["entry"]["format"] == 4
     assert decode(encode(with_delta), "entry") == with_delta
     assert json.loads(encode(entry(3)))["entry"]["format"] == 1
+
+
+def test_what_people_say_of_a_run_has_a_format_of_its_own() -> None:
+    """An entry that rolls a run back, removes something of it or moves it, and each one later that must not forget it,
+    has a format that an earlier Holdfast refuses. Guards against an earlier version that commits on top of what was
+    rolled back, or where the run is no more, and against one that is shut out because something was removed once."""
+
+    def format_of(kind: EntryKind, state: LogState) -> int:
+        written = replace(entry(3), kind=kind, state=state)
+        assert decode(encode(written), "entry") == written
+        return int(json.loads(encode(written))["entry"]["format"])
+
+    state = LogState("run", checkpoints=(full(1), full(2), full(3)))
+    said: dict[EntryKind, LogState] = {
+        "rollback": state.rollback(full(1).prefix, 3),
+        "remove": state.remove(full(1).prefix),
+        "move": state.move("s3://bucket/run"),
+    }
+    for kind, after in said.items():
+        assert format_of(kind, after) == FORMAT == 5
+        assert format_of("commit", after) == (1 if kind == "remove" else 5)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from holdfast_storage.records import (
     LogState,
     Past,
     Pin,
+    newest_of,
+    rollback_of,
 )
 
 
@@ -210,3 +212,67 @@ def test_going_back_to_a_delta_takes_what_it_needs_along() -> None:
     assert state.restored(one.prefix).checkpoints == (two, other, full, one)
     assert state.restored(one.prefix).stock_readable[-1] == full
     assert state.restored("gone") == state
+
+
+LEADER, GENERATION = Leader("id", "host:1", "host"), Generation("00000000", ((Task("worker", 0), "a"),))
+
+
+def test_somebody_rolls_a_run_back() -> None:
+    """The checkpoint is the newest, nothing is gone, and who led never does again. Guards against a living job that
+    goes on from what was given up, and a branch that is lost although nobody has removed it."""
+    state = LogState("run", checkpoints=(ours(1), ours(2), ours(3))).lead(LEADER, GENERATION, 0.0)
+    after = state.rollback(ours(2).prefix, 7)
+    assert after.checkpoints == (ours(1), ours(3), ours(2))
+    assert (after.leader, after.generation, after.led) == (None, None, None)
+    assert (after.superseded, after.past, after.rolled_back) == (("00000000",), Past(1, 3.0), 7)
+    assert after.rollback(ours(1).prefix, 8).superseded == ("00000000",), "nobody has led since"
+    later = after.lead(LEADER, Generation("00000001", ()), 9.0)
+    assert (later.superseded, later.past, later.rolled_back) == (after.superseded, after.past, 7)
+
+
+def test_a_rollback_shows_in_the_fork_point() -> None:
+    """Whatever is newest and whoever leads afterwards, a fork point before a rollback differs from all after it. Guards
+    against a world that goes on from what was given up, because others have come to lead since."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)))
+    assert (state.fork_point, rollback_of(state.fork_point)) == (f"/{ours(2).prefix}", "")
+    back = state.rollback(ours(1).prefix, 3)
+    for later in (back, back.lead(LEADER, GENERATION), back.restored(ours(2).prefix), back.commit(ours(4))):
+        assert rollback_of(later.fork_point) == "3"
+        assert newest_of(later.fork_point) == later.checkpoints[-1].prefix
+    assert back.rollback(ours(2).prefix, 4).rollback(ours(1).prefix, 5).fork_point != back.fork_point
+
+
+def test_somebody_removes_a_checkpoint() -> None:
+    """It is to be deleted, and all else stays as it is. Guards against a removal that ends a job, or loses a rule's
+    last time."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)), last_preserved=5.0).lead(LEADER, GENERATION)
+    assert state.remove(ours(1).prefix) == replace(state, checkpoints=(ours(2),), retired=(ours(1).folder,))
+
+
+def test_what_somebody_may_not_remove() -> None:
+    """What is pinned, read, needed, newest or not Holdfast's stays, and each says why. Guards against a command that
+    takes away what was promised, or what a job needs to go on."""
+    full, one, two, last = *chain(1, 2, 3), ours(4)
+    state = LogState("run", checkpoints=(stock(9), full, one, two, last))
+    assert [bool(state.keeps(each)) for each in state.checkpoints] == [True, True, True, False, True]
+    assert "TensorFlow" in state.keeps(stock(9))
+    assert "needs" in state.keeps(one)
+    assert "newest" in state.keeps(last)
+    assert "pinned" in state.pin(Pin(two.prefix, 1.0, "")).keeps(two)
+    assert "read" in state.lease(Lease(two.prefix, "r", 1.0, 1)).keeps(two)
+    assert "newest" in state.condemn([last.prefix]).keeps(two), "what a restore would take"
+    assert "newest" in state.condemn([last.prefix]).keeps(last)
+    assert "newest" in replace(state, checkpoints=(*state.checkpoints, stock(10))).keeps(last), "of Holdfast's"
+    leads = replace(state, checkpoints=(ours(1), ours(4), ours(3))).lead(LEADER, GENERATION)
+    assert "job that leads" in leads.keeps(ours(4)), "its coordinator counts its saves by it"
+
+
+def test_a_run_that_was_moved_is_closed() -> None:
+    """Nothing of Holdfast's is live, and nobody leads. Guards against a job that goes on where half a run is, and
+    against TensorFlow's files, which nobody has moved."""
+    state = LogState("run", checkpoints=(stock(9), ours(1), ours(2)), pinned=(Pin(ours(1).prefix, 1.0, ""),))
+    moved = state.lead(LEADER, GENERATION).move("s3://bucket/run")
+    assert (moved.checkpoints, moved.retired) == ((stock(9),), (ours(1).folder, ours(2).folder))
+    assert (moved.generation, moved.superseded, moved.pinned) == (None, ("00000000",), ())
+    assert "s3://bucket/run" in moved.closed
+    assert not state.closed

@@ -35,7 +35,7 @@ from holdfast_storage.decision import Decision
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.layout import prefix
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Holding, Leader, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Holding, Intervention, Leader, LogState
 
 Build = Callable[[v.RequestId], ev.Event]
 Fate = Literal[
@@ -773,7 +773,7 @@ def folder_of(event: ev.Event) -> str:
 def check_log(entries: list[Entry]) -> None:
     """Check what must be true of any log."""
     retired: set[str] = set()
-    reigns: list[Generation | None] = [None]
+    reigns: list[Generation | None] = []
     before: Entry | None = None
     for number, entry in enumerate(entries):
         state, writer = entry.state, entry.write_id.rpartition(".")[0]
@@ -790,6 +790,9 @@ def check_log(entries: list[Entry]) -> None:
             assert before is not None
             held = replace(before.state, pinned=state.pinned, leases=state.leases)
             assert state == held, "somebody who does not lead changed more than what is held"
+        elif entry.kind in get_args(Intervention):
+            assert before is not None
+            check_intervention(before.state, entry)
         elif entry.kind not in ("import", "lead"):
             assert before is not None
             assert before.state.leader is not None
@@ -802,20 +805,35 @@ def check_log(entries: list[Entry]) -> None:
             assert not newest.base or newest in state.restorable, "a delta on what is damaged"
             assert not newest.base or newest.base == state.checkpoints[-2].prefix, "a delta on what is not the newest"
         if before is not None:
-            assert state.checkpoints or not before.state.checkpoints, "the last checkpoint was given up"
-            if entry.kind not in get_args(Holding):
+            assert state.checkpoints or state.moved or not before.state.checkpoints, "the last checkpoint was given up"
+            if entry.kind not in (*get_args(Holding), "move"):
                 assert state.pinned == before.state.pinned, "a pin was dropped, or a pinned checkpoint retired"
                 assert set(state.leases) <= set(before.state.leases), "a lease came back"
             freed = set(before.state.damaged) - set(state.damaged)
             assert not freed & set(prefixes), "what was condemned is restored again"
             dead = set(state.retired) - set(before.state.retired) - {c.folder for c in before.state.checkpoints}
             assert {folder.split(".")[-2] for folder in dead} <= set(state.superseded), "it may still be committed"
-        if state.generation != reigns[-1]:
+        if state.generation and (before is None or state.generation != before.state.generation):
             assert state.generation not in reigns, "a generation that had lost the lead leads again"
             reigns.append(state.generation)
+        assert not state.moved or state.generation is None, "somebody leads a run that was moved"
         assert set(state.damaged) <= set(prefixes), "a mark on what is not there"
         retired |= set(state.retired)
         before = entry
+
+
+def check_intervention(before: LogState, entry: Entry) -> None:
+    """Check what somebody who does not lead has made of a run: what he says, and nothing else."""
+    state = entry.state
+    if entry.kind == "rollback":
+        assert state == before.rollback(state.checkpoints[-1].prefix, entry.number), "more than a rollback"
+        assert state.checkpoints[-1] in before.restorable, "rolled back to what is damaged"
+    elif entry.kind == "remove":
+        (gone,) = set(before.checkpoints) - set(state.checkpoints)
+        assert state == before.remove(gone.prefix), "more than a removal"
+        assert not before.keeps(gone), "what must stay was removed"
+    else:
+        assert state == before.move(state.moved), "more than a move"
 
 
 def check_invariants(machine: Machine) -> None:

@@ -154,6 +154,9 @@ ENTRIES: dict[str, tuple[Change, str]] = {
     "superseded a number": (_with(superseded=[3]), r"superseded\[0\] is 3"),
     "superseded a thousand": (_with(superseded=["00000000"] * 1000), "superseded is"),
     "superseded who leads": (_with(superseded=["0badcafe"]), "generation is superseded"),
+    "rolled_back text": (_with(rolled_back="3"), "rolled_back is '3'"),
+    "moved of two lines": (_with(moved="a\nb"), "moved is"),
+    "moved, and somebody leads": (_with(moved="/elsewhere"), "moved is said of a run"),
 }
 
 

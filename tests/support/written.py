@@ -110,7 +110,8 @@ def states(draw: st.DrawFn) -> LogState:
         if delta is not None and delta.prefix not in {each.prefix for each in live}:
             live.insert(draw(st.integers(0, len(live))), delta)
     gone = draw(st.lists(ATTEMPTS.map(lambda each: each.folder), max_size=3))
-    generation = draw(st.none() | st.builds(Generation, GENERATIONS, _members()))
+    moved = draw(st.just("") | IDS) if all(each.stock for each in live) else ""
+    generation = draw(st.none() | st.builds(Generation, GENERATIONS, _members())) if not moved else None
     before = draw(st.lists(GENERATIONS, max_size=4))
     own = st.sampled_from([each.prefix for each in live if not each.stock] or [""])
     pins = st.builds(Pin, own, TIMES, st.just("") | IDS)
@@ -129,6 +130,8 @@ def states(draw: st.DrawFn) -> LogState:
         past=draw(st.builds(Past, STEPS, TIMES)),
         pinned=tuple(draw(st.lists(pins, unique_by=lambda pin: pin.prefix, max_size=2)) if holds else ()),
         leases=tuple(draw(st.lists(leases, unique_by=lambda lease: lease.reader, max_size=2)) if holds else ()),
+        rolled_back=draw(st.just(0) | STEPS),
+        moved=moved,
     )
 
 

@@ -4,8 +4,9 @@ An entry is one line of JSON, `{"crc32c":"<8 hex digits>","entry":{...}}`; the c
 inner object as they stand. Unknown fields are ignored; a higher `format` is refused. The field `checkpoints` is a list
 of records. From format 2 on, the name of a page may stand in place of the records that the page holds. A page is one
 line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins, leases and metrics, which
-an earlier version would drop. Format 4 has deltas, which an earlier version would take for whole checkpoints. An entry
-has the lowest format that says all of it.
+an earlier version would drop. Format 4 has deltas, which an earlier version would take for whole checkpoints. Format 5
+has what people say of a run: that they have rolled it back, removed something, or moved it. An entry has the lowest
+format that says all of it.
 
 `_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
 fields must be together, which the transitions of `records` keep.
@@ -36,6 +37,7 @@ from holdfast_storage.records import (
     EntryKind,
     Generation,
     Holding,
+    Intervention,
     Leader,
     Lease,
     LogState,
@@ -56,11 +58,11 @@ from holdfast_storage.spec import (
     one_of,
 )
 
-FORMAT = 4
-WHOLE_FORMAT, PAGED_FORMAT, HOLDING_FORMAT = 1, 2, 3
+FORMAT = 5
+WHOLE_FORMAT, PAGED_FORMAT, HOLDING_FORMAT, DELTA_FORMAT = 1, 2, 3, 4
 """The formats of entries without those: the first is read by all versions of Holdfast."""
 
-_HOLDINGS = get_args(Holding)
+_HOLDINGS, _INTERVENTIONS = get_args(Holding), get_args(Intervention)
 
 LARGEST_ENTRY = 32 << 20
 """The most bytes of an entry. One of format 1 with 100,000 checkpoints has 12 MB, and 4,000 workers have 300 KB."""
@@ -135,6 +137,8 @@ _ENTRY = fields(
         "past": fields({"generations": kinds.NUMBER, "seconds": kinds.TIME}),
         "pinned": listed(_PIN, MOST_PINS),
         "leases": listed(_LEASE, MOST_LEASES),
+        "rolled_back": kinds.NUMBER,
+        "moved": kinds.URL,
     },
 )
 
@@ -150,6 +154,8 @@ def _check_state(state: LogState) -> None:
         raise Unexpected("names the folder of a live checkpoint", "retired")
     if state.generation is not None and state.generation.id in state.superseded:
         raise Unexpected("is superseded", "generation")
+    if state.moved and (state.generation or any(not record.stock for record in state.checkpoints)):
+        raise Unexpected("is said of a run that somebody leads, or that has checkpoints", "moved")
     _check_held(state)
     _check_bases(state)
 
@@ -188,7 +194,9 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     paged = any(isinstance(each, str) for each in shown)
     measured = any(record.metrics for record in state.checkpoints)
     deltas = any(record.base for record in state.checkpoints)
-    format_ = FORMAT if deltas else HOLDING_FORMAT if holds or measured else PAGED_FORMAT if paged else WHOLE_FORMAT
+    steered = entry.kind in _INTERVENTIONS or state.rolled_back or state.moved
+    formats = (steered, FORMAT), (deltas, DELTA_FORMAT), (holds or measured, HOLDING_FORMAT), (paged, PAGED_FORMAT)
+    format_ = next((format_ for needed, format_ in formats if needed), WHOLE_FORMAT)
     content: dict[str, Any] = {
         "format": format_,
         "number": entry.number,
@@ -213,6 +221,10 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     }
     if holds:
         content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
+    if state.rolled_back:
+        content["rolled_back"] = state.rolled_back
+    if state.moved:
+        content["moved"] = state.moved
     _ENTRY(content)
     _check_held(state)
     _check_bases(state)
@@ -324,6 +336,8 @@ def _entry(content: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Re
         leases=tuple(
             Lease(each["prefix"], each["reader"], each["seconds"], each["taken"]) for each in content.get("leases", ())
         ),
+        rolled_back=content.get("rolled_back", 0),
+        moved=content.get("moved", ""),
     )
     return Entry(content["number"], content["kind"], content["write_id"], content["time"], state, content["note"])
 

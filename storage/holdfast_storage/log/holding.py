@@ -1,4 +1,7 @@
-"""Entries of those who do not lead a run: they pin and lease checkpoints. See docs/design/023-pins-and-leases.md."""
+"""Entries of those who do not lead a run: they pin and lease checkpoints, roll the run back, remove and move.
+
+See docs/design/023-pins-and-leases.md and 035-changes-by-outsiders.md.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import secrets
 import time
 from collections.abc import Callable
 
-from holdfast_storage.errors import StorageError
+from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
-from holdfast_storage.records import Entry, Holding, LogState
+from holdfast_storage.records import Entry, Holding, Intervention, LogState
 
 PUBLISH_FOR = 10.0
 """Seconds for which creating one entry is tried."""
@@ -24,7 +27,7 @@ class NotHeld(StorageError):
     """The log cannot be added to: no permission, no space, or no answer. It is unchanged, or changes later."""
 
 
-def hold(log: Log, kind: Holding, change: Change, note: str, hint: int = -1) -> Entry | None:
+def hold(log: Log, kind: Holding | Intervention, change: Change, note: str, hint: int = -1) -> Entry | None:
     """Add an entry to a log, as anybody may who can write to the run. Returns the entry; None if there is no log.
 
     If `change` makes nothing of the last entry's state, that entry is returned. It decides anew after each entry of
@@ -32,10 +35,12 @@ def hold(log: Log, kind: Holding, change: Change, note: str, hint: int = -1) -> 
 
     hint: the number of an entry that is known to exist.
 
-    Raises NotHeld, and what `Log.tail` raises.
+    Raises InvalidRequest if the run was moved, NotHeld, and what `Log.tail` raises.
     """
     entry = log.tail(hint)
     for _ in range(TRIES):
+        if entry is not None and entry.state.closed:
+            raise InvalidRequest(entry.state.closed)
         if entry is None or (state := change(entry.state, entry.number + 1)) is None:
             return entry
         try:
