@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import Result
 
 from holdfast import comparing
+from holdfast.cli import diff_picture
 from holdfast_storage.errors import StorageError
 from holdfast_storage.log.log import Log
 
@@ -96,7 +98,70 @@ def test_both_are_leased(two: RunDirectory, holdfast: Holdfast, monkeypatch: pyt
     assert entry.state.leases == ()
 
 
+def test_a_picture(two: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson, tmp_path: Path) -> None:
+    """The worst tensor is on top, usual ends of keys are left out, and the output is that without a picture. Guards
+    against a picture of something else than was printed."""
+    plain = holdfast_json("diff", f"{two.path}@10", two.path)
+    svg, png = tmp_path / "a.svg", tmp_path / "a.PNG"
+    png.write_bytes(b"an older one")
+    assert holdfast_json("diff", f"{two.path}@10", two.path, "--picture", svg) == plain
+    drawn = texts(svg)
+    assert [each for each in drawn if each in ("kernel", "save_counter")] == ["kernel", "save_counter"]
+    assert "tensors: 2 changed, 0 added, 1 removed, 0 reshaped, 0 unchanged" in drawn
+    assert f"A  {two.path}/ckpt-10.0a1b2c3d.1/ckpt-10" in drawn
+    result = holdfast("diff", two.path, two.path, "--picture", png)
+    assert (result.exit_code, result.stderr, png.read_bytes()[:4]) == (0, "", b"\x89PNG")
+
+
+def test_a_picture_of_a_thousand(tmp_path: Path) -> None:
+    """The worst 40 have a row each, what has no number first, and a row is for all others. Names are no formulas.
+    Guards against a picture that nobody can read, and against what nobody sees since it is no number."""
+    evil = r"$\frac{1}$ \x1b <b>&"
+    odd = [
+        difference("nothing", relative=None, l2=None, max_abs=None),
+        difference("tiny", relative=5e-324, l2=5e-324),
+        difference("huge", relative=1e308, l2=None),
+        difference("new", relative=None, l2=1e-9),
+        difference(f"{evil}\x1b", relative=0.0, l2=0.0, not_finite=3),
+    ]
+    usual = [difference(f"layer{n:03}", relative=(n + 1) / 1000) for n in range(995)]
+    side = {"run": "/runs/" + "x" * 200, "prefix": "ckpt-1/ckpt-1"}
+    diff_picture.draw(path := tmp_path / "many.svg", {"a": side, "b": side, "changed": [*odd, *usual]}, "many")
+    rows = [each for each in texts(path) if each.startswith(("layer", "others", "new", "huge", "tiny", "$", "nothing"))]
+    best = [f"layer{n:03}" for n in range(994, 957, -1)]
+    assert rows == [f"{evil}\\x1b (3 not finite)", "new (A is zero)", "huge (too large)", *best]
+    assert "960 others, each at most" in texts(path)
+    assert f"A  /runs/{'x' * 54}…{'x' * 46}/ckpt-1/ckpt-1" in texts(path)
+    diff_picture.draw(path, {"a": side, "b": side, "changed": odd}, "odd")
+    assert {"nothing (no norms)", "tiny", "1e300"} <= set(texts(path))
+
+
+def test_no_picture(two: RunDirectory, holdfast: Holdfast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be drawn is wrong use, and is said before anything is read. Guards against minutes for nothing."""
+    monkeypatch.setattr(comparing, "compare", lambda *_: pytest.fail("compared"))
+    (folder := tmp_path / "folder.png").mkdir()
+    for path, why in (
+        (tmp_path / "a.jpg", "ends in .png or .svg"),
+        (tmp_path / "none" / "a.png", "there is no folder"),
+        (folder, "is a directory"),
+    ):
+        result = holdfast("diff", two.path, two.path, "--picture", path)
+        assert (result.exit_code, why in result.stderr) == (2, True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = holdfast("diff", two.path, two.path, "--picture", tmp_path / "a.png")
+    assert (result.exit_code, "pip install 'holdfast[picture]'" in result.stderr) == (2, True)
+
+
+def difference(key: str, **values: Any) -> dict[str, Any]:
+    return {"task": None, "key": key, "not_finite": 0, "relative": 1.0, "l2": 1.0, "max_abs": 1.0, **values}
+
+
+def texts(path: Path) -> list[str]:
+    """The texts of an SVG, in the order in which they are drawn."""
+    return [each.text or "" for each in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+
+
 def test_help_needs_no_numpy() -> None:
-    """The help of the command imports no numpy. Guards against a command line that is slow to start."""
-    program = "import sys, holdfast.cli.diff; sys.exit('numpy' in sys.modules)"
+    """The help of the command imports neither numpy nor matplotlib. Guards against a slow command line."""
+    program = "import sys, holdfast.cli.diff; sys.exit(not {'numpy', 'matplotlib'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

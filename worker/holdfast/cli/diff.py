@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli import diff_picture
 from holdfast.cli.output import JSON, as_document
 from holdfast.cli.target import Run, open_checkpoint, reading
 
@@ -18,8 +20,14 @@ if TYPE_CHECKING:
 @click.command(name="diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw the norms as well, the worst first: into a .png or .svg, which is replaced if it is there.",
+)
 @JSON
-def command(a: str, b: str, as_json: bool) -> None:
+def command(a: str, b: str, picture: Path | None, as_json: bool) -> None:
     """Tell what differs between two checkpoints: tensors, by how much, and what is said of them.
 
     A and B are RUN[@STEP], of one run or of two, in any storages. Tensors are compared by key, those of one worker
@@ -32,6 +40,8 @@ def command(a: str, b: str, as_json: bool) -> None:
     from holdfast.cli.output import Output, print_json, progress
     from holdfast_storage.checkpoint.contents import read_contents
 
+    if picture:
+        diff_picture.check(picture)
     compare, to_read = _comparing()
     with ExitStack() as leases:
         sides = []
@@ -43,6 +53,8 @@ def command(a: str, b: str, as_json: bool) -> None:
         with progress("diff", lambda: to_read(one, other)) as advance:
             differences = compare(one, other, advance)
     document = _describe(sides, differences)
+    if picture:
+        diff_picture.draw(picture, document, _summary(document))
     if as_json:
         print_json(document)
     else:
@@ -124,7 +136,7 @@ def _said(side: Contents) -> dict[str, Any]:
 
 
 def _print(out: Output, document: dict[str, Any]) -> None:
-    from holdfast.cli.output import count, human_time, table
+    from holdfast.cli.output import human_time, table
 
     for side in ("a", "b"):
         out.say(f"{side.upper()}  {document[side]['run'].rstrip('/')}/{document[side]['prefix']}")
@@ -148,11 +160,16 @@ def _print(out: Output, document: dict[str, Any]) -> None:
         columns = ("changed", "dtype and shape", ">elements", ">L2", ">max", ">relative")
         out.print(table(columns, ([_label(d), _told(d["a"]), *_norms(d)] for d in document["changed"])))
     out.say()
+    out.say(_summary(document))
+
+
+def _summary(document: dict[str, Any]) -> str:
+    from holdfast.cli.output import count
+
     if document["equal"]:
-        out.say(f"all {count(document['unchanged'], 'tensor')} equal")
-    else:
-        told = (f"{len(document[name])} {name}" for name in ("changed", "added", "removed", "reshaped"))
-        out.say(f"tensors: {', '.join(told)}, {document['unchanged']} unchanged")
+        return f"all {count(document['unchanged'], 'tensor')} equal"
+    told = (f"{len(document[name])} {name}" for name in ("changed", "added", "removed", "reshaped"))
+    return f"tensors: {', '.join(told)}, {document['unchanged']} unchanged"
 
 
 def _label(d: dict[str, Any]) -> str:
