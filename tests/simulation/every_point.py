@@ -118,11 +118,22 @@ def tell_apart(portion: Sequence[Case]) -> list[Result]:
         return tell(portion)
 
 
+def share(text: str) -> tuple[int, int]:
+    """Parse K/N, with K from 1 to N."""
+    first, _, count = text.partition("/")
+    if not 1 <= int(first) <= int(count):
+        raise ValueError(text)
+    return int(first), int(count)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulation.every_point", description=__doc__)
     parser.add_argument("--pairs", type=int, default=100, help="cases with two faults, of each scene (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of these pairs (default: 0)")
     parser.add_argument("--again", metavar="TEXT", default="", help="only the cases in whose description this stands")
+    parser.add_argument(
+        "--share", metavar="K/N", type=share, default=(1, 1), help="each N-th case from the K-th on (default: 1/1)"
+    )
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: a core each)"
     )
@@ -132,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with patches.installed():
         tally.survey(SCENES)
     todo = [*tally.every(), *tally.pairs(options.pairs, options.seed)]
-    todo = [case for case in todo if options.again in str(case)]
+    first, shares = options.share
+    todo = [case for case in todo if options.again in str(case)][first - 1 :: shares]
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         portions = [pool.submit(tell_apart, todo[start : start + PORTION]) for start in range(0, len(todo), PORTION)]
         for portion in as_completed(portions):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 TOGETHER = ("tests/training/", "tests/cloud/")
 LONGEST = (
@@ -36,6 +37,29 @@ def group_of(nodeid: str) -> str:
 class ByGroup(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take back what a process has left over, and return the test during which it died: that one has failed.
+
+        pytest-xdist (3.8) would run that test again, and give out groups of which nothing is left: a process that is
+        given one waits for ever.
+        """
+        groups = self.assigned_work.pop(node)
+        left = [(name, test) for name, tests in groups.items() for test, done in tests.items() if not done]
+        if not left:
+            return None
+        name, died_in = left[0]
+        groups[name][died_in] = True
+        self.workqueue.update({name: groups[name] for name, test in left if test != died_in})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return died_in
+
+    def schedule(self) -> None:
+        super().schedule()
+        # A process begins a test when it knows of the next one, or that there is none. One that comes later needs two.
+        for node in self.nodes:
+            self._reschedule(node)
 
 
 @pytest.hookimpl(optionalhook=True)
