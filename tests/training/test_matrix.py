@@ -1,4 +1,4 @@
-"""Each kind of program under each strategy: saved, killed, resumed, bit-equal. docs/drop-in.md has the table."""
+"""Each kind of program under each strategy: saved, killed, resumed, bit-equal. docs/migration.md has the table."""
 
 from __future__ import annotations
 

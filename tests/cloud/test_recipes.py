@@ -1,0 +1,34 @@
+"""The recipe of docs/recipes.md that needs object stores, as a reader would follow it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+import holdfast
+from servers.fixtures import ObjectStore
+from support.documents import follow, sections
+
+pytestmark = [pytest.mark.tensorflow]
+
+
+def test_moving_a_run(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that starts at the new place has what was saved at the old one. Guards against a run that begins anew
+    there."""
+    old, new = object_store("s3").location(), object_store("gcs").location()
+    for name, value in {**old.environment, **new.environment}.items():
+        monkeypatch.setenv(name, value)
+    weights = tf.Variable([0.0, 0.0])
+    with holdfast.CheckpointManager(tf.train.Checkpoint(weights=weights), old.url) as manager:
+        for _ in range(5):
+            weights.assign_add([1.0, 2.0])
+            manager.save()
+    names = {"s3://bucket/runs/digits": old.url, "gs://bucket/runs/digits": new.url}
+    follow(sections("recipes.md")["Moving a run from S3 to GCS"], tmp_path, names)
+    weights.assign([0.0, 0.0])
+    with holdfast.CheckpointManager(tf.train.Checkpoint(weights=weights), new.url) as manager:
+        assert str(manager.restore_or_initialize()).endswith("/ckpt-5")
+        assert weights.numpy().tolist() == [5.0, 10.0]
+        assert len(manager.checkpoints) == 5
