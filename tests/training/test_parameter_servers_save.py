@@ -49,6 +49,42 @@ def test_everything_is_saved_as_tensorflow_saves_it(cluster: ServerWorld, tmp_pa
     assert read["restored"] == expected[10]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["keras", "tf_keras"])
+def test_a_model_is_exported(cluster: ServerWorld, tmp_path: Path, kind: str) -> None:
+    """What two servers have saved becomes a model that predicts what it did on the servers: by Keras's file, by weights
+    alone, by TensorFlow's checkpoint. Guards against a table with the rows of one server, or in another order."""
+    import tensorflow as tf
+    from safetensors.numpy import load_file
+
+    from holdfast.bridges.model import weights_of
+    from holdfast.keras import training_state
+    from support.bridged import holdfast, library_of
+
+    run, pairs = tmp_path / "run", [[0, 9], [4, 7], [3, 5], [1, 8]]
+    expected = cluster.run("served_kinds.predicting", directory=str(run), kind=kind, pairs=pairs)
+    assert len(list(run.glob("ckpt-3.*/*.data-*"))) >= 2
+    for out, options in (("m.keras", []), ("m.safetensors", []), ("stock", ["--format", "checkpoint"])):
+        done = holdfast("export", run, tmp_path / out, *options)
+        assert done.exit_code == 0, done.output
+
+    found = []
+
+    def predict() -> None:
+        found.append(np.asarray(model(np.array(pairs), training=False)).tolist())
+        model.set_weights([np.zeros(weight.shape) for _, weight in weights_of(model)])
+
+    model = library_of(kind).models.load_model(str(tmp_path / "m.keras"), compile=False)
+    predict()
+    values = load_file(tmp_path / "m.safetensors")
+    model.set_weights([values[name] for name, _ in weights_of(model)])
+    predict()
+    training_state(model).restore(tf.train.latest_checkpoint(str(tmp_path / "stock"))).expect_partial()
+    predict()
+    assert found[0] == found[1] == found[2]
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)  # another process, perhaps with other kernels
+
+
 def test_what_is_saved_is_of_one_step(cluster: ServerWorld, tmp_path: Path) -> None:
     """A save has what had been scheduled before it, and nothing of the 200 steps that go on while it is written. What a
     scheduled function raises comes out before the save counts. An interval counts by the step that is saved. Guards

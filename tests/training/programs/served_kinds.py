@@ -157,6 +157,32 @@ def read_by_stock(world: Any, *, prefix: str, names: list[str]) -> dict[str, Any
     }
 
 
+def predicting(world: Any, *, directory: str, kind: str, pairs: list[list[int]]) -> list[list[float]]:
+    """Train and save a model with a table; what it predicts for pairs of rows.
+
+    The table lies in parts on both servers, but with Keras 3, which cannot train such variables, on one.
+    """
+    library, rows = {"keras": (keras, 11), "tf_keras": (tf_keras, 10)}[kind]
+    with job().strategy.scope():
+        given = library.Input((2,), dtype="int64")
+        found = library.layers.Flatten()(library.layers.Embedding(rows, 4, name="table")(given))
+        normal = library.layers.BatchNormalization(name="normal")(found)
+        model = library.Model(given, library.layers.Dense(3, name="head")(normal))
+        optimizer = library.optimizers.Adagrad(0.1)
+        optimizer.build(model.trainable_variables)
+    ids = tf.constant(pairs)
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(ids, training=True) - 1.0) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    state = holdfast.keras.training_state(model)
+    state.optimizer = optimizer
+    with holdfast.CheckpointManager(state, directory, **OPTIONS) as manager:
+        manager.save(3)
+    return np.asarray(model(ids, training=False)).tolist()
+
+
 def cut(world: Any, *, directory: str) -> dict[str, Any]:
     """Save, and train on while it is written: what was saved, and what a function has raised that was scheduled."""
     strategy, coordinator = job().strategy, job().coordinator
