@@ -64,5 +64,6 @@ def test_edge_deployment(here: Path) -> None:
 
 
 def test_comparing(here: Path) -> None:
-    """Guards against an output that no reader would get."""
+    """The picture is made, and the tables are those of the page. Guards against what no reader gets to see."""
     follow(PAGE["Comparing two steps"], here)
+    assert (here / "diff.png").read_bytes().startswith(b"\x89PNG")
