@@ -302,8 +302,8 @@ class LogState:
         """
         prefix, own = record.prefix, [c for c in self.restorable if not c.stock]
         deltas = ", ".join(str(c.step) for c in self.checkpoints if c.base == prefix)
-        attempt = parse_prefix(prefix)
-        if record.stock or attempt is None:
+        attempt, leads = parse_prefix(prefix), self.generation.id if self.generation else ""
+        if record.stock:
             return "was written by TensorFlow itself, and Holdfast never removes it: delete its files"
         if any(pin.prefix == prefix for pin in self.pinned):
             return "is pinned: unpin it first"
@@ -315,10 +315,7 @@ class LogState:
             return f"is what the incremental save of step {deltas} needs: remove that first"
         if record in (self.checkpoints[-1], *own[-1:]):
             return "is the newest: roll the run back to another one first"
-        if self.generation and (attempt.generation, attempt.ordinal) == (
-            self.generation.id,
-            self.last_committed(self.generation.id),
-        ):
+        if attempt and (attempt.generation, attempt.ordinal) == (leads, self.last_committed(leads)):
             return "is the last save of the job that leads: wait for its next one"
         return ""
 

@@ -16,7 +16,7 @@ from . import events as ev
 from .membership import BACK_WITHIN, LEAP, POLL, Claim, Forming, Joiner, World, disagreement
 from .messages import Caller, Waiting
 from .restoring import Restoring
-from .run import RunState, generation_of, replaced, superseded
+from .run import RunState, generation_of, replaced, superseded, taken
 from .waits import Form
 
 
@@ -75,6 +75,8 @@ class Joining:
         """The log was read for a world that is complete."""
         run, world = self._run, self._run.worlds[wait.generation]
         requests, world.joining = world.joining or [], None
+        if not failure and run.ledger.state and run.ledger.state.closed:
+            failure = Failure(Kind.INVALID_REQUEST, run.ledger.state.closed, phase="join")
         if failure:
             del run.worlds[wait.generation]
         else:
@@ -135,7 +137,7 @@ class Joining:
         led = generation_of(state)
         over = state is not None and generation in state.superseded
         if not failure and led != generation and (over or run.fork_point != e.fork_point):
-            failure = superseded(f"the run has been taken over by generation {led or 'unknown'} since")
+            failure = superseded(taken(state))
         if failure:
             run.refuse(e.request, failure)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from holdfast_storage.cluster import listed
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, Generation
+from holdfast_storage.records import Entry, Generation, rollback_of
 
 from . import events as ev
 from .attempt import Phase, SaveAttempt
@@ -17,7 +17,7 @@ from .effects import Probe, Remark
 from .intents import Import, Lead
 from .membership import World
 from .messages import SaveOutcome
-from .run import RunState, generation_of, superseded, unknown
+from .run import RunState, generation_of, superseded, taken, unknown
 from .upkeep import Upkeep
 from .waits import ForALeader, Seek
 
@@ -127,7 +127,7 @@ class Leading:
             self.take(world, None)
             return False
         if not self.is_over(world) and self._run.fork_point != world.fork_point:
-            self._fence(world, superseded(f"generation {generation_of(state)} has taken the run over since"))
+            self._fence(world, superseded(taken(state)))
         return True
 
     def is_elsewhere(self, world: World) -> bool:
@@ -142,11 +142,18 @@ class Leading:
         return state.leader.id not in (self._run.leader.id, world.led_by)
 
     def is_over(self, world: World) -> bool:
-        """Return whether a world has led and lost the lead, and fence it then. What it left may be deleted by now."""
+        """Return whether a world can lead no more, and fence it then.
+
+        It has led and lost the lead, and what it left may be deleted by now. Or people have rolled the run back since
+        it began, and what it holds is what they gave up, so not even a takeover counts. Or the run is elsewhere.
+        """
         state = self._run.ledger.state
-        over = state is not None and world.generation.id in state.superseded
+        if state is None:
+            return False
+        given_up = rollback_of(state.fork_point) != rollback_of(world.fork_point)
+        over = world.generation.id in state.superseded or given_up or bool(state.closed)
         if over:
-            self._fence(world, superseded(f"generation {generation_of(state)} has taken the run over since"))
+            self._fence(world, superseded(taken(state)))
         return over
 
     # -- taking and losing it --
@@ -186,15 +193,16 @@ class Leading:
         return None
 
     def meet(self, entry: Entry) -> None:
-        """Look at an entry of the log. If somebody newer leads, this coordinator no longer does."""
+        """Look at an entry of the log. If somebody newer leads, or nobody, this coordinator no longer does."""
         run, leader = self._run, entry.state.leader
-        if run.leading and leader and leader.id != run.leader.id and entry.number > run.led_since:
+        if run.leading and (leader is None or leader.id != run.leader.id) and entry.number > run.led_since:
             world, run.leading = run.worlds.get(run.leading), ""
             if world and generation_of(entry.state) == world.generation.id:
                 self.hand_over(world)
             elif world and not world.fenced:
-                at = leader.address or leader.host
-                self._fence(world, superseded(f"a newer leader (coordinator at {at}) has taken the run"))
+                at = leader and (leader.address or leader.host)
+                newer = f"a newer leader (coordinator at {at}) has taken the run"
+                self._fence(world, superseded(newer if leader else taken(entry.state)))
 
     def _fence(self, world: World, failure: Failure) -> None:
         world.fenced = failure

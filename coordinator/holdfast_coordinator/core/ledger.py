@@ -158,7 +158,7 @@ class Ledger:
                 self.queue.clear()
                 return
             # Somebody who gave up taking the run has filled the slot and changed nothing, or somebody who does not lead
-            # has pinned or leased a checkpoint. So decide anew, for the next slot.
+            # has pinned, leased or removed a checkpoint. So decide anew, for the next slot.
             self._learn(stands)
             if creation.given_up:
                 late = Failure(Kind.SAVE_FAILED, f"the {creation.intent.kind} entry could not be created in time")
@@ -176,7 +176,7 @@ class Ledger:
             case Import():
                 return self.number >= 0
             case Lead():
-                return (state.fork_point, state.leader) != (intent.fork_point, intent.leader)
+                return bool(state.closed) or (state.fork_point, state.leader) != (intent.fork_point, intent.leader)
         leads = state.leader is not None and state.leader.id == self.leader_id
         return not (leads and state.generation is not None and state.generation.id == intent.generation)
 

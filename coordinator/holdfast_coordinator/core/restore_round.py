@@ -227,6 +227,8 @@ def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, .
     checkpoint elsewhere.
     """
     live = state.checkpoints if state else ()
+    if state and state.closed:
+        return Failure(Kind.INVALID_REQUEST, state.closed, phase="restore")
     if not target:
         restorable = state.restorable if state else ()
         if live and not restorable:

@@ -250,3 +250,13 @@ def replaced(task: Task) -> Failure:
 
 def superseded(why: str) -> Failure:
     return Failure(Kind.SUPERSEDED, f"{why}; this manager can save nothing any more", phase="lead")
+
+
+def taken(state: LogState | None) -> str:
+    """Return why nobody goes on with a run who led it, or began with what was its newest, before it came to `state`."""
+    if state and state.closed:
+        return state.closed
+    if state and state.rolled_back and not state.generation:
+        newest = state.checkpoints[-1].prefix
+        return f"somebody has rolled the run back to {newest} since. Restart this job to go on from there"
+    return f"generation {generation_of(state) or 'unknown'} has taken the run over since"

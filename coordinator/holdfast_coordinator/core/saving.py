@@ -332,7 +332,8 @@ class Saving:
             return
         world, attempt = found
         if isinstance(made, Failure):
-            run.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, replace(made, phase="commit")))
+            why = world.fenced if world.fenced and made.kind is Kind.SUPERSEDED else made
+            run.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, replace(why, phase="commit")))
         elif made.kind == "abort":
             late = Failure(Kind.SAVE_FAILED, "the commit entry could not be created in time", phase="commit")
             run.end_save(world, attempt, SaveOutcome(attempt.ordinal, False, late))

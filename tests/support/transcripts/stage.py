@@ -32,6 +32,7 @@ the effects that the state machine had at once; those that a driver carries out 
     hold EFFECT, release                    it is not begun until it is released
     land                                    what was sent to the storage and never answered arrives there
     others pin|unpin|lease|release FOLDER [seconds=S]   somebody who does not lead adds an entry
+    others rollback|remove|move FOLDER      the same
 
     WHO begin N [TERMS]                     all vote, and are told to go
     WHO save N [base=FOLDER], WHO go-back N [target=T]  a whole save, or restore; all are told the same
@@ -434,6 +435,12 @@ class Stage:
                 state = state.lease(Lease(prefix, "reader", float(words.option("seconds", "60")), number))
             case "release":
                 state = state.release("reader")
+            case "rollback":
+                state = state.rollback(prefix, number)
+            case "remove":
+                state = state.remove(prefix)
+            case "move":
+                state = state.move("s3://elsewhere")
             case _:
                 raise Unknown(f"nobody can {kind}")
         entry = Entry(number, kind, f"others.{number}", WALL, state)  # type: ignore[arg-type]
