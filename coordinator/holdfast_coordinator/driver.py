@@ -26,7 +26,7 @@ from holdfast_storage.deciding import decide, remove_decisions
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, HoldfastError, Kind
 from holdfast_storage.failure import Failure
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, STATE_FILE, check_attempt_folder
+from holdfast_storage.layout import LOG_FOLDER, OWN_FOLDER, PAGE_FOLDER, check_attempt_folder
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Published, Unknown
 from holdfast_storage.logger import logger
 from holdfast_storage.parallel import in_parallel
@@ -409,17 +409,9 @@ class Driver:
         following = self._log.read(number + 1)
         if following and following.state.leader and following.state.leader.id != self.machine.leader.id:
             return following.number, ""  # a newer leader writes it, and may have done so long ago
-        while True:
-            if following is not None:
-                entry = self._log.tail(following.number) or following
-                number, state = entry.number, entry.state.condemn(state.damaged)  # it may not have all damage yet
-            if named := state_file.to_bytes(state):
-                self.store.replace(STATE_FILE, named)
-            # Whoever has taken the run may have written the file before us: it must have the newest state in the end.
-            following = self._log.read(number + 1)
-            if following is None:
-                newest = state.stock_readable[-1:]
-                return number, newest[0].prefix if newest else ""
+        number, state = state_file.write_current(self.store, self._log, number, state, following)
+        newest = state.stock_readable[-1:]
+        return number, newest[0].prefix if newest else ""
 
     def _read_back(self, effect: fx.ReadBackCheckpoint) -> None:
         prefix = effect.record.prefix

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from holdfast_storage.kinds import LATEST
 from holdfast_storage.layout import LARGEST_STEP, STATE_FILE, check_stock_prefix, index_object, parse_folder
-from holdfast_storage.records import CheckpointRecord, LogState
+from holdfast_storage.log.log import Log
+from holdfast_storage.records import CheckpointRecord, Entry, LogState
 from holdfast_storage.store.base import Store
 
 _FIELD = re.compile(
@@ -71,6 +72,26 @@ def to_bytes(state: LogState) -> bytes:
     if state.last_preserved is not None:
         lines.append(b"last_preserved_timestamp: %s" % repr(float(state.last_preserved)).encode())
     return b"".join(line + b"\n" for line in lines)
+
+
+def write_current(
+    store: Store, log: Log, number: int, state: LogState, following: Entry | None = None
+) -> tuple[int, LogState]:
+    """Write the file for the state after an entry or, if others follow, for that after the last one. Return which.
+
+    Whoever adds an entry meanwhile may write the file before us: it must have the newest state in the end. following:
+    the next entry, if it is there already. What is damaged by the given state stays so.
+    """
+    damaged = state.damaged
+    while True:
+        if following is not None:
+            entry = log.tail(following.number) or following
+            number, state = entry.number, entry.state.condemn(damaged)
+        if named := to_bytes(state):
+            store.replace(STATE_FILE, named)
+        following = log.read(number + 1)
+        if following is None:
+            return number, state
 
 
 def read(store: Store) -> StateFile:

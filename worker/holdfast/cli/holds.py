@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from holdfast.cli.target import Run, open_directory, parse_target
+from holdfast.cli.target import Run, given, open_directory
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.log.holding import hold
 from holdfast_storage.log.log import Log
@@ -53,9 +53,7 @@ def change_pins(
     """
     from holdfast.cli.output import Output
 
-    url, step = parse_target(target)
-    if step is None:
-        raise InvalidRequest(f"{target} names no checkpoint: give RUN@STEP, such as {target.rstrip('/')}@1000")
+    url, step = given(target)
     store = open_directory(url)
     found: CheckpointRecord | None = None
     said = done

@@ -34,7 +34,7 @@ class Run:
         """Return the latest live checkpoint of a step. Without a step, return the newest that is not condemned."""
         live = self.state.checkpoints
         if not live:
-            raise InvalidRequest(f"there is no committed checkpoint in {self.store.url}")
+            raise InvalidRequest(self.state.closed or f"there is no committed checkpoint in {self.store.url}")
         if step is None:
             return (self.state.restorable or live)[-1]
         found = next((c for c in reversed(live) if c.step == step), None)
@@ -78,6 +78,14 @@ def parse_target(text: str) -> tuple[str, int | None]:
     if at and run and step.isascii() and step.isdigit():
         return run, int(step)
     return text, None
+
+
+def given(target: str) -> tuple[str, int]:
+    """Split RUN@STEP, for a command that changes what is there: it takes no default."""
+    url, step = parse_target(target)
+    if step is None:
+        raise InvalidRequest(f"{target} names no checkpoint: give RUN@STEP, such as {target.rstrip('/')}@1000")
+    return url, step
 
 
 def open_run(url: str) -> Run:
