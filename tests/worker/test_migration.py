@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from support.documents import alike, sections
+from support.documents import Block, alike, follow, sections
 
 pytestmark = pytest.mark.tensorflow
 
@@ -68,3 +68,12 @@ def test_there_and_back(caplog: pytest.LogCaptureFixture) -> None:
     assert "ckpt-12" in caplog.text
     restored = tf.train.load_checkpoint(str(tf.train.latest_checkpoint("run")))
     assert restored.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 16
+
+
+def test_a_copy_is_read_by_tensorflow(tmp_path: Path) -> None:
+    """TensorFlow finds the newest in a copy. Guards against a run in a bucket that TensorFlow never reads again."""
+    start("+")
+    follow([Block("console", "$ holdfast cp run copy\n")], tmp_path)
+    Path("run").rename("elsewhere")
+    newest = str(tf.train.latest_checkpoint("copy"))
+    assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 4
