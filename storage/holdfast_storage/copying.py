@@ -52,7 +52,7 @@ class Copying:
 
     def size(self, record: CheckpointRecord) -> int:
         """Return the bytes to copy for a checkpoint, without what is there already. Raises what `copy` raises."""
-        missing = [each for each in self._state.chain(record) if not self._is_complete(each)]
+        missing = [each for each in self._state.chain(record) if not self.has(each)]
         return sum(read_manifest(self._store, each).size for each in missing)
 
     def copy(self, record: CheckpointRecord, progress: Progress) -> None:
@@ -68,13 +68,34 @@ class Copying:
             self._out.replace(MARK, mark)
             self._mark = mark
         for each in self._state.chain(record):
-            if not self._is_complete(each):
+            if not self.has(each):
                 self._copy(each, progress)
                 self._complete.add(each.prefix)
 
+    def has(self, record: CheckpointRecord) -> bool:
+        """Return whether a checkpoint is in the copy: its manifest is, which comes last. Its bytes are not read.
+
+        Raises InvalidRequest if another one of its name is there.
+        """
+        if record.prefix in self._complete:
+            return True
+        if f"{record.folder}/" not in self._names:
+            return False
+        name = manifest_object(record.folder)
+        try:
+            found = crc32c(read_whole(self._out, name, LARGEST))
+        except FileNotFoundError:
+            return False
+        if found != record.manifest_crc32c:
+            raise InvalidRequest(
+                f"{self._out.url}/{name} is another one than the run has: delete its folder", object=name
+            )
+        self._complete.add(record.prefix)
+        return True
+
     def finish(self) -> None:
         """Write TensorFlow's `checkpoint` file for all that is there, in the order of the run."""
-        there = tuple(each for each in self._state.restorable if not each.stock and self._is_complete(each))
+        there = tuple(each for each in self._state.restorable if not each.stock and self.has(each))
         self._check_mine()
         if content := state_file.to_bytes(LogState("", checkpoints=there)):
             self._out.replace(STATE_FILE, content)
@@ -114,24 +135,6 @@ class Copying:
         for each in manifest.objects:
             if self._out.size(name := f"{folder}/{each.name}") != each.size:
                 raise StorageError(f"{self._out.url}/{name} has changed since it was written", object=name)
-
-    def _is_complete(self, record: CheckpointRecord) -> bool:
-        """Return whether a checkpoint is in the copy. Raises InvalidRequest if another one of its name is."""
-        if record.prefix in self._complete:
-            return True
-        if f"{record.folder}/" not in self._names:
-            return False
-        name = manifest_object(record.folder)
-        try:
-            found = crc32c(read_whole(self._out, name, LARGEST))
-        except FileNotFoundError:
-            return False
-        if found != record.manifest_crc32c:
-            raise InvalidRequest(
-                f"{self._out.url}/{name} is another one than the run has: delete its folder", object=name
-            )
-        self._complete.add(record.prefix)
-        return True
 
     def _is_marked(self) -> bool:
         try:

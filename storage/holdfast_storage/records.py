@@ -295,6 +295,15 @@ class LogState:
         own = [record.prefix for record in self.checkpoints if not record.stock]
         return replace(self._unled().retire(own, (), self.last_preserved), moved=url)
 
+    def arrive(self) -> LogState:
+        """Return with what the run begins where it is moved to, given what it is here before `move`."""
+        own = tuple(record for record in self.restorable if not record.stock)
+        live = {record.prefix for record in own}
+        pinned = tuple(pin for pin in self.pinned if pin.prefix in live)
+        return replace(
+            self._unled(), checkpoints=own, retired=(), damaged=(), pinned=pinned, leases=(), rolled_back=0, moved=""
+        )
+
     def keeps(self, record: CheckpointRecord) -> str:
         """Return why somebody who does not lead may not `remove` a live checkpoint, in words; empty if he may.
 

@@ -25,13 +25,13 @@ class Leasing:
         number: the number of a log entry that is known to exist, or -1: where to look first.
     """
 
-    def __init__(self, log: Log, url: str, seconds: float) -> None:
-        """seconds: how long a lease lasts at most. 0: without leases."""
+    def __init__(self, log: Log, url: str, seconds: float, reader: str = "") -> None:
+        """seconds: how long a lease lasts at most. 0: without leases. reader: its id, if it is known by one already."""
         self.number = -1
         self._log = log
         self._url = url
         self._seconds = seconds
-        self._id = secrets.token_hex(16)
+        self._id = reader or secrets.token_hex(16)
         self._prefix = ""
         self._leased: float | None = None  # monotonic, when what may be a lease was asked for
         self._told = False  # that there is no lease

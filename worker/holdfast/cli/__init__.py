@@ -19,7 +19,7 @@ from holdfast_storage.printable import printable
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
 _COMMANDS = (
     *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "rollback", "rm", "gc"),
-    *("diff", "cp", "materialize", "export", "import"),
+    *("diff", "cp", "mv", "materialize", "export", "import"),
     *("doctor", "coordinator", "demo", "demo-ps"),
 )
 

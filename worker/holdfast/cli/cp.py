@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
 import click
 
-from holdfast.cli.target import TARGET, open_run, parse_target, reading
+from holdfast.cli.target import TARGET, Run, open_run, parse_target, reading
 from holdfast_storage.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from holdfast_storage.copying import Copying
+    from holdfast_storage.records import CheckpointRecord
 
 
 @click.command(name="cp")
@@ -20,7 +28,7 @@ def command(target: str, out: str) -> None:
     verify OUT` reads the copy back. A job that starts in OUT goes on from its newest checkpoint. The log is not copied,
     nor are marks of pinned, damaged or preserved checkpoints.
     """
-    from holdfast.cli.output import Output, count, progress
+    from holdfast.cli.output import Output, count
     from holdfast_storage.copying import Copying
     from holdfast_storage.store import open_store
 
@@ -32,18 +40,26 @@ def command(target: str, out: str) -> None:
         which = "no checkpoint" if step is None else f"step {step} is none"
         raise InvalidRequest(f"{run.store.url}: {which} that Holdfast has saved and nobody has found damaged")
     copying = Copying(run.store, run.state, open_store(out))
-    copied = gone = 0
-    for record in reversed(records):
-        if record.prefix not in run.live_now():  # removed by a running job's retention, before it has a lease
-            gone += 1
-            continue
-        with reading(run, record), progress(f"step {record.step}", lambda: copying.size(record)) as advance:  # noqa: B023
-            copying.copy(record, advance)
-        copied += 1
+    copied = sum(1 for _ in copy(copying, run, records))
     copying.finish()
     said = Output()
     said.say(f"{out}: {count(copied, 'checkpoint')} of {run.store.url}")
-    if gone:
+    if gone := len(records) - copied:
         said.say(f"{count(gone, 'checkpoint')} had been removed by the job that trains there")
     if left := len(wanted) - len(records):
         said.say(f"left out, as TensorFlow itself wrote them: {left}")
+
+
+def copy(
+    copying: Copying, run: Run, records: Sequence[CheckpointRecord], reader: str = ""
+) -> Iterator[CheckpointRecord]:
+    """Copy checkpoints, the newest first, each under a lease of `reader`, and yield those that still were there."""
+    from holdfast.cli.output import progress
+
+    for record in reversed(records):
+        if record.prefix not in run.live_now():  # removed by a running job's retention, before it has a lease
+            continue
+        size = partial(copying.size, record)
+        with reading(run, record, reader), progress(f"step {record.step}", size) as advance:
+            copying.copy(record, advance)
+        yield record

@@ -50,15 +50,17 @@ class Run:
 
 
 @contextmanager
-def reading(run: Run, record: CheckpointRecord) -> Iterator[None]:
+def reading(run: Run, record: CheckpointRecord, reader: str = "") -> Iterator[None]:
     """A context in which a checkpoint is read: it has a lease, so that a job that trains does not remove it meanwhile.
+
+    reader: the id of the reader, if a command that goes on has one.
 
     Raises InvalidRequest if such a job has done so nevertheless, which its reader finds as CheckpointAbsent.
     """
     from holdfast.leasing import Leasing
     from holdfast_storage.log.log import Log
 
-    leasing = Leasing(Log(run.store), run.store.url, LEASE)
+    leasing = Leasing(Log(run.store), run.store.url, LEASE, reader)
     leasing.lease(record)  # if it is gone, its reader says so
     try:
         yield
