@@ -20,8 +20,9 @@ from holdfast_storage.layout import log_entry
 from holdfast_storage.log.holding import PUBLISH_FOR, hold
 from holdfast_storage.log.log import Log, LostRace, Published
 from holdfast_storage.parallel import in_parallel
-from holdfast_storage.records import Entry, Lease, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Lease, LogState
 from holdfast_storage.run_directory import orphans
+from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
 
 
@@ -57,16 +58,29 @@ class Moving:
         """Whether the entry stands: what is left to do is `finish`."""
         return bool(self._entry.state.moved)
 
+    def records(self, state: LogState) -> tuple[CheckpointRecord, ...]:
+        """Return what moves of a run in this state. Raises InvalidRequest if that is not all that a job would miss."""
+        records = state.arrive().checkpoints
+        if not records:
+            raise InvalidRequest(
+                f"{self._store.url} holds nothing that Holdfast has saved and nobody has found damaged"
+            )
+        if (newest := state.restorable[-1]).stock:
+            told = f"the newest checkpoint of {self._store.url}, {newest.prefix}, was written by TensorFlow itself"
+            raise InvalidRequest(f"{told}: let a job go on from it and save, then move the run", object=newest.prefix)
+        return records
+
     def close(self, complete: Collection[str]) -> None:
         """Close the run, if all that can be restored of it is complete in its new place.
 
         complete: the prefixes of what is known to be so, and sound. If there is more by now, nothing is done.
 
-        Raises InvalidRequest if somebody reads from the run, NotHeld if its log cannot be added to.
+        Raises InvalidRequest if somebody reads from the run, NotHeld if its log cannot be added to, and as `records`.
         """
 
         def change(state: LogState, _: int) -> LogState | None:
-            if any(record.prefix not in complete for record in state.arrive().checkpoints):
+            moved = self.records(with_foreign(self._store, state)[0])
+            if any(record.prefix not in complete for record in moved):
                 return None
             for lease in state.leases:
                 if lease.reader != self.reader and (end := self._end(lease)) > time.time():

@@ -269,5 +269,5 @@ def test_mistakes(run: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None
     state = LogState("run-id", checkpoints=(stock,))
     Log(run.store).publish(Entry(last.number + 2, "commit", "w-60", 1.0, state), 5.0)
     result = holdfast("mv", run.path, tmp_path / "out")
-    assert (result.exit_code, "holds no checkpoint that Holdfast has saved" in result.stderr) == (2, True)
+    assert (result.exit_code, "holds nothing that Holdfast has saved" in result.stderr) == (2, True)
     assert (tail(run.store).state, folders(run.path)) == (state, [10, 20, 30, 40])

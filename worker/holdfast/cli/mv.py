@@ -58,17 +58,8 @@ def _copy_and_close(moving: Moving, store: Store, out: Store) -> None:
         if moving.is_closed:
             return
         run = open_run(store.url)
-        records = [record for record in run.state.restorable if not record.stock]
-        if not records:
-            raise InvalidRequest(
-                f"{store.url} holds no checkpoint that Holdfast has saved and nobody has found damaged"
-            )
-        newest = run.state.restorable[-1]
-        if newest.stock:
-            told = f"the newest checkpoint of {store.url}, {newest.prefix}, was written by TensorFlow itself"
-            raise InvalidRequest(f"{told}: let a job go on from it and save, then move the run")
         copying = Copying(run.store, run.state, out)
-        for record in copy(copying, run, records, moving.reader):
+        for record in copy(copying, run, moving.records(run.state), moving.reader):
             _read_back(run, record, out, sound)
         copying.finish()
         moving.close(sound)
