@@ -77,3 +77,17 @@ def test_a_copy_is_read_by_tensorflow(tmp_path: Path) -> None:
     Path("run").rename("elsewhere")
     newest = str(tf.train.latest_checkpoint("copy"))
     assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 4
+
+
+def test_going_on_from_an_older_one(tmp_path: Path) -> None:
+    """The program goes on from what the command names, and not from what somebody writes into TensorFlow's file. Guards
+    against a rollback that the next start does not follow."""
+    start("+")
+    (older,) = Path("run").glob("ckpt-3.*/*.index")
+    file = Path("run/checkpoint")
+    edited = re.sub('(?<=^model_checkpoint_path: )".*"', f'"{older.parent.name}/ckpt-3"', file.read_text())
+    file.write_text(edited)
+    assert str(tf.train.latest_checkpoint("run")).endswith("-3")
+    assert start("+") == ([4], [6, 7, 8])
+    follow([Block("console", "$ holdfast rollback run@6\n")], tmp_path)
+    assert start("+") == ([6], [8, 9, 10])
