@@ -94,7 +94,12 @@ class Copying:
         return True
 
     def finish(self) -> None:
-        """Write TensorFlow's `checkpoint` file for all that is there, in the order of the run."""
+        """Write TensorFlow's `checkpoint` file for all that is there, in the order of the run.
+
+        If nothing was to copy, do nothing.
+        """
+        if not self._mark:
+            return
         there = tuple(each for each in self._state.restorable if not each.stock and self.has(each))
         self._check_mine()
         if content := state_file.to_bytes(LogState("", checkpoints=there)):

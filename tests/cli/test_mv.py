@@ -157,6 +157,55 @@ def test_interrupted_at_every_change(
     assert points > 25
 
 
+def test_a_step_moves(run: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson, tmp_path: Path) -> None:
+    """With a step, its checkpoint is in the new place with what it is made on, and not in the old one. What may not be
+    removed is not copied. Guards against a delta without its base, and against a folder that nobody deletes."""
+    out = tmp_path / "out"
+    for step, why in (
+        (10, "step 20 needs"),
+        (30, "marked as damaged"),
+        (40, "is pinned"),
+        (50, "no checkpoint of step"),
+    ):
+        result = holdfast("mv", f"{run.path}@{step}", out)
+        assert (result.exit_code, why in result.stderr) == (2, True), result.stderr
+    assert not out.exists()
+    before = tail(run.store)
+    reader, delta = Moving(run.store, open_store(out)).reader, before.state.checkpoints[1]
+    state = before.state.lease(Lease(delta.prefix, reader, 3600.0, before.number + 1))  # of a try that was killed
+    Log(run.store).publish(Entry(before.number + 1, "lease", "w", 1.0, state), 5.0)
+    told = f"{run.path}@20 was moved to {out}\n"
+    assert holdfast("mv", f"{run.path}@20", out).stdout == told
+    assert (folders(run.path), folders(out)) == ([10, 30, 40], [10, 20])
+    assert [each["verdict"] for each in holdfast_json("verify", out)["checkpoints"]] == ["good"] * 2
+    closed = tail(run.store).state
+    assert ([record.step for record in closed.checkpoints], closed.leases, closed.moved) == ([10, 30, 40], (), "")
+    shutil.copytree(out / delta.folder, run.path / delta.folder)  # as if it were killed before the deletion
+    assert holdfast("mv", f"{run.path}@20", out).stdout == told
+    assert folders(run.path) == [10, 30, 40]
+    assert holdfast("mv", f"{run.path}@20", tmp_path / "other").exit_code == 2
+
+
+def test_a_step_that_vanishes(
+    run: RunDirectory, holdfast: Holdfast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that retention has removed before it was copied, or since, is not said to have moved. Guards against the
+    only copy, which is none."""
+    with monkeypatch.context() as patched:
+        patched.setattr(target.Run, "live_now", lambda _: set())
+        result = holdfast("mv", f"{run.path}@20", tmp_path / "out")
+    assert (result.exit_code, "retention has removed" in result.stderr) == (2, True)
+
+    def retires(copying: Copying) -> None:
+        last = tail(run.store)
+        state = last.state.remove(last.state.checkpoints[1].prefix)
+        Log(run.store).publish(Entry(last.number + 1, "retire", "w", 1.0, state), 5.0)
+
+    monkeypatch.setattr(Copying, "finish", retires)
+    result = holdfast("mv", f"{run.path}@20", tmp_path / "out")
+    assert (result.exit_code, "was copied, and is not there any more" in result.stderr) == (2, True)
+
+
 def test_beside_a_job(run: RunDirectory, holdfast: Holdfast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the job commits meanwhile moves as well, and a job that never pauses is to be ended first. Guards against a
     commit that the move passes by."""
