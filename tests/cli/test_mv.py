@@ -157,6 +157,21 @@ def test_interrupted_at_every_change(
     assert points > 25
 
 
+def test_who_looks_at_the_old_place(run: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None:
+    """Every command for a run tells where it is now. Guards against a run that seems to have lost everything."""
+    assert holdfast("mv", run.path, tmp_path / "out").exit_code == 0
+    for status, command, step in (
+        *((0, command, "") for command in ("ls", "status")),
+        *((2, command, "") for command in ("show", "verify", "save-now")),
+        *((2, command, "@10") for command in ("pin", "unpin", "rollback", "rm")),
+    ):
+        result = holdfast(command, f"{run.path}{step}")
+        assert (result.exit_code, f"{tmp_path}/out: go on there" in result.output) == (status, True), result.output
+    for command in ("cp", "mv", "diff", "materialize", "export"):
+        result = holdfast(command, run.path, tmp_path / "x.keras")
+        assert (result.exit_code, f"moved to {tmp_path}/out: go on there" in result.stderr) == (2, True), result.output
+
+
 def test_a_step_moves(run: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson, tmp_path: Path) -> None:
     """With a step, its checkpoint is in the new place with what it is made on, and not in the old one. What may not be
     removed is not copied. Guards against a delta without its base, and against a folder that nobody deletes."""

@@ -1538,6 +1538,7 @@ class LogStatus(_message.Message):
     NEWEST_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     entry: _builtins.int
     generation: _builtins.str
     """that leads"""
@@ -1549,6 +1550,8 @@ class LogStatus(_message.Message):
     """kept until they are unpinned"""
     leased: _builtins.int
     """kept while somebody reads them"""
+    moved: _builtins.str
+    """where the run is now, a URL"""
     @_builtins.property
     def leader(self) -> Global___LogStatus.Leader: ...
     @_builtins.property
@@ -1566,19 +1569,24 @@ class LogStatus(_message.Message):
         newest: Global___LogStatus.Newest | None = ...,
         pinned: _builtins.int = ...,
         leased: _builtins.int = ...,
+        moved: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "entry", b"entry", "generation", b"generation", "leader", b"leader", "newest", b"newest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "_moved", b"_moved", "entry", b"entry", "generation", b"generation", "leader", b"leader", "moved", b"moved", "newest", b"newest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "leased", b"leased", "live", b"live", "newest", b"newest", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "_moved", b"_moved", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "leased", b"leased", "live", b"live", "moved", b"moved", "newest", b"newest", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__entry: _TypeAlias = _typing.Literal["entry"]  # noqa: Y015
     _WhichOneofArgType__entry: _TypeAlias = _typing.Literal["_entry", b"_entry"]  # noqa: Y015
     _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
     _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    _WhichOneofReturnType__moved: _TypeAlias = _typing.Literal["moved"]  # noqa: Y015
+    _WhichOneofArgType__moved: _TypeAlias = _typing.Literal["_moved", b"_moved"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__entry) -> _WhichOneofReturnType__entry | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__moved) -> _WhichOneofReturnType__moved | None: ...
 
 Global___LogStatus: _TypeAlias = LogStatus  # noqa: Y015
 

@@ -38,7 +38,8 @@ def command(target: str, out: str) -> None:
     records = [record for record in wanted if record in run.state.restorable and not record.stock]
     if not records:
         which = "no checkpoint" if step is None else f"step {step} is none"
-        raise InvalidRequest(f"{run.store.url}: {which} that Holdfast has saved and nobody has found damaged")
+        why = run.state.closed or f"{which} that Holdfast has saved and nobody has found damaged"
+        raise InvalidRequest(f"{run.store.url}: {why}")
     copying = Copying(run.store, run.state, open_store(out))
     copied = sum(1 for _ in copy(copying, run, records))
     copying.finish()

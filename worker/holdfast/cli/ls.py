@@ -46,9 +46,11 @@ def command(run: str, as_json: bool) -> None:
         live = opened.live_now()
         checkpoints = [c for c in checkpoints if c["prefix"] in live]
     if as_json:
-        print_json({"run": opened.store.url, "checkpoints": checkpoints})
+        moved = opened.state.moved or None
+        print_json({"run": opened.store.url, "moved": moved, "checkpoints": checkpoints})
     elif not checkpoints:
-        Output().say(f"{opened.store.url} holds no committed checkpoint yet.")
+        why = f": {opened.state.closed}" if opened.state.closed else " holds no committed checkpoint yet."
+        Output().say(f"{opened.store.url}{why}")
     else:
         out = Output()
         out.say(f"{opened.store.url}: {count(len(checkpoints), 'checkpoint')}")

@@ -33,12 +33,14 @@ def command(run: str, timeout: float) -> None:
     """
     from holdfast.cli.output import Output
     from holdfast_storage.decision import CANCEL
-    from holdfast_storage.errors import SaveFailed
+    from holdfast_storage.errors import InvalidRequest, SaveFailed
     from holdfast_storage.log.log import Log
     from holdfast_storage.run_directory import read_run
 
     store = open_directory(run)
     state = read_run(store)
+    if state and state.closed:
+        raise InvalidRequest(f"{store.url}: {state.closed}")
     before = {record.prefix for record in state.checkpoints} if state else set()
     decision = _agreed(store, state)
     if decision.verb == CANCEL:

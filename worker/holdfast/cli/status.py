@@ -76,6 +76,8 @@ def _print(out: Output, run: pb.RunStatus) -> None:
 
 def _lines(run: pb.RunStatus) -> Iterator[tuple[str, str]]:
     """Yield the lines before the table of workers, each with its name."""
+    if run.log.HasField("moved"):
+        yield "moved", f"to {run.log.moved}: go on there"
     yield "checkpoints", _checkpoints(run.log)
     if run.log.HasField("leader"):
         leader = run.log.leader

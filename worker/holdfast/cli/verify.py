@@ -31,7 +31,8 @@ def command(target: str, as_json: bool) -> None:
     run = open_run(url)
     records = list(run.state.checkpoints if step is None else run.state.chain(run.select(step)))
     if not records:
-        raise InvalidRequest(f"there is nothing to verify: {run.store.url} holds no committed checkpoint")
+        why = run.state.closed or f"{run.store.url} holds no committed checkpoint"
+        raise InvalidRequest(f"there is nothing to verify: {why}")
     with progress("verify", lambda: sum(_size(run, record) for record in records)) as advance:
         verified = [(record, _verify(run, record, advance)) for record in records]
     found = [_describe(record, report) for record, report in verified if report is not None]
