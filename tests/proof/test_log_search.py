@@ -1,13 +1,14 @@
 """The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
 
-About 600,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
-coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads back,
-retires, removes what others left behind, deletes, and goes back to an older checkpoint; some save deltas; a reader
-leases or pins a checkpoint; creates fail, lose their reply, land late or never. In none of them is an acknowledged
-commit lost or passed over by who starts then, a live folder or one with a reader deleted or incomplete, or one that may
-still be committed, a delta live without what it needs, an entry changed, an outcome told both ways, an entry of
-somebody superseded in the log, a generation back that had lost the lead, nothing good live, or a worker of a world of
-one left waiting.
+About 600,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one
+with coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads
+back, retires, removes what others left behind, deletes, and goes back to an older checkpoint; some save deltas; a
+reader leases or pins a checkpoint; somebody rolls the run back, removes a checkpoint or moves the run; creates fail,
+lose their reply, land late or never. In none of them is an acknowledged commit lost or passed over by who starts then,
+a live folder or one with a reader deleted or incomplete, or one that may still be committed, a delta live without what
+it needs, an entry changed, an outcome told both ways, an entry of somebody superseded in the log, a generation back
+that had lost the lead, what was rolled back gone on from, nothing good live, or a worker of a world of one left
+waiting.
 
 A search that finds nothing proves something only if it would find it: the product with one of its rules broken, in the
 place where it keeps it, is found.
@@ -87,6 +88,18 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, saves=3, deltas=1, lease=True),
         Bounds(jobs=1, saves=2, deltas=1, pages=True),
         Bounds(jobs=2, rollback=True, deltas=1),
+        Bounds(jobs=2, late_jobs=2, says="rollback", keeps_all=True),
+        Bounds(jobs=1, says="rollback", late_jobs=1),
+        Bounds(jobs=1, saves=2, says="rollback", kills=1),
+        Bounds(jobs=1, says="rollback", left_behind=1),
+        Bounds(jobs=1, saves=2, says="rollback", unknown=1, lapses=1),
+        Bounds(jobs=1, saves=2, deltas=1, says="rollback"),
+        Bounds(jobs=1, saves=2, says="remove"),
+        Bounds(jobs=1, says="remove", kills=1),
+        Bounds(jobs=1, says="remove", unknown=1),
+        Bounds(jobs=1, pages=True, says="remove"),
+        Bounds(jobs=1, says="move", left_behind=1),
+        Bounds(jobs=1, late_jobs=1, says="move"),
     ],
     ids=named,
 )
@@ -100,6 +113,8 @@ def test_no_history_ends_badly(bounds: Bounds) -> None:
     # It went where it was to go: all kinds of entries, and every save both committed and failed somewhere.
     assert search.kinds >= {"lead", "commit", "retire"}
     assert search.kinds >= ({"lease", "release"} if bounds.lease else {"pin"} if bounds.pin else set())
+    assert search.kinds >= ({bounds.says} if bounds.says else set())
+    assert search.after_rollback == (bounds.says == "rollback" and bounds.late_jobs > 0)
     assert ("restored" in search.kinds) == bounds.rollback
     assert ("abort" in search.kinds) == bool(bounds.unknown and bounds.lapses)
     assert {(ordinal, True) for ordinal in range(1, bounds.saves + 1 - bounds.stale)} <= search.outcomes
@@ -336,6 +351,19 @@ def forgets_the_base() -> AbstractContextManager[Any]:
     return mock.patch.object(Saving, "finalized", careless)
 
 
+def forgets_rollbacks() -> AbstractContextManager[Any]:
+    return mock.patch("holdfast_coordinator.core.leading.rollback_of", return_value="")
+
+
+def leads_on() -> AbstractContextManager[Any]:
+    """A rollback that moves its checkpoint to the end, as a job's own does."""
+    return mock.patch.object(LogState, "_unled", lambda self: self)
+
+
+def leads_what_was_moved() -> AbstractContextManager[Any]:
+    return mock.patch.object(LogState, "closed", "")
+
+
 BROKEN = {
     "entries are overwritten": (overwritten, Bounds(jobs=2), "does not lead|overwritten"),
     "the commit entry comes before the data": (commit_first, Bounds(jobs=1), "its data is not there"),
@@ -394,6 +422,26 @@ BROKEN = {
         builds_on_an_older_entry,
         Bounds(jobs=1, lease=True),
         "changed more than what is held|names the folder of a live",
+    ),
+    "a rollback does not count for who takes over": (
+        forgets_rollbacks,
+        Bounds(jobs=1, says="rollback"),
+        "which was given up",
+    ),
+    "a rollback does not end the job that leads": (
+        leads_on,
+        Bounds(jobs=1, saves=2, says="rollback"),
+        "which was given up",
+    ),
+    "who removes builds on what he has read, wherever it comes to stand": (
+        builds_on_an_older_entry,
+        Bounds(jobs=1, says="remove"),
+        "more than a removal|drops",
+    ),
+    "somebody leads a run that was moved": (
+        leads_what_was_moved,
+        Bounds(jobs=1, says="move"),
+        "is said of a run|moved",
     ),
     "retention does not keep what a delta needs": (
         keeps_no_base,

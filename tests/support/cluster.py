@@ -831,7 +831,9 @@ def check_intervention(before: LogState, entry: Entry) -> None:
     elif entry.kind == "remove":
         (gone,) = set(before.checkpoints) - set(state.checkpoints)
         assert state == before.remove(gone.prefix), "more than a removal"
-        assert not before.keeps(gone), "what must stay was removed"
+        needed = {each.base for each in state.checkpoints} | {each.prefix for each in before.pinned + before.leases}
+        assert gone != before.checkpoints[-1], "the newest was removed"
+        assert gone.prefix not in needed, "what is pinned, leased or needed was removed"
     else:
         assert state == before.move(state.moved), "more than a move"
 

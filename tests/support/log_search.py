@@ -10,9 +10,10 @@ In each state anything that can happen next may: a worker makes its next call; a
 out; the create of an entry or a page succeeds, fails for certain, loses its reply, or is to land at any later time or
 never; an unknown one is tried again; a deadline passes, for one coordinator alone; one is killed and a successor
 started, or it is left behind alive while its workers turn to a successor; a checkpoint turns out not to hold what was
-written; a process that has no part in any job, and whose mount may be late, leases the newest checkpoint or pins the
-oldest. `Log.publish` is played operation by operation, again and again from its start with the answers that it has had,
-so that others may act between any two. Storage is a set of faultless names.
+written; a process that has no part in any job, and whose mount may be late, leases the newest checkpoint, pins the
+oldest, removes it, rolls the run back to it, or moves the run. `Log.publish` is played operation by operation, again
+and again from its start with the answers that it has had, so that others may act between any two. Storage is a set of
+faultless names.
 
 A state holds numbers of what is kept once: storages, seats (a machine, its clock, what it wants) and workers. What a
 seat does with an event is computed once. Whoever can do nothing any more is left out. TensorFlow's `checkpoint` file is
@@ -44,7 +45,7 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log.entries import encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Holding, Leader, Lease, LogState, Pin
+from holdfast_storage.records import CheckpointRecord, Entry, Holding, Intervention, Leader, Lease, LogState, Pin
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
 from support.cluster import ROTS, Worker, check_invariants, check_log
@@ -76,8 +77,10 @@ class Bounds:
     rollback: bool = False  # the last job goes back to the older of two checkpoints
     pages: bool = False  # there are four checkpoints at the start, and entries have pages from two on
     files: bool = False  # TensorFlow's file is written at any time
+    keeps_all: bool = False  # nothing is retired
     lease: bool = False  # a reader leases the newest checkpoint, and releases it
     pin: bool = False  # somebody pins the oldest checkpoint
+    says: Intervention | None = None  # somebody rolls back to the oldest checkpoint, removes it, or moves the run
     deltas: int = 0  # saves after each full one that are deltas on the one before; the newest at the start may be one
     stale: bool = False  # workers take the last full checkpoint for the one before
 
@@ -129,9 +132,12 @@ class Hand(NamedTuple):
 class Reader(NamedTuple):
     """A process that has no part in any job, and changes what is held."""
 
-    does: Holding | None = None  # what it is about to add to the log, or has begun to
+    does: Holding | Intervention | Literal["delete"] | None = (
+        None  # what it is about to add to the log, or has begun to
+    )
     want: Want | None = None
     holds: str = ""  # prefix of the checkpoint that it believes to be held
+    folder: str = ""  # what it deletes
 
 
 class Left(NamedTuple):
@@ -207,6 +213,7 @@ class Search:
         self.outcomes: set[tuple[int, bool]] = set()  # that somebody was told
         self.cleaned: set[str] = set()  # folders that were deleted and never had been committed
         self.deltas = False  # whether there was one in some log
+        self.after_rollback = False  # whether somebody committed then
         self.endings = 0  # states in which nobody has anything left to do
         self.disks: Numbers[Disk] = Numbers()
         self.machines: Numbers[Kept] = Numbers()
@@ -266,7 +273,7 @@ class Search:
     def _start(self) -> State:
         """A run that has been imported, with one checkpoint, or two to choose from; jobs that have joined, or not."""
         b = self.bounds
-        count = 4 if b.pages else 1 + b.rollback
+        count = 4 if b.pages else 1 + (b.rollback or b.says is not None)
         names = [prefix("ckpt", n, BEGIN, n) for n in range(count)]
         bases = ["", *(names if b.deltas else [""] * count)]
         records = tuple(CheckpointRecord(names[n], n, 0.0, base=bases[n]) for n in range(count))
@@ -281,7 +288,7 @@ class Search:
             tuple(self._process(f"c{job}-0") for job in range(b.jobs)),
             tuple(map(self._hands.of, hands)),
             Left(b.kills, b.left_behind, b.crashes, b.lapses, b.rotten, b.refusals, b.unknown),
-            Reader("lease" if b.lease else "pin" if b.pin else None),
+            Reader("lease" if b.lease else "pin" if b.pin else b.says),
         )
         for job in range(b.jobs - b.late_jobs):
             while any(
@@ -310,7 +317,10 @@ class Search:
         for number in s.late:
             landed = s._replace(disk=self._operate(s.disk, number)[0], late=s.late - {number})
             yield f"{self._operations[number][1]} lands", landed
-        if s.reader.does:
+        if s.reader.does == "delete":
+            disk = self._operate(s.disk, self._operations.of(("delete", s.reader.folder, b"")))[0]
+            yield f"somebody deletes {s.reader.folder}", s._replace(disk=disk, reader=Reader())
+        elif s.reader.does:
             yield from self._holds(s, s.reader, s.reader.does)
         for place, number in enumerate(s.seats):
             seat = self.seats[number]
@@ -372,7 +382,11 @@ class Search:
         cluster: v.Cluster = (("worker", tuple(f"{hand.job}-{i}:1" for i in range(self.bounds.workers))),)
         worker = Worker(Task("worker", hand.index), cluster, f"{hand.job}{hand.index}.1")
         worker.world, worker.restored, worker.restores = hand.world, hand.restored or "", int(hand.restored is not None)
-        worker.terms = {"retention": (Newest(1),), "takeover": True, "timeout": TIMEOUT}
+        worker.terms = {
+            "retention": () if self.bounds.keeps_all else (Newest(1),),
+            "takeover": True,
+            "timeout": TIMEOUT,
+        }
         return worker
 
     def _calls(self, s: State, number: int, hand: Hand) -> tuple[str, State]:
@@ -630,7 +644,9 @@ class Search:
         """As the driver: once a newer leader's entries follow, the file is that one's to write."""
         last = self._log(s.disk)[-1]
         leader = self.machines[self.seats[s.seats[place]].machine].leader
-        named = effect.state.stock_readable[-1:] if last.state.leader == leader or effect.number == last.number else ()
+        state = effect.state if last.state.leader else last.state  # after a rollback the file is anybody's
+        ours = last.state.leader in (leader, None) or effect.number == last.number
+        named = state.stock_readable[-1:] if ours else ()
         return self._events.of(ev.StateFileWritten(effect.number, named[0].prefix if named else ""))
 
     # -- the log --
@@ -639,7 +655,7 @@ class Search:
         seat = self.seats[s.seats[place]]
         return self._put(s, place, seat._replace(wants=_with(seat.wants, number, want)))
 
-    def _holds(self, s: State, reader: Reader, kind: Holding) -> Iterator[tuple[str, State]]:
+    def _holds(self, s: State, reader: Reader, kind: Holding | Intervention) -> Iterator[tuple[str, State]]:
         """What a reader does next. It sees the log as it is, or without its last entry."""
         if reader.want:
             append = self._effects[reader.want.effect]
@@ -655,6 +671,17 @@ class Search:
                     state = state.lease(Lease(state.checkpoints[-1].prefix, "reader", LONGER, number))
                 case "pin":
                     state = state.pin(Pin(state.checkpoints[0].prefix, 0.0, ""))
+                case "rollback" | "remove" | "move":
+                    oldest = state.checkpoints[0]
+                    keeps = oldest not in state.restorable[:-1] if kind == "rollback" else state.keeps(oldest)
+                    if keeps and kind != "move":
+                        yield f"the reader leaves entry {last.number} as it is", s._replace(reader=Reader())
+                        continue
+                    state = {
+                        "rollback": state.rollback(oldest.prefix, number),
+                        "remove": state.remove(oldest.prefix),
+                        "move": state.move("elsewhere"),
+                    }[kind]
                 case _:
                     state = state.release("reader")
             append = fx.Append(Entry(number, kind, f"reader.{kind}-{number}", 0.0, state))
@@ -672,6 +699,10 @@ class Search:
         if done.taken_by:
             return s._replace(reader=reader._replace(want=None))
         if done.unknown or done.refused or reader.does == "release":
+            return s._replace(reader=Reader())
+        if reader.does == "remove":
+            return s._replace(reader=Reader("delete", folder=done.entry.state.retired[-1]))
+        if reader.does in ("rollback", "move"):
             return s._replace(reader=Reader())
         newest, oldest = done.entry.state.checkpoints[-1], done.entry.state.checkpoints[0]
         after = Reader("release", None, newest.prefix) if reader.does == "lease" else Reader(holds=oldest.prefix)
@@ -751,6 +782,7 @@ class Search:
         if (s.disk, before.disk) not in self._checked:
             self._check_disk(before.disk, s.disk)
             self._checked.add((s.disk, before.disk))
+            self._check_commit(before, self._log(s.disk))
         if (s.disk, s.told) not in self._checked:
             self._check_told(self._log(s.disk), s.told)
             self._checked.add((s.disk, s.told))
@@ -766,7 +798,20 @@ class Search:
         assert not missing, f"{missing} is live, and its data is not there"
         state = log[-1].state
         good = (all(whole[each.folder] == WHOLE for each in state.chain(record)) for record in state.checkpoints)
-        assert any(good), "no live checkpoint is good"
+        assert any(good) or state.moved, "no live checkpoint is good"
+
+    def _check_commit(self, before: State, log: list[Entry]) -> None:
+        """Check that who commits after a rollback has restored what it made the newest, or what came after."""
+        *_, entry = log
+        back = max((n for n, each in enumerate(log) if each.kind == "rollback"), default=None)
+        if entry.kind != "commit" or back is None or len(self._log(before.disk)) == len(log):
+            return
+        allowed = {each.state.checkpoints[-1].prefix for each in log[back:-1]}
+        made = parse_folder(entry.state.checkpoints[-1].folder)
+        for hand in map(self._hands.__getitem__, before.hands):
+            if made and hand.world and hand.world.generation == made.generation:
+                assert hand.restored in allowed, f"{made.folder} goes on from {hand.restored}, which was given up"
+                self.after_rollback = True
 
     def _check_told(self, log: list[Entry], told: frozenset[tuple[str, int, bool]]) -> None:
         commits = [parse_folder(entry.state.checkpoints[-1].folder) for entry in log if entry.kind == "commit"]
@@ -818,7 +863,8 @@ class Search:
         check_log(log)
         for earlier, entry in pairwise(log):
             lost = set(earlier.state.checkpoints) - set(entry.state.checkpoints)
-            assert not lost or entry.kind == "retire", f"{entry.kind} entry {entry.number} drops {lost}"
+            goes = entry.kind in ("retire", "remove", "move")
+            assert not lost or goes, f"{entry.kind} entry {entry.number} drops {lost}"
             assert len(entry.state.checkpoints) >= len(earlier.state.checkpoints) + (entry.kind == "commit") - len(lost)
 
     # -- numbers --
