@@ -22,6 +22,8 @@ from holdfast.saving.snapshot import Snapshot
 from holdfast.session.session import Session
 from holdfast_storage.checkpoint.verify import Problem, Report
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
+from holdfast_storage.log.holding import hold
+from holdfast_storage.log.log import Log
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
@@ -53,6 +55,19 @@ def managers(tmp_path: Path) -> Iterator[Managers]:
     managers = Managers(tmp_path / "run")
     yield managers
     managers.close()
+
+
+def test_a_run_that_was_moved(managers: Managers) -> None:
+    """Who asks for checkpoints, and who saves, is told where the run is. Guards against a program that finds none, and
+    begins anew."""
+    with managers.make() as manager:
+        manager.save()
+    log = Log(open_store(managers.directory))
+    hold(log, "move", lambda state, _: state.move("gs://bucket/run"), "")
+    manager = managers.make()
+    for use in (lambda: manager.latest_checkpoint, manager.restore_or_initialize, manager.save):
+        with pytest.raises(InvalidRequest, match="moved to gs://bucket/run"):
+            use()
 
 
 def test_tensorflow_too_finds_the_good_one_after_the_next_start(managers: Managers) -> None:

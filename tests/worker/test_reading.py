@@ -145,6 +145,18 @@ def test_what_is_damaged_is_left_out(run: Run, clock: Clock) -> None:
     assert list(holdfast.checkpoints_iterator(run.path, timeout=0)) == [good]
 
 
+def test_a_run_that_moves(run: Run, clock: Clock) -> None:
+    """The iterator ends with where the run is now. Guards against an evaluator that waits for ever."""
+    run.commit(1)
+    iterator = holdfast.checkpoints_iterator(run.path)
+    next(iterator)
+    assert run.last
+    clock.events.append((5.0, lambda: run.add(run.last.state.move("gs://bucket/run"), "move")))  # type: ignore[union-attr]
+    with pytest.raises(InvalidRequest, match="moved to gs://bucket/run"):
+        next(iterator)
+    assert clock.now == 5.0
+
+
 def test_a_lease_lasts_until_the_caller_comes_back(run: Run, clock: Clock) -> None:
     """There is a lease while the caller works on a checkpoint, and none while it waits. Nothing is written while
     nothing happens. Guards against a checkpoint that is kept for nobody, and a log that grows with time."""

@@ -639,9 +639,13 @@ class Manager:
         Deltas are left out, since `tf.train.Checkpoint.restore` cannot read them; `restore` of a manager can, by their
         step. First waits for the outcome of the save in flight, so that a program finds what it has just saved, also
         with another manager. If that save fails, its error is still raised where it would be otherwise.
+
+        Raises InvalidRequest if the run was moved: a program that finds no checkpoint would begin anew.
         """
         self._await_made()
         state = read_run(self._store)
+        if state and state.closed:
+            raise InvalidRequest(f"{self.directory}: {state.closed}", object=self.directory)
         return [f"{self.directory}/{c.prefix}" for c in state.stock_readable] if state else []
 
     @property

@@ -57,7 +57,7 @@ def checkpoints_iterator(
         storage_options: fsspec's options for the file system.
 
     Raises InvalidRequest at once for arguments that cannot work, and StorageError, CheckpointDamaged and
-    InvalidRequest while iterating, if the run cannot be read.
+    InvalidRequest while iterating, if the run cannot be read, or was moved.
     """
     _check("min_interval_secs", min_interval_secs)
     _check("lease_secs", lease_secs, LONGEST_LEASE)
@@ -130,6 +130,8 @@ class _Reader:
         found = tail_or_import(self._store, self._log, "", self._leasing.number)
         if isinstance(found, Entry):
             self._leasing.number = found.number
+            if found.state.closed:
+                raise InvalidRequest(f"{self.url}: {found.state.closed}", object=self.url)
             state = with_foreign(self._store, found.state)[0]
         else:
             state = found
