@@ -73,7 +73,8 @@ class Moving:
     def close(self, complete: Collection[str]) -> None:
         """Close the run, if all that can be restored of it is complete in its new place.
 
-        complete: the prefixes of what is known to be so, and sound. If there is more by now, nothing is done.
+        complete: the prefixes of what is known to be so, and sound. If there is more by now, nothing is done. The
+            caller has given all its leases back.
 
         Raises InvalidRequest if somebody reads from the run, NotHeld if its log cannot be added to, and as `records`.
         """
@@ -83,7 +84,7 @@ class Moving:
             if any(record.prefix not in complete for record in moved):
                 return None
             for lease in state.leases:
-                if lease.reader != self.reader and (end := self._end(lease)) > time.time():
+                if (end := self._end(lease)) > time.time():
                     told = f"{lease.prefix} is being read, for {end - time.time():.0f} s at most"
                     raise InvalidRequest(f"{self._store.url}: {told}: wait for its reader, and go on")
             return state.move(self._out.url)

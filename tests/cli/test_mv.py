@@ -67,8 +67,9 @@ def folders(path: Path) -> list[int]:
 
 
 def test_a_run_moves(run: RunDirectory, holdfast: Holdfast, holdfast_json: HoldfastJson, tmp_path: Path) -> None:
-    """What the log says of the checkpoints comes along, the old place is closed and has none of them, and the same
-    command again says so. Guards against a pin that is lost, and against data that nobody deletes."""
+    """What the log says of the checkpoints comes along, the old place is closed and has none of them, nor what was
+    never committed, and the same command again says so. Guards against a lost pin, and data that nobody deletes."""
+    run.save(50, 5)
     before = tail(run.store).state
     result = holdfast("mv", run.path, tmp_path / "out")
     told = f"{run.path} was moved to {tmp_path}/out\nleft there, as damaged: 1 checkpoint\n"
