@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from sklearn.datasets import load_digits
 
@@ -17,6 +18,7 @@ from support.documents import Block, follow, sections
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore")]
 
 PAGE = sections("recipes.md")
+X = np.random.RandomState(0).rand(16, 64).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,16 @@ def test_transfer_learning(here: Path) -> None:
     done = open_checkpoint("runs/six")[1]
     follow(recipe[-1:], here)
     assert open_checkpoint("runs/six")[1] == done
+
+
+def test_serving(here: Path) -> None:
+    """What is served is what was promoted, under either number. Guards against a promotion of the newest."""
+    follow(PAGE["Serving a promoted step"], here)
+    served = [tf.saved_model.load(f"serving/digits/{number}") for number in (1, 2)]
+    for step, loaded in zip((4, 5), served, strict=True):
+        follow([Block("console", f"$ holdfast export runs/digits@{step} {step}.keras\n")], here)
+        model = keras.models.load_model(f"{step}.keras")
+        assert np.abs(model(X).numpy() - loaded.serve(X).numpy()).max() < 1e-6
 
 
 def test_edge_deployment(here: Path) -> None:
