@@ -31,13 +31,13 @@ class Embedded:
     def __init__(self, host: str) -> None:
         self.host = host
         self._holders = 0
+        self.server = Server()
         begun: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._live(begun),), name="holdfast-coordinator", daemon=True
         )
         self._thread.start()
         self._loop = begun.result(START_WITHIN)
-        self.server = Server()
         try:
             self.run(self.server.start(f"{host}:0" if host else "", embedded=True), START_WITHIN)
         except BaseException:
@@ -87,10 +87,11 @@ class Embedded:
             raise TimeoutError from None
 
     async def _live(self, begun: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
-        """Run until `_end()`. What is still going on then is cancelled."""
+        """Run until `_end()`. What is still going on then is cancelled, once gRPC has nothing more to say to it."""
         self._ended = asyncio.Event()
         begun.set_result(asyncio.get_running_loop())
         await self._ended.wait()
+        await self.server.let_go()
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)

@@ -39,8 +39,8 @@ CLOSE_PATIENCE = 60.0
 GRACE = 0.5
 """Seconds for answers that are being sent when the server ends."""
 
-LINGER = 1.0
-"""Seconds for gRPC to let go of the calls that it has ended: many times what it needs."""
+LINGER = 10.0
+"""Seconds for gRPC to let go of the calls that it has ended: many times what it needs on a machine that is busy."""
 
 SPARE_CONNECTIONS = 96
 """How many more there may be than workers: a worker that connects first looks at the certificate, and people ask."""
@@ -151,6 +151,16 @@ class Server:
             # This comes before the runs end: a later call would wait for an answer that nobody gives.
             await self._server.stop(GRACE)
         await self.runs.close()
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Take gRPC off this loop, whatever is going on, so that the loop can be closed.
+
+        All of a process's asyncio servers share one queue of gRPC's. What a closed loop has left there is waited for by
+        whoever frees the last server, for ever, with a lock that the next server needs.
+        """
+        if self._server:
+            await self._server.stop(None)
         # gRPC's own tasks, known by their compiled coroutines, go on for a moment. What they wait for would come
         # to a closed loop, which is an error in whichever other loop of this process uses gRPC.
         if rest := [task for task in asyncio.all_tasks() if not isinstance(task.get_coro(), CoroutineType)]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -137,3 +140,29 @@ def test_coordinators_come_and_go(store: Store, world: World) -> None:
         worker.close()
     assert [record.step for record in committed(store)] == [1, 2, 3, 4, 5]
     assert Embedded._shared == {}
+
+
+def test_a_coordinator_that_does_not_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that is given up has let go of gRPC, and the next one of the process starts. Guards against a
+    process that waits for ever for gRPC's lock when the last server is freed, or the next one made."""
+    embedded = Embedded.acquire("")
+
+    async def never(_: float) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(embedded.server.runs, "settle", never)
+    given_up = weakref.ref(embedded)
+    embedded.release(-5.0)
+    del embedded
+    monkeypatch.undo()
+
+    def go_on() -> None:
+        gc.collect()
+        Embedded.acquire("").release(5.0)
+
+    going_on = threading.Thread(target=go_on, daemon=True)
+    going_on.start()
+    going_on.join(60.0)
+    assert not going_on.is_alive()
+    assert given_up() is None
+    assert not Embedded._shared
