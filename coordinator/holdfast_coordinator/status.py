@@ -84,6 +84,7 @@ def log_status(state: LogState, entry: int) -> pb.LogStatus:
         live=len(state.checkpoints),
         damaged=len(state.checkpoints) - len(state.restorable),
         pinned=len(state.pinned),
+        tagged=len({tag.prefix for tag in state.tags}),
         leased=len({lease.prefix for lease in state.leases}),
         moved=state.moved or None,
         newest=pb.LogStatus.Newest(prefix=newest.prefix, step=newest.step, time=newest.time) if newest else None,

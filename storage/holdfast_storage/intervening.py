@@ -65,9 +65,9 @@ def remove(store: Store, select: Select) -> CheckpointRecord:
     return gone
 
 
-def delete_retired(store: Store, step: int) -> bool:
+def delete_retired(store: Store, step: int | str) -> bool:
     """Delete what is left of checkpoints of a step that were removed, unless there is a live one. Return whether there
-    may have been something."""
+    may have been something. Of a tag there is nothing: what has one is not removed."""
     entry = Log(store).tail()
     if entry is None or entry.state.closed or any(record.step == step for record in entry.state.checkpoints):
         return False

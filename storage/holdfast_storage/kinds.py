@@ -7,6 +7,7 @@ from functools import lru_cache
 from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, SERVED_JOBS, Task
 from holdfast_storage.layout import (
     LARGEST_STEP,
+    TAG_NAME,
     check_attempt_folder,
     check_relative,
     check_stock_prefix,
@@ -40,6 +41,7 @@ WORD = text(1024)
 KEY = text(65_536)  # of a tensor; a program's names may hold anything
 NOTE = text(4 << 20)
 URL = matching(f"{_PRINTABLE}{{1,4096}}", "a URL of at most 4,096 printable characters")
+TAG = matching(TAG_NAME, "a name of letters, digits, '.', '_' and '-', which begins with a letter, at most 64 of them")
 REASON = matching(f"{_PRINTABLE}{{0,256}}", "at most 256 printable characters")
 
 

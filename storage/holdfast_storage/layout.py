@@ -49,6 +49,9 @@ LOCAL_SUFFIX = "/.OWN"
 _REPLICA = "/.REPLICA/"
 _PIECE = re.compile(r"(?P<key>.+)/\.HOLDFAST_(?P<part>ROWS|VALUES)/(?P<start>0|[1-9][0-9]{0,18})", re.DOTALL)
 
+TAG_NAME = "[A-Za-z][A-Za-z0-9._-]{0,63}"
+"""What a tag is called."""
+
 LARGEST_STEP = (1 << 63) - 1
 """The largest number that a message and TensorFlow's counter can hold. A number made of date and time may exceed it."""
 

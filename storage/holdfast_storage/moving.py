@@ -126,7 +126,7 @@ class Moving:
                 case other:
                     raise StorageError(other.reason, object=self._out.url)
         if entry.state.run_id != state.run_id:  # a job has begun there, after the run was closed here
-            hold(log, "pin", lambda found, _: _pinned(found, state), f"as in {self._store.url}")
+            hold(log, "tag" if state.tags else "pin", lambda found, _: _chosen(found, state), f"as in {self._store.url}")
 
     def _before(self) -> LogState:
         """Return the state of which everything was copied."""
@@ -143,9 +143,10 @@ class Moving:
         return taken.time + lease.seconds if taken else 0.0
 
 
-def _pinned(found: LogState, state: LogState) -> LogState | None:
-    """Return a state with the pins of another one. None: it has them all."""
-    missing = {pin.prefix: pin for pin in state.pinned if found.find(pin.prefix)}
-    for pin in found.pinned:
-        missing.pop(pin.prefix, None)
-    return replace(found, pinned=(*found.pinned, *missing.values())) if missing else None
+def _chosen(found: LogState, state: LogState) -> LogState | None:
+    """Return a state with the pins and tags of another one. None: it has them all. What it has itself, stays."""
+    own = {each.prefix for each in found.pinned}, {each.name for each in found.tags}
+    pins = [pin for pin in state.pinned if pin.prefix not in own[0] and found.find(pin.prefix)]
+    tags = [tag for tag in state.tags if tag.name not in own[1] and found.find(tag.prefix)]
+    after = replace(found, pinned=(*found.pinned, *pins), tags=(*found.tags, *tags))
+    return None if after == found else after

@@ -13,8 +13,8 @@ from typing import Literal
 from holdfast_storage.cluster import Task
 from holdfast_storage.layout import delta_prefix, parse_prefix
 
-Holding = Literal["pin", "unpin", "lease", "release"]
-"""The kinds of entries that anybody who can write to the run may add. They change `pinned` and `leases` alone."""
+Holding = Literal["pin", "unpin", "tag", "untag", "lease", "release"]
+"""The kinds of entries that anybody who can write to the run may add. They change `pinned`, `tags`, `leases` alone."""
 
 Intervention = Literal["rollback", "remove", "move"]
 """Those that anybody may add as well, and that change what is live: see docs/design/035-changes-by-outsiders.md."""
@@ -24,7 +24,7 @@ EntryKind = Literal["import", "lead", "commit", "retire", "damaged", "restored",
 REIGNS = 64
 """The number of earlier generations that a state remembers: far more than can still have a living process."""
 
-MOST_PINS, MOST_LEASES = 1_000, 64
+MOST_PINS, MOST_TAGS, MOST_LEASES = 1_000, 1_000, 64
 """The most of them at a time: each entry holds them all."""
 
 MOST_METRICS = 64
@@ -89,6 +89,15 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
+class Tag:
+    """A name that people give to a checkpoint. It keeps it, as a pin does, until it is moved or taken away."""
+
+    name: str  # see `kinds.TAG`
+    prefix: str
+    time: float  # wall clock, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Keeps a checkpoint for a reader that is at work on it: until it is released, or for some time."""
 
@@ -131,12 +140,22 @@ class LogState:
     past: Past = Past()
     superseded: tuple[str, ...] = ()  # generations that led before, the latest last: none of them leads again
     pinned: tuple[Pin, ...] = ()  # of live checkpoints of Holdfast's, each at most once
+    tags: tuple[Tag, ...] = ()  # of such as well: each name at most once, and a checkpoint may have several
     leases: tuple[Lease, ...] = ()  # of such as well; a reader has one, and a checkpoint may have several
     rolled_back: int = 0  # number of the last `rollback` entry; 0: there was none
     moved: str = ""  # where the run is now, a URL: nobody leads it here any more
 
     def find(self, prefix: str) -> CheckpointRecord | None:
         return next((c for c in reversed(self.checkpoints) if c.prefix == prefix), None)
+
+    def tagged(self, name: str) -> CheckpointRecord | None:
+        """Return the checkpoint that a tag names."""
+        return next((self.find(tag.prefix) for tag in self.tags if tag.name == name), None)
+
+    @property
+    def kept(self) -> set[str]:
+        """The prefixes of checkpoints that people keep: pinned or tagged."""
+        return {pin.prefix for pin in self.pinned} | {tag.prefix for tag in self.tags}
 
     @property
     def fork_point(self) -> str:
@@ -236,6 +255,7 @@ class LogState:
             damaged=tuple(p for p in self.damaged if p not in prefixes),
             last_preserved=last_preserved,
             pinned=tuple(pin for pin in self.pinned if pin.prefix not in prefixes),
+            tags=tuple(tag for tag in self.tags if tag.prefix not in prefixes),
             leases=tuple(lease for lease in self.leases if lease.prefix not in prefixes),
         )
 
@@ -299,9 +319,16 @@ class LogState:
         """Return with what the run begins where it is moved to, given what it is here before `move`."""
         own = tuple(record for record in self.restorable if not record.stock)
         live = {record.prefix for record in own}
-        pinned = tuple(pin for pin in self.pinned if pin.prefix in live)
         return replace(
-            self._unled(), checkpoints=own, retired=(), damaged=(), pinned=pinned, leases=(), rolled_back=0, moved=""
+            self._unled(),
+            checkpoints=own,
+            retired=(),
+            damaged=(),
+            pinned=tuple(pin for pin in self.pinned if pin.prefix in live),
+            tags=tuple(tag for tag in self.tags if tag.prefix in live),
+            leases=(),
+            rolled_back=0,
+            moved="",
         )
 
     def keeps(self, record: CheckpointRecord) -> str:
@@ -316,6 +343,8 @@ class LogState:
             return "was written by TensorFlow itself, and Holdfast never removes it: delete its files"
         if any(pin.prefix == prefix for pin in self.pinned):
             return "is pinned: unpin it first"
+        if tags := ", ".join(tag.name for tag in self.tags if tag.prefix == prefix):
+            return f"is tagged {tags}: move the tag, or untag it first"
         if any(lease.prefix == prefix for lease in self.leases):
             return (
                 "is being read: wait until its reader has given it back, or for the next save after its lease is over"
@@ -334,6 +363,13 @@ class LogState:
 
     def unpin(self, prefix: str) -> LogState:
         return replace(self, pinned=tuple(pin for pin in self.pinned if pin.prefix != prefix))
+
+    def tag(self, tag: Tag) -> LogState:
+        """Give a live checkpoint a name, and take it from the one that had it."""
+        return replace(self, tags=(*self.untag(tag.name).tags, tag))
+
+    def untag(self, name: str) -> LogState:
+        return replace(self, tags=tuple(tag for tag in self.tags if tag.name != name))
 
     def lease(self, lease: Lease) -> LogState:
         """Lease a live checkpoint, in place of what its reader has leased before."""

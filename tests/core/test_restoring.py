@@ -14,7 +14,7 @@ from holdfast_coordinator.core.restore_round import RestoreRound, candidates
 from holdfast_storage.cluster import Task
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, LogState
+from holdfast_storage.records import Entry, LogState, Tag
 from support.cluster import Build, Call, Cluster, Coordinator, Worker, checkpoint
 
 A, B = Task("worker", 0), Task("worker", 1)
@@ -77,6 +77,21 @@ def test_a_target() -> None:
     assert candidates(STATE, OLD.prefix) == (OLD,)
     (elsewhere,) = candidates(STATE, "/other/ckpt-4")  # type: ignore[misc]
     assert (elsewhere.prefix, elsewhere.stock) == ("/other/ckpt-4", True)
+
+
+def test_a_tag() -> None:
+    """A tag is looked up in the log, here for all workers. A checkpoint whose path looks like one is still found.
+    Guards against two workers that restore what a tag meant to each, and against the newest in
+    place of a missing tag."""
+    tagged = STATE.tag(Tag("production", OLD.prefix, 0.0))
+    assert candidates(tagged, "@production") == (OLD,)
+    assert candidates(tagged.tag(Tag("production", MIDDLE.prefix, 1.0)), "@production") == (MIDDLE,)
+    for state, there in ((tagged, "production"), (STATE, "no tags"), (None, "no tags")):
+        verdict = failure(candidates(state, "@staging"))
+        assert verdict.kind == Kind.INVALID_REQUEST
+        assert verdict.message == f"no checkpoint of the run is tagged staging; there are: {there}"
+    odd = replace(checkpoint(4, stock=True), prefix="@production")
+    assert candidates(replace(tagged, checkpoints=(*STATE.checkpoints, odd)), "@production") == (odd,)
 
 
 def test_a_step_that_does_not_exist() -> None:

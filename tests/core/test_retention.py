@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from holdfast_coordinator.core.retention import Sweep, sweep
 from holdfast_coordinator.core.rules import Every, Newest, Policy
-from holdfast_storage.records import CheckpointRecord, LogState, Pin
+from holdfast_storage.records import CheckpointRecord, LogState, Pin, Tag
 from support.cluster import WALL, checkpoint
 
 
@@ -215,6 +215,18 @@ def test_pinned_ones_stay_and_do_not_count() -> None:
     assert not sweep(state, (Newest(2),), newest)
     unpinned = state.unpin(checkpoint(4).prefix)
     assert sweep(unpinned, (Newest(2),), newest).retire == (checkpoint(3).prefix,)
+
+
+def test_tagged_ones_stay_as_pinned_ones_do() -> None:
+    """A tagged checkpoint never goes and does not count, also if it is pinned too. Guards against a served step that
+    retention removes, and one that is spared until its pin is taken away, and not by its tag."""
+    state = LogState("run", checkpoints=tuple(map(checkpoint, range(1, 6))))
+    state = state.tag(Tag("production", checkpoint(2).prefix, 0.0)).pin(Pin(checkpoint(2).prefix, 0.0, ""))
+    newest = checkpoint(5).prefix
+    for tagged in (state, state.unpin(checkpoint(2).prefix)):
+        assert sweep(tagged, (Newest(2),), newest).retire == (checkpoint(1).prefix, checkpoint(3).prefix)
+    moved = state.unpin(checkpoint(2).prefix).tag(Tag("production", checkpoint(3).prefix, 1.0))
+    assert sweep(moved, (Newest(2),), newest).retire == (checkpoint(1).prefix, checkpoint(2).prefix)
 
 
 def test_leased_ones_count_and_stay() -> None:

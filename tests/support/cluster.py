@@ -788,7 +788,7 @@ def check_log(entries: list[Entry]) -> None:
             assert before is None or state == before.state, "an abort changed something"
         elif entry.kind in get_args(Holding):
             assert before is not None
-            held = replace(before.state, pinned=state.pinned, leases=state.leases)
+            held = replace(before.state, pinned=state.pinned, tags=state.tags, leases=state.leases)
             assert state == held, "somebody who does not lead changed more than what is held"
         elif entry.kind in get_args(Intervention):
             assert before is not None
@@ -808,6 +808,7 @@ def check_log(entries: list[Entry]) -> None:
             assert state.checkpoints or state.moved or not before.state.checkpoints, "the last checkpoint was given up"
             if entry.kind not in (*get_args(Holding), "move"):
                 assert state.pinned == before.state.pinned, "a pin was dropped, or a pinned checkpoint retired"
+                assert state.tags == before.state.tags, "a tag was dropped, or a tagged checkpoint retired"
                 assert set(state.leases) <= set(before.state.leases), "a lease came back"
             freed = set(before.state.damaged) - set(state.damaged)
             assert not freed & set(prefixes), "what was condemned is restored again"
@@ -831,9 +832,9 @@ def check_intervention(before: LogState, entry: Entry) -> None:
     elif entry.kind == "remove":
         (gone,) = set(before.checkpoints) - set(state.checkpoints)
         assert state == before.remove(gone.prefix), "more than a removal"
-        needed = {each.base for each in state.checkpoints} | {each.prefix for each in before.pinned + before.leases}
+        needed = {each.base for each in state.checkpoints} | before.kept | {lease.prefix for lease in before.leases}
         assert gone != before.checkpoints[-1], "the newest was removed"
-        assert gone.prefix not in needed, "what is pinned, leased or needed was removed"
+        assert gone.prefix not in needed, "what is pinned, tagged, leased or needed was removed"
     else:
         assert state == before.move(state.moved), "more than a move"
 

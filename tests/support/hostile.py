@@ -163,6 +163,7 @@ ENTRIES: dict[str, tuple[Change, str]] = {
 def _held(name: str, *changes: dict[str, Any]) -> Change:
     sound = {
         "pinned": {"prefix": PREFIX, "time": 0.0, "reason": ""},
+        "tags": {"name": "production", "prefix": PREFIX, "time": 0.0},
         "leases": {"prefix": PREFIX, "reader": "r", "seconds": 1.0, "taken": 0},
     }
     return lambda f: f | {"format": 3, name: [sound[name] | each for each in changes]}
@@ -177,6 +178,16 @@ ENTRIES |= {
     "a reason of two lines": (_held("pinned", {"reason": "a\nb"}), r"pinned\[0\].reason is"),
     "a reason of ESC": (_held("pinned", {"reason": "\x1b[2J"}), r"pinned\[0\].reason is"),
     "a reason without end": (_held("pinned", {"reason": "a" * 300}), r"pinned\[0\].reason is"),
+    "a tag of ESC": (_held("tags", {"name": "a\x1b[2J"}), r"tags\[0\].name is"),
+    "a tag of digits": (_held("tags", {"name": "1000"}), r"tags\[0\].name is"),
+    "a tag that is a path": (_held("tags", {"name": "../x"}), r"tags\[0\].name is"),
+    "a tag and a line end": (_held("tags", {"name": "production\n"}), r"tags\[0\].name is"),
+    "a tag of other letters": (_held("tags", {"name": "pr\u043eduction"}), r"tags\[0\].name is"),
+    "a tag without end": (_held("tags", {"name": "a" * 65}), r"tags\[0\].name is"),
+    "a tag of what is not there": (_held("tags", {"prefix": "ckpt-2.0badcafe.2/ckpt-2"}), "tags names what is not"),
+    "a tag of TensorFlow's": (_held("tags", {"prefix": "ckpt-7"}), r"tags\[0\].prefix is"),
+    "a tag given twice": (_held("tags", {}, {"time": 1.0}), "tags holds one twice"),
+    "1,001 tags": (_held("tags", *({"name": f"a{n}"} for n in range(1001))), "tags is"),
     "a lease for ever": (_held("leases", {"seconds": 1e9}), r"leases\[0\].seconds is"),
     "a lease of NaN": (_held("leases", {"seconds": float("nan")}), "NaN"),
     "a lease of -1": (_held("leases", {"seconds": -1}), r"leases\[0\].seconds is"),

@@ -12,6 +12,7 @@ from holdfast_storage.cluster import CHECKPOINTING_JOBS, MOST_TASKS, Task
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.layout import (
     LARGEST_STEP,
+    TAG_NAME,
     Attempt,
     check_checkpoint_name,
     check_stock_prefix,
@@ -32,6 +33,7 @@ from holdfast_storage.records import (
     LogState,
     Past,
     Pin,
+    Tag,
 )
 
 T = TypeVar("T")
@@ -115,6 +117,7 @@ def states(draw: st.DrawFn) -> LogState:
     before = draw(st.lists(GENERATIONS, max_size=4))
     own = st.sampled_from([each.prefix for each in live if not each.stock] or [""])
     pins = st.builds(Pin, own, TIMES, st.just("") | IDS)
+    tags = st.builds(Tag, st.from_regex(TAG_NAME, fullmatch=True), own, TIMES)
     leases = st.builds(Lease, own, IDS, st.floats(0, LONGEST_LEASE), STEPS)
     holds = not all(each.stock for each in live)
     return LogState(
@@ -129,6 +132,7 @@ def states(draw: st.DrawFn) -> LogState:
         led=draw(st.none() | TIMES),
         past=draw(st.builds(Past, STEPS, TIMES)),
         pinned=tuple(draw(st.lists(pins, unique_by=lambda pin: pin.prefix, max_size=2)) if holds else ()),
+        tags=tuple(draw(st.lists(tags, unique_by=lambda tag: tag.name, max_size=3)) if holds else ()),
         leases=tuple(draw(st.lists(leases, unique_by=lambda lease: lease.reader, max_size=2)) if holds else ()),
         rolled_back=draw(st.just(0) | STEPS),
         moved=moved,

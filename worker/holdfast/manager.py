@@ -6,6 +6,7 @@ It is longer than others: users read one class, and half of it is documentation 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ from holdfast.session.waiting import wait_for
 from holdfast.world import Reading, World, world_of
 from holdfast_storage.cluster import describe
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, Superseded
+from holdfast_storage.layout import TAG_NAME, index_object
 from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
@@ -518,7 +520,11 @@ class Manager:
 
     @eager
     def restore(self, path_or_step: str | os.PathLike[str] | int | None = None) -> Any:
-        """Restore one checkpoint, by default the newest, and return TensorFlow's load status. This call is collective.
+        """Restore a checkpoint, by default the newest, and return TensorFlow's load status. This call is collective.
+
+        It is named by its step, its path, or a tag that `holdfast tag` has given it. A tag is looked up once for all
+        workers, so they restore the same checkpoint even if somebody moves it meanwhile. One word is a path if a
+        checkpoint is there.
 
         If it is older than the newest, it becomes the newest with the next save. Variables that are created later are
         restored when they are created. If no trained variable has got a value by the next save, that save fails. Values
@@ -626,6 +632,8 @@ class Manager:
         path = os.fspath(path_or_step)
         if path.isdigit():
             return path
+        if isinstance(path_or_step, str) and re.fullmatch(TAG_NAME, path) and not os.path.exists(index_object(path)):
+            return f"@{path}"  # the coordinator looks it up, once for all workers
         folder, _, name = path.rpartition("/")
         full = f"{normalise(folder or '.')}/{name}"
         return full.removeprefix(f"{self.directory}/")

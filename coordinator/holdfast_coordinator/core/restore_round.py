@@ -223,8 +223,8 @@ class RestoreRound:
 def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, ...] | Failure:
     """Return what to try, best first. With a target, return only that one.
 
-    A target is a step (the latest live checkpoint of it), a prefix below the run directory, or the path of a
-    checkpoint elsewhere.
+    A target is a step (the latest live checkpoint of it), a prefix below the run directory, `@` and a tag, or the path
+    of a checkpoint elsewhere.
     """
     live = state.checkpoints if state else ()
     if state and state.closed:
@@ -249,5 +249,16 @@ def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, .
             f"the run has no checkpoint of step {target}; it has: {steps}",
             phase="restore",
             object=target,
+        )
+    if target.startswith("@"):
+        found = state.tagged(target[1:]) if state else None
+        if found:
+            return (found,)
+        tags = ", ".join(sorted(tag.name for tag in state.tags)) if state else ""
+        return Failure(
+            Kind.INVALID_REQUEST,
+            f"no checkpoint of the run is tagged {target[1:]}; there are: {tags or 'no tags'}",
+            phase="restore",
+            object=target[1:],
         )
     return (CheckpointRecord(prefix=target, step=-1, time=0.0, stock=True),)

@@ -2,8 +2,8 @@
 
 This is a function of the log's state, of the policy, and of what readers hold. Stock checkpoints are not ours: they
 stay, and do not count. Damaged checkpoints do not count, are not kept for ever, and go when they would have gone.
-Pinned ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for now. What a
-delta needs stays for as long as the delta does, whatever keeps that, and counts as any other.
+Pinned and tagged ones stay and do not count, like those that are kept for ever. Leased ones count, and do not go for
+now. What a delta needs stays for as long as the delta does, whatever keeps that, and counts as any other.
 
 What a rule keeps for ever is marked in the log once nothing else keeps it, or once a later one is marked. From then on
 it stays, whatever policy follows. TensorFlow's manager does the same with its `keep_checkpoint_every_n_hours`. See
@@ -51,14 +51,14 @@ def sweep(state: LogState, policy: Policy, verified: str, leased: Collection[str
     newest, lost = state.find(verified), state.built_on(state.damaged)
     if not policy or newest is None or newest.stock or verified in lost:
         return Sweep(last_preserved=state.last_preserved)
-    pinned = {pin.prefix for pin in state.pinned}
+    chosen = state.kept
     newer = next(number for number, record in enumerate(reversed(state.checkpoints)) if record is newest)
     records = tuple(record for record in state.checkpoints[: len(state.checkpoints) - newer] if not record.stock)
     good = tuple(record for record in records if record.prefix not in lost) if lost else records
     last = None if state.last_preserved is None else min(state.last_preserved, newest.time)
-    history = History(records, good, pinned, last)
+    history = History(records, good, chosen, last)
 
-    kept = {verified, *pinned, *leased}
+    kept = {verified, *chosen, *leased}
     for_ever: set[str] = set()
     timed: set[str] = set()  # of these, what moves the last preserved time
     for rule in policy:

@@ -23,7 +23,7 @@ class History:
 
     records: tuple[CheckpointRecord, ...]  # in commit order: the last is the newest
     good: tuple[CheckpointRecord, ...]  # those of them that nobody has condemned
-    pinned: Collection[str]  # prefixes
+    chosen: Collection[str]  # prefixes of what people keep
     last_preserved: float | None  # the time of the last that `Every` has kept for ever, no later than `now`
 
     @property
@@ -34,13 +34,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """So many of the newest ones. Those among them that are damaged, pinned or kept for ever stay, and do not count."""
+    """So many of the newest ones. Those among them that are damaged, chosen or kept for ever stay, and do not count."""
 
     for_ever: ClassVar[bool] = False
     count: int
 
     def keeps(self, history: History) -> Iterable[CheckpointRecord]:
-        apart = history.pinned
+        apart = history.chosen
         counted = (r for r in reversed(history.good) if not (r.preserved or r.prefix in apart))
         oldest = next(islice(counted, self.count - 1, None), None)
         kept = takewhile(lambda record: record is not oldest, reversed(history.records))

@@ -1538,6 +1538,7 @@ class LogStatus(_message.Message):
     NEWEST_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
+    TAGGED_FIELD_NUMBER: _builtins.int
     MOVED_FIELD_NUMBER: _builtins.int
     entry: _builtins.int
     generation: _builtins.str
@@ -1550,6 +1551,8 @@ class LogStatus(_message.Message):
     """kept until they are unpinned"""
     leased: _builtins.int
     """kept while somebody reads them"""
+    tagged: _builtins.int
+    """kept while they have a name"""
     moved: _builtins.str
     """where the run is now, a URL"""
     @_builtins.property
@@ -1569,11 +1572,12 @@ class LogStatus(_message.Message):
         newest: Global___LogStatus.Newest | None = ...,
         pinned: _builtins.int = ...,
         leased: _builtins.int = ...,
+        tagged: _builtins.int = ...,
         moved: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "_moved", b"_moved", "entry", b"entry", "generation", b"generation", "leader", b"leader", "moved", b"moved", "newest", b"newest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "_moved", b"_moved", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "leased", b"leased", "live", b"live", "moved", b"moved", "newest", b"newest", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entry", b"_entry", "_generation", b"_generation", "_moved", b"_moved", "damaged", b"damaged", "entry", b"entry", "generation", b"generation", "leader", b"leader", "leased", b"leased", "live", b"live", "moved", b"moved", "newest", b"newest", "pinned", b"pinned", "tagged", b"tagged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__entry: _TypeAlias = _typing.Literal["entry"]  # noqa: Y015
     _WhichOneofArgType__entry: _TypeAlias = _typing.Literal["_entry", b"_entry"]  # noqa: Y015

@@ -5,8 +5,8 @@ inner object as they stand. Unknown fields are ignored; a higher `format` is ref
 of records. From format 2 on, the name of a page may stand in place of the records that the page holds. A page is one
 line of JSON, `{"checkpoints":[...]}`, named by the SHA-256 of its bytes. Format 3 has pins, leases and metrics, which
 an earlier version would drop. Format 4 has deltas, which an earlier version would take for whole checkpoints. Format 5
-has what people say of a run: that they have rolled it back, removed something, or moved it. An entry has the lowest
-format that says all of it.
+has what people say of a run: names of checkpoints, and that they have rolled it back, removed something, or moved it.
+An entry has the lowest format that says all of it.
 
 `_ENTRY` and `_PAGE` say what each field must be, for what is written as for what is read. `_check_state` says what the
 fields must be together, which the transitions of `records` keep.
@@ -31,6 +31,7 @@ from holdfast_storage.records import (
     MOST_LEASES,
     MOST_METRICS,
     MOST_PINS,
+    MOST_TAGS,
     REIGNS,
     CheckpointRecord,
     Entry,
@@ -43,6 +44,7 @@ from holdfast_storage.records import (
     LogState,
     Past,
     Pin,
+    Tag,
 )
 from holdfast_storage.spec import (
     Unexpected,
@@ -109,6 +111,7 @@ def _record_or_page(value: Any) -> None:
 
 _PAGE = fields({"checkpoints": listed(_record, _MANY, 1)})
 _PIN = fields({"prefix": kinds.PREFIX, "time": kinds.TIME, "reason": kinds.REASON})
+_TAG = fields({"name": kinds.TAG, "prefix": kinds.PREFIX, "time": kinds.TIME})
 _LEASE = fields(
     {"prefix": kinds.PREFIX, "reader": kinds.ID, "seconds": number(LONGEST_LEASE), "taken": kinds.NUMBER},
 )
@@ -136,6 +139,7 @@ _ENTRY = fields(
         "led": maybe(kinds.TIME),
         "past": fields({"generations": kinds.NUMBER, "seconds": kinds.TIME}),
         "pinned": listed(_PIN, MOST_PINS),
+        "tags": listed(_TAG, MOST_TAGS),
         "leases": listed(_LEASE, MOST_LEASES),
         "rolled_back": kinds.NUMBER,
         "moved": kinds.URL,
@@ -168,13 +172,14 @@ def _check_bases(state: LogState) -> None:
 
 
 def _check_held(state: LogState) -> None:
-    """Check pins and leases, for what is written as well: their checkpoints are chosen by others than the leader."""
-    if not state.pinned and not state.leases:
+    """Check pins, tags and leases, for what is written as well: others than the leader choose their checkpoints."""
+    if not (state.pinned or state.tags or state.leases):
         return
     live = {record.prefix for record in state.checkpoints}
     pinned = [pin.prefix for pin in state.pinned]
     for name, held, own in (
         ("pinned", pinned, pinned),
+        ("tags", [tag.prefix for tag in state.tags], [tag.name for tag in state.tags]),
         ("leases", [lease.prefix for lease in state.leases], [lease.reader for lease in state.leases]),
     ):
         if not live.issuperset(held):
@@ -194,7 +199,8 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     paged = any(isinstance(each, str) for each in shown)
     measured = any(record.metrics for record in state.checkpoints)
     deltas = any(record.base for record in state.checkpoints)
-    steered = entry.kind in _INTERVENTIONS or state.rolled_back or state.moved
+    named = entry.kind in ("tag", "untag") or state.tags
+    steered = named or entry.kind in _INTERVENTIONS or state.rolled_back or state.moved
     formats = (steered, FORMAT), (deltas, DELTA_FORMAT), (holds or measured, HOLDING_FORMAT), (paged, PAGED_FORMAT)
     format_ = next((format_ for needed, format_ in formats if needed), WHOLE_FORMAT)
     content: dict[str, Any] = {
@@ -221,6 +227,8 @@ def encode(entry: Entry, checkpoints: Sequence[CheckpointRecord | str] | None = 
     }
     if holds:
         content["pinned"], content["leases"] = list(map(asdict, state.pinned)), list(map(asdict, state.leases))
+    if state.tags:
+        content["tags"] = list(map(asdict, state.tags))
     if state.rolled_back:
         content["rolled_back"] = state.rolled_back
     if state.moved:
@@ -333,6 +341,7 @@ def _entry(content: dict[str, Any], pages: Callable[[Sequence[str]], Sequence[Re
         led=content.get("led"),
         past=Past(content["past"]["generations"], content["past"]["seconds"]) if "past" in content else Past(),
         pinned=tuple(Pin(each["prefix"], each["time"], each["reason"]) for each in content.get("pinned", ())),
+        tags=tuple(Tag(each["name"], each["prefix"], each["time"]) for each in content.get("tags", ())),
         leases=tuple(
             Lease(each["prefix"], each["reader"], each["seconds"], each["taken"]) for each in content.get("leases", ())
         ),

@@ -1,4 +1,4 @@
-"""Entries of those who do not lead a run: they pin and lease checkpoints, roll the run back, remove and move.
+"""Entries of those who do not lead a run: they pin, tag and lease checkpoints, roll the run back, remove and move.
 
 See docs/design/023-pins-and-leases.md and 035-changes-by-outsiders.md.
 """

@@ -18,7 +18,7 @@ from holdfast_storage.printable import printable
 
 # In the order of `holdfast --help`: first those for a run, then those for a storage and the service, then the demo.
 _COMMANDS = (
-    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "rollback", "rm", "gc"),
+    *("ls", "show", "verify", "status", "save-now", "pin", "unpin", "tag", "untag", "rollback", "rm", "gc"),
     *("diff", "cp", "mv", "materialize", "export", "import"),
     *("doctor", "coordinator", "demo", "demo-ps"),
 )
@@ -55,5 +55,6 @@ def main() -> None:
     """Inspect the checkpoints of distributed TensorFlow training, and run the service that commits them.
 
     RUN is a run directory: a local path or any URL that fsspec knows. RUN@STEP is the latest checkpoint of that step.
+    RUN@TAG, wherever a step can stand, is the one that `holdfast tag` has given that name.
     Exit status: 0 good, 1 something bad was found, 2 wrong use.
     """

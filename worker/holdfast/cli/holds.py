@@ -1,4 +1,4 @@
-"""What keeps checkpoints from retention: pins, which people set, and leases of readers."""
+"""What keeps checkpoints from retention: pins and tags, which people set, and leases of readers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from holdfast_storage.records import CheckpointRecord, Holding, LogState
 
 PINNED = click.argument("target", metavar="RUN@STEP")
 
-NO_HOLDS: Mapping[str, Any] = {"pinned": None, "leases": 0}
+NO_HOLDS: Mapping[str, Any] = {"pinned": None, "tags": [], "leases": 0}
 
 
 def holds(state: LogState) -> dict[str, dict[str, Any]]:
     """Return, by prefix, who keeps a checkpoint, as JSON. It is `NO_HOLDS` for the others."""
     leases = Counter(lease.prefix for lease in state.leases)
     pins = {pin.prefix: {"time": pin.time, "reason": pin.reason} for pin in state.pinned}
-    return {prefix: {"pinned": pins.get(prefix), "leases": leases[prefix]} for prefix in {*pins, *leases}}
+    tags: dict[str, list[str]] = {}
+    for tag in sorted(state.tags, key=lambda tag: tag.name):
+        tags.setdefault(tag.prefix, []).append(tag.name)
+    return {
+        prefix: {"pinned": pins.get(prefix), "tags": tags.get(prefix, []), "leases": leases[prefix]}
+        for prefix in {*pins, *tags, *leases}
+    }
 
 
 def holds_in_words(document: Mapping[str, Any]) -> list[str]:
@@ -31,6 +37,8 @@ def holds_in_words(document: Mapping[str, Any]) -> list[str]:
     from holdfast.cli.output import count
 
     words = []
+    if document["tags"]:
+        words.append(f"tagged {', '.join(document['tags'])}")
     if pinned := document["pinned"]:
         words.append(f"pinned: {pinned['reason']}" if pinned["reason"] else "pinned")
     if document["leases"]:
@@ -38,7 +46,7 @@ def holds_in_words(document: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def change_pins(
+def change_holds(
     target: str,
     kind: Holding,
     change: Callable[[LogState, CheckpointRecord], LogState | None],
@@ -67,5 +75,5 @@ def change_pins(
 
     hold(Log(store), kind, changed, note)
     if found is None:
-        raise InvalidRequest(f"{store.url} has no log of Holdfast's: nothing is removed there, and nothing is pinned")
+        raise InvalidRequest(f"{store.url} has no log of Holdfast's: nothing is removed there, and nothing is kept")
     Output().say(f"{store.url}@{step} {said}")

@@ -70,7 +70,7 @@ def _move_run(moving: Moving, store: Store, out: Store) -> None:
         said.say(f"left there, as damaged: {count(left, 'checkpoint')}")
 
 
-def _move_step(moving: Moving, store: Store, out: Store, step: int) -> None:
+def _move_step(moving: Moving, store: Store, out: Store, step: int | str) -> None:
     from holdfast.cli.output import Output
     from holdfast_storage.intervening import delete_retired, remove
     from holdfast_storage.run_directory import read_run

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from holdfast.cli.holds import PINNED, change_pins
+from holdfast.cli.holds import PINNED, change_holds
 from holdfast_storage.errors import InvalidRequest
 from holdfast_storage.records import MOST_PINS, CheckpointRecord, LogState, Pin
 
@@ -33,4 +33,4 @@ def command(target: str, reason: str) -> None:
             raise InvalidRequest(f"{MOST_PINS:,} checkpoints are pinned, which is the most: unpin some")
         return state.pin(Pin(record.prefix, time.time(), reason))
 
-    change_pins(target, "pin", pin, reason, done="is pinned", same="is pinned already")
+    change_holds(target, "pin", pin, reason, done="is pinned", same="is pinned already")

@@ -122,7 +122,8 @@ def _checkpoints(log: pb.LogStatus) -> str:
     damaged = f", {log.damaged} DAMAGED" if log.damaged else ""
     pinned = f", {log.pinned} pinned" if log.pinned else ""
     leased = f", {log.leased} leased" if log.leased else ""
-    live = f"{log.live} live{damaged}{pinned}{leased}"
+    tagged = f", {log.tagged} tagged" if log.tagged else ""
+    live = f"{log.live} live{damaged}{pinned}{tagged}{leased}"
     if not log.HasField("newest"):
         return live
     return f"{live}; newest {log.newest.prefix}, saved {human_duration(time.time() - log.newest.time)} ago"

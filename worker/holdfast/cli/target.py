@@ -1,8 +1,9 @@
-"""Finds the checkpoints that RUN[@STEP] means. Only reads, and never joins a run."""
+"""Finds the checkpoints that RUN[@STEP] means, where a tag may stand for a step. Only reads, and never joins a run."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,19 @@ class Run:
     store: Store
     state: LogState
 
-    def select(self, step: int | None) -> CheckpointRecord:
-        """Return the latest live checkpoint of a step. Without a step, return the newest that is not condemned."""
+    def select(self, step: int | str | None) -> CheckpointRecord:
+        """Return the latest live checkpoint of a step, or the one with a tag. Without either, return the newest
+        that is not condemned."""
         live = self.state.checkpoints
         if not live:
             raise InvalidRequest(self.state.closed or f"there is no committed checkpoint in {self.store.url}")
         if step is None:
             return (self.state.restorable or live)[-1]
+        if isinstance(step, str):
+            if named := self.state.tagged(step):
+                return named
+            tags = ", ".join(sorted(tag.name for tag in self.state.tags)) or "no tags"
+            raise InvalidRequest(f"no checkpoint in {self.store.url} is tagged {step}; there are: {tags}")
         found = next((c for c in reversed(live) if c.step == step), None)
         if found is None:
             steps = ", ".join(str(s) for s in sorted({c.step for c in live}))
@@ -74,15 +81,26 @@ def reading(run: Run, record: CheckpointRecord, reader: str = "") -> Iterator[No
         leasing.release()
 
 
-def parse_target(text: str) -> tuple[str, int | None]:
-    """Split RUN[@STEP]. If a directory's name itself ends in @digits, write a slash after it."""
+def parse_target(text: str) -> tuple[str, int | str | None]:
+    """Split RUN[@STEP] or RUN[@TAG]. If a directory's name itself ends so, write a slash after it.
+
+    A tag of what is a whole bucket or host needs a slash before it, `s3://bucket/@production`: in `sftp://user@host`
+    and `abfs://container@account` there is none.
+    """
     run, at, step = text.rpartition("@")
     if at and run and step.isascii() and step.isdigit():
         return run, int(step)
+    if at and run and is_tag(step) and ("://" not in run or "/" in run.partition("://")[2]):
+        return run, step
     return text, None
 
 
-def given(target: str) -> tuple[str, int]:
+def is_tag(name: str) -> bool:
+    """Return whether a checkpoint can have this name."""
+    return re.fullmatch(layout.TAG_NAME, name) is not None
+
+
+def given(target: str) -> tuple[str, int | str]:
     """Split RUN@STEP, for a command that changes what is there: it takes no default."""
     url, step = parse_target(target)
     if step is None:

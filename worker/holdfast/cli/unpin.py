@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli.holds import PINNED, change_pins
+from holdfast.cli.holds import PINNED, change_holds
 from holdfast_storage.records import CheckpointRecord, LogState
 
 
@@ -22,4 +22,4 @@ def command(target: str) -> None:
             after = after.unpin(each.prefix) if each.step == record.step else after
         return None if after == state else after
 
-    change_pins(target, "unpin", unpin, done="is not pinned any more", same="is not pinned")
+    change_holds(target, "unpin", unpin, done="is not pinned any more", same="is not pinned")
