@@ -138,6 +138,11 @@ def data_object(prefix: str, shard: int, num_shards: int) -> str:
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
+def tag_of(target: str) -> str:
+    """Return the tag that a program wants restored, of `@production`; empty if it wants something else."""
+    return target[1:] if target.startswith("@") and re.fullmatch(TAG_NAME, target[1:]) else ""
+
+
 def index_object(prefix: str) -> str:
     """Return TensorFlow's name for the index of a checkpoint."""
     return f"{prefix}.index"

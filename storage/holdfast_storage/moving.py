@@ -20,7 +20,7 @@ from holdfast_storage.layout import log_entry
 from holdfast_storage.log.holding import PUBLISH_FOR, hold
 from holdfast_storage.log.log import Log, LostRace, Published
 from holdfast_storage.parallel import in_parallel
-from holdfast_storage.records import CheckpointRecord, Entry, Lease, LogState
+from holdfast_storage.records import CheckpointRecord, Entry, Holding, Lease, LogState
 from holdfast_storage.run_directory import orphans
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
@@ -126,7 +126,8 @@ class Moving:
                 case other:
                     raise StorageError(other.reason, object=self._out.url)
         if entry.state.run_id != state.run_id:  # a job has begun there, after the run was closed here
-            hold(log, "tag" if state.tags else "pin", lambda found, _: _chosen(found, state), f"as in {self._store.url}")
+            kind: Holding = "tag" if state.tags else "pin"
+            hold(log, kind, lambda found, _: _chosen(found, state), f"as in {self._store.url}")
 
     def _before(self) -> LogState:
         """Return the state of which everything was copied."""

@@ -169,6 +169,18 @@ def test_a_late_worker_reads_the_same() -> None:
     assert coordinator.ask(workers[1].restore(1)) == Read(NEW)
 
 
+def test_a_tag_that_moves_while_workers_ask_for_it() -> None:
+    """All restore what had the tag when it was looked up, and the next restore what has it then. Guards against a world
+    that goes on from two checkpoints."""
+    cluster, coordinator, workers = start(STATE.tag(Tag("production", OLD.prefix, 0.0)))
+    assert coordinator.ask(workers[0].restore(1, target="@production")) == Read(OLD)
+    cluster.storage._imported = cluster.storage.state.tag(Tag("production", MIDDLE.prefix, 1.0))
+    assert coordinator.ask(workers[1].restore(1, target="@production")) == Read(OLD)
+    calls = [coordinator.call(worker.restore(1, OLD.prefix, "good", "@production")) for worker in workers]
+    assert [call.answer for call in calls] == [Apply(OLD)] * 2
+    assert coordinator.ask(workers[0].restore(2, target="@production")) == Read(MIDDLE)
+
+
 def test_nothing_to_restore() -> None:
     """Without a checkpoint all are told so. Guards against a first start that waits for one."""
     cluster, coordinator, workers = start(LogState("run"))

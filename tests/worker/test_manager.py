@@ -24,6 +24,7 @@ from holdfast_storage.checkpoint.verify import Problem, Report
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, StorageError, Superseded
 from holdfast_storage.log.holding import hold
 from holdfast_storage.log.log import Log
+from holdfast_storage.records import Tag
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import open_store
 from holdfast_storage.store.posix import PosixStore
@@ -68,6 +69,25 @@ def test_a_run_that_was_moved(managers: Managers) -> None:
     for use in (lambda: manager.latest_checkpoint, manager.restore_or_initialize, manager.save):
         with pytest.raises(InvalidRequest, match="moved to gs://bucket/run"):
             use()
+
+
+def test_a_tag_is_restored(managers: Managers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A word is a tag, and a path if a checkpoint of that name is there; a missing tag is told with those that there
+    are. Guards against the newest in place of what was asked for."""
+    manager = managers.make()
+    monkeypatch.chdir(tmp_path)
+    for value in (1.0, 2.0):
+        manager.checkpoint.v.assign(value)
+        manager.save(blocking=True)
+    log = Log(open_store(managers.directory))
+    hold(log, "tag", lambda state, _: state.tag(Tag("production", state.checkpoints[0].prefix, 0.0)), "")
+    manager.restore("production")
+    assert manager.checkpoint.v == 1.0
+    with pytest.raises(InvalidRequest, match="no checkpoint of the run is tagged staging; there are: production"):
+        manager.restore("staging")
+    tf.train.Checkpoint(v=tf.Variable(3.0)).write("production")
+    manager.restore("production")
+    assert manager.checkpoint.v == 3.0
 
 
 def test_tensorflow_too_finds_the_good_one_after_the_next_start(managers: Managers) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from holdfast_storage.cluster import LISTED, Task, names
 from holdfast_storage.errors import Kind
 from holdfast_storage.failure import Failure
+from holdfast_storage.layout import tag_of
 from holdfast_storage.records import CheckpointRecord, LogState
 
 from .messages import Apply, Read, RequestId
@@ -250,15 +251,15 @@ def candidates(state: LogState | None, target: str) -> tuple[CheckpointRecord, .
             phase="restore",
             object=target,
         )
-    if target.startswith("@"):
-        found = state.tagged(target[1:]) if state else None
+    if tag := tag_of(target):
+        found = state.tagged(tag) if state else None
         if found:
             return (found,)
         tags = ", ".join(sorted(tag.name for tag in state.tags)) if state else ""
         return Failure(
             Kind.INVALID_REQUEST,
-            f"no checkpoint of the run is tagged {target[1:]}; there are: {tags or 'no tags'}",
+            f"no checkpoint of the run is tagged {tag}; there are: {tags or 'no tags'}",
             phase="restore",
-            object=target[1:],
+            object=tag,
         )
     return (CheckpointRecord(prefix=target, step=-1, time=0.0, stock=True),)

@@ -18,7 +18,7 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage import lag
 from holdfast_storage.errors import CheckpointAbsent, CheckpointDamaged, CoordinatorUnavailable
 from holdfast_storage.lag import Wait
-from holdfast_storage.layout import index_object
+from holdfast_storage.layout import index_object, tag_of
 from holdfast_storage.logger import logger
 from holdfast_storage.records import CheckpointRecord
 from holdfast_storage.run_directory import read_run
@@ -60,7 +60,7 @@ def agree(session: Session, store: Store, ordinal: int, target: str, timeout: fl
     """Stage the checkpoint that all workers agree on. Return None if there is nothing to restore.
 
     Args:
-        target: a step, a prefix below the run directory, or a path elsewhere. Empty: the newest checkpoint.
+        target: a step, a prefix below the run directory, `@` and a tag, or a path elsewhere. Empty: the newest.
         timeout: the seconds for which the workers wait for each other.
         stage: reads what is proposed. What it returns is closed here unless all apply it.
 
@@ -129,8 +129,10 @@ def _is_same(reply: pb.RestoreReply, proposed: pb.RestoreReply) -> bool:
 
 def _may_be_meant(reply: pb.RestoreReply, target: str) -> bool:
     """Return whether to look for a proposal at all. Only the program names what is not the run's own."""
-    if target and not target.isdigit():
-        return reply.prefix == target
+    if target and reply.prefix == target:
+        return True
+    if target and not (target.isdigit() or tag_of(target)):
+        return False
     return may_be_of_run(reply.prefix, stock=reply.stock)
 
 
@@ -149,7 +151,8 @@ def _find(
             raise _Missing(f"{store.url}/{index_object(prefix)} does not exist")
         return store, CheckpointRecord(prefix, -1, 0.0, stock=True)
     found = view.find(prefix, wait)
-    if target not in ("", prefix, str(found.step)):
+    # Which one a tag names, the coordinator says, as for the newest: this worker's view is of another moment.
+    if target not in ("", prefix, str(found.step)) and not tag_of(target):
         raise Disbelieved(address, f"that step {target} is {prefix}")
     if found.stock != reply.stock or (view.has_log and found.manifest_crc32c != reply.manifest_crc32c):
         raise Disbelieved(address, f"another {prefix} than the log of {store.url} holds")
