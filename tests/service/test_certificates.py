@@ -24,7 +24,7 @@ from holdfast_storage.run_key import ensure_key
 from holdfast_storage.store import Store
 from support.certificates import Authority, Pair, put
 from support.coordinators import Coordinator, StartCoordinator
-from support.light_worker import World, all_join, outcomes
+from support.light_worker import World, all_join, outcomes, until
 from support.passing_time import PassingTime
 from support.relay import relay
 
@@ -293,10 +293,14 @@ def test_a_worker_comes_back_when_its_certificate_is_renewed(
         (worker,) = world(1, way.address)
         worker.join()
         Authority("another").signed("worker").write(site.folder, "worker")
+        link = worker.session._link
+        way.refuses = True  # or gRPC would connect again by itself, with the certificate that was good
         way.cut()
+        until(lambda: link.broken)
+        way.refuses = False
         save = worker.save(1)
         while "ends the connection after the handshake" not in caplog.text:
-            assert not save.wait(0.01)
+            assert not save.wait(0.01), save.error
         site.clients.signed("worker").write(site.folder, "worker")
         assert outcomes([save]) == [None]
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 
 
 class Relay:
-    """Listens at `address`, and leads every connection to the target."""
+    """Listens at `address`, and leads each connection to the target. While it `refuses`, new ones are ended at once."""
 
     def __init__(self, target: str) -> None:
+        self.refuses = False
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -40,6 +41,9 @@ class Relay:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refuses:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(self._target)
             except OSError:
