@@ -73,7 +73,7 @@ def test_a_save_in_flight(store: Store, held: tuple[list[LightWorker], Gate]) ->
     saves = [worker.save(2) for worker in workers]
     assert gate.reached.wait(60.0)
     until(lambda: status(store.url)["activity"]["waiting_for"] == ["worker-1"])
-    until(lambda: status(store.url)["workers"][2]["phase"] == "commit")
+    until(lambda: phases(status(store.url)) == ["commit", "write", "commit"])
     told = status(store.url)
     assert told["activity"] | {"seconds": 0, "seconds_left": 0} == {
         "kind": "save",
