@@ -268,8 +268,9 @@ def test_readers(run: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None:
 
 
 def test_a_job_begins_before_the_end(run: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None:
-    """If a job has begun in the new place before the move came to its end there, the pins come to it. Guards against a
-    second log, and a pin that is lost."""
+    """If a job has begun in the new place before the move came to its end there, pins and tags come to it. Guards
+    against a second log, and a pin or tag that is lost."""
+    holdfast("tag", f"{run.path}@20", "production")
     holdfast("cp", run.path, tmp_path / "out")
     out = open_store(tmp_path / "out")
     moving = Moving(run.store, out)
@@ -278,8 +279,9 @@ def test_a_job_begins_before_the_end(run: RunDirectory, holdfast: Holdfast, tmp_
     Log(out).publish(Entry(0, "import", "w", 1.0, import_state(out, "of the job")), 5.0)
     assert holdfast("mv", run.path, tmp_path / "out").exit_code == 0
     there = tail(out)
-    assert (there.kind, there.state.run_id, len(there.state.checkpoints)) == ("pin", "of the job", 3)
+    assert (there.kind, there.state.run_id, len(there.state.checkpoints)) == ("tag", "of the job", 3)
     assert [pin.reason for pin in there.state.pinned] == ["for the paper"]
+    assert there.state.tagged("production") == there.state.checkpoints[1]
     assert holdfast("mv", run.path, tmp_path / "out").exit_code == 0
     assert (tail(out).number, folders(run.path)) == (there.number, [30])
 

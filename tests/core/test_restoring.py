@@ -591,6 +591,32 @@ def test_killed_when_some_have_been_told_to_apply(knows: int) -> None:
     cluster.check()
 
 
+@pytest.mark.parametrize("knows", [0, 1])
+def test_a_tag_that_moves_when_some_have_been_told_to_apply(knows: int) -> None:
+    """If the coordinator dies then and the tag moves, the next one, which finds the tag elsewhere, has the others apply
+    the same. Guards against a world that goes on from two checkpoints."""
+    cluster, coordinator, workers = start(STATE.tag(Tag("production", OLD.prefix, 0.0)))
+    for worker in workers:
+        coordinator.ask(worker.restore(1, target="@production"))
+    calls = [coordinator.call(worker.restore(1, OLD.prefix, "good", "@production")) for worker in workers]
+    applied = calls[knows].answer
+    assert isinstance(applied, Apply)
+    workers[knows].applied(applied)
+    coordinator.alive = False
+    cluster.storage._imported = cluster.storage.state.tag(Tag("production", MIDDLE.prefix, 1.0))
+    successor, other = cluster.coordinator(), workers[1 - knows]
+    successor.ask(other.rejoin())
+    waiting = successor.call(other.restore(1, OLD.prefix, "good", "@production"))
+    successor.run()
+    assert waiting.answer == Read(MIDDLE), "it does not know yet"
+    moved = successor.call(other.restore(1, MIDDLE.prefix, "good", "@production"))
+    successor.run()
+    assert moved.answer is None, "it waits for who has applied"
+    successor.ask(workers[knows].rejoin())
+    assert moved.answer == Read(OLD)
+    assert successor.ask(other.restore(1, OLD.prefix, "good", "@production")) == applied
+
+
 def test_a_restore_that_goes_on_after_the_coordinator_was_killed_is_another() -> None:
     """A round after a restart of the coordinator is a new one. Guards against taking an earlier decision for the
     answer."""

@@ -1,9 +1,9 @@
 """The coordinators' protocol, searched state by state: see `support.log_search` for what acts and what can happen.
 
-About 600,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one
-with coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads
-back, retires, removes what others left behind, deletes, and goes back to an older checkpoint; some save deltas; a
-reader leases or pins a checkpoint; somebody rolls the run back, removes a checkpoint or moves the run; creates fail,
+About 600,000 states in a minute (`pytest -s` prints each part): two jobs that take the run from each other, or one with
+coordinators that are killed and restarted, or left behind alive, and workers that crash; each leads, saves, reads back,
+retires, removes what others left behind, deletes, and goes back to an older checkpoint; some save deltas; a reader
+leases, pins or tags a checkpoint; somebody rolls the run back, removes a checkpoint or moves the run; creates fail,
 lose their reply, land late or never. In none of them is an acknowledged commit lost or passed over by who starts then,
 a live folder or one with a reader deleted or incomplete, or one that may still be committed, a delta live without what
 it needs, an entry changed, an outcome told both ways, an entry of somebody superseded in the log, a generation back
@@ -80,6 +80,7 @@ def named(bounds: Bounds) -> str:
         Bounds(jobs=1, lease=True, unknown=1, lapses=1),
         Bounds(jobs=1, lease=True, left_behind=1),
         Bounds(jobs=1, pin=True, unknown=1, kills=1),
+        Bounds(jobs=1, tag=True, kills=1),
         Bounds(jobs=1, lease=True, pages=True),
         Bounds(jobs=1, saves=3, deltas=1, kills=1),
         Bounds(jobs=1, saves=3, deltas=2, rotten=1),
@@ -113,6 +114,7 @@ def test_no_history_ends_badly(bounds: Bounds) -> None:
     # It went where it was to go: all kinds of entries, and every save both committed and failed somewhere.
     assert search.kinds >= {"lead", "commit", "retire"}
     assert search.kinds >= ({"lease", "release"} if bounds.lease else {"pin"} if bounds.pin else set())
+    assert search.kinds >= ({"tag"} if bounds.tag else set())
     assert search.kinds >= ({bounds.says} if bounds.says else set())
     assert search.after_rollback == (bounds.says == "rollback" and bounds.late_jobs > 0)
     assert ("restored" in search.kinds) == bounds.rollback
@@ -417,6 +419,11 @@ BROKEN = {
         retires_what_it_had_decided,
         Bounds(jobs=1, pin=True),
         "a pinned checkpoint retired",
+    ),
+    "what goes is not decided anew after a tag": (
+        retires_what_it_had_decided,
+        Bounds(jobs=1, tag=True),
+        "a tagged checkpoint retired",
     ),
     "who takes a lease builds on what it has read, wherever it comes to stand": (
         builds_on_an_older_entry,

@@ -14,7 +14,7 @@ from holdfast_storage.log import entries
 from holdfast_storage.log.entries import decode, encode
 from holdfast_storage.log.holding import NotHeld, hold
 from holdfast_storage.log.log import Log
-from holdfast_storage.records import CheckpointRecord, Entry, Lease, LogState, Pin
+from holdfast_storage.records import CheckpointRecord, Entry, Lease, LogState, Pin, Tag
 from holdfast_storage.store import Store
 from holdfast_storage.store.objects.store import ObjectStore
 from support.faulty_store import FaultyStore
@@ -140,5 +140,21 @@ def test_entries_that_hold_something_are_refused_by_earlier_versions(monkeypatch
     monkeypatch.setattr(entries, "FORMAT", 2)
     assert decode(plain, "entry") is not None
     for each in held:
+        with pytest.raises(InvalidRequest, match="newer Holdfast"):
+            decode(each, "entry")
+
+
+def test_entries_with_tags_are_refused_by_earlier_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have format 5, the one that takes the last tag away as well, and what follows has its own again. Guards
+    against an earlier version that drops a tag and deletes what is served, and against one shut out for ever."""
+    tagged = STATE.tag(Tag("production", RECORD.prefix, 1.0))
+    named = [encode(Entry(3, kind, "a", 1.0, state)) for kind, state in (("commit", tagged), ("untag", STATE))]
+    plain = encode(Entry(4, "commit", "a", 1.0, tagged.untag("production")))
+    assert b"tags" not in plain
+    decoded = decode(named[0], "entry")
+    assert decoded.state == tagged
+    monkeypatch.setattr(entries, "FORMAT", 4)
+    assert decode(plain, "entry") is not None
+    for each in named:
         with pytest.raises(InvalidRequest, match="newer Holdfast"):
             decode(each, "entry")

@@ -15,6 +15,7 @@ from holdfast_storage.records import (
     LogState,
     Past,
     Pin,
+    Tag,
     newest_of,
     rollback_of,
 )
@@ -156,6 +157,21 @@ def test_a_pin_lasts_until_it_is_taken_away() -> None:
     assert pinned.retire((ours(1).prefix,), (), None).pinned == (Pin(ours(2).prefix, 1.0, ""),)
 
 
+def test_a_tag_names_one_checkpoint() -> None:
+    """A name is there once, on what it was given last, and goes when it is taken away or with its checkpoint, also if
+    that moves. Guards against two that are in production, and a name of what is not there, which nobody reads."""
+    state = LogState("run", checkpoints=(ours(1), ours(2)))
+    one, two = Tag("production", ours(1).prefix, 1.0), Tag("production", ours(2).prefix, 2.0)
+    best = Tag("best", ours(2).prefix, 3.0)
+    tagged = state.tag(one).tag(best).tag(two)
+    assert (tagged.tags, tagged.tagged("production"), tagged.tagged("none")) == ((best, two), ours(2), None)
+    assert tagged.kept == {ours(2).prefix}
+    assert tagged.untag("production").untag("best") == state
+    assert tagged.untag("none") == tagged
+    assert state.tag(one).tag(best).retire((ours(1).prefix,), (), None).tags == (best,)
+    assert tagged.move("s3://bucket/run").tags == ()
+
+
 def test_a_reader_has_one_lease() -> None:
     """A reader's lease replaces its earlier one, and no other's. Guards against leases of a reader that add up, and one
     that ends another reader's."""
@@ -259,6 +275,7 @@ def test_what_somebody_may_not_remove() -> None:
     assert "needs" in state.keeps(one)
     assert "newest" in state.keeps(last)
     assert "pinned" in state.pin(Pin(two.prefix, 1.0, "")).keeps(two)
+    assert "tagged best" in state.tag(Tag("best", two.prefix, 1.0)).keeps(two)
     assert "read" in state.lease(Lease(two.prefix, "r", 1.0, 1)).keeps(two)
     assert "newest" in state.condemn([last.prefix]).keeps(two), "what a restore would take"
     assert "newest" in state.condemn([last.prefix]).keeps(last)

@@ -45,7 +45,17 @@ from holdfast_storage.failure import Failure
 from holdfast_storage.layout import PAGE_FOLDER, data_object, log_entry, manifest_object, parse_folder, prefix
 from holdfast_storage.log.entries import encode
 from holdfast_storage.log.log import Log, LostRace, NotPublished, Outcome, Published, Unknown
-from holdfast_storage.records import CheckpointRecord, Entry, Holding, Intervention, Leader, Lease, LogState, Pin
+from holdfast_storage.records import (
+    CheckpointRecord,
+    Entry,
+    Holding,
+    Intervention,
+    Leader,
+    Lease,
+    LogState,
+    Pin,
+    Tag,
+)
 from holdfast_storage.run_directory import orphans, tail_or_import
 from holdfast_storage.store.base import NotCreated
 from support.cluster import ROTS, Worker, check_invariants, check_log
@@ -80,6 +90,7 @@ class Bounds:
     keeps_all: bool = False  # nothing is retired
     lease: bool = False  # a reader leases the newest checkpoint, and releases it
     pin: bool = False  # somebody pins the oldest checkpoint
+    tag: bool = False  # somebody tags it
     says: Intervention | None = None  # somebody rolls back to the oldest checkpoint, removes it, or moves the run
     deltas: int = 0  # saves after each full one that are deltas on the one before; the newest at the start may be one
     stale: bool = False  # workers take the last full checkpoint for the one before
@@ -288,7 +299,7 @@ class Search:
             tuple(self._process(f"c{job}-0") for job in range(b.jobs)),
             tuple(map(self._hands.of, hands)),
             Left(b.kills, b.left_behind, b.crashes, b.lapses, b.rotten, b.refusals, b.unknown),
-            Reader("lease" if b.lease else "pin" if b.pin else b.says),
+            Reader("lease" if b.lease else "pin" if b.pin else "tag" if b.tag else b.says),
         )
         for job in range(b.jobs - b.late_jobs):
             while any(
@@ -671,6 +682,8 @@ class Search:
                     state = state.lease(Lease(state.checkpoints[-1].prefix, "reader", LONGER, number))
                 case "pin":
                     state = state.pin(Pin(state.checkpoints[0].prefix, 0.0, ""))
+                case "tag":
+                    state = state.tag(Tag("production", state.checkpoints[0].prefix, 0.0))
                 case "rollback" | "remove" | "move":
                     oldest = state.checkpoints[0]
                     keeps = oldest not in state.restorable[:-1] if kind == "rollback" else state.keeps(oldest)

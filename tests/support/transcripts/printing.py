@@ -22,7 +22,7 @@ from holdfast_protos.v1 import coordinator_pb2 as pb
 from holdfast_storage.cluster import Task, names
 from holdfast_storage.decision import Decision
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Past, Pin
+from holdfast_storage.records import CheckpointRecord, Entry, Generation, Leader, Lease, LogState, Past, Pin, Tag
 from support.cluster import WALL, Storage
 
 
@@ -219,6 +219,8 @@ def _value(name: str, value: Any) -> str:  # noqa: PLR0912
             return str(value)
         case Pin():
             return _name(value.prefix)
+        case Tag():
+            return f"{value.name}={_name(value.prefix)}"
         case Lease():
             return f"{_name(value.prefix)} by {value.reader} for {value.seconds:g} s"
         case Newest() | Best() | NewerThan() | Every() | EverySteps():

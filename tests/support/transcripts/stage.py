@@ -31,7 +31,7 @@ the effects that the state machine had at once; those that a driver carries out 
     run [until=EFFECT[:KIND]] [EFFECT=FATE] step, until nothing waits or the first that does is such a one
     hold EFFECT, release                    it is not begun until it is released
     land                                    what was sent to the storage and never answered arrives there
-    others pin|unpin|lease|release FOLDER [seconds=S]   somebody who does not lead adds an entry
+    others pin|unpin|tag|untag|lease|release FOLDER [seconds=S]   somebody who does not lead adds an entry
     others rollback|remove|move FOLDER      the same
 
     WHO begin N [TERMS]                     all vote, and are told to go
@@ -59,7 +59,7 @@ from holdfast_coordinator.core.agreement import Wish, Word
 from holdfast_coordinator.core.rules import Newest
 from holdfast_storage.cluster import Task
 from holdfast_storage.failure import Failure
-from holdfast_storage.records import Entry, Leader, Lease, LogState, Pin
+from holdfast_storage.records import Entry, Leader, Lease, LogState, Pin, Tag
 from support.cluster import WALL, Build, Call, Cluster, Coordinator, Fate, Worker, checkpoint
 
 from .printing import Printer, caller_name
@@ -431,6 +431,10 @@ class Stage:
                 state = state.pin(Pin(prefix, WALL, ""))
             case "unpin":
                 state = state.unpin(prefix)
+            case "tag":
+                state = state.tag(Tag("production", prefix, WALL))
+            case "untag":
+                state = state.untag("production")
             case "lease":
                 state = state.lease(Lease(prefix, "reader", float(words.option("seconds", "60")), number))
             case "release":

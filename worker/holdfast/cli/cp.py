@@ -26,7 +26,7 @@ def command(target: str, out: str) -> None:
     is a path or URL of a directory that does not exist, is empty, or has been made by this command from the same run:
     then it goes on where it was interrupted, or adds what is new. Every byte is verified as it is read; `holdfast
     verify OUT` reads the copy back. A job that starts in OUT goes on from its newest checkpoint. The log is not copied,
-    nor are marks of pinned, damaged or preserved checkpoints.
+    nor are tags, nor marks of pinned, damaged or preserved checkpoints.
     """
     from holdfast.cli.output import Output, count
     from holdfast_storage.copying import Copying

@@ -12,9 +12,9 @@ from holdfast.cli.target import Run, given, open_directory
 def command(target: str) -> None:
     """Remove a checkpoint from RUN, and delete its folder.
 
-    A job may train in RUN meanwhile. Refused is what is pinned, being read, or needed by an incremental save on it, the
-    newest checkpoint (roll back to another one first), and what TensorFlow itself wrote. If the folder cannot be
-    deleted, the same command deletes it, and so does the next job.
+    A job may train in RUN meanwhile. Refused is what is pinned, tagged, being read, or needed by an incremental save on
+    it, the newest checkpoint (roll back to another one first), and what TensorFlow itself wrote. If the folder cannot
+    be deleted, the same command deletes it, and so does the next job.
     """
     from holdfast.cli.output import Output
     from holdfast_storage.intervening import delete_retired, remove
