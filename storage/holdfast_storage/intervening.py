@@ -66,15 +66,17 @@ def remove(store: Store, select: Select) -> CheckpointRecord:
 
 
 def delete_retired(store: Store, step: int | str) -> bool:
-    """Delete what is left of checkpoints of a step that were removed, unless there is a live one. Return whether there
-    may have been something. Of a tag there is nothing: what has one is not removed."""
+    """Delete what is left of checkpoints of a step that were removed. Return whether something was, or would have been
+    if it had not gone before, unless there is a live one of that step. Of a tag there is nothing: what has one is not
+    removed."""
     entry = Log(store).tail()
-    if entry is None or entry.state.closed or any(record.step == step for record in entry.state.checkpoints):
+    if entry is None or entry.state.closed:
         return False
     folders = [each for each in entry.state.retired if (attempt := parse_folder(each)) and attempt.number == step]
-    for folder in folders:
+    left = [folder for folder in folders if store.list(folder)]
+    for folder in left:
         store.delete_folder(folder)
-    return bool(folders)
+    return bool(left or (folders and all(record.step != step for record in entry.state.checkpoints)))
 
 
 def _add(store: Store, kind: Intervention, change: Callable[[LogState, int], LogState | None]) -> Entry:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
+from holdfast_storage import kinds
 from holdfast_storage.copying import Copying
 from holdfast_storage.errors import InvalidRequest, StorageError
 from holdfast_storage.layout import log_entry
@@ -22,6 +23,7 @@ from holdfast_storage.log.log import Log, LostRace, Published
 from holdfast_storage.parallel import in_parallel
 from holdfast_storage.records import CheckpointRecord, Entry, Holding, Lease, LogState
 from holdfast_storage.run_directory import orphans
+from holdfast_storage.spec import Unexpected
 from holdfast_storage.stock.foreign import with_foreign
 from holdfast_storage.store.base import Store
 
@@ -39,8 +41,12 @@ class Moving:
 
         store, out: its old and its new place.
 
-        Raises InvalidRequest if it has no log, or was moved to another place.
+        Raises InvalidRequest if it has no log, was moved to another place, or if a log cannot name the new one.
         """
+        try:
+            kinds.URL(out.url)
+        except Unexpected as error:
+            raise InvalidRequest(f"the log cannot name the new place: it {error}", object=out.url) from None
         if f"{out.url}/".startswith(f"{store.url}/"):
             raise InvalidRequest(f"{out.url} is in {store.url}, out of which the run is moved", object=out.url)
         self._store, self._out, self._log = store, out, Log(store)

@@ -323,6 +323,7 @@ def test_mistakes(run: RunDirectory, holdfast: Holdfast, tmp_path: Path) -> None
         (run.path, run.path / "below", "is in"),
         (run.path, "memory://run", "ends with this command"),
         (run.path, tmp_path / "taken", "holds file already"),
+        (run.path, tmp_path / "two\nlines", "the log cannot name the new place"),
         (tmp_path / "copy", tmp_path / "out", "has no log"),
         (tmp_path / "none", tmp_path / "out", "does not exist"),
     ):

@@ -46,6 +46,22 @@ def test_a_checkpoint_is_removed(saved: Any, holdfast: Holdfast) -> None:
     assert holdfast("rm", f"{saved.path}@10").exit_code == 0, "as often as somebody likes"
 
 
+def test_two_checkpoints_of_a_step(run_directory: Any, holdfast: Holdfast) -> None:
+    """The latest of a step is removed. If its folder could not be deleted, the same command deletes that, and the older
+    one stays. Guards against a command that is repeated, as it says, and removes another checkpoint."""
+    older, latest = run_directory.save(20, 1), run_directory.save(20, 2)
+    run_directory.log(older, latest, run_directory.save(30, 3))
+    store = FaultyStore(run_directory.store, {("delete_folder", 0): "refuse"})
+    with pytest.raises(StorageError):
+        intervening.remove(store, lambda state: state.checkpoints[1])
+    assert latest.folder in _folders(run_directory)
+    assert "was removed before" in holdfast("rm", f"{run_directory.path}@20").stdout
+    assert latest.folder not in _folders(run_directory)
+    assert older in _state(run_directory).checkpoints
+    assert holdfast("rm", f"{run_directory.path}@20").exit_code == 0, "now the older one is meant"
+    assert older.folder not in _folders(run_directory)
+
+
 def test_what_must_stay_stays(run_directory: Any, holdfast: Holdfast) -> None:
     """What is pinned, read, needed, newest or TensorFlow's is refused by name, and stays. Guards against a command that
     deletes what was promised to somebody."""

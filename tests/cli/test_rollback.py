@@ -50,7 +50,7 @@ def test_the_next_job_goes_on_from_there(saved: Any, holdfast: Holdfast) -> None
     result = holdfast("rollback", f"{saved.path}@10")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        f"{saved.path}@10 is the newest checkpoint now; 1 checkpoint that came after it stay, as older ones",
+        f"{saved.path}@10 is the newest checkpoint now; what came after it stays, as older: 1 checkpoint",
         "a job that still trains there ends with an error at its next save: start it again",
     ]
     assert _steps(saved) == [20, 10]

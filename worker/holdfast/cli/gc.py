@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RETIRED, ORPHAN, OPEN = "retired", "orphan", "open"
 _TOLD = {
     RETIRED: "its checkpoint was removed from the list; its deletion goes on, or is taken up by the next job",
-    ORPHAN: "left by a save that can never be committed; the next job removes it",
+    ORPHAN: "left by a save that can never be committed; the next job removes it, or the same mv",
     OPEN: "a save that is going on, or was left by a job that has ended",
 }
 

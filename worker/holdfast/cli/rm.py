@@ -21,6 +21,8 @@ def command(target: str) -> None:
 
     url, step = given(target)
     store = open_directory(url)
-    if not delete_retired(store, step):
+    if delete_retired(store, step):
+        Output().say(f"{store.url}@{step} was removed before: nothing is left of it")
+    else:
         remove(store, lambda state: Run(store, state).select(step))
-    Output().say(f"{store.url}@{step} is removed")
+        Output().say(f"{store.url}@{step} is removed")

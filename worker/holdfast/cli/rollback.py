@@ -43,7 +43,7 @@ def command(target: str) -> None:
         out.say(f"{run.store.url}@{step} is the newest checkpoint already")
         return
     newer = before.checkpoints[before.checkpoints.index(select(before)) + 1 :]
-    older = f"{count(len(newer), 'checkpoint')} that came after it stay, as older ones"
+    older = f"what came after it stays, as older: {count(len(newer), 'checkpoint')}"
     out.say(f"{run.store.url}@{step} is the newest checkpoint now; {older}")
     if before.generation:
         out.say("a job that still trains there ends with an error at its next save: start it again")
