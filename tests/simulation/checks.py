@@ -39,9 +39,11 @@ class Checks:
         self.told: dict[tuple[str, int], dict[Task, bool]] = {}
         self.contents: dict[tuple[str, Task], str] = {}
         self.restores: dict[tuple[str, int], str] = {}
+        # By generation: what it restored last, whether it wanted this very one, and when it asked.
+        self.goes_on_from: dict[str, tuple[str, bool, float]] = {}
         self.boundaries: dict[tuple[str, int], dict[Task, bool]] = {}  # who has saved there, who has not
         self.truth = Truth(world.bucket)
-        self.targets: set[str] = set()  # prefixes of what workers have asked for
+        self.targets: set[int] = set()  # steps that workers have asked for
         self.good: set[str] = set()  # prefixes of live checkpoints that were whole when they were committed
         world.bucket.changed = self._changed
 
@@ -91,6 +93,7 @@ class Checks:
             record = state.checkpoints[-1]
             generation, ordinal = record.folder.rsplit(".", 2)[-2:]
             self.committed.add((generation, int(ordinal)))
+            self._check_goes_on(generation, record)
             told = self.told.get((generation, int(ordinal)), {})
             assert not [task for task, good in told.items() if not good], f"{record.prefix} was told to have failed"
             self.world.counts["commits of deltas"] += bool(record.base)
@@ -103,11 +106,26 @@ class Checks:
         if self.good and not any(record.prefix in self.good for record in state.checkpoints):
             self.world.violate("forgotten", f"entry {entry.number} ({entry.kind}) leaves no good checkpoint")
 
+    def _check_goes_on(self, generation: str, record: CheckpointRecord) -> None:
+        """Who commits after a rollback has restored what it made the newest, or what came after it."""
+        back = max((entry.number for entry in self.entries if entry.kind == "rollback"), default=None)
+        if back is None or generation not in self.goes_on_from:
+            return
+        prefix, targeted, asked = self.goes_on_from[generation]
+        since = {entry.state.checkpoints[-1].prefix for entry in self.entries[back:-1]}
+        told = targeted and asked >= self.times[back]  # somebody wanted it afterwards
+        assert told or prefix in since, f"{record.prefix} goes on from {prefix}, which was given up by entry {back}"
+        self.world.counts["commits after a rollback"] += 1
+
     def _check_step_back(self, before: LogState, after: LogState) -> None:
         """A commit is given up for an older one only if it is damaged, or if somebody asked for that one."""
-        newest, chosen = before.checkpoints[-1], after.checkpoints[-1].prefix
-        given_up = newest.prefix in self.good and not self._rotten(before, newest)
-        assert not given_up or chosen in (*self.targets, newest.prefix), f"{newest.prefix} is given up for {chosen}"
+        newest, chosen = before.checkpoints[-1], after.checkpoints[-1]
+        given_up = newest.prefix in self.good and not self._rotten(before, newest) and newest.prefix != chosen.prefix
+        assert not given_up or chosen.step in self.targets, f"{newest.prefix} is given up for {chosen.prefix}"
+
+    def is_good(self, state: LogState, record: CheckpointRecord) -> bool:
+        """Return whether all that a restore of a checkpoint needs is as it was written, and nobody has condemned it."""
+        return record in state.restorable and not self._rotten(state, record)
 
     def _rotten(self, state: LogState, record: CheckpointRecord) -> set[str]:
         """Return the objects of a checkpoint, and of what it needs, that are not what was written."""
@@ -171,8 +189,7 @@ class Checks:
         began: when it asked for it, in virtual time.
         targeted: it asked for this very one, not for the newest.
         """
-        if targeted:
-            self.targets.add(prefix)
+        self.goes_on_from[generation] = prefix, targeted, began
         agreed = self.restores.setdefault((generation, ordinal), prefix)
         if agreed != prefix:
             self.world.violate(

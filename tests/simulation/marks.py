@@ -18,6 +18,7 @@ RECOVERIES = (
     "saves told committed", "saves told save_failed", "saves told superseded", "saves told replica_divergence",
     "restores", "entries: lead", "entries: import", "entries: abort", "entries: retire", "entries: restored",
     "entries: damaged", "entries: lease", "entries: release", "reads with a lease", "reads without a lease",
+    "entries: rollback", "entries: remove", "commits after a rollback",
     "pages needed", "requests: Examined", "programs interrupted", "saves interrupted", "ends without a rest",
     "programs: done", "programs: interrupted", "programs: superseded", "programs: coordinator_unavailable",
 )  # fmt: skip

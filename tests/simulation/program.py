@@ -175,6 +175,7 @@ class Program:
         assert manager is not None
         with world.bounded("restore()", 3 * self.options["join_timeout"] + 2 * MARGIN):
             if target:
+                world.checks.targets.add(int(target))
                 manager.restore(int(target))
                 prefix = manager._staged[-1].record.prefix
             else:

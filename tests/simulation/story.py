@@ -9,6 +9,7 @@ from datetime import timedelta
 from holdfast import keep, preemption
 from holdfast.incremental import Incremental
 from simulation.faults import Calm, Faults
+from simulation.operator import operator
 from simulation.policy import Point
 from simulation.preemption import Preemption
 from simulation.processes import Process
@@ -57,6 +58,8 @@ class Story:
         if self.asks:
             options["preemption"] = preemption.Preemption(grace=40.0, signals=(), exits=self._requests.random() < 0.7)
             options["save_every"] = timedelta(seconds=4) if self._requests.random() < 0.5 else None
+        self._orders = random.Random(f"operator {seed}")
+        self.has_operator = self._orders.random() < 0.4 and options.get("max_to_keep") != 1
         self.jobs = [self._job("job", options)]
         self.second = self._job("other", {**options, "takeover": draw.random() < 0.5}) if draw.random() < 0.4 else None
         self._reads = random.Random(f"reader {seed}")
@@ -103,12 +106,14 @@ class Story:
             self._start(self.jobs[0])
             if self.has_reader:
                 reader(world, self._reads)
+            if self.has_operator:
+                operator(world, self._orders)
             if self.second is not None:
                 world.scheduler.later(None, 20.0 * self._draw.random(), self._join_second)
             for _ in range(self._requests.randrange(4) if self.asks else 0):
                 world.scheduler.later(None, STORM * self._requests.random(), self._notice)
             self._look()
-            world.run(lambda: False, STORM)
+            world.run(lambda: False, STORM * (2 if self.has_operator else 1))  # he needs something to choose from
             self._calm()
             self._end()
         finally:
