@@ -489,7 +489,7 @@ def test_a_worker_of_a_world_that_was_replaced_is_told(start: StartCoordinator, 
         zombie.session._coordinator = second.address
     for error in outcomes([zombie.save(2) for zombie in zombies]):
         assert isinstance(error, Superseded)
-        assert "taken over by generation" in str(error)
+        assert "has taken the run over since" in str(error)
     assert [record.step for record in committed(store)] == [1, 2]
 
 

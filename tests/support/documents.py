@@ -20,6 +20,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from holdfast.cli import main
+from holdfast.session import open_sessions
 from support.child import TESTS
 
 DOCUMENTS = TESTS.parent / "docs"
@@ -85,12 +86,13 @@ def _run(command: Sequence[str], directory: Path) -> str:
 
 @contextmanager
 def _own_modules(directory: Path) -> Iterator[None]:
-    """A process of its own, as far as the modules of a directory go."""
+    """A process of its own, as far as the modules of a directory and the managers that it leaves open go."""
     before = set(sys.modules)
     sys.path.insert(0, str(directory))
     try:
         yield
     finally:
+        open_sessions._close_all(last=True)  # as when a program ends
         sys.path.remove(str(directory))
         for name in set(sys.modules) - before:
             if str(directory) in str(getattr(sys.modules[name], "__file__", "")):

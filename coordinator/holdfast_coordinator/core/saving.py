@@ -120,7 +120,13 @@ class Saving:
             self._refuse_ordinal(e, f"the run is at save {last}")
             return None
         if world.committed < e.ordinal < last:
-            # All committed saves of this world are known. This one was not committed, and cannot be any more.
+            if not isinstance(terms, Ballot) and run.leading != world.generation.id:
+                # It may have been committed by another coordinator, in an entry that is not seen here yet.
+                message = f"what became of save {e.ordinal} is not known here: the others have gone on to save {last}"
+                run.refuse(e.request, Failure(Kind.COORDINATOR_UNAVAILABLE, message, phase="commit"))
+                return None
+            # All committed saves of this world are known, or this worker's part was missing. So this one was not
+            # committed, and cannot be any more.
             message = f"the other workers have gone on to save {last} without it"
             failure = Failure(Kind.SAVE_FAILED, message, phase="vote", tasks=(e.caller.task,))
             outcome = SaveOutcome(e.ordinal, False, failure)
