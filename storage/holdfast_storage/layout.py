@@ -138,9 +138,14 @@ def data_object(prefix: str, shard: int, num_shards: int) -> str:
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
+def is_tag(name: str) -> bool:
+    """Return whether a checkpoint can have this name."""
+    return re.fullmatch(TAG_NAME, name) is not None
+
+
 def tag_of(target: str) -> str:
     """Return the tag that a program wants restored, of `@production`; empty if it wants something else."""
-    return target[1:] if target.startswith("@") and re.fullmatch(TAG_NAME, target[1:]) else ""
+    return target[1:] if target.startswith("@") and is_tag(target[1:]) else ""
 
 
 def index_object(prefix: str) -> str:

@@ -36,6 +36,13 @@ class RunDirectory:
     def store(self) -> Store:
         return open_store(self.path)
 
+    @property
+    def last(self) -> Entry:
+        """The log's last entry."""
+        entry = Log(self.store).tail()
+        assert entry is not None
+        return entry
+
     def save_delta(self, step: int, ordinal: int, on: CheckpointRecord) -> CheckpointRecord:
         """The objects of a delta: one row of the first piece of the tensor, none of the other, and the counter."""
         attempt = Attempt("ckpt", step, "0a1b2c3d", ordinal)

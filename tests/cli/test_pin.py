@@ -15,17 +15,11 @@ Holdfast = Callable[..., Result]
 HoldfastJson = Callable[..., Any]
 
 
-def _last(run: Any) -> Entry:
-    entry = Log(run.store).tail()
-    assert entry is not None
-    return entry
-
-
 def test_a_pin_is_recorded_and_shown(saved: Any, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
     """A pinned checkpoint is shown as such, with its reason. Guards against a pin that nobody remembers."""
     result = holdfast("pin", f"{saved.path}@10", "--reason", "for the paper")
     assert (result.exit_code, result.stdout) == (0, f"{saved.path}@10 is pinned\n")
-    assert [pin.reason for pin in _last(saved).state.pinned] == ["for the paper"]
+    assert [pin.reason for pin in saved.last.state.pinned] == ["for the paper"]
     first, second = holdfast_json("ls", saved.path)["checkpoints"]
     assert first["pinned"]["reason"] == "for the paper"
     assert second["pinned"] is None
@@ -40,34 +34,34 @@ def test_pinning_twice_changes_nothing(saved: Any, holdfast: Holdfast) -> None:
     """The same pin twice is one entry, another reason replaces the first. Guards against a log that a script fills."""
     for said in ("is pinned", "is pinned already"):
         assert holdfast("pin", f"{saved.path}@10", "--reason", "a").stdout.strip().endswith(said)
-    assert _last(saved).number == 1
+    assert saved.last.number == 1
     assert holdfast("pin", f"{saved.path}@10", "--reason", "b").exit_code == 0
-    assert [pin.reason for pin in _last(saved).state.pinned] == ["b"]
+    assert [pin.reason for pin in saved.last.state.pinned] == ["b"]
 
 
 def test_unpinning_takes_it_back(saved: Any, holdfast: Holdfast) -> None:
     """After `unpin` the state is as before `pin`. Guards against a checkpoint that can never be removed again."""
-    before = _last(saved).state
+    before = saved.last.state
     holdfast("pin", f"{saved.path}@10")
     for said in ("is not pinned any more", "is not pinned"):
         assert holdfast("unpin", f"{saved.path}@10").stdout.strip().endswith(said)
-    assert _last(saved).state == before
-    assert [_last(saved).number, _last(saved).kind] == [2, "unpin"]
+    assert saved.last.state == before
+    assert [saved.last.number, saved.last.kind] == [2, "unpin"]
 
 
 def test_all_pins_of_a_step_are_taken_back(saved: Any, holdfast: Holdfast) -> None:
     """A step that was saved again after it was pinned can be unpinned. Guards against a pin that no command reaches."""
     holdfast("pin", f"{saved.path}@10")
-    last = _last(saved)
+    last = saved.last
     entry = Entry(2, "commit", "leader.2", 0.0, last.state.commit(saved.save(10, 3)))
     assert Log(saved.store).publish(entry, 5.0) == Published()
     assert holdfast("unpin", f"{saved.path}@10").exit_code == 0
-    assert _last(saved).state.pinned == ()
+    assert saved.last.state.pinned == ()
 
 
 def test_leases_are_shown(saved: Any, holdfast: Holdfast, holdfast_json: HoldfastJson) -> None:
     """Who reads a checkpoint is shown. Guards against a checkpoint that stays, and nobody knows why."""
-    last = _last(saved)
+    last = saved.last
     prefix = last.state.checkpoints[0].prefix
     leases = (Lease(prefix, "a", 60.0, 1), Lease(prefix, "b", 60.0, 1))
     entry = Entry(1, "lease", "reader", 0.0, replace(last.state, leases=leases))
@@ -95,7 +89,7 @@ def test_mistakes_are_told_in_a_sentence(saved: Any, holdfast: Holdfast, tmp_pat
     ):
         result = holdfast(*arguments)
         assert (result.exit_code, told in result.stderr, result.stderr.count("\n")) == (2, True, 1), result.output
-    assert _last(saved).number == 0
+    assert saved.last.number == 0
 
 
 def test_there_is_a_most(saved: Any, holdfast: Holdfast) -> None:
@@ -108,4 +102,4 @@ def test_there_is_a_most(saved: Any, holdfast: Holdfast) -> None:
     result = holdfast("pin", f"{saved.path}@{100}")
     assert result.exit_code == 2
     assert "unpin some" in result.stderr
-    assert _last(saved).number == 1
+    assert saved.last.number == 1

@@ -17,14 +17,8 @@ Holdfast = Callable[..., Result]
 HoldfastJson = Callable[..., Any]
 
 
-def _last(run: Any) -> Entry:
-    entry = Log(run.store).tail()
-    assert entry is not None
-    return entry
-
-
 def _put(run: Any, change: Callable[[LogState], LogState], kind: Any = "damaged") -> None:
-    last = _last(run)
+    last = run.last
     assert (
         Log(run.store).publish(Entry(last.number + 1, kind, f"somebody.{last.number}", 0.0, change(last.state)), 5.0)
         == Published()
@@ -47,13 +41,13 @@ def test_a_tag_stands_for_a_step(saved: Any, holdfast: Holdfast, holdfast_json: 
     """RUN@TAG is its checkpoint, not the newest, nor a later one of the same step. Guards against another one
     served."""
     holdfast("tag", f"{saved.path}@10", "production")
-    prefix = _last(saved).state.checkpoints[0].prefix
+    prefix = saved.last.state.checkpoints[0].prefix
     _put(saved, lambda state: state.commit(saved.save(10, 3)), "commit")
     assert holdfast_json("show", f"{saved.path}@production")["prefix"] == prefix
     assert holdfast_json("show", f"{saved.path}@10")["prefix"] != prefix
     assert holdfast("verify", f"{saved.path}@production").exit_code == 0
     assert holdfast("pin", f"{saved.path}@production").exit_code == 0
-    assert [pin.prefix for pin in _last(saved).state.pinned] == [prefix]
+    assert [pin.prefix for pin in saved.last.state.pinned] == [prefix]
 
 
 def test_a_tag_moves_in_one_entry(saved: Any, holdfast: Holdfast) -> None:
@@ -61,24 +55,24 @@ def test_a_tag_moves_in_one_entry(saved: Any, holdfast: Holdfast) -> None:
     against a moment in which nothing is in production."""
     holdfast("tag", f"{saved.path}@10", "production")
     holdfast("tag", f"{saved.path}@20", "candidate")
-    before = _last(saved)
+    before = saved.last
     assert holdfast("tag", f"{saved.path}@candidate", "production").exit_code == 0
-    after = _last(saved)
+    after = saved.last
     assert (after.number, after.kind, after.note) == (before.number + 1, "tag", "production")
     assert {tag.name: tag.prefix for tag in after.state.tags} == dict.fromkeys(
         ("candidate", "production"), after.state.checkpoints[1].prefix
     )
     assert "already" in holdfast("tag", f"{saved.path}@20", "production").stdout
-    assert _last(saved) == after
+    assert saved.last == after
 
 
 def test_untagging_takes_it_back(saved: Any, holdfast: Holdfast) -> None:
     """After `untag` the state is as before `tag`, and RUN@TAG is refused. Guards against a checkpoint that can never be
     removed again."""
-    before = _last(saved).state
+    before = saved.last.state
     holdfast("tag", f"{saved.path}@10", "production")
     assert holdfast("untag", f"{saved.path}@production").exit_code == 0
-    assert (_last(saved).state, _last(saved).kind) == (before, "untag")
+    assert (saved.last.state, saved.last.kind) == (before, "untag")
     for command in ("untag", "show"):
         result = holdfast(command, f"{saved.path}@production")
         assert (result.exit_code, result.stderr.strip()) == (
@@ -101,7 +95,7 @@ def test_two_who_tag_at_once(saved: Any, holdfast: Holdfast, monkeypatch: pytest
 
     monkeypatch.setattr(Log, "publish", late)
     assert holdfast("tag", f"{saved.path}@20", "production").exit_code == 0
-    state = _last(saved).state
+    state = saved.last.state
     steps = {tag.name: record.step for tag in state.tags if (record := state.find(tag.prefix))}
     assert steps == {"production": 20, "other": int(first)}
     assert len(state.tags) == 2
@@ -120,7 +114,7 @@ def test_a_tagged_one_is_not_removed(saved: Any, holdfast: Holdfast) -> None:
 def test_tags_move_with_the_run(saved: Any, holdfast: Holdfast, tmp_path: Any) -> None:
     """`mv` brings the tags along. Guards against a run that is served from no step after it has moved."""
     holdfast("tag", f"{saved.path}@10", "production")
-    tags = _last(saved).state.tags
+    tags = saved.last.state.tags
     assert holdfast("mv", saved.path, f"{tmp_path}/new").exit_code == 0
     assert "tagged production" in holdfast("show", f"{tmp_path}/new@production").stdout
     assert "was moved to" in holdfast("tag", f"{saved.path}@10", "x").stderr
@@ -134,11 +128,11 @@ def test_tags_move_with_the_run(saved: Any, holdfast: Holdfast, tmp_path: Any) -
 def test_evil_names_are_refused(saved: Any, holdfast: Holdfast, name: str) -> None:
     """What is no word is no tag, and adds nothing; it is shown harmlessly. Guards against names that look like a step
     or a path, that end a line, or that two people read differently."""
-    before = _last(saved)
+    before = saved.last
     result = holdfast("tag", "--", f"{saved.path}@10", name)
     assert (result.exit_code, "is no tag" in result.stderr) == (2, True)
     assert result.stderr.rstrip("\n").isprintable()
-    assert _last(saved) == before
+    assert saved.last == before
 
 
 def test_mistakes_are_told_in_a_sentence(saved: Any, holdfast: Holdfast, tmp_path: Any) -> None:
@@ -147,9 +141,9 @@ def test_mistakes_are_told_in_a_sentence(saved: Any, holdfast: Holdfast, tmp_pat
     (tmp_path / "stock").mkdir()
     (tmp_path / "stock" / "ckpt-7.index").touch()
     (tmp_path / "stock" / "checkpoint").write_text('model_checkpoint_path: "ckpt-7"\n')
-    prefix = _last(saved).state.checkpoints[1].prefix
+    prefix = saved.last.state.checkpoints[1].prefix
     _put(saved, lambda state: state.condemn([prefix]))
-    before = _last(saved)
+    before = saved.last
     for arguments, told in (
         (["tag", saved.path, "x"], "names no checkpoint"),
         (["untag", saved.path], "names no checkpoint"),
@@ -160,7 +154,7 @@ def test_mistakes_are_told_in_a_sentence(saved: Any, holdfast: Holdfast, tmp_pat
     ):
         result = holdfast(*arguments)
         assert (result.exit_code, result.stderr.count("\n"), told in result.stderr) == (2, 1, True), result.stderr
-    assert _last(saved) == before
+    assert saved.last == before
     tags = tuple(Tag(f"t{number}", before.state.checkpoints[0].prefix, 0.0) for number in range(MOST_TAGS))
     _put(saved, lambda state: replace(state, tags=tags), "tag")
     assert "which is the most" in holdfast("tag", f"{saved.path}@10", "one-more").stderr

@@ -6,7 +6,6 @@ It is longer than others: users read one class, and half of it is documentation 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +37,7 @@ from holdfast.session.waiting import wait_for
 from holdfast.world import Reading, World, world_of
 from holdfast_storage.cluster import describe
 from holdfast_storage.errors import HoldfastError, InvalidRequest, SaveFailed, Superseded
-from holdfast_storage.layout import TAG_NAME, index_object
+from holdfast_storage.layout import index_object, is_tag
 from holdfast_storage.logger import logger
 from holdfast_storage.run_directory import read_run
 from holdfast_storage.store import WRITE_BUFFER, normalise, open_store
@@ -632,7 +631,7 @@ class Manager:
         path = os.fspath(path_or_step)
         if path.isdigit():
             return path
-        if isinstance(path_or_step, str) and re.fullmatch(TAG_NAME, path) and not os.path.exists(index_object(path)):
+        if isinstance(path_or_step, str) and is_tag(path) and not os.path.exists(index_object(path)):
             return f"@{path}"  # the coordinator looks it up, once for all workers
         folder, _, name = path.rpartition("/")
         full = f"{normalise(folder or '.')}/{name}"

@@ -7,8 +7,8 @@ import time
 import click
 
 from holdfast.cli.holds import PINNED, change_holds
-from holdfast.cli.target import is_tag
 from holdfast_storage.errors import InvalidRequest
+from holdfast_storage.layout import is_tag
 from holdfast_storage.records import MOST_TAGS, CheckpointRecord, LogState, Tag
 
 

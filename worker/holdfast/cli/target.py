@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,14 +89,9 @@ def parse_target(text: str) -> tuple[str, int | str | None]:
     run, at, step = text.rpartition("@")
     if at and run and step.isascii() and step.isdigit():
         return run, int(step)
-    if at and run and is_tag(step) and ("://" not in run or "/" in run.partition("://")[2]):
+    if at and run and layout.is_tag(step) and ("://" not in run or "/" in run.partition("://")[2]):
         return run, step
     return text, None
-
-
-def is_tag(name: str) -> bool:
-    """Return whether a checkpoint can have this name."""
-    return re.fullmatch(layout.TAG_NAME, name) is not None
 
 
 def given(target: str) -> tuple[str, int | str]:
